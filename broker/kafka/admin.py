@@ -41,11 +41,13 @@ async def ensure_topics(
     within_s: float = _CLUSTER_WITHIN_S,
     brokers_within_s: float = _BROKERS_WITHIN_S,
 ) -> None:
-    """Create missing topics, and return when every topic exists, has leaders, and is as safe as the cluster's settings
-    must be.
+    """Create the missing Kafka topics of Everput and check the cluster's settings. Return when every topic exists and
+    has leaders.
 
-    Any number of processes may call it at once. LogUnavailable: no answer in time. ConfigurationError: everything
-    that must be changed, in one message, or another import is unfinished.
+    Several processes may call this at once.
+
+    Raises LogUnavailable if the cluster does not answer in time. Raises ConfigurationError if settings are unsafe (its
+    text lists all of them), or if an import was interrupted.
     """
     options = client_options(kafka)
     try:
@@ -64,21 +66,26 @@ async def ensure_topics(
 
 def _refuse(problems: list[str]) -> None:
     if problems:
-        raise ConfigurationError("this Kafka cluster can't be used as it is:\n- " + "\n- ".join(problems))
+        raise ConfigurationError(
+            "Everput can't use this Kafka cluster until these things are changed:\n- " + "\n- ".join(problems)
+        )
 
 
 def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
-    """Raise ConfigurationError if one of the cluster's topics marks an unfinished import."""
+    """Raise ConfigurationError if a topic of the cluster marks an import as unfinished."""
     if any(name.startswith(import_mark(kafka)) for name in names):
         raise ConfigurationError(
-            f"the topics {kafka.topic_prefix}* hold an unfinished import, which was interrupted or is running: "
-            "`everput import` with the same folder continues it"
+            f"the topics {kafka.topic_prefix}* hold an unfinished import, which was interrupted or is still running: "
+            "run `everput import` again with the same folder to continue it"
         )
 
 
 @asynccontextmanager
 async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Connect an admin client. It retries until it is cancelled (ConfigurationError when waiting can't help)."""
+    """Connect a Kafka admin client, and close it at the end. Retry until the caller cancels.
+
+    Raises ConfigurationError if a retry can't help, such as after a refused password.
+    """
     pause_s, said = _RETRY_S, ""
     while True:
         answering = await of_those_that_answer(options)
@@ -104,7 +111,7 @@ async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClien
 
 
 async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, within_s: float) -> int:
-    """Return the number of brokers. A cluster that is just starting gets a moment to reach the needed number."""
+    """Return the number of Kafka brokers. Wait up to `within_s` for a starting cluster to reach the needed number."""
     brokers = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
@@ -120,14 +127,14 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, with
 async def _created(
     admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool, brokers_within_s: float
 ) -> Mapping[str, Any]:
-    """Return the metadata of all topics of the cluster, once ours exist and have leaders.
+    """Create the missing topics, and return the metadata of all topics of the cluster once every topic has leaders.
 
-    If our topics exist, brokers are not counted: one of three may be away.
+    Brokers are counted only if a topic is missing: one of three brokers may be down.
     """
     asked = False
     while True:
         with suppress(KafkaError, OSError):
-            # List all topics: asking for a missing one would create it on many clusters.
+            # List all topics: on many clusters, a request for a missing topic would create that topic.
             found = {one["topic"]: one for one in await admin.describe_topics()}
             if not importing:
                 refuse_half_import(kafka, found)
@@ -155,12 +162,13 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
         error = for_code(code)
         if code == 0:
             _log.info("topic.created name=%s", name)
-        elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):  # another process may be quicker
+        # Another process may have created the topic first.
+        elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):
             raise ConfigurationError(f"Kafka refused to create the topic {name}: {message or error.__name__}")
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:
-    """Gather the facts that safety.problems judges."""
+    """Collect the facts about the cluster that `safety.problems` judges."""
     names = [topic.name for topic in topics.all()]
     brokers = [one["node_id"] for one in (await admin.describe_cluster())["brokers"]]
     kept = {*names, safety.OFFSETS_TOPIC}
@@ -181,7 +189,7 @@ async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[st
 
 
 async def _features(admin: AIOKafkaAdminClient) -> Mapping[str, int] | None:
-    """None when the cluster does not tell."""
+    """Return the cluster's feature levels; None if the cluster does not report them."""
     try:
         return finalized(await admin._send_request(FeaturesRequest()))  # noqa: SLF001 - it has none for this
     except (KafkaError, NotImplementedError, OSError, ValueError) as error:
@@ -190,7 +198,9 @@ async def _features(admin: AIOKafkaAdminClient) -> Mapping[str, int] | None:
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str], brokers: list[int]) -> dict[str, dict[str, str]]:
-    """Return the settings by topic name or node id. Settings that this user may not read are logged and left out."""
+    """Return the settings of topics and brokers, by topic name or broker id. Log and leave out settings that Kafka does
+    not let this user read.
+    """
     wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     asked = dict.fromkeys(safety.BROKER_SETTINGS, "")
     wanted += [ConfigResource(ConfigResourceType.BROKER, str(node), asked) for node in brokers]

@@ -18,35 +18,36 @@ from broker.kafka.producer import KeyAndValue, Producer
 
 T = TypeVar("T")
 
-_LATE: Final = "Kafka did not store the outcomes in time"
-_TOGETHER_BYTES_MAX: Final = (
-    16 << 10
-)  # Batches have about this size, because a reader of one record gets its whole batch.
+_LATE: Final = "Kafka did not store the records in time"
+# A reader of one record fetches its whole batch, so batches stay near this size.
+_TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
 class _Waiting(NamedTuple):
-    """A record that is in no batch yet. offset: resolved for the caller that appended it."""
+    """A record that is in no batch yet, with a future that resolves to the record's offset."""
 
     record: KeyAndValue
     offset: asyncio.Future[int]
 
 
 class Appender:
-    """The writer of one topic that is written by partition."""
+    """Writes to one Kafka topic whose records are addressed by partition."""
 
     def __init__(self, producer: Producer, topic: str, timeout_s: float) -> None:
         self._producer = producer
         self._timeout_s = timeout_s
         self.name = topic
-        self.refusal: Refusal | None = None  # of append_one()
-        # The records that wait while a batch of append_one() is in flight, by partition.
+        self.refusal: Refusal | None = None  # why append_one() refuses records, if it does
+        # Records that wait while an earlier batch of append_one() is in flight, by partition.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write (key, value) records by partition, and remove written ones from `outcomes`. No value: a tombstone.
+        """Write (key, value) records by partition, and remove the written ones from `outcomes`. A value of None writes
+        a tombstone.
 
-        LogUnavailable: the records that are left in `outcomes` may be written or not.
+        Raises LogUnavailable if Kafka does not acknowledge. Then the records left in `outcomes` may or may not be
+        written.
         """
 
         async def write(partition: int, records: Sequence[KeyAndValue]) -> None:
@@ -56,10 +57,10 @@ class Appender:
         await self._bounded([write(partition, records) for partition, records in outcomes.items()])
 
     async def append_one(self, partition: int, key: bytes, value: bytes, *, urgent: bool = False) -> int:
-        """Append a record. Return its offset, or -1 when Kafka recognizes a repeat and no longer knows its place.
-        Raises Unavailable.
+        """Append a record to a partition and return its offset. Return -1 if Kafka recognizes a repeat but no longer
+        knows its offset.
 
-        urgent: as for the event (broker/core/events.py).
+        Raises Unavailable if Kafka does not acknowledge, or if the disk is nearly full and the record is not `urgent`.
         """
         if self.refusal is not None:
             self.refusal.check(urgent=urgent)
@@ -78,9 +79,10 @@ class Appender:
             raise LogUnavailable(_LATE) from None
 
     async def _write(self, partition: int, waiting: deque[_Waiting]) -> None:
-        """Write the waiting records, one batch after another, until none waits."""
+        """Write the waiting records, batch after batch, until no record waits."""
         try:
-            while some := [one for one in waiting if not one.offset.done()]:  # without those whose time is over
+            # Skip records whose callers have timed out.
+            while some := [one for one in waiting if not one.offset.done()]:
                 waiting.clear()
                 records = [one.record for one in some]
                 taken, send = self._producer.send_some(self.name, partition, records, bytes_max=_TOGETHER_BYTES_MAX)
@@ -90,7 +92,9 @@ class Appender:
             del self._waiting[partition]
 
     async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
-        """Pass a batch's result to all its records. Withdraw the batch when nobody waits for it any more."""
+        """Pass a batch's result to the caller of each of its records. Cancel the batch when all callers have
+        given up.
+        """
         sending = asyncio.create_task(self._bounded([send]))
         left = len(batch)
 
@@ -108,7 +112,7 @@ class Appender:
             if left:
                 raise
             return
-        except Exception as error:  # noqa: BLE001 - theirs to see to; the next batch is written all the same
+        except Exception as error:  # noqa: BLE001 - the callers handle it
             for one in batch:
                 if not one.offset.done():
                     one.offset.set_exception(error)
@@ -118,10 +122,10 @@ class Appender:
                 one.offset.set_result(first if first < 0 else first + number)
 
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
-        """Wait for sends for a bounded time only, because aiokafka retries for long.
+        """Wait at most `timeout_s` for these writes, because aiokafka retries for much longer.
 
-        A send that has begun may be written later, and then twice. A send that has not begun, because another batch of
-        the partition is in flight, is withdrawn. Otherwise each retry while Kafka is away would add a copy.
+        A write that Kafka has already received may still be stored later, and a retry stores it twice. A write that
+        still waits behind another batch is withdrawn. Otherwise each retry during an outage would add a copy.
         """
         producer = self._producer.get()
         try:
@@ -132,7 +136,7 @@ class Appender:
         for error in ended:
             if isinstance(error, kafka_errors.KafkaError):
                 self._producer.failed(producer, error)
-                raise LogUnavailable(f"Kafka did not store the outcomes: {type(error).__name__}") from error
+                raise LogUnavailable(f"Kafka did not store the records: {type(error).__name__}") from error
         failed = next((error for error in ended if isinstance(error, BaseException)), None)
         if failed is not None:
             raise failed

@@ -15,11 +15,13 @@ from broker.ports import BuildRecord
 
 
 class Append:
-    """A message that waits for its batch, or is in one. done: its (partition, offset)."""
+    """A message that waits for its record batch, or is in one. The future `done` resolves to its (partition,
+    offset).
+    """
 
     __slots__ = ("build", "deadline", "done", "size")
-    count = 1  # The number of messages; a Part may have more than one.
-    together: Together | None = None  # the group that this belongs to, if it is a part of one
+    count = 1  # number of messages: a Part may have several
+    together: Together | None = None  # the group that this message belongs to, if any
 
     def __init__(self, build: BuildRecord, done: asyncio.Future[Any], deadline: float, size: int) -> None:
         self.size = size
@@ -29,10 +31,11 @@ class Append:
 
 
 class Together(Append):
-    """Messages that wait for one batch. If they don't fit one, they go into as few as possible.
+    """Messages that should be stored in one record batch. If one batch can't hold them, they use as few batches as
+    possible.
 
-    done: None.
-    builds: of the messages that are in no batch yet.
+    The future `done` resolves to None when Kafka has stored every message. `builds` makes the records that are in no
+    batch yet.
     """
 
     __slots__ = ("_unacknowledged", "begun", "builds", "count", "together")
@@ -45,7 +48,7 @@ class Together(Append):
         self.begun = False
 
     def part(self, count: int) -> Append:
-        """Move the first `count` messages that are in no batch into one, and return them."""
+        """Take the first `count` messages that are in no batch yet, and return them as one part."""
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(partial(self._part_done, count))
         self.builds = self.builds[count:]
@@ -64,7 +67,9 @@ class Together(Append):
 
 
 class Part(Append):
-    """Messages of a Together that are in one batch. done: the place of the first of them."""
+    """Messages of one `Together` that are in the same record batch. The future `done` resolves to the position of the
+    first.
+    """
 
     __slots__ = ("count",)
 
@@ -74,7 +79,9 @@ class Part(Append):
 
 
 class AppendQueue:
-    """A queue of what waits for one partition, or for any. count: messages. size: their bytes."""
+    """A first-in, first-out queue of messages that wait for a record batch. `count` is the number of messages, `size`
+    their bytes.
+    """
 
     __slots__ = ("_items", "count", "size")
 
@@ -95,7 +102,9 @@ class AppendQueue:
         self.size += item.size
 
     def pop(self) -> Append:
-        """Remove and return the first item. A Together without builds left counts with its original size."""
+        """Remove and return the first item. An item with several messages is subtracted with the size that it was added
+        with.
+        """
         item = self._items.popleft()
         self.count -= item.count
         self.size -= item.size
@@ -103,7 +112,7 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Fail the items that have no answer yet, and return how many there were."""
+    """Fail the items that have no result yet. Return the number of items that failed."""
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:
         begun = item.together is not None and item.together.begun

@@ -21,25 +21,28 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 
 from broker.ports import FetchResult, Record
 
-_LENGTH: Final = struct.Struct(">qi")  # A batch begins with its base offset and the number of bytes that follow.
+# A record batch begins with its base offset and the number of bytes that follow.
+_LENGTH: Final = struct.Struct(">qi")
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
-FOLLOWING_BYTES: Final = _LENGTH.size  # bytes of the following batch that are enough to know where it begins
-_OLD_CRC_AT: Final = 12  # The old formats have a CRC-32 of all following bytes at this position.
-_MAGIC: Final = 2  # the format of every Kafka since 0.11; 0 and 1 are older
-_BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # of a batch, by its magic
-_BYTES_MAX: Final = 9 << 20  # A batch may be a little larger than topics.py allows.
+# This many bytes of the next batch are enough to read its base offset.
+FOLLOWING_BYTES: Final = _LENGTH.size
+_OLD_CRC_AT: Final = 12  # Formats 0 and 1 keep their CRC-32 at this position.
+_MAGIC: Final = 2  # the batch format since Kafka 0.11; older ones are 0 and 1
+_BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # smallest batch in bytes, by batch format
+_BYTES_MAX: Final = 9 << 20  # A batch may be slightly larger than the topic's max.message.bytes.
 _CHECKED_AT_ONCE: Final = 256 << 10  # bytes to check before yielding to the event loop
-_RECORDS_AT_ONCE: Final = 500  # records to parse before yielding to the event loop: a fraction of a millisecond
+_RECORDS_AT_ONCE: Final = 500  # records to parse before yielding to the event loop
 
 
 async def parse(
     raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
 ) -> FetchResult | None:
-    """Parse the records of the batches before the first bad one; None if the first batch is bad.
+    """Parse the record batches before the first damaged one, and return their records. Return None if the first batch
+    is damaged.
 
-    holes: offsets may be missing, as after compaction.
-    worth: see KafkaRequests.read().
+    `holes` says that offsets may be missing, as in a compacted topic. If `worth(raw)` is False, the bytes are checked
+    but no record is parsed.
     """
     batches, next_offset, left = list[Any](), offset, _CHECKED_AT_ONCE
     for batch, size in good(raw, offset, end_offset, holes=holes):
@@ -49,15 +52,16 @@ async def parse(
             await asyncio.sleep(0)
             left = _CHECKED_AT_ONCE
     if not batches and (raw or (offset < end_offset and not holes)):
-        return None  # Kafka returns no bytes for a batch that claims to reach beyond its file.
+        return None  # Kafka sends no bytes for a batch whose damaged length reaches beyond its file.
     batches = [batch for batch in batches if not batch.is_control_batch]
-    packed = any(getattr(batch, "compression_type", True) for batch in batches)  # the old formats do not say
+    # Batch formats 0 and 1 do not say whether they are compressed, so assume that they are.
+    packed = any(getattr(batch, "compression_type", True) for batch in batches)
     if batches and worth is not None and not packed and not worth(raw):
         return FetchResult([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, _RECORDS_AT_ONCE)):
-        if some[0].offset < offset:  # A batch may begin before the requested offset.
+        if some[0].offset < offset:  # The first batch may begin before the requested offset.
             some = [record for record in some if record.offset >= offset]
         records += some
         await asyncio.sleep(0)
@@ -65,9 +69,9 @@ async def parse(
 
 
 def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:
-    """Yield the batches before the first bad one, with their sizes in bytes.
+    """Yield the record batches before the first damaged one, each with its size in bytes.
 
-    A batch whose base offset is altered may stand before the batch that was asked for; it is skipped.
+    A batch with a wrong base offset before the requested batch is skipped.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):
@@ -82,7 +86,9 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
 
 
 def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *, holes: bool, exact: bool) -> bool:
-    """Return whether a batch can be trusted. exact: the batch must not begin before the offset."""
+    """Return whether a record batch is intact and belongs at `offset`. With `exact`, it must not begin before
+    `offset`.
+    """
     base, after = _base(batch, offset), batch.next_offset
     if not offset < after <= end_offset or not batch.validate_crc():
         return False
@@ -90,13 +96,14 @@ def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *
         return (base >= offset or not exact) and (follows_at is None or follows_at >= after)
     if exact or base >= offset:
         return base == offset
-    return after in (follows_at, end_offset)  # else nothing confirms its base offset
+    return after in (follows_at, end_offset)  # the next batch must confirm this base offset
 
 
 def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Return (offset, size) of what must follow the only batch here, if that batch begins before the wanted offset.
+    """Return (offset, size) of the bytes to fetch after this single batch, to confirm its base offset. Return None if
+    no further bytes are needed.
 
-    Its base offset is confirmed only if the next batch begins exactly there. None: these bytes are enough.
+    A batch that begins before the requested offset is trusted only if the next batch begins exactly where it ends.
     """
     if len(raw) < _BYTES_MIN[_MAGIC]:
         return None
@@ -109,8 +116,8 @@ def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | No
 
 
 def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Return the first and last unreadable offset if the first batch of these bytes is bad. None: the bytes do not show
-    where it ends.
+    """Return the first and last unreadable offset if these bytes begin with a damaged batch. Return None if the bytes
+    do not show where the damage ends.
     """
     first = None
     for number, (batch, follows_at, _) in enumerate(_framed(raw)):
@@ -123,22 +130,25 @@ def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] |
                 return _first(first, offset, after), end_offset - 1
         if not (offset < base < after <= end_offset and batch.validate_crc()):
             continue
-        if follows_at is None or follows_at >= after:  # else its base offset is altered
+        if follows_at is None or follows_at >= after:  # a smaller offset means that a base offset is damaged
             return _first(first, offset, base), base - 1
     return None
 
 
 def bytes_wanted(raw: bytes) -> int:
-    """Return how many bytes must be fetched to get what follows the first batch, if its length is right."""
+    """Return how many bytes to fetch so that the batch after the first one is included, if the first length is
+    right.
+    """
     length = _LENGTH.unpack_from(raw)[1] if len(raw) >= _LENGTH.size else 0
     return (min(length, _BYTES_MAX) if length > 0 else 0) + _BYTES_MAX
 
 
 def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
-    """Yield the batches as far as their lengths show where each ends, and None for bytes that can't be one.
+    """Split fetched bytes into record batches by their length fields. Yield each batch, the base offset after it, and
+    its size.
 
-    With each come the base offset of what follows (None where the bytes end) and its size. The last batch may be
-    truncated, because Kafka sends as many bytes as were asked for, but at least one batch.
+    The batch is None if the bytes can't be a batch. The base offset is None where the bytes end. The last batch may be
+    truncated, because Kafka cuts its answer at the requested size.
     """
     at = 0
     while len(raw) - at > _MAGIC_AT:
@@ -155,19 +165,23 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
             yield DefaultRecordBatch(batch), follows_at, size
         elif zlib.crc32(batch[_MAGIC_AT:]) == int.from_bytes(batch[_OLD_CRC_AT:_MAGIC_AT]):
             yield LegacyRecordBatch(batch, magic), follows_at, size
-        else:  # Not for the parser: it would read beyond a damaged batch before it checks the sum.
+        else:  # The parser would read beyond a damaged batch, so the checksum is compared first.
             yield None, None, 0
             return
         at += size
 
 
 def _base(batch: Any, otherwise: int) -> int:
-    """Return a batch's first offset. The old formats do not have it for compressed records."""
+    """Return the first offset of a record batch. Return `otherwise` for old, compressed batches, which do not
+    state it.
+    """
     return int(getattr(batch, "base_offset", otherwise))
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first offset of a bad batch, if its header agrees with what follows."""
+    """Return the first unreadable offset: the damaged batch's own first offset if its header agrees with the next
+    batch.
+    """
     if batch is None or batch.next_offset != after:
         return offset
     return min(offset, max(0, _base(batch, offset)))

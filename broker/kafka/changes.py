@@ -26,11 +26,9 @@ _POLL_S: Final = 0.02
 
 
 class ChangesTopic:
-    """The topic `changes`: updates and deletions of messages.
+    """The Kafka topic `changes`, which holds the updates and deletions of messages.
 
-    topic: where changes are appended.
-    deliveries: the topic in which the partitions' owners answer.
-    read_slots: the slots for reads.
+    The worker that owns a message's partition answers each change in the topic `deliveries`.
     """
 
     def __init__(self, topic: Appender, requests: KafkaRequests, deliveries: str, read_slots: ReadSlots) -> None:
@@ -77,7 +75,6 @@ class ChangesTopic:
             return None
 
     async def counted(self, event: MessageChange) -> int | None:
-        """See ports.ChangeLog."""
         place = parse_message_id(event.message_id)
         if place is None:
             return None
@@ -156,33 +153,36 @@ class ChangesTopic:
         return sum(one.deleted for one in counts.values()), exact
 
     def _fail_unless_given_up(self, damage: LogDamaged) -> None:
-        """Let a scan continue after a range that an operator has given up: it holds no change that counts."""
+        """Skip an unreadable range of a scan if an operator has given it up; raise LogDamaged otherwise."""
         if not self._requests.given_up(damage):
             raise damage
 
     def _walk(self, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end) (LogUnavailable; LogDamaged: a change may be in an unreadable range).
+        """Yield the records in [offset, end). Skip ranges that an operator has given up: their changes do not count.
 
-        A range that an operator has given up holds no change that counts.
+        Raises LogUnavailable if Kafka does not answer. Raises LogDamaged if another range is unreadable, because a
+        change may be in it.
         """
         return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-        """Return [offset, end) of the changes since a time, by partition; partitions without any are left out."""
+        """Return the offsets [first, end) of the changes since a time, by partition. Leave out partitions without
+        changes.
+        """
         firsts = await offsets_since(self._requests, self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
         ends = await self._requests.offsets(self._topic.name, dict.fromkeys(firsts, LATEST))
         return {number: (first, ends[number]) for number, first in firsts.items() if first < ends[number]}
 
     async def end_offsets(self, partitions: list[int]) -> dict[int, int]:
-        """Return the end offset of each partition. Raises LogUnavailable."""
+        """Return the end offset of each partition of `changes`. Raises LogUnavailable if Kafka does not answer."""
         return await self._requests.offsets(self._topic.name, dict.fromkeys(partitions, LATEST))
 
     async def since(
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield (offset, recorded at, event) of the changes since a time, in [begin, end). Raises LogUnavailable.
+        """Yield (offset, record time, event) of the changes in [begin, end) that are not older than `at_ms`.
 
-        An unreadable change is skipped and not honored.
+        Unreadable changes are skipped and have no effect. Raises LogUnavailable if Kafka does not answer.
         """
         times = {partition: max(at_ms - CLOCK_SKEW_MS, 0)}
         first = (await offsets_since(self._requests, self._topic.name, times))[partition]
@@ -192,7 +192,10 @@ class ChangesTopic:
                 yield record.offset, record.timestamp, event
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the change at this offset; None when it no longer exists. Raises LogUnavailable."""
+        """Return the change at this offset of the topic `changes`, or None if Kafka no longer has it.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
         async for record in self._walk(partition, offset, offset + 1):
             event = _decoded(record.value)
             return event if isinstance(event, MessageChange) else None

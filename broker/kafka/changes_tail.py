@@ -28,7 +28,9 @@ _POLL_MS: Final = 500
 
 
 class ChangesTail:
-    """A consumer of new changes, without a group: it reads the partitions that it is given."""
+    """A Kafka consumer of new changes to messages. It has no consumer group: the caller says which partitions
+    it reads.
+    """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
         self._kafka = kafka
@@ -39,7 +41,7 @@ class ChangesTail:
         self._follows = asyncio.Event()
 
     async def start(self) -> None:
-        """Connect. Raises LogUnavailable."""
+        """Connect to Kafka. Raises LogUnavailable if Kafka can't be reached."""
         self._consumer = AIOKafkaConsumer(
             **await reachable(self._kafka),
             enable_auto_commit=False,
@@ -61,7 +63,7 @@ class ChangesTail:
                 await self._consumer.stop()
 
     def follow(self, offsets: Mapping[int, int]) -> None:
-        """Follow these partitions, from these offsets on, and no others."""
+        """Read these partitions from these offsets on, instead of those read before."""
         wanted = {TopicPartition(self._topic, partition): offset for partition, offset in offsets.items()}
         self._consumer.assign(list(wanted))
         self._positions = wanted
@@ -70,13 +72,14 @@ class ChangesTail:
         self._follows.set()
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return (partition, offset, event) of new changes, after at most half a second; nothing while Kafka is
-        away.
+        """Return (partition, offset, event) of new changes to messages. Wait at most half a second for them.
+
+        Return an empty list while Kafka is unreachable.
         """
         await self._follows.wait()
         try:
             batches = await poll(self._consumer, self._requests, self._positions, timeout_ms=_POLL_MS)
-        except LogDamaged as damage:  # A change that can't be read is not honored.
+        except LogDamaged as damage:  # An unreadable change has no effect.
             partition = TopicPartition(self._topic, damage.partition)
             self._positions[partition] = damage.last + 1
             self._consumer.seek(partition, damage.last + 1)

@@ -25,14 +25,15 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-_MARGIN_MS: Final = 3600 * 1000  # A margin for clocks, and for the index, which drops whole runs.
+# An hour more than claims are valid, for clock differences and because the index drops claims in large groups.
+_MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
-_CLAIM_BYTES: Final = 4096  # Kafka returns whole record batches, however large they are.
+_CLAIM_BYTES: Final = 4096  # small, because Kafka returns at least one whole batch
 
 
 class _Owned(msgspec.Struct):
-    """The part of a claim that says which organization it belongs to."""
+    """The part of a stored claim that names the organization which made it."""
 
     organization_id: str = ""
 
@@ -41,8 +42,9 @@ _owned = msgspec.json.Decoder(_Owned)
 
 
 class ClaimsTopic:
-    """The topic `claims`, with an index of its last day. timeout_s: how long an append waits for the
-    acknowledgement. claims_max, few: as in broker/core/claims.py.
+    """The Kafka topic `claims`, with an index of the Idempotency-Keys that were used in the last 24 hours.
+
+    An append waits at most `timeout_s` for Kafka's acknowledgement.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class ClaimsTopic:
         self._positions: dict[int, int] = {}
         self._locks = [asyncio.Lock() for _ in range(topic.partitions)]
         self._reads_begun = [0] * topic.partitions
-        self._read_done = [0] * topic.partitions  # The number of the newest read that came to its end.
+        self._read_done = [0] * topic.partitions  # number of the newest completed read, by partition
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,14 +78,16 @@ class ClaimsTopic:
             await asyncio.gather(self._following, return_exceptions=True)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """See KafkaLog.refuse."""
+        """Refuse new claims for this reason; None accepts them again."""
         self._writer.refusal = refusal
 
     async def append(self, claim: PutClaimed) -> None:
         """See ports.ClaimLog.append."""
         mine = self._index.count(claim.organization_id)
         if not has_room(mine, len(self._index), claims_max=self._claims_max, few=self._few):
-            raise ShareUsed(f"This organization has used its {mine} Idempotency-Keys of 24 hours. Try again later.")
+            raise ShareUsed(
+                f"This organization has used its {mine} Idempotency-Keys of the last 24 hours. Try again later."
+            )
         digest = bytes.fromhex(claim.digest)
         await self._writer.append_one(self._partition(digest), digest, encode(claim))
 
@@ -104,7 +108,7 @@ class ClaimsTopic:
         return int.from_bytes(digest[-4:]) % self._partitions
 
     async def _catch_up(self, partition: int) -> None:
-        """Read to the current end, or wait for another reader that begins from now on."""
+        """Read a partition up to its current end. Share the read with other callers if it began after this call."""
         asked = self._reads_begun[partition]
         async with self._locks[partition]:
             if self._read_done[partition] > asked:
@@ -113,7 +117,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            except OffsetTooOld:  # Nothing was read here for longer than claims are kept.
+            except OffsetTooOld:  # Nothing was read here for longer than Kafka keeps claims.
                 self._positions.pop(partition, None)
                 raise
             self._read_done[partition] = self._reads_begun[partition]
@@ -124,7 +128,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # A repeat of a key whose claim can't be read is stored once more.
+        # If a claim is unreadable, a repeated put with its key is stored again.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:
@@ -132,7 +136,9 @@ class ClaimsTopic:
             self._positions[partition] = fetched.next_offset
 
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
-        """Read a claim. None: it belongs to another key, was written by a newer program, or is gone."""
+        """Read a claim from Kafka. Return None if it belongs to another key, was written by a newer version, or is
+        gone.
+        """
         with contextlib.suppress(OffsetTooOld, LogDamaged, UnknownEvent):
             fetched = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)
             for record in fetched.records:
@@ -142,7 +148,7 @@ class ClaimsTopic:
         return None
 
     async def _follow(self) -> None:
-        """Keep reading new claims, so that no request has to read a whole day."""
+        """Read new claims every 30 seconds, so that no request has to read a whole day of them."""
         while True:
             for partition in range(self._partitions):
                 with contextlib.suppress(BrokerError):
@@ -151,7 +157,7 @@ class ClaimsTopic:
 
 
 def _owner(value: bytes | None) -> str:
-    """Return the id of a claim's organization without decoding the rest; empty if it has none."""
+    """Return the organization id in a claim without decoding the rest of it; empty if there is none."""
     try:
         return _owned.decode(value or b"").organization_id
     except msgspec.MsgspecError:

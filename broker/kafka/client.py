@@ -14,31 +14,31 @@ from broker.errors import ConfigurationError
 from broker.settings import KafkaSettings
 
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-# After this time a broker's silence counts as a lost connection, and the cluster is asked for the new leaders.
-# With aiokafka's 40 s and Faust's 90 s, a broker that hangs would cause outages that long.
+# A broker that is silent for this long counts as lost, and the client looks for new partition leaders.
+# The defaults (aiokafka 40 s, Faust 90 s) would make the outage after a hanging broker that long.
 ANSWER_MS: Final = 15_000
-# This pattern takes linear time: each class excludes what follows it; the operator's own text
+# Matching takes linear time, because each class excludes the character that must follow it.
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return the settings of aiokafka's clients: bootstrap_servers, security_protocol, ssl_context and sasl_*.
+    """Turn Everput's Kafka settings into keyword arguments for the aiokafka clients.
 
-    ConfigurationError: an invalid server, protocol or mechanism, SASL without a name or password, or an unreadable PEM
-    file.
+    Raises ConfigurationError for an invalid server, protocol or SASL mechanism, a missing SASL name or password, or an
+    unreadable PEM file.
     """
     protocol = kafka.security_protocol
     if protocol not in SECURITY_PROTOCOLS:
         raise ConfigurationError(
-            f"{protocol!r} is no security protocol of Kafka; use one of {', '.join(SECURITY_PROTOCOLS)}"
+            f"Kafka has no security protocol {protocol!r}; use one of {', '.join(SECURITY_PROTOCOLS)}"
         )
     servers = [server for server in (part.strip() for part in kafka.bootstrap.split(",")) if server]
     if not servers:
-        raise ConfigurationError("no Kafka server is given; name at least one as host:port")
+        raise ConfigurationError("no Kafka server is set; give at least one as host:port")
     for server in servers:
         if not _SERVER.fullmatch(server) or int(server.rpartition(":")[2]) not in range(1, 65_536):
-            raise ConfigurationError(f"{server!r} is no Kafka server; it must be host:port")
+            raise ConfigurationError(f"the Kafka server {server!r} is not valid; write it as host:port")
     options: dict[str, Any] = {"bootstrap_servers": servers, "security_protocol": protocol}
     if protocol.startswith("SASL_"):
         options |= _sasl(kafka)
@@ -62,7 +62,9 @@ def _sasl(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
-    """Make the TLS settings. Host names are checked; without ca_file the system's CA certificates are trusted."""
+    """Create the TLS settings for Kafka. Host names are checked. Without `ca_file` the system's CA certificates are
+    trusted.
+    """
     try:
         context = ssl.create_default_context(cafile=kafka.ca_file)
         if kafka.cert_file is not None:

@@ -18,7 +18,7 @@ from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 
 
 class ControlTopic:
-    """Ordered appends to `control` (ports.ControlLog)."""
+    """Appends events one by one to the Kafka topic `control`, which holds accounts, queues and listeners."""
 
     def __init__(self, producer: Producer, requests: KafkaRequests, topic: str, timeout_s: float) -> None:
         self._producer = producer
@@ -28,8 +28,10 @@ class ControlTopic:
         self.refusal: Refusal | None = None
 
     async def append(self, event: ControlEvent) -> int:
-        """Append an event. Return its offset once all in-sync replicas have it (InDoubt when that is unknown,
-        DiskNearlyFull).
+        """Append an event, and return its offset once all in-sync replicas have stored it.
+
+        Raises InDoubt if Kafka does not acknowledge, so that nobody knows whether it stored the event. Raises
+        DiskNearlyFull if the disk is nearly full and the event is not urgent.
         """
         if self.refusal is not None:
             self.refusal.check(urgent=event.urgent)
@@ -51,14 +53,15 @@ class ControlTopic:
                 f"Kafka did not acknowledge ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat it."
             ) from error
-        # Kafka recognized a repeat and no longer knows its offset; the record is somewhere before the end.
+        # Kafka recognized a repeat but no longer knows its offset: the record is somewhere before the end.
         if offset < 0:
             return await self.end_offset() - 1
         return offset
 
     async def check(self) -> None:
-        """Read the whole topic; see ports.ControlLog.check. The fold reads the leader's copy, so that copy must be
-        good, too.
+        """Read the whole topic `control` once, before this process starts.
+
+        Raises ConfigurationError if the topic is unreadable, or if the copy of its partition leader is damaged.
         """
         begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
         try:
@@ -66,7 +69,7 @@ class ControlTopic:
                 pass
         except LogDamaged as damage:
             raise ConfigurationError(
-                f"{damage}. All state is folded from this topic, so no process can start: restore the offsets from "
+                f"{damage}. All state is rebuilt from this topic, so no process can start: restore the offsets from "
                 "another broker's copy or from an export (`everput mend --help`)"
             ) from damage
         for topic, partition, offset, node in self._requests.bad_copies:
@@ -77,5 +80,5 @@ class ControlTopic:
                 )
 
     async def end_offset(self) -> int:
-        """Return the end offset. Raises LogUnavailable."""
+        """Return the end offset of the topic `control`. Raises LogUnavailable if Kafka does not answer."""
         return (await self._requests.offsets(self._topic, {0: LATEST}))[0]

@@ -17,12 +17,15 @@ from broker.kafka.topics import group_listener, listener_group, topics
 from broker.ports import NotStored
 from broker.settings import KafkaSettings
 
-_UNDER_WAY_MAX: Final = 32  # requests pipelined to the coordinators at once; more would stall the event loop
+# The most requests to the group coordinators at a time; more would block the event loop.
+_UNDER_WAY_MAX: Final = 32
 
 
 class KafkaCursors:
-    """The listeners' cursors: the offsets that the group `<prefix>listener.<id>` has committed for the topic
-    `messages`.
+    """The cursors of all listeners, kept in Kafka as committed offsets. A cursor says how far a listener has got in a
+    partition.
+
+    Each listener has its own consumer group, `<prefix>listener.<id>`, on the topic `messages`.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
@@ -32,8 +35,9 @@ class KafkaCursors:
         self._semaphore = asyncio.Semaphore(_UNDER_WAY_MAX)
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """Load the last stored cursors by listener and partition; those never stored are left out.
-        Raises LogUnavailable.
+        """Load the last stored cursors, by listener and partition. Leave out cursors that were never stored.
+
+        Raises LogUnavailable if Kafka does not answer.
         """
         wanted = list(partitions)
 
@@ -49,7 +53,10 @@ class KafkaCursors:
         return dict(await asyncio.gather(*(one(listener_id) for listener_id in listener_ids)))
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Commit the cursors with one request for each listener. NotStored is raised when all requests have ended."""
+        """Commit the cursors to Kafka, with one request per listener.
+
+        If some requests fail, NotStored is raised after all requests have ended, and names their listeners.
+        """
         failed: dict[str, LogUnavailable] = {}
 
         async def one(listener_id: str, rows: Mapping[int, Cursor]) -> None:
@@ -70,11 +77,14 @@ class KafkaCursors:
             raise NotStored(failed)
 
     async def listeners(self) -> set[str]:
-        """Return the ids of all listeners that have cursors, including ended ones. Raises LogUnavailable."""
+        """Return the ids of all listeners with committed offsets, including ended listeners.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
         found = (group_listener(self._kafka, group) for group in await self._requests.groups.names())
         return {listener_id for listener_id in found if listener_id is not None}
 
     async def delete(self, listener_id: str) -> None:
-        """Forget a listener's cursors. Raises LogUnavailable."""
+        """Delete a listener's committed offsets. Raises LogUnavailable if Kafka does not answer."""
         async with self._semaphore:
             await self._requests.groups.delete(listener_group(self._kafka, listener_id))

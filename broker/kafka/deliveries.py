@@ -30,16 +30,16 @@ from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
-_FINAL_IF_REDRIVEN: Final = ("delivered",)  # of a listener that ever was
-_READS_MAX: Final = 64  # Each requested message may take this many reads of 1 MiB.
-_LAG_READS_MAX: Final = 4  # A partition gets this many reads; a longer backlog is answered as "at least".
+_FINAL_IF_REDRIVEN: Final = ("delivered",)  # a redriven delivery may be attempted again after it was parked
+_READS_MAX: Final = 64  # reads of 1 MiB, at most, for each requested message
+_LAG_READS_MAX: Final = 4  # Each partition gets this many reads; a longer backlog is reported as "at least".
 
 
 class KafkaDeliveries:
-    """The state of deliveries, read from Kafka by single requests. It keeps nothing.
+    """Reads the state of deliveries and listeners from Kafka, for API requests. It keeps no state of its own.
 
-    read_slots: the slots for large reads.
-    outcome_reads_max, outstanding_reads_max: the most reads of `deliveries` and of `outstanding` for one message.
+    `outcome_reads_max` and `outstanding_reads_max` limit the reads of the topics `deliveries` and `outstanding` for one
+    message.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class KafkaDeliveries:
             for listener in concerned.values()
         }
         attempts, all_read = await self._attempts(partition, offset, max(at_ms, deliver_at_ms), final, listeners)
-        # The cursor counts a delivery that has left its stream as settled. Its last attempt, if found, says how it is.
+        # An outstanding delivery counts as settled in the cursor; its last recorded attempt tells its real state.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -99,10 +99,10 @@ class KafkaDeliveries:
         final: Mapping[str, Collection[str]],
         listeners: Sequence[Listener],
     ) -> tuple[dict[str, list[tuple[str, Attempt, int | None]]], bool]:
-        """Read the recorded attempts up to the last one of each delivery: by listener, (outcome, attempt, next_at_ms).
+        """Read the recorded attempts of a message, up to the last attempt of each delivery.
 
-        final: by listener, the outcomes after which no attempt follows.
-        The second value is False when there is more to read.
+        Return (outcome, attempt, time of the next attempt) by listener, and whether everything was read. `final` gives
+        the outcomes after which no attempt follows, by listener.
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         topic = self._deliveries.name
@@ -112,7 +112,7 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        def damaged(_damage: LogDamaged) -> None:  # the attempt may stand there
+        def damaged(_damage: LogDamaged) -> None:  # the attempt may be in the unreadable range
             nonlocal all_read
             all_read = False
 
@@ -129,7 +129,8 @@ class KafkaDeliveries:
                     _collect(record, offset, found)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
-                if reads == 1:  # the first is nearly always enough
+                # The first read is nearly always enough. Only further reads take a read slot.
+                if reads == 1:
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read and reads < reads_max
 
@@ -166,8 +167,8 @@ class KafkaDeliveries:
         )
 
     async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
-        """Count the queue's messages in [top, end), as far as _LAG_READS_MAX reads show, and return since when they
-        wait.
+        """Count the queue's messages in [top, end), within _LAG_READS_MAX reads. Return the count and the time of the
+        oldest.
         """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
@@ -212,7 +213,8 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    if not rows and deliver_at_ms:  # The cursor passes a message that waits in `outstanding` for its `deliver_at`.
+    # A scheduled message waits in the topic `outstanding`, so the cursor has already passed it.
+    if not rows and deliver_at_ms:
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
     return DeliveryState(
         state="retrying" if outcome == "failed" else "pending", attempts=attempts, next_attempt_at_ms=next_at_ms
@@ -222,9 +224,9 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 def _settled_state(
     known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
 ) -> DeliveryState:
-    """Return the state of a delivery below the cursor whose last attempt was not found.
+    """Return the state of a delivery that the cursor counts as settled but whose last attempt was not found.
 
-    kept: None when `outstanding` could not be read to its end.
+    `kept` holds the deliveries that are still outstanding, by listener; None if they could not be read completely.
     """
     if kept is None:
         return DeliveryState(state="unknown", attempts=known.attempts)

@@ -41,12 +41,12 @@ class _Question(RequestStruct):  # type: ignore[misc]
     SCHEMA = Schema(("name", CompactString("utf-8")), ("version", CompactString("utf-8")), ("tags", TaggedFields))
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> Any:
-        # Kafka sends this answer with the oldest header, so that any client understands it.
+        # Kafka sends this answer with the oldest header, so that every client version can read it.
         return ResponseHeader_v0.decode(read_buffer)
 
 
 class FeaturesRequest(Request[_Question]):  # type: ignore[misc]
-    """ApiVersions, version 3."""
+    """The Kafka request ApiVersions, version 3."""
 
     API_KEY = _API_KEY
 
@@ -55,7 +55,7 @@ class FeaturesRequest(Request[_Question]):  # type: ignore[misc]
 
 
 def finalized(answer: Any) -> Mapping[str, int]:
-    """Return the finalized level of each feature of the cluster, without those at level 0."""
+    """Return the finalized level of each of the cluster's features. Features at level 0 are left out."""
     packed = answer.tags.get(_FINALIZED_TAG)
     rows = [] if packed is None else _FINALIZED.decode(BytesIO(packed)) or []
     return {name: level for name, level, *_ in rows}

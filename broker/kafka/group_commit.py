@@ -31,14 +31,15 @@ from broker.ports import BuildRecord
 log = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "queue"
-# A pause, in seconds from one start to the next, after a batch of at least _COMPANY messages to the same broker.
+# After a batch of at least _COMPANY messages, the same broker gets the next one this many seconds later.
 PAUSE_S: Final = 0.004
-_COMPANY: Final = 3  # so many messages
-_IN_DOUBT_MAX: Final = 2  # batches in flight while every broker is suspected
-_WAITING_MAX: Final = 20_000  # messages that wait for a batch; with more, Kafka is too slow and new ones are refused
-_WAITING_BYTES_MAX: Final = 64 << 20  # and what they carry
-_QUEUE_SHARE: Final = 2  # Messages for one partition may use one half of both limits.
-# Upper bound of a record's extra bytes in a batch: lengths, offset, time, the header's name.
+_COMPANY: Final = 3  # messages
+_IN_DOUBT_MAX: Final = 2  # record batches in flight while all brokers are late
+# This many messages may wait for a record batch. More are refused, because Kafka is too slow.
+_WAITING_MAX: Final = 20_000
+_WAITING_BYTES_MAX: Final = 64 << 20  # bytes that the waiting messages may have
+_QUEUE_SHARE: Final = 2  # Messages for one partition may use half of both limits.
+# Upper bound of a record's overhead in a batch, in bytes: lengths, offset, time, header name.
 _RECORD_BYTES_EXTRA: Final = 40
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
@@ -47,7 +48,9 @@ _NO_ROOM: Final = "Kafka does not acknowledge writes at the moment. Nothing was 
 
 
 class _Batch:
-    """A batch in flight. leader: of its partition when it was sent; None: unknown."""
+    """A record batch in flight. `leader` is the broker that led its partition when the batch was sent; None if
+    unknown.
+    """
 
     __slots__ = ("items", "late", "leader", "sent_s")
 
@@ -59,15 +62,10 @@ class _Batch:
 
 
 class GroupCommit:
-    """The group commit of one process.
+    """Group commit: messages that arrive while a record batch is in flight share the next batch, and so one fsync.
 
-    timeout_s: how long an append waits for the acknowledgement.
-    pause_s: as PAUSE_S.
-    late_s: an acknowledgement is late after this time. sweep_s: how often late batches are looked for.
-    waiting: messages that are in no batch yet; waiting_bytes: their bytes.
-    durable: times from append to acknowledgement.
-    in_doubt: appends whose acknowledgement did not come.
-    refused: appends that no batch took in time.
+    A caller waits at most `timeout_s` for Kafka's acknowledgement. `durable` is the histogram of the times until the
+    acknowledgement.
     """
 
     def __init__(
@@ -93,34 +91,35 @@ class GroupCommit:
         self.in_doubt = self.refused = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # The keyed appends that wait, by partition; partitions without any are left out.
+        # Messages with an ordering key that wait for a batch, by partition; empty queues are left out.
         self._keyed: dict[int, AppendQueue] = {}
-        self._under_way: dict[int, _Batch] = {}  # by partition
-        self._suspects: set[int | None] = set()  # leaders of batches that are late
-        self._away: set[int | None] = set()  # leaders of late batches for which nobody waits any more
-        # The time when the newest acknowledged batch was sent, by leader.
+        self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
+        self._suspects: set[int | None] = set()  # brokers with a late batch
+        self._away: set[int | None] = set()  # brokers with a batch so late that its callers have timed out
+        # When the newest acknowledged batch was sent, by broker.
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
         self._wake = asyncio.Event()
-        self._busy = asyncio.Event()  # It is set while anything waits or is in flight, so that the sweep runs.
-        self._resting: set[int | None] = set()  # leaders whose pause is not over
+        self._busy = asyncio.Event()  # set while messages wait or are in flight, so that the sweep runs
+        self._resting: set[int | None] = set()  # brokers in the short pause after a batch
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0
         self._waiting_max = _WAITING_MAX
         self._refusal: str | None = None
-        self._left_out = False  # Unkeyed messages that stay together found no room behind keyed ones.
+        # True: messages without a key that stay together did not fit behind keyed messages, so they are next.
+        self._left_out = False
 
     def start(self) -> None:
         for work in (self._run(), self._sweep()):
             self._spawn(work)
 
     def refuse(self, reason: str | None) -> None:
-        """Refuse appends for this reason (DiskNearlyFull); None: accept them again."""
+        """Refuse new messages with DiskNearlyFull for this reason; None accepts them again."""
         self._refusal = reason
         self._waiting_max = _WAITING_MAX if reason is None else 0
 
     async def stop(self) -> None:
-        """Wait, bounded, for the appends already taken."""
+        """Wait for the messages already accepted, at most `timeout_s`, and stop."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timeout_s):
                 while self._unkeyed or self._keyed or self._under_way:
@@ -130,11 +129,11 @@ class GroupCommit:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def partition_of(self, ordering_key: str) -> int:
-        """Return the partition of an ordering key."""
+        """Return the partition for messages with this ordering key."""
         return zlib.crc32(ordering_key.encode()) % self._partitions
 
     def some_partition(self) -> int:
-        """Return a partition that can be written to, as far as is known."""
+        """Return a partition whose leader acknowledges writes, as far as is known. Each call takes the next of them."""
         usable = self._trusted() or self._led()
         self._turn += 1
         return usable[self._turn % len(usable)]
@@ -142,8 +141,9 @@ class GroupCommit:
     def append(
         self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> Awaitable[tuple[int, int]]:
-        """Append a message; see ports.MessageLog.append. Raise LogUnavailable at once while Kafka acknowledges
-        nothing.
+        """Append a message, and return an awaitable of its (partition, offset).
+
+        Raises LogUnavailable at once while Kafka does not acknowledge writes, or while too many messages wait.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[tuple[int, int]] = loop.create_future()
@@ -154,8 +154,9 @@ class GroupCommit:
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """Append messages together; see ports.MessageLog.append_together. Raise LogUnavailable at once, as append()
-        does.
+        """Append messages that should share one record batch. The awaitable ends when Kafka has stored all of them.
+
+        Raises LogUnavailable at once while Kafka does not acknowledge writes, or while too many messages wait.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
@@ -163,7 +164,11 @@ class GroupCommit:
         return done
 
     def _join(self, partition: int | None, item: Append) -> None:
-        """Queue an append (LogUnavailable, DiskNearlyFull: there is no room, or Kafka acknowledges nothing)."""
+        """Add messages to the queue of a partition, or to the queue for any partition.
+
+        Raises LogUnavailable while Kafka does not acknowledge or too many messages wait. Raises DiskNearlyFull while
+        the disk is nearly full.
+        """
         if self._refuses(partition):
             self.refused += 1
             raise LogUnavailable(_NO_ROOM) if self._refusal is None else DiskNearlyFull(self._refusal)
@@ -196,11 +201,11 @@ class GroupCommit:
         return self._requests.leader(self._topic, partition)
 
     def _led(self) -> Sequence[int]:
-        """Return the partitions that have a leader, or all when none is known."""
+        """Return the partitions that have a leader, or all partitions if no leader is known."""
         return self._requests.partitions_with_leader(self._topic) or range(self._partitions)
 
     def _trusted(self) -> Sequence[int]:
-        """Return the partitions with a leader that is not late with an acknowledgement."""
+        """Return the partitions whose leader is not late with an acknowledgement."""
         led = self._led()
         return [one for one in led if self._leader(one) not in self._suspects] if self._suspects else led
 
@@ -210,13 +215,13 @@ class GroupCommit:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
-        """Send a batch to each broker that may get one, whenever an append arrives or a broker becomes free."""
+        """Send a record batch to each broker that may get one, whenever a message arrives or a broker becomes free."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # If the batch is None, nobody waited for it any more: look at the other partitions.
+                # None: all callers of these messages have given up, so try another partition.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -236,7 +241,7 @@ class GroupCommit:
         producer = self._producer.get()
         try:
             metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
-        except Exception as error:  # Group commit must continue after any error.
+        except Exception as error:  # The group commit must survive any error of one batch.
             doubt = InDoubt(
                 f"Kafka did not acknowledge ({type(error).__name__}). The message may have been stored; "
                 "with an Idempotency-Key it is safe to repeat the request."
@@ -264,7 +269,9 @@ class GroupCommit:
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])
 
     def _next_batch(self, partition: int) -> tuple[list[Append], Any]:
-        """Make a batch of what waits and may go to this partition; None when nothing waits any more."""
+        """Make a record batch of the waiting messages that may go to this partition. The batch is None if none
+        is left.
+        """
         batch = self._producer.get().create_batch()
         items: list[Append] = []
         keyed = self._keyed.get(partition)
@@ -273,19 +280,19 @@ class GroupCommit:
         for waiting in queues:
             while waiting:
                 item = waiting.first
-                if item.done.done():  # Its request has ended, or the sweep has failed it.
+                if item.done.done():  # the caller has given up, or the sweep has failed the message
                     self._pop(waiting)
                     continue
                 if item.together is not None:
                     if not self._take_together(batch, items, item.together, partition):
-                        # An item that does not fit is the first of the next batch.
+                        # What does not fit comes first in the next batch.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
                     continue
                 try:
                     key, value, queue = item.build(partition)
-                except Exception as error:  # noqa: BLE001 - one event that can't be made must not end the group commit
+                except Exception as error:  # noqa: BLE001 - a faulty event must not end the loop
                     fail([self._pop(waiting)], error)
                     continue
                 if batch.append(key=key, value=value, timestamp=None, headers=[(QUEUE_HEADER, queue)]) is None:
@@ -300,16 +307,17 @@ class GroupCommit:
 
     @staticmethod
     def _take_together(batch: Any, items: list[Append], wanted: Together, partition: int) -> bool:
-        """Add messages that stay together to the batch: all of them, or none if other messages leave no room.
+        """Add messages that stay together to a record batch: all of them, or none if other messages leave too little
+        room.
 
-        Messages that fit no batch fill an empty one. Return whether these were the last of them.
+        Messages that are too large for any batch fill an empty one. Return whether all of them are in batches now.
         """
         try:
-            # Check before building, because building takes time.
+            # Compare sizes first, because building records takes time.
             if items and batch.size() + wanted.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in wanted.builds)
-            # Build all messages first: one that can't be built must fail before any is taken.
+            # Build all records first: if one fails, none of them is added.
             if items or not wanted.begun:
                 records = list(records)
                 size = sum(len(key) + len(value) + len(queue) + _RECORD_BYTES_EXTRA for key, value, queue in records)
@@ -328,15 +336,16 @@ class GroupCommit:
         return not wanted.builds
 
     def _choose_partition(self) -> int:
-        """Return a partition with keyed appends waiting, or else the next whose leader may get a batch; -1: none
-        may.
+        """Return the partition that gets the next record batch; -1 if no broker may get one.
+
+        Partitions with keyed messages come first. The others take turns.
         """
         if not (self._keyed or self._unkeyed):
             return -1
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        elif len(self._under_way) < _IN_DOUBT_MAX:  # no broker is better than another
+        elif len(self._under_way) < _IN_DOUBT_MAX:  # All leaders are late, so none is preferred.
             usable = self._led()
         else:
             return -1
@@ -353,7 +362,9 @@ class GroupCommit:
         return -1
 
     def _judge(self) -> None:
-        """Decide which leaders may get a batch, and for which waiting is hopeless."""
+        """Update which brokers are late with an acknowledgement, and which are so late that new messages are
+        refused.
+        """
         before_s = _now_s() - self.timeout_s
         owing = [
             batch
@@ -364,7 +375,11 @@ class GroupCommit:
         self._away = {batch.leader for batch in owing if batch.sent_s < before_s}
 
     async def _sweep(self) -> None:
-        """Answer appends that have waited too long: not stored if they are in no batch, otherwise in doubt."""
+        """Fail the messages that have waited too long.
+
+        A message that is in no batch was not stored. A message that was sent may have been stored, so its error is
+        InDoubt.
+        """
         while True:
             await self._busy.wait()
             await asyncio.sleep(self._sweep_s)

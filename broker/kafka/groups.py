@@ -17,13 +17,14 @@ from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, 
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-_NO_MEMBER: Final = (-1, "")  # of a commit from outside the group: Kafka takes it while the group has no members
+# Kafka accepts this generation and member id for a commit while the group has no members.
+_NO_MEMBER: Final = (-1, "")
 
 T = TypeVar("T")
 
 
 class Client(Protocol):
-    """The client that the requests go through (KafkaRequests)."""
+    """The part of KafkaRequests that these requests need: the client and its retries."""
 
     @property
     def client(self) -> Any: ...
@@ -32,14 +33,14 @@ class Client(Protocol):
 
 
 def check(code: int) -> None:
-    """Raise Kafka's error of this code, if it is one."""
+    """Raise Kafka's error for this code; return if the code means success."""
     error = kafka_errors.for_code(code)
     if error is not kafka_errors.NoError:
         raise error
 
 
 class KafkaGroups:
-    """Requests to the coordinators of groups."""
+    """Requests about consumer groups. Each goes to the Kafka broker that coordinates the group."""
 
     def __init__(self, requests: Client) -> None:
         self._requests = requests
@@ -50,7 +51,7 @@ class KafkaGroups:
         return self._requests.client
 
     def forget(self, group: str) -> None:
-        """Look the group's coordinator up again for the next request."""
+        """Forget which broker coordinates the group, so that the next request looks it up."""
         self._coordinators.pop(group, None)
 
     async def commit(
@@ -61,10 +62,10 @@ class KafkaGroups:
         *,
         member: tuple[int, str] = _NO_MEMBER,
     ) -> None:
-        """Commit (offset, metadata) by partition for a group. Raises LogUnavailable.
+        """Commit (offset, metadata) by partition for a consumer group.
 
-        member: generation and id of one of its members; LogUnavailable when it is not one. By default the group has no
-            members.
+        `member` is the generation and id of a group member; leave it out if the group has no members. Raises
+        LogUnavailable if Kafka does not answer, or if `member` is no longer in the group.
         """
         wanted = [(topic, [(partition, offset, text) for partition, (offset, text) in cursors.items()])]
 
@@ -78,7 +79,7 @@ class KafkaGroups:
         await self._retried(ask, group)
 
     async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
-        """Return, by partition, the last committed (offset, metadata); partitions without one are left out."""
+        """Return the last committed (offset, metadata) by partition. Leave out partitions without a commit."""
         wanted = [(topic, list(partitions))]
 
         async def ask() -> dict[int, tuple[int, str]]:
@@ -95,10 +96,9 @@ class KafkaGroups:
         return await self._retried(ask, group)
 
     async def expel(self, group: str, client_id: str) -> int:
-        """Remove the members with this client id from a group at once. Return how many there were.
-        Raises LogUnavailable.
+        """Remove all members with this client id from a consumer group. Return how many there were.
 
-        A member that is alive after all joins again by itself.
+        A removed member that is still running joins again by itself. Raises LogUnavailable if Kafka does not answer.
         """
 
         async def ask() -> int:
@@ -108,14 +108,17 @@ class KafkaGroups:
             found = [member[0] for member in members if member[1] == client_id]
             for member_id in found:
                 code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
-                if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:  # it went by itself
+                if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:  # it has left by itself
                     check(code)
             return len(found)
 
         return await self._retried(ask, group)
 
     async def assignments(self, group: str, topic: str) -> list[set[int]]:
-        """List each member's partitions of a topic; empty while the group rebalances. Raises LogUnavailable."""
+        """Return the partitions of a topic that each group member owns. Return an empty list during a rebalance.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
 
         async def ask() -> list[set[int]]:
             answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
@@ -131,7 +134,9 @@ class KafkaGroups:
         return await self._retried(ask, group)
 
     async def names(self) -> set[str]:
-        """Return the names of all groups of the cluster, whichever broker coordinates them. Raises LogUnavailable."""
+        """Return the names of the cluster's consumer groups on all brokers. Raises LogUnavailable if Kafka does not
+        answer.
+        """
 
         async def ask() -> set[str]:
             nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
@@ -143,7 +148,9 @@ class KafkaGroups:
         return await self._requests.retried(ask)
 
     async def delete(self, group: str) -> None:
-        """Delete a group and its committed offsets, if it exists. Raises LogUnavailable."""
+        """Delete a consumer group with its committed offsets, if it exists. Raises LogUnavailable if Kafka does not
+        answer.
+        """
 
         async def ask() -> None:
             answer = await self._ask_coordinator(group, DeleteGroupsRequest([group]))
@@ -161,7 +168,8 @@ class KafkaGroups:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            if len(brokers) == 1 and self._coordinators:  # The first look-up makes Kafka create its offsets topic.
+            # The first look-up is needed, because it makes Kafka create its offsets topic.
+            if len(brokers) == 1 and self._coordinators:
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))
         return node

@@ -21,48 +21,55 @@ _WITHIN_MS: Final = 10_000
 
 
 async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
-    """Return whether an import of this export has begun. Raises ConfigurationError if one of another export has."""
+    """Return whether an import of this export has begun. Raises ConfigurationError if an import of another export has
+    begun.
+    """
     mine = import_mark(kafka, manifest_sha256)
     marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
     if marks - {mine}:
         raise ConfigurationError(
-            f"the topics {kafka.topic_prefix}* hold an unfinished import of another export: finish that one, or import "
-            "into an empty installation"
+            f"the topics {kafka.topic_prefix}* hold an unfinished import of another export: finish that import, or "
+            "import into an empty installation"
         )
     return bool(marks)
 
 
 async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """Mark the log as incomplete while an import runs. Raises LogUnavailable."""
+    """Create the marker topic that says that an import is unfinished. Raises LogUnavailable if Kafka does not
+    answer.
+    """
     mark = NewTopic(import_mark(kafka, manifest_sha256), 1, kafka.replication)
     try:
         async with connected(client_options(kafka)) as admin:
             _check((await admin.create_topics([mark], timeout_ms=_WITHIN_MS)).topic_errors[0][1])
     except KafkaError as error:
-        raise LogUnavailable(f"the import could not be started in Kafka: {type(error).__name__}") from error
+        raise LogUnavailable(
+            f"Kafka did not create the topic that marks the import: {type(error).__name__}; run the command again"
+        ) from error
 
 
 async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """Remove the mark of an import that has finished. Raises LogUnavailable."""
+    """Delete the marker topic after an import has finished. Raises LogUnavailable if Kafka does not answer."""
     try:
         async with connected(client_options(kafka)) as admin:
             answer = await admin.delete_topics([import_mark(kafka, manifest_sha256)], timeout_ms=_WITHIN_MS)
             _check(answer.topic_error_codes[0][1])
     except KafkaError as error:
         raise LogUnavailable(
-            f"the import could not be finished in Kafka: {type(error).__name__}; run the command again"
+            f"Kafka did not delete the topic that marks the import: {type(error).__name__}; run the command again"
         ) from error
 
 
 async def refuse_unfinished(kafka: KafkaSettings) -> None:
-    """Raise ConfigurationError while an import is unfinished. For programs that read whole topics.
-    Raises LogUnavailable.
+    """Raise ConfigurationError while an import is unfinished, because its topics are incomplete.
+
+    Raises LogUnavailable if Kafka does not answer.
     """
     refuse_half_import(kafka, await _topic_names(kafka))
 
 
 async def _topic_names(kafka: KafkaSettings) -> list[str]:
-    """List all topic names. Asking for a missing one would create it on many clusters."""
+    """Return the names of all topics. On many clusters, a request for a missing topic would create that topic."""
     try:
         async with connected(client_options(kafka)) as admin:
             return list(await admin.list_topics())

@@ -22,10 +22,9 @@ from broker.settings import KafkaSettings
 
 
 class KafkaLog:
-    """Everything that a process writes to Kafka.
+    """Everything that a process writes to Kafka: one producer, and one object per topic.
 
-    append_timeout_ms: how long an append waits for the acknowledgement.
-    read_slots: the process's slots for large reads.
+    An append waits at most `append_timeout_ms` for Kafka's acknowledgement.
     """
 
     def __init__(self, kafka: KafkaSettings, *, append_timeout_ms: int = 5_000) -> None:
@@ -47,8 +46,10 @@ class KafkaLog:
         self.statistics = Appender(self.producer, names.statistics.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse what the API appends, including urgent events if the refusal says so; None: refuse nothing. Workers'
-        appends are never refused.
+        """Refuse the API's appends for this reason, and urgent events too if `refusal` says so. None accepts them
+        again.
+
+        Appends of workers are never refused.
         """
         self._writer.refuse(None if refusal is None else refusal.reason)
         self.control.refusal = refusal
@@ -56,14 +57,14 @@ class KafkaLog:
         self.changes.refuse(refusal)
 
     async def start(self) -> None:
-        """Connect. Raises LogUnavailable."""
+        """Connect to Kafka. Raises LogUnavailable if Kafka can't be reached."""
         await self.requests.start(self._topics)
         await self.producer.start()
         self._writer.start()
         self.claims.start()
 
     async def stop(self) -> None:
-        """Finish what is under way, then disconnect."""
+        """Finish the appends in progress, then disconnect."""
         await self.claims.stop()
         await self._writer.stop()
         await self.producer.stop()

@@ -26,17 +26,14 @@ log = logging.getLogger(__name__)
 
 Kept = Callable[[int, str, str], Awaitable[tuple[int, bytes] | None]]
 _CHUNK: Final = 200  # A page of a list reads this many records of a partition at a time.
-_CHUNK_BYTES_MAX: Final = 512 << 10  # bytes of them that are held, but at least one record
-_PAGE_BYTES_MAX: Final = 8 << 20  # A page holds at most this many bytes of records, but at least one record.
+_CHUNK_BYTES_MAX: Final = 512 << 10  # bytes held of these records, but at least one record
+_PAGE_BYTES_MAX: Final = 8 << 20  # bytes of records in one page, but at least one record
 
 
 class MessagesTopic:
-    """The topic `messages`.
+    """The Kafka topic `messages`: appends messages and finds them again.
 
-    writer: appends the messages.
-    timeout_s: how long an append waits for the acknowledgement.
-    read_slots: the slots for large reads.
-    kept: finds a message in `outstanding` that this topic no longer holds, by partition, id and organization.
+    `kept` finds a message that this topic no longer holds but an outstanding delivery still needs.
     """
 
     def __init__(
@@ -52,8 +49,8 @@ class MessagesTopic:
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._requests = requests
-        # A message may be this much later in the log than its id says.
-        # Claimed ids are kept for a while, an append waits, and up to three clocks differ.
+        # A message may be this much later in the log than the time in its id.
+        # Ids of repeated puts are kept for a while, an append may wait, and the clocks of three machines differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept
@@ -79,12 +76,16 @@ class MessagesTopic:
         return self.writer.some_partition()
 
     async def end_offsets(self) -> tuple[int, ...]:
-        """Return the end offset of each partition. Raises LogUnavailable."""
+        """Return the end offset of each partition of `messages`. Raises LogUnavailable if Kafka does not answer."""
         found = await self._requests.offsets(self._topic, dict.fromkeys(range(self._partitions), LATEST))
         return tuple(found[partition] for partition in range(self._partitions))
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return, by partition, the first offset at or after a time, or else the end. Time 0 is the log's beginning."""
+        """Return the first offset at or after a time, for each partition. It is the end offset if there is no later
+        record.
+
+        Time 0 stands for the beginning of the log.
+        """
         everywhere = range(self._partitions)
         if at_ms <= 0:
             found = await self._requests.offsets(self._topic, dict.fromkeys(everywhere, EARLIEST))
@@ -104,7 +105,7 @@ class MessagesTopic:
         return await self._kept(partition, message_id, organization_id)
 
     async def _may_have_gone(self, partition: int, at_ms: int) -> bool:
-        """Return whether retention has removed everything that this partition had from a time."""
+        """Return whether retention has deleted everything that this partition held at this time."""
         if partition >= self._partitions:
             return False
         begin = (await self._requests.offsets(self._topic, {partition: EARLIEST}))[partition]
@@ -113,7 +114,10 @@ class MessagesTopic:
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Find messages; see ports.MessageLog.find_all. The first read, which is usually enough, needs no slot."""
+        """Find messages by their ids, from the time in the ids on.
+
+        The first read is usually enough, so only further reads take a read slot.
+        """
         if partition >= self._partitions:
             return {}
         wanted = {message_id.encode() for message_id in message_ids}
@@ -123,14 +127,15 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        if damage is not None and len(found) < len(wanted):  # it may be one of those
+        # One of the missing messages may be in the unreadable range.
+        if damage is not None and len(found) < len(wanted):
             raise damage
         return found
 
     async def _scan(
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
-        """Return the wanted messages that are found from this offset on, and the damage that was skipped."""
+        """Return the wanted messages from this offset on, and the first unreadable range on the way."""
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
 
@@ -188,9 +193,8 @@ class MessagesTopic:
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
         """See ports.MessageLog.newest."""
-        async with self._read_slots.slot(
-            organization_id
-        ):  # One partition after another, so that little is held at once.
+        # Read one partition after another, so that little is in memory at a time.
+        async with self._read_slots.slot(organization_id):
             chunks = [
                 await self._chunk(number, queue_id, *bounds)
                 for number, bounds in enumerate(zip(begin, end, strict=True))
@@ -198,7 +202,7 @@ class MessagesTopic:
         return newest(chunks, limit, bytes_max=_PAGE_BYTES_MAX)
 
     async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
-        """Read the last _CHUNK records before end, or fewer if the queue's records are large."""
+        """Read the last _CHUNK records before `end`, or fewer if the queue's messages are large."""
         start = max(begin, end - _CHUNK)
         found: deque[Found[bytes]] = deque()
         held = 0
@@ -209,7 +213,7 @@ class MessagesTopic:
             if record.value is not None and record.headers and record.headers[0][1] == queue:
                 found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
                 held += len(record.value)
-            while held > _CHUNK_BYTES_MAX and len(found) > 1:  # The oldest record is left for a later page.
+            while held > _CHUNK_BYTES_MAX and len(found) > 1:  # A later page will show the oldest message.
                 dropped = found.popleft()
                 held -= dropped.size
                 start, oldest_at_ms = dropped.offset + 1, dropped.at_ms

@@ -29,7 +29,11 @@ _SEPARATOR: Final = b":"
 
 
 class KafkaOutstanding:
-    """The outstanding deliveries, read by single requests, each in a slot for large reads. It keeps nothing."""
+    """Finds the outstanding deliveries of a listener in the Kafka topic `outstanding`: retrying, scheduled and parked
+    ones.
+
+    It keeps no state of its own.
+    """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
         self._topic = topics(kafka).outstanding
@@ -90,7 +94,7 @@ class KafkaOutstanding:
         return [one for one in dict.fromkeys(message_ids) if prefix + one.encode() in there]
 
     async def _there(self, listener: Listener, partition: int, wanted: Collection[bytes] | None) -> set[bytes]:
-        """Return the keys of the listener's retrying and parked deliveries. wanted: only these keys; None: all."""
+        """Return the record keys of the listener's retrying and parked deliveries, among `wanted` if it is given."""
         there: set[bytes] = set()
         async for record in self._records(partition, 0, _prefix(listener)):
             record_key = record.key or b""
@@ -103,9 +107,11 @@ class KafkaOutstanding:
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
     ) -> Mapping[str, OutstandingDelivery] | None:
-        """Return a message's outstanding deliveries by listener id; None when more than reads_max would be needed.
+        """Return the outstanding deliveries of a message, by listener id. Return None if that takes more than
+        `reads_max` reads.
 
-        All listeners belong to one organization. Raises Unavailable.
+        All listeners must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is
+        free.
         """
         by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
         found: dict[str, OutstandingDelivery] = {}
@@ -125,10 +131,11 @@ class KafkaOutstanding:
         return found
 
     async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
-        """Return a message of which a delivery here has a copy: its offset in `messages` and its `message.put`.
+        """Return a message that `messages` no longer holds from the copy in an outstanding delivery: its offset and its
+        event.
 
-        It serves messages that the log no longer holds. None: no delivery of it is outstanding, or it belongs to
-        another organization. Raises Unavailable.
+        Return None if no delivery of it is outstanding, or if another organization owns it. Raises Unavailable if Kafka
+        does not answer.
         """
         found: dict[bytes, bytes | None] = {}
         ending = _SEPARATOR + message_id.encode()
@@ -145,7 +152,10 @@ class KafkaOutstanding:
     async def _records(
         self, partition: int, offset: int, prefix: bytes, reads_max: int = sys.maxsize
     ) -> AsyncIterator[Record]:
-        """Yield a listener's records from an offset on, including tombstones (_TooMany)."""
+        """Yield the records of `outstanding` whose key begins with `prefix`, including tombstones.
+
+        Raises _TooMany if more than `reads_max` reads are needed.
+        """
         name = self._topic.name
         while True:
             if reads_max <= 0:
@@ -172,7 +182,7 @@ class KafkaOutstanding:
 
 
 class _TooMany(Exception):
-    """More would have to be read."""
+    """A search that needs more reads than allowed."""
 
 
 def _prefix(listener: Listener) -> bytes:
@@ -188,7 +198,9 @@ def _decoded(value: bytes) -> KeptDelivery | None:
 
 
 def _row(record: Record, listener: Listener) -> OutstandingDelivery | None:
-    """Convert a record; None for a tombstone and for a record of a newer program."""
+    """Convert a Kafka record into an outstanding delivery. Return None for a tombstone, or for an event of a newer
+    version.
+    """
     event = None if record.value is None else _decoded(record.value)
     if event is None:
         return None

@@ -14,9 +14,9 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-# Use ports below every system's ephemeral range.
-# A client that connects while Kafka is down could otherwise get Kafka's port as its own source port.
-# Such a client would connect to itself, and keep Kafka from getting the port back.
+# These ports are below every system's ephemeral range, from which clients get their source ports.
+# Otherwise a client that connects while Kafka is down could get Kafka's own port as its source port.
+# That client would connect to itself, and Kafka could not bind the port again.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"
 
@@ -27,11 +27,11 @@ def free_port() -> int:
         port = _PORTS[secrets.randbelow(len(_PORTS))]
         if is_free(port):
             return port
-    raise ConfigurationError(f"no free port on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop - 1}")
+    raise ConfigurationError(f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free on 127.0.0.1")
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server can bind this loopback port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -42,7 +42,7 @@ def is_free(port: int) -> bool:
 
 
 def listens_as_us(port: int) -> bool:
-    """Return whether no other user's program listens on the port. Only Linux tells; elsewhere True."""
+    """Return whether all programs that listen on this port run as this user. Only Linux tells; elsewhere it is True."""
     owners = set()
     for name in ("tcp", "tcp6"):
         with suppress(OSError):

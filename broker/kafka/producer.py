@@ -21,14 +21,14 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-BATCH_BYTES_MAX: Final = 1 << 20  # A larger record is a batch of its own.
+BATCH_BYTES_MAX: Final = 1 << 20  # A record that is larger becomes a batch of its own.
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
 
 
 class Producer:
-    """An idempotent aiokafka producer that is replaced when one of Kafka's answers has ended it (a lost sequence or
-    id).
+    """An idempotent aiokafka producer. It is replaced after an error that it can't recover from, such as a lost
+    producer id.
     """
 
     def __init__(self, kafka: KafkaSettings) -> None:
@@ -37,7 +37,11 @@ class Producer:
         self._renewal: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """(LogUnavailable, ConfigurationError)."""
+        """Connect to Kafka.
+
+        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if it refuses the password or
+        certificate.
+        """
         options = await reachable(self._kafka)
         producer = AIOKafkaProducer(
             **options,
@@ -65,9 +69,9 @@ class Producer:
         return self._current
 
     def failed(self, producer: Any, error: kafka_errors.KafkaError) -> None:
-        """Replace this producer if the error ended it, unless that is in progress already.
+        """Replace this producer if the error has made it unusable. Do nothing if another one is being started.
 
-        A timeout does not end it: the record did not get its turn among others of its partition.
+        A timeout does not make a producer unusable: the record only waited too long behind others of its partition.
         """
         renewing = self._renewal is not None and not self._renewal.done()
         ended = not error.retriable and not isinstance(error, kafka_errors.KafkaTimeoutError)
@@ -76,16 +80,18 @@ class Producer:
 
     async def _renew(self, broken: Any) -> None:
         log.warning("log.producer_renewed")
-        with contextlib.suppress(Exception):  # The producer is broken: errors while it closes do not matter.
+        with contextlib.suppress(Exception):  # The producer is unusable, so errors while it closes do not matter.
             await asyncio.wait_for(broken.stop(), 1)
         while self._current is broken:
             try:
                 await self.start()
-            except (LogUnavailable, ConfigurationError):  # Somebody may change the password and change it back.
+            except (LogUnavailable, ConfigurationError):  # An operator may correct the password later, so keep trying.
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
     def send_all(self, topic: str, partition: int, records: Sequence[KeyAndValue]) -> list[Awaitable[int]]:
-        """Send (key, value) records as whole batches. Return the first record's offset for each batch."""
+        """Send (key, value) records as whole batches. Return an awaitable of the first record's offset for each
+        batch.
+        """
         sends: list[Awaitable[int]] = []
         at = 0
         while at < len(records):
@@ -101,8 +107,9 @@ class Producer:
         begin: int = 0,
         bytes_max: int = BATCH_BYTES_MAX,
     ) -> tuple[int, Awaitable[int]]:
-        """Send as many of records[begin:] as fit one batch, at least one. Return where the rest begins, and the first's
-        offset.
+        """Send the records from `begin` on that fit into one batch, at least one.
+
+        Return the index of the first record that was not sent, and an awaitable of the offset of the first that was.
         """
         batch = self._current.create_batch()
         end = begin

@@ -23,18 +23,21 @@ _MOMENT_S: Final = 1.5
 
 
 class _Wrong(Exception):
-    """A lasting failure: waiting can't help. The message says what to change."""
+    """A server's lasting refusal. A retry can't help; the text says what to change."""
 
 
 async def reachable(kafka: KafkaSettings, *, within_s: float = _MOMENT_S) -> dict[str, Any]:
-    """Return client_options() with only those servers that answer within a moment. Keep all if none does, or if there
-    is one.
+    """Return the settings of the Kafka clients with only those bootstrap servers that answer within `within_s`.
+
+    All servers stay in the list if none answers, or if there is only one.
     """
     return await of_those_that_answer(client_options(kafka), within_s=within_s)
 
 
 async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MOMENT_S) -> dict[str, Any]:
-    """Return these options of client_options() with only the servers that answer; see reachable()."""
+    """Keep only the bootstrap servers that answer within `within_s`. Keep all if none answers, or if there is
+    only one.
+    """
     servers: list[str] = options["bootstrap_servers"]
     if len(servers) == 1:
         return options
@@ -45,9 +48,9 @@ async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MO
 
 
 async def why_not(options: dict[str, Any]) -> str:
-    """Explain, for each server, why it can't be reached. options: from client_options().
+    """Explain for each bootstrap server why it can't be reached.
 
-    ConfigurationError: none answers, and one refuses this user, mechanism or certificate.
+    Raises ConfigurationError if none answers and one of them refuses the user, the SASL mechanism or the certificate.
     """
     hosts = collect_hosts(options["bootstrap_servers"], randomize=False)
     found = await asyncio.gather(*(_look(host, port, options) for host, port, _ in hosts))
@@ -58,7 +61,7 @@ async def why_not(options: dict[str, Any]) -> str:
 
 
 async def _look(host: str, port: int, options: dict[str, Any], *, within_s: float = _LOOK_S) -> str | _Wrong:
-    """Empty: it answers."""
+    """Return what is wrong with a server; an empty text if it answers."""
     where = f"{host}:{port}"
     given = {name: value for name, value in options.items() if name != "bootstrap_servers"}
     try:
@@ -79,15 +82,15 @@ def _what_is_wrong(where: str, options: dict[str, Any], error: Exception) -> str
     match error:
         case kafka_errors.SaslAuthenticationFailed():
             return (
-                f"Kafka at {where} does not take the password of the user {user} ({mechanism}): see "
+                f"Kafka at {where} refuses the password of the user {user} ({mechanism}): check "
                 "--kafka-sasl-username, --kafka-sasl-mechanism and EVERPUT_KAFKA_SASL_PASSWORD"
             )
         case kafka_errors.UnsupportedSaslMechanismError():
-            return f"Kafka at {where} does not know the SASL mechanism {mechanism}: see --kafka-sasl-mechanism"
+            return f"Kafka at {where} does not support the SASL mechanism {mechanism}: check --kafka-sasl-mechanism"
         case kafka_errors.IllegalSaslStateError():
-            return f"Kafka at {where} has no SASL there: see --kafka-security-protocol"
+            return f"Kafka at {where} does not use SASL on this port: check --kafka-security-protocol"
         case ssl.SSLCertVerificationError():
-            return f"the certificate of Kafka at {where} is not trusted ({error.verify_message}): see --kafka-ca-file"
+            return f"the certificate of Kafka at {where} is not trusted ({error.verify_message}): check --kafka-ca-file"
     return None
 
 
@@ -95,8 +98,8 @@ def _short(where: str, error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"{where}: no answer within {_LOOK_S:g} s"
     if isinstance(error, ConnectionRefusedError):
-        return f"{where}: refused"
+        return f"{where}: connection refused"
     if isinstance(error, kafka_errors.KafkaConnectionError | ConnectionResetError):
-        return f"{where}: it closes the connection; is --kafka-security-protocol right, does it want a certificate?"
+        return f"{where}: the server closes the connection; check --kafka-security-protocol and the client certificate"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"{where}: {text}"

@@ -13,34 +13,31 @@ from typing import Final
 
 from broker.errors import Busy
 
-# This many reads run at once in a process. Each takes a MiB or two, and milliseconds of the event loop.
+# This many large reads run at once in a process. Each takes one or two MiB, and milliseconds of the event loop.
 AT_ONCE: Final = 4
-EACH: Final = 2  # of one tenant
+EACH: Final = 2  # large reads at once for each tenant
 WAIT_S: Final = 10.0
-COUNT_READS_MAX: Final = 16  # reads of a MiB per partition; counting reads no more
+COUNT_READS_MAX: Final = 16  # reads of 1 MiB for each partition, when messages are counted
 
 
 class ReadSlots:
-    """Slots for large reads, given in the order of the requests.
+    """A limit on the large reads of Kafka that run at once: `at_once` in all, and `each` for one tenant.
 
-    at_once: in all.
-    each: of one tenant.
-    tenant_of: by organization id, the account that the organization counts for. Without it, each organization counts
-        for itself.
+    Requests get their slots in the order of arrival. `tenant_of` maps an organization to the account that pays for its
+    reads; by default each organization is its own tenant.
     """
 
     def __init__(self, at_once: int = AT_ONCE, each: int = EACH, *, wait_s: float = WAIT_S) -> None:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        self._of: dict[
-            str, tuple[asyncio.Semaphore, list[None]]
-        ] = {}  # by tenant; the list has an item for each request
+        # By tenant; the list has an item for each request that holds a slot or waits for one.
+        self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 
     @contextlib.asynccontextmanager
     async def slot(self, organization_id: str) -> AsyncIterator[None]:
-        """Hold a slot inside the `with` block. Raises Busy if none becomes free in time."""
+        """Hold a slot for a large read inside the `with` block. Raises Busy if none becomes free in time."""
         tenant = self.tenant_of(organization_id)
         own, requests = self._of.setdefault(tenant, (asyncio.Semaphore(self._each), []))
         requests.append(None)

@@ -32,19 +32,21 @@ __all__ = ["EARLIEST", "LATEST", "FetchResult", "KafkaRequests", "OffsetTooOld",
 
 log = logging.getLogger(__name__)
 
-# A commit from outside the group has no member. Kafka accepts it while the group has no members.
+# Kafka accepts this generation and member id for a commit while the group has no members.
 _NO_MEMBER: Final = (-1, "")
 _RETRY_PAUSE_S: Final = 0.05
-_COPY_BYTES: Final = 16 << 20  # more than any batch, so that the next one is always among them
-_BAD_COPIES_MAX: Final = 1_000  # that are remembered
-_CORRUPT: Final = b"\0"  # no batch
-_PROBE_BYTES: Final = 1  # Kafka then answers with one batch
+_COPY_BYTES: Final = 16 << 20  # larger than any batch, so that the next batch is always included
+_BAD_COPIES_MAX: Final = 1_000  # damaged copies that are remembered
+_CORRUPT: Final = b"\0"  # bytes that are no valid batch
+_PROBE_BYTES: Final = 1  # Kafka answers with one whole batch.
 
 T = TypeVar("T")
 
 
 class KafkaRequests:
-    """A Kafka client for single requests, shared within a process. timeout_ms: for a call with all its retries."""
+    """A Kafka client for single requests, shared within a process. Each call may take `timeout_ms`, including its
+    retries.
+    """
 
     def __init__(self, kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> None:
         self._kafka = kafka
@@ -53,12 +55,17 @@ class KafkaRequests:
         self.groups = KafkaGroups(self)
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
-        self.on_damage: Callable[[LogDamaged], None] | None = None  # told of each, whoever reads
-        # Returns whether an operator has given the range up.
+        # Called for every unreadable range, whoever reads it.
+        self.on_damage: Callable[[LogDamaged], None] | None = None
+        # Returns whether an operator has given up an unreadable range.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:
-        """Connect, and keep the metadata of these topics. Raises LogUnavailable or ConfigurationError."""
+        """Connect to Kafka, and keep the metadata of these topics up to date.
+
+        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if it refuses the password or
+        certificate.
+        """
         options = await reachable(self._kafka)
         self.client = AIOKafkaClient(**options, request_timeout_ms=self._timeout_ms)
         try:
@@ -73,25 +80,29 @@ class KafkaRequests:
             await self.client.close()
 
     def partitions(self, topic: str) -> int:
-        """Return the number of the topic's partitions; 0 when there is no such topic."""
+        """Return the topic's number of partitions; 0 if the topic does not exist."""
         return len(self.client.cluster.partitions_for_topic(topic) or ())
 
     def partitions_with_leader(self, topic: str) -> list[int]:
-        """List the partitions that can be written to now, as far as this client knows."""
+        """Return the partitions that have a leader now, as far as this client knows."""
         return sorted(self.client.cluster.available_partitions_for_topic(topic) or ())
 
     def leader(self, topic: str, partition: int) -> int | None:
-        """Return the node that leads the partition, as far as this client knows; None: there is none."""
+        """Return the id of the broker that leads the partition, as far as this client knows. Return None if there is no
+        leader.
+        """
         found = self.client.cluster.leader_for_partition(TopicPartition(topic, partition))
         return None if found is None or found == -1 else int(found)
 
     def look_again(self) -> None:
-        """Ask the cluster for its leaders. The answer comes later, if at all."""
+        """Ask the cluster for its partition leaders again, without waiting for the answer."""
         self.client.force_metadata_update()
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-        """Return, by partition, the first offset at or after a time. EARLIEST and LATEST are times, too. -1: there is
-        none.
+        """Return the first offset at or after a time, by partition; -1 if there is none. EARLIEST and LATEST are valid
+        times.
+
+        Raises LogUnavailable if Kafka does not answer.
         """
 
         async def ask() -> dict[int, int]:
@@ -120,12 +131,13 @@ class KafkaRequests:
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
-        """Read the records from this offset on: as many as fit into bytes_max, but at least one if there is any.
+        """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
 
-        Every batch is checked. The records end before a batch that is bad on every broker with a copy. A read that
-        begins at such a batch raises LogDamaged; reading continues after its last offset.
-        worth: whether any record in these bytes may be wanted. If not, all are skipped without parsing. Compressed
-            batches are always parsed.
+        Every record batch is checked, and other replicas are tried if it is damaged. Raises LogDamaged if the first
+        batch is damaged on every replica; continue after the last offset that the error names.
+
+        If `worth` returns False for the fetched bytes, their records are skipped without parsing, unless they are
+        compressed.
         """
         holes = topic in self._compacted
 
@@ -133,7 +145,8 @@ class KafkaRequests:
             leader = self._leader(topic, partition)
             raw, end = await self._fetch(leader, topic, partition, offset, bytes_max)
             fetched = await parse(raw, offset, end, worth, holes=holes)
-            if fetched is None:  # The next batch in the leader's copy, or another copy, may help.
+            # The leader's next batch may show where the damage ends, or another replica may be intact.
+            if fetched is None:
                 raw, end = await self._fetch(leader, topic, partition, offset, bytes_wanted(raw))
                 fetched = await parse(raw, offset, end, worth, holes=holes)
             if fetched is None:
@@ -148,15 +161,19 @@ class KafkaRequests:
         return await self.retried(ask)
 
     async def _fetch(self, node: int, topic: str, partition: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
-        """Fetch what a broker has from this offset on, unchecked. Return the bytes and the partition's end."""
+        """Fetch a broker's bytes of a partition from this offset on, without checking them. Return them with the end
+        offset.
+        """
         request = FetchRequest(0, 0, max(bytes_max, 1), 0, [(topic, [(partition, offset, bytes_max)])])
         answer = await self.client.send(node, request)
         _, partitions = answer.topics[0]
         _, code, end_offset, *_, raw = partitions[0]
         error = kafka_errors.for_code(code)
         if error is kafka_errors.OffsetOutOfRangeError:
-            raise OffsetTooOld(f"partition {partition} of the log can't be read from offset {offset}")
-        # The broker itself has found the damage, so nothing in its answer can be trusted.
+            raise OffsetTooOld(
+                f"Kafka no longer has offset {offset} of {topic}/{partition}; read from the partition's first offset"
+            )
+        # The broker has found the damage itself, so its answer can't be trusted.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)
@@ -170,7 +187,9 @@ class KafkaRequests:
     async def _from_another(
         self, topic: str, partition: int, offset: int, bytes_max: int, end: int, worth: Callable[[bytes], bool] | None
     ) -> FetchResult | None:
-        """Read from a follower if the leader's copy is bad (KIP-392); None when no follower has a good one."""
+        """Read from a follower, because the leader's copy is damaged (KIP-392). Return None if no follower has an
+        intact copy.
+        """
         leader = self.leader(topic, partition)
         for node in self._copies(topic, partition):
             if node == leader:
@@ -184,9 +203,9 @@ class KafkaRequests:
         return None
 
     async def check_copies(self, topic: str, partition: int, offset: int, end: int) -> None:
-        """Read what the followers have of [offset, end), and note bad copies as a read does. Raises LogUnavailable.
+        """Check the followers' copies of [offset, end), and record the damaged ones in `bad_copies`.
 
-        A follower that is behind is read up to where it is.
+        A follower that lags is checked up to its own end.
         """
         leader = self.leader(topic, partition)
         for node in [node for node in self._copies(topic, partition) if node != leader]:
@@ -199,13 +218,13 @@ class KafkaRequests:
                     break
                 if fetched is None:
                     self._note_bad_copy(topic, partition, at, node)
-                    fetched = await self.read(topic, partition, at, bytes_max=1)  # where it goes on
+                    fetched = await self.read(topic, partition, at, bytes_max=1)  # to find where to continue
                 if fetched.next_offset <= at:
                     break
                 at = fetched.next_offset
 
     def _copies(self, topic: str, partition: int) -> list[int]:
-        """List the brokers that have the partition, in-sync ones first."""
+        """Return the brokers that have a replica of the partition, in-sync replicas first."""
         found = self.client.cluster._partitions.get(topic, {}).get(partition)  # noqa: SLF001 - nothing else tells
         return [] if found is None else list(dict.fromkeys((*found.isr, *found.replicas)))
 
@@ -218,16 +237,16 @@ class KafkaRequests:
             log.error("log.bad_copy topic=%s partition=%d offset=%d broker=%s", *place)
 
     async def _damage(self, topic: str, partition: int, offset: int, end: int, raw: bytes) -> LogDamaged:
-        """Find the unreadable range at this offset, up to the next good batch."""
+        """Return the unreadable range at this offset, which ends before the next intact batch."""
         found = damaged_range(raw, offset, end)
         first, last = found or (offset, await self._next_readable(topic, partition, offset, end) - 1)
         return LogDamaged(topic, partition, first, last)
 
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
-        """Find the first offset after this one from which Kafka gives a good batch, or else the end.
+        """Return the first offset after this one where an intact batch begins, or else the end offset.
 
-        After an altered length, Kafka finds its way again at the next entry of its index. All offsets from there on can
-        be read, so a binary search finds the first.
+        After a damaged length field, Kafka can read again from the next entry of its offset index. All later offsets
+        are readable, so a binary search finds the first.
         """
         leader, holes = self._leader(topic, partition), topic in self._compacted
 
@@ -263,11 +282,11 @@ class KafkaRequests:
         pass_damaged: bool = False,
         pass_given_up: bool = False,
     ) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end), one read at a time. Raises LogUnavailable.
+        """Yield the records in [offset, end), one read at a time. The offsets up to `end` must exist: if a new leader
+        reports an earlier end, the read waits for it.
 
-        end: known to exist. A new leader may report an earlier end for a while; that is waited for.
-        pass_damaged: continue after unreadable ranges, which on_damage() is told; otherwise LogDamaged.
-        pass_given_up: continue only after ranges that an operator has given up.
+        Raises LogUnavailable if Kafka does not answer. An unreadable range raises LogDamaged, unless `pass_damaged` is
+        set, or `pass_given_up` is set and an operator has given up the range.
         """
 
         def damaged(damage: LogDamaged) -> None:
@@ -276,13 +295,13 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # A scan that does not read ahead leaves nothing behind: it need not be closed where the caller stops early.
+        # Without reading ahead, nothing is left to close if the caller stops early.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Delete the partition's records before this offset. Raises LogUnavailable."""
+        """Delete the partition's records before this offset. Raises LogUnavailable if Kafka does not answer."""
 
         async def ask() -> None:
             request = DeleteRecordsRequest([(topic, [(partition, offset)])], self._timeout_ms)
@@ -299,9 +318,10 @@ class KafkaRequests:
         return leader
 
     async def retried(self, ask: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = lambda: None) -> T:
-        """Return what `ask` does, tried again until timeout_ms is over. Raises LogUnavailable.
+        """Call `ask` until it succeeds, for at most `timeout_ms`, and return its result. Call `failed` before each
+        retry.
 
-        failed: called after each failure, before the next try.
+        Raises LogUnavailable if time runs out, or if Kafka's error can't be retried.
         """
         last: Exception | None = None
         try:
@@ -311,13 +331,13 @@ class KafkaRequests:
                         return await ask()
                     except (kafka_errors.KafkaError, OSError, IndexError) as error:
                         if isinstance(error, kafka_errors.KafkaError) and not error.retriable:
-                            raise LogUnavailable(f"Kafka refused the request: {type(error).__name__}") from error
+                            raise LogUnavailable(f"Kafka refused a request: {type(error).__name__}") from error
                         last = error
                     failed()
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    await self.client.force_metadata_update()  # This wait is as long as that for a request.
+                    await self.client.force_metadata_update()  # This may wait for as long as a request does.
         except TimeoutError:
-            # A hanging broker may have lost its role, and nothing else would look for five minutes.
+            # A broker that hangs may no longer lead its partitions, and aiokafka would notice only after five minutes.
             self.look_again()
             failed()
             why = "" if last is None else f": {type(last).__name__}"

@@ -22,7 +22,11 @@ _FILL_AT_ONCE: Final = 100_000
 
 
 async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0) -> None:
-    """Write this many empty records, a few bytes each, which will be deleted. Raises LogUnavailable."""
+    """Write `count` nearly empty records to a partition. An import deletes them later, so that its own records get
+    their old offsets.
+
+    Raises LogUnavailable if Kafka does not store them.
+    """
     nothing = Record(0, at_ms, None, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:
         for begin in range(0, count, _FILL_AT_ONCE):
@@ -30,7 +34,9 @@ async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int, *, 
 
 
 class Restorer:
-    """A producer that restores partitions. It is an async context manager. Raises LogUnavailable."""
+    """A Kafka producer that writes exported records back. Use it with `async with`. Raises LogUnavailable if Kafka
+    fails.
+    """
 
     def __init__(self, kafka: KafkaSettings, *, compression: str | None = None) -> None:
         self._producer = AIOKafkaProducer(
@@ -54,7 +60,11 @@ class Restorer:
         await self._producer.stop()
 
     async def append(self, topic: str, partition: int, records: Sequence[Record]) -> int:
-        """Append records. Return the first one's offset once all in-sync replicas have them. Raises LogUnavailable."""
+        """Append records with their old keys, times and headers. Return the first one's offset once all in-sync
+        replicas have stored them.
+
+        Raises LogUnavailable if Kafka does not store them.
+        """
         first = -1
         try:
             for batch in self._batches(records):

@@ -13,28 +13,30 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
-# The number of brokers that must have a record before it is acknowledged, unless each batch is synced.
+# This many brokers must store a record before it is acknowledged, unless every batch is synced to disk.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
-# A listener that is down or idle for this long keeps its cursor; Kafka's default of 7 days would drop it.
+# The cursor of a listener that is down or idle is kept this long; Kafka's default of 7 days would lose it.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
-# The broker settings that safety depends on, as describe_configs is asked for them.
+# The broker settings that the safety of the log depends on.
 BROKER_SETTINGS: Final = (
     "offsets.retention.minutes",
     "offsets.topic.replication.factor",
     "offset.metadata.max.bytes",
     "min.insync.replicas",
 )
-# The length that a cursor's metadata may have (broker/core/cursor.py).
+# A cursor's metadata may be this long (broker/core/cursor.py).
 METADATA_BYTES_MIN: Final = 4_096
-# KIP-966: only a replica that has every acknowledged record may lead.
+# With this feature (KIP-966), only a replica that has every acknowledged record may become leader.
 ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundTopic:
-    """An existing topic. replication: the fewest copies of any partition. config: empty when it can't be read."""
+    """A topic that exists in Kafka. `replication` is the smallest number of copies of any partition. `config` is empty
+    if Kafka does not let this user read it.
+    """
 
     partitions: int
     replication: int
@@ -43,10 +45,10 @@ class FoundTopic:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """An existing cluster.
+    """The facts about a Kafka cluster that the safety rules need.
 
-    brokers: node id to BROKER_SETTINGS; empty when they can't be read.
-    features: finalized levels; None when they can't be read.
+    `brokers` maps a broker's id to its settings, which are empty if this user may not read them. `features` is None if
+    the cluster does not report its features.
     """
 
     brokers: Mapping[int, Mapping[str, str]]
@@ -55,7 +57,7 @@ class Cluster:
 
 
 def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
-    """Yield what is wrong with the number of copies, before any topic is made."""
+    """Yield the problems with the number of replicas, before any topic is created."""
     yield from _acknowledgements(kafka)
     if brokers < kafka.replication:
         yield (
@@ -65,7 +67,7 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
 
 
 def _fewer(kafka: KafkaSettings, copies: int) -> str:
-    """Return the options that accept this many copies."""
+    """Return the command options that accept this number of replicas."""
     said = f"--replication {copies}"
     if kafka.min_insync > copies:
         said += f" --min-insync {copies}"
@@ -76,10 +78,10 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # Without a sync, acknowledged records are in one broker's page cache and lost in a power cut (decision 0013).
+        # Without a sync, an acknowledged record is only in one broker's memory, and a power cut loses it.
         yield (
-            f"one copy is to acknowledge, which no disk has by then: set --min-insync {ACKNOWLEDGED_MIN}, "
-            "or --flush-each-batch where there is one broker"
+            f"one copy may acknowledge a record before any disk has it: set --min-insync {ACKNOWLEDGED_MIN}, "
+            "or --flush-each-batch if there is only one broker"
         )
     if kafka.min_insync > kafka.replication:
         yield (
@@ -89,9 +91,9 @@ def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
 
 
 def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str]:
-    """List everything that must change before this cluster is safe for the log; empty when it is safe.
+    """Return everything that must change before this cluster is safe for the log; an empty list if it is safe.
 
-    Brokers that are away are no problem for existing topics: copies count wherever they are.
+    For existing topics, a broker that is down is no problem: its replicas still count.
     """
     missing = any(topic.name not in cluster.topics for topic in topics.all())
     found = list(copies(kafka, len(cluster.brokers)) if missing else _acknowledgements(kafka))
@@ -101,17 +103,17 @@ def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str
     found += _cursor_problems(kafka, cluster)
     if _needs_eligible_leaders(kafka) and cluster.features is not None and not cluster.features.get(ELIGIBLE_LEADERS):
         found.append(
-            "the cluster has no eligible leader replicas (KIP-966), so that the last broker standing may lead without "
-            "records that were acknowledged and not synced: kafka-features upgrade "
+            "the cluster has no eligible leader replicas (KIP-966), so the last remaining broker may become leader "
+            "without records that were acknowledged but not synced: run kafka-features upgrade "
             f"--feature {ELIGIBLE_LEADERS}=1 (Kafka 4.0 and newer), or --flush-each-batch"
         )
     return found
 
 
 def doubts(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """Yield what can't be checked, or costs duplicates at worst, for the process's own log."""
+    """Yield warnings about settings that can't be read, or that can cause repeated deliveries but no loss."""
     if _needs_eligible_leaders(kafka) and cluster.features is None:
-        yield f"whether the cluster has eligible leader replicas ({ELIGIBLE_LEADERS}) can't be read"
+        yield f"the cluster does not say whether it has eligible leader replicas ({ELIGIBLE_LEADERS})"
     config = cluster.topics[OFFSETS_TOPIC].config if OFFSETS_TOPIC in cluster.topics else {}
     for where, settings in ((f"topic {OFFSETS_TOPIC}", config), *_of_brokers(cluster)):
         copies = settings.get("min.insync.replicas")
@@ -136,8 +138,12 @@ def _of_brokers(cluster: Cluster) -> Iterator[tuple[str, Mapping[str, str]]]:
 def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iterator[str]:
     name = topic.name
     if now.partitions != topic.partitions:
-        # Message ids and cursors hold the partition, so the number of partitions never changes.
-        say = "it must be made anew" if topic.partitions == 1 else f"set --partitions {now.partitions}"
+        # Message ids and cursors contain the partition, so the number of partitions can't change.
+        say = (
+            "delete the topic, so that it is created again"
+            if topic.partitions == 1
+            else f"set --partitions {now.partitions}"
+        )
         yield f"topic {name} has {now.partitions} partitions, not {topic.partitions}: {say}"
     if now.replication < kafka.replication:
         yield (
@@ -154,11 +160,11 @@ def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iter
 
 
 def _holds(setting: str, wanted: str, now: str) -> bool:
-    """Return whether a topic's setting is at least as safe as the wanted one."""
+    """Return whether a topic's setting is at least as safe as the required one."""
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        case "segment.bytes":  # The setting decides how soon compaction comes; nothing is lost by it.
+        case "segment.bytes":  # It only decides how soon compaction runs.
             return True
         case "flush.messages":
             return int(now) <= int(wanted)
@@ -167,12 +173,12 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
 
 
 def _cursor_problems(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """Check Kafka's own topic of committed offsets, which holds the listeners' cursors."""
+    """Yield the problems of Kafka's own topic of committed offsets, which holds the listeners' cursors."""
     for node, settings in sorted(cluster.brokers.items()):
         minutes = settings.get("offsets.retention.minutes")
         if minutes is not None and int(minutes) < OFFSETS_RETENTION_MINUTES_MIN:
             yield (
-                f"broker {node} has offsets.retention.minutes={minutes} and would forget where an idle listener is: "
+                f"broker {node} has offsets.retention.minutes={minutes} and would lose the cursor of an idle listener: "
                 "set it to 2147483647 in its server.properties (it must be at least "
                 f"{OFFSETS_RETENTION_MINUTES_MIN}, a year) and restart it"
             )
@@ -202,5 +208,5 @@ def _cursor_problems(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
         if factor is not None and int(factor) < kafka.replication:
             yield (
                 f"broker {node} has offsets.topic.replication.factor={factor}, not {kafka.replication}: "
-                "set it in its server.properties before the first listener is made"
+                "set it in its server.properties before you create the first listener"
             )

@@ -18,13 +18,13 @@ _BYTES: Final = 1 << 20
 
 
 class Reads(Protocol):
-    """The read that a scan repeats (KafkaRequests.read())."""
+    """The `read` method that a scan calls repeatedly; KafkaRequests has it."""
 
     async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = ...) -> FetchResult: ...
 
 
 def fail(damage: LogDamaged) -> NoReturn:
-    """End a scan at an unreadable range."""
+    """End a scan at an unreadable range by raising its error."""
     raise damage
 
 
@@ -41,17 +41,14 @@ async def scan(
     patience_s: float | None = 0.0,
     ahead: bool = False,
 ) -> AsyncGenerator[FetchResult, None]:
-    """Yield the results of reads from an offset on, without records at or after the end. Raises LogUnavailable.
+    """Read a partition from `offset` to `end`, one read after another, and yield the results. `end` must exist; None
+    means the partition's end.
 
-    The next read begins at next_offset of the last result.
-    end: None: the partition's end, as each read reports it. Otherwise it is known to exist. If compaction has left
-        nothing before it, the scan ends sooner.
-    damaged: called for an unreadable range. If it returns, the scan yields a result without records and continues
-        after the range.
-    reads_max: the most reads, those of unreadable ranges included.
-    patience_s: for how long to wait for a leader that reports an earlier end than `end`, before LogUnavailable is
-        raised. None: the scan ends there.
-    ahead: begin the next read before the caller has processed a result.
+    `damaged` is called for an unreadable range. If it returns, the scan continues after the range; by default it raises
+    LogDamaged. If a new leader reports an earlier end than `end`, the scan waits `patience_s` for it and then raises
+    LogUnavailable; with None, it stops instead.
+
+    With `ahead`, the next read starts before the caller has processed a result.
     """
     reads, patient_until_s = 0, 0.0
     begun: asyncio.Task[FetchResult] | None = None
@@ -74,13 +71,15 @@ async def scan(
                 now_s = time.monotonic()
                 patient_until_s = patient_until_s or now_s + patience_s
                 if now_s >= patient_until_s:
-                    raise LogUnavailable(f"Kafka returned no records of {topic}/{partition} from offset {offset} on.")
+                    raise LogUnavailable(
+                        f"Kafka returned no records of {topic}/{partition} from offset {offset} on. Try again."
+                    )
                 await asyncio.sleep(_BEHIND_PAUSE_S)
                 continue
             offset, patient_until_s = fetched.next_offset, 0.0
             if ahead and offset < last:
                 begun = asyncio.ensure_future(log.read(topic, partition, offset, bytes_max=bytes_max))
-                # Yield once, so that the request is sent before the caller occupies the event loop.
+                # Let the request be sent before the caller occupies the event loop.
                 await asyncio.sleep(0)
             elif fetched.records and fetched.records[-1].offset >= last:
                 fetched = fetched._replace(records=[record for record in fetched.records if record.offset < last])

@@ -29,24 +29,27 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
-ROWS_MAX: Final = 2_000  # With this many rows in memory, they are written.
-_WAIT_S: Final = 5.0  # Rows are written this soon after the first record was folded, so that new puts are shown soon.
+ROWS_MAX: Final = 2_000  # With this many rows in memory, they are written to Kafka.
+# Counts are written this soon after the first of them, so that users see new messages soon.
+_WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-_ON_THE_WAY_S: Final = 60.0  # A batch that was read and not folded is read again after this time.
+# A batch that was read but not counted within this time is read again.
+_ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
-# This many records of `statistics` are read first, and twice as many until all lanes are found.
+# Read this many records of `statistics` first, and twice as many until every partition's position is found.
 _LOOK_BACK: Final = 1_000
-_CLOCKS_MS: Final = 600_000  # A record may count minutes that lie this long after its own time.
-_RECORDS_AT_ONCE: Final = 64  # Other requests run after this many, about a millisecond.
-_SERIES_READS_MAX: Final = 1_024  # of a MiB, for one request
+# A record may count minutes up to this long after its own time, because clocks differ.
+_CLOCKS_MS: Final = 600_000
+# Yield to the event loop after this many records, about a millisecond.
+_RECORDS_AT_ONCE: Final = 64
+_SERIES_READS_MAX: Final = 1_024  # reads of 1 MiB for one API request
 
 
 class Batch(NamedTuple):
-    """The result of reading a lane once.
+    """Records read from one partition, to be counted: those at offsets from `begin` up to, but not including, `end`.
 
-    begin: the first offset that it covers; end: the offset after the last.
-    unreadable: nothing in it can be read.
-    assignment: of lanes, for which it was read.
+    `unreadable` says that the whole range is damaged. `assignment` numbers the assignment of partitions during which
+    the records were read; records of an earlier assignment are not counted.
     """
 
     lane: Lane
@@ -58,7 +61,7 @@ class Batch(NamedTuple):
 
 
 def _event(record: Record) -> StatisticsCounted | None:
-    """Decode a record; None for one that only a newer program understands."""
+    """Decode a record of the topic `statistics`. Return None for an event that only a newer version knows."""
     try:
         event = decode(record.value or b"")
     except UnknownEvent:
@@ -67,7 +70,7 @@ def _event(record: Record) -> StatisticsCounted | None:
 
 
 class _Follower:
-    """A reader of `statistics` from a place on, which knows the records that count."""
+    """A reader of the topic `statistics` that keeps track of which of its records count."""
 
     def __init__(self, requests: KafkaRequests, topic: str, begin: int) -> None:
         self._requests = requests
@@ -76,7 +79,7 @@ class _Follower:
         self.coverage = Coverage()
 
     async def follow(self) -> None:
-        """Read on to the end (LogUnavailable)."""
+        """Read the topic up to its end. Raises LogUnavailable if Kafka does not answer."""
         while True:
             records, end = await read_on(self._requests, self._topic, 0, self.next)
             for record in records:
@@ -89,7 +92,7 @@ class _Follower:
 
 
 async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
-    """Read the records from this offset on, and return them with the offset to continue from; the same one at the end.
+    """Read the records from this offset on. Return them with the next offset, which is the same offset at the end.
 
     Unreadable and deleted records are skipped.
     """
@@ -104,9 +107,9 @@ async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: i
 
 
 class Counting:
-    """The counting of one process's lanes. writer: of `statistics`.
+    """Counts the puts and deliveries in the partitions that this process owns, and writes the counts to Kafka.
 
-    assign() sets the lanes. Then call read() and fold() in turn, and write_if_due() after each.
+    Call assign() first. Then alternate read() and fold(), each followed by write_if_due().
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, writer: Appender) -> None:
@@ -126,11 +129,13 @@ class Counting:
 
     @property
     def positions(self) -> dict[Lane, Position]:
-        """The position up to which each lane is folded."""
+        """Position up to which each partition is counted."""
         return dict(self._totals.positions)
 
     async def assign(self, lanes: Collection[Lane]) -> None:
-        """Count these lanes from now on (LogUnavailable). Counts that were not written are dropped."""
+        """Count these partitions from now on, and drop counts that were not written. Raises LogUnavailable if Kafka
+        does not answer.
+        """
         self.lanes = frozenset()
         self._restart({})
         follower = await self._found(lanes)
@@ -140,7 +145,7 @@ class Counting:
         self._restart({lane: follower.coverage.positions.get(lane) or begins[lane] for lane in lanes})
 
     def forget_reads(self) -> None:
-        """Read again what was read and not folded, because a rebalance may have dropped it."""
+        """Read again what was read but not counted, because a rebalance may have dropped it."""
         self._assignment += 1
         self._looked_s = time.monotonic()
         self._fetched = {lane: at.offset for lane, at in self._totals.positions.items()}
@@ -150,13 +155,13 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Continue where the records that count end."""
+        """Drop the counts in memory, and continue where the written counts end."""
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins
         self._restart({lane: counted.get(lane, begins.get(lane, Position(0))) for lane in self.lanes})
 
     async def _found(self, lanes: Collection[Lane]) -> _Follower:
-        """Return a follower that knows the positions of all lanes in `statistics`."""
+        """Return a reader of `statistics` that has found the last counted position of all these partitions."""
         topic = self._writer.name
         first = (await self._requests.offsets(topic, {0: EARLIEST}))[0]
         end = (await self._requests.offsets(topic, {0: LATEST}))[0]
@@ -170,7 +175,9 @@ class Counting:
             back *= 2
 
     async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
-        """Return the first positions of lanes that nobody has counted: records as old as `statistics` keeps."""
+        """Return where to begin partitions that nobody has counted: at the oldest record that statistics may still
+        show.
+        """
         found: dict[Lane, Position] = {}
         for source in SOURCES:
             numbers = [lane.partition for lane in lanes if lane.topic == source]
@@ -183,7 +190,10 @@ class Counting:
         return found
 
     async def read(self) -> list[Batch]:
-        """Read a batch from each of a few lanes with new records; return none when there are none (LogUnavailable)."""
+        """Read one batch from each of at most four partitions that have new records.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
         ends: dict[Lane, int] = {}
         for source in SOURCES:
             numbers = [lane.partition for lane in self.lanes if lane.topic == source]
@@ -200,7 +210,7 @@ class Counting:
                 return []
             if batch.end > batch.begin:
                 batches.append(batch)
-                del self._fetched[lane]  # The lane goes to the end of the queue, so that others come first.
+                del self._fetched[lane]  # Move this partition to the end of the order, so that others come first.
                 self._fetched[lane] = batch.end
         return batches
 
@@ -216,7 +226,7 @@ class Counting:
         return Batch(lane, begin, fetched.next_offset, fetched.records, unreadable=False, assignment=assignment)
 
     def fold(self, batch: Batch) -> None:
-        """Count a batch. One that does not follow what is folded changes nothing."""
+        """Count a batch of records. A batch that does not continue what is counted is ignored."""
         totals, lane = self._totals, batch.lane
         at = totals.positions.get(lane)
         if batch.assignment != self._assignment or at is None or at.offset != batch.begin:
@@ -235,14 +245,14 @@ class Counting:
             for record in batch.records:
                 try:
                     totals.event(decode(record.value or b""))
-                except UnknownEvent:  # written by a newer program
+                except UnknownEvent:  # a newer version wrote this event
                     totals.unreadable(lane, record.offset, record.offset)
                 totals.passed(lane, record.offset, record.timestamp)
         totals.skipped(lane, batch.end)
 
     @property
     def due(self) -> bool:
-        """Whether sums must be written now: once a minute, a little after its end, or when many are held."""
+        """Whether the counts must be written now: once a minute, shortly after its end, or when many are in memory."""
         totals = self._totals
         if not totals.moved:
             return False
@@ -257,7 +267,10 @@ class Counting:
             await self.write()
 
     async def write(self) -> bool:
-        """Write what is folded. Return False when another process has counted a part of it before (LogUnavailable)."""
+        """Write the counts to Kafka. Return False if another process has already counted some of the same records.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
         async with self._writing:
             return await self._write()
 
@@ -275,7 +288,8 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        except BaseException:  # Also when cancelled: the next assignment finds out whether the record was written.
+        # This includes cancellation. The next assignment finds out whether the record was written.
+        except BaseException:
             if assignment == self._assignment:
                 self._overtaken()
             raise
@@ -291,12 +305,12 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the present minute, which begins for writers when every record of the last one has arrived."""
+    """Return the newest minute that is complete: all its records have had time to arrive."""
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 
 
 class KafkaStatistics:
-    """Reads series with single requests; keeps nothing (ports.Statistics)."""
+    """Reads the series of statistics from Kafka for API requests. It keeps no state of its own."""
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
         self._topic = topics(kafka).statistics.name

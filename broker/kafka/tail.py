@@ -32,23 +32,22 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
-# Any request may take this long, because joining takes as long as the slowest hand-over.
+# Any request may take this long, because joining the group takes as long as the slowest worker's hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-FAILING_S_MAX: Final = 9.0  # A client that has had only errors for this long will not recover by itself.
+# A consumer that has had only errors for this long does not recover by itself.
+FAILING_S_MAX: Final = 9.0
 
-_DAMAGED: Final = (
-    kafka_errors.CorruptRecordException,
-    kafka_errors.RecordTooLargeError,
-)  # an altered checksum, or length
+# These errors mean a wrong checksum, or a wrong length.
+_DAMAGED: Final = (kafka_errors.CorruptRecordException, kafka_errors.RecordTooLargeError)
 
 Gained = Callable[[Collection[int]], None]
 GivenUp = Callable[[Collection[int]], Awaitable[None]]
 
 
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
-    """The tail of `messages`: one member of the workers' group.
+    """A member of the workers' consumer group. It reads new messages of the partitions that Kafka assigns to it.
 
-    name: replaces a dead member of this name. None: replaces none.
+    `name` is a client id: a dead member with the same id is removed from the group at the start.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:
@@ -57,7 +56,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         self._requests = requests
         self._name = name
         self._consumer: Any = None
-        self._positions: dict[TopicPartition, int] = {}  # of the partitions that were begun
+        self._positions: dict[TopicPartition, int] = {}  # of the partitions whose reading has begun
         self._member = (0, "")
         self._failing_since: float | None = None
         self._gained: Gained
@@ -93,21 +92,21 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable(f"Kafka can't be reached: {error}") from error
 
     async def _replace(self, name: str) -> None:
-        """Remove dead members of this name. Otherwise partitions stand still until the session timeout
-        (docs/decisions/0012).
+        """Remove dead group members with this client id. Otherwise nobody reads their partitions until the session
+        times out.
         """
         with contextlib.suppress(LogUnavailable):
             if await self._requests.groups.expel(self._group, name):
                 log.info("worker.replaces name=%s", name)
 
     async def stop(self) -> None:
-        """Leave the group, so that other members take the partitions over at once."""
+        """Leave the consumer group, so that other members get the partitions at once."""
         if self._consumer is not None:
             with contextlib.suppress(kafka_errors.KafkaError):
                 await self._consumer.stop()
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions from these offsets on."""
+        """Begin to read these partitions from these offsets on."""
         wanted = {TopicPartition(self._topic, partition): offset for partition, offset in offsets.items()}
         assigned = self._consumer.assignment()
         for partition, offset in wanted.items():
@@ -117,10 +116,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._positions[partition] = offset
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
-        """Confirm that this is still the member that owns its partitions (NoMember: it is not; LogUnavailable:
-        unknown).
+        """Confirm that this worker still owns its partitions, by committing these offsets as the current group member.
 
-        offsets: where it reads, which tools show for the group.
+        Raises NoMember if the worker is no longer a member, LogUnavailable if Kafka does not answer. Tools show the
+        offsets as the group's progress.
         """
         if not offsets:
             raise LogUnavailable("this worker owns no partitions")
@@ -133,11 +132,14 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the share of the worker with these partitions (LogUnavailable, also during a rebalance)."""
+        """Return the share of all partitions that the worker with these partitions has.
+
+        Raises LogUnavailable if Kafka does not answer, or during a rebalance.
+        """
         owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
         if sorted(partitions) not in workers:
-            raise LogUnavailable("the workers' group is rebalancing")
+            raise LogUnavailable("the workers' consumer group is rebalancing")
         return Share(
             partitions=len(partitions) / topics(self._kafka).messages.partitions,
             workers=len(workers),
@@ -145,10 +147,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """Return new records by partition, after at most half a second; nothing while Kafka is away.
+        """Return new messages by partition, after at most half a second. Return nothing while Kafka is unreachable.
 
-        LogUnavailable: reading has failed for long. aiokafka's tasks for the membership may have ended, and nothing
-        restarts them.
+        Raises LogUnavailable after errors for many seconds, because aiokafka's membership tasks may have ended and do
+        not restart.
         """
         try:
             batches = await poll(
@@ -159,20 +161,20 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             now = time.monotonic()
             self._failing_since = self._failing_since or now
             if now - self._failing_since > FAILING_S_MAX:
-                raise LogUnavailable(f"the tail can't be read: {error}") from error
+                raise LogUnavailable(f"new messages can't be read from Kafka: {error}") from error
             await asyncio.sleep(_POLL_MS / 1000)
             return {}
         self._failing_since = None
         return batches
 
-    # aiokafka calls these
+    # aiokafka calls these two methods.
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         self._positions.clear()
         await self._given_up([partition.partition for partition in revoked])
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        coordinator = self._consumer._coordinator  # noqa: SLF001 - nothing else tells, and once lost it forgets
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - no public attribute has it
         self._member = (coordinator.generation, coordinator.member_id)
         if assigned:
             self._consumer.pause(*assigned)
@@ -182,23 +184,23 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 async def poll(
     consumer: Any, requests: KafkaRequests, positions: dict[TopicPartition, int], **options: int
 ) -> dict[int, list[Any]]:
-    """Return the consumer's new records by partition. Raises LogDamaged if the next one of a partition can't be read.
+    """Return the consumer's new records by partition. `positions` holds the next offset of each partition, and is
+    updated.
 
-    positions: where each partition's reading began; kept up to date.
-    options: see getmany().
+    Raises LogDamaged if the next record of a partition is unreadable. The `options` are those of getmany().
     """
     try:
         batches = await consumer.getmany(**options)
     except kafka_errors.KafkaError as error:
-        # getmany() drops records of other partitions, and does not name the one that failed.
-        # getmany() also skips an offset whose batch claims to be longer than what Kafka sent.
+        # getmany() drops the records of other partitions, and does not say which partition failed.
+        # It also skips an offset whose batch claims to be longer than the bytes that Kafka sent.
         for partition, position in positions.items():
             consumer.seek(partition, position)
         if not isinstance(error, _DAMAGED):
             raise
         return await _read_otherwise(consumer, requests, positions, list(positions))
     if not batches:
-        # For a batch that claims to reach beyond its file, Kafka returns nothing and no error.
+        # If a batch claims to reach beyond its file, Kafka returns no bytes and no error.
         read = [(partition, at) for partition, at in positions.items() if partition in consumer.assignment()]
         behind = [partition for partition, at in read if (consumer.highwater(partition) or 0) > at]
         return await _read_otherwise(consumer, requests, positions, behind)
@@ -212,12 +214,15 @@ async def _read_otherwise(
     positions: dict[TopicPartition, int],
     partitions: Collection[TopicPartition],
 ) -> dict[int, list[Any]]:
-    """Read these partitions by single requests, which may ask a follower (LogDamaged when no copy is good)."""
+    """Read these partitions by single requests, which try followers if the leader's copy is damaged.
+
+    Raises LogDamaged if no replica is intact.
+    """
     found: dict[int, list[Any]] = {}
     damaged: LogDamaged | None = None
     for partition in partitions:
         position = positions.get(partition)
-        if position is None:  # given up meanwhile
+        if position is None:  # the partition was given up meanwhile
             continue
         try:
             fetched = await requests.read(partition.topic, partition.partition, position)
@@ -226,7 +231,7 @@ async def _read_otherwise(
         except LogUnavailable as error:
             log.warning("tail.failed error=%s", error)
         else:
-            if fetched.records and positions.get(partition) == position:  # not begun anew meanwhile
+            if fetched.records and positions.get(partition) == position:  # Another call may have moved it.
                 consumer.seek(partition, fetched.next_offset)
                 positions[partition] = fetched.next_offset
                 found[partition.partition] = fetched.records

@@ -13,19 +13,14 @@ from broker.settings import KafkaSettings
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Kafka compacts full segments only, and a new owner reads everything: the default of 1 GiB is too much.
+# Kafka compacts only full segments, and a new owner reads them all: the default of 1 GiB is too large.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic's name and settings.
-
-    name: with the prefix.
-    partitions: how many.
-    config: the settings that must hold.
-    """
+    """A Kafka topic of Everput. The name includes the prefix, and `config` holds the settings that Everput requires."""
 
     name: str
     partitions: int
@@ -34,7 +29,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """All of them, by what they hold."""
+    """All Kafka topics of an Everput installation."""
 
     control: Topic
     messages: Topic
@@ -50,8 +45,8 @@ class Topics:
 
 
 def topics(kafka: KafkaSettings) -> Topics:
-    """Return the table of topics for these settings."""
-    # Kafka's default, unless more is needed; a cluster may have a lower value.
+    """Return all topics with the names and settings that follow from the configuration."""
+    # This is Kafka's default; clusters may have a lower value.
     common = {
         "max.message.bytes": "1048588",
         "min.insync.replicas": str(kafka.min_insync),
@@ -76,9 +71,9 @@ def topics(kafka: KafkaSettings) -> Topics:
 
 
 def by_name(table: Topics) -> dict[str, Topic]:
-    """Return the log's topics by their names without the prefix.
+    """Return the topics of the log, by name without the prefix.
 
-    `statistics` is not among them: it is folded from the others, so exports leave it out and workers fold it again.
+    `statistics` is left out, because workers can compute it again from the other topics.
     """
     return {
         "control": table.control,
@@ -91,24 +86,24 @@ def by_name(table: Topics) -> dict[str, Topic]:
 
 
 def import_mark(kafka: KafkaSettings, manifest_sha256: str = "") -> str:
-    """Return the topic that exists while an import of this export is unfinished, or without an export the common
-    prefix.
+    """Return the name of the topic that marks an unfinished import of an export; without an export, the prefix of such
+    names.
     """
     return f"{kafka.topic_prefix}import-{manifest_sha256[:32]}"
 
 
 def workers_group(kafka: KafkaSettings) -> str:
-    """Return the name of the workers' consumer group, which decides who owns which partition."""
+    """Return the name of the workers' consumer group, which assigns partitions to workers."""
     return kafka.topic_prefix + "workers"
 
 
 def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
-    """Return the name of the group whose committed offsets are this listener's cursors."""
+    """Return the name of the consumer group whose committed offsets are a listener's cursors."""
     return f"{kafka.topic_prefix}listener.{listener_id}"
 
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
-    """Return the listener whose cursors a group holds; None when it is not a listener's group of this installation."""
-    # This pattern takes linear time: fixed lengths
+    """Return the id of the listener whose cursors a consumer group holds. Return None for any other group."""
+    # The pattern has fixed lengths, so that matching takes linear time.
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]
