@@ -1,1 +1,1 @@
-"""The shell around the core that brings messages to listeners over HTTP."""
+"""Delivery: reads messages from Kafka, sends them to listeners over HTTP, and retries those that fail."""

@@ -1,8 +1,8 @@
-"""An assignment: what one worker owns from when the group gives it partitions until it hands them over.
+"""An assignment: the partitions that one worker owns in one generation of the consumer group, until the next rebalance.
 
-For: one object per generation of the group. It has the partitions, all that is known of their deliveries, the fence
-that says whether they are still the worker's, and the loops that serve them. A hand-over drops the object: what was
-begun for an earlier assignment holds that one, and reaches no later one.
+For: one object per generation. It holds the partitions, the state of their deliveries, the fence that asks Kafka
+whether the worker still owns them, and the loops that serve them. A rebalance drops the object, so that work begun for
+an earlier generation can't reach a later one.
 Not for: joining the group and the order of a take-over (worker.py), one listener's deliveries (dispatcher.py).
 """
 
@@ -36,29 +36,24 @@ from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """The parts of a worker that all of its assignments share.
-
-    dispatchers: the worker's; they outlive an assignment. count: see Worker. run: starts a task that the worker ends
-    with, and whose error ends the worker. lost: called when Kafka says that the worker is no member any more.
-    """
+    """The parts of a worker that all of its assignments use. A new assignment begins at each rebalance."""
 
     kafka: Ports
     view: DirectoryView
-    dispatchers: Mapping[str, Dispatcher]
+    dispatchers: Mapping[str, Dispatcher]  # by listener id; they outlive an assignment
     metrics: Metrics
     tuning: Tuning
     retain_s: int | None
-    count: Count | None
+    count: Count | None  # counts the bytes written for each organization
+    # `run` starts a background task. An error of this task ends the worker.
     run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    # `lost` is called when Kafka answers that the worker is no longer a member of the consumer group.
     lost: Callable[[Assignment], None]
 
 
 class Assignment:
-    """The partitions that a worker owns in one generation of the group, and everything that it knows of them.
-
-    partitions: empty before the take-over.
-    share: the worker's part of what each listener may get from all workers.
-    leaving: deliveries that are being written to `outstanding`.
+    """The partitions that a worker owns in one generation of the consumer group, with the state of their deliveries and
+    the loops that serve them.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -66,10 +61,10 @@ class Assignment:
         log, cursors = kafka.log, kafka.cursors
         self._shared = shared
         self.dispatchers = dispatchers
-        self.partitions: dict[int, Partition] = {}
-        self.share = WHOLE
+        self.partitions: dict[int, Partition] = {}  # empty until they are taken over
+        self.share = WHOLE  # this worker's part of each listener's limits
         self.loops: set[asyncio.Task[None]] = set()
-        self.leaving: set[asyncio.Task[None]] = set()
+        self.leaving: set[asyncio.Task[None]] = set()  # writes to `outstanding` in flight
         self.fence = fence = Fence(self._ask, tuning)
         self.catch_up = CatchUp(self, self.partitions, tuning)
         topics = log.messages.name, log.deliveries.name
@@ -83,7 +78,7 @@ class Assignment:
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
         self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
-        # What dispatchers ask (stream.Assigned).
+        # These attributes and methods implement the protocol `Assigned`, which dispatchers use.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.lagging = self.catch_up.request
@@ -96,7 +91,9 @@ class Assignment:
     # Its life
 
     def start(self) -> None:
-        """Serve the partitions, once they are taken over."""
+        """Start the loops that serve the partitions. The worker calls this once it has read their cursors
+        from Kafka.
+        """
         loops = (
             self._serve_outstanding,
             self.ended_listeners.run,
@@ -112,13 +109,13 @@ class Assignment:
         self.loops = {self._shared.run(loop()) for loop in loops}
 
     async def pause(self) -> None:
-        """End the loops. Attempts under way go on."""
+        """Cancel the loops. Attempts in flight continue."""
         for task in self.loops:
             task.cancel()
         await asyncio.gather(*self.loops, return_exceptions=True)
 
     def drop(self) -> None:
-        """Drop the assignment: its partitions are handed over, and nothing is done for them from now on."""
+        """Stop all work for the partitions, because they now belong to other workers."""
         self.fence.end()
         for task in self.loops:
             task.cancel()
@@ -128,7 +125,7 @@ class Assignment:
         self.outstanding.close()
 
     async def _ask(self) -> None:
-        """Ask Kafka whether the worker still owns the partitions. If not, it sends nothing more: their owner does."""
+        """Ask Kafka whether the worker still owns its partitions. If it does not, stop sending and raise NoMember."""
         try:
             await self._shared.kafka.membership.confirm(
                 {number: partition.tail for number, partition in self.partitions.items()}
@@ -138,7 +135,7 @@ class Assignment:
             raise
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
-        """Yield the dispatchers of a queue whose place on a partition is known."""
+        """Yield the dispatchers of a queue's listeners whose position on the partition is known."""
         partition, queue = self.partitions[number], self._shared.view.state.queues.get(queue_id)
         for listener_id in () if queue is None else queue.listeners:
             dispatcher = self.dispatchers.get(listener_id)
@@ -148,7 +145,9 @@ class Assignment:
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """Read a range of the log for the catch-up readers (catch_up.Source)."""
+        """Read messages of these queues from Kafka, from `offset` on, for listeners that lag. Return the messages, and
+        the offset of the next read. If retention has deleted the offset, read from the partition's first record.
+        """
         log = self._shared.kafka.log
         requests, name, worth = log.requests, log.messages.name, may_be_in(queue_ids)
         try:
@@ -166,7 +165,9 @@ class Assignment:
         return found, fetched.next_offset
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park what can't be read for the catch-up readers (catch_up.Source)."""
+        """Park the deliveries whose messages can't be read from Kafka. Return False if the worker has lost the
+        partition.
+        """
         return await self.outstanding.park_damaged(
             partition, [(one.listener, first, last) for one, first, last in ranges]
         )
@@ -174,7 +175,9 @@ class Assignment:
     # Deliveries that leave their window
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Write the delivery to `outstanding`, to be attempted at due_ms; None: parked."""
+        """Write the delivery to the topic `outstanding`, to be attempted again at `due_ms`. If `due_ms` is None, it is
+        parked.
+        """
         if delivery.message is None:
             return
         event = self.outstanding.expect(delivery, delivery.message, status, error, due_ms)
@@ -183,14 +186,16 @@ class Assignment:
         task.add_done_callback(self.leaving.discard)
 
     async def _set_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
-        """Write the delivery to `outstanding`, and only then let the cursor pass it."""
+        """Write the delivery to the topic `outstanding`. Settle it only then, so that the committed offset never skips
+        it.
+        """
         dispatcher = delivery.stream.dispatcher
         if self.known_changes and self.changes.deleted(delivery):
             self.outstanding.expect_no_more(delivery)
             dispatcher.cancel(delivery)
         elif await self.outstanding.set_aside(delivery, event):
             dispatcher.settle(delivery)
-            if self.known_changes and self.changes.deleted(delivery):  # meanwhile
+            if self.known_changes and self.changes.deleted(delivery):  # deleted during the write
                 self.outstanding.cancel(event.partition, event.listener_id, event.message_id)
 
     async def _serve_outstanding(self) -> None:

@@ -1,4 +1,4 @@
-"""Background tasks of a worker, none of which may fail unnoticed."""
+"""Background tasks of a worker. The first error of a task ends the worker's process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 
 class Background:
-    """The tasks that end with a worker. failed: gets the first error of a task; the process must then end."""
+    """The background tasks of a worker. They are cancelled when the worker stops."""
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
+        # The first error of a task. It must end the process.
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task."""
+        """Start a background task."""
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._ended)

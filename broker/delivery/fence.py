@@ -1,7 +1,8 @@
-"""The fence: whether a worker may still act for its partitions, which other workers may own by now.
+"""The fence: asks Kafka whether a worker still owns its partitions, before the worker sends or writes anything for
+them.
 
-For: asking Kafka whether the worker is still the member that was given them, and how long an answer holds. Not for: how
-Kafka is asked (broker/kafka/tail.py), or for facts such as the outcome of an attempt, which are written unasked.
+For: asking, and reusing a recent answer. Not for: how Kafka is asked (broker/kafka/tail.py), nor for outcomes of
+attempts, which are written without asking, because they are facts.
 """
 
 from __future__ import annotations
@@ -21,24 +22,23 @@ async def _handed_over() -> None:
 
 
 class Fence:
-    """The fence of one assignment. It begins closed: the worker may have stood still since it was given the partitions.
-
-    ask: asks Kafka (NoMember: others own the partitions; LogUnavailable: Kafka can't tell).
+    """The check that this worker still owns its partitions. Another worker may have taken them over while this process
+    was suspended. The first call of `assure()` always asks Kafka.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[None]], tuning: Tuning = TUNED) -> None:
         self._tuning = tuning
-        self._ask = ask
-        self._asked_at = float("-inf")  # when the request was sent that the last answer belongs to
-        self._answer: asyncio.Future[None] | None = None  # while assure() asks
+        self._ask = ask  # raises NoMember if other workers own the partitions
+        self._asked_at = float("-inf")  # when the last answered request was sent
+        self._answer: asyncio.Future[None] | None = None  # set while assure() asks Kafka
 
     def end(self) -> None:
-        """Close the fence: the partitions are handed over."""
+        """Make every later check fail, because the partitions now belong to other workers."""
         self._ask, self._asked_at = _handed_over, float("-inf")
 
     async def confirm(self) -> None:
-        """Ask Kafka now whether the worker owns the partitions.
-        Raises LogUnavailable if it does not, or Kafka can't tell.
+        """Ask Kafka now whether this worker still owns its partitions. Raises LogUnavailable if it does not, or if
+        Kafka does not answer.
         """
         asked_at, ask = time.monotonic(), self._ask
         try:
@@ -51,9 +51,9 @@ class Fence:
         self._asked_at = asked_at
 
     async def assure(self) -> None:
-        """Make sure that no other worker owns the partitions yet. Raises LogUnavailable.
+        """Return if this worker surely still owns its partitions. Raises LogUnavailable otherwise.
 
-        Kafka is asked only when its last answer is too old. Callers at the same time share one answer.
+        Kafka is asked only if its last answer is too old. Concurrent calls share one request.
         """
         if time.monotonic() - self._asked_at < self._tuning.sure_s:
             return
@@ -66,13 +66,13 @@ class Fence:
             answer.set_result(None)
         except BaseException as error:
             answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("nobody asks any more"))
-            answer.exception()  # Nobody else may be waiting for this answer.
+            answer.exception()  # Mark the error as retrieved, in case no other call waits.
             raise
         finally:
             self._answer = None
 
     async def run(self) -> None:
-        """Ask Kafka now and then, for ever, so that assure() seldom has to wait."""
+        """Ask Kafka regularly, in an endless loop, so that `assure()` seldom has to wait for an answer."""
         while True:
             await asyncio.sleep(self._tuning.ask_look_s)
             if time.monotonic() - self._asked_at >= self._tuning.ask_s:

@@ -1,8 +1,8 @@
-"""What delivery asks of Kafka: four ports, as narrow as delivery can do with.
+"""The interfaces through which delivery uses Kafka, each as narrow as delivery needs it.
 
-For: the protocols. `broker/kafka` implements them; each has a twin in memory (tests/memory_kafka.py), and the suites in
-tests/contracts say, for both, what delivery relies on. Not for: any implementation, nor what the API asks of Kafka
-(broker/ports.py).
+For: the protocols. `broker/kafka` implements them. Each has a second implementation in memory for tests
+(tests/memory_kafka.py), and tests/contracts runs the same tests on both.
+Not for: any implementation, nor what the API asks of Kafka (broker/ports.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 
 
 class LogReader(Protocol):
-    """A reader of topics' partitions, one request at a time."""
+    """A reader of Kafka topics. Each call sends its own requests."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-        """Return by partition the first offset at or after a time (EARLIEST, LATEST are times); -1: there is none."""
+        """Return for each partition the offset of the first record at or after a time in ms, or -1 if there is no such
+        record. `EARLIEST` and `LATEST` count as times.
+        """
 
     async def read(
         self,
@@ -36,18 +38,18 @@ class LogReader(Protocol):
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
-        """Fetch records from an offset on, at least one if there is any.
-        Raises OffsetTooOld, LogDamaged or LogUnavailable.
+        """Fetch Kafka records from an offset on, at least one if the partition has more. Raises OffsetTooOld,
+        LogDamaged or LogUnavailable.
 
-        worth: whether any record in these bytes may be wanted. If not, all of them may be left out.
+        `worth` tests the bytes of a record batch. A batch for which it returns False may be left out.
         """
 
     def walk(
         self, topic: str, partition: int, offset: int, end: int, *, pass_damaged: bool = False
     ) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end). Raises LogUnavailable. end: known to be there.
+        """Yield the Kafka records from `offset` to before `end`, which must exist. Raises LogUnavailable.
 
-        pass_damaged: go on after what can't be read; else LogDamaged.
+        If `pass_damaged` is true, skip unreadable records; otherwise raise LogDamaged.
         """
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
@@ -55,19 +57,20 @@ class LogReader(Protocol):
 
 
 class Appender(Protocol):
-    """Appends to one topic."""
+    """A writer that appends records to one Kafka topic."""
 
     @property
     def name(self) -> str: ...
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write (key, value) records by partition, and remove written ones from `outcomes`. No value: a tombstone.
-
-        LogUnavailable: the records that are left in `outcomes` may be written or not.
+        """Append (key, value) records to their partitions, and remove the written ones from `outcomes`. A value of None
+        is a tombstone. After LogUnavailable, each record left in `outcomes` may have been written or not.
         """
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        """Write a record and return its offset, -1 where it is not known. After LogUnavailable it may be written."""
+        """Append one Kafka record and return its offset, or -1 if the offset is unknown. After LogUnavailable, the
+        record may have been written or not.
+        """
 
 
 class Messages(Protocol):
@@ -84,11 +87,13 @@ class Control(Protocol):
     """The topic `control`."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Return the event's offset, once it is stored. Raises LogUnavailable or InDoubt."""
+        """Store the event, and return its offset in the topic `control`. Raises LogUnavailable, or InDoubt if it may be
+        stored.
+        """
 
 
 class Changes(Protocol):
-    """The topic `changes`, read back."""
+    """The topic `changes`, which holds updates and deletions of messages."""
 
     @property
     def name(self) -> str: ...
@@ -97,14 +102,16 @@ class Changes(Protocol):
         """Return the end offset of each partition. Raises LogUnavailable."""
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield (offset, recorded at, event) of the changes since a time, in [begin, end). Raises LogUnavailable."""
+        """Yield the changes recorded since a time, as (offset, recorded at, event), from offset `begin` to before
+        `end`. Raises LogUnavailable.
+        """
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the change at this offset; None when it no longer exists. Raises LogUnavailable."""
+        """Return the change at this offset, or None if the record was deleted. Raises LogUnavailable."""
 
 
 class DeliveryLog(Protocol):
-    """The log, as delivery reads and writes it."""
+    """The Kafka topics that delivery reads and writes."""
 
     @property
     def requests(self) -> LogReader: ...
@@ -126,57 +133,63 @@ class DeliveryLog(Protocol):
 
 
 class Membership(Protocol):
-    """A member of the workers' group, and the newest end of `messages` in the partitions that it owns."""
+    """A worker's membership in the consumer group, and a reader of new messages in the partitions that the
+    worker owns.
+    """
 
     async def start(self, gained: Gained, given_up: GivenUp) -> None:
-        """Join the group. Raises LogUnavailable.
+        """Join the consumer group. Raises LogUnavailable.
 
-        gained: called when the group has agreed; nothing is read before begin().
-        given_up: awaited before another member may own these partitions.
+        `gained` is called when partitions are assigned; reading starts only with `begin()`. `given_up` is awaited
+        before another member may own the partitions.
         """
 
     async def stop(self) -> None:
-        """Leave the group, so that other members take the partitions over at once."""
+        """Leave the consumer group, so that other members take the partitions over at once."""
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions from these offsets on."""
+        """Read these partitions, each from the given offset on."""
 
     async def read(self) -> Mapping[int, Iterable[Record]]:
-        """Return new records by partition, after a short wait at most.
-        Raises LogUnavailable if reading has failed for long.
+        """Return new Kafka records by partition, after a short wait at most. Raises LogUnavailable if Kafka has not
+        answered for long.
 
-        LogDamaged: the next records of a partition can't be read; call begin() after them.
+        Raises LogDamaged if the next records can't be read. To continue after them, call `begin()`.
         """
 
     async def confirm(self, offsets: Mapping[int, int]) -> None:
-        """Ask whether the member still owns its partitions.
-        Raises NoMember if it does not, LogUnavailable if Kafka can't tell.
+        """Ask Kafka whether this member still owns its partitions. Raises NoMember if it does not, or LogUnavailable if
+        Kafka does not answer.
 
-        offsets: where it reads, for people who inspect the group.
+        `offsets` are committed for operators who inspect the consumer group's lag.
         """
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the share of the member that owns these partitions (LogUnavailable; also during a rebalance)."""
+        """Return the part of all partitions that this member owns. Raises LogUnavailable, also during a rebalance."""
 
 
 class CursorStore(Protocol):
-    """The cursors of all listeners."""
+    """The committed offsets of all listeners, each of which has a consumer group."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """Return by listener and partition the cursor stored last; nothing where none was. Raises LogUnavailable."""
+        """Return the last committed cursor of each listener and partition. Pairs that were never committed are left
+        out. Raises LogUnavailable.
+        """
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Store cursors, those of a listener together. NotStored is raised when all requests have ended."""
+        """Commit cursors, with one request for each listener. Raises NotStored after all requests have ended."""
 
     async def listeners(self) -> set[str]:
-        """Return the ids of all listeners that have cursors, including ended ones. Raises LogUnavailable."""
+        """Return the ids of all listeners that have committed cursors, including deleted listeners. Raises
+        LogUnavailable.
+        """
 
     async def delete(self, listener_id: str) -> None:
-        """Forget a listener's cursors. Raises LogUnavailable."""
+        """Delete a listener's cursors. Raises LogUnavailable."""
 
 
 class ChangeFeed(Protocol):
-    """The newest end of `changes`."""
+    """A reader of new records in the topic `changes`."""
 
     async def start(self) -> None:
         """Connect. Raises LogUnavailable."""
@@ -184,15 +197,15 @@ class ChangeFeed(Protocol):
     async def stop(self) -> None: ...
 
     def follow(self, offsets: Mapping[int, int]) -> None:
-        """Follow these partitions, from these offsets on, and no others."""
+        """Read only these partitions from now on, each from the given offset."""
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return (partition, offset, event) of new changes, after a short wait at most."""
+        """Return new changes of messages as (partition, offset, event), after a short wait at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """All that one worker asks of Kafka."""
+    """The interfaces through which one worker uses Kafka."""
 
     log: DeliveryLog
     membership: Membership

@@ -1,7 +1,7 @@
-"""Positions: where the listeners stood on some partitions when a worker took these over.
+"""Positions: the cursors of the listeners on some partitions, at the moment a worker takes the partitions over.
 
-For: reading them from Kafka, where the tail must begin, which cursors are missing. Not for: the order of a take-over
-(worker.py), what has left its window (outstanding/), changes of messages (changes/).
+For: reading them from Kafka, where the tail reader must begin, which cursors are missing. Not for: the order of a
+take-over (worker.py), deliveries that have left their window (outstanding/), changes of messages (changes/).
 """
 
 from __future__ import annotations
@@ -21,32 +21,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
-    """Positions in `messages`, by partition.
-
-    begins, ends: the offset of the oldest message, and the one after the newest. ends has all partitions of the topic.
-    cursors: by listener id and partition; those never committed are left out.
-    """
+    """The listeners' cursors in the topic `messages`, read when a worker takes partitions over."""
 
     partitions: Collection[int]
     listeners: Sequence[Listener]
-    cursors: Mapping[str, Mapping[int, Cursor]]
-    begins: Mapping[int, int]
-    ends: Sequence[int]
+    cursors: Mapping[str, Mapping[int, Cursor]]  # by listener id and partition
+    begins: Mapping[int, int]  # each partition's first offset
+    ends: Sequence[int]  # end offsets of all partitions of the topic
 
     def of(self, listener_id: str) -> Mapping[int, Cursor]:
         """Return a listener's cursors."""
         return self.cursors.get(listener_id, {})
 
     def streams(self, partition: int) -> list[tuple[Listener, Cursor]]:
-        """Return the streams of a partition, each with its cursor."""
+        """Return the listeners of a partition, each with its cursor."""
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
-        """Return the lowest offsets that a listener has not settled."""
+        """Return for each partition the lowest offset that a listener has not settled."""
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:
-        """Return where the tail must begin, so that it feeds all streams that are at most this far behind."""
+        """Return the offset at which the reader of new messages must begin. It serves every listener that is at most
+        `backlog_max` messages behind.
+        """
         end = self.ends[partition]
         tops = (cursor.top for _, cursor in self.streams(partition))
         tail = min((top for top in tops if end - backlog_max <= top <= end), default=end)
@@ -55,10 +53,10 @@ class Positions:
         return tail
 
     def report_missing(self, before_ms: int) -> None:
-        """Log listeners without a cursor that were created before this time. They start again where they were created.
-
-        Kafka has lost their cursors, or no worker has run since they were created.
+        """Log a warning for listeners created before this time that have no committed cursor. Delivery to them starts
+        again from the time they were created.
         """
+        # Either Kafka has lost their cursors, or no worker has run since these listeners were created.
         missing = [
             listener.id
             for listener in self.listeners
@@ -71,12 +69,12 @@ class Positions:
             )
 
     def _lacks(self, listener: Listener, partition: int) -> bool:
-        """Return whether a listener that has messages on a partition has no cursor there."""
+        """Return whether the listener has messages on a partition, but no committed cursor."""
         return partition not in self.of(listener.id) and listener.start_offsets[partition] < self.ends[partition]
 
 
 async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions: Collection[int]) -> Positions:
-    """Read the positions of these listeners on these partitions. Raises LogUnavailable."""
+    """Read the cursors of these listeners on these partitions. Raises LogUnavailable."""
     known, messages = list(listeners), kafka.log.messages
     cursors = await kafka.cursors.load([listener.id for listener in known], partitions)
     ends = await messages.end_offsets()
@@ -85,5 +83,5 @@ async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions
 
 
 def lowest(listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], partition: int) -> int:
-    """Return the lowest offset of a partition that one of these listeners has not settled."""
+    """Return the lowest offset on a partition that any of these listeners has not settled."""
     return min((one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners), default=1 << 63)

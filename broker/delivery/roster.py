@@ -1,11 +1,11 @@
-"""The roster of one worker: a dispatcher for each listener, kept as the directory says.
+"""The roster of one worker: a dispatcher for each listener in the directory.
 
-For: starting, changing and stopping the delivery streams of one listener. A Faust agent of its own asks for that, event
-by event (projections/agents.py); a take-over starts all listeners at once (worker.py).
+For: starting, changing and stopping the delivery streams of one listener. A Faust agent calls it for each event
+(projections/agents.py). A take-over of partitions starts all listeners at once (worker.py).
 Not for: sending (dispatch/dispatcher.py), folding the directory (projections/directory.py).
 
-The roster reads the directory as it is now; an event only says which listeners to look at. So an agent that is behind
-the directory, or that reads `control` from its beginning again, leaves alone what is right already.
+An event only names the listeners to look at; the roster then reads their current state from the directory. So an agent
+that lags, or reads `control` again from the beginning, changes nothing that is already right.
 """
 
 from __future__ import annotations
@@ -48,27 +48,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The parts of a worker that its dispatchers share.
-
-    dice: draws their jitter. run: starts a task that the worker ends with.
-    """
+    """The parts of a worker that all of its dispatchers use."""
 
     network: Network
-    dice: Callable[[], float]
+    dice: Callable[[], float]  # draws the jitter of retries
     tuning: Tuning
     ticks: Ticks
+    # `run` starts a background task. An error of this task ends the worker.
     run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Roster:
-    """The dispatchers of one worker, by listener id. A dispatcher outlives an assignment; its streams don't.
+    """The dispatchers of one worker, by listener id. A dispatcher survives a rebalance, but its streams do not."""
 
-    assignment: the worker's current one, to which new streams belong.
-    sending: whether attempts may begin, also to listeners created from now on.
-    unusable: ids of listeners whose secret can't be opened.
-    """
-
-    assignment: Assignment
+    assignment: Assignment  # the worker's current one
 
     def __init__(self, kafka: Ports, view: DirectoryView, sealer: Sealer, means: Means) -> None:
         self._cursors = kafka.cursors
@@ -77,48 +70,48 @@ class Roster:
         self._sealer = sealer
         self._means = means
         self.dispatchers: dict[str, Dispatcher] = {}
-        self.sending = False
-        self.unusable: set[str] = set()
-        self._replays: set[str] = set()  # The ids of those dispatchers that are replays.
-        self._arrivals: dict[str, None] = {}  # the ids of listeners whose cursors must be loaded
+        self.sending = False  # whether attempts may begin
+        self.unusable: set[str] = set()  # listeners whose secret can't be decrypted
+        self._replays: set[str] = set()  # ids of the dispatchers that serve replays
+        self._arrivals: dict[str, None] = {}  # ids of listeners whose cursors must be loaded
         self._arrived = asyncio.Event()
 
     @property
     def _directory(self) -> Directory:
         return self._view.state
 
-    # The agent's calls, once the directory has folded the event. Nothing here waits.
+    # The agent calls these methods once the directory has folded the event.
 
     def concerned(self, event: Event) -> Collection[str]:
-        """Return the ids of the listeners and replays whose delivery streams this event of `control` may change."""
+        """Return the ids of the listeners and replays whose delivery may change because of this event."""
         if isinstance(event, QueueDeleted):
             return [one.listener.id for one in self.dispatchers.values() if one.queue.id == event.queue_id]
         replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
         if replay_id is not None:
             return (replay_id,)
-        # A replay of the listener may have changed, too.
+        # Replays to this listener may have changed, too.
         return () if listener_id is None else (listener_id, *self._replays)
 
     def __contains__(self, listener_id: str) -> bool:
         return listener_id in self.dispatchers
 
     def start(self, listener: Listener) -> None:
-        """Start the listener's delivery streams, as soon as its cursors are loaded (run())."""
-        if self.sending:  # else the next take-over starts them
+        """Start delivery to the listener as soon as its cursors are loaded."""
+        if self.sending:  # Otherwise the next take-over starts it.
             self._arrivals[listener.id] = None
             self._arrived.set()
 
     def change(self, listener: Listener) -> None:
-        """Have the delivery streams follow the listener: paused, resumed, redriven, another URL or secret."""
+        """Apply a change of the listener: paused, resumed, redriven, or a new URL or secret."""
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # A take-over or a later event has handled the listener already.
+            return  # A take-over or a later event has already applied the change.
         self.add(listener)
         if before.redrives.count != listener.redrives.count:
             self.assignment.outstanding.redrive(listener)
 
     def stop(self, listener_id: str) -> None:
-        """Stop the delivery streams of a listener that has ended, if it has any."""
+        """Stop delivery to a listener that was deleted."""
         dispatcher = self.dispatchers.pop(listener_id, None)
         if dispatcher is None:
             return
@@ -130,7 +123,9 @@ class Roster:
         self._means.ticks.remove(dispatcher)
 
     def tell(self, event: Event) -> None:
-        """Tell the assignment of what else the event means: a listener or replay ended, the log was mended."""
+        """Handle an event that concerns more than one listener's settings: a listener or replay has ended, or
+        unreadable records of the log were mended.
+        """
         assignment = self.assignment
         if isinstance(event, LogMended):
             if event.partition in assignment.partitions:
@@ -143,7 +138,9 @@ class Roster:
             assignment.ended_listeners.look()
 
     async def _changes_mended(self, partition: int, first: int, last: int) -> None:
-        """Honor the changes at these offsets, and retry the deliveries that were parked for want of them."""
+        """Apply the changes of messages at these offsets, which are readable again. Retry the deliveries that were
+        parked because the changes could not be read.
+        """
         assignment = self.assignment
         await assignment.changes.mended(partition, first, last)
         await assignment.outstanding.review(partition, self._directory.damage, self._directory.given_up)
@@ -151,13 +148,15 @@ class Roster:
     # Listeners that have arrived
 
     async def run(self) -> None:
-        """Load the cursors of the listeners that start() has named, many at once, and start their streams, for ever."""
+        """Load the cursors of listeners that were created, many at once, and start delivery to them, in an endless
+        loop.
+        """
         while True:
             await self._arrived.wait()
             await self.admit()
 
     async def admit(self) -> None:
-        """Make one round of run()."""
+        """Load the cursors of the listeners that `start()` was called for, and start delivery to them."""
         self._arrived.clear()
         ids, self._arrivals = self._arrivals, {}
         arrived = [one for one in map(self._directory.listeners.get, ids) if one and one.id not in self.dispatchers]
@@ -185,12 +184,14 @@ class Roster:
     # Dispatchers
 
     def add(self, listener: Listener) -> None:
-        """Make the listener's dispatcher, or update the existing one. Its streams are not placed yet."""
+        """Create the listener's dispatcher, or update the existing one. The dispatcher's streams are not started
+        yet.
+        """
         dispatcher, assignment = self.dispatchers.get(listener.id), self.assignment
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        except (BrokerError, ValueError):  # This listener waits until its secret can be opened; all others continue.
+        except (BrokerError, ValueError):  # Only this listener has to wait until its secret can be decrypted.
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)
             if dispatcher is not None:
@@ -223,7 +224,7 @@ class Roster:
         return open_listener(self._sealer, listener)
 
     def place(self, listener: Listener, cursors: Mapping[int, Cursor]) -> None:
-        """Place the listener's streams at its cursors, and have its queue's messages brought to it."""
+        """Start the listener's streams at its cursors, so that its queue's messages are delivered to it."""
         dispatcher = self.dispatchers.get(listener.id)
         if dispatcher is None:
             return
@@ -236,17 +237,17 @@ class Roster:
                 opened = [(offset, Delivery(stream, offset, None)) for offset in cursor.open]
                 if opened:
                     opened[0][1].put_at_ms = cursor.oldest_at_ms or 0
-                for (_, delivery), made in zip(opened, cursor.attempts, strict=False):  # none where none is known
+                for (_, delivery), made in zip(opened, cursor.attempts, strict=False):  # The cursor may hold no counts.
                     delivery.number = made
                 window.restore(cursor, reach, opened)
                 if window.wanted() is not None:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            dispatcher.wake()  # Its ticks ask again, because a stream may want messages beyond the tail.
+            dispatcher.wake()  # Its ticks repeat the request if messages are not available yet.
 
     def let_send(self, *, sending: bool) -> None:
-        """Say whether attempts may begin."""
+        """Allow attempts to begin, or forbid it."""
         self.sending = sending
         for dispatcher in self.dispatchers.values():
             dispatcher.sending = sending
@@ -255,7 +256,7 @@ class Roster:
         self._means.run(self._pause(dispatcher))
 
     async def _pause(self, dispatcher: Dispatcher) -> None:
-        """Record in `control` that a listener is paused because it answered 410."""
+        """Record in the topic `control` that a listener is paused because it answered 410 Gone."""
         listener = dispatcher.listener
         fields: Fields = {
             "at_ms": now_ms(),
@@ -271,4 +272,4 @@ class Roster:
         try:
             await self._control.append(event)
         except BrokerError:
-            dispatcher.said_gone = False  # its next 410 tries again
+            dispatcher.said_gone = False  # The listener's next 410 answer tries again.

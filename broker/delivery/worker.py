@@ -1,8 +1,8 @@
 """The worker: owns a share of the partitions and delivers their messages to every listener.
 
-For: joining the group, taking partitions over, handing them over, stopping.
-Not for: which listeners there are (roster.py), what is known of the partitions (assignment.py), reading the newest
-messages (reading/tail_loop.py), sending (dispatch/), wiring a process (cli/processes/worker.py).
+For: joining the consumer group, taking partitions over and handing them over at a rebalance, stopping.
+Not for: which listeners exist (roster.py), the state of owned partitions (assignment.py), reading new messages
+(reading/tail_loop.py), sending (dispatch/), wiring a process (cli/processes/worker.py).
 """
 
 from __future__ import annotations
@@ -47,14 +47,8 @@ T = TypeVar("T")
 
 
 class Worker:
-    """A worker: it owns partitions and delivers their messages. There is one in a process.
-
-    kafka: its ports.
-    view: the directory as folded here, caught up before start().
-    roster: its dispatchers; an agent keeps them as the directory says.
-    count: called with the organization and the size of each record written for it (broker/volume.py).
-    network: None for the real one.
-    dice: draws the jitter of retries and probes.
+    """A worker. It owns some partitions of the topic `messages` and sends their messages to the listeners. A process
+    has one worker.
     """
 
     def __init__(
@@ -63,11 +57,11 @@ class Worker:
         kafka: Ports,
         view: DirectoryView,
         sealer: Sealer,
-        count: Count | None = None,
+        count: Count | None = None,  # counts the bytes written for each organization
         *,
         tuning: Tuning = TUNED,
-        network: Network | None = None,
-        dice: Callable[[], float] = random,
+        network: Network | None = None,  # for tests
+        dice: Callable[[], float] = random,  # draws the jitter of retries and probes
     ) -> None:
         self.kafka = kafka
         self.tuning = tuning
@@ -93,10 +87,10 @@ class Worker:
             run=self._background.run,
             lost=self._no_member,
         )
-        self._begin_assignment()  # The first assignment has no partitions.
+        self._begin_assignment()  # without partitions
 
     def _begin_assignment(self) -> Assignment:
-        """Replace the current assignment by one without partitions."""
+        """Replace the current assignment with one that has no partitions."""
         self.assignment = self.roster.assignment = Assignment(self._shared)
         return self.assignment
 
@@ -110,7 +104,9 @@ class Worker:
         return self._view.state
 
     async def start(self) -> None:
-        """Join the group, load the cursors of the assigned partitions, and begin to deliver. Raises LogUnavailable."""
+        """Join the consumer group, and wait until the assigned partitions' cursors are loaded and delivery has begun.
+        Raises LogUnavailable if Kafka does not answer.
+        """
         await self.kafka.changes.start()
         await self.kafka.membership.start(self._gained, self._given_up)
         loops = {
@@ -129,20 +125,22 @@ class Worker:
             failed.cancel()
 
     async def failed(self) -> None:
-        """Wait until a loop of the worker fails, and raise its error. The process must be started again then."""
+        """Wait until one of the worker's loops fails, and raise its error. The process must then be restarted."""
         done, _ = await asyncio.wait([*self._tasks, self._background.failed], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
 
     async def stop(self) -> None:
-        """Start no more attempts, give those in flight a limited time, make a checkpoint, and leave the group."""
+        """Start no more attempts, wait a limited time for those in flight, write a last checkpoint, and leave the
+        consumer group.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.assignment.pause()
         try:
             await self._let_go(list(self.assignment.partitions), at_end=True)
-        finally:  # Even after an error, the group must not wait for a member that has left.
+        finally:  # Leave the group even after an error, so that the other workers need not wait.
             self._background.cancel()
             await self._liveness.stop()
             await self.kafka.membership.stop()
@@ -151,7 +149,7 @@ class Worker:
                 dispatcher.close()
 
     async def condition(self) -> Condition:
-        """Return how the worker and its listeners are doing now."""
+        """Return the state of the worker and of its listeners, for the metrics."""
         assignment, roster = self.assignment, self.roster
         now = await condition(
             roster.dispatchers.values(),
@@ -165,23 +163,25 @@ class Worker:
     # Ownership
 
     def _gained(self, partitions: Collection[int]) -> None:
-        """Take over the partitions that the group has given the worker. Those of before were given up."""
+        """Take over the partitions that the consumer group has assigned to this worker. Earlier ones were handed over
+        before.
+        """
         assignment = self._begin_assignment()
         self.metrics.gained += 1
         log.info("worker.gained partitions=%s", sorted(partitions))
         if partitions:
             self._background.run(self._take_over(list(partitions), assignment))
-        else:  # it stands by
+        else:  # no partitions for this worker
             self._loaded.set()
 
     async def _given_up(self, partitions: Collection[int]) -> None:
-        """Hand over all partitions, before another member may own them."""
+        """Hand over all partitions. Kafka assigns them to other workers only afterwards."""
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
-        """Stop sending, make the last checkpoint, and drop the assignment."""
+        """Stop sending, write the last checkpoint, and drop the assignment."""
         assignment = self.assignment
-        if assignment.partitions:  # Without partitions nothing was taken over, so nothing needs to be written.
+        if assignment.partitions:  # Without partitions, nothing needs to be written.
             await self._drain(assignment, at_end=at_end)
             await self._commit_last(assignment)
         if partitions:
@@ -200,16 +200,18 @@ class Worker:
                 committed = True
                 await checkpoints.once_more()
         except (LogUnavailable, TimeoutError) as error:
-            if not committed:  # what is not is repeated
+            if not committed:  # The next owner repeats uncommitted deliveries.
                 log.warning("checkpoint.last_failed error=%s", error or "it took too long")
 
     def _no_member(self, assignment: Assignment) -> None:
-        """Send nothing before the next take-over: Kafka says that the worker is no member of the group."""
+        """Stop sending until the next take-over, because the worker is no longer a member of the consumer group."""
         if assignment is self.assignment:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no attempt, and wait for those under way, except attempts that hang: the next owner repeats them."""
+        """Begin no more attempts, and wait for those in flight. Attempts that have run for over `hanging_s` are
+        abandoned, and the partition's next owner repeats them.
+        """
         time = asyncio.get_running_loop().time
 
         def promising(dispatcher: Dispatcher) -> bool:
@@ -224,7 +226,7 @@ class Worker:
                     await asyncio.sleep(self.tuning.tick_s)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
-        """Read all positions, add the dispatchers, and begin to deliver."""
+        """Read all cursors, add the dispatchers, and begin to deliver."""
 
         async def read() -> tuple[Positions, dict[int, Taken]]:
             assignment.share = await self.kafka.membership.share(partitions)
@@ -235,7 +237,7 @@ class Worker:
             return positions, await assignment.changes.read(positions.lows(), positions.ends)
 
         async def record() -> bool:
-            """Record that the worker owns the partitions, right before the first attempt."""
+            """Write the event that this worker owns the partitions, just before the first attempt."""
             await assignment.changes.say_taken(partitions)
             return True
 
@@ -246,7 +248,9 @@ class Worker:
             self._begin(assignment, *found)
 
     async def _ask(self, assignment: Assignment, ask: Callable[[], Awaitable[T]], waits: str) -> T | None:
-        """Ask Kafka until it answers; None where the assignment has been handed over meanwhile."""
+        """Repeat a request to Kafka until it is answered. Return None if the assignment was handed over in the
+        meantime.
+        """
         while assignment is self.assignment:
             try:
                 answer = await ask()
@@ -258,11 +262,10 @@ class Worker:
         return None
 
     async def _add_dispatchers(self, listeners: Iterable[Listener], assignment: Assignment) -> bool:
-        """Add the dispatchers of these listeners, as the listeners are now. Return whether the assignment is still
-        current.
-
-        Other tasks run meanwhile. Once a stream is placed they must not, because everything must be of one moment.
+        """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
+        rebalance has replaced the assignment.
         """
+        # Yield to the event loop here, because placing the streams later must not be interrupted.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)
@@ -274,7 +277,7 @@ class Worker:
         return True
 
     def _begin(self, assignment: Assignment, positions: Positions, changes: dict[int, Taken]) -> None:
-        """Place every stream at its cursor, and begin to read and to send."""
+        """Start each listener's stream at its cursor, and begin to read and to send."""
         outstanding, roster, tails = assignment.outstanding, self.roster, dict[int, int]()
         positions.report_missing(now_ms() - self.tuning.no_cursor_ms)
         for number in positions.partitions:
@@ -293,7 +296,7 @@ class Worker:
         assignment.start()
         self.kafka.membership.begin(tails)
         for listener_id in self._directory.listeners.keys() - roster.dispatchers.keys():
-            # The listener was created while the cursors were read.
+            # This listener was created while the cursors were read.
             roster.start(self._directory.listeners[listener_id])
         assignment.ended_listeners.look()
         self._loaded.set()

@@ -1,1 +1,1 @@
-"""Messages that were updated or deleted, as the owner of their partitions honours it."""
+"""Messages that were updated or deleted: how the worker that owns their partition applies this."""

@@ -1,7 +1,7 @@
-"""A worker's answers to changes of messages: which listeners had the message by then.
+"""A worker's answers to changes of messages: the state that each listener's delivery had when the change took effect.
 
-For: the state of each listener's delivery when the change came to count, and the event that tells it. Not for: honoring
-the change (honour.py). An attempt in flight is awaited, because its result decides.
+For: that state, and the event that reports it. An attempt in flight is awaited, because its result decides. Not for:
+applying the change (honour.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 @dataclass(slots=True)
 class _UnderWay:
-    """An attempt in flight. Its number tells it from later attempts of the same delivery."""
+    """An attempt in flight when a change of its message arrived. The attempt's number tells it from later attempts."""
 
     delivery: Delivery
     number: int
@@ -37,28 +37,20 @@ class _UnderWay:
 
 @dataclass(slots=True)
 class ChangeReply:
-    """A change, and the answer to it.
+    """A change of a message, and the worker's answer to it: the state of each listener's delivery."""
 
-    offset: of the change's record. applied: False when the message was deleted before.
-    in_doubt: an owner that could not record it may have sent the message.
-    honoured: the change may have counted before this moment, so a settled delivery may have been settled after it.
-    states: by listener id. under_way: by listener id, the attempts whose outcome decides.
-    """
-
-    offset: int
+    offset: int  # of the change's record
     event: MessageChange
-    in_doubt: bool
-    honoured: bool
-    applied: bool = True
-    states: dict[str, str] = field(default_factory=dict)
+    in_doubt: bool  # A crashed worker may have sent the message.
+    honoured: bool  # The change may have taken effect earlier.
+    applied: bool = True  # False if the message was deleted before
+    states: dict[str, str] = field(default_factory=dict)  # by listener id
+    # Attempts in flight whose results decide the answer, by listener id.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
 class Answers:
-    """The answers to changes in one assignment. deliveries: the topic. placed: a queue's dispatchers on a partition.
-
-    confirm: see Fence.
-    """
+    """The answers of one assignment to changes of messages, written to the topic `deliveries`."""
 
     def __init__(
         self,
@@ -70,14 +62,14 @@ class Answers:
         tuning: Tuning = TUNED,
     ) -> None:
         self._tuning = tuning
-        self._confirm = confirm
-        self._placed = placed
+        self._confirm = confirm  # raises if the partitions may be lost
+        self._placed = placed  # yields a queue's dispatchers on a partition
         self._deliveries = deliveries
         self._outstanding = outstanding
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return which listeners had the message when its change came. in_doubt, honoured: see ChangeReply."""
+        """Return the state of each listener's delivery at the moment a change of its message arrived."""
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):
             listener = dispatcher.listener
@@ -91,7 +83,9 @@ class Answers:
         return reply
 
     async def tell(self, partition: int, changes: Iterable[ChangeReply]) -> None:
-        """Write the answers as soon as they are decided. A state that is not decided in time is `unknown`."""
+        """Write the answers as soon as all states are known. After `answer_s` seconds, an unknown state is reported as
+        `unknown`.
+        """
         deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)
         while waiting:
@@ -100,8 +94,8 @@ class Answers:
                 self._decide(reply, late=late)
             ready = [_answer(reply) for reply in waiting if not reply.under_way]
             if ready:
-                with contextlib.suppress(LogUnavailable):  # A writer without an answer in time is told `unknown`.
-                    await self._confirm()  # Without this check, other workers may have delivered what waits here.
+                with contextlib.suppress(LogUnavailable):  # Without an answer, the client gets `unknown`.
+                    await self._confirm()  # Other workers may have delivered the message since.
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]
             if waiting:
@@ -125,8 +119,8 @@ class Answers:
                 del reply.under_way[listener_id]
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
-        """Return None while the attempt is in flight; `delivered` if the listener accepted what was sent before the
-        change.
+        """Return None while the attempt is in flight. Return `delivered` if the listener accepted what was sent before
+        the change.
         """
         delivery, stream = attempt.delivery, attempt.delivery.stream
         if delivery.state is DROPPED:
@@ -141,7 +135,7 @@ class Answers:
 
 
 def _known(reply: ChangeReply, state: str) -> str:
-    """Return the state of a delivery as far as it is certain."""
+    """Return the delivery's state, or `unknown` if it is not certain."""
     return "unknown" if (reply.honoured if state == "delivered" else reply.in_doubt) else state
 
 

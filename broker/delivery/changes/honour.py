@@ -1,11 +1,13 @@
-"""Messages that were updated or deleted, as the owner of their partitions honours it.
+"""Messages that were updated or deleted: how the worker that owns their partition applies this to deliveries.
 
-For: knowing the changes of what is not settled yet, new data for a delivery, cancelling. Not for: which of two changes
-counts (broker/core/changes.py), reading them (broker/kafka/changes.py), who had a message by then (answers.py).
+For: knowing the changes of messages that are not settled yet, new data for a delivery, cancelling. Not for: which of
+two changes counts (broker/core/changes.py), reading them (broker/kafka/changes.py), reporting who had a message before
+(answers.py).
 
-`known` is empty nearly always, and a dispatcher looks into it right before each attempt: so a change holds for whatever
-waits, wherever it waits. It has all changes of messages from an offset on (the floor, no higher than the lowest cursor)
-and of those that are kept in `outstanding`; the texts stay in Kafka. Decision 0050 says why, and what `unknown` means.
+`known` is nearly always empty. A dispatcher looks into it right before each attempt, so that a change applies to every
+delivery that waits. It has all changes of messages from an offset on (the floor, which is no higher than the lowest
+cursor), and of messages in `outstanding`. The new data stays in Kafka. Decision 0050 gives the reasons, and the meaning
+of `unknown`.
 """
 
 from __future__ import annotations
@@ -37,34 +39,24 @@ from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
-_OWNERSHIP: Final = b"partition"  # the key of PartitionTakenOver and PartitionHandedOver
+_OWNERSHIP: Final = b"partition"  # the record key of ownership events
 
 
 @dataclass(slots=True)
 class Taken:
-    """The changes of one partition, read before it is delivered. position: the next offset of `changes` to read.
+    """The changes of one partition's messages, read before the worker begins to deliver the partition."""
 
-    floor: `found` has all changes of messages from this offset on. in_doubt_below: see PartitionHandedOver.
-    honoured_below: changes before it may have been honoured by an earlier owner. recent: changes whose writer may still
-    wait for an answer, and whether they count.
-    """
-
-    floor: int
-    position: int
-    in_doubt_below: int
-    honoured_below: int
+    floor: int  # `found` has all changes of messages from here on
+    position: int  # the next offset of `changes` to read
+    in_doubt_below: int  # Earlier messages may have been sent before a crash.
+    honoured_below: int  # Earlier changes may have been applied by another worker.
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
+    # Changes whose clients may still wait for an answer, and whether each change takes effect.
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
 class Changes:
-    """The changes of messages that one assignment honors.
-
-    dispatchers: the worker's own.
-    placed: yields the dispatchers of a queue whose place on a partition is known.
-    run: starts a task that ends with the worker.
-    confirm: see Fence.
-    """
+    """The updates and deletions of messages that one assignment applies to its deliveries."""
 
     def __init__(
         self,
@@ -86,13 +78,13 @@ class Changes:
         self._outstanding = outstanding
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._placed = placed
+        self._placed = placed  # yields a queue's dispatchers on a partition
         self._messages = event_log.messages.name
-        self._run = run
+        self._run = run  # starts a background task
         self._floors: dict[int, int] = {}
-        self._positions: dict[int, int] = {}  # The offset of `changes` up to which changes are known, by partition.
+        self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # Changes before this offset may have counted before the deliveries were examined.
+        # Changes before this offset, by partition, may have taken effect before the deliveries were examined.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -101,9 +93,10 @@ class Changes:
     # Ownership
 
     async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
-        """Read all that must be known before these partitions are delivered, after Outstanding.read() (LogUnavailable).
+        """Read the changes of messages that must be known before these partitions are delivered, after
+        Outstanding.read(). Raises LogUnavailable.
 
-        By partition: lows, the lowest offset that is not settled; ends, one past the newest message.
+        `lows` has each partition's lowest unsettled offset, and `ends` each partition's end offset.
         """
         positions = await self._log.changes.end_offsets(list(lows))
 
@@ -116,9 +109,8 @@ class Changes:
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
 
     async def say_taken(self, partitions: Iterable[int]) -> None:
-        """Record that the worker owns the partitions, before its first attempt (LogUnavailable).
-
-        Should it crash, their next owner is in doubt what was sent.
+        """Write the event that this worker owns the partitions, before its first attempt. If the worker crashes, the
+        next owner knows that messages may have been sent. Raises LogUnavailable.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         await self._log.deliveries.append(
@@ -126,7 +118,7 @@ class Changes:
         )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
-        """Keep what read() found, now that the partitions are the worker's."""
+        """Use the changes that read() has found, now that the worker owns the partitions."""
         for partition, one in taken.items():
             self._floors[partition] = one.floor
             self._positions[partition] = one.position
@@ -136,7 +128,9 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer the changes that came while nobody owned the partitions. Called once dispatchers are placed."""
+        """Answer the changes that arrived while no worker owned the partitions. Call it once the dispatchers' cursors
+        are known.
+        """
         for partition, one in taken.items():
             recent = []
             for offset, event, counts in one.recent:
@@ -149,8 +143,8 @@ class Changes:
                 self._run(self._answers.tell(partition, recent))
 
     async def hand_over(self) -> None:
-        """Record that everything known of these partitions is written (LogUnavailable: their next owner is in
-        doubt).
+        """Write the event that all outcomes of these partitions are stored, so that their next owner knows what was
+        sent. Raises LogUnavailable.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         handed_over = {
@@ -165,7 +159,9 @@ class Changes:
         await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in handed_over.items()})
 
     async def cover(self, lows: Mapping[int, int]) -> None:
-        """Read the changes for listeners that begin further back than all others (LogUnavailable). Place them next."""
+        """Read older changes of messages, for new listeners that start at an earlier offset than all others. Raises
+        LogUnavailable.
+        """
         self._covering += 1
         try:
             for partition, low in lows.items():
@@ -174,7 +170,7 @@ class Changes:
                     continue
                 taken = Taken(low, (await self._log.changes.end_offsets([partition]))[partition], 0, 0)
                 await self._collect(partition, taken, 0, kept=False)
-                while taken.position < self._positions.get(partition, 0):  # what came meanwhile, too
+                while taken.position < self._positions.get(partition, 0):  # changes that arrived during the read
                     begin, taken.position = taken.position, self._positions[partition]
                     await self._collect(partition, taken, begin, kept=False)
                 if partition in self._floors:
@@ -185,7 +181,9 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Return below which offset an earlier owner may have sent more than it wrote, and which changes it honored."""
+        """Return two offsets of a partition: messages below the first may have been sent by an earlier owner without a
+        stored outcome, and changes below the second were applied by it.
+        """
         if end == 0:
             return 0, 0
         requests, topic = self._log.requests, self._log.deliveries.name
@@ -200,9 +198,8 @@ class Changes:
         return end, changes_end
 
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
-        """Read the changes of messages from the floor on, in [begin, taken.position).
-
-        kept: also those of messages in `outstanding`.
+        """Read the changes from offset `begin` to before `taken.position`, and keep those of messages from the floor
+        on. If `kept` is true, also keep those of messages in the topic `outstanding`.
         """
         if not taken.position:
             return
@@ -210,7 +207,7 @@ class Changes:
         times = [at_ms, (self._outstanding.oldest_put_ms(partition) if kept else None) or at_ms]
         with contextlib.suppress(OffsetTooOld):
             times.append(await self._put_at_ms(partition, taken.floor) or at_ms)
-        settled: dict[int, Change | None] = {}  # The counting changes of messages that no delivery waits for.
+        settled: dict[int, Change | None] = {}  # effective changes of settled messages
         async for offset, recorded_ms, event in self._log.changes.since(partition, min(times), begin, taken.position):
             owes = event.offset >= taken.floor
             owes = owes or (kept and self._outstanding.has_message(partition, event.message_id))
@@ -227,7 +224,7 @@ class Changes:
                 taken.found[event.offset] = (event.message_id, event.queue_id, counts)
 
     async def _put_at_ms(self, partition: int, offset: int) -> int | None:
-        """Return when the first message at or after this offset was put; None when there is none yet."""
+        """Return when the first message at or after this offset was put, or None if there is no such message yet."""
         requests = self._log.requests
         at = max(offset, (await requests.offsets(self._messages, {partition: EARLIEST}))[partition])
         while True:
@@ -239,13 +236,13 @@ class Changes:
             return fetched.records[0].timestamp if fetched.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
-        """Replace what was known of these messages by what was read: it is all that there is."""
+        """Replace the known changes of these messages with those that were just read."""
         for offset, (message_id, _, counts) in taken.found.items():
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id
 
     def _note(self, partition: int, offset: int, message_id: str, new: Change) -> bool:
-        """Honor a change from now on. Return False if it does not count. cover() may have read it before."""
+        """Apply a change from now on. Return False if an earlier deletion of the message prevails."""
         before = self.known.get((partition, offset))
         counts = prevailing(before, new)
         if counts is new:
@@ -265,7 +262,7 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                continue  # Other workers may own the partitions by now; the checkpoints will notice.
+                continue  # Other workers may own the partitions by now. The checkpoints handle this.
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
                     by_partition.setdefault(partition, []).append(self._apply(partition, offset, event))
@@ -287,7 +284,9 @@ class Changes:
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
     async def mended(self, partition: int, first: int, last: int) -> None:
-        """Honor the changes at these offsets, which could not be read before; what was given up stays unread."""
+        """Apply the changes at these offsets, which were unreadable before. Changes that were given up as lost are
+        skipped.
+        """
         while partition in self._floors:
             try:
                 found = [one async for one in self._log.changes.since(partition, 0, first, last + 1)]
@@ -304,12 +303,14 @@ class Changes:
     # Deliveries
 
     def deleted(self, delivery: Delivery) -> bool:
-        """Whether its message was deleted."""
+        """Return whether the delivery's message was deleted."""
         counts = self.known.get((delivery.stream.partition, delivery.offset))
         return counts is not None and counts.deleted
 
     def hold(self, delivery: Delivery) -> bool:
-        """Return whether an attempt must not be made now, because its delivery is cancelled or gets new data first."""
+        """Return True if the delivery must not be attempted now, because it is cancelled or first needs its message's
+        new data.
+        """
         counts, message = self.known.get((delivery.stream.partition, delivery.offset)), delivery.message
         if counts is None or message is None or message.change() == counts.offset:
             return False
@@ -326,7 +327,7 @@ class Changes:
         while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
-            # Park the delivery until the change can be read, because the original data no longer counts.
+            # Park the delivery, because the old data must not be sent and the new data is unreadable.
             except LogDamaged:
                 if delivery.state is RENEWING:
                     dispatcher.park_unreadable(delivery)
@@ -339,7 +340,7 @@ class Changes:
             return
 
     async def _text(self, partition: int, offset: int) -> str | None:
-        """Return the data of an update; None when the log does not hold it any more (LogUnavailable)."""
+        """Return the data of an update, or None if its record was deleted. Raises LogUnavailable."""
         task = self._texts.get((partition, offset))
         if task is None:
             while len(self._texts) >= self._tuning.texts_max:
@@ -358,10 +359,10 @@ class Changes:
         log.error("change.gone partition=%d offset=%d", partition, offset)
         return None
 
-    # Letting go
+    # Forgetting settled messages
 
     async def prune(self) -> None:
-        """Forget the changes of messages that every listener has settled."""
+        """Forget the changes of messages that every listener has settled, in an endless loop."""
         while True:
             await asyncio.sleep(self._tuning.prune_s)
             for number in list(self._partitions) if self.known else ():
@@ -375,10 +376,10 @@ class Changes:
         if partition is None or number not in self._floors or self._covering:
             return
         low = partition.tail
-        under_way: set[int] = set()  # Attempts of entries from `outstanding`: a cancelled entry is known nowhere else.
+        under_way: set[int] = set()  # offsets of attempts that came from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                return  # it may begin further back
+                return  # This dispatcher may start at an earlier offset.
             stream = dispatcher.streams.get(number)
             if stream is not None:
                 low = min(low, stream.window.top(partition.tail), *stream.window.open)

@@ -1,1 +1,1 @@
-"""Checkpoints: outcomes are written, and then the cursors are committed."""
+"""Checkpoints: outcomes are written to Kafka, and then the cursors are committed."""

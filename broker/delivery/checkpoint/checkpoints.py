@@ -1,10 +1,12 @@
-"""Checkpoints: what happened is written to `deliveries`, then the cursors of the same moment are committed.
+"""Checkpoints: outcomes are written to the topic `deliveries`, then the cursors of the same moment are committed.
 
-For: the order of the two, and what is repeated when one fails. Not for: what a cursor says (broker/core/cursor.py).
+For: the order of the two writes, and what is repeated when one fails. Not for: the contents of a cursor
+(broker/core/cursor.py).
 
-A crash repeats what was settled after the last checkpoint. One that fails loses nothing: the streams stay dirty and
-the outcomes stay here for the next one. A partition whose outcomes are not written keeps back its own cursors only.
-Those that give way (limits.py) have a part in every third only, as a rule: docs/decisions/0175.
+After a crash, deliveries that were settled since the last checkpoint are repeated. A checkpoint that fails loses
+nothing: the streams stay dirty, and the outcomes are kept for the next one. A partition whose outcomes can't be written
+holds back its own cursors only. Low-priority listeners normally take part in every third checkpoint
+(docs/decisions/0175).
 """
 
 from __future__ import annotations
@@ -31,10 +33,8 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one assignment. dispatchers: the worker's own, as they are at each moment.
-
-    confirm: see Fence. A cursor that the partition's next owner has moved on must not be set back: see
-    docs/decisions/0160.
+    """The checkpoints of one assignment. Each of them writes outcomes to the topic `deliveries`, and then commits the
+    cursors.
     """
 
     def __init__(
@@ -57,41 +57,40 @@ class Checkpoints:
         self._partitions = partitions
         self._dispatchers = dispatchers
         self._metrics = metrics
+        # `confirm` asks Kafka for ownership, so that a commit can't set back the cursor of a partition's next owner.
         self._confirm = confirm
         self._count = count
-        self._stored: dict[str, float] = {}  # The time of each listener's last commit.
+        self._stored: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # Outcomes that were taken from their streams, and are not written yet.
+        # Outcomes that were collected from their streams but are not written yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
-        self._hurried = False  # Somebody waits for a checkpoint, so the present one makes no pauses.
+        self._hurried = False  # True while the last checkpoint must not pause
 
     def touched(self, stream: Stream) -> None:
-        """Have the stream in the next checkpoint: it has changed."""
+        """Include the stream in the next checkpoint, because it has changed."""
         stream.dirty = True
         self._dirty.add(stream)
 
     def removed(self, listener_id: str) -> None:
-        """Forget a listener that has ended."""
+        """Forget a listener that was deleted."""
         self._stored.pop(listener_id, None)
 
     async def last(self) -> None:
-        """Make the last checkpoint, without pauses, before the partitions are given up. Raises LogUnavailable.
-
-        When it returns, the worker owned the partitions to the end of it.
+        """Make the last checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if it
+        failed or the worker has lost the partitions.
         """
         self._hurried = True
         try:
             await self.checkpoint()
-            await self._confirm()  # Without this check, there may have been nothing to commit.
+            await self._confirm()  # A checkpoint without commits has not asked Kafka.
         finally:
             self._hurried = False
 
     async def once_more(self) -> None:
-        """Commit again what was committed while the partitions were ours, as time allows after last().
-
-        A commit that an earlier owner sent long ago may have set a cursor back.
+        """Commit all cursors again before the partitions are handed over, in case a delayed commit of an earlier owner
+        has set one back.
         """
         dispatchers = [
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self._stored
@@ -105,13 +104,13 @@ class Checkpoints:
                 try:
                     await self._confirm()
                     await self._cursors.store(cursors)
-                except NotStored:  # the others' all the same
+                except NotStored:  # Continue with the other listeners.
                     continue
-                except LogUnavailable:  # Usually these commits only repeat what is stored.
+                except LogUnavailable:  # These commits only repeat stored ones.
                     return
 
     async def run(self) -> None:
-        """Make a checkpoint a second, for ever. Raises Suspended."""
+        """Make a checkpoint every second, in an endless loop. Raises Suspended."""
         while True:
             await self._pause()
             try:
@@ -120,7 +119,9 @@ class Checkpoints:
                 log.warning("checkpoint.failed error=%s", error)
 
     async def _pause(self) -> None:
-        """Wait for the next checkpoint. Raises Suspended if the process stood still, so that its state is old."""
+        """Wait until the next checkpoint is due. Raises Suspended if the process was suspended meanwhile, so that its
+        state is out of date.
+        """
         before = time.monotonic()
         await asyncio.sleep(self._tuning.checkpoint_s)
         stood_still_s = time.monotonic() - before
@@ -131,9 +132,8 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the outcomes and commit the cursors of all streams that have changed. Raises LogUnavailable.
-
-        pause_s: between some commits and the next.
+        """Write the outcomes and commit the cursors of all streams that have changed. Pause for `pause_s` after every
+        few commits. Raises LogUnavailable.
         """
         async with self.quiet:
             if self.suspended:
@@ -145,7 +145,7 @@ class Checkpoints:
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
                 refused = await self._store(cursors, pause_s=pause_s)
-            except BaseException:  # Also when cancelled: the last checkpoint of a worker that stops writes these again.
+            except BaseException:  # Also if cancelled, so that a stopping worker's last checkpoint repeats the writes.
                 self._failed(streams)
                 raise
             self._note_stored(cursors, began)
@@ -163,7 +163,9 @@ class Checkpoints:
                 raise error
 
     def _clean_up(self, streams: Iterable[Stream]) -> None:
-        """Drop the streams whose place is that of the tail, once it is committed."""
+        """Drop the streams that have caught up with new messages and whose cursor is committed. They are created again
+        when needed.
+        """
         for stream in streams:
             partition = self._partitions.get(stream.partition)
             if partition is None or stream.dirty or stream.from_outstanding or not stream.window.idle(partition.tail):
@@ -178,18 +180,19 @@ class Checkpoints:
                 self.touched(stream)
 
     def _note_stored(self, listener_ids: Iterable[str], at_s: float) -> None:
-        """Note when cursors were committed.
-
-        First commits are staggered, so that listeners of low priority don't all fall due at once.
+        """Record when cursors were committed. Stagger the first commits, so that low-priority listeners do not all fall
+        due in the same checkpoint.
         """
         for listener_id in listener_ids:
             if listener_id in self._stored:
                 self._stored[listener_id] = at_s
-            elif listener_id in self._dispatchers:  # it has not ended meanwhile
+            elif listener_id in self._dispatchers:  # unless it was deleted
                 self._stored[listener_id] = at_s - self._tuning.checkpoint_s * (len(self._stored) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
-        """Write the outcomes. Where that fails, take the partition's cursors out of `cursors`, and return the error."""
+        """Write the outcomes to the topic `deliveries`. If a partition fails, remove its cursors from `cursors`, and
+        return the error.
+        """
         if not self._outcomes:
             return None
         try:
@@ -205,9 +208,7 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], at_s: float) -> dict[str, dict[int, Cursor]]:
-        """Take the outcomes and cursors of all changed streams that may not wait, at one moment. Add those streams to
-        `streams`.
-        """
+        """Collect the outcomes and cursors of all changed streams that are due, and add these streams to `streams`."""
         cursors: dict[str, dict[int, Cursor]] = {}
         waits: dict[str, bool] = {}
         for looked_at, stream in enumerate(list(self._dirty), 1):
@@ -236,8 +237,8 @@ class Checkpoints:
         return cursors
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether a low-priority dispatcher may skip this checkpoint: its last commit is recent, and little has
-        happened since.
+        """Return whether a low-priority listener can skip this checkpoint, because its last commit is recent and few of
+        its deliveries were settled since.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False
@@ -250,7 +251,9 @@ class Checkpoints:
         )
 
     async def run_idle(self) -> None:
-        """Commit the tail's position for streams with nothing open: some listeners a second, all within a minute."""
+        """Commit the cursors of listeners that have nothing in flight, each of them once a minute, in an endless
+        loop.
+        """
         rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0
         while True:
@@ -258,20 +261,19 @@ class Checkpoints:
             turn = (turn + 1) % rounds
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
-                # A waiting listener without changes is committed too, so that its cursor does not expire.
+                # Include listeners whose deliveries only wait, so that Kafka does not expire their cursors.
                 self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
-                # An older commit stands, and the next round follows in a minute.
+                # An error does no harm, because the older commit remains and the next one follows in a minute.
                 with contextlib.suppress(LogUnavailable):
                     await self._store(cursors, pause_s=self._tuning.idle_commit_pause_s)
                     self._metrics.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
-        """Commit in parts while the partitions are ours. Raises LogUnavailable if they are not.
-
-        A group that another consumer uses refuses commits. It must not delay the others, so failures are returned at
-        the end.
+        """Commit the cursors in parts, after a check before each part that the worker still owns the partitions. Return
+        the commits that were refused. Raises LogUnavailable.
         """
+        # A consumer group that another consumer uses refuses commits. This must not delay the other listeners.
         rows = list(cursors.items())
         together = max(self._tuning.commits_together, -(-len(rows) // self._tuning.commit_pauses_max))
         failed: dict[str, LogUnavailable] = {}
@@ -282,7 +284,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                together = len(rows)  # The checkpoint may have taken long: commit all others at once.
+                together = len(rows)  # Time was lost, so commit all others at once.
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
         return NotStored(failed) if failed else None
@@ -310,7 +312,7 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms)
 
     def _standing(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        """Return a dispatcher's cursors that pass no outcome that is not written yet."""
+        """Return those cursors of a dispatcher that do not depend on unwritten outcomes."""
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(dispatcher) | kept

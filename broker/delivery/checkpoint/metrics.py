@@ -1,6 +1,6 @@
-"""A worker's counters of its own work, and the condition of its listeners at a moment.
+"""A worker's counters of its own work, and the state of its listeners at one moment.
 
-For: plain numbers, counted at the checkpoint, where outcomes are gathered anyway. Not for: making metrics of them
+For: plain numbers, counted at the checkpoint, where outcomes are gathered anyway. Not for: publishing them as metrics
 (cli/processes/metrics.py), a listener's state for clients (broker/kafka/deliveries.py).
 """
 
@@ -20,24 +20,19 @@ from broker.delivery.tuning import TUNED
 
 
 class Metrics:
-    """The worker's counters since the process began.
-
-    attempts: by (outcome, answer), where the answer is `2xx` … `5xx` or `none`.
-    delivered: durations from the put, or from the message's `deliver_at`, to the accepting answer.
-    cursors: committed.
-    gained: how often the group assigned partitions to this worker.
-    """
+    """The worker's counters since its process started."""
 
     def __init__(self) -> None:
+        # Attempts by outcome and kind of answer, which is `2xx` … `5xx` or `none`.
         self.attempts: Counter[tuple[str, str]] = Counter()
-        self.delivered = Histogram()
-        self.checkpoints = Histogram()
+        self.delivered = Histogram()  # ms from the put to the accepting answer
+        self.checkpoints = Histogram()  # duration in ms
         self.checkpoints_failed = 0
-        self.cursors = 0
-        self.gained = 0
+        self.cursors = 0  # committed cursors
+        self.gained = 0  # how often Kafka assigned partitions
 
     def count(self, rows: Sequence[Row], attempts: Iterable[Made]) -> None:
-        """Count what a checkpoint has gathered of one stream."""
+        """Count the results of one stream's attempts since the last checkpoint."""
         if rows:
             self.attempts["delivered", "2xx"] += len(rows)
             self.delivered.add_all([max(0, at_ms - put_at_ms) for _, at_ms, _, _, put_at_ms in rows])
@@ -50,45 +45,31 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """The lag of a listener.
-
-    messages: not settled, as far as this worker knows; where the log must still be read, its other messages count, too.
-    oldest_at_ms: when the oldest of them was put, None when that is not known.
-    """
+    """The lag of a listener: how many messages it has not settled, and how old the oldest is."""
 
     listener_id: str
     queue_id: str
+    # Where messages are not read yet, those of other queues are counted, too.
     messages: int
-    oldest_at_ms: int | None
+    oldest_at_ms: int | None  # None if unknown
 
 
 @dataclass(slots=True)
 class Condition:
-    """The condition of a worker at a moment.
-
-    listeners: how many, by `live`, `probation`, `down` and `paused`.
-    lags: those that are not zero.
-    open: deliveries in windows.
-    behind: offsets noted for later.
-    held, held_bytes: messages that dispatchers hold.
-    recent, recent_bytes: messages kept for streams that lag a little.
-    lagging: streams that wait for a catch-up reader.
-    outstanding: deliveries that are retried later, or parked.
-    damaged: those of them whose messages can't be read.
-    """
+    """The state of a worker at one moment, for its metrics."""
 
     partitions: int = 0
-    listeners: Counter[str] = field(default_factory=Counter)
-    lags: list[Lag] = field(default_factory=list)
-    open: int = 0
-    behind: int = 0
-    held: int = 0
+    listeners: Counter[str] = field(default_factory=Counter)  # by state, such as `down`
+    lags: list[Lag] = field(default_factory=list)  # only listeners that lag
+    open: int = 0  # deliveries in windows
+    behind: int = 0  # offsets to be read again
+    held: int = 0  # messages in memory for listeners
     held_bytes: int = 0
-    recent: int = 0
+    recent: int = 0  # recent messages in memory for streams that lag
     recent_bytes: int = 0
-    lagging: int = 0
-    outstanding: int = 0
-    damaged: int = 0
+    lagging: int = 0  # streams that wait for a catch-up reader
+    outstanding: int = 0  # deliveries that are retried later, or parked
+    damaged: int = 0  # of these, with unreadable messages
 
 
 async def condition(
@@ -98,8 +79,8 @@ async def condition(
     *,
     at_once: int = TUNED.conditions_at_once,
 ) -> Condition:
-    """Examine every dispatcher and return the worker's condition. It yields to the event loop after some, so deliveries
-    continue.
+    """Return the state of the worker and its listeners. Yield to the event loop after every few dispatchers, so that
+    delivery continues.
     """
     now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
     for partition in partitions.values():

@@ -1,1 +1,1 @@
-"""One listener's deliveries, from a message in memory to the answer that settles it."""
+"""One listener's deliveries, from a message in memory to the HTTP answer that settles it."""

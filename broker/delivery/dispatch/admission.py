@@ -1,7 +1,7 @@
-"""Whether an attempt of a delivery may begin now, and if not, what is to become of the delivery.
+"""Admission: decides whether an attempt of a delivery may begin now, and if not, what happens to the delivery.
 
-For: deciding. Nothing is changed here but the order of keys, in which the delivery takes its place.
-Not for: acting on it (dispatcher.py), the limits of the listener (limits.py).
+For: deciding. Nothing changes except that the delivery joins the queue of its ordering key.
+Not for: carrying the decision out (dispatcher.py), the limits of the listener (limits.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Admission(Enum):
-    """The answers to whether an attempt may begin."""
+    """The decisions on whether an attempt of a delivery may begin now."""
 
     BEGIN = "an attempt may begin"
     KEPT = "its record in `outstanding` was written before a crash that came before the cursor"
@@ -35,13 +35,13 @@ class Admission(Enum):
     FAR = "its message's time is far: it is set aside until then"
 
 
-# A constant, because an attribute of an enumeration is slow, and each delivery is compared.
+# Access to an enumeration's attribute is slow, and this one is compared for each delivery.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 
 
 class Admissions:
-    """Decides for one dispatcher. queue: of its listener."""
+    """The admission check of one listener's deliveries."""
 
     __slots__ = ("_deliveries", "_loop", "_queue", "_room")
 
@@ -52,7 +52,7 @@ class Admissions:
         self._loop = loop
 
     def of(self, delivery: Delivery) -> Admission:
-        """Decide for the delivery that is next."""
+        """Decide whether an attempt of this delivery may begin now."""
         message, stream, in_window = message_of(delivery), delivery.stream, delivery.entry is None
         if in_window and not delivery.first_at_ms and stream.assignment.is_outstanding(delivery):
             return Admission.KEPT
@@ -73,7 +73,7 @@ class Admissions:
         return BEGIN
 
     def _by_key(self, delivery: Delivery, key: str) -> Admission:
-        """Decide by the order of its key."""
+        """Decide by the ordering key, whose messages are delivered one at a time and in order."""
         assignment, at_s = delivery.stream.assignment, self._loop.time()
         in_window = delivery.entry is None
         if in_window and (assignment.overtakes(delivery) or (not delivery.first_of_key and self._is_slow(key, at_s))):
@@ -82,16 +82,16 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        if not in_window and assignment.overtakes(delivery):  # one before it has failed meanwhile
+        if not in_window and assignment.overtakes(delivery):  # An earlier delivery of the key has failed since.
             return Admission.RETURNED
         return BEGIN
 
     def _is_slow(self, key: str, at_s: float) -> bool:
-        """Return whether too many deliveries wait, and one that came now would wait long for this key."""
+        """Return whether too many deliveries wait for ordering keys, and this key has been blocked for long."""
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 
     def _by_time(self, message: Message) -> Admission:
-        """Decide by the message's `deliver_at`."""
+        """Decide by the message's `deliver_at` time."""
         wait_ms = message.deliver_at_ms - now_ms()
         if wait_ms <= 0:
             return BEGIN
@@ -100,13 +100,15 @@ class Admissions:
         return Admission.NEAR if near else Admission.FAR
 
     def crowd(self) -> list[Delivery]:
-        """Remove the deliveries that wait for slow keys, and return them. Those from `outstanding` stay."""
+        """Remove the deliveries that wait for slow ordering keys, and return them. Deliveries that came from the topic
+        `outstanding` keep waiting.
+        """
         at_s, keys = self._loop.time(), self._deliveries.keys
         leave = list[Delivery]()
         for key in keys.held_for(at_s, self._room.tuning.key_slow_s):
             for delivery in keys.send_away(key):
                 if delivery.entry is None:
                     leave.append(delivery)
-                else:  # few of a key
+                else:  # These are few.
                     keys.take(key, delivery, at_s)
         return leave

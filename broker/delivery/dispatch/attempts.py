@@ -1,6 +1,7 @@
-"""The attempts of one dispatcher: they are sent, answered or not, and followed by what judge() says.
+"""The attempts of one listener's deliveries: sending the request, reading the result, and acting on what judge()
+decides.
 
-For: connections, the request and its signatures, what an answer means for the delivery, the limits and the circuit.
+For: connections, the request and its signatures, the effect of an answer on the delivery, the limits and the circuit.
 Not for: which delivery is next (dispatcher.py), deciding what follows an attempt (broker/core/delivery.py), one
 connection (broker/outbound/connection.py).
 """
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Attempting(Protocol):
-    """The interface of a dispatcher for its attempts (dispatcher.py)."""
+    """The interface of a dispatcher that its attempts use."""
 
     tuning: Tuning
     queue: Queue
@@ -64,10 +65,7 @@ class Attempting(Protocol):
 
 
 class Attempts:
-    """The attempts of one dispatcher, and its connections, whose Owner this is.
-
-    error: why the last attempt was not taken; None when it was. dice: draws the jitter of retries.
-    """
+    """The attempts of one dispatcher to deliver messages, and its connections to the listener."""
 
     __slots__ = (
         *("_circuit", "_deliveries", "_dice", "_former", "_head", "_limits", "_loop", "_queue", "_signer"),
@@ -87,14 +85,16 @@ class Attempts:
         self._limits = dispatcher.limits
         self._deliveries = dispatcher.deliveries
         self._tuning = dispatcher.tuning
-        self._dice = dice
+        self._dice = dice  # draws the jitter of retries
         self._loop = loop
-        self.error: str | None = None
+        self.error: str | None = None  # why the last attempt was not accepted
         target = parse_url(dispatcher.listener.notify_url)
         self.connections = Connections(self, network, target, dispatcher.tuning)
 
     def update(self, listener: Listener, opened: Opened) -> None:
-        """Make the next attempts as the listener's settings say. opened: its secrets and headers."""
+        """Use the listener's new settings from the next attempt on. `opened` holds its decrypted secrets and
+        headers.
+        """
         self._signer, self._former = opened.signer, opened.former
         self.connections.aim(parse_url(listener.notify_url))
         settings = listener.settings
@@ -108,11 +108,11 @@ class Attempts:
         self._head = post_head(self.connections.target, opened)
 
     def under_way(self) -> set[Delivery]:
-        """Return the deliveries whose request was sent and is not answered."""
+        """Return the deliveries whose request was sent and not answered yet."""
         return {connection.work for connection in self.connections.sent}
 
     def attempting(self, partition: int, offset: int) -> Delivery | None:
-        """Return the delivery of this message, if it was sent and is not answered."""
+        """Return the delivery of the message at this offset, if its request was sent and not answered yet."""
         for delivery in self.under_way():
             if delivery.offset == offset and delivery.stream.partition == partition:
                 return delivery
@@ -121,7 +121,7 @@ class Attempts:
     # An attempt begins
 
     def connect(self, delivery: Delivery) -> None:
-        """Make a connection, and send the delivery on it."""
+        """Open a connection, and send the delivery on it."""
         delivery.state = CONNECTING
         self.connections.make(delivery, self._connect(delivery))
 
@@ -135,7 +135,7 @@ class Attempts:
                 return
             assignment = delivery.stream.assignment
             changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
-            if changed or delivery.state is DROPPED:  # meanwhile
+            if changed or delivery.state is DROPPED:  # while connecting
                 self.released(found)
             else:
                 self.send(found, delivery)
@@ -143,7 +143,7 @@ class Attempts:
             self._loop.call_soon(self.dispatcher.pump)
 
     def send(self, connection: Connection, delivery: Delivery) -> None:
-        """Send the request of an attempt."""
+        """Send the HTTP request of an attempt."""
         message = message_of(delivery)
         delivery.state = SENT
         delivery.number += 1
@@ -153,7 +153,7 @@ class Attempts:
         if self._former:
             more = also_signed(self._former, now_ms(), message_id=message.id, timestamp=timestamp, body=body)
             signed += more
-            if not more:  # their time is over
+            if not more:  # The former secrets have expired.
                 self._former = ()
         self.connections.sent[connection] = None
         connection.send(
@@ -171,10 +171,10 @@ class Attempts:
             connection.expire()
             self._loop.call_soon(self.dispatcher.pump)
 
-    # An attempt ends (broker/outbound/connection.py, Owner)
+    # An attempt ends. The connection calls these methods.
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
-        """Handle a status line. The rest of the answer may still come."""
+        """Handle the status line of an answer, which settles the attempt. The answer's body may follow later."""
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         connection.well = status < 500
@@ -192,7 +192,7 @@ class Attempts:
             circuit.succeeded()
 
     def failed(self, connection: Connection, error: str) -> None:
-        """Handle a request without an answer, or with one that can't be read."""
+        """Handle a request that was not answered, or whose answer can't be parsed."""
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
             self._limits.timed_out(took_ms)
@@ -200,7 +200,7 @@ class Attempts:
         self._failed(connection.work, Failure(error=error, tunnel=connection.target.tunnel, stale=stale), took_ms)
 
     def released(self, connection: Connection) -> None:
-        """Handle the end of an answer, after which the connection may carry the next request."""
+        """Handle the end of an answer. The connection can now carry the next request."""
         self._note_took(connection)
         connection.at = self._loop.time()
         self.connections.release(connection)
@@ -210,13 +210,15 @@ class Attempts:
             dispatcher.refill()
 
     def lost(self, connection: Connection) -> None:
-        """Handle a connection that is closed."""
+        """Handle the closing of a connection."""
         if self.connections.lost(connection):
             self._note_took(connection)
             self._loop.call_soon(self.dispatcher.pump)
 
     def _note_took(self, connection: Connection) -> None:
-        """Count the time of the whole answer: a listener that does not end it is not fast, however soon it began."""
+        """Record the time until the whole answer was read, so that a listener with slow bodies does not count as
+        fast.
+        """
         if connection.well:
             connection.well = False
             self._limits.took(int((self._loop.time() - connection.at) * 1000))
@@ -238,7 +240,7 @@ class Attempts:
         self.dispatcher.settle(delivery, DELIVERED)
 
     def _failed(self, delivery: Delivery, failure: Failure, took_ms: int) -> None:
-        """Do as the verdict says. A late answer for a delivery that was dropped changes nothing."""
+        """Decide what follows a failed attempt, and do it. A late answer for a dropped delivery changes nothing."""
         if delivery.state is DROPPED:
             return
         at_ms, stream = now_ms(), delivery.stream
@@ -284,13 +286,15 @@ class Attempts:
         )
 
     def _take_back(self, delivery: Delivery, failure: Failure) -> None:
-        """Make the delivery ready again: this was no attempt."""
+        """Make the delivery ready again, without counting an attempt."""
         if failure.connected:
             delivery.number -= 1
         self._deliveries.put_first(delivery)
 
     def _count_failure(self, delivery: Delivery, failure: Failure, verdict: Verdict, at_ms: int, took_ms: int) -> None:
-        """Record the failed attempt, tell the limits and the circuit, and do as the verdict says."""
+        """Record the failed attempt, update the limits and the circuit breaker, and retry, set aside or park the
+        delivery.
+        """
         stream, status, error, due_ms = delivery.stream, failure.status, failure.error, verdict.due_ms
         self._note_error(error or str(status), stream)
         limits, circuit = self._limits, self._circuit
@@ -316,7 +320,9 @@ class Attempts:
         stream.touch()
 
     def _away(self, stream: Stream) -> None:
-        """Handle a tunnel that has no client: make no attempts until a probe succeeds."""
+        """Open the circuit breaker, because no client is connected to the listener's tunnel. Attempts start again after
+        a successful probe.
+        """
         self._note_error("not-connected", stream)
         if self._circuit.trip(now_ms()):
             stream.pressing = True
@@ -328,7 +334,7 @@ class Attempts:
         log.warning("circuit.opened listener=%s error=%s", self.dispatcher.listener.id, self.error)
 
     def _note_error(self, error: str | None, stream: Stream) -> None:
-        """Record the last error. The stream's cursor will name it."""
+        """Record the last error, which the next checkpoint stores with the stream's cursor."""
         if error != self.error:
             self.error = error
             stream.pressing = True

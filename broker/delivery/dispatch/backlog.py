@@ -1,7 +1,7 @@
-"""The streams of one dispatcher that lag: whose messages are fetched next, or set aside because the log is to go.
+"""The lagging streams of one dispatcher: which one gets messages next, and which messages leave because of retention.
 
 For: one dispatcher. Not for: fetching (reading/catch_up.py), which offsets a stream lacks (broker/core/window.py),
-which messages the log is to keep (housekeeping/retention.py).
+which messages Kafka keeps (housekeeping/retention.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """The interface of a dispatcher for its backlog (dispatcher.py)."""
+    """The interface of a dispatcher that its backlog uses."""
 
     sending: bool
     queue: Queue
@@ -32,28 +32,31 @@ class Lagging(Protocol):
 
 
 class Backlog:
-    """The messages that one dispatcher has yet to take from the log.
+    """The streams of one listener that lag, and so need older messages from Kafka.
 
-    behind: the streams that lag; the next one to be served first.
-    Retention sets a stream's `set_aside_below`. Unsettled deliveries below that offset leave the window for
-    `outstanding`, with their payload and without an attempt, a few at a time.
+    Before retention deletes records, it sets `set_aside_below` on a stream. Unsettled deliveries below this offset are
+    then written to the topic `outstanding` with their data, a few at a time.
     """
 
     __slots__ = ("_dispatcher", "behind")
 
     def __init__(self, dispatcher: Lagging) -> None:
         self._dispatcher = dispatcher
-        self.behind: dict[Stream, None] = {}
+        self.behind: dict[Stream, None] = {}  # lagging streams, in the order of service
 
     def room_for(self, stream: Stream, offset: int) -> bool:
-        """Return whether there is room for the stream's message at this offset: to send it, or to set it aside."""
+        """Return whether this message may be loaded into memory, to send it or to write it to the topic
+        `outstanding`.
+        """
         dispatcher = self._dispatcher
         return dispatcher.room() or (
             dispatcher.sending and offset < stream.set_aside_below and dispatcher.memory.sets_aside_more
         )
 
     def refill(self) -> None:
-        """Have messages of the lagging streams fetched, as far as there is room, one stream after the other."""
+        """Request messages for the lagging streams, one stream after the other, while the dispatcher may hold more
+        messages.
+        """
         behind = self.behind
         if not self._dispatcher.sending or any(stream.requested for stream in behind):
             return
@@ -66,19 +69,19 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # The stream goes to the end of the queue, in case this read does not bring everything.
+            # Queue the stream again at the end, because one read may not be enough.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:
                 return
 
-    # Setting aside what the log will no longer keep
+    # Setting aside messages that retention will delete
 
     def set_aside_before(self, partition: int, below: int) -> None:
-        """Have all below an offset that is not settled leave the window. below: 0 ends that, however far it is."""
+        """Move all unsettled deliveries below this offset to the topic `outstanding`. An offset of 0 stops this."""
         dispatcher = self._dispatcher
         stream = dispatcher.streams.get(partition)
-        if stream is None:  # it stands where the tail is
+        if stream is None:  # The listener does not lag here.
             return
         stream.set_aside_below = below
         if below:
@@ -89,7 +92,9 @@ class Backlog:
             self.refill()
 
     def sets_aside(self, partition: int) -> bool:
-        """Return whether there is more to be set aside of a partition than what is under way or first of its key."""
+        """Return whether deliveries of this partition are still to be moved to the topic `outstanding` before retention
+        deletes their messages.
+        """
         stream = self._dispatcher.streams.get(partition)
         if stream is None:
             return False
@@ -98,7 +103,7 @@ class Backlog:
         return leaving or (wanted is not None and wanted < stream.set_aside_below)
 
     def release(self, delivery: Delivery) -> None:
-        """Set one delivery aside, without an attempt."""
+        """Move one delivery to the topic `outstanding`, without an attempt."""
         dispatcher, message = self._dispatcher, message_of(delivery)
         if not delivery.first_at_ms and delivery.stream.assignment.is_outstanding(delivery):
             dispatcher.settle(delivery, KEPT)

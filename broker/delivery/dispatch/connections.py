@@ -1,6 +1,6 @@
-"""A dispatcher's connections to its listener: those a request was sent on, those being made, and those that are idle.
+"""A dispatcher's connections to its listener: those that carry a request, those being opened, and idle ones.
 
-For: opening as many as the process may have, keeping idle ones for a while, closing those that lead elsewhere.
+For: opening as many as the process may have, keeping idle ones for a while, closing those to a former address.
 Not for: what is sent when (dispatcher.py), one connection (broker/outbound/connection.py).
 """
 
@@ -22,21 +22,16 @@ from broker.outbound.connection import ConnectFailed, Connection, Owner, connect
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The network access of a worker's dispatchers. sockets: the count of connections. connect: opens one."""
+    """The network access that the dispatchers of a worker share."""
 
     resolver: Resolver
-    sockets: Sockets
+    sockets: Sockets  # counts the open connections
     tls: ssl.SSLContext
     connect: Callable[[Owner, Target, Resolver, ssl.SSLContext], Awaitable[Connection]] = connect
 
 
 class Connections:
-    """The connections of one dispatcher, which owns them.
-
-    target: where the listener is. Times are seconds of the event loop.
-    sent: connections that carry a request, in the order of sending.
-    making: deliveries that wait for a connection, and since when.
-    """
+    """The connections of one dispatcher to its listener."""
 
     __slots__ = ("_idle", "_loop", "_owner", "idle_s", "making", "network", "sent", "target")
 
@@ -47,16 +42,17 @@ class Connections:
         self.idle_s = tuning.connection_idle_s
         self.network = network
         self.target = target
-        self.sent: dict[Connection, None] = {}
+        self.sent: dict[Connection, None] = {}  # connections with a request, oldest first
+        # Connections that are being opened, each with its delivery and its start time on the event loop's clock.
         self.making: dict[asyncio.Task[None], tuple[Delivery, float]] = {}
 
     @property
     def busy(self) -> int:
-        """The number of connections that carry a request or are being made for one."""
+        """The number of connections that carry a request or are being opened for one."""
         return len(self.sent) + len(self.making)
 
     def busy_since(self, at_s: float) -> bool:
-        """Return whether a connection has become busy at this moment or later."""
+        """Return whether a request was sent, or a connection begun, at this time or later."""
         sent = next(reversed(self.sent), None)
         _, making_s = next(reversed(self.making.values()), (None, -inf))
         return making_s >= at_s or (sent is not None and sent.at >= at_s)
@@ -67,14 +63,14 @@ class Connections:
 
     @property
     def may_have_one(self) -> bool:
-        """Whether one is idle, or may be opened."""
+        """Return whether a connection is idle, or may be opened."""
         return bool(self._idle) or not self.network.sockets.used_up
 
     def take_idle(self) -> Connection | None:
         return self._idle.pop() if self._idle else None
 
     def make(self, delivery: Delivery, work: Coroutine[Any, Any, None]) -> None:
-        """Run the work that makes a connection for this delivery; it calls connect()."""
+        """Run a task that opens a connection for this delivery."""
         self.network.sockets.open += 1
         task = self._loop.create_task(work)
         self.making[task] = delivery, self._loop.time()
@@ -86,7 +82,7 @@ class Connections:
             self.network.sockets.open -= 1
 
     async def connect(self) -> tuple[Target, Connection | ConnectFailed]:
-        """Connect to the listener's current address. Return that address with the connection, or with the failure."""
+        """Connect to the listener's current address. Return the address, and the connection or the error."""
         network = self.network
         while True:
             target = self.target
@@ -97,11 +93,13 @@ class Connections:
                 return target, error
             if target is self.target:
                 return target, connection
-            connection.close()  # the address was changed meanwhile
+            connection.close()  # The address was changed while connecting.
             network.sockets.open += 1
 
     def aim(self, target: Target) -> None:
-        """Send to this address from now on. Close connections to other addresses, busy ones when they are released."""
+        """Connect to this address from now on. Close idle connections to the old address now, and busy ones after their
+        answer.
+        """
         if target != self.target:
             self.target = target
             for connection in self._idle:
@@ -109,7 +107,7 @@ class Connections:
             self._idle.clear()
 
     def release(self, connection: Connection) -> None:
-        """Keep a connection for the next request, after its request has ended."""
+        """Keep a connection for the next request after its answer was read, or close it if it is not needed."""
         self.sent.pop(connection, None)
         if connection.target is self.target and not self.network.sockets.crowded:
             self._idle.append(connection)
@@ -127,7 +125,7 @@ class Connections:
         return False
 
     def expired(self, before_s: float) -> Connection | None:
-        """Remove and return a connection whose request was sent by this time; None when there is none."""
+        """Remove and return a connection whose request was sent at this time or earlier, or return None."""
         connection = next(iter(self.sent), None)
         if connection is None or connection.at > before_s:
             return None
@@ -135,13 +133,13 @@ class Connections:
         return connection
 
     def tidy(self) -> None:
-        """Close connections that have been idle for a while."""
+        """Close connections that have been idle for longer than `idle_s`."""
         before_s = self._loop.time() - self.idle_s
         while self._idle and self._idle[0].at < before_s:
             self._idle.pop(0).close()
 
     def close(self) -> None:
-        """Close all connections; lost() follows for each."""
+        """Close all connections. Each of them then calls lost()."""
         for task in list(self.making):
             task.cancel()
         for connection in (*self._idle, *self.sent):

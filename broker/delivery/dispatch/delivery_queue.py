@@ -1,7 +1,7 @@
-"""The deliveries of one dispatcher that no attempt is under way for: which one is next, and what the others wait for.
+"""The deliveries of one dispatcher that have no attempt in flight: which one is next, and what the others wait for.
 
 For: the order in which attempts begin, retries by their time, the order within ordering keys.
-Not for: whether a delivery may begin (admission.py), attempts (attempts.py), how many there may be (room.py).
+Not for: whether a delivery may begin (admission.py), attempts (attempts.py), how many messages are held (room.py).
 """
 
 from __future__ import annotations
@@ -18,33 +18,27 @@ from broker.delivery.dispatch.stream import Delivery, message_of
 
 
 class DeliveryQueue:
-    """The deliveries of one dispatcher that wait.
-
-    ready: an attempt may begin as soon as the limits allow; the next one first.
-    retries: a heap by the time when each is due.
-    keys: the first delivery of each ordering key, and those that wait for it.
-    renewing: the new data of their messages is being read.
-    leaving_first: deliveries on their way to `outstanding` that stay first of their keys until they have left.
-    """
+    """The deliveries to one listener that wait for an attempt."""
 
     __slots__ = ("_loop", "_numbers", "keys", "leaving_first", "ready", "renewing", "retries")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._numbers = itertools.count()
-        self.ready: deque[Delivery] = deque()
-        self.retries: list[tuple[int, int, Delivery]] = []
-        self.keys: KeyOrder[Delivery] = KeyOrder()
-        self.renewing: set[Delivery] = set()
+        self.ready: deque[Delivery] = deque()  # may begin when the limits allow
+        self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
+        self.keys: KeyOrder[Delivery] = KeyOrder()  # one delivery at a time for each ordering key
+        self.renewing: set[Delivery] = set()  # The new data of these messages is being read.
+        # Deliveries that block their ordering key until they are written to the topic `outstanding`.
         self.leaving_first: set[Delivery] = set()
 
     def put_first(self, delivery: Delivery) -> None:
-        """Make a delivery ready, before all others."""
+        """Make a delivery ready, ahead of all others."""
         delivery.state = READY
         self.ready.appendleft(delivery)
 
     def wait(self, delivery: Delivery, due_ms: int, why: str) -> None:
-        """Have a delivery wait for a time. why: see Waiting."""
+        """Let a delivery wait until `due_ms`. `why` is the reason that an operator sees."""
         delivery.state = Waiting(due_ms, why)
         heapq.heappush(self.retries, (due_ms, next(self._numbers), delivery))
 
@@ -60,7 +54,7 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Make the retries ready that a redrive concerns, by the ids of their messages."""
+        """Make those retries ready whose message ids a redrive names."""
         later = []
         for row in self.retries:
             delivery = row[2]
@@ -75,7 +69,7 @@ class DeliveryQueue:
     # Ordering keys
 
     def first_ended(self, delivery: Delivery, key: str) -> None:
-        """Make the next delivery of a key ready, before all others, because the first one has left."""
+        """Make the next delivery of an ordering key ready, ahead of all others, because the one before it has ended."""
         delivery.first_of_key = False
         self.leaving_first.discard(delivery)
         following = self.keys.next(key, self._loop.time())
@@ -84,29 +78,31 @@ class DeliveryQueue:
             self.put_first(following)
 
     def first_leaves(self, delivery: Delivery, key: str, *, others_follow: bool) -> None:
-        """Note that the first delivery of a key is on its way to `outstanding`. others_follow: so are those that wait
-        for it.
+        """Note that the delivery that blocks an ordering key moves to the topic `outstanding`. If `others_follow` is
+        true, the deliveries that wait behind it move, too.
         """
         self.leaving_first.add(delivery)
         if others_follow:
             following = self.keys.send_away(key)
             for one in following:
-                one.state = READY  # and admission has them leave, too
+                one.state = READY  # The admission check then makes them leave.
             self.ready.extendleft(reversed(following))
 
-    # All at once
+    # All deliveries
 
     def stand_down(self, under_way: Iterable[Delivery]) -> list[Delivery]:
-        """Remove every delivery, and return them; those under way, and those that leave, stay first of their keys."""
+        """Remove and return every delivery without an attempt in flight. Deliveries in flight continue to block their
+        ordering keys, and so do deliveries that are being written to the topic `outstanding`.
+        """
         idle = [*self.ready, *(delivery for _, _, delivery in self.retries), *self.renewing]
         self.clear()
-        for delivery in idle:  # Close idle connections first: the connection of the failed attempt is not idle yet.
+        for delivery in idle:
             delivery.first_of_key = False
         kept = (message_of(one).key for one in (*under_way, *self.leaving_first) if one.first_of_key)
         return idle + self.keys.restart([key for key in kept if key is not None])
 
     def drop(self, deliveries: Iterable[Delivery]) -> None:
-        """Remove the deliveries of one stream: they are dropped, and those that wait for their keys are among them."""
+        """Remove these deliveries, and those that wait behind them for an ordering key. All belong to one stream."""
         for delivery in deliveries:
             if delivery.first_of_key and (key := message_of(delivery).key) is not None:
                 self.keys.drop(key)
@@ -121,7 +117,7 @@ class DeliveryQueue:
         heapq.heapify(self.retries)
 
     def clear(self) -> None:
-        """Remove what is ready, waits for a time or is being renewed."""
+        """Remove the deliveries that are ready, wait for a time, or wait for their message's new data."""
         self.ready.clear()
         self.retries.clear()
         self.renewing.clear()

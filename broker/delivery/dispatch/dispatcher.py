@@ -1,10 +1,24 @@
 """A dispatcher: the deliveries of one listener on one worker, over all the partitions that the worker owns.
 
-For: what happens to a delivery from when its message is there until the cursor may pass it, the streams that lag, and
-what a change of the listener does. It holds a bounded number of messages; a stream whose messages it has no room for is
-*lagging* and is brought back by a catch-up reader.
+For: a delivery's way from when its message is loaded until the cursor may pass it, the streams that lag, and the effect
+of changes to the listener. It holds a bounded number of messages. A stream whose messages do not fit *lags*, and a
+catch-up reader brings them later.
 Not for: reading the log (reading/), the cursor's arithmetic (broker/core/window.py), whether an attempt may begin
 (admission.py, limits.py), attempts (attempts.py), probing (liveness.py).
+
+A delivery takes this way:
+
+    accept()                     renewed(), retry due, next of an ordering key
+       |                                       |
+       v                                       v
+    deliveries.ready <---------------------------------------------.
+       |-- admission: not now --> it waits here, or set_aside()    |
+       v                                                           |
+    attempts.send(), on an idle connection or after connect()      |
+       |-- answered 2xx --> settle() --> the cursor may pass       |
+       |                                                           |
+       '-- failed --> judge() --> again, retry --------------------'
+                         '------> set aside, park --> set_aside() --> settle()
 """
 
 from __future__ import annotations
@@ -41,17 +55,8 @@ _CONDITIONS: Final = {
 
 
 class Dispatcher:
-    """The deliveries of one worker to one listener, over all the worker's partitions.
-
-    assignment: the worker's, for new streams.
-    opened: the listener's secrets and headers, decrypted.
-    streams: by partition. backlog: the streams that lag.
-    deliveries: those without an attempt in flight. attempts: those in flight.
-    memory: the messages that are held.
-    sending: False at a hand-over and at the end, when attempts in flight may finish and none begins.
-    said_gone: the listener has answered 410, and the worker was told.
-    wants_tick: called when tick() must be called.
-    gone: called when the listener answers 410.
+    """The deliveries of one worker to one listener, over all partitions that the worker owns. It holds a bounded number
+    of messages, and starts attempts within the listener's limits.
     """
 
     def __init__(
@@ -72,16 +77,17 @@ class Dispatcher:
         self.assignment = assignment
         self.queue = queue
         self.listener = listener
-        self.opened = opened
-        self._wants_tick = wants_tick
-        self._tell_gone = gone
+        self.opened = opened  # the listener's decrypted secrets and headers
+        self._wants_tick = wants_tick  # makes tick() be called
+        self._tell_gone = gone  # called when the listener answers 410 Gone
+        # `said_gone` is true if the listener has answered 410 Gone, and `sending` if attempts may begin.
         self._active, self.said_gone, self.sending = False, False, True
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, Stream] = {}  # by partition
         self.failed_lines, self.parked_lines = LogRateLimit(tuning), LogRateLimit(tuning)
         self._loop = loop = asyncio.get_running_loop()
         self.circuit = Circuit()
         self.limits = Limits(self.circuit, listener.settings, tuning, replay=listener.replay is not None)
-        self.deliveries = DeliveryQueue(loop)
+        self.deliveries = DeliveryQueue(loop)  # deliveries without an attempt in flight
         self.memory = Room(self.circuit, self.limits, self.deliveries, tuning)
         self._admissions = Admissions(queue, self.deliveries, self.memory, loop)
         self.backlog = backlog = Backlog(self)
@@ -93,8 +99,8 @@ class Dispatcher:
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:
-        """Apply changed settings of the listener, or a changed share of this worker. opened: None when the secrets have
-        not changed.
+        """Apply changed settings of the listener, or this worker's changed share of the partitions. `opened` is None if
+        the listener's secrets have not changed.
         """
         self.opened = opened or self.opened
         before, self.listener = self.listener, listener
@@ -113,19 +119,19 @@ class Dispatcher:
     # A message comes
 
     def room(self) -> bool:
-        """Return whether the dispatcher can take one more message now."""
+        """Return whether the dispatcher may hold one more message in memory."""
         memory = self.memory
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return the stream of a partition that the dispatcher is placed on. A new stream begins at the tail."""
+        """Return the partition's stream to this listener. A new stream starts with the next new message."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())
         return stream
 
     def accept(self, delivery: Delivery, message: Message) -> None:
-        """Take a message for which there is room. It is sent as soon as the limits allow."""
+        """Take a message into memory. It is sent as soon as the listener's limits allow."""
         delivery.message = message
         delivery.state = READY
         memory = self.memory
@@ -140,20 +146,7 @@ class Dispatcher:
             self.pump()
 
     def pump(self) -> None:
-        """Begin as many attempts as the limits allow. The way of one delivery, as docs/delivery.md has it in full:
-
-        accept()                     renewed(), next of its key, retry due
-           |                                       |
-           v                                       v
-        deliveries.ready <---------------------------------------------.
-           |-- admission: not now --> it waits here, or set_aside()    |
-           v                                                           |
-        attempts.send(), on an idle connection or after connect()      |
-           |-- answered 2xx --> settle() --> the cursor may pass       |
-           |                                                           |
-           '-- failed --> judge() --> again, retry --------------------'
-                             '------> set aside, park --> set_aside() --> settle()
-        """
+        """Begin as many attempts as the listener's limits allow."""
         ready = self.deliveries.ready
         if not self.sending or not ready:
             return
@@ -178,7 +171,7 @@ class Dispatcher:
                 attempts.connect(delivery)
 
     def _turn_away(self, delivery: Delivery, admission: Admission) -> None:
-        """Have the delivery wait, or leave its window, because no attempt may begin."""
+        """Let a delivery wait, or move it to the topic `outstanding`, because no attempt may begin."""
         match admission:
             case Admission.QUEUED:
                 delivery.state = QUEUED
@@ -201,7 +194,9 @@ class Dispatcher:
     # A delivery leaves
 
     def settle(self, delivery: Delivery, state: State = KEPT) -> None:
-        """Settle a delivery: delivered, cancelled, or kept in `outstanding`. The cursor may pass it."""
+        """Settle a delivery that was delivered, cancelled, or stored in the topic `outstanding`. The committed offset
+        may now pass it.
+        """
         if delivery.state is DROPPED:
             return
         stream = delivery.stream
@@ -210,14 +205,16 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            stream.window.settle(delivery.offset)  # A crash may have left the delivery in the window, too.
+            stream.window.settle(delivery.offset)  # After a crash, the window may hold it, too.
         elif stream.window.settle(delivery.offset) is None:
             return
         if not stream.dirty:
             stream.assignment.touched(stream)
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Have a delivery leave its window for `outstanding`; settle() follows. due_ms: None parks it."""
+        """Move a delivery to the topic `outstanding`, to be attempted at `due_ms`, or parked if that is None. It is
+        settled once it is written.
+        """
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)
         delivery.stream.assignment.set_aside(delivery, status, error, due_ms)
@@ -225,13 +222,15 @@ class Dispatcher:
             self.deliveries.first_leaves(delivery, key, others_follow=due_ms is not None)
 
     def _give_back(self, delivery: Delivery) -> None:
-        """Return to `outstanding` what came from there and can't be tried now."""
+        """Return a delivery to the index of the topic `outstanding`, where it came from, because it can't be attempted
+        now.
+        """
         delivery.state = RETURNED
         delivery.stream.from_outstanding.discard(delivery)
         delivery.stream.assignment.returned(delivery)
 
     def _let_go(self, delivery: Delivery) -> None:
-        """Release the delivery's message; the next one of its ordering key may begin."""
+        """Free the memory of a delivery's message, and let the next delivery of its ordering key begin."""
         message, delivery.message = delivery.message, None
         memory, leaving = self.memory, self.memory.setting_aside
         if leaving and leaving.pop(delivery, None) is not None and not leaving:
@@ -242,26 +241,28 @@ class Dispatcher:
             if delivery.first_of_key and message.key is not None:
                 self.deliveries.first_ended(delivery, message.key)
 
-    # Its message is changed (changes/honour.py)
+    # Updated and deleted messages (changes/honour.py)
 
     def cancel(self, delivery: Delivery) -> None:
-        """Cancel a delivery whose message was deleted."""
+        """Cancel a delivery, because its message was deleted."""
         if delivery.entry is not None:
             delivery.stream.assignment.delivered(delivery)
         self.settle(delivery, CANCELLED)
 
     def renew(self, delivery: Delivery) -> None:
-        """Hold a delivery whose message was updated, until renewed() is called."""
+        """Hold a delivery back while the new data of its updated message is read."""
         delivery.state = RENEWING
         self.deliveries.renewing.add(delivery)
 
     def park_unreadable(self, delivery: Delivery) -> None:
-        """Park a delivery whose updated data can't be read, because the original data no longer counts."""
+        """Park a delivery because the new data of its updated message can't be read, and the old data must
+        not be sent.
+        """
         self.deliveries.renewing.discard(delivery)
         self.set_aside(delivery, None, DAMAGED, None)
 
     def renewed(self, delivery: Delivery, message: Message) -> None:
-        """Attempt the delivery now, with the new data of its message."""
+        """Attempt the delivery now, with the new data of its updated message."""
         self.deliveries.renewing.discard(delivery)
         self.memory.held_bytes += message.size - message_of(delivery).size
         delivery.message = message
@@ -269,17 +270,21 @@ class Dispatcher:
         if not self.stand_down_if_away():
             self.pump()
 
-    # Down, paused, and back
+    # The listener goes down, is paused, or comes back
 
     def stand_down_if_away(self) -> bool:
-        """Drop what must not be sent or held while the listener is down or paused. Return whether it is."""
+        """Free the memory of messages that are not in flight if the listener is down or paused. Return
+        whether it is.
+        """
         away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:
             self.stand_down()
         return away
 
     def stand_down(self) -> None:
-        """Drop every message that is not in flight, because the listener is down or paused, perhaps for long."""
+        """Free the memory of all messages that are not in flight, because the listener may be down or paused for long.
+        They are read again later.
+        """
         connecting = (delivery for delivery, _ in self.connections.making.values())
         for delivery in self.deliveries.stand_down((*self.attempts.under_way(), *connecting)):
             delivery.put_at_ms = message_of(delivery).put_at_ms
@@ -293,69 +298,70 @@ class Dispatcher:
                 self.behind[stream] = None
 
     def wake(self) -> None:
-        """Let attempts flow again after a good probe or a resume."""
-        self.activate()  # A listener that is resumed with an open circuit must be probed.
+        """Start attempts again after a successful probe, or after the listener was resumed."""
+        self.activate()  # A resumed listener whose circuit is open must be probed.
         if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
         self.refill()
         self.pump()
 
     def gone(self) -> None:
-        """Have the worker pause the listener, which has answered 410 Gone."""
+        """Ask the worker to pause the listener, which has answered 410 Gone."""
         if self.listener.paused is None and not self.said_gone:
             self.said_gone = True
             self._tell_gone(self)
 
-    # Time
+    # Ticks
 
     def activate(self) -> None:
-        """Have tick() called, until nothing is to be done."""
+        """Make the worker call tick() until there is nothing left to do."""
         if not self._active:
             self._active = True
             self._wants_tick(self)
 
     def tick(self, at_ms: int, *, late: bool = False) -> bool:
-        """Handle due timeouts and retries. It is called several times a second until it returns False.
+        """Handle timeouts and retries that are due. The worker calls this several times a second, until it returns
+        False.
 
-        late: the event loop is late, so answers may have arrived that nobody has read.
+        If `late` is true, the event loop is late and unread answers may have arrived, so no attempt times out.
         """
         if not late:
             self.attempts.expire()
         let_alone = self.limits.let_alone(at_ms)
-        if self.memory.many_wait:  # Deliveries of slow ordering keys leave their windows.
+        if self.memory.many_wait:
             for delivery in self._admissions.crowd():
                 self.set_aside(delivery, None, None, now_ms())
-        # Attempts may have been held back by the rate limit, Retry-After or the sockets.
+        # Ready deliveries may have waited for the rate limit, for Retry-After, or for a free socket.
         if self.deliveries.due(at_ms) or self.deliveries.ready:
             self.pump()
         waits = bool(self.behind) and self.circuit.state is not circuit.State.OPEN and self.listener.paused is None
         waits = waits or any(self.sets_aside(stream.partition) for stream in self.behind)
         idle = not (self.deliveries.ready or self.busy)
-        if waits and (idle or self.memory.running_low):  # else what only waits keeps it
+        if waits and (idle or self.memory.running_low):
             self.refill()
         self._active = bool(self.memory.held or waits or let_alone or self.busy)
         return self._active
 
-    # What others ask of it
+    # State for metrics and for sharing out resources
 
     @property
     def held(self) -> int:
-        """The number of messages that it holds."""
+        """The number of messages that the dispatcher holds in memory."""
         return self.memory.held
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of the messages it holds."""
+        """The size of the messages that the dispatcher holds in memory."""
         return self.memory.held_bytes
 
     @property
     def error(self) -> str | None:
-        """The reason why the last attempt was not accepted; None when it was."""
+        """The reason why the listener did not accept the last attempt, or None if it did."""
         return self.attempts.error
 
     @property
     def condition(self) -> str:
-        """`live`, `probation`, `down` or `paused`."""
+        """The listener's state: `live`, `probation`, `down` or `paused`."""
         return "paused" if self.listener.paused is not None else _CONDITIONS[self.circuit.state]
 
     @property
@@ -365,16 +371,16 @@ class Dispatcher:
 
     @property
     def waits(self) -> bool:
-        """Whether the dispatcher would begin more attempts, now or after some that are in flight."""
+        """Whether deliveries are ready, and more attempts will be possible soon."""
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property
     def wants_more(self) -> bool:
-        """Whether the dispatcher would begin more attempts if its share allowed."""
+        """Whether a larger share of the worker's attempts would let the dispatcher begin more."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
-        """Drop a stream whose partition is no longer owned, or whose listener has ended. Late answers are ignored."""
+        """Drop a stream whose partition was handed over, or whose listener was deleted. Late answers are ignored."""
         self.streams.pop(stream.partition, None)
         self.behind.pop(stream, None)
         dropped = (*stream.window.open.values(), *stream.from_outstanding)
@@ -384,7 +390,7 @@ class Dispatcher:
         stream.from_outstanding.clear()
 
     def close(self) -> None:
-        """End all attempts and connections, because the listener has ended."""
+        """End all attempts and close all connections, because the listener was deleted."""
         for stream in list(self.streams.values()):
             self.drop(stream)
         self.deliveries.clear()

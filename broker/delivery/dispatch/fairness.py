@@ -1,7 +1,7 @@
-"""The resources that a worker's dispatchers share: attempts, starts of low priority, memory, sockets, processor time.
+"""The resources that the dispatchers of a worker share: attempts in flight, memory, sockets and processor time.
 
-For: the totals, and everybody's share of them, anew every few ticks. Not for: what one listener can take, and how much
-is well for the slow (core/flow.py).
+For: the totals, and each dispatcher's share, calculated again every few ticks. Not for: how much one listener can take,
+nor how many attempts low-priority listeners may start (core/flow.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class Sharing(Protocol):
-    """The interface of a dispatcher for sharing out resources (dispatcher.py)."""
+    """The interface of a dispatcher that is used to share out a worker's resources."""
 
     limits: Limits
     memory: Room
@@ -40,9 +40,8 @@ DispatcherT = TypeVar("DispatcherT", bound=Sharing)
 
 
 class Sockets:
-    """The count of a worker's connections to all listeners, bounded by the files that the process may open.
-
-    open: connections, including those being made.
+    """The number of a worker's connections to all listeners, limited by the file descriptors that the process may
+    open.
     """
 
     __slots__ = ("_crowded", "_most", "open")
@@ -51,30 +50,34 @@ class Sockets:
         files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = files_max - tuning.sockets_kept if most is None else most
         self._crowded = self._most * 3 // 4
-        self.open = 0
+        self.open = 0  # includes connections that are being opened
 
     @property
     def crowded(self) -> bool:
-        """Whether idle connections must be closed."""
+        """Whether idle connections must be closed, because three quarters of the sockets are in use."""
         return self.open > self._crowded
 
     @property
     def used_up(self) -> bool:
-        """Whether no connection may be opened. Attempts then wait, so that no listener is blamed."""
+        """Whether no more connections may be opened. Attempts then wait, and do not count as failures of the
+        listener.
+        """
         return self.open >= self._most
 
 
 class Processor:
-    """A measure of how long this process's first thread waits for a processor (Linux; elsewhere 0)."""
+    """A measure of how long this process waits for a processor. It works on Linux, and is always 0 elsewhere."""
 
-    # Nanoseconds of running, and of waiting for a processor (Documentation/scheduler/sched-stats).
+    # The file holds two times in nanoseconds: running, and waiting for a processor.
     _TOLD = Path("/proc/self/schedstat")
 
     def __init__(self) -> None:
         self._at_s, self._waited_s = time.monotonic(), self._waited()
 
     def waited(self) -> float:
-        """Return the fraction of the time since the last call that this process waited for a processor, 0 to 1."""
+        """Return the fraction of the time since the last call, from 0 to 1, in which this process waited for a
+        processor.
+        """
         before_s, waited_s = self._at_s, self._waited_s
         self._at_s, self._waited_s = time.monotonic(), self._waited()
         return (self._waited_s - waited_s) / max(self._at_s - before_s, 1e-3)
@@ -86,10 +89,8 @@ class Processor:
 
 
 def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
-    """Share out attempts in flight and memory: first among fast listeners, the rest among slow ones, the rest among
-    failing ones.
-
-    dispatchers: those with something to do.
+    """Share out a worker's attempts in flight and memory among its busy dispatchers. Fast listeners come first, slow
+    ones share the rest, and failing ones share what is left then.
     """
     by_priority: tuple[list[Sharing], ...] = ([], [], [])
     for dispatcher in dispatchers:
@@ -102,7 +103,7 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
-    """Share out among dispatchers of one priority what higher priorities have not used."""
+    """Divide among dispatchers of one priority what higher priorities do not use."""
     wanting, used = 0, attempts_used
     for dispatcher in dispatchers:
         if dispatcher.wants_more:
@@ -117,18 +118,18 @@ def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_use
 
 
 def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int) -> list[DispatcherT]:
-    """Deal the attempts that low-priority dispatchers may begin until the next call. Return the dispatchers that got
+    """Divide the attempts that low-priority listeners may start until the next call. Return the dispatchers that got
     any.
 
-    At least half goes to slow listeners, if there are any, and the rest to failing ones.
-    turn: rotates the remainder.
+    At least half goes to slow listeners, if there are any, and the rest to failing ones. `turn` rotates which
+    dispatchers get the remainder of the division.
     """
     slow: list[DispatcherT] = []
     others: list[DispatcherT] = []
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            limits.permits = 1  # One attempt may begin if a message arrives before the next round.
+            limits.permits = 1  # A message that arrives before the next round may be sent.
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)
     for_others = 0 if not others else permits // 2 if slow else permits

@@ -1,7 +1,7 @@
-"""How many attempts of one listener a worker may have under way, and begin.
+"""The limits of one listener: how many attempts a worker may have in flight for it, and when the next may begin.
 
-For: what the flow, the rate, the circuit, Retry-After and the worker's shares say of it, together. Not for: each of
-these (broker/core/flow.py, circuit.py), what all listeners share (fairness.py).
+For: combining concurrency, rate limit, circuit breaker, Retry-After and the listener's share of the worker's resources.
+Not for: each of these (broker/core/flow.py, circuit.py), what all listeners share (fairness.py).
 """
 
 from __future__ import annotations
@@ -15,36 +15,24 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class Priority(IntEnum):
-    """The priorities of listeners, the highest first; what a worker has is shared out in this order.
+    """The priorities of listeners, the highest first. A worker's resources are shared out in this order."""
 
-    FAST: accepts, and answers in under `slow_ms` on average.
-    SLOW: accepts, but slowly; and each replay.
-    FAILING: rejects more than a quarter of its attempts, or has not answered yet.
-    """
-
+    # A fast listener accepts messages, and answers in under `slow_ms` on average.
     FAST = 0
+    # A slow listener accepts messages, but answers more slowly. Every replay is slow, too.
     SLOW = 1
+    # A failing listener rejects more than a quarter of its attempts, or has not answered yet.
     FAILING = 2
 
 
-_FAST, _SLOW, _FAILING = Priority  # an enumeration's attributes are slow
+_FAST, _SLOW, _FAILING = Priority  # faster than an enumeration's attributes
 
 
 class Limits:
-    """The limits of one listener's attempts in a worker.
-
-    share: of the worker's attempts in flight.
-    permits: attempts that a low-priority listener may start until more are dealt.
-    took_ms: average duration of answers without fault; None before the first.
-    failing: average part of attempts that were not accepted.
-    replay: a replay has low priority, however fast its answers are.
-    priority: fast accepts and answers quickly; slow accepts, but slowly, and so does a replay; failing rejects over a
-        quarter of its attempts, or has not answered yet. Shared resources go out in this order.
-    low_priority: the listener has low priority, so its starts are counted.
-    """
+    """The limits of one listener's attempts in a worker: how many may be in flight, and how many may start."""
 
     priority: Priority
-    low_priority: bool
+    low_priority: bool  # slow or failing, so starts are counted
 
     __slots__ = (
         *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_samples", "_too_early", "_tuning"),
@@ -56,20 +44,20 @@ class Limits:
     ) -> None:
         self._tuning = tuning
         self._circuit = circuit
-        self._replay = replay
+        self._replay = replay  # A replay never has high priority.
         self.flow = Flow(settings.max_in_flight)
-        self.share = tuning.attempts_max
+        self.share = tuning.attempts_max  # of the worker's attempts in flight
         self.permits = 1
-        self.took_ms: float | None = None
+        self.took_ms: float | None = None  # average duration of good answers
         self._samples = tuning.answers_weighed
-        self.failing = 0.0
+        self.failing = 0.0  # average part of attempts not accepted
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
-        self._too_early = False  # The rate limit refused the last attempt that was asked for.
+        self._too_early = False  # The rate limit refused the last attempt.
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
-        """Apply changed settings of the listener, or a changed share of this worker."""
+        """Apply changed settings of the listener, or this worker's changed share of the partitions."""
         self.flow.resize(share.of(settings.max_in_flight))
         rate_per_s = (
             None
@@ -82,7 +70,7 @@ class Limits:
             self._pace = Pace(rate_per_s, burst_s=self._tuning.rate_burst_s)
 
     def most(self, busy: int) -> int:
-        """Return how many attempts may be in flight. busy: how many are now."""
+        """Return how many attempts may be in flight. `busy` is the number in flight now."""
         if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
             return 0
         most = min(self.able, self.share)
@@ -90,41 +78,43 @@ class Limits:
 
     @property
     def able(self) -> int:
-        """The attempts that may be in flight, whatever other listeners want."""
+        """The number of attempts that may be in flight, regardless of other listeners."""
         most, allowance = self.flow.limit, self._circuit.allowance
         if allowance is not None and allowance < most:
             most = allowance
         return min(most, self._tuning.attempts_new_max) if self.new else most
 
     def begin(self, at_s: float) -> bool:
-        """Count one attempt that most() allows, if the rate limit allows it, too. at_s: the event loop's time."""
+        """Count the start of one attempt, and return True. Return False if the rate limit does not allow it yet."""
         if self._pace is not None:
             self._too_early = not self._pace.begin(at_s)
             if self._too_early:
                 return False
-        # Keep one start, in case the listener has low priority from now on.
+        # Keep one permit, in case the listener gets low priority before permits are dealt again.
         self.permits = self.permits - 1 if self.low_priority else 1
         return True
 
     def took(self, took_ms: int) -> None:
-        """Record an answer without fault. took_ms: until the complete answer."""
+        """Record the time in ms from the request to the end of a successful answer."""
         tuning = self._tuning
         known, took_ms = self.took_ms, min(took_ms, tuning.took_ms_max)
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            if self._samples < tuning.answers_weighed:  # The first answers may have been an exception.
+            if self._samples < tuning.answers_weighed:  # The first answers weigh less than an average does later.
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()
 
     def timed_out(self, took_ms: int) -> None:
-        """Record an attempt without an answer. It makes a listener slow, but does not make it known."""
+        """Record an attempt without an answer. It counts as a slow answer, but only if the listener has answered
+        before.
+        """
         if not self.new:
             self.took(took_ms)
 
     def succeeded(self) -> None:
-        """Record an attempt that was accepted."""
+        """Record an attempt that the listener accepted."""
         self.flow.succeeded()
         if self.failing:
             failing = 0.0 if self.new else self.failing * (1 - 1 / self._tuning.answers_weighed)
@@ -132,26 +122,27 @@ class Limits:
             self._judge()
 
     def failed(self) -> None:
-        """Record an attempt that was not accepted, for any reason."""
+        """Record an attempt that the listener did not accept, for any reason."""
         self.failing = 1.0 if self.new else self.failing + (1 - self.failing) / self._tuning.answers_weighed
         self._judge()
 
     @property
     def new(self) -> bool:
-        """Whether the listener has not answered yet, or not since it was down, or with faults only."""
+        """Whether the listener has not answered successfully yet, or not since it was down."""
         return self.took_ms is None
 
     def held_back(self, busy: int) -> bool:
-        """Return whether a larger share would not start more attempts. busy: attempts in flight.
-
-        Then the listener is down, asked for a pause, is at its rate limit, or has all that it can handle.
+        """Return whether a larger share of the worker's attempts would not help. The listener is down, has asked for a
+        pause, is at its rate limit, or has as many attempts in flight as it can handle.
         """
         return (
             self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early or busy >= self.able
         )
 
     def let_wait(self, busy: int) -> bool:
-        """Return whether the listener could not use what it may begin, now or soon. busy: attempts in flight."""
+        """Return whether the listener can't start attempts soon: it is down, has asked for a pause, or is new with all
+        its attempts in flight.
+        """
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 
     def _judge(self) -> None:
@@ -164,24 +155,24 @@ class Limits:
 
     @property
     def quick(self) -> bool:
-        """Whether the listener is known to answer soon, so that an answer may arrive at any moment."""
+        """Whether the listener answers fast on average, so that an answer may arrive at any moment."""
         return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:
-        """Forget the averages, because the listener is up again. Its first attempt starts at once."""
+        """Forget the averages, because the listener is up again. Its first attempt may start at once."""
         self.took_ms, self.failing, self.permits = None, 0.0, 1
         self._judge()
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
-        """Slow down: the listener is overloaded (429, 503, no answer in time). retry_after_s: how long to send
-        nothing.
+        """Slow down, because the listener is overloaded: it answered 429 or 503, or not in time. Send nothing for
+        `retry_after_s` seconds.
         """
         self.flow.pushed_back(at_ms)
         if retry_after_s:
             self._pushed_back_until_ms = at_ms + min(retry_after_s, self._tuning.push_back_s_max) * 1000
 
     def let_alone(self, at_ms: int) -> bool:
-        """Return whether the listener has asked for a pause that is not over."""
+        """Return whether a pause that the listener asked for with Retry-After is not over yet."""
         if self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0
         return self._pushed_back_until_ms > 0

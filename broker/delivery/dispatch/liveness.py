@@ -1,13 +1,13 @@
-"""Asks the liveness_url of listeners that are down, and lets their deliveries flow again when it answers 2xx.
+"""Probes: a GET of the `liveness_url` of each listener that is down. After a 2xx answer, messages are delivered again.
 
-For: asking, and how many a worker asks in a tick. Not for: when a listener counts as down (broker/core/circuit.py),
-how often it is asked, and who comes first (broker/core/probes.py).
+For: sending probes, and how many a worker sends in a tick. Not for: when a listener counts as down
+(broker/core/circuit.py), how often it is probed, and which listener is first (broker/core/probes.py).
 
-A replay to a URL without a liveness_url has that URL asked instead, and whatever it answers will do, but for 5xx: what
-takes a POST may well refuse a GET.
+A replay to a URL without a `liveness_url` has its own URL probed. Any answer below 500 will do, because a URL that
+accepts POST may reject GET.
 
-One probe per listener and worker. `probes_max` of them begin in a tick, whoever is down, and fewer while the machine is
-busy: who was down for long waits then, who has just gone does not (docs/decisions/0002).
+A worker has one probe of a listener in flight. At most `probes_max` start in a tick, and fewer while the machine is
+busy. Listeners that went down last are probed first (docs/decisions/0002).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 async def alive(
     url: str, resolver: Resolver, tls: ssl.SSLContext, *, below: int = 300, timeout_s: float = TUNED.probe_timeout_s
 ) -> bool:
-    """Return whether a GET of the liveness_url is answered in time with a status from 200 to below `below`."""
+    """Return whether a GET of the `liveness_url` is answered in time with a status of at least 200 and less than
+    `below`.
+    """
     target = parse_url(url)
     head = f"GET {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"
     request = f"{head}connection: close\r\n\r\n".encode("latin-1")
@@ -41,7 +43,7 @@ async def alive(
 
 
 class Liveness:
-    """The listeners of one worker that are down."""
+    """The probes of one worker's listeners that are down."""
 
     def __init__(
         self, resolver: Resolver, tls: ssl.SSLContext, dice: Callable[[], float], tuning: Tuning = TUNED
@@ -54,16 +56,16 @@ class Liveness:
         self._probes: Probes[Dispatcher] = Probes()
         self.probes_under_way: set[asyncio.Task[None]] = set()
         self._per_s = round(tuning.probes_calm / tuning.tick_s)
-        self.down: set[Dispatcher] = set()  # Each listener that is down is queued in _probes, or is being probed.
+        self.down: set[Dispatcher] = set()  # Each of them waits in `_probes`, or is being probed.
 
     def watch(self, dispatcher: Dispatcher) -> None:
-        """Probe a dispatcher's listener, which is down. A repeat does nothing."""
+        """Probe a dispatcher's listener from now on, because it is down. A second call does nothing."""
         if dispatcher not in self.down:
             self.down.add(dispatcher)
             self._wait(dispatcher)
 
     def tick(self, *, permits: int) -> None:
-        """Start the probes that are due, as many as are allowed. permits: the budget of core/flow.py's Gate."""
+        """Start the probes that are due. The fewer `permits` the processor's load allows, the fewer probes start."""
         at_ms, tuning = now_ms(), self._tuning
         most = max(tuning.probes_min, min(tuning.probes_max, permits // tuning.permits_per_probe))
         self._per_s = round(min(most, tuning.probes_calm) / tuning.tick_s)
@@ -78,7 +80,7 @@ class Liveness:
                 task.add_done_callback(partial(self._asked, dispatcher))
 
     def _still_down(self, dispatcher: Dispatcher) -> bool:
-        """Return whether the listener must be probed. If not, stop watching it."""
+        """Return whether the listener must still be probed. If not, stop probing it."""
         if dispatcher.circuit.state is not State.OPEN or dispatcher.listener.paused is not None:
             self.down.discard(dispatcher)
         return dispatcher in self.down

@@ -1,4 +1,4 @@
-"""Limits the log lines that one listener causes: a few of a kind each minute, and a sum of those that were left out.
+"""A limit on the log lines that one listener causes: a few of each kind per minute, and a summary of those left out.
 
 For: a listener that fails every delivery must neither flood the log nor occupy its worker with logging. Not for: the
 contents of a line, nor the record of each attempt, which is in `deliveries` (stream.py).
@@ -12,24 +12,25 @@ from typing import Final
 from broker.delivery.tuning import TUNED, Tuning
 
 _MINUTE_MS: Final = 60_000
-_RESULTS_MAX: Final = 8  # A sum has at most this many different results; all others are "other".
+_RESULTS_MAX: Final = 8  # A summary names at most this many results, and counts all others as "other".
 
 
 class LogRateLimit:
-    """A rate limit for one kind of log line about one listener."""
+    """A limit on one kind of log line about one listener."""
 
     __slots__ = ("_left_out", "_lines_max", "_logged", "_minute")
 
     def __init__(self, tuning: Tuning = TUNED) -> None:
         self._lines_max = tuning.log_lines_per_min
         self._minute = self._logged = 0
-        self._left_out: Counter[str] = Counter()  # lines by result
+        self._left_out: Counter[str] = Counter()  # lines left out, by result
 
     def left_out(self, at_ms: int, result: object) -> str | None:
-        """Return the sum of the lines left out before this one, for its end; None when this line is left out, too.
+        """Return the text to append to this log line: a summary of the lines left out before it. Return None if this
+        line must be left out, too.
 
-        result: of this line's attempt: a status, or an error in a word. The sum is such as
-        `left_out=43 left_out_results=503:40,timeout:3`, and `left_out=0` without any.
+        `result` is the HTTP status or the error of the attempt. A summary is like `left_out=43
+        left_out_results=503:40,timeout:3`, or `left_out=0`.
         """
         minute = at_ms // _MINUTE_MS
         if minute != self._minute:

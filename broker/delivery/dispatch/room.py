@@ -1,7 +1,7 @@
 """The memory of one dispatcher: how many messages it holds, and how many it may hold.
 
-For: the bounds, so that no listener takes the others' room, and what waits or fails not the room of what would be
-delivered. Not for: which messages are held (delivery_queue.py), the shares of all dispatchers (fairness.py).
+For: the limits, so that no listener takes the memory of others, and waiting or failing deliveries leave memory for new
+ones. Not for: which messages are held (delivery_queue.py), the shares of all dispatchers (fairness.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,7 @@ from broker.delivery.tuning import Tuning
 
 
 class Room:
-    """The messages that one dispatcher holds.
-
-    held, held_bytes: how many, and their bytes.
-    bytes_share: the bytes it may hold, as fairness.py says.
-    setting_aside: deliveries on their way to `outstanding` because the log is to go, and their bytes.
-    """
+    """The memory that one listener's messages take in a worker, and its limits."""
 
     __slots__ = ("_circuit", "_deliveries", "_limits", "bytes_share", "held", "held_bytes", "setting_aside", "tuning")
 
@@ -28,14 +23,15 @@ class Room:
         self._circuit = circuit
         self._limits = limits
         self._deliveries = deliveries
-        self.held = self.held_bytes = 0
-        self.bytes_share = tuning.held_bytes_max
+        self.held = self.held_bytes = 0  # messages in memory, and their size
+        self.bytes_share = tuning.held_bytes_max  # `held_bytes` may grow to this
+        # Deliveries that are being written to `outstanding` before retention deletes their messages, with their sizes.
         self.setting_aside: dict[Delivery, int] = {}
 
     @property
     def held_max(self) -> int:
-        """The number of messages that it may hold now: few for a new listener or one on probation, none while it is
-        down.
+        """The number of messages that may be in memory now. It is small for a new listener or one on probation, and 0
+        while the listener is down.
         """
         allowance, limits = self._circuit.allowance, self._limits
         if allowance == 0:
@@ -47,26 +43,30 @@ class Room:
 
     @property
     def running_low(self) -> bool:
-        """Whether to fetch messages of lagging streams: many at a time, not one for each that is settled."""
+        """Whether at most half of the allowed memory is in use, so that messages of lagging streams should be
+        fetched.
+        """
         return self.held <= self.held_max // 2 and self.held_bytes <= self.bytes_share // 2
 
     @property
     def many_fail(self) -> bool:
-        """True if the deliveries that wait for a retry take too much of the room."""
+        """Whether deliveries that wait for a retry take too much of the listener's memory."""
         most = self.held_max
         return most > 0 and len(self._deliveries.retries) >= max(1, min(self.tuning.retries_max, most // 2))
 
     @property
     def many_wait(self) -> bool:
-        """Whether those that wait for their ordering keys take too much of it."""
+        """Whether deliveries that wait for their ordering keys take too much of the listener's memory."""
         waiting = self._deliveries.keys.waiting
-        if not waiting:  # nearly always
+        if not waiting:  # the usual case
             return False
         most = self.held_max
         return most > 0 and not self._limits.new and waiting >= min(self.tuning.key_waiting_max, most // 2)
 
     @property
     def sets_aside_more(self) -> bool:
-        """Whether one more delivery may be on its way to `outstanding` because the log is to go."""
+        """Whether one more delivery may be written to `outstanding` before retention deletes its message. Their number
+        and size are limited.
+        """
         leaving, tuning = self.setting_aside, self.tuning
         return len(leaving) < tuning.set_aside_at_once and sum(leaving.values()) < tuning.set_aside_bytes_max

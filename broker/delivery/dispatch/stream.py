@@ -1,6 +1,6 @@
-"""A stream, the delivery of one partition's messages to one listener, and the deliveries in it.
+"""A stream, which delivers one partition's messages to one listener, and the deliveries in it.
 
-For: what is known of each, where the stream stands, what a checkpoint writes of it. Not for: which offsets it takes
+For: the state of each delivery, the stream's cursor, what a checkpoint writes. Not for: which offsets it takes
 (broker/core/window.py), sending (dispatcher.py).
 """
 
@@ -28,24 +28,15 @@ from broker.delivery.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-_ROWS_MAX = 5_000  # An event has at most this many rows, about 300 KB.
+_ROWS_MAX = 5_000  # An event with so many rows has about 300 KB.
 
-Row = tuple[int, int, int, int, int]  # as in DeliveriesSettled.rows, and when the message was put, or its `deliver_at`
-Made = tuple[DeliveryAttempted, int]  # likewise
+# A row of DeliveriesSettled.rows, followed by the time of the put or the message's `deliver_at`, in ms.
+Row = tuple[int, int, int, int, int]
+Made = tuple[DeliveryAttempted, int]  # with the same time
 
 
 class Assigned(Protocol):
-    """The interface of an assignment for a dispatcher and its streams (assignment.py).
-
-    known_changes: of messages; nearly always empty.
-    touched: a stream became dirty.
-    lagging: a stream needs a catch-up reader.
-    set_aside: a delivery leaves the window, to be attempted at a time (ms), or parked (None). settle() follows.
-    overtakes: whether a delivery would overtake one of its ordering key that has left the window.
-    is_outstanding: the delivery has left the window already.
-    delivered, returned: a delivery from `outstanding` was accepted, or can't be attempted now.
-    hold: whether a change delays a delivery; cancel() or renewed() follows.
-    """
+    """The interface of an assignment that dispatchers and their streams use."""
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
@@ -60,7 +51,7 @@ class Assigned(Protocol):
 
 
 class Dispatching(Protocol):
-    """The interface of a dispatcher for its streams, and for the readers and checkpoints of these (dispatcher.py)."""
+    """The interface of a dispatcher that its streams, the catch-up readers and the checkpoints use."""
 
     tuning: Tuning
     assignment: Assigned
@@ -90,16 +81,7 @@ class Dispatching(Protocol):
 
 
 class Delivery:
-    """The duty to bring one message to one listener.
-
-    state: what it is doing, and what belongs to that (broker/core/delivery.py).
-    message: None in the states that hold none.
-    put_at_ms: the time of the put, kept when the message is let go; 0: not known.
-    number: attempts begun. first_at_ms: the beginning of the first one here.
-    again: it was sent again at once, on a new connection.
-    first_of_key: no other delivery of its ordering key goes before it.
-    entry: its entry in `outstanding`, when it comes from there and not from the window.
-    """
+    """The duty to bring one message to one listener, with the state of its attempts."""
 
     __slots__ = (
         *("again", "entry", "first_at_ms", "first_of_key", "message", "number", "offset", "put_at_ms"),
@@ -109,18 +91,18 @@ class Delivery:
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream
         self.offset = offset
-        self.message = message
+        self.message = message  # None in states that hold no message
         self.state: State = MISSING
-        self.number = 0
-        self.again = False
-        self.first_of_key = False
-        self.entry: OutstandingEntry | None = None
-        self.first_at_ms = 0
-        self.put_at_ms = 0
+        self.number = 0  # attempts begun
+        self.again = False  # repeated at once on a new connection
+        self.first_of_key = False  # blocks later deliveries of its ordering key
+        self.entry: OutstandingEntry | None = None  # if it comes from `outstanding`
+        self.first_at_ms = 0  # start of the first attempt
+        self.put_at_ms = 0  # kept when `message` is dropped
 
 
 def message_of(delivery: Delivery) -> Message:
-    """Return the message of a delivery in a state that holds one."""
+    """Return the message of a delivery whose state holds one."""
     message = delivery.message
     if message is None:
         raise RuntimeError(f"a delivery that is {delivery.state} holds no message")
@@ -128,20 +110,8 @@ def message_of(delivery: Delivery) -> Message:
 
 
 class Stream:
-    """The delivery of one partition's messages to one listener.
-
-    assignment: the one that its partition belongs to.
-    rows: first attempts that succeeded, for the next checkpoint.
-    attempts: all other attempts.
-    behind_since_ms: when the first message that is behind was put; 0: none is, or unknown.
-    dirty: changed since the last checkpoint.
-    pressing: the next checkpoint must include it, whatever its priority.
-    requested: a catch-up reader will come.
-    fetch_bytes: how much of the log to read for it at once.
-    from_outstanding: deliveries from `outstanding` that its dispatcher has now.
-    wants: for a replay with picked messages, tests an offset.
-    set_aside_below: unsettled deliveries below this offset leave the window without an attempt, because the log will be
-        deleted up to there; 0: none do.
+    """The delivery of one partition's messages to one listener, with a window of the offsets that are not
+    settled yet.
     """
 
     __slots__ = (
@@ -166,32 +136,35 @@ class Stream:
         self.assignment = dispatcher.assignment
         self.partition = partition
         self.window = window
-        self.rows: list[Row] = []
-        self.attempts: list[Made] = []
-        self.behind_since_ms = 0
-        self.dirty = False
-        self.pressing = False
-        self.requested = False
-        self.fetch_bytes = dispatcher.tuning.fetch_bytes_first
+        self.rows: list[Row] = []  # successful first attempts, for the next checkpoint
+        self.attempts: list[Made] = []  # all other attempts
+        self.behind_since_ms = 0  # when the oldest lagging message was put
+        self.dirty = False  # changed since the last checkpoint
+        self.pressing = False  # must be in the next checkpoint
+        self.requested = False  # waits for a catch-up reader
+        self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # of the next catch-up read
+        # Unsettled deliveries below this offset move to `outstanding`, because retention will delete their messages.
         self.set_aside_below = 0
-        self.from_outstanding: set[Delivery] = set()
+        self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`
         replay = dispatcher.listener.replay
-        self.wants = None if replay is None else replay.chooser(partition)
+        self.wants = None if replay is None else replay.chooser(partition)  # tests an offset
 
     def touch(self) -> None:
-        """Have the next checkpoint include the stream, which has changed."""
+        """Include the stream in the next checkpoint, because it has changed."""
         if not self.dirty:
             self.assignment.touched(self)
 
     @property
     def current(self) -> bool:
-        """Whether this is its dispatcher's present stream of the partition."""
+        """Whether this is still its dispatcher's stream of the partition."""
         return self.dispatcher.streams.get(self.partition) is self
 
     def cursor(self, tail: int, *, waiting: int = 0, since_ms: int | None = None) -> Cursor:
-        """Return the stream's cursor. tail: where the partition's tail reader is.
+        """Return the stream's cursor, which a checkpoint commits. `tail` is the offset of the next new message in the
+        partition.
 
-        waiting: deliveries that have left the stream and are not settled. since_ms: the oldest put of these.
+        `waiting` is the number of unsettled deliveries that have moved to the topic `outstanding`, and `since_ms` is
+        when the oldest of their messages was put.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)
@@ -207,7 +180,9 @@ class Stream:
         )
 
     def _attempts_made(self, opened: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of finished attempts of each open delivery; empty when all are 0."""
+        """Return the number of finished attempts of each delivery at these offsets, or an empty tuple if there were
+        none.
+        """
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
             return ()
@@ -217,7 +192,7 @@ class Stream:
 
     @property
     def oldest_at_ms(self) -> int | None:
-        """The time at which the oldest waiting message was put, as far as is known."""
+        """The time at which the oldest waiting message was put, or None if unknown."""
         first = self.window.first
         if first is not None:
             delivery = self.window.open[first]
@@ -233,7 +208,9 @@ class Stream:
         took_ms: int,
         due_ms: int | None,
     ) -> None:
-        """Keep an attempt's result for the next checkpoint. Log a failure now, unless too many are logged."""
+        """Keep the result of an attempt for the next checkpoint. Log a failure now, unless the log's rate limit is
+        reached.
+        """
         message, listener = delivery.message, self.dispatcher.listener
         if message is None:
             return
@@ -275,19 +252,21 @@ class Stream:
 
 
 def now_ms() -> int:
-    """Milliseconds since the UTC epoch."""
+    """Return the time in milliseconds since the UTC epoch."""
     return time.time_ns() // 1_000_000
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
-    """Take what has happened since the last checkpoint out of the stream."""
+    """Remove and return the results of the stream's attempts since the last checkpoint."""
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []
     return rows, attempts
 
 
 def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
-    """Return the events that a checkpoint writes to `deliveries`. None is larger than Kafka accepts by default."""
+    """Return the events that a checkpoint writes to the topic `deliveries`, none larger than Kafka accepts
+    by default.
+    """
     listener = stream.dispatcher.listener
     settled = [
         DeliveriesSettled(

@@ -1,7 +1,7 @@
-"""Ticks: what a worker does for its dispatchers several times a second.
+"""Ticks: the regular work of a worker for its dispatchers, several times a second.
 
-For: time-outs, retries that are due, the share of each dispatcher, probes, closing idle connections. Not for: what
-one dispatcher does in a tick (dispatcher.py), the shares themselves (fairness.py).
+For: timeouts, retries that are due, the share of each dispatcher, probes, closing idle connections. Not for: what one
+dispatcher does in a tick (dispatcher.py), the shares themselves (fairness.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from broker.delivery.tuning import Tuning
 
 
 class Ticks:
-    """The dispatchers that need ticks, longest waiting first."""
+    """The dispatchers that have something to do, and so need regular ticks."""
 
     def __init__(self, liveness: Liveness, tuning: Tuning) -> None:
         self._tuning = tuning
@@ -31,12 +31,14 @@ class Ticks:
         self._active[dispatcher] = None
 
     def remove(self, dispatcher: Dispatcher) -> None:
-        """Stop ticks and probes of a dispatcher whose listener has ended."""
+        """Stop the ticks and probes of a dispatcher whose listener was deleted."""
         self._liveness.down.discard(dispatcher)
         self._active.pop(dispatcher, None)
 
     async def run(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Tick for ever. dispatchers: all dispatchers; those without ticks are tidied, too."""
+        """Call the dispatchers' ticks in an endless loop. All of `dispatchers` also have their idle connections
+        closed.
+        """
         tuning = self._tuning
         gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
         pumped: list[Dispatcher] = []
@@ -61,10 +63,10 @@ class Ticks:
                 dispatcher.connections.tidy()
 
     def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
-        """Tick these dispatchers, and yield those that still have something to do."""
+        """Call the ticks of these dispatchers, and yield those that still have something to do."""
         at_ms = now_ms()
         for place, dispatcher in enumerate(dispatchers):
-            if dispatcher not in self._active:  # its listener has ended meanwhile
+            if dispatcher not in self._active:  # Its listener was deleted.
                 continue
             if (place + number) % self._tuning.share_ticks and dispatcher.limits.low_priority:
                 continue
@@ -77,7 +79,9 @@ class Ticks:
 
 
 async def pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
-    """Have the dispatchers begin the attempts that deal_permits() dealt, a few before yielding to the event loop."""
+    """Let the dispatchers begin the attempts that deal_permits() allowed, and yield to the event loop after every
+    few.
+    """
     begun = 0
     for dispatcher in dispatchers:
         begun += dispatcher.limits.permits

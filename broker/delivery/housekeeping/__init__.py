@@ -1,1 +1,1 @@
-"""The removal of what is old, ended or done."""
+"""The removal of old messages, of what deleted listeners leave behind, and of finished replays."""

@@ -1,8 +1,8 @@
-"""The removal of what ended listeners have left: their cursors in Kafka, and their records in `outstanding`.
+"""The removal of what deleted listeners leave behind: their cursors in Kafka, and their records in `outstanding`.
 
-For: finding these by a comparison with the directory: when a listener ends, at a take-over, and now and then. So a
-listener is found that ended while no worker ran, or whose cursor another worker committed once more. Not for: ending
-its deliveries (the roster stops its streams).
+For: finding these by a comparison with the directory, when a listener is deleted, at a take-over, and regularly. So the
+cleanup also finds listeners that were deleted while no worker ran, or whose cursor was committed once more. Not for:
+ending deliveries (the roster stops the streams).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-_DELETES_CURSORS: Final = 0  # The owner of this partition of `messages` deletes the cursors for all workers.
+_DELETES_CURSORS: Final = 0  # The owner of this partition deletes the cursors.
 
 
 class Cursors(Protocol):
@@ -39,9 +39,7 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The cleanup after ended listeners, for one assignment. dispatchers: the worker's own, as they are at each
-    moment.
-    """
+    """The cleanup after deleted listeners, for the partitions of one assignment."""
 
     def __init__(
         self,
@@ -63,7 +61,7 @@ class EndedListeners:
         self._wake = asyncio.Event()
 
     def look(self) -> None:
-        """Something may have ended."""
+        """Look soon for deleted listeners."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -82,15 +80,15 @@ class EndedListeners:
                 self.look()
 
     async def clear(self) -> bool:
-        """Delete what ended listeners have left. Return whether there were cursors to delete (LogUnavailable,
-        ViewBehind).
+        """Delete the cursors and stored deliveries of listeners that no longer exist. Return whether cursors were
+        deleted. Raises LogUnavailable or ViewBehind.
         """
         if not self._partitions:
             return False
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        if not self._view.complete:  # Delete nothing while the directory may lack listeners of a newer program.
+        if not self._view.complete:  # A newer version may have written listeners that this one can't decode.
             return False
         known = self._view.state.listeners.keys()
         await self._outstanding.bury(with_records - known)
@@ -101,11 +99,11 @@ class EndedListeners:
 
     async def _delete(self, listener_id: str) -> None:
         async with self._checkpoints.quiet:
-            if listener_id in self._dispatchers:  # The dispatcher's streams are stopped in a moment.
+            if listener_id in self._dispatchers:  # Its streams are not stopped yet.
                 return
             try:
                 await self._cursors.delete(listener_id)
-            except LogUnavailable as error:  # Another consumer may be using this group; the other groups must not wait.
+            except LogUnavailable as error:  # Another consumer may use this group.
                 log.warning("endings.wait listener=%s error=%s", listener_id, error)
             else:
                 log.info("listener.ended listener=%s", listener_id)

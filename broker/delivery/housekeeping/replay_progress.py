@@ -1,11 +1,11 @@
-"""Says in the log which partitions of a replay are done, so that it ends when all of them are.
+"""Reports in the log which partitions of a replay are done, so that the replay ends when all of them are.
 
-For: the replays that this worker delivers a part of. Each worker knows of its own partitions only; the directory
-gathers what all of them say (ReplayAdvanced). Not for: delivering them (dispatcher.py does, as for any listener),
-asking for them (broker/commands/replays.py).
+For: the replays that this worker delivers a part of. Each worker knows only its own partitions. The directory combines
+the reports of all workers (ReplayAdvanced). Not for: delivering replays (dispatcher.py, as for any listener),
+requesting them (broker/commands/replays.py).
 
-A partition is done when its cursor, committed, stands at the replay's end and nothing of it is to be tried again from
-`outstanding`. What was parked of it has failed and holds nothing up.
+A partition is done when its committed cursor is at the replay's end and no delivery of it will be retried from
+`outstanding`. Parked deliveries of a replay do not delay its end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Outstanding(Protocol):
 
 
 class ReplayProgress:
-    """The progress of replays in one assignment. dispatchers: the worker's own, as they are at each moment."""
+    """The reports on which partitions of a replay are finished, for the replays of one assignment."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class ReplayProgress:
             for replay_id in [
                 one for one, dispatcher in self._dispatchers.items() if dispatcher.listener.replay is not None
             ]:
-                with contextlib.suppress(BrokerError):  # the next look says it again
+                with contextlib.suppress(BrokerError):  # The next round repeats it.
                     await self._look(replay_id)
 
     async def _look(self, replay_id: str) -> None:

@@ -1,12 +1,12 @@
-"""Lets go of what is old and settled: `messages`, `changes` and `deliveries` of the partitions that this worker owns.
+"""Retention: deletes old records of `messages`, `changes` and `deliveries` in the partitions that this worker owns.
 
-For: which records may go. Never one that somebody may still need: below the limit of a partition are only messages that
-are old enough, and settled by every listener of every queue or kept in `outstanding` with their payload. An outcome
-goes when it is older than the message at the limit. A change stays while `outstanding` keeps an older message.
-A listener that has not taken what is old (paused, down or slow) holds nobody: what it lacks is set aside, a few
-listeners at a time, and goes at the next look (docs/decisions/0196).
-Not for: deleting (broker/kafka/requests.py), setting aside (dispatcher.py). Only what Kafka holds counts: cursors that
-are committed, not what a worker knows, so that one that owns a partition no more can do no harm.
+For: which records may be deleted. A partition is deleted up to an offset below which every message is old enough, and
+each listener has settled it or has it in `outstanding` with its data. An outcome is deleted when it is older than the
+oldest message left. A change stays while `outstanding` holds an older message. A listener that lags (paused, down or
+slow) does not hold retention up. What it lacks is stored in `outstanding`, a few listeners at a time, and the messages
+are deleted in the next round (docs/decisions/0196).
+Not for: deleting (broker/kafka/requests.py), setting aside (dispatcher.py). Only committed cursors count, not what a
+worker has in memory, so that a worker that has lost a partition can do no harm.
 """
 
 from __future__ import annotations
@@ -35,26 +35,22 @@ class Kept(Protocol):
 
 
 class Lagging(Protocol):
-    """A dispatcher, for a listener."""
+    """The interface of a dispatcher that retention uses."""
 
     def set_aside_before(self, partition: int, below: int) -> None: ...
     def sets_aside(self, partition: int) -> bool: ...
 
 
 class _Lag(NamedTuple):
-    """A listener that has not settled old messages below an offset of a partition."""
+    """A listener that has not settled old messages of a partition."""
 
     partition: int
     listener_id: str
-    below: int
+    below: int  # Messages below this offset are old.
 
 
 class Retention:
-    """The retention of one assignment's partitions.
-
-    dispatchers: the worker's own, by the id of the listener or replay. retain_s: the age; None keeps all for ever.
-    assure: see Fence.
-    """
+    """The deletion of old messages in the partitions of one assignment."""
 
     def __init__(
         self,
@@ -69,7 +65,7 @@ class Retention:
         tuning: Tuning = TUNED,
     ) -> None:
         self._tuning = tuning
-        self._assure = assure
+        self._assure = assure  # raises if the partitions may be lost
         self._requests = event_log.requests
         self._messages = event_log.messages.name
         self._changes, self._deliveries = event_log.changes.name, event_log.deliveries.name
@@ -78,7 +74,7 @@ class Retention:
         self._outstanding = outstanding
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._retain_s = retain_s
+        self._retain_s = retain_s  # None keeps messages forever
 
     async def run(self) -> None:
         while True:
@@ -90,15 +86,15 @@ class Retention:
                     log.warning("retention.waits error=%s", error)
 
     async def sweep(self, before_ms: int) -> None:
-        """Delete settled messages from before a time, then set aside those that are not settled (LogUnavailable,
-        ViewBehind).
+        """Delete settled messages that were put before this time, then store the old unsettled ones in the topic
+        `outstanding`. Raises LogUnavailable or ViewBehind.
         """
         owned = dict(self._partitions)
         partitions = await self._with_old(list(owned), before_ms)
         if not partitions:
             return
         await self._view.caught_up()
-        if not self._view.complete:  # The directory may lack listeners of a newer program.
+        if not self._view.complete:  # A newer version may have written listeners that this one can't decode.
             return
         listeners = list(self._view.state.listeners.values())
         cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
@@ -106,14 +102,14 @@ class Retention:
         young = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         lags: deque[_Lag] = deque()
         for partition in partitions:
-            await self._assure()  # Without this check, another owner may keep records that this worker does not know.
+            await self._assure()  # Another owner may have records that this worker does not know.
             if self._partitions.get(partition) is not owned[partition]:
-                continue  # The partition was given up meanwhile, so its entries are unknown, or newer than the cursors.
+                continue  # The partition was handed over, so this worker's state of it is out of date.
             stands = {one.id: one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners}
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # The cursors are read first: a delivery that moves to `outstanding` meanwhile is above its cursor.
+            # The cursors were read first, so a delivery that has moved to `outstanding` since is above its cursor.
             bare_ms = _earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = _earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
@@ -122,8 +118,8 @@ class Retention:
                 await self._set_aside(lags)
 
     async def _set_aside(self, lags: deque[_Lag]) -> None:
-        """Have a few listeners at a time set aside what they lack, each for a while, so that little is held in
-        memory.
+        """Store the old unsettled deliveries of a few listeners at a time in the topic `outstanding`, so that little
+        memory is needed.
         """
         while lags:
             some = [lags.popleft() for _ in range(min(len(lags), self._tuning.set_aside_listeners))]
@@ -148,15 +144,14 @@ class Retention:
         return dispatcher is not None and dispatcher.sets_aside(lag.partition)
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
-        """Return those that begin before a time."""
+        """Return the partitions that have messages from before this time."""
         begins = await self._requests.offsets(self._messages, dict.fromkeys(partitions, EARLIEST))
         firsts = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         return [one for one in partitions if begins[one] < firsts[one]]
 
     async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
-        """Delete messages below an offset that were put before a time, with their changes and outcomes.
-
-        changes_ms: no change after this time is deleted.
+        """Delete messages below offset `low` that were put before `before_ms`, with their changes and outcomes. Changes
+        after `changes_ms` are kept.
         """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
         first = (await offsets_since(self._requests, self._messages, {partition: before_ms}))[partition]
@@ -175,5 +170,5 @@ class Retention:
 
 
 def _earlier(before_ms: int, put_ms: int | None) -> int:
-    """Return the earlier of a time and the time of the first put, if there is one."""
+    """Return the earlier of a time and the put of the oldest message, if there is one."""
     return before_ms if put_ms is None else min(before_ms, put_ms - CLOCK_SKEW_MS)

@@ -1,1 +1,1 @@
-"""Deliveries that have left their window: tried again later, or parked."""
+"""Deliveries that have left their window: they are retried later, or parked."""

@@ -1,8 +1,9 @@
-"""Deliveries of messages that can't be read: they are parked, and delivered when the messages can be read again.
+"""Deliveries of messages that can't be read from Kafka: they are parked, and delivered once the messages are readable.
 
-For: the record of such a delivery in `outstanding`, and what becomes of it when it is redriven, mended or given up.
-Where it is not known which messages they are, nor whose, the record stands for all that the listener may have there
-(`broker/core/ids.py`, damaged_id). Not for: finding the damage (broker/kafka), all other deliveries (schedule.py).
+For: the record of such a delivery in `outstanding`, and what follows when it is redriven, mended or given up. If the
+messages and their queues are unknown, one record stands for all deliveries that a listener may have in the unreadable
+range (`broker/core/ids.py`, damaged_id).
+Not for: finding the damage (broker/kafka), all other deliveries (schedule.py).
 """
 
 from __future__ import annotations
@@ -23,12 +24,7 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class DamagedDeliveries:
-    """The deliveries of unreadable messages, in one worker.
-
-    enter: a record was written and counts now.
-    remove: a record counts no more.
-    assure: see Fence.
-    """
+    """The deliveries in one worker whose messages can't be read from Kafka."""
 
     def __init__(
         self,
@@ -44,15 +40,15 @@ class DamagedDeliveries:
         self._topic = topic
         self._records = records
         self._dispatchers = dispatchers
-        self._enter = enter
-        self._remove = remove
-        self._assure = assure
+        self._enter = enter  # adds a written record to the index
+        self._remove = remove  # removes a record from the index
+        self._assure = assure  # raises if the partition may be lost
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
-        """Write that these listeners may have deliveries at these offsets, first and last. Raises LogUnavailable.
-
-        The caller enters the records if it still owns the partition then.
+        """Write records for the deliveries that these listeners may have in unreadable ranges, each given by its first
+        and last offset. Raises LogUnavailable.
         """
+        # The caller adds the records to the index, if the worker still owns the partition then.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
         for at in range(0, len(events), self._at_once):
             await self._assure()
@@ -60,7 +56,7 @@ class DamagedDeliveries:
         return list(events)
 
     async def park_again(self, entry: OutstandingEntry) -> None:
-        """Park an entry whose message can't be read. Raises LogUnavailable."""
+        """Park a delivery whose message can't be read. Raises LogUnavailable."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is None:
             return
@@ -68,8 +64,8 @@ class DamagedDeliveries:
         await self._write(entry, [event])
 
     async def again(self, entry: OutstandingEntry) -> None:
-        """Deliver the messages that an entry stands for, as far as they are its listener's. LogDamaged: they are still
-        unreadable.
+        """Deliver the messages of a range that was unreadable, as far as the listener should get them. Raises
+        LogDamaged if they are still unreadable.
         """
         where, dispatcher = parse_damaged_id(entry.message_id), self._dispatchers.get(entry.listener_id)
         if where is None or dispatcher is None:
@@ -87,7 +83,7 @@ class DamagedDeliveries:
         await self._write(entry, events)
 
     async def _write(self, entry: OutstandingEntry, events: Sequence[KeptDelivery]) -> None:
-        """Replace the entry by these records."""
+        """Replace the delivery's record in the topic `outstanding` with these records."""
         await self._assure()
         rows = [_record(event) for event in events]
         replaced = any(key == entry.key for key, _ in rows)
@@ -105,7 +101,9 @@ def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
 def _parked(
     listener: Listener, partition: int, first: int, last: int, entry: OutstandingEntry | None = None
 ) -> DeliveryParked:
-    """Make the parked event for a range. entry: the existing entry, if there is one; its message is known then."""
+    """Return the event that parks the deliveries in an unreadable range. Pass `entry` if one delivery, whose message id
+    is known, is parked again.
+    """
     place = None if entry is None else parse_message_id(entry.message_id)
     return DeliveryParked(
         at_ms=now_ms(),
@@ -131,7 +129,7 @@ def _parked(
 
 
 def _set_aside(listener: Listener, partition: int, message: Message) -> DeliverySetAside:
-    """Make the event of a delivery that is due now, or at its `deliver_at`. Call it after body()."""
+    """Return the event of a delivery that is due now, or at the message's `deliver_at`. Call it after body()."""
     name, data = message.name_and_data()
     return DeliverySetAside(
         at_ms=now_ms(),

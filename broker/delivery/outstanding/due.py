@@ -1,7 +1,7 @@
-"""When the deliveries in `outstanding` are tried: at their times, in the order of their keys, where there is room.
+"""Due deliveries: those in `outstanding` are attempted at their times, in the order of their ordering keys.
 
-For: which entries are handed to their dispatchers next, a few of each listener in turn. In memory are only those that
-their dispatchers have, or get in a moment; all others are in the index.
+For: which deliveries are handed to their dispatchers next, a few of each listener in turn. Memory holds only deliveries
+that their dispatchers have or are about to get. All others are in the index.
 Not for: when an attempt is due (broker/core/retry.py), the records (records.py), redrives (redriving.py).
 """
 
@@ -29,20 +29,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """A pass over a listener's entries that were due at until_ms, some at a time. after: (queued_ms, id) of the last
-    one.
-    """
+    """A pass over the deliveries of one listener that are due, a few at a time."""
 
-    until_ms: int
-    after: tuple[int, int] = BEGIN
+    until_ms: int  # It covers deliveries that were due at this time.
+    after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
 
 
 class Due:
-    """The entries of one assignment that are due now or later.
-
-    taken: by row, the entries that dispatchers have, or get in a moment.
-    read: reads the message of an entry; None when there is none any more.
-    """
+    """The deliveries in the topic `outstanding` that one assignment attempts now or later."""
 
     def __init__(
         self,
@@ -59,22 +53,22 @@ class Due:
         self._redrives = redrives
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._read = read
+        self._read = read  # reads a delivery's message
         self._tuning = tuning
-        self.taken: dict[int, OutstandingEntry] = {}
-        self._due: dict[str, _Pass] = {}  # listeners with some that are due
-        self._next_ms: dict[str, int] = {}  # by listener, when its next entry may be due
-        self._soonest_ms: int | None = None  # of these
+        self.taken: dict[int, OutstandingEntry] = {}  # handed to dispatchers, by row id
+        self._due: dict[str, _Pass] = {}  # listeners with due deliveries
+        self._next_ms: dict[str, int] = {}  # when each listener's next delivery may be due
+        self._soonest_ms: int | None = None  # the lowest of these times
         self._wake = asyncio.Event()
 
     async def pause(self, at_most_s: float) -> None:
-        """Wait until something is due that serve_due() could not foresee, or for at_most_s."""
+        """Wait until a delivery becomes due unexpectedly, but at most for `at_most_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._wake.wait()
 
     async def serve(self, *, owns_any: bool) -> bool:
-        """Give due deliveries to dispatchers with room. Return whether there may be more at once."""
+        """Hand due deliveries to dispatchers that can take them. Return whether more may be handed over at once."""
         self._wake.clear()
         at_ms = now_ms()
         if self._soonest_ms is not None and self._soonest_ms <= at_ms:
@@ -84,13 +78,11 @@ class Due:
             await asyncio.sleep(0)
             return more
         messages = await asyncio.gather(*(self._read(entry) for entry in chosen))
-        served = [
-            self._serve(entry, message) for entry, message in zip(chosen, messages, strict=True)
-        ]  # in their order
+        served = [self._serve(entry, message) for entry, message in zip(chosen, messages, strict=True)]
         return all(served)
 
     def note(self, listener_id: str, at_ms: int) -> None:
-        """Note that a listener has an entry to be examined at this time."""
+        """Note that a delivery of this listener may be due at this time."""
         if at_ms < self._next_ms.get(listener_id, at_ms + 1):
             self._next_ms[listener_id] = at_ms
             if self._soonest_ms is None or at_ms < self._soonest_ms:
@@ -103,7 +95,7 @@ class Due:
         self._soonest_ms = min(self._next_ms.values(), default=None)
 
     def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
-        """Choose some due entries: a few of each listener with room, in turn. Return whether there may be more."""
+        """Choose a few due deliveries of each listener that can take them. Return whether there may be more."""
         chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max
         for listener_id in list(self._due):
@@ -123,7 +115,7 @@ class Due:
         return chosen, more
 
     def _choose_of(self, dispatcher: Dispatcher, at_ms: int, chosen: list[OutstandingEntry]) -> int:
-        """Choose due entries of one listener. Return how many were examined."""
+        """Choose due deliveries of one listener, and add them to `chosen`. Return how many were examined."""
         listener_id, looks = dispatcher.listener.id, 0
         due, enough = self._due.pop(listener_id), len(chosen) + self._tuning.due_each_at_once
         while looks < self._tuning.looks_each_max and len(chosen) < enough:
@@ -135,26 +127,28 @@ class Due:
                 due.after = entry.queued_ms or 0, entry.id
                 self._try(self._fresh(entry), dispatcher, chosen, enough)
             else:
-                if len(rows) < 2 * self._tuning.due_each_at_once:  # that was the last
+                if len(rows) < 2 * self._tuning.due_each_at_once:  # These were the last rows.
                     due = _Pass(at_ms)
                     break
         next_ms = self._index.next_ms(listener_id) if due.after == BEGIN else at_ms
         if next_ms is not None and next_ms > at_ms and listener_id not in self._redrives:
             self.note(listener_id, next_ms)
         elif next_ms is not None or listener_id in self._redrives:
-            self._due[listener_id] = due  # behind the others
+            self._due[listener_id] = due  # Other listeners are served first.
         return looks
 
     def _try(
         self, entry: OutstandingEntry, dispatcher: Dispatcher, chosen: list[OutstandingEntry], enough: int
     ) -> None:
-        """Choose an entry if it may go now, with those that may follow it in its ordering key's queue."""
+        """Choose a delivery if it may be attempted now, together with those that may follow it within its
+        ordering key.
+        """
         if entry.key_queue is None:
             if self._may_leave(entry, dispatcher):
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # Earlier deliveries of the key were set aside meanwhile; this one's turn will come.
+        # Earlier deliveries of this ordering key were stored since, so this delivery must wait for them.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -176,8 +170,8 @@ class Due:
         return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, entry)
 
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
-        """Return the next entry of an ordering key's queue, if all before it are with the dispatcher, and these are not
-        too many.
+        """Return the next delivery of an ordering key if its dispatcher has all earlier ones. Return None if it must
+        wait, or if the dispatcher already has many of the key.
         """
         coming = self._coming.first(key_queue)
         for row_id, place in self._index.offsets(key_queue, self._tuning.key_taken_max):
@@ -189,14 +183,14 @@ class Due:
         return None
 
     def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
-        """Apply redrives of the listener that the entry does not know of yet."""
+        """Apply the listener's redrives that are newer than this delivery's record."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
             self._index.redriven(entry, was_parked=False)
         return entry
 
     def advance(self, key_queue: KeyQueue, *, foreseen: bool = False) -> None:
-        """Queue the first entry of an ordering key for its due time."""
+        """Schedule the first delivery of an ordering key for the time when it is due."""
         first = self._first(key_queue)
         if first is None or first.due_ms is None:
             return
@@ -209,16 +203,16 @@ class Due:
             self._wake.set()
 
     def _serve(self, entry: OutstandingEntry, message: Message | LogUnavailable | None) -> bool:
-        """Give an entry to its dispatcher. Return whether it has left the waiting ones."""
+        """Hand a delivery to its dispatcher. Return False if the dispatcher can't take it now."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
-            return True  # given up, or cancelled, meanwhile
+            return True  # The delivery was cancelled, or its partition was handed over.
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # Its listener was removed during the read, or an earlier delivery of the key must be read again.
+            # The dispatcher became full during the read, or an earlier delivery of the ordering key must go first.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)
@@ -230,11 +224,11 @@ class Due:
         return True
 
     def put_back(self, entry: OutstandingEntry) -> None:
-        """Take an entry back from its dispatcher."""
+        """Schedule a delivery again that its dispatcher could not attempt."""
         if self.taken.get(entry.id) is not entry:
-            return  # The entry was given up, cancelled or replaced meanwhile.
+            return  # The delivery was cancelled or replaced, or its partition was handed over.
         del self.taken[entry.id]
-        if entry.key_queue is None:  # If it was redriven meanwhile, that is noticed when the entry is examined.
+        if entry.key_queue is None:
             self._index.queue(entry, now_ms())
             self.note(entry.listener_id, now_ms())
         else:
@@ -250,11 +244,10 @@ class Due:
 
 
 def _may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
-    """Return whether an entry's stream has come far enough after a crash.
+    """Return whether the listener's stream has read far enough for this delivery to be attempted.
 
-    The window may still bring a delivery that was found at the take-over. Delivered before, it would be delivered again
-    if the partition changes hands before the window is that far. Messages that the stream has yet to read may also be
-    of the same ordering key, and go first.
+    After a crash, the stream may read the same message again. If this delivery were attempted before that, a second
+    crash could repeat it. Earlier messages of the same ordering key must also be read first.
     """
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (

@@ -1,7 +1,7 @@
-"""One delivery in `outstanding`: what is known of it.
+"""One delivery in the topic `outstanding`, as a row of the worker's index.
 
-For: OutstandingEntry, and what it says of its record. Not for: the record (records.py), when it is due and who gets it
-then (due.py).
+For: OutstandingEntry, and its relation to the Kafka record. Not for: the record (records.py), when a delivery is due
+and which dispatcher gets it (due.py).
 """
 
 from __future__ import annotations
@@ -13,42 +13,37 @@ from broker.core.events import BARE, DAMAGED, DeliverySetAside, KeptDelivery
 from broker.core.redrives import Redrives
 
 UNREAD: Final = 2
-Key = tuple[str, str]  # the key of an entry: the ids of a listener and of a message
-KeyQueue = tuple[str, int, str]  # the queue of an ordering key: a listener's id, a partition, an ordering key
+Key = tuple[str, str]  # a listener's id and a message's id
+KeyQueue = tuple[str, int, str]  # a listener's id, a partition, an ordering key
 
 
 @dataclass(slots=True, eq=False)
 class OutstandingEntry:
-    """A delivery in `outstanding`: a row of the index (index.py), as it was when it was read.
-
-    id: changes each time that the entry is written.
-    ordering_key: None when the message has none.
-    record_offset: of the record in `outstanding`, below 0 when it is not known; `record` then has the record's value.
-    due_ms: None when the delivery is parked. queued_ms: see index.py.
-    found: the record was there at the take-over, so the stream's window may bring the delivery once more.
-    bare: the record has no payload, so the message must stay in the log; UNREAD: because it could not be read.
-    key_queue: the queue of the ordering key in which it waits.
-    The other fields are as in KeptDelivery.
+    """A delivery in the topic `outstanding`, as a row of the SQLite index. It holds the values of the moment when the
+    row was read. The uncommented fields are those of KeptDelivery.
     """
 
-    id: int
+    id: int  # new each time the row is written
     partition: int
     listener_id: str
     message_id: str
     message_offset: int
     ordering_key: str | None
-    record_offset: int
+    record_offset: int  # in `outstanding`; negative if unknown
     number: int
     redrives: int
     forgiven: int
     since_ms: int
     first_at_ms: int
-    due_ms: int | None
-    queued_ms: int | None
+    due_ms: int | None  # None if the delivery is parked
+    queued_ms: int | None  # when the row is examined next
+    # `found` is true if the record is older than the take-over, so that the stream may read the same message again.
     found: int
-    record: bytes | None
+    record: bytes | None  # the record's value, if its offset is unknown
+    # `bare` is true if the record has no data, so that the message must stay in Kafka.
+    # It is UNREAD if the message can't be read there.
     bare: int = False
-    key_queue: KeyQueue | None = field(init=False)
+    key_queue: KeyQueue | None = field(init=False)  # identifies its ordering key
 
     def __post_init__(self) -> None:
         key = self.ordering_key
@@ -56,20 +51,19 @@ class OutstandingEntry:
 
     @property
     def key(self) -> bytes:
-        """Its record's."""
+        """The key of the Kafka record."""
         return entry_key(self.listener_id, self.message_id)
 
     @property
     def scheduled(self) -> bool:
-        """Whether the entry waits for its `deliver_at`, or for another delivery of its ordering key. No attempt was
-        made.
+        """Whether no attempt was made yet, because the delivery waits for its `deliver_at` time or for its ordering
+        key.
         """
         return self.number == 0 and self.due_ms is not None
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
-        """Apply the listener's redrives. Return whether they make the entry due, with a fresh allowance.
-
-        An entry without an attempt is not concerned: it is neither retrying nor parked.
+        """Apply the listener's redrives. Return True if they make the delivery due now, with all its attempts again. A
+        delivery without an attempt is not redriven.
         """
         since, self.redrives = self.redrives, redrives.count
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
@@ -79,25 +73,23 @@ class OutstandingEntry:
 
 
 def entry_key(listener_id: str, message_id: str) -> bytes:
-    """Return the record key in `outstanding`."""
+    """Return the key of the delivery's record in the topic `outstanding`."""
     return f"{listener_id}:{message_id}".encode()
 
 
 def ids_in(key: bytes) -> tuple[str, str]:
-    """Return the listener's and the message's id from a record key."""
+    """Return the listener's id and the message's id from a record key of the topic `outstanding`."""
     listener_id, _, message_id = key.decode().partition(":")
     return listener_id, message_id
 
 
 def entry_of(event: KeptDelivery, offset: int, *, found: bool, record: bytes | None = None) -> OutstandingEntry:
-    """Make an entry from a record, which is not in the index yet. With an ordering key it is queued when its turn
-    comes.
-
-    record: see the entry's field.
+    """Return an index row for a record of the topic `outstanding`, which is still to be inserted. Pass the record's
+    bytes as `record` if its offset is unknown.
     """
     since_ms, due_ms = event.since_ms, event.next_at_ms if isinstance(event, DeliverySetAside) else None
     first_at_ms = event.first_at_ms
-    if event.number and not first_at_ms:  # an older program's
+    if event.number and not first_at_ms:  # written by an older version
         first_at_ms = since_ms or event.put_at_ms
     return OutstandingEntry(
         0,

@@ -1,12 +1,12 @@
-"""The index of `outstanding`, in a private temporary database, so that memory stays bounded.
+"""The index of the topic `outstanding`, in a private temporary SQLite database, so that memory stays bounded.
 
-For: finding the row of a delivery, those of a listener that are due, the first of a key queue; and
-cheap counts.
-SQLite holds a few MiB of it in memory and the rest in a temporary file, which is gone with the process: what is here is
-found again in the topic `outstanding` (docs/decisions/0174). Not for: who may go when (schedule.py).
+For: finding the row of one delivery, a listener's due deliveries, and the first delivery of an ordering key; and cheap
+counts. SQLite caches a few MiB of it in memory. The temporary file disappears with the process, because everything can
+be read again from the topic `outstanding` (docs/decisions/0174).
+Not for: which delivery may be attempted when (schedule.py).
 """
 
-# ruff: noqa: S608 - what statements are put together from are constants
+# ruff: noqa: S608 - The SQL is made of constants only.
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from broker.delivery.tuning import TUNED
 
 BEGIN: Final = (-1, -1)
 
-# queued_ms: when the row is examined next; null while it is parked, behind others of its ordering key, or taken.
-# Scheduled rows and rows without an ordering key are left out of the indices that they do not need.
+# The column `queued_ms` is the time at which a delivery is examined next.
+# It is null if the delivery is parked, waits behind others of its ordering key, or is with its dispatcher.
+# These conditions keep rows out of indices that never find them.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
@@ -44,36 +45,28 @@ CREATE INDEX by_key_queue ON entries (partition, listener, ordering_key, message
 """
 _KEY_QUEUE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_HAS_KEY}"
 _DAMAGED: Final = "partition = ? AND message >= 'damaged-' AND message < 'damaged.'"
-_FIELDS: Final = [one.name for one in fields(OutstandingEntry) if one.init]  # and so the order of the columns
+_FIELDS: Final = [one.name for one in fields(OutstandingEntry) if one.init]  # in the order of the columns
 _values: Final = attrgetter(*_FIELDS)
 _INSERT: Final = f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * len(_FIELDS))})"
 
 
 @dataclass(slots=True)
 class Count:
-    """The counts of one listener's entries.
-
-    due: of each partition, those that are not parked.
-    queued_keys: those of them with an ordering key.
-    waiting: of each partition, those of them that wait for the listener, and not for their `deliver_at`.
-    """
+    """The number of one listener's deliveries in the topic `outstanding`."""
 
     rows: int = 0
-    due: dict[int, int] = field(default_factory=dict)
+    due: dict[int, int] = field(default_factory=dict)  # not parked, by partition
+    # Deliveries that are due or retrying, by partition. Those that wait for their `deliver_at` time are not counted.
     waiting: dict[int, int] = field(default_factory=dict)
-    queued_keys: int = 0
+    queued_keys: int = 0  # not parked, with an ordering key
 
 
 class OutstandingIndex:
-    """The index of `outstanding` in one worker.
-
-    counts: by listener id.
-    queued_keys: how many entries wait in the queues of ordering keys.
-    """
+    """The index of the deliveries in the topic `outstanding` that one worker owns, in a temporary SQLite database."""
 
     def __init__(self, cache_kib: int = TUNED.index_cache_kib) -> None:
         self._cache_kib = cache_kib
-        self.counts: dict[str, Count] = {}
+        self.counts: dict[str, Count] = {}  # by listener id
         self.queued_keys = 0
         self._rows = 0
         self._last_id = 0
@@ -104,8 +97,8 @@ class OutstandingIndex:
         return self._one("SELECT * FROM entries WHERE id = ?", (row_id,))
 
     def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> list[OutstandingEntry]:
-        """Write entries, or remove those that are None. Return the former entries. A new version of an entry has
-        another id.
+        """Write or replace rows, or remove those whose value is None. Return the former rows. A replaced row gets a new
+        id.
         """
         written = [entry for entry in rows.values() if entry is not None]
         before: list[OutstandingEntry] = []
@@ -123,7 +116,7 @@ class OutstandingIndex:
         return before
 
     def _insert(self, written: Sequence[OutstandingEntry]) -> bool:
-        """Insert all entries, or none if one exists already; nearly always none does."""
+        """Insert all rows, or none if one of them exists already, which is rare."""
         if not written:
             return True
         first_id = self._last_id + 1
@@ -141,19 +134,19 @@ class OutstandingIndex:
         return before
 
     def remove(self, entry: OutstandingEntry) -> bool:
-        """Remove an entry. Return whether it was still in the index as it is here."""
+        """Remove a row. Return False if it was removed or replaced before."""
         gone = self._database.execute("DELETE FROM entries WHERE id = ?", (entry.id,)).rowcount > 0
         if gone:
             self._count(entry, -1)
         return gone
 
     def queue(self, entry: OutstandingEntry, queued_ms: int | None) -> None:
-        """Set from when on the entry is examined."""
+        """Set the time at which the delivery is examined next."""
         entry.queued_ms = queued_ms
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, *, was_parked: bool) -> None:
-        """Store what a redrive has changed in an entry."""
+        """Store the fields of a row that a redrive has changed."""
         self._database.execute(
             "UPDATE entries SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ? WHERE id = ?",
             (entry.redrives, entry.forgiven, entry.since_ms, entry.due_ms, entry.queued_ms, entry.id),
@@ -161,10 +154,12 @@ class OutstandingIndex:
         if was_parked:
             self._count_due(entry, 1)
 
-    # Of a listener
+    # Rows of a listener
 
     def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[OutstandingEntry]:
-        """Return the entries to be examined by now, earliest first, after this (queued_ms, id)."""
+        """Return the listener's rows that must be examined now, the earliest first. `after` is the (queued_ms, id) of
+        the last row of the previous call.
+        """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
             " ORDER BY queued_ms, id LIMIT ?",
@@ -172,12 +167,12 @@ class OutstandingIndex:
         )
 
     def next_ms(self, listener_id: str) -> int | None:
-        """Return when the first of a listener's entries is to be examined."""
+        """Return the time at which the next delivery of a listener must be examined, or None."""
         sql = "SELECT queued_ms FROM entries WHERE listener = ? AND queued_ms > -1 ORDER BY queued_ms LIMIT 1"
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
-        """Return attempted entries that do not know of this redrive yet."""
+        """Return deliveries of a listener with at least one attempt, to which this redrive was not applied yet."""
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
             (self._numbers.get(listener_id), redrive, limit),
@@ -186,33 +181,33 @@ class OutstandingIndex:
     def of_listener(self, listener_id: str, *, limit: int) -> list[OutstandingEntry]:
         return self._some("SELECT * FROM entries WHERE listener = ? LIMIT ?", (self._numbers.get(listener_id), limit))
 
-    # Of a line
+    # Rows of an ordering key
 
     def offsets(self, key_queue: KeyQueue, limit: int) -> list[tuple[int, int]]:
-        """Return the (id, message_offset) of its first entries."""
+        """Return the (id, message_offset) of the first rows of an ordering key."""
         sql = f"SELECT id, message_offset FROM entries WHERE {_KEY_QUEUE} ORDER BY message_offset LIMIT ?"
         return self._rows_of(sql, (*self._of(key_queue), limit))
 
     def begins_before(self, key_queue: KeyQueue, offset: int) -> bool:
-        """Return whether the queue exists and its first entry is earlier than this offset."""
+        """Return whether an ordering key has a waiting delivery below this offset."""
         count = self.counts.get(key_queue[0])
         if count is None or not count.queued_keys:
             return False
         sql = f"SELECT 1 FROM entries WHERE {_KEY_QUEUE} AND message_offset < ? LIMIT 1"
         return bool(self._rows_of(sql, (*self._of(key_queue), offset)))
 
-    # Of a partition
+    # Rows of a partition
 
     def of_partition(self, partition: int, *, limit: int) -> list[OutstandingEntry]:
         return self._some("SELECT * FROM entries WHERE partition = ? LIMIT ?", (partition, limit))
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Whether any listener is outstanding it."""
+        """Return whether the message is outstanding for any listener."""
         sql = "SELECT 1 FROM entries WHERE partition = ? AND message = ? LIMIT 1"
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
     def at_offsets(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return parked entries whose messages are at these offsets, in the order of writing."""
+        """Return parked deliveries of the messages at these offsets, in the order in which they were written."""
         return self._some(
             "SELECT * FROM entries WHERE partition = ? AND message_offset BETWEEN ? AND ? AND due_ms IS NULL AND id > ?"
             " ORDER BY id LIMIT ?",
@@ -221,34 +216,38 @@ class OutstandingIndex:
 
     @property
     def newest_id(self) -> int:
-        """The id of the entry that was written last."""
+        """The id of the row that was written last."""
         return self._last_id
 
     def unread(self, partition: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return the parked entries whose message, or its change, could not be read, in the order of writing."""
+        """Return parked deliveries whose message, or its update, could not be read, in the order in which they were
+        written.
+        """
         sql = "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
         return self._some(sql, (partition, UNREAD, after_id, limit))
 
     def damaged(self, partition: int) -> int:
-        """Count the entries that stand for unreadable messages."""
+        """Return the number of rows that stand for a range of unreadable messages."""
         sql = f"SELECT COUNT(*) FROM entries WHERE {_DAMAGED}"
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest outstanding message was put; 0 if that can't be read."""
+        """Return when the oldest outstanding message was put, or 0 if an outstanding message can't be read."""
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
         return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message was put whose record has no payload; 0 if one of them can't be read."""
+        """Return when the oldest message was put that exists only in the topic `messages`, because its record in
+        `outstanding` has no data. Return 0 if an outstanding message can't be read.
+        """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
         sql = "SELECT message FROM entries WHERE partition = ? AND bare ORDER BY message LIMIT 1"
         return self._put_ms(sql, (partition,))
 
     def waits_since_ms(self, partition: int, listener_id: str) -> int | None:
-        """Return when the oldest message that waits for a listener was put."""
+        """Return when the oldest message that waits for this listener was put."""
         sql = (
             f"SELECT message FROM entries WHERE partition = ? AND listener = ? AND {_WAITING} ORDER BY message LIMIT 1"
         )
@@ -284,7 +283,7 @@ class OutstandingIndex:
         return key_queue[1], self._numbers.get(key_queue[0], -1), key_queue[2]
 
     def _row(self, entry: OutstandingEntry) -> tuple[Any, ...]:
-        """Return the entry as a row, with an id of its own."""
+        """Return the entry as a row, with a new id."""
         number = self._numbers.get(entry.listener_id)
         if number is None:
             number = self._numbers[entry.listener_id] = len(self._listeners)

@@ -1,7 +1,7 @@
-"""Deliveries that are parked because something could not be read: they are retried or cancelled when that is settled.
+"""Deliveries that are parked because their message was unreadable: retried once it is readable, or cancelled if lost.
 
-For: what was mended, or given up, while the partition is owned or at its take-over.
-Not for: parking them (damaged.py), mending (broker/kafka).
+For: acting on messages that were mended or given up, while the partition is owned or when it is taken over.
+Not for: parking deliveries (damaged.py), mending (broker/kafka).
 """
 
 from __future__ import annotations
@@ -20,12 +20,7 @@ from broker.errors import LogUnavailable
 
 
 class Mending:
-    """The entries of one assignment that wait for something to be mended.
-
-    owned: the partitions that are taken over.
-    park: writes the record of an entry that has none (LogUnavailable).
-    cancel: cancels a delivery, by its partition and the ids of its listener and message.
-    """
+    """The parked deliveries of one assignment that wait until an unreadable part of the log is mended or given up."""
 
     def __init__(
         self,
@@ -39,12 +34,14 @@ class Mending:
         self._index = index
         self._due = due
         self._owned = owned
-        self._park = park
+        self._park = park  # writes the missing record of a delivery
         self._cancel = cancel
         self._tuning = tuning
 
     async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
-        """Attempt what was parked for a damaged range that can be read again. given_up: cancel it instead."""
+        """Retry the deliveries that were parked because of this unreadable range, which is readable again. If
+        `given_up` is true, cancel those whose messages are lost.
+        """
         at = -1
         while partition in self._owned and (
             rows := self._index.at_offsets(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)
@@ -59,14 +56,12 @@ class Mending:
             await asyncio.sleep(0)
 
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
-        """Retry what was parked because its message or a change was unreadable, and is readable now.
-
-        damage, given_up: as the directory has them. Entries that stand for given-up messages are cancelled. Entries
-            that were found without a record get one. While outcomes are damaged, such an entry stays parked, because it
-            may have been delivered.
+        """Retry the deliveries that were parked because their message or its update was unreadable, as far as `damage`
+        no longer covers it. Cancel those whose messages are given up as lost.
         """
+        # While outcomes are unreadable, a delivery stays parked, because it may have been delivered already.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        at, newest = -1, self._index.newest_id  # Entries that are written meanwhile are not examined again.
+        at, newest = -1, self._index.newest_id  # Rows written during the review are skipped.
         while partition in self._owned and (
             rows := self._index.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
         ):
@@ -94,7 +89,7 @@ class Mending:
                 break
 
     def _retry(self, entry: OutstandingEntry) -> None:
-        """Make a parked entry due now, with a fresh allowance."""
+        """Make a parked delivery due now, with all its attempts again."""
         at_ms = now_ms()
         entry.forgiven, entry.since_ms, entry.due_ms = entry.number, at_ms, at_ms
         entry.queued_ms = None if entry.id in self._due.taken or entry.key_queue is not None else at_ms

@@ -1,7 +1,7 @@
-"""Deliveries that are outstanding, found without their records in `outstanding`.
+"""Deliveries that are outstanding, found without their records in the topic `outstanding`.
 
 For: a partition whose records there can't all be read. A message below a stream's cursor is settled or outstanding. It
-is outstanding if `deliveries` tells no success of it. Its ordering key and its time are read from the message.
+is outstanding if `deliveries` has no success of it. Its ordering key and its time are read from the message.
 Not for: the records that can be read (records.py).
 """
 
@@ -24,28 +24,25 @@ from broker.ports import EARLIEST, LATEST, Record
 
 _DELIVERED: Final = "delivered"
 
-Streams = Sequence[tuple[Listener, Cursor]]  # The streams of a partition, each with its cursor.
+Streams = Sequence[tuple[Listener, Cursor]]  # the listeners of a partition with their cursors
 
 
 class Outcomes:
-    """The outcomes of a partition's messages, as `deliveries` has them.
-
-    failed: the last attempt of each delivery that no attempt delivered.
-    whole: whether all of them could be read.
-    """
+    """The outcomes of a partition's deliveries, read from the topic `deliveries`."""
 
     def __init__(self) -> None:
+        # The last failed attempt of each delivery that has not succeeded.
         self.failed: dict[Key, DeliveryAttempted] = {}
-        self.whole = True
-        self._delivered: dict[str, bytearray] = {}  # One bit for each offset that was delivered, by listener.
+        self.whole = True  # whether all records could be read
+        self._delivered: dict[str, bytearray] = {}  # by listener, one bit for each delivered offset
 
     def delivered(self, listener_id: str, offset: int) -> bool:
-        """Return whether the listener has taken the message at this offset."""
+        """Return whether the listener has accepted the message at this offset."""
         bits, (byte, bit) = self._delivered.get(listener_id, b""), divmod(offset, 8)
         return byte < len(bits) and bool(bits[byte] >> bit & 1)
 
     def note(self, value: bytes) -> None:
-        """Take a record of `deliveries` into account."""
+        """Apply a record of the topic `deliveries`."""
         try:
             event = decode(value)
         except (UnknownEvent, msgspec.MsgspecError):
@@ -69,7 +66,7 @@ class Outcomes:
 
 
 async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcomes:
-    """Read all of a partition of `deliveries`. Raises LogUnavailable."""
+    """Read the outcomes of all deliveries of a partition. Raises LogUnavailable."""
     found = Outcomes()
     at, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     while at < end:
@@ -86,11 +83,11 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
-    """Yield the outstanding deliveries of the streams, some at a time, in the order of `messages`.
-    Raises LogUnavailable.
+    """Yield the outstanding deliveries of these listeners in batches, in the order of their messages, found without the
+    topic `outstanding`. Raises LogUnavailable.
 
-    topic: the name of `messages`.
-    If outcomes are unreadable, a delivery without an outcome is parked as unread.
+    If some outcomes are unreadable, a delivery without an outcome is parked, because it may have been delivered.
+    `topic` is the name of the topic `messages`.
     """
     begin, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     by_queue: dict[bytes, list[_Stream]] = {}
@@ -120,7 +117,7 @@ async def rebuilt(
 
 
 class _Stream:
-    """A stream of a partition, and the offsets that it has passed."""
+    """A listener's stream on a partition, for testing which offsets it has passed."""
 
     def __init__(self, listener: Listener, cursor: Cursor, partition: int) -> None:
         self.listener = listener
@@ -138,12 +135,14 @@ class _Stream:
 def _entry_of(
     record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool
 ) -> OutstandingEntry:
-    """Make the entry of a message. failed: the last attempt; None: there was none, or none is known."""
+    """Return the index row of a message's delivery. `failed` is its last attempt, or None if there was none or it is
+    unknown.
+    """
     ordering_key, deliver_at_ms = None, 0
     try:
         texts = message_texts(record.value or b"")
         ordering_key, deliver_at_ms = texts.key, 0 if texts.deliver_at_ms is msgspec.UNSET else texts.deliver_at_ms
-    except (UnknownEvent, msgspec.MsgspecError):  # A newer program wrote the message; the attempt will report that.
+    except (UnknownEvent, msgspec.MsgspecError):  # The attempt will log this error.
         pass
     if failed is not None:
         return _entry_after(failed, ordering_key)
@@ -160,7 +159,7 @@ def _entry_of(
 
 
 def _entry_after(event: DeliveryAttempted, ordering_key: str | None = None) -> OutstandingEntry:
-    """Make an entry from a failed attempt, which does not have the redrives."""
+    """Return the index row of a delivery whose last attempt failed."""
     return _row(
         event.partition,
         (event.listener_id, event.message_id),

@@ -1,7 +1,7 @@
-"""The records of the topic `outstanding`: made of a delivery, and read again by the worker that owns the partition.
+"""The records of the topic `outstanding`: made from a delivery, and read again by the worker that owns the partition.
 
-For: all of a partition at a take-over, and the message of one record when it is due. Not for: reading them for an API
-process (broker/kafka/outstanding.py), writing them (schedule.py).
+For: all records of a partition at a take-over, and the message of one record when it is due. Not for: reading them for
+an API process (broker/kafka/outstanding.py), writing them (schedule.py).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES: Final = 1  # Kafka then answers with one batch: the wanted record and few others.
+_RECORD_BYTES: Final = 1  # Kafka then answers with a single record batch.
 
 
 class OutstandingRecords:
-    """The reader of the topic `outstanding`. messages_topic: the name of `messages`."""
+    """A reader of the topic `outstanding`, which holds deliveries that wait for a retry or are parked."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class OutstandingRecords:
     async def all_of(
         self, partition: int, *, at_once: int, streams: Callable[[], Streams] = tuple
     ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
-        """Yield what the records say, some at a time, a delivery's later record after its earlier one (LogUnavailable).
+        """Yield the deliveries in a partition's records, in batches and in the order of the records. None means that
+        the delivery has ended, or that only a newer version can decode it. Raises LogUnavailable.
 
-        None: the delivery is no longer outstanding, or only a newer program can read it. After damage, deliveries that
-        the streams have passed without an outcome come first (rebuild.py), and a delivered message is not outstanding,
-        whatever its record says.
+        If records are unreadable, first yield the deliveries that have no successful outcome (rebuild.py). Deliveries
+        that have succeeded are then left out, whatever their records say.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -90,19 +90,18 @@ class OutstandingRecords:
         yield some
 
     async def message(self, entry: OutstandingEntry) -> Message | None:
-        """Read the message of an entry from `outstanding`; None when only a tombstone is left of its key.
+        """Read the message of a delivery from the topic `outstanding`, or else from `messages`. Return None if the
+        delivery has ended, because only its tombstone is left.
 
-        An append that was sent twice leaves two records with one key. Compaction keeps the later one, so that is read,
-        too. If Kafka can't return the record, because it is lost or damaged or because a new leader does not have it
-        yet, the message is read from the topic `messages`.
-        LogUnavailable: it is gone from `messages`; a new leader may still return the record.
-        LogDamaged: it is damaged in `messages`, too.
+        Raises LogUnavailable if a new partition leader may still get the record, and LogDamaged if the message is
+        unreadable in both topics.
         """
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
-        damaged = at < 0  # it was found without its record
+        damaged = at < 0  # The record could not be read at the take-over.
         try:
+            # Search up to the end of the partition: a repeated append may have left a later record with the same key.
             while not damaged:
                 fetched = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
                 for record in fetched.records:
@@ -122,7 +121,7 @@ class OutstandingRecords:
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", entry.partition, entry.record_offset)
         message = await self._of_log(entry.partition, entry.message_offset)
-        if message is None and damaged:  # Only the record had the message, so the delivery has not ended.
+        if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
         if message is None and behind:
             raise LogUnavailable(
@@ -140,7 +139,7 @@ class OutstandingRecords:
         return message
 
     async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
-        """Read the messages at these offsets of `messages` (LogUnavailable, LogDamaged)."""
+        """Read the messages at these offsets of the topic `messages`. Raises LogUnavailable or LogDamaged."""
         found, at = list[Message](), first
         while at <= last:
             try:
@@ -156,7 +155,9 @@ class OutstandingRecords:
         return found
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
-        """Read the message as it was put. Raises LogUnavailable if a new leader can't give it yet."""
+        """Read a message as it was put, from the topic `messages`. Return None if it was deleted. Raises LogUnavailable
+        if a new partition leader does not have it yet.
+        """
         try:
             fetched = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)
         except OffsetTooOld:
@@ -169,7 +170,7 @@ class OutstandingRecords:
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
-    """Decode a record; None for a newer program's, which stays for that program."""
+    """Decode a record. Return None if only a newer version of the program can decode it."""
     try:
         event = decode(value)
     except UnknownEvent:
@@ -181,7 +182,9 @@ def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
 def kept_event(
     delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
 ) -> KeptDelivery:
-    """Make the record of a delivery that leaves its window. due_ms: None: it is parked."""
+    """Return the event to store in the topic `outstanding` for this delivery. If `due_ms` is None, the delivery is
+    parked.
+    """
     listener, entry = delivery.stream.dispatcher.listener, delivery.entry
     name, data = message.name_and_data()
     fields: dict[str, Any] = {
@@ -211,7 +214,7 @@ def kept_event(
 
 
 def kept_message(event: KeptDelivery) -> Message:
-    """Rebuild the message that the listener gets."""
+    """Return the message that the listener gets, rebuilt from its record in the topic `outstanding`."""
     message = Message(event.offset, event.message_id.encode(), event.queue_id, event.put_at_ms, encode(event.put()))
     message.deliver_at_ms = event.since_ms
     return message

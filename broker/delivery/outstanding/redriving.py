@@ -1,7 +1,7 @@
-"""Redrives of deliveries in `outstanding`: those that a redrive concerns are made due, some at a time.
+"""Redrives of deliveries in the topic `outstanding`: the deliveries are made due now, a few at a time.
 
-For: one assignment. They may be very many, so each listener's are made due when its dispatcher has room.
-Not for: which deliveries a redrive concerns (broker/core/redrives.py), handing them over (due.py).
+For: one assignment. A redrive may name very many deliveries, so they are made due only as their dispatcher can take
+them. Not for: which deliveries a redrive concerns (broker/core/redrives.py), handing them over (due.py).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from broker.delivery.tuning import Tuning
 
 @dataclass(slots=True)
 class _Redriving:
-    """The unfinished redrives of a listener. named: ids of messages. count: how many redrives these were."""
+    """The redrives of one listener that are not finished."""
 
-    named: deque[str]
-    count: int
+    named: deque[str]  # message ids
+    count: int  # number of redrives requested so far
 
 
 class Schedule(Protocol):
-    """The part of the due entries (due.py) that redrives use."""
+    """The interface of the due deliveries (due.py) that redrives use."""
 
     taken: dict[int, OutstandingEntry]
 
@@ -37,25 +37,25 @@ class Schedule(Protocol):
 
 
 class Redrives:
-    """The redrives of all listeners. owned: the partitions that are taken over."""
+    """The redrives of all listeners in one assignment."""
 
     def __init__(self, index: OutstandingIndex, owned: Collection[int], tuning: Tuning) -> None:
         self._index = index
         self._owned = owned
         self._tuning = tuning
         self._under_way: dict[str, _Redriving] = {}
-        self._done: dict[str, int] = {}  # The number of redrives that have been applied, by listener.
+        self._done: dict[str, int] = {}  # number of applied redrives, by listener
 
     def __contains__(self, listener_id: str) -> bool:
-        """Return whether some of a listener's entries must still be made due."""
+        """Return whether a redrive of this listener is not finished."""
         return listener_id in self._under_way
 
     def forget(self, listener_id: str) -> None:
-        """Forget a listener that has no entries any more."""
+        """Forget a listener that has no deliveries in the topic `outstanding` any more."""
         self._under_way.pop(listener_id, None)
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
-        """Make due the deliveries that a listener's redrive concerns."""
+        """Begin the listener's redrive. Deliveries that its dispatcher already has are made due at once."""
         at_ms = now_ms()
         for entry in due.taken.values():
             if entry.listener_id == listener.id:
@@ -63,8 +63,8 @@ class Redrives:
         self.begin(listener, due)
 
     def begin(self, listener: Listener, due: Schedule) -> None:
-        """Begin a redrive. There may be very many deliveries, so some are made due at a time, when the listener has
-        room.
+        """Begin the listener's redrive. Its deliveries are made due later, a few at a time, because there may be very
+        many.
         """
         redrives, done = listener.redrives, self._done.get(listener.id, 0)
         if redrives.count > done and listener.id in self._index.counts:
@@ -94,7 +94,7 @@ class Redrives:
         return len(named)
 
     def _where(self, message_id: str) -> list[int]:
-        """Return the partitions that a message may be in."""
+        """Return the partitions that may hold a message with this id."""
         place = partition_of(message_id)
         return [place] if place is not None else list(self._owned)
 

@@ -1,10 +1,10 @@
-"""Deliveries that have left their stream's window: they try again later, or are parked.
+"""Deliveries that have left their stream's window: they are retried later, or parked.
 
-For: keeping them in the topic `outstanding`, knowing when each is due, handing it to its dispatcher then. The record is
-written, and acknowledged, before the cursor may pass the message. What is known of each is in the index; in memory are
-only those that their dispatchers have, or get in a moment.
-Not for: the record itself (entry.py), reading it (records.py), when an attempt is due (broker/core/retry.py),
-making it (dispatcher.py), what waits in a window.
+For: storing them in the topic `outstanding`, knowing when each is due, and handing it to its dispatcher then. The
+record is written and acknowledged before the cursor may pass the message. The index holds what is known of each
+delivery.
+Not for: the record itself (entry.py), reading it (records.py), when an attempt is due (broker/core/retry.py), sending
+it (dispatcher.py), deliveries in a window.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ log = logging.getLogger(__name__)
 
 
 class Outstanding:
-    """The outstanding deliveries of one assignment.
-
-    dispatchers: the worker's own, as they are at each moment.
-    assure: see Fence.
+    """The deliveries of one assignment that are stored in the topic `outstanding`, because they wait for a later retry,
+    for their `deliver_at` time or for their ordering key, or are parked.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class Outstanding:
         self._index = OutstandingIndex(tuning.index_cache_kib)
         self._owned: set[int] = set()
         self._reading: dict[int, object] = {}
-        # No later delivery of these ordering keys may overtake the arriving ones.
+        # Deliveries that are being written to `outstanding`, and must not be overtaken within their ordering keys.
         self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
         self._due = due = Due(
@@ -83,8 +81,8 @@ class Outstanding:
     # Ownership
 
     async def read(self, partition: int, streams: Callable[[], Streams] = tuple) -> None:
-        """Read what is outstanding on a partition (LogUnavailable). take_over() follows. streams: asked only if the
-        topic is damaged.
+        """Read a partition's deliveries from the topic `outstanding` into the index, before take_over(). `streams` is
+        called only if the topic is damaged. Raises LogUnavailable.
         """
         reading = self._reading[partition] = object()
 
@@ -93,7 +91,7 @@ class Outstanding:
 
         while current() and (
             before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
-        ):  # of a try that failed
+        ):  # left by an earlier try that failed
             for entry in before:
                 self._index.remove(entry)
             await asyncio.sleep(0)
@@ -110,13 +108,15 @@ class Outstanding:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # the first of its key queue, so far
+                entry.queued_ms = entry.due_ms  # the first of its ordering key so far
         for before in self._index.write(partition, rows):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)
 
     def take_over(self, partition: int) -> None:
-        """Use what read() found. The partition is ours, and its dispatchers exist."""
+        """Begin to serve the deliveries that read() has found. The worker owns the partition, and its dispatchers
+        exist.
+        """
         self._owned.add(partition)
         for listener_id, count in self._index.counts.items():
             if partition in count.due:
@@ -126,15 +126,15 @@ class Outstanding:
                 self._redrives.begin(dispatcher.listener, self._due)
 
     def close(self) -> None:
-        """Close the index after a hand-over; the next owner reads everything again."""
+        """Close the index after the partitions were handed over. Their next owner reads everything again."""
         self._reading.clear()
         self._index.close()
 
-    # What comes here
+    # Deliveries that are stored
 
     def overtakes(self, delivery: Delivery) -> bool:
-        """Return whether a window's delivery would overtake one of its ordering key that is, or is about to be, in
-        `outstanding`.
+        """Return whether this delivery would overtake an earlier one with the same ordering key, which is stored in the
+        topic `outstanding` or is being written there.
         """
         key_queue = _key_queue(delivery) if self._coming or self._index.queued_keys else None
         if key_queue is None:
@@ -145,10 +145,10 @@ class Outstanding:
     def expect(
         self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
     ) -> KeptDelivery:
-        """Announce that a delivery will be set aside, due at due_ms or parked (None). Return its record as of now.
+        """Announce that a delivery will be written to the topic `outstanding`, and return its event. Later deliveries
+        of its ordering key then wait for it, unless it is parked.
 
-        A redrive that arrives between this call and the write applies to this delivery. From now on no delivery of its
-        ordering key may overtake it, unless it is parked.
+        A redrive that arrives between this call and the write applies to this delivery.
         """
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
@@ -156,22 +156,24 @@ class Outstanding:
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
-        """Withdraw expect(): the delivery was not set aside."""
+        """Withdraw expect(), because the delivery was not stored."""
         key_queue = _key_queue(delivery)
         if key_queue is not None:
             self._coming.leave(key_queue, delivery.offset)
             self._due.advance(key_queue)
 
     async def set_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
-        """Write the record that expect() returned. Return whether the partition was ours."""
+        """Write the event that expect() returned to the topic `outstanding`. Return False if the worker lost the
+        partition first.
+        """
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
-        # A record of a retry has the size of the one that it replaces, unless the message was updated since.
+        # Count a retry's record only if its size changed, because it replaces an earlier one.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
-                await self._assure()  # Without this check, the next owner may have delivered it.
+                await self._assure()  # Another worker may already have delivered it.
                 if delivery.state is DROPPED:
                     break
                 offset = await self._topic.append_one(stream.partition, key, value)
@@ -179,7 +181,7 @@ class Outstanding:
                 await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
-                # Count two copies: compaction begins when half of the topic is out of date.
+                # Count two copies, because Kafka compacts the topic only when half of it is out of date.
                 self._count(event.organization_id, 2 * len(value))
             if delivery.state is not DROPPED:
                 self._enter(entry_of(event, offset, found=False, record=value if offset < 0 else None))
@@ -202,8 +204,8 @@ class Outstanding:
         return False
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Listener, int, int]]) -> bool:
-        """Park deliveries that these listeners may have at unreadable offsets (LogUnavailable). Return whether the
-        partition is still ours.
+        """Park the deliveries that these listeners may have at unreadable offsets. Return False if the worker has lost
+        the partition. Raises LogUnavailable.
         """
         events = await self._damaged.park(partition, ranges)
         if partition not in self._owned:
@@ -213,11 +215,11 @@ class Outstanding:
         return True
 
     def damaged(self) -> int:
-        """Count the entries that stand for unreadable messages."""
+        """Return the number of index rows that stand for a range of unreadable messages."""
         return sum(map(self._index.damaged, self._owned))
 
     def _enter(self, entry: OutstandingEntry) -> None:
-        """Queue an entry for its due time, or for now if it was redriven since its record was written."""
+        """Add a written record to the index. If it was redriven since it was written, it is due now."""
         dispatcher, key_queue = self._dispatchers.get(entry.listener_id), entry.key_queue
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and key_queue is None:
             entry.queued_ms = entry.due_ms
@@ -229,15 +231,15 @@ class Outstanding:
         elif entry.due_ms is not None:
             self._due.note(entry.listener_id, entry.due_ms)
 
-    # What is here
+    # State of the stored deliveries
 
     def __len__(self) -> int:
-        """Count the outstanding deliveries, including parked ones."""
+        """Return the number of stored deliveries, including parked ones."""
         return len(self._index)
 
     def is_outstanding(self, delivery: Delivery) -> bool:
-        """Return whether a window's delivery is in `outstanding`: a crash came after its record and before the
-        cursor.
+        """Return whether this delivery is stored in the topic `outstanding` already. A crash between that write and the
+        commit of the cursor leaves it in both places.
         """
         message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
         if message is None or listener_id not in self._index.counts:
@@ -245,7 +247,9 @@ class Outstanding:
         return self._index.find(delivery.stream.partition, listener_id, message.id.decode()) is not None
 
     def state(self, partition: int, listener_id: str, message_id: str) -> str | None:
-        """Return `pending`, `retrying` or `parked`; None when the delivery is not in `outstanding`."""
+        """Return the state of a delivery in the topic `outstanding`: `pending`, `retrying` or `parked`. Return None if
+        it is not stored there.
+        """
         entry = self._index.find(partition, listener_id, message_id)
         if entry is None:
             return None
@@ -257,47 +261,53 @@ class Outstanding:
         return "parked" if entry.due_ms is None else "retrying"
 
     def retrying(self, partition: int, listener_id: str) -> bool:
-        """Return whether a delivery to this listener will be retried from a partition."""
+        """Return whether a delivery of this partition will be retried for the listener."""
         count = self._index.counts.get(listener_id)
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 
     def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
-        """Count the deliveries that wait for a retry or for their ordering key. Return also the oldest put of these."""
+        """Return how many of the listener's deliveries wait for a retry or for their ordering key, and when the oldest
+        of their messages was put.
+        """
         count = self._index.counts.get(listener_id)
         number = 0 if count is None else count.waiting.get(partition, 0)
         return number, self._index.waits_since_ms(partition, listener_id) if number else None
 
     def listeners(self) -> set[str]:
-        """Return the ids of the listeners with outstanding deliveries."""
+        """Return the ids of the listeners that have deliveries in the topic `outstanding`."""
         return set(self._index.counts)
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Return whether a message is in `outstanding`, for any listener."""
+        """Return whether the message is outstanding for any listener."""
         return self._index.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest outstanding message was put; None when there is none."""
+        """Return when the oldest outstanding message was put, or None if none is outstanding."""
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message without a payload in its record was put; None when there is none."""
+        """Return when the oldest message was put that exists only in the topic `messages`, because its record in
+        `outstanding` has no data. Return None if there is no such message.
+        """
         return self._index.oldest_bare_put_ms(partition)
 
-    # What goes from here
+    # Deliveries that end
 
     def delivered(self, delivery: Delivery) -> None:
-        """Note that a listener accepted an outstanding delivery. Its tombstone is written by the next flush()."""
+        """Note that a listener has accepted a delivery that was stored in the topic `outstanding`. The next flush()
+        writes its tombstone.
+        """
         if delivery.entry is not None:
             self.cancel(delivery.entry.partition, delivery.entry.listener_id, delivery.entry.message_id)
 
     def cancel(self, partition: int, listener_id: str, message_id: str) -> None:
-        """Cancel an outstanding delivery. Its tombstone is written by the next flush()."""
+        """Cancel a delivery that is stored in the topic `outstanding`. The next flush() writes its tombstone."""
         entry = self._index.find(partition, listener_id, message_id)
         if entry is not None and self._due.remove(entry):
             self._settled.setdefault(partition, []).append((entry.key, None))
 
     async def bury(self, listeners: Container[str]) -> None:
-        """Cancel all deliveries of these listeners, and write their tombstones (LogUnavailable)."""
+        """Cancel all deliveries of these listeners, and write their tombstones. Raises LogUnavailable."""
         self._coming.forget(lambda key_queue: key_queue[0] in listeners)
         for listener_id in [one for one in self._index.counts if one in listeners]:
             while rows := self._index.of_listener(listener_id, limit=self._tuning.rows_at_once):
@@ -309,24 +319,26 @@ class Outstanding:
                     self._due.remove(entry)
 
     async def flush(self) -> None:
-        """Write the tombstones. After LogUnavailable, the next call writes them."""
+        """Write the tombstones of ended deliveries to the topic `outstanding`. After LogUnavailable, the next call
+        repeats the write.
+        """
         if self._settled:
             settled, self._settled = self._settled, {}
             try:
                 await self._topic.append(settled)
-            except BaseException:  # cancelled, too
+            except BaseException:  # including CancelledError
                 for partition, records in settled.items():
                     self._settled.setdefault(partition, []).extend(records)
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Make a delivery due again as soon as there is room, because its dispatcher could not attempt it."""
+        """Schedule a delivery again as soon as its dispatcher can take it, because it could not be attempted now."""
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)
 
     def removed(self, listener_id: str) -> None:
-        """Make due again what a removed dispatcher had, and cancel what was on its way to it. The dispatcher may come
-        back.
+        """Schedule the deliveries of a removed dispatcher again, in case the dispatcher comes back. Forget those that
+        were being written.
         """
         key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
         for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
@@ -334,14 +346,16 @@ class Outstanding:
         for key_queue in key_queues:
             self._due.advance(key_queue)
 
-    # What is due
+    # Deliveries that are due
 
     async def serve_due(self) -> bool:
-        """Give some due deliveries to dispatchers with room. Return whether there may be more at once."""
+        """Hand some due deliveries to dispatchers that can take them. Return whether more may be handed
+        over at once.
+        """
         return await self._due.serve(owns_any=bool(self._owned))
 
     def redrive(self, listener: Listener) -> None:
-        """Make due the deliveries that a listener's redrive concerns."""
+        """Begin the listener's redrive, which makes retrying and parked deliveries due now."""
         self._redrives.begin_now(listener, self._due)
 
     async def _message_of(self, entry: OutstandingEntry) -> Message | LogUnavailable | None:
@@ -354,7 +368,7 @@ class Outstanding:
             except LogDamaged:
                 await self._damaged.park_again(entry)
                 return None
-            # Without this check, a worker without an answer for long reads what others have delivered.
+            # The read may have taken so long that another worker now owns the partition.
             await self._assure()
         except LogUnavailable as error:
             return error

@@ -1,1 +1,1 @@
-"""Brings the log's messages to the streams."""
+"""Reading messages from Kafka, and handing each of them to the listeners of its queue."""

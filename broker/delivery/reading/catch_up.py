@@ -1,7 +1,7 @@
-"""Brings back the streams that lag: a few readers for all of a worker's, what one read brings goes to all that lack it.
+"""Catch-up readers: read older messages again for streams that lag. One read serves all streams that lack its messages.
 
-For: which stream a reader serves next, how much it reads, and what can't be read. Not for: which offsets a stream takes
-(broker/core/window.py), the Kafka requests themselves (broker/kafka).
+For: which stream is served next, how much is read, and what happens to unreadable records. Not for: which offsets a
+stream takes (broker/core/window.py), the Kafka requests themselves (broker/kafka).
 """
 
 from __future__ import annotations
@@ -22,33 +22,30 @@ from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES_MIN: Final = 128  # the least size of a message in the log: two ids and field names are larger
+_RECORD_BYTES_MIN: Final = 128  # Every message in Kafka is larger than this.
 
 
 class Source(Protocol):
-    """Reads ranges of a partition of `messages`."""
+    """The interface through which catch-up readers read the topic `messages`."""
 
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """Read up to bytes_max of the log from an offset on, at least one message. Raises LogUnavailable.
+        """Read messages of these queues from an offset on, up to `bytes_max` bytes but at least one message. Return the
+        messages, and the offset of the next read. Raises LogUnavailable.
 
-        Returns the messages of these queues, and the offset to read on from. Where the log begins after the offset, it
-        is read from its beginning.
+        If the offset was deleted, read from the partition's first record.
         """
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park the deliveries that these listeners may have at these offsets, in `outstanding`.
-
-        Return whether the partition was still owned when that was done. Raises LogUnavailable.
+        """Park the deliveries of these listeners at these offsets, because their messages can't be read. Return False
+        if the worker has lost the partition. Raises LogUnavailable.
         """
 
 
 def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
-    """Adapt the size of the next read: more if the stream took everything, less if it took less than half.
-
-    A stream that was down holds few messages at first, and there may be hundreds of such streams. A queue's messages
-    may also be far apart.
+    """Double the size of the stream's next read if the stream took all messages, or halve it if the stream took less
+    than half of them.
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:
@@ -58,7 +55,7 @@ def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
 
 
 class CatchUpQueue:
-    """The streams that wait for a catch-up reader, in order: one queue for fast listeners, one for all others."""
+    """The streams that wait for a catch-up reader. Fast listeners have a queue of their own."""
 
     def __init__(self) -> None:
         self._waiting: tuple[deque[Stream], deque[Stream]] = (deque(), deque())
@@ -73,17 +70,17 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Wait for a stream and return it: of a fast listener if first, else of another, or whichever there is."""
+        """Wait for a stream, and return the one that has waited longest. If `first` is true, prefer fast listeners,
+        else prefer the others.
+        """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
         return (wanted or instead).popleft()
 
 
 class CatchUp:
-    """The catch-up readers of a worker, which serve its lagging streams. A read serves every stream that lacks its
-    messages.
-
-    The first reader prefers fast listeners. The second alternates, so that the others are served, too.
+    """The catch-up readers of a worker, which read older messages for lagging streams. One read serves all streams that
+    lack its messages.
     """
 
     def __init__(self, source: Source, partitions: dict[int, Partition], tuning: Tuning = TUNED) -> None:
@@ -94,12 +91,16 @@ class CatchUp:
         self._lagging: dict[int, set[Stream]] = {}
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """Return the readers, each to be run as a task."""
+        """Return the loops of the two readers, each to be run as a task."""
+        # The first reader always prefers fast listeners.
+        # The second reader prefers them only every other time, so that slow listeners are served, too.
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
         return [partial(self._run, first) for first in turns]
 
     def request(self, stream: Stream) -> None:
-        """Bring a stream the messages that it has room for: from the ring at once, else by a reader, in its turn."""
+        """Bring a lagging stream the messages that it lacks. Take them from recent messages in memory if possible;
+        otherwise queue the stream for a catch-up reader.
+        """
         partition = self._partitions.get(stream.partition)
         if partition is None:
             return
@@ -116,14 +117,14 @@ class CatchUp:
 
     @property
     def waiting(self) -> int:
-        """Streams that wait for a reader."""
+        """The number of streams that wait for a reader."""
         return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:
-        """Serve one stream, as soon as there is one. first: prefer fast listeners."""
+        """Wait for a lagging stream, and read messages for it. If `first` is true, prefer fast listeners."""
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # another stream's read has served it
+            return  # A read for another stream has served this one.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -154,13 +155,13 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # The partition was given up, or another read has served the stream.
+                continue  # The partition was handed over, or another read has served this stream.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                continue  # This read left out the messages of that stream's queue: nobody had asked for them.
+                continue  # This read left out the messages of that stream's queue.
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                # If the stream asks again below, it keeps its place in the queue.
+                # Note this before refill(), which may queue the same stream again.
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
@@ -168,12 +169,14 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # The stream wants messages that the tail has not brought yet, or that lie before this read.
+        # This read did not have the messages that the stream lacks, so let it ask again after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
-        """Have all streams that lack what can't be read park their part of it, and go on after it."""
+        """Park the deliveries of all streams that lack these unreadable records, and let the streams continue after
+        them.
+        """
         found = []
         for stream in list(self._lagging.get(partition.number, ())):
             own, begin = stream.window.within(damage.first, damage.last)
@@ -195,9 +198,8 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the queues of all lagging streams that a read for this stream may serve, too.
-
-        Streams further on than the read comes are left out: their messages may be all over the log.
+        """Return the ids of the queues whose lagging streams can be served by the next read, because they need offsets
+        that it is likely to reach.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}
@@ -213,7 +215,9 @@ class CatchUp:
 
     @staticmethod
     def _report_gone(stream: Stream, wanted: int, messages: Sequence[Message], end: int) -> None:
-        """Log that a message that must be there was deleted from the log, and go on without it."""
+        """Log an error if a message that this listener still needs was deleted from Kafka, and continue without the
+        message.
+        """
         window = stream.window
         noted = wanted in window.missing or (bool(window.behind) and window.behind[0] == wanted)
         if noted and window.wanted() == wanted and wanted < end and all(m.offset != wanted for m in messages):

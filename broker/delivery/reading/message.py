@@ -1,6 +1,6 @@
-"""One message as the deliverers hold it: a record of the log, decoded when first needed, its body encoded once.
+"""A message in the memory of a worker: decoded when first needed, with one request body for all listeners of its queue.
 
-For: what every listener of the queue gets, the same bytes. Not for: headers and signatures, which differ.
+For: the bytes that every listener gets. Not for: headers and signatures, which differ from listener to listener.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from msgspec import UNSET
 from broker.core.codec import message_texts
 from broker.core.entities import Queue
 
-_SOUGHT_MAX: Final = 4  # Searching for one queue takes a sixth of the time of parsing the same bytes.
+_SOUGHT_MAX: Final = 4  # Searching bytes for one id takes a sixth of the time of parsing them.
 
 
 class Message:
-    """A message that is being delivered.
-
-    offset: in its partition.
-    size: bytes of the record, which is what holding it costs.
-    deliver_at_ms: earliest time of delivery; 0 for at once. It and the ordering key are known after body().
+    """A message that is being delivered, as read from the topic `messages`. The record is decoded at the first call of
+    `body()`, which also sets `key` and `deliver_at_ms`.
     """
 
     __slots__ = ("_body", "_change", "_value", "deliver_at_ms", "id", "key", "offset", "put_at_ms", "queue_id", "size")
@@ -32,15 +29,17 @@ class Message:
         self.queue_id = queue_id
         self.id = message_id
         self.put_at_ms = put_at_ms
-        self.size = len(value)
+        self.size = len(value)  # in bytes
         self._value: bytes | None = value
         self._body = b""
         self.key: str | None = None
-        self.deliver_at_ms = 0
+        self.deliver_at_ms = 0  # 0: deliver at once
         self._change = -1
 
     def body(self, queue: Queue) -> bytes:
-        """`{"queue":{"id","name"},"message":{"id","name","data"}}`, encoded at the first call. Raises UnknownEvent."""
+        """Return the JSON body of the request: `{"queue":{"id","name"},"message":{"id","name","data"}}`. Raises
+        UnknownEvent if the record can't be decoded.
+        """
         if self._value is not None:
             texts = message_texts(self._value)
             self.key = texts.key
@@ -56,11 +55,15 @@ class Message:
         return self._body
 
     def change(self) -> int:
-        """Return the offset in `changes` that the data is from; -1: the data is what was put."""
+        """Return the offset in the topic `changes` of the update that the data comes from, or -1 if the data is as
+        first put.
+        """
         return self._change
 
     def renewed(self, data: str | None, change: int) -> Message:
-        """Return the same message with the data of this change (None: as it was). Only after body()."""
+        """Return a copy of the message with the data of an update. If `data` is None, keep the present data. Call it
+        only after `body()`.
+        """
         fields = orjson.loads(self._body)
         if data is not None:
             fields["message"]["data"] = data
@@ -71,7 +74,7 @@ class Message:
         return renewed
 
     def name_and_data(self) -> tuple[str, str]:
-        """Return the name and data that were put; empty strings for a record that can't be decoded."""
+        """Return the message's name and data, or two empty strings if the record was not decoded."""
         if self._value is not None:
             return "", ""
         message = orjson.loads(self._body)["message"]
@@ -79,9 +82,8 @@ class Message:
 
 
 def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -> Iterator[Message]:
-    """Yield the messages in Kafka records of `messages`; the first header is the queue's id.
-
-    queue_ids: only messages of these queues.
+    """Yield the messages in these Kafka records, only those of the given queues. The first header of a record is the
+    queue's id.
     """
     wanted = None if queue_ids is None else {queue_id.encode() for queue_id in queue_ids}
     for record in records:
@@ -92,9 +94,8 @@ def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -
 
 
 def may_be_in(queue_ids: Collection[str]) -> Callable[[bytes], bool] | None:
-    """Return a test of whether a record batch's bytes may hold messages of these queues.
-
-    None: for so many queues, examining each record is as fast.
+    """Return a function that tests whether the bytes of a record batch may contain messages of these queues. Return
+    None if there are so many queues that parsing the records is as fast.
     """
     if len(queue_ids) > _SOUGHT_MAX:
         return None

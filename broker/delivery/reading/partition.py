@@ -1,6 +1,6 @@
-"""An owned partition: which streams the tail feeds, the ring of recent messages, how far the tail has come.
+"""An owned partition: hands each message to the streams of its queue's listeners, and keeps recent messages in memory.
 
-For: the fan-out of what the tail and the catch-up readers bring. Not for: which offsets a stream takes
+For: the fan-out of messages that the tail reader and the catch-up readers bring. Not for: which offsets a stream takes
 (broker/core/window.py), reading for streams that lag (catch_up.py).
 """
 
@@ -21,27 +21,22 @@ _offset = attrgetter("offset")
 
 
 class Partition:
-    """An owned partition. tail: the next offset the tail reader will bring.
-
-    A dispatcher is *placed* once its cursor here is known. The tail feeds the
-    dispatchers of a message's queue whose streams keep up. One that must scan the log costs the tail nothing until a
-    catch-up reader has brought it back.
+    """A partition that this worker owns. It hands new messages to the streams that keep up, and keeps recent messages
+    in memory for streams that lag a little.
     """
 
     def __init__(self, number: int, tail: int, tuning: Tuning = TUNED) -> None:
         self._ring_max, self._ring_bytes_max = tuning.ring_max, tuning.ring_bytes_max
         self.number = number
-        self.tail = tail
-        self._placed: set[Dispatching] = set()
-        self._fed: dict[
-            str, dict[Dispatching, None]
-        ] = {}  # The dispatchers that the tail feeds, by queue id; there may be thousands.
+        self.tail = tail  # the offset of the next new message
+        self._placed: set[Dispatching] = set()  # dispatchers whose cursor is known
+        self._fed: dict[str, dict[Dispatching, None]] = {}  # dispatchers that get new messages, by queue id
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """Give the tail's next messages to the streams that keep up."""
+        """Hand new messages to the streams that keep up."""
         number, fed, ring = self.number, self._fed, self._ring
         for message in messages:
             offset = message.offset
@@ -66,7 +61,7 @@ class Partition:
                     stream.behind_since_ms = stream.behind_since_ms or message.put_at_ms
                     if window.scan_from is not None:
                         scanning.append(dispatcher)
-                    if stream in dispatcher.behind:  # The stream's cursor has not moved, so there is nothing to commit.
+                    if stream in dispatcher.behind:  # The stream's cursor has not moved.
                         continue
                     dispatcher.behind[stream] = None
                 if not stream.dirty:
@@ -78,7 +73,7 @@ class Partition:
 
     @property
     def recent(self) -> int:
-        """Messages kept for streams that lag a little."""
+        """The number of messages kept in memory for streams that lag a little."""
         return len(self._ring)
 
     @property
@@ -86,9 +81,8 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Pass over messages up to this offset, which the tail can't read.
-
-        A catch-up reader looks for each stream, and the stream parks what can't be read.
+        """Skip unreadable records up to this offset. Each stream then asks a catch-up reader, which parks the stream's
+        deliveries.
         """
         if last < self.tail:
             return
@@ -105,7 +99,9 @@ class Partition:
         self._fed.clear()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Go on after what a stream has parked: its own offsets, and what it would have scanned from begin on."""
+        """Let a stream continue after unreadable records whose deliveries were parked: the offsets in `own`, and all
+        from `begin` to `last`.
+        """
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
         for offset in own:
@@ -119,19 +115,21 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Note that the place of the dispatcher's stream is known: where its stream stands, or else the tail."""
+        """Note that the dispatcher's cursor on this partition is known. A dispatcher without a stream here starts with
+        the next new message.
+        """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
         if stream is None or stream.window.scan_from is None:
             self._feed_to(dispatcher)
 
     def remove(self, dispatcher: Dispatching) -> None:
-        """Bring nothing more to a dispatcher whose listener has ended."""
+        """Stop handing messages to a dispatcher whose listener was deleted."""
         self._placed.discard(dispatcher)
         self._fed.get(dispatcher.listener.queue_id, {}).pop(dispatcher, None)
 
     def placed(self, dispatcher: Dispatching) -> bool:
-        """Whether its place here is known."""
+        """Return whether the dispatcher's cursor is known."""
         return dispatcher in self._placed
 
     def _feed_to(self, dispatcher: Dispatching) -> None:
@@ -139,7 +137,7 @@ class Partition:
             self._fed.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
 
     def _trim(self) -> None:
-        """Keep the newer half of the ring, so that trimming is rare."""
+        """Drop the older half of the recent messages until few enough are left."""
         ring = self._ring
         while len(ring) > self._ring_max or self._ring_bytes > self._ring_bytes_max:
             cut = (len(ring) + 1) // 2
@@ -148,7 +146,7 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Give the stream the messages that it missed, if the ring still has them; else return False."""
+        """Hand the stream the messages that it lacks, if all of them are still in memory. Return False if not."""
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:
             return False
@@ -156,7 +154,7 @@ class Partition:
         return True
 
     def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
-        """Give a stream what it can take of the messages that were read in [start, end). end: at most the tail."""
+        """Hand the stream as many as it can take of the messages that were read from offset `start` to before `end`."""
         window, dispatcher, wants = stream.window, stream.dispatcher, stream.wants
         queue_id = dispatcher.listener.queue_id
         reach = dispatcher.listener.reach(self.number, self.tail)
@@ -194,7 +192,7 @@ class Partition:
 
 
 def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
-    """Log that the log begins after the messages that are still to be read."""
+    """Log a warning that Kafka has deleted messages that were not read yet."""
     log.warning("worker.messages_gone partition=%d wanted=%d begins=%d", partition, wanted, begins)
 
 
