@@ -1,7 +1,8 @@
-"""Sends requests, sync and async, and retries them where that is safe.
+"""Clients that send requests, synchronous and asynchronous, and retry them where that is safe.
 
-For: retries with back-off, problems as errors, lists page by page, the log line by line. Not for: the requests
-themselves (requests.py)."""
+For: retries with backoff, problems as errors, lists page by page, the log line by line. Not for: the requests
+themselves (requests.py).
+"""
 
 from __future__ import annotations
 
@@ -27,20 +28,14 @@ TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 AGAIN: Final = frozenset({429, 502, 503, 504})
 _IN_FLIGHT: Final = "in-flight"
 _IN_DOUBT: Final = "in-doubt"
-_SESSION: Final = "evs_"  # how a session's token begins
+_SESSION: Final = "evs_"  # prefix of a session's token
 
 T = TypeVar("T")
 
 
 class Client:
-    """A client of the API; a context manager.
-
-    url: the API's base URL. key: an API key, a session's token, or None for requests that need neither.
-    organization: the ID of the organization in which a session acts.
-    give_up_after_s: seconds for one request with its retries.
-    refused_at_once: raise NotReached at the first refused connection, as long as the server has never answered.
-    transport: replaces the network, for tests.
-    etag: the last answer's ETag, for `if_match`. again: the number of retries.
+    """A synchronous client of Everput's API, to be used as a context manager. It retries requests where
+    that is safe.
     """
 
     def __init__(
@@ -53,11 +48,18 @@ class Client:
         refused_at_once: bool = False,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """Create a client for the API at the base URL `url`.
+
+        `key` is an API key, a session's token, or None for requests that need neither. `organization` is the id of the
+        organization in which a session acts. A request and its retries take at most `give_up_after_s` seconds. With
+        `refused_at_once`, a refused first connection raises NotReached without retries. `transport` replaces the
+        network in tests.
+        """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
         self._http = httpx.Client(**_options(url, key, organization), transport=transport)
-        self.etag: str | None = None
-        self.again = 0
+        self.etag: str | None = None  # of the last answer, for `if_match`
+        self.again = 0  # number of retries
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +73,9 @@ class Client:
         self._http.close()
 
     def send(self, request: Request[T]) -> T:
-        """Send a request and return its answer. Raises Problem or NoAnswer."""
+        """Send a request and return its answer. Raises Problem if the server refuses it, or NoAnswer if there is no
+        answer in time.
+        """
         tries = _Tries(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:
@@ -96,9 +100,8 @@ class Client:
             following = _following(request, page)
 
     def lines(self, request: Request[LogLine]) -> Iterator[LogLine]:
-        """Yield the lines of the log. After a broken connection it continues, and no event comes twice.
-
-        A line has an `event`, or a `cursor` that continues after all lines before it. Raises Problem or NoAnswer.
+        """Yield the lines of the log. Each line has an event, or a `cursor` from which another call can continue. A
+        broken connection is reopened, and no event is repeated. Raises Problem or NoAnswer.
         """
         reading = _Reading(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
@@ -119,7 +122,7 @@ class Client:
 
 
 class AsyncClient:
-    """A client like Client, with `await` and `async for`."""
+    """An asynchronous client of Everput's API. It works like Client, with `await` and `async for`."""
 
     def __init__(
         self,
@@ -131,6 +134,7 @@ class AsyncClient:
         refused_at_once: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """Create a client for the API at the base URL `url`. The arguments are those of Client."""
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
         self._http = httpx.AsyncClient(**_options(url, key, organization), transport=transport)
@@ -149,7 +153,9 @@ class AsyncClient:
         await self._http.aclose()
 
     async def send(self, request: Request[T]) -> T:
-        """Send a request and return its answer. Raises Problem or NoAnswer."""
+        """Send a request and return its answer. Raises Problem if the server refuses it, or NoAnswer if there is no
+        answer in time.
+        """
         tries = _Tries(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:
@@ -174,7 +180,7 @@ class AsyncClient:
             following = _following(request, page)
 
     async def lines(self, request: Request[LogLine]) -> AsyncIterator[LogLine]:
-        """Yield the lines of the log, as Client.lines does."""
+        """Yield the lines of the log, as Client.lines() does."""
         reading = _Reading(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:
@@ -233,20 +239,19 @@ class _Tries:
 
 
 class _Reading(_Tries):
-    """A reading of the log. Events are released when a line with a cursor follows them.
-
-    request: the request for the rest. complete: nothing is left.
+    """The state of reading the log over several connections. Events are held back until a line with a cursor follows
+    them, so that no event is repeated.
     """
 
     def __init__(self, request: Request[LogLine], give_up_after_s: float, *, refused_at_once: bool) -> None:
         super().__init__(request, give_up_after_s, refused_at_once=refused_at_once)
-        self.request = request
+        self.request = request  # asks for the rest of the log
         self.complete = False
         self._rest = b""
         self._held: list[LogLine] = []
 
     def lines(self, part: bytes) -> Iterator[LogLine]:
-        """Yield the lines that the next bytes of the answer complete."""
+        """Yield the lines that are completed by the next bytes of the answer."""
         *whole, self._rest = (self._rest + part).split(b"\n")
         for text in whole:
             line = _decoded(text, self.request.answer)
@@ -259,7 +264,7 @@ class _Reading(_Tries):
             yield from given
 
     def after_error(self, error: httpx.TransportError) -> float:
-        self._rest, self._held = b"", []  # they come again, after the cursor
+        self._rest, self._held = b"", []  # The server sends them again after the cursor.
         return super().after_error(error)
 
     def _went_on(self, cursor: str, count: int) -> None:
@@ -320,7 +325,9 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _following(request: Request[T], page: T) -> Request[T] | None:
-    """Return the request for the next page: with the query of its `next` link, at the address of the first request."""
+    """Return the request for the next page, or None if this page is the last. It keeps the address of the first
+    request.
+    """
     link = getattr(getattr(page, "links", None), "next", None)
     if not link:
         return None

@@ -12,24 +12,21 @@ class EverputError(Exception):
 
 
 class NoAnswer(EverputError):
-    """The server did not answer in time, or the answer was not Everput's."""
+    """The error that the server did not answer in time, or that the answer is not from Everput."""
 
 
 class NotReached(NoAnswer):
-    """No connection to the server could be made; nothing was sent."""
+    """The error that no connection to the server could be opened, so nothing was sent."""
 
 
 class Problem(EverputError):
-    """The server refused the request (RFC 9457).
-
-    code: the last part of the problem's type, such as `name-taken`. errors: the wrong parts of the request.
-    """
+    """The error that the server has refused the request (RFC 9457)."""
 
     def __init__(self, answer: ProblemAnswer) -> None:
         self.status = answer.status
-        self.code = answer.type.rpartition("/")[2]
+        self.code = answer.type.rpartition("/")[2]  # such as `name-taken`
         self.detail = answer.detail
-        self.errors: Sequence[ErrorLocation] = answer.errors or ()
+        self.errors: Sequence[ErrorLocation] = answer.errors or ()  # the wrong parts of the request
         super().__init__(f"{answer.status} {answer.title}: {answer.detail}{self._places()}")
 
     def _places(self) -> str:
@@ -38,4 +35,4 @@ class Problem(EverputError):
 
 
 class InvalidSignature(EverputError):
-    """The request to a listener is not signed with its secret, or was not sent lately."""
+    """The error that a request to a listener is not signed with its secret, or was not sent recently."""

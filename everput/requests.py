@@ -1,6 +1,7 @@
-"""Every request that the client can make: what is asked, and the shape of the answer.
+"""Every request that the client can make, and the type of its answer.
 
-For: paths, bodies and headers. Not for: sending (client.py), the answers' shapes (answers.py)."""
+For: paths, bodies and headers. Not for: sending (client.py), the answers' shapes (answers.py).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Generic[T]):
-    """A request to the API. answer: its shape. repeatable: it may be sent again when it is unknown whether it was
-    carried out.
-    """
+    """A request to Everput's API, with the type of its answer."""
 
     method: str
     path: str
@@ -27,11 +26,12 @@ class Request(Generic[T]):
     body: Mapping[str, Any] | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    # A repeatable request may be sent again if it is unknown whether the server has carried it out.
     repeatable: bool = True
 
 
 def list_queues(*, name: str | None = None) -> Request[answers.QueuesAnswer]:
-    """List queues. name: only the queue of exactly this name."""
+    """List the queues, or only the queue with this name."""
     query = {} if name is None else {"name": name}
     return Request(method="GET", path="/v1/queues", answer=answers.QueuesAnswer, query=query)
 
@@ -63,8 +63,8 @@ def list_listeners(queue_id: str) -> Request[answers.ListenersAnswer]:
 def create_listener(
     queue_id: str, *, name: str, notify_url: str, liveness_url: str, **settings: Any
 ) -> Request[answers.NewListenerAnswer]:
-    """Create a listener. settings: the API's other fields, such as secret, max_in_flight, rate_per_s, headers; `begin`
-    for `from`.
+    """Create a listener. `settings` are further fields of the API, such as `secret`, `max_in_flight`, `rate_per_s` or
+    `headers`. The field `from` is called `begin` here.
     """
     if "begin" in settings:
         settings["from"] = settings.pop("begin")
@@ -80,7 +80,7 @@ def get_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerNow
 def update_listener(
     queue_id: str, listener_id: str, *, if_match: str | None = None, **changes: Any
 ) -> Request[answers.ListenerAnswer]:
-    """Update a listener. changes: the API's fields that change."""
+    """Update the given fields of a listener."""
     path = _listener(queue_id, listener_id)
     return Request(method="PUT", path=path, answer=answers.ListenerAnswer, body=changes, **_condition(if_match))
 
@@ -120,10 +120,10 @@ def rotate_secret(
 
 
 def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None) -> Request[answers.DeliveriesAnswer]:
-    """List outstanding deliveries. state: pending, retrying or parked; None for all.
-
-    Pages are large, because each one reads everything that is outstanding.
+    """List the deliveries to a listener that are not finished. `state` is `pending`, `retrying` or `parked`, or None
+    for all.
     """
+    # The pages are large, because the server reads all of these deliveries for each page.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)
@@ -132,7 +132,9 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
 def get_queue_statistics(
     queue_id: str, *, begin: str | None = None, end: str | None = None, step: str | None = None
 ) -> Request[answers.StatisticsAnswer]:
-    """Get a queue's counts. begin, end: times (RFC 3339). step: such as `1m`, `6h` or `1d`."""
+    """Get a queue's counts per step of time. `begin` and `end` are RFC 3339 times, and `step` is a duration such as
+    `1m`, `6h` or `1d`.
+    """
     path, query = _queue(queue_id, "statistics"), _span(begin, end, step)
     return Request(method="GET", path=path, answer=answers.StatisticsAnswer, query=query)
 
@@ -140,7 +142,9 @@ def get_queue_statistics(
 def get_listener_statistics(
     queue_id: str, listener_id: str, *, begin: str | None = None, end: str | None = None, step: str | None = None
 ) -> Request[answers.StatisticsAnswer]:
-    """Get a listener's counts; begin, end and step are as in get_queue_statistics()."""
+    """Get a listener's counts per step of time. `begin` and `end` are RFC 3339 times, and `step` is a duration such as
+    `1m`, `6h` or `1d`.
+    """
     path, query = _listener(queue_id, listener_id, "statistics"), _span(begin, end, step)
     return Request(method="GET", path=path, answer=answers.StatisticsAnswer, query=query)
 
@@ -153,7 +157,7 @@ def _span(begin: str | None, end: str | None, step: str | None) -> dict[str, str
 def redrive_listener(
     queue_id: str, listener_id: str, message_ids: Sequence[str] = ()
 ) -> Request[answers.RedriveAnswer]:
-    """Redrive deliveries. message_ids: none for all."""
+    """Retry these messages now, or all retrying and parked deliveries if none are named."""
     body = {"messages": list(message_ids)} if message_ids else {}
     path = _listener(queue_id, listener_id, "redrive")
     return Request(method="POST", path=path, answer=answers.RedriveAnswer, body=body)
@@ -162,8 +166,8 @@ def redrive_listener(
 def start_replay(
     queue_id: str, listener_id: str, *, begin: str, end: str | None = None, **settings: Any
 ) -> Request[answers.ReplayBegunAnswer]:
-    """Start a replay. begin, end: RFC 3339 times, or `beginning`. settings: the API's other fields, such as dry_run,
-    rate_per_s, only.
+    """Start a replay, which delivers a range of messages again. `begin` is an RFC 3339 time or `beginning`, and `end` a
+    time. `settings` are further fields of the API, such as `dry_run`, `rate_per_s` or `only`.
     """
     body = {"from": begin, **({} if end is None else {"to": end}), **settings}
     path = _listener(queue_id, listener_id, "replay")
@@ -203,11 +207,8 @@ def put_message(
     deliver_at: str | None = None,
     idempotency_key: str | None = None,
 ) -> Request[answers.PutAnswer]:
-    """Put a message.
-
-    key: the ordering key.
-    deliver_at: the earliest time of delivery, RFC 3339.
-    idempotency_key: None for a new one. A repeat with the same key is stored once.
+    """Put a message on a queue. `key` is the ordering key, and `deliver_at` the earliest time of delivery (RFC 3339). A
+    repeated request with the same idempotency key stores the message once; None creates a new key.
     """
     said = {"name": name, "key": key, "deliver_at": deliver_at}
     body = {"data": data} | {field: value for field, value in said.items() if value is not None}
@@ -218,7 +219,9 @@ def put_message(
 def put_batch(
     queue_id: str, messages: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
 ) -> Request[answers.BatchAnswer]:
-    """Put up to 1,000 messages, all or none. messages: each with `data` and perhaps `name`, `key` or `deliver_at`."""
+    """Put up to 1,000 messages on a queue, all or none. Each has `data`, and optionally `name`, `key` and
+    `deliver_at`.
+    """
     return Request(
         method="POST",
         path=_queue(queue_id, "messages", "batch"),
@@ -231,7 +234,7 @@ def put_batch(
 def list_messages(
     queue_id: str, *, begin: str | None = None, end: str | None = None
 ) -> Request[answers.MessagesAnswer]:
-    """Newest first. begin, end: times, RFC 3339."""
+    """List a queue's messages, newest first. `begin` and `end` are RFC 3339 times."""
     said = {"from": begin, "to": end}
     query = {name: value for name, value in said.items() if value is not None}
     return Request(method="GET", path=_queue(queue_id, "messages"), answer=answers.MessagesAnswer, query=query)
@@ -244,7 +247,7 @@ def get_message(queue_id: str, message_id: str) -> Request[answers.MessageAnswer
 def update_message(
     queue_id: str, message_id: str, data: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Update a message. The answer says for each listener whether it had the message before."""
+    """Update a message's data. The answer says for each listener whether it already had the message."""
     path = _queue(queue_id, "messages", message_id)
     return Request(
         method="PUT", path=path, answer=answers.ChangedMessageAnswer, body={"data": data}, **_condition(if_match)
@@ -254,7 +257,7 @@ def update_message(
 def delete_message(
     queue_id: str, message_id: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Delete a message. The answer says for each listener whether it had the message."""
+    """Delete a message. The answer says for each listener whether it already had the message."""
     path = _queue(queue_id, "messages", message_id)
     return Request(method="DELETE", path=path, answer=answers.ChangedMessageAnswer, **{**_condition(if_match), **_ONCE})
 
@@ -266,14 +269,14 @@ def create_account(email: str, password: str) -> Request[answers.AccountAnswer]:
 
 
 def change_password(password: str, new_password: str) -> Request[answers.AccountAnswer]:
-    """Change the password of the session's account, whose other sessions end. password: the present one."""
+    """Change the password of the signed-in account, whose other sessions end. `password` is the current one."""
     body = {"password": password, "new_password": new_password}
     path = "/v1/accounts/password"
     return Request(method="POST", path=path, answer=answers.AccountAnswer, body=body, repeatable=False)
 
 
 def start_session(email: str, password: str) -> Request[answers.NewSessionAnswer]:
-    """Sign in. A client takes the answer's `session.token` in place of a key."""
+    """Sign in. Pass the answer's `session.token` to a client as its key."""
     return Request(
         method="POST",
         path="/v1/sessions",
@@ -288,41 +291,42 @@ def get_session() -> Request[answers.SessionAnswer]:
 
 
 def end_session(which: str = "this") -> Request[answers.EndedSessionAnswer]:
-    """End sessions. which: `this` session, the account's `others`, or `all` of them."""
+    """End sessions. `which` is `this` session, the account's `others`, or `all` of them."""
     query = {} if which == "this" else {"which": which}
     path = "/v1/sessions"
     return Request(method="DELETE", path=path, answer=answers.EndedSessionAnswer, query=query, repeatable=False)
 
 
 def delete_account(password: str, *, even_if_last: bool = False) -> Request[answers.DeletedAccountAnswer]:
-    """Delete the session's account. even_if_last: even if an organization is left without a member who can sign in."""
+    """Delete the signed-in account. Set `even_if_last` to delete it even if an organization then has no member who can
+    sign in.
+    """
     body = {"password": password, "even_if_last": even_if_last}
     path = "/v1/accounts/delete"
     return Request(method="POST", path=path, answer=answers.DeletedAccountAnswer, body=body, repeatable=False)
 
 
 def create_organization(name: str) -> Request[answers.OrganizationAnswer]:
-    """Create an organization, in a session."""
+    """Create an organization. This needs a session."""
     path = "/v1/organizations"
     return Request(method="PUT", path=path, answer=answers.OrganizationAnswer, body={"name": name}, repeatable=False)
 
 
 def list_organizations() -> Request[answers.OrganizationsAnswer]:
-    """List the organization of the key, or those of the session's account."""
+    """List the organization of the API key, or the organizations of the signed-in account."""
     return Request(method="GET", path="/v1/organizations", answer=answers.OrganizationsAnswer)
 
 
 def list_members(organization_id: str) -> Request[answers.MembersAnswer]:
-    """List the members of an organization, in a session."""
+    """List the members of an organization. This needs a session."""
     return Request(method="GET", path=_members(organization_id), answer=answers.MembersAnswer)
 
 
 def remove_member(
     organization_id: str, account_id: str, *, even_if_last: bool = False
 ) -> Request[answers.MemberAnswer]:
-    """Remove a member, in a session, which may be the member's own.
-
-    even_if_last: even if nobody who can sign in is left.
+    """Remove a member from an organization. This needs a session, which may be the member's own. Set `even_if_last` to
+    do so even if no member who can sign in remains.
     """
     query = {"even_if_last": "true"} if even_if_last else {}
     path = _members(organization_id, account_id)
@@ -341,7 +345,9 @@ def create_key(
     queues: Sequence[str] | None = None,
     expires_at: str | None = None,
 ) -> Request[answers.NewKeyAnswer]:
-    """Create an API key. queues: ids, None for all. expires_at: an RFC 3339 time, None for never."""
+    """Create an API key. `queues` are the ids of the queues that it may use, or None for all. `expires_at` is an RFC
+    3339 time, or None for never.
+    """
     said = {"scopes": scopes and list(scopes), "queues": queues and list(queues), "expires_at": expires_at}
     body = {"name": name, **{field: value for field, value in said.items() if value is not None}}
     return Request(method="PUT", path=_keys(organization_id), answer=answers.NewKeyAnswer, body=body, repeatable=False)
@@ -367,12 +373,8 @@ def read_log(
     cursor: str | None = None,
     limit: int | None = None,
 ) -> Request[answers.LogLine]:
-    """Read the log, with a client's lines().
-
-    begin, end: RFC 3339 times.
-    queue, listener, message: ids.
-    limit: of events.
-    cursor: of an earlier line, with the same filters.
+    """Read the log with a client's lines(). `begin` and `end` are RFC 3339 times, `queue`, `listener` and `message` are
+    ids, and `limit` is a number of events. A `cursor` is from an earlier line of a request with the same filters.
     """
     said = {
         "from": begin,
@@ -417,7 +419,7 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 
 def _condition(if_match: str | None) -> dict[str, Any]:
-    """Return the condition's arguments. Such a request can't be repeated, because the first one may have changed the
+    """Return the arguments for a conditional request. It is not repeatable, because the first try may have changed the
     version.
     """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}

@@ -1,6 +1,8 @@
-"""Checks what a listener got (Standard Webhooks 1.0).
+"""The check of the requests that a listener gets (Standard Webhooks 1.0).
 
-For: the three headers, the signature, the time. Not for: answering: 2xx once the message is safe with the listener."""
+For: the three headers, the signature, the time. Not for: answering. Answer 2xx once the listener has stored the
+message.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ TOLERANCE_S: Final = 300
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES_MIN: Final = 24
 _SECRET_BYTES_MAX: Final = 64
-# This pattern takes linear time: one class, bounded
+# This pattern takes linear time, because it is a single character class with a bounded repetition.
 _SECONDS: Final = re.compile(r"[0-9]{1,15}")
 _HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
@@ -28,18 +30,15 @@ def verify(
     body: bytes,
     *,
     tolerance_s: float = TOLERANCE_S,
-    now_s: float | None = None,
+    now_s: float | None = None,  # seconds since the epoch, for tests
 ) -> str:
-    """Check a request, and return its message's id, which is the same at each attempt.
+    """Check the signature of a request that a listener got, and return the message's id, which is the same in each
+    attempt. `body` is the request's body as received, byte for byte.
 
-    InvalidSignature: the request is not signed with the secret, or its time is too far from now.
-    ValueError: the secret is not base64 of 24 to 64 bytes. An empty setting must not accept anybody's signature.
-    headers: of the request, in any case.
-    body: the bytes as received.
-    tolerance_s: how far the request's time may be from this machine's.
-    now_s: seconds since the epoch, None for now.
+    Raises InvalidSignature if the request is not signed with the secret, or was sent more than `tolerance_s` seconds
+    from now. Raises ValueError if the secret is not base64 of 24 to 64 bytes.
     """
-    key = _secret_bytes(secret)
+    key = _secret_bytes(secret)  # An empty secret raises, because anybody could sign with it.
     lower = {name.lower(): value for name, value in headers.items()}
     try:
         message_id, timestamp, signatures = (lower[name] for name in _HEADERS)
@@ -58,10 +57,12 @@ def verify(
 
 
 def _secret_bytes(secret: str) -> bytes:
-    """Decode a signing secret (ValueError), by the server's rules; `whsec_` may be left out."""
+    """Decode a signing secret, by the server's rules. The prefix `whsec_` is optional. Raises ValueError if it is not
+    valid.
+    """
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
-    except ValueError:  # binascii.Error is one
+    except ValueError:  # includes binascii.Error
         raise ValueError(f"a signing secret must be {_PREFIX} followed by base64") from None
     if not _SECRET_BYTES_MIN <= len(key) <= _SECRET_BYTES_MAX:
         raise ValueError(f"a signing secret must decode to {_SECRET_BYTES_MIN} to {_SECRET_BYTES_MAX} bytes")

@@ -1,1 +1,1 @@
-"""State folded from the log by Faust agents; the only importer of faust."""
+"""State folded from the log by Faust agents. No other package imports faust."""

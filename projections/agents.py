@@ -1,11 +1,11 @@
-"""The Faust agents: what happens for each record of `control`.
+"""The Faust agents, which handle each record of the topic `control`.
 
 For: the agent that folds the directory and, in a worker, the agent that runs the listeners' delivery streams. Both read
-the same topic, each at its own pace. An agent catches everything: one that raised would have its record acknowledged
-and skipped. Not for: what the events change (projections/directory.py), delivering (broker/delivery).
+the same topic, each at its own pace. An agent catches every exception, because Faust would acknowledge and skip the
+record of one that raised. Not for: what the events change (projections/directory.py), delivering (broker/delivery).
 
-Only `control` is read this way. The messages themselves are read in batches (broker/delivery/reading/tail_loop.py): an
-event of a Faust stream costs some 60 µs of processor time, a record that is read in a batch 5 µs.
+Only `control` is read this way. Messages are read in batches (broker/delivery/reading/tail_loop.py), because an event
+of a Faust stream costs some 60 µs of processor time, and a record that is read in a batch 5 µs.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Failed = Callable[[BaseException], None]
 
 
 class DeliveryStreams(Protocol):
-    """The delivery streams of a worker's listeners, one a partition (broker/delivery/roster.py). Nothing here waits."""
+    """The interface of a worker's delivery streams, of which each listener has one for each partition."""
 
     def concerned(self, event: Event, /) -> Collection[str]:
-        """Return the ids of the listeners and replays whose streams this event may change."""
+        """Return the ids of the listeners and replays whose delivery streams this event may change."""
 
     def __contains__(self, listener_id: str, /) -> bool: ...
     def start(self, listener: Listener, /) -> None: ...
@@ -42,9 +42,8 @@ class DeliveryStreams(Protocol):
 
 
 def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
-    """Return the agent that folds `control` into the directory.
-
-    failed: called with an error of the fold itself. The state can't be trusted then, so the process has to end.
+    """Return the Faust agent that folds the topic `control` into the directory. `failed` is called with an error of the
+    fold, after which the process must end, because its state may be wrong.
     """
 
     async def control(stream: Any) -> None:
@@ -63,9 +62,9 @@ def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
 
 
 def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, failed: Failed) -> Agent:
-    """Return the agent that starts, changes and stops each listener's delivery streams as `control` tells.
-
-    failed: called with an error. The process has to end then: it might go on sending to a listener that has ended.
+    """Return the Faust agent that starts, changes and stops each listener's delivery streams as the topic `control`
+    says. `failed` is called with any error, after which the process must end, because it might send to a deleted
+    listener.
     """
 
     async def delivery_streams(stream: Any) -> None:
@@ -73,13 +72,13 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                continue  # Kafka has assigned the partition again, and the reading began again.
+                continue  # After a rebalance, Faust reads from the beginning again.
             try:
                 event = decode(record.message.value)
-                await directory.seen(offset, timeout_s=None)  # The directory's agent has folded this event, too.
+                await directory.seen(offset, timeout_s=None)  # Wait until the directory has this event.
                 follow(event, directory.state, streams)
             except UnknownEvent:
-                pass  # the directory's agent logs it
+                pass  # The directory's agent logs it.
             except Exception as error:
                 log.exception("projection.streams_failed topic=control offset=%d", offset)
                 failed(error)
@@ -89,9 +88,8 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
 
 
 def follow(event: Event, directory: Directory, streams: DeliveryStreams) -> None:
-    """Start, change or stop the delivery streams of the listeners that an event concerns.
-
-    directory: has folded the event, and perhaps later ones. So it decides what each listener is by now.
+    """Start, change or stop the delivery streams of the listeners that an event concerns. The directory already has
+    this event, and perhaps later ones.
     """
     for listener_id in streams.concerned(event):
         listener = directory.listeners.get(listener_id)

@@ -1,8 +1,9 @@
 """The embedded Faust app of one process.
 
-For: starting it in the running event loop, stopping it, saying that it crashed. Each start has an app id, and with it a
-consumer group, of its own: the agents never commit, so each start folds from the beginning and leaves nothing behind.
-Not for: the folds (agents.py, directory.py), creating topics: they must exist, or Faust finds them minutes later.
+For: starting it in the running event loop, stopping it, reporting that it crashed. Each start has a new app id, and so
+a new consumer group. The agents never commit, so each start folds from the beginning and leaves nothing behind.
+Not for: the folds (agents.py, directory.py), creating topics. The topics must exist, because Faust finds new ones only
+after minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _STOP_S: Final = 3.0
 
-# At INFO, Faust logs each service's start and stop, about sixty lines.
+# At level INFO, Faust logs each service's start and stop, about sixty lines.
 for _name in ("faust", "mode"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -56,21 +57,22 @@ class Projections:
 
     @property
     def position(self) -> int:
-        """Return the next offset of `control` to fold."""
+        """Return the next offset of the topic `control` to fold."""
         return self._directory.position
 
     def on_change(self, callback: Callable[[Event], None]) -> None:
-        """Call back with each event of `control` right after it was folded, from the first one on. Before start()."""
+        """Call `callback` with each event of the topic `control`, right after it was folded. Use this
+        before start().
+        """
         self._directory.on_change(callback)
 
     def add_agent(self, name: str, agent: Agent) -> None:
-        """Have one more Faust agent read `control` from its beginning. Before start()."""
+        """Add a Faust agent that reads the topic `control` from its beginning. Use this before start()."""
         self._agents[name] = agent
 
     async def start(self, *, timeout_s: float = 30.0) -> None:
-        """Begin to read, and return once everything in `control` is folded. Raises LogUnavailable or ViewBehind.
-
-        ConfigurationError: `control` was altered or has lost records.
+        """Begin to read the topic `control`, and return once everything in it is folded. Raises LogUnavailable or
+        ViewBehind, or ConfigurationError if the topic was altered or has lost records.
         """
         await self._control.check()
         self._ended = asyncio.get_running_loop().create_future()
@@ -97,7 +99,7 @@ class Projections:
         await self._directory.caught_up(timeout_s=timeout_s)
 
     async def stop(self) -> None:
-        """Stop reading. Afterwards there is no consumer group and no file left."""
+        """Stop reading, and leave no consumer group and no file behind."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -106,7 +108,7 @@ class Projections:
             stopping = asyncio.ensure_future(app.stop())
             await asyncio.wait(
                 [stopping], timeout=_STOP_S
-            )  # wait_for() would go on waiting for a task that ignores its cancellation.
+            )  # Unlike wait_for(), wait() returns even if the task ignores its cancellation.
             if not stopping.done():
                 stopping.cancel()
                 log.warning("projections.stop_unfinished after_s=%s", _STOP_S)
@@ -116,7 +118,7 @@ class Projections:
             self._ended.set_result(None)
 
     async def crashed(self) -> BaseException | None:
-        """Wait until the projections can't go on, and return the reason; the process must then end. None after
+        """Wait until the projections fail, and return the reason, after which the process must end. Return None after
         stop().
         """
         if self._ended is None:
@@ -124,18 +126,18 @@ class Projections:
         return await asyncio.shield(self._ended)
 
     def failed(self, reason: BaseException) -> None:
-        """Record that an agent can't go on, which ends crashed()."""
+        """Record that an agent has failed, so that crashed() returns."""
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(reason)
 
     async def _watch_app(self) -> None:
-        """Watch the app: one that crashes does not end its process by itself."""
+        """Wait until the Faust app stops. A crash of the app would not end the process by itself."""
         app = self._app
         await app.wait_for_stopped(asyncio.get_running_loop().create_future())
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
 
     async def _first_of(self, waiting: Any) -> None:
-        """Wait for something, or raise what ended the projections before it came."""
+        """Wait for something, or raise the error that ended the projections before it."""
         task = asyncio.ensure_future(waiting)
         if self._ended is None:
             raise RuntimeError("the projections were not started")
@@ -150,16 +152,18 @@ class Projections:
 
 class _NoTables(TableManager):  # type: ignore[misc]
     async def sleep(self, *_: Any, **_more: Any) -> None:
-        """Return at once. Faust would wait a second at each start for tables that may yet be made."""
+        """Return at once. Faust would wait a second at each start for tables, and there are none."""
 
 
 class _App(faust.App):  # type: ignore[misc]
     def _create_directories(self) -> None:
-        """Do nothing. Faust would make a data directory in the working directory, although there are no tables."""
+        """Do nothing. Faust would create a data directory for tables, and there are none."""
 
 
 def faust_app(options: dict[str, Any], group: str) -> Any:
-    """Make a Faust app that is not started. options: of Kafka's clients. group: its consumer group."""
+    """Return a Faust app that is not started. `options` are those of Kafka's clients, and `group` is its consumer
+    group.
+    """
     return _App(
         group,
         broker=";".join(f"kafka://{server}" for server in options["bootstrap_servers"]),
@@ -171,12 +175,12 @@ def faust_app(options: dict[str, Any], group: str) -> Any:
         consumer_auto_offset_reset="earliest",
         autodiscover=False,
         web_enabled=False,
-        # The topics are created by broker/kafka/admin.py, with settings that keep their records.
+        # broker/kafka/admin.py creates the topics with the right settings, so Faust must not.
         topic_allow_declare=False,
         topic_disable_leader=True,
         store="memory://",
         TableManager=_NoTables,
-        stream_wait_empty=False,  # Faust would wait for acknowledgements, which we never give, so a stop would hang.
+        stream_wait_empty=False,  # Without acknowledgements, a stop would wait forever.
         worker_redirect_stdouts=False,
     )
 

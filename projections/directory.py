@@ -1,7 +1,8 @@
-"""The directory as folded in this process, and waiting for the fold to pass an offset.
+"""The directory as folded in this process, and waiting until the fold has passed an offset.
 
-For: the state, how far it is, read-your-writes. Waiters are woken by the fold; nothing polls.
-Not for: reading `control` (agents.py) or what an event changes (broker/core/directory.py)."""
+For: the state, how far it is, read-your-writes. The fold wakes the waiters, so nothing polls.
+Not for: reading `control` (agents.py) or what an event changes (broker/core/directory.py).
+"""
 
 from __future__ import annotations
 
@@ -20,15 +21,15 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-_PASSED_OVER_MAX: Final = 10_000  # A writer asks within milliseconds of its append.
+_PASSED_OVER_MAX: Final = 10_000  # Writers ask within milliseconds of their append.
 
 
 class DirectoryProjection:
-    """The directory that this process folds (ports.DirectoryView). position: the next offset of `control` to fold."""
+    """The directory of queues, listeners, accounts and keys, as this process has folded it from the topic `control`."""
 
     def __init__(self, control: ControlLog) -> None:
         self.state = Directory()
-        self.position = 0
+        self.position = 0  # the next offset of `control` to fold
         self.complete = True
         self._control = control
         self._callbacks: list[Callable[[Event], None]] = []
@@ -40,15 +41,17 @@ class DirectoryProjection:
         self._next_end_lookup: asyncio.Task[int] | None = None
 
     def on_change(self, callback: Callable[[Event], None]) -> None:
-        """Call back with each event right after it was folded, in log order. Errors of the callback are logged."""
+        """Call `callback` with each event right after it was folded, in log order. Errors of the callback
+        are logged.
+        """
         self._callbacks.append(callback)
 
     def fold(self, offset: int, event: Event | None) -> None:
-        """Fold the event at this offset; None for an event of a newer program. An offset that was folded before changes
-        nothing.
+        """Fold the event at this offset into the directory. None stands for an event that only a newer version can
+        decode. An offset that was folded before changes nothing.
         """
         if offset < self.position:
-            return  # Kafka has assigned the partition again, and the reading began again.
+            return  # After a rebalance, Faust reads from the beginning again.
         if event is None:
             self.complete = False
         else:
@@ -90,9 +93,8 @@ class DirectoryProjection:
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:
-        """Return the end of `control`, no older than this call.
-
-        Concurrent callers share a request to Kafka that is sent after they called.
+        """Return the end offset of the topic `control`, no older than this call. Concurrent callers share one request
+        to Kafka, if it is sent after they called.
         """
         if self._end_lookup is None or self._end_lookup.done():
             self._end_lookup = _shared(self._control.end_offset())
@@ -114,7 +116,7 @@ class DirectoryProjection:
 
 
 def _shared(lookup: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
-    """Start a task whose error is dropped when everybody who waited for it has given up."""
+    """Start a task whose error is dropped if all its waiters have given up."""
     task = asyncio.create_task(lookup)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task

@@ -1,13 +1,13 @@
-"""The Faust app that shares the counting of statistics out over the workers' processes.
+"""The Faust app that divides the counting of statistics among the workers' processes.
 
 For: a Faust agent over `messages` and `deliveries`, whose consumer group gives each process some of the partitions, and
-starting it again when it fails: deliveries must not end with it. Not for: what is counted (broker/core/statistics.py),
+restarting it when it fails, because deliveries must continue. Not for: what is counted (broker/core/statistics.py),
 reading and writing topics (broker/kafka/statistics.py).
 
-An event of this stream is a batch of records, not one record: a Faust event costs about 60 µs, a record read in a batch
-1 to 5. So the consumer below fetches with the project's own batched reads, which also pass damaged records; Faust keeps
-the membership, the assignment, the buffers and the agent. The stream is `noack`, and nothing is committed: the records
-of `statistics` name the offsets that they cover, and that is where counting goes on after a rebalance.
+An event of this stream is a batch of records, because a Faust event costs about 60 µs, and a record that is read in a
+batch 1 to 5 µs. So the consumer below fetches with the project's own batched reads, which also skip damaged records.
+Faust does the membership, the assignment, the buffers and the agent. The stream is `noack`, and nothing is committed:
+the records of `statistics` name the offsets that they cover, and counting continues there after a rebalance.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-_IDLE_S: Final = 2.0  # New records are looked for this often.
-_DUTY: Final = 2.0  # A backlog is folded in a third of the time, because deliveries come first.
-_AGAIN_S: Final = 10.0  # after a failure
+_IDLE_S: Final = 2.0  # pause before looking for new records
+_DUTY: Final = 2.0  # Each read is followed by a pause of twice its duration, because deliveries come first.
+_AGAIN_S: Final = 10.0  # pause after a failure
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0
 
 
 class Statistics:
-    """The counting of this process's share of the partitions, from run() until stop()."""
+    """The counting of statistics for this process's share of the partitions."""
 
     def __init__(self, kafka: KafkaSettings, log: KafkaLog) -> None:
         self._kafka = kafka
@@ -53,11 +53,11 @@ class Statistics:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Join the group and count, in the background."""
+        """Join the consumer group and count, in the background."""
         self._task = asyncio.create_task(self._run(), name="statistics")
 
     async def stop(self) -> None:
-        """Leave the group. Counts are written if Kafka stores them in time."""
+        """Leave the consumer group. The last counts are written if Kafka stores them in time."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -69,12 +69,12 @@ class Statistics:
         while True:
             try:
                 await self._run_app()
-            except Exception as error:  # noqa: BLE001 - whatever Faust's services raise: it starts anew
+            except Exception as error:  # noqa: BLE001 - Restart after any error of Faust.
                 log.warning("statistics.failed again_s=%s error=%r", _AGAIN_S, error)
             await asyncio.sleep(_AGAIN_S)
 
     async def _run_app(self) -> None:
-        """Start an app, and return or raise when it has ended."""
+        """Start a Faust app, and wait until it ends. Raises the error that ended it."""
         group = f"{self._kafka.topic_prefix}statistics"
         app = faust_app(await reachable(self._kafka), group)
         feed = _Feed(self.counting, self._topics)
@@ -99,7 +99,9 @@ class Statistics:
 
 
 def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
-    """Return the agent. failed: called with an error of the fold; counting then starts again from the last record."""
+    """Return the Faust agent that counts. `failed` is called with an error of the fold, after which counting restarts
+    from the last written record.
+    """
 
     async def statistics(stream: Any) -> None:
         async for event in stream.noack().events():
@@ -113,7 +115,7 @@ def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callab
 
 
 class _Feed:
-    """The source of the consumer: the next batches of the partitions that the group has assigned."""
+    """The source of the Faust consumer: it reads batches of the partitions that the consumer group has assigned."""
 
     def __init__(self, counting: Counting, names: Mapping[str, str]) -> None:
         self._counting = counting
@@ -126,7 +128,7 @@ class _Feed:
             self.broken.set_result(error)
 
     async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
-        """Return batches by partition. If there are none, wait, and for longer after a longer read."""
+        """Return new batches by partition, and pause afterwards. If there are none, wait for a while."""
         counting = self._counting
         lanes = frozenset(Lane(self._names[tp.topic], tp.partition) for tp in active)
         try:
@@ -144,20 +146,20 @@ class _Feed:
         return {TP(self._topics[batch.lane.topic], batch.lane.partition): [batch] for batch in batches}
 
     def again(self) -> None:
-        """Fetch again what was fetched and not folded."""
+        """Forget the batches that were fetched but not folded, so that they are fetched again."""
         self._counting.forget_reads()
 
 
 class _Message(ConsumerMessage):  # type: ignore[misc]
-    """The message of a batch, as the agent gets it."""
+    """The message that Faust's agent gets for a batch of records."""
 
     __slots__ = ("batch",)
 
 
 class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        """Keep aiokafka from fetching: the feed does."""
-        self._thread._ensure_consumer().pause(*assigned)  # noqa: SLF001 - Faust has no name for it
+        """Pause aiokafka's own fetching, because the feed reads the partitions."""
+        self._thread._ensure_consumer().pause(*assigned)  # noqa: SLF001 - Faust has no public method.
         await super().on_partitions_assigned(assigned)
 
 
@@ -172,10 +174,10 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return await self.transport.feed.fetch(active_partitions or ())
 
     def _to_message(self, tp: TP, record: Batch) -> _Message:
-        """Make the message of a batch. Its offset only counts up, because Faust would drop a batch that is read
-        again.
+        """Return the Faust message of a batch. Its offset is a serial number, because Faust would drop a batch that is
+        read again.
         """
-        generation = self.app.consumer_generation_id  # The stream drops records of another generation.
+        generation = self.app.consumer_generation_id  # Faust drops records of other generations.
         message = _Message(
             tp.topic, tp.partition, next(self._serial), 0.0, 0, None, None, None, None, tp=tp, generation_id=generation
         )
@@ -183,20 +185,20 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return message
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Return no offsets: nothing is committed, and the feed knows where to continue. Faust calls this after each
-        rebalance.
+        """Return no offsets, because nothing is committed and the feed knows where to continue. Faust calls this after
+        each rebalance.
         """
         self.transport.feed.again()
         return {}
 
     def highwater(self, tp: TP) -> int:  # noqa: ARG002 - Faust's
-        return 0  # for Faust's own monitor
+        return 0  # Only Faust's monitor uses it.
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust would complain that aiokafka fetches nothing."""
+        """Do nothing. Faust would warn that aiokafka fetches nothing."""
 
 
-_Consumer.logger = driver.logger  # Faust gives a class the logger of its module, and tells each start at INFO
+_Consumer.logger = driver.logger  # Otherwise Faust would log each start at level INFO.
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]

@@ -1,1 +1,1 @@
-"""Requests to listeners: allowed addresses, DNS, connections, requests."""
+"""HTTP requests to listeners: allowed addresses, DNS, connections, requests."""

@@ -1,7 +1,7 @@
 """The check that keeps listeners' URLs away from private addresses and other protocols' ports (SSRF).
 
-For: what a URL may be (at PUT, without DNS), and what may be connected to (at every connect, after DNS). Not for:
-connecting (connection.py), which uses exactly the addresses that were checked here.
+For: which URLs are accepted (when a listener is created, without DNS), and which addresses may be connected to (at
+every connect, after DNS). Not for: connecting (connection.py), which uses exactly the addresses that were checked here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from broker.outbound.dns import DEFAULT, Ask, DnsLookups, DnsTuning, NotAsked, a
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
-TUNNEL: Final = "tunnel"  # the scheme of API processes' own tunnel addresses, which no client can name
+TUNNEL: Final = "tunnel"  # the URL scheme of tunnels, which clients can't use
 AWAY: Final = TUNNEL_AWAY
-TUNNEL_PROOF: Final = "everput-tunnel"  # the header that has it
+TUNNEL_PROOF: Final = "everput-tunnel"  # the name of a response header
 _USABLE_S: Final = 600.0
 _CACHED_MAX: Final = 8192
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
@@ -32,34 +32,35 @@ _ALLOWING: Final = (
     "The operator can allow a network with --allow-network. `everput listen` delivers to your own machine without it"
 )
 
-# This pattern takes linear time: bounded
+# This pattern takes linear time, because its repetition is bounded.
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
 Address = IPv4Address | IPv6Address
 
-# Networks that `is_global` does not exclude. Transition prefixes lead to IPv4 addresses that somebody else chooses.
+# Networks that Python's `is_global` does not exclude, although a listener must not be there.
+# IPv6 transition prefixes are refused, because they can lead to any IPv4 address.
 _REFUSED: Final = tuple(
     map(
         ip_network,
         (
             "0.0.0.0/8",  # this host
-            "100.64.0.0/10",  # CGNAT (RFC 6598), and the metadata service of a cloud.
-            "168.63.129.16/32",  # A cloud's host agent has this public address.
+            "100.64.0.0/10",  # CGNAT (RFC 6598), and a cloud's metadata service
+            "168.63.129.16/32",  # the host agent of a cloud
             "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
             "192.88.99.0/24",  # 6to4 relays, RFC 7526
             "198.18.0.0/15",  # benchmarks, RFC 2544
             "240.0.0.0/4",  # reserved, and broadcast
-            "::/3",  # not global unicast (RFC 4291): IPv4-compatible, -mapped and -translated, NAT64, discard
-            "2001::/23",  # IETF, Teredo among them, RFC 2928
+            "::/3",  # not global unicast (RFC 4291), such as IPv4-mapped addresses and NAT64
+            "2001::/23",  # IETF protocols such as Teredo, RFC 2928
             "2002::/16",  # 6to4, RFC 3056
             "3fff::/20",  # documentation, RFC 9637
-            "4000::/2",  # not global unicast, up to the multicast addresses
+            "4000::/2",  # not global unicast
             "8000::/1",
         ),
     )
 )
 
-# Ports of other protocols, which might misread a request's lines (Fetch standard, "bad port").
+# Ports of other protocols, whose servers might misread an HTTP request (the "bad ports" of the Fetch standard).
 PORTS_REFUSED: Final = frozenset(
     [
         *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95),
@@ -72,28 +73,23 @@ PORTS_REFUSED: Final = frozenset(
 
 
 class Refused(Exception):
-    """The error that a listener's host has no allowed address."""
+    """The error that a listener's host has no IP address to which Everput may connect."""
 
 
 class Target(NamedTuple):
-    """A URL, split for an HTTP/1.1 client.
-
-    authority: the Host header.
-    target: path and query.
-    tunnel: the address belongs to one of our own API processes and needs no check (docs/decisions/0060).
-    """
+    """A URL, split into the parts that an HTTP/1.1 client needs."""
 
     tls: bool
     host: str
     port: int
-    authority: str
-    target: str
-    tunnel: bool = False
+    authority: str  # the Host header
+    target: str  # path and query
+    tunnel: bool = False  # a tunnel of Everput itself, so no check is needed
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
-    """Return whether a listener may be at this address. allow: networks that are allowed although they are not
-    public.
+    """Return whether Everput may connect to a listener at this address. `allow` are networks that are allowed although
+    they are not public.
     """
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
@@ -104,9 +100,9 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
     return not any(address in network for network in _REFUSED if network.version == address.version)
 
 
-@lru_cache(maxsize=4096)  # cached, because each probe of a listener that is down needs it
+@lru_cache(maxsize=4096)  # Each probe of a down listener needs it.
 def parse_url(url: str) -> Target:
-    """Split a URL (ValueError with a reason for people when it is no plain http or https URL)."""
+    """Split a URL into its parts. Raises ValueError, with a text for users, if it is not a plain http or https URL."""
     if len(url) > URL_CHARS_MAX:
         raise ValueError(f"is longer than {URL_CHARS_MAX} characters")
     if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):
@@ -131,24 +127,24 @@ def parse_url(url: str) -> Target:
 
 
 def tunnel_proof(token: str) -> str:
-    """Return the proof in each answer of a tunnel, which another program on its port can't know. token: from the
-    URL.
+    """Return the value of the header that proves an answer comes from the tunnel, and not from another program on its
+    port. `token` is the secret in the tunnel's URL.
     """
     return sha256(f"{TUNNEL_PROOF} {token}".encode()).hexdigest()
 
 
 def _is_name(host: str) -> bool:
-    """Return whether DNS could know the text as a host: RFC 1123, 2.1, and underscores. Longer ones make a resolver
-    raise.
+    """Return whether the text can be a host name in DNS (RFC 1123, 2.1, and underscores). Longer names would make the
+    resolver raise.
     """
     name = host.removesuffix(".")
     return len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split("."))
 
 
-@lru_cache(maxsize=4096)  # as above
+@lru_cache(maxsize=4096)
 def literal_address(host: str) -> Address | None:
-    """Return the address that a host names without DNS, in any form that a resolver takes (127.1, 0x7f000001,
-    017700000001, …).
+    """Return the IP address that a host names without DNS, in any notation that resolvers accept, such as 127.1 or
+    0x7f000001. Return None if it is a name.
     """
     host = host.removesuffix(".")
     try:
@@ -162,8 +158,8 @@ def literal_address(host: str) -> Address | None:
 
 
 def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
-    """Return why a listener can't have this URL, as the end of a sentence about it; None when it can. It asks no
-    DNS.
+    """Return why a listener can't have this URL, as the end of a sentence about the URL, or None if it can. This check
+    does not use DNS.
     """
     try:
         target = parse_url(url)
@@ -185,31 +181,26 @@ def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
 
 
 class _Kept:
-    """A DNS answer in the cache.
-
-    error: instead of addresses.
-    usable_until_s: until when it may be used while DNS does not answer.
-    preferred: the address that answered when one before it did not.
-    """
+    """A DNS answer in the cache."""
 
     __slots__ = ("addresses", "error", "fresh_until_s", "preferred", "usable_until_s")
 
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
-        self.error = error
-        self.preferred: str | None = None
+        self.error = error  # if there are no addresses
+        self.preferred: str | None = None  # the address that worked when others did not
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
+        # If DNS does not answer, the old answer may be used until this time.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 
 class Resolver:
-    """A cache from host names to allowed addresses. Concurrent callers share a look-up.
-
-    An answer is kept for seconds, and for minutes while DNS gives no other (as in RFC 8767). ask, tuning: see dns.py.
+    """A cache of the allowed IP addresses of host names. Concurrent callers share one DNS look-up. An answer is used
+    for some seconds, and for minutes while DNS does not answer (as in RFC 8767).
     """
 
     def __init__(self, allow: Sequence[Network], ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
-        @lru_cache(maxsize=4096)  # cached, because each probe of a listener that is down needs it
+        @lru_cache(maxsize=4096)  # Each probe of a down listener needs it.
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)
 
@@ -219,15 +210,14 @@ class Resolver:
         self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """Return the allowed addresses (Refused when there is none, OSError when DNS does not answer in time).
-
-        NotAsked: the name got no thread in that time, because others hang, and nothing is known of it.
+        """Return the allowed IP addresses of a host. Raises Refused if it has none, OSError if DNS does not answer in
+        time, and NotAsked if no thread was free to ask DNS.
         """
         literal = literal_address(host)
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])
 
     def prefer(self, host: str, address: str) -> None:
-        """Prefer this address of the host from now on, because others did not answer."""
+        """Use this address of the host first from now on, because others did not answer."""
         kept = self._kept.get(host)
         if kept is not None:
             kept.preferred = address
@@ -262,7 +252,7 @@ class Resolver:
         return kept.addresses
 
     def _late(self, host: str, answer: asyncio.Future[list[str]]) -> None:
-        """Keep a late answer for the next caller."""
+        """Store a late DNS answer for the next caller."""
         if not answer.cancelled() and answer.exception() is None:
             self._keep(host, answer.result(), None)
 

@@ -1,10 +1,11 @@
-"""HTTP/1.1 connections to listeners: one request at a time each, parsed by httptools.
+"""HTTP/1.1 connections to listeners: one request at a time on each, parsed by httptools.
 
-For: connecting (TLS, pinned addresses), writing a request, and telling its owner the answer's status, the connection's
-release and its end. Not for: what is sent when and what an answer means (broker/delivery).
+For: connecting (TLS, checked addresses), writing a request, and reporting the answer's status, the end of the answer
+and the end of the connection to its owner. Not for: what is sent when and what an answer means (broker/delivery).
 
-The status line is the answer. What follows is read, up to BODY_BYTES_MAX, only to use the connection again: a listener
-that answers 200 and then does not end within a second has taken the message, and its connection is closed.
+The status line settles a request. The rest of the answer is read, up to BODY_BYTES_MAX, only to reuse the connection.
+If a listener answers 200 and does not end its answer within a second, the message counts as delivered and the
+connection is closed.
 """
 
 from __future__ import annotations
@@ -23,31 +24,30 @@ from broker.outbound.dns import NotAsked
 
 log = logging.getLogger(__name__)
 
-# The error of a listener's host that has no known address, or no allowed one.
-# One word for both hides which names an internal DNS knows.
-# The debug log has the reason (decision 0198).
+# This error means that a listener's host has no known address, or no allowed one.
+# Both cases have the same error, so that users can't find out which names an internal DNS knows.
+# The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 CONNECT_TIMEOUT_S: Final = 5.0
-_END_S: Final = 1.0  # The rest of an answer may take this long after its first bytes.
-_ADDRESSES_MAX: Final = 3  # of a host that are tried
-_NEXT_ADDRESS_S: Final = 1.25  # An address that is silent for so long is left for the next one.
-# Searched only where needed: a callback for each header of each answer would cost more than everything else here.
+_END_S: Final = 1.0  # The rest of an answer may take this long after its status line.
+_ADDRESSES_MAX: Final = 3  # At most this many addresses of a host are tried.
+_NEXT_ADDRESS_S: Final = 1.25  # If an address does not answer for this long, the next one is tried.
+# The head is searched only if needed, because a parser callback for each header would be slow.
 _RETRY_AFTER: Final = b"retry-after:"
-_RETRY_AFTER_BYTES_MAX: Final = 64  # of its value; dates have 29
+_RETRY_AFTER_BYTES_MAX: Final = 64  # longest accepted value; dates have 29
 _MAY_SAY_WHEN: Final = (429, 503)
-_AGAIN_BYTES_MAX: Final = 1 << 10  # Each connection remembers at most this much of an answer.
+_AGAIN_BYTES_MAX: Final = 1 << 10  # A connection remembers an answer up to this size.
 _SECONDS_DIGITS_MAX: Final = 9
 
 
 class Owner(Protocol):
-    """The user of a connection. Each request ends with either answered() or failed(), and then with released() or
+    """The user of a connection. For each request, either answered() or failed() is called, and then released() or
     lost().
-
-    A connection that ends before connect() has returned it is not reported.
     """
 
+    # A connection that ends before connect() has returned is not reported.
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
     def failed(self, connection: Connection, error: str) -> None: ...
@@ -58,14 +58,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """An HTTP/1.1 connection to a listener.
-
-    target: where it leads.
-    used: finished requests on it.
-    work: what the owner sends, until it is answered.
-    at: when it was sent.
-    well: whether its answer was no fault; for the owner.
-    """
+    """An HTTP/1.1 connection to a listener. It carries one request at a time."""
 
     __slots__ = (
         "_again",
@@ -95,22 +88,22 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # how many answers ended in the data that is being parsed; more than one is an error
-        self._head: list[bytes] = []  # the pieces of the answer until its status is known
-        self._again = b""  # The last answer, if it came whole: the same bytes need not be parsed again.
+        self._ended = 0  # answers that ended in the data just parsed; more than one is an error
+        self._head: list[bytes] = []  # the answer's bytes until its status is known
+        self._again = b""  # the last answer; the same bytes need no parsing
         self._again_status = 0
-        self.work: Any = None
-        self.at = 0.0
-        self.used = 0
-        self.well = False
+        self.work: Any = None  # the owner's request, until its answer ends
+        self.at = 0.0  # when the request was sent
+        self.used = 0  # number of finished requests
+        self.well = False  # set by the owner
 
     def own(self) -> bool:
-        """Report the connection's end to its owner from now on. Return whether it is still open."""
+        """Report the connection's end to its owner from now on. Return whether the connection is still open."""
         self._owned = self._transport is not None
         return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
-        """Write one request. at: the loop's time, seconds."""
+        """Write one request. `at` is the event loop's time in seconds."""
         self.work = work
         self.at = at
         self._answered = False
@@ -121,17 +114,17 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection at once; lost() follows."""
+        """Close the connection at once. The owner's lost() is called then."""
         if self._transport is not None:
             self._transport.abort()
 
     def expire(self) -> None:
-        """End the request, because its owner has waited long enough."""
+        """Fail the request with a timeout, because its owner has waited long enough."""
         self._fail("timeout")
 
     @property
     def fresh(self) -> bool:
-        """Whether the listener has sent nothing yet for the current request."""
+        """Whether the listener has sent no byte for the current request."""
         return self._bytes == 0
 
     # asyncio calls these
@@ -140,7 +133,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self.work is None:  # nothing was asked
+        if self.work is None:  # bytes without a request
             self.close()
             return
         if data == self._again and not self._bytes:
@@ -160,7 +153,7 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
-            elif self._ended == 1:  # Checked only now: a second answer would be taken for the next request's.
+            elif self._ended == 1:  # A second answer could be taken for the next request's.
                 self._ended = 0
                 status = self._parser.get_status_code()
                 if self._bytes == len(data) <= _AGAIN_BYTES_MAX and status not in _MAY_SAY_WHEN:
@@ -202,7 +195,7 @@ class Connection(asyncio.Protocol):
             self._owner.answered(self, status, wait_s)
 
     def on_message_complete(self) -> None:
-        if not self._answered:  # After a 1xx answer, the final one is still to come.
+        if not self._answered:  # The final answer follows a 1xx answer.
             return
         if self._parser.should_keep_alive():
             self._ended += 1
@@ -217,7 +210,7 @@ class Connection(asyncio.Protocol):
 
 
 class TunnelConnection(Connection):
-    """A connection to a tunnel of an API process. An answer without the tunnel's proof counts as garbage
+    """A connection to a tunnel of an API process. An answer without the header that proves its origin fails
     (docs/decisions/0060).
     """
 
@@ -234,10 +227,8 @@ class TunnelConnection(Connection):
 
 
 def retry_after_s(head: bytes, *, at_s: float) -> int | None:
-    """Return the seconds of a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None when there is none.
-
-    head: the answer from its first byte on; only the header section is searched.
-    at_s: now, UTC epoch.
+    """Return the seconds that a Retry-After header asks to wait, given as seconds or a date (RFC 9110, 10.2.3). Return
+    None if the head of the answer has no such header.
     """
     for line in head.partition(b"\r\n\r\n")[0].split(b"\n"):
         if line[: len(_RETRY_AFTER)].lower() == _RETRY_AFTER:
@@ -246,7 +237,9 @@ def retry_after_s(head: bytes, *, at_s: float) -> int | None:
 
 
 def _wait_s(value: bytes, at_s: float) -> int | None:
-    """Return the seconds that the value of a Retry-After asks for; None when it is neither seconds nor a date."""
+    """Return the seconds that the value of a Retry-After header asks to wait, or None if it is neither a number of
+    seconds nor a date.
+    """
     if len(value) <= _SECONDS_DIGITS_MAX and value.isdigit():
         return int(value)
     if len(value) > _RETRY_AFTER_BYTES_MAX:
@@ -258,14 +251,14 @@ def _wait_s(value: bytes, at_s: float) -> int | None:
 
 
 def tls_context() -> ssl.SSLContext:
-    """Make the TLS settings: the system's CA certificates, with host names checked."""
+    """Return the TLS settings: the system's CA certificates, with host names checked."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSLContext) -> Connection:
-    """Connect to a checked address (ConnectFailed, NotTried)."""
+    """Connect to one of the target's allowed addresses. Raises ConnectFailed or NotTried."""
     if target.port in PORTS_REFUSED and not target.tunnel:
         raise ConnectFailed("port-not-allowed")
     loop = asyncio.get_running_loop()
@@ -301,15 +294,17 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
         error = "connect-timeout"
     except NotAsked:
         raise NotTried("dns") from None
-    except (Refused, OSError, UnicodeError) as failure:  # UnicodeError: the name can't be written in DNS.
+    except (Refused, OSError, UnicodeError) as failure:  # UnicodeError is raised for an invalid name.
         error = NO_ADDRESS
         log.debug("connect.no_address host=%s reason=%r", target.host, failure)
     raise ConnectFailed(error)
 
 
 class ConnectFailed(Exception):
-    """The error that there is no connection; the message is the reason in a word."""
+    """The error that no connection could be opened. Its message is the reason in one word."""
 
 
 class NotTried(ConnectFailed):
-    """The error that no connection was tried, without the listener's fault: its name got no DNS thread."""
+    """The error that no connection was tried, because no thread was free for the DNS look-up. It is not the listener's
+    fault.
+    """

@@ -1,13 +1,13 @@
-"""The DNS look-ups, on threads of its own, so that names that hang do not delay others.
+"""DNS look-ups on their own threads, so that names whose DNS servers do not answer do not delay others.
 
 For: how many look-ups run, and in which order. Not for: which addresses are allowed, and how long an answer is kept
 (addresses.py).
 
 A look-up can't be cancelled: its thread waits as long as the system's resolver does, which is half a minute if a name
-server is silent. So there are three pools: for names that were answered quickly the last time, for unknown names, and
-for names that hang repeatedly. A look-up that takes long frees its slot, goes on, and counts in the last pool.
-Thousands of hanging names so delay each other, and others only for a short time. After a restart all names are new, and
-the hanging ones are passed sixteen at a time, in new_leaves_s each.
+server is silent. So there are three pools: for names that were answered quickly the last time, for new names, and for
+names that hang repeatedly. A look-up that takes long moves to the last pool and frees its slot. Thousands of hanging
+names so delay each other, and delay other names only for a short time. After a restart all names are new, and hanging
+names pass in groups of sixteen, each in `new_leaves_s`.
 """
 
 from __future__ import annotations
@@ -22,39 +22,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-_FILES_PART: Final = 8  # The pools use at most one in this many of the process's files.
+_FILES_PART: Final = 8  # The pools use at most an eighth of the file descriptors.
 _REMEMBERED_MAX: Final = 16_384  # names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsTuning:
-    """The bounds of look-ups.
-
-    quick_s: an answer within this time makes a name known.
-    known_leaves_s, new_leaves_s: after this time a look-up leaves the known or the new pool for the slow one.
-    asked_s: a shorter look-up has not had the time to be answered.
-    wanted_s: a caller asks again sooner. After this time, a look-up without a thread is given up.
-    known_max, new_max, slow_max: look-ups under way in each pool.
-    hanging_max: look-ups that may hang in the slow pool; each has a thread of 27 KiB and an open file.
-    slow_after: times in a row that a name hangs before it counts as slow.
-    answer_s: how long a caller waits. other_answer_s: likewise, while an older answer may be used.
-    cache_s: how long an answer is fresh. failure_cache_s: likewise, a failure.
+    """The limits of DNS look-ups. Each host name belongs to one of three pools: known names were answered quickly the
+    last time, new names were not looked up before, and slow names hang repeatedly.
     """
 
-    quick_s: float = 1.0
+    quick_s: float = 1.0  # An answer within this time makes a name known.
+    # A look-up that takes longer than this moves from the pool of known or new names to the slow pool.
     known_leaves_s: float = 1.0
     new_leaves_s: float = 0.25
-    asked_s: float = 0.5
-    wanted_s: float = 15.0
-    known_max: int = 32
+    asked_s: float = 0.5  # A look-up gets at least this much time.
+    wanted_s: float = 15.0  # A look-up that waits longer for a thread is dropped.
+    known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
-    hanging_max: int = 1024
-    slow_after: int = 2
-    answer_s: float = 2.5
-    other_answer_s: float = 0.5
-    cache_s: float = 10.0
-    failure_cache_s: float = 1.0
+    hanging_max: int = 1024  # Each has a thread of 27 KiB and an open file.
+    slow_after: int = 2  # A name that hangs this often in a row counts as slow.
+    answer_s: float = 2.5  # how long a caller waits
+    other_answer_s: float = 0.5  # while an older answer may be used
+    cache_s: float = 10.0  # how long an answer is fresh
+    failure_cache_s: float = 1.0  # how long a failure is fresh
 
 
 DEFAULT: Final = DnsTuning()
@@ -62,25 +54,24 @@ Ask = Callable[[str], list[str]]
 
 
 def ask_system(host: str) -> list[str]:
-    """Return the addresses of a host from the system's resolver. It blocks. Raises OSError or UnicodeError."""
+    """Return the IP addresses of a host from the system's resolver. This call blocks. Raises OSError or
+    UnicodeError.
+    """
     return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
 class NotAsked(OSError):
-    """The error that the name got no thread, which says nothing about the name."""
+    """The error that no thread was free to look a name up, which says nothing about the name."""
 
 
 class Pool:
-    """A pool of look-ups.
-
-    most: look-ups at once.
-    leaves_s: after it, a look-up frees its slot, while fewer than hanging_max hang.
-    """
+    """A pool of DNS look-ups, with a limit on how many run at once."""
 
     __slots__ = ("hanging_max", "leaves_s", "most", "under_way", "waiting")
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
+        # A look-up that takes longer moves to the slow pool, if fewer than `hanging_max` look-ups hang there.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0
@@ -98,23 +89,23 @@ class _Lookup:
 
 
 class DnsLookups:
-    """The DNS look-ups of one event loop. ask: blocking, called on threads."""
+    """The DNS look-ups of one event loop. Each of them blocks a thread of its own."""
 
     def __init__(self, ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
         self.tuning = tuning
         self._ask = ask
         hanging_max = min(self.tuning.hanging_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
         self.known = Pool(self.tuning.known_max, leaves_s=self.tuning.known_leaves_s, hanging_max=hanging_max)
-        # If new names could fill everything, known names that hang could not move here.
+        # New names may not use all of the slow pool, so that known names that hang can still move there.
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
-        self._hung: dict[str, int] = {}  # By host name, how many look-ups in a row got no answer.
+        self._hung: dict[str, int] = {}  # by host, the look-ups in a row that hung
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
-        """Look a name up. Concurrent callers share the future, so shield it; it may take long.
+        """Look a host name up. Concurrent callers get the same future, so shield it. It may take long.
 
-        It ends with OSError or UnicodeError when there is no answer, and with NotAsked when it was given up before.
+        The future raises OSError or UnicodeError if DNS has no answer, and NotAsked if no thread was free in time.
         """
         loop = asyncio.get_running_loop()
         lookup = self._lookups.get(host)
@@ -126,7 +117,7 @@ class DnsLookups:
         return lookup.answer
 
     def kept_waiting(self, host: str) -> bool:
-        """Return whether the look-up has had no thread yet, or only just, though nothing bad is known of the name."""
+        """Return whether a look-up of a name that is not known to hang has not yet had a thread for long enough."""
         lookup = self._lookups.get(host)
         if lookup is None or self.pool_of(host) is self.slow:
             return False
@@ -146,16 +137,16 @@ class DnsLookups:
                 self._begin(lookup)
 
     def _begin(self, lookup: _Lookup) -> None:
-        """Start a look-up on a daemon thread, which does not delay the program's end."""
+        """Start a look-up on a daemon thread, which does not delay the end of the process."""
         loop = asyncio.get_running_loop()
 
         def answer() -> None:
             found: list[str] | Exception
             try:
                 found = self._ask(lookup.host)
-            except Exception as error:  # noqa: BLE001 - it is told to those who wait
+            except Exception as error:  # noqa: BLE001 - The callers get the error.
                 found = error
-            with contextlib.suppress(RuntimeError):  # The event loop is closed, and nobody waits for the answer.
+            with contextlib.suppress(RuntimeError):  # The event loop is closed.
                 loop.call_soon_threadsafe(self._answered, lookup, found)
 
         thread = threading.Thread(target=answer, name="dns", daemon=True)
@@ -192,7 +183,7 @@ class DnsLookups:
         del self._lookups[lookup.host]
         if isinstance(found, Exception):
             lookup.answer.set_exception(found)
-            lookup.answer.exception()  # whoever asked may have given up
+            lookup.answer.exception()  # The callers may have given up.
         else:
             lookup.answer.set_result(found)
 

@@ -1,7 +1,7 @@
-"""A test of a listener: one marked message, sent at once, beside the log and all queues.
+"""A test of a listener: one marked message that is sent at once and not stored.
 
-For: what `POST …/test` sends, and its result. It is signed and addressed like a delivery; nothing is recorded. Not for:
-who may ask, and how often (api/secrets.py).
+For: what `POST …/test` sends, and its result. The request is signed and addressed like a delivery, but nothing is
+recorded. Not for: who may request a test, and how often (api/secrets.py).
 """
 
 from __future__ import annotations
@@ -25,23 +25,19 @@ TIMEOUT_S_MAX: Final = 15.0
 
 
 class ListenerTest(NamedTuple):
-    """The result of a listener test.
-
-    status: None when there was no answer; `error` then names the reason in a word.
-    took_ms: including the connection.
-    """
+    """The result of a listener test."""
 
     message_id: str
-    status: int | None
-    error: str | None
-    took_ms: int
+    status: int | None  # None if there was no answer
+    error: str | None  # one word, if there was no answer
+    took_ms: int  # includes connecting
 
 
 async def try_out(
     sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext
 ) -> ListenerTest:
-    """Send the listener a message with the header `everput-test: true` and wait for its answer.
-    Raises ConfigurationError.
+    """Send the listener a test message with the header `everput-test: true`, and return its answer. Raises
+    ConfigurationError if the listener's secret can't be decrypted.
     """
     opened = open_listener(sealer, listener)
     target = parse_url(listener.notify_url)

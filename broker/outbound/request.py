@@ -1,7 +1,7 @@
 """The parts of a request to a listener that do not depend on the message: address, headers, secrets.
 
-For: opening what is sealed in the log, and the request's first lines, the same for a delivery and a test. Not for:
-signing (broker/core/signing.py), sending (connection.py).
+For: decrypting secrets and headers that are encrypted in the log, and the first lines of a request, which are the same
+for a delivery and a test. Not for: signing (broker/core/signing.py), sending (connection.py).
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ _HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "tra
 
 
 class Opened(NamedTuple):
-    """A listener's opened secrets. former: (signer, ends_at_ms) of former secrets that also sign until their end."""
+    """The decrypted secrets and headers of a listener."""
 
     signer: Signer
+    # Each former secret also signs requests, until its time in ms.
     former: tuple[tuple[Signer, int], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
 
 
 def open_listener(sealer: Sealer, listener: Listener) -> Opened:
-    """Open what is sealed in the listener.
-    Raises ConfigurationError if it is sealed with another key, ValueError if there is no secret.
+    """Decrypt the listener's secrets and headers. Raises ConfigurationError if they were encrypted with another key,
+    and ValueError if there is no secret.
     """
     settings = listener.settings
     headers = settings.headers | {name: sealer.open(sealed) for name, sealed in settings.sealed_headers.items()}
@@ -38,7 +39,7 @@ def open_listener(sealer: Sealer, listener: Listener) -> Opened:
 
 
 def same_seals(one: Listener, other: Listener) -> bool:
-    """Whether open_listener() gives the same for both."""
+    """Return whether both listeners have the same secrets and headers."""
     return (
         one.sealed_secret == other.sealed_secret
         and one.former_secrets == other.former_secrets
@@ -50,13 +51,15 @@ def same_seals(one: Listener, other: Listener) -> bool:
 def also_signed(
     former: tuple[tuple[Signer, int], ...], at_ms: int, *, message_id: bytes, timestamp: bytes, body: bytes
 ) -> bytes:
-    """Return the former secrets' part of `webhook-signature`: for each, a space and a signature."""
+    """Return the signatures of the former secrets that are still valid, each after a space, for the header
+    `webhook-signature`.
+    """
     going_on = (signer for signer, ends_at_ms in former if ends_at_ms > at_ms)
     return b"".join(b" " + signer.sign(message_id, timestamp, body) for signer in going_on)
 
 
 def post_head(target: Target, opened: Opened) -> bytes:
-    """Return the first lines of a POST to the notify_url, up to those that differ between messages."""
+    """Return the first lines of a POST to the `notify_url`, which are the same for every message."""
     extra = "".join(f"{name}: {value}\r\n" for name, value in opened.headers if name.lower() not in _HEADERS_OURS)
     return (
         f"POST {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"

@@ -1,4 +1,4 @@
-"""A request on a connection of its own, and its answer: for probes and tests, not for deliveries.
+"""A single request on its own connection, and its answer: for probes and tests, not for deliveries.
 
 For: connecting, sending, waiting, all within one timeout. Not for: what is sent, what an answer means.
 """
@@ -14,16 +14,14 @@ from broker.outbound.connection import ConnectFailed, Connection, connect
 
 
 class Answer(NamedTuple):
-    """The answer to a single request. status: None when there was no valid answer; `error` then names the reason in a
-    word.
-    """
+    """The answer to a single HTTP request."""
 
-    status: int | None
-    error: str | None
+    status: int | None  # None if there was no valid answer
+    error: str | None  # one word, if there was no valid answer
 
 
 class _SingleRequest:
-    """The owner of the connection (connection.Owner)."""
+    """The owner of the connection, which takes its answer."""
 
     def __init__(self) -> None:
         self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -46,7 +44,7 @@ class _SingleRequest:
 
 
 async def ask(request: bytes, target: Target, resolver: Resolver, tls: ssl.SSLContext, *, timeout_s: float) -> Answer:
-    """Send a request to a checked address, and return the answer."""
+    """Send one HTTP request to an allowed address of the target, and return the answer."""
     once = _SingleRequest()
     try:
         async with asyncio.timeout(timeout_s):
