@@ -1,7 +1,8 @@
-"""Accounts, sessions and organizations: their requests and answers.
+"""Accounts, sessions and organizations: the requests and answers for them.
 
-For: onboarding, and how often somebody may try. Not for: what a command does (broker/commands/accounts.py), keys
-(keys.py), who asks (auth.py)."""
+For: registration, sign-in and organizations, and how often a client may try. Not for: what a command does
+(broker/commands/accounts.py), API keys (keys.py), the authentication of a request (auth.py).
+"""
 
 from __future__ import annotations
 
@@ -25,25 +26,27 @@ from broker.volume import StoredBytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountLimits:
-    """The limits of sign-in and registration in one process. *_at_once: a burst. *_per_s: the rate after it.
+    """The limits of sign-in attempts and registrations in one process.
 
-    guesses: attempts for one e-mail address, right and wrong ones.
-    all_guesses: attempts in this process, so that messages keep their processors.
-    clients_guesses, clients_registrations: those of one client's address.
-    registrations: those in this process.
-    recent_s: after an attempt to sign in or register, other networks go first for this time.
+    A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
     """
 
+    # Sign-in attempts for one e-mail address, whether the password is right or wrong.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
+    # Sign-in attempts for all addresses together, because checking passwords takes processor time from messages.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
+    # Sign-in attempts from one client's network address.
     clients_guesses_at_once: int = 20
     clients_guesses_per_s: float = 0.5
+    # Registrations from one client's network address.
     clients_registrations_at_once: int = 5
     clients_registrations_per_s: float = 1 / 60
+    # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
+    # Seconds for which a network that has made an attempt yields to networks that have made none.
     recent_s: float = 600.0
 
 
@@ -51,7 +54,10 @@ DEFAULT_LIMITS: Final = AccountLimits()
 
 
 class Accounts:
-    """Handlers for /v1/accounts, /v1/sessions and /v1/organizations. registration: whether anybody may register."""
+    """Handlers for /v1/accounts, /v1/sessions and /v1/organizations.
+
+    `registration` says whether anybody may register.
+    """
 
     def __init__(
         self,
@@ -133,7 +139,7 @@ class Accounts:
         return {"account": _account_fields(account)}
 
     async def start_session(self, call: Call) -> Any:
-        """Answer with a new session. Only this answer holds the token: in the body for programs, and in a cookie for
+        """Sign in, and answer with a new session. The token is in the body for programs, and in a cookie for
         browsers.
         """
         body = await call.json(AccountBody, small=True)
@@ -159,7 +165,7 @@ class Accounts:
         return {"account": _account_fields(account)}
 
     async def delete(self, call: Call) -> Any:
-        """Delete the account. The answer names the organizations that nobody can sign in to any more."""
+        """Delete the account. The answer lists the organizations that are left without a member who can sign in."""
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
         body = await call.json(DeletionBody, small=True)
@@ -179,7 +185,7 @@ class Accounts:
         return {"session": _session_fields(session), "account": _account_fields(self._account(session))}
 
     async def end_session(self, call: Call) -> Any:
-        """End sessions. The parameter `which` is `this` session, the account's `others`, or `all`."""
+        """End the sessions that the parameter `which` selects: `this` one, the account's `others`, or `all`."""
         session = await self._sessions.find(call.scope, call.headers)
         which = call.query().get("which", "this")
         if which not in ("this", "others", "all"):
@@ -189,14 +195,14 @@ class Accounts:
         else:
             kept = session.id if which == "others" else ""
             every = self._view.state.accounts.sessions_of(session.account_id)
-            if any(one.id != kept for one in every):  # else nothing ends: no event
+            if any(one.id != kept for one in every):  # without this check an event would be stored though nothing ends
                 await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
         if which != "others":
             self._set_cookie(call, "", 0)
         return {"session": _session_fields(session)}
 
     def _account(self, session: Session) -> Account:
-        """Return the session's account. Raises NoSession if it was deleted meanwhile."""
+        """Return the session's account. Raises NoSession if the account was deleted meanwhile."""
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
             raise NoSession("This session is unknown or has ended. Sign in again.")
@@ -212,7 +218,7 @@ class Accounts:
         return {"organization": self._organization_fields(organization)}
 
     async def list_organizations(self, call: Call) -> Any:
-        """List all organizations of an account, of which there are few, or the one of a key."""
+        """Answer with all organizations of the signed-in account, or with the organization of the API key."""
         if call.api_key_text:
             api_key = await self._api_keys.find(call.api_key_text, call.headers, call.request_id)
             return {
@@ -223,11 +229,10 @@ class Accounts:
         return {"organizations": [self._organization_fields(organization) for organization in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
-        """Count an attempt. Raises TooManyRequests.
+        """Count a sign-in attempt. Raises TooManyRequests.
 
-        known: from a browser that the account knows, or in its session; known attempts have their own limits.
-        An attempt that one limit refuses counts for none, so that a crowd does not use up an account's attempts.
-        Networks with recent attempts leave some for the others.
+        `known` says that the browser has signed in to this account before: such attempts have limits of their own, so
+        that strangers cannot keep the owner out. An attempt that one limit refuses does not count for the other limits.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)
@@ -248,7 +253,7 @@ class Accounts:
             self._clients_guesses.take(call.headers, client)
 
     def _count_registration(self, call: Call) -> None:
-        """Count a new account. Raises TooManyRequests."""
+        """Count the registration of an account. Raises TooManyRequests."""
         client = self._clients.name(call.scope)
         if client is not None:
             self._clients_registrations.check(call.headers, client)

@@ -1,7 +1,8 @@
-"""The Starlette application: which path is which resource.
+"""The Starlette application of the REST API: which path leads to which resource.
 
-For: routes, and the problems of paths that are none. Everything it needs is passed in, so that tests run it without a
-server. Not for: starting what it needs, or serving it (cli/processes/api.py)."""
+For: the routes, and the errors for unknown paths. All parts are passed in, so that tests run the application without a
+server. Not for: creating these parts, or serving the application (cli/processes/api.py).
+"""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ def make_app(
     account_limits: AccountLimits = DEFAULT_LIMITS,
     bodies_bytes_max: int = BYTES_MAX,
 ) -> Starlette:
-    """Make the REST API over a started log and a started projection."""
+    """Create the Starlette application of the REST API. Its event log and its projection must be started already."""
     queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
     listener_commands = ListenerCommands(
         log, view, sealer, allow_networks=settings.allow_networks, listeners_max=settings.listeners_max
@@ -232,14 +233,15 @@ def make_app(
         *docs_routes(),
         *console_routes(registration=settings.registration),
     ]
-    app.router.redirect_slashes = False  # A path with an extra slash is another path, and so unknown.
+    # `/v1/queues/` is another path than `/v1/queues`, and it is unknown: a client gets 404, not a redirect.
+    app.router.redirect_slashes = False
     app.router.default = elsewhere
     app.state.requests = service.requests
     return app
 
 
 def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
-    """Yield (method, path, scope) of all operations, without those that describe the API."""
+    """Yield the HTTP method, the path and the required scope of every operation. Leave out `/v1/openapi.json`."""
     for route in app.routes:
         if isinstance(route, Route) and isinstance(route.endpoint, Resource) and route.path != "/v1/openapi.json":
             for method, scope in route.endpoint.scopes.items():
@@ -247,10 +249,10 @@ def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
 
 
 class _App(Starlette):
-    """The Starlette application. It passes the put of a message straight to its resource, without middleware and
-    routing.
+    """The Starlette application of the REST API, with a short way for puts of messages.
 
-    Puts come thousands of times a second, and middleware and routing would be a third of their cost (decision 0022).
+    A PUT on `/v1/queues/{queue_id}/messages` skips Starlette's middleware and routing, which would be a third of its
+    cost.
     """
 
     def __init__(self, puts: Resource, came: Callable[[], None], **options: Any) -> None:
@@ -260,7 +262,8 @@ class _App(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            path = scope["raw_path"]  # The path is compared as it was sent: no path here needs percent-encoding.
+            # The path is compared before percent-decoding, because no path of this API needs an encoded character.
+            path = scope["raw_path"]
             if path != _LOG:
                 self._came()
             if (
@@ -279,8 +282,8 @@ class _App(Starlette):
 
 
 class _Elsewhere:
-    """The application for all paths without a resource, and for errors that arise outside of one: in /docs, in
-    Starlette.
+    """The ASGI application that answers 404 for unknown paths, and turns errors outside of a resource into problem
+    details.
     """
 
     def __init__(self, service: Service) -> None:
@@ -296,7 +299,7 @@ class _Elsewhere:
         self._service.requests.add("other", "other", status, begun_s)
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """Answer an HTTPException with its headers, such as Allow of a 405."""
+        """Answer an HTTPException of Starlette. Keep its headers, such as `Allow` of a 405."""
         status, more = (error.status_code, error.headers) if isinstance(error, HTTPException) else (400, None)
         return self._response(request, framework_problem(status, str(getattr(error, "detail", ""))), more or {})
 

@@ -1,8 +1,8 @@
 """The authentication of requests: by the API key in the header X-API-KEY, or by the token of a session.
 
-For: finding the key or the session (401), and the organization that a session acts in (404); checking a key's scopes
-(403), its queues (404) and its end (401), and that a browser's request was meant (403); recording now and then that a
-key is used. Not for: a key's form (broker/core/keys.py) or what is requested.
+For: finding the key or the session (401), and the organization that a session acts in (404). It checks a key's scopes
+(403), queues (404) and expiry (401), refuses requests that another site makes a browser send (403), and records about
+once an hour that a key is used. Not for: the format of a key (broker/core/keys.py).
 """
 
 from __future__ import annotations
@@ -26,20 +26,25 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-ORGANIZATION: Final = b"everput-organization"  # This header names the organization that a member acts in.
+# A request with a session names in this header the organization that it acts in.
+ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
-COOKIE_HTTPS: Final = f"__Host-{COOKIE}"  # No other host, and no page without TLS, can set a cookie of this name.
+# Browsers accept the prefix `__Host-` only over TLS and only from this host, so no other site can set the cookie.
+COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-_WINDOW_S: Final = 10  # whose requests may come at once
+_WINDOW_S: Final = 10  # a burst may have the requests of this many seconds
 _BEARER: Final = "bearer "
-_SESSION_CALLS_AT_ONCE: Final = 60  # The limit is for one account: people have sessions, and programs have keys.
+# The limit counts for each account, and is low because sessions are for people. Programs use API keys.
+_SESSION_CALLS_AT_ONCE: Final = 60
 _SESSION_CALLS_PER_S: Final = 1.0
 
 
 class ApiKeys:
-    """The look-up of API keys. It remembers only the hashes of keys, so a key that is revoked in the log is refused at
-    once.
+    """The look-up of API keys by the text that a client sends.
+
+    It caches only hashes of keys, never the result, so that a key is refused as soon as the log says that it was
+    revoked.
     """
 
     def __init__(self, view: DirectoryView, control: ControlLog) -> None:
@@ -49,7 +54,9 @@ class ApiKeys:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:  # noqa: ARG002 - for LimitedApiKeys
-        """Find an API key (Unauthenticated). headers: of the answer. request_id: the request that uses the key."""
+        """Return the API key that a client sent. Raises Unauthenticated. LimitedApiKeys adds rate limit headers to
+        `headers`.
+        """
         api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         if api_key is None:
             return await self._look_up(text, request_id)
@@ -67,7 +74,7 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            await self._view.caught_up()  # Another process may have just created the key.
+            await self._view.caught_up()  # another process may have just created the key
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
             raise Unauthenticated("This API key is unknown or was revoked. Use another key, or create one.")
@@ -79,7 +86,7 @@ class ApiKeys:
         return api_key
 
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Record the key's use, unless a process has done so lately. A key is looked up again after an hour."""
+        """Record in the log that a key was used, unless that was done within the last half hour."""
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
         if at_ms - (api_key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:
@@ -97,21 +104,19 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        except BrokerError as error:  # its next use is noted
+        except BrokerError as error:  # the key's next use is recorded instead
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
 
 class LimitedApiKeys(ApiKeys):
-    """The look-up of API keys that counts the requests of each organization in this process, and tells the limit in
-    each answer.
-    """
+    """The look-up of API keys with a rate limit for each organization, counted in this process."""
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
         self._limit = _requests("keys", requests_per_s, refusal="This organization's keys make too many requests.")
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
-        """Find an API key, and count the request. Raises Unauthenticated or TooManyRequests."""
+        """Return the API key, and count the request. Raises Unauthenticated or TooManyRequests."""
         api_key = await super().find(text, headers, request_id)
         self._limit.take(headers, api_key.organization_id)
         return api_key
@@ -122,23 +127,22 @@ def _requests(name: str, per_s: float, *, refusal: str) -> Limit:
 
 
 def check_unexpired(api_key: ApiKey) -> None:
-    """Unauthenticated when the key's time is over."""
+    """Raise Unauthenticated if the API key has expired."""
     if api_key.expires_at_ms is not None and api_key.has_expired(now_ms()):
         raise Unauthenticated("This API key has expired. Create a new one.")
 
 
 def check_scope(api_key: ApiKey, scope: str) -> None:
-    """Forbidden when the key lacks the scope."""
+    """Raise Forbidden if the API key lacks the scope."""
     if not covers(api_key.scopes, scope):
         raise Forbidden(f"This API key lacks the scope {scope!r}. Use a key that has it.")
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Refuse what a key for some queues may not ask for.
-    Raises NotFound for another queue, Forbidden for a resource of no queue.
+    """Check that an API key that is restricted to some queues may be used for this path.
 
-    queue_id: the path's; None when it has none.
-    narrows: the handler shows such a key only what belongs to its queues.
+    Raises NotFound if the path names another queue. Raises Forbidden if the path names no queue (`queue_id` is None),
+    unless `narrows` says that the handler shows such a key only its own queues.
     """
     if api_key.queue_ids is None:
         return
@@ -150,15 +154,17 @@ def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None
 
 
 class Token(NamedTuple):
-    """A session's token as it was sent. by_cookie: a browser added it by itself."""
+    """A session's token, as a request holds it."""
 
     text: str
+    # Whether the token came in a cookie. A browser sends a cookie also for pages of other sites.
     by_cookie: bool
 
 
 class Sessions:
-    """The look-up of sessions by their tokens, and the cookies that hold these. public_url: the URL that browsers use;
-    None for the address that they connect to.
+    """The look-up of sessions by their tokens, and the cookies that hold the tokens.
+
+    `public_url` is the URL that browsers use. If it is None, browsers use the address that they connect to.
     """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:
@@ -172,15 +178,16 @@ class Sessions:
         )
 
     async def find(self, scope: Scope, headers: Headers) -> Session:
-        """Find the session (NoSession; Forbidden when a browser sends it for another site; TooManyRequests). headers:
-        of the answer.
+        """Return the session whose token the request holds, and count the request.
+
+        Raises NoSession, TooManyRequests, or Forbidden if a browser sends the request for a page of another site.
         """
         session = await self.look_up(scope)
         self._limit.take(headers, session.account_id)
         return session
 
     async def look_up(self, scope: Scope) -> Session:
-        """Find the session without counting the request. Raises NoSession or Forbidden."""
+        """Return the session without counting the request. Raises NoSession or Forbidden."""
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
@@ -192,14 +199,15 @@ class Sessions:
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
-            await self._view.caught_up()  # The session may have begun, or ended, in another process.
+            # Another process may just have started or ended the session.
+            await self._view.caught_up()
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():
             raise NoSession("This session is unknown or has ended. Sign in again.")
         return session
 
     def cookie(self, scope: Scope, token: str, age_s: int) -> tuple[bytes, bytes]:
-        """Return the header that has a browser hold the token for age_s."""
+        """Return the `Set-Cookie` header that stores a session's token in the browser for `age_s` seconds."""
         https = self.https(scope)
         name = COOKIE_HTTPS if https else COOKIE
         secure = "; Secure" if https else ""
@@ -207,7 +215,7 @@ class Sessions:
         return b"set-cookie", cookie.encode()
 
     def _token(self, scope: Scope) -> Token | None:
-        """Return the token from the header Authorization (`Bearer evs_…`), or else from the cookie."""
+        """Return the session's token from the header `Authorization: Bearer evs_…`, or else from the cookie."""
         headers = dict(scope["headers"])
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         if authorization.lower().startswith(_BEARER):
@@ -217,14 +225,14 @@ class Sessions:
         return None if text is None else Token(text, by_cookie=True)
 
     def https(self, scope: Scope) -> bool:
-        """Tell whether browsers reach the API over https."""
+        """Return whether browsers use the API over https."""
         public_url = self._public_url
         return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")
 
     def _same_origin(self, scope: Scope) -> bool:
-        """Return whether the browser says that a page of this server sends the request (decision 0121).
+        """Return whether the browser says that a page of this server sends the request.
 
-        It says so in `Sec-Fetch-Site` or `Origin`. If it sends neither, return False.
+        Browsers say so in the header `Sec-Fetch-Site` or `Origin`. Return False if both are missing (decision 0121).
         """
         headers: dict[bytes, bytes] = dict(scope["headers"])
         site = headers.get(b"sec-fetch-site")
@@ -238,10 +246,11 @@ class Sessions:
 
 
 def cookie(text: str, name: str) -> str | None:
-    """Return a cookie's value from the header Cookie (RFC 6265, 5.4) as it was sent; the last one of its name.
+    """Return a cookie's value from the header `Cookie`; None if it is missing. If the name is repeated, the last value
+    counts.
 
-    Quoted values are not unquoted, because ours need no quotes. The standard library takes quadratic time on Pythons
-    before 3.11.10 and 3.12.6 (CVE-2024-7592).
+    Python's own parser takes quadratic time before 3.11.10 and 3.12.6 (CVE-2024-7592). This one does not remove quotes,
+    because the cookies of Everput have none.
     """
     value = None
     for pair in text.split(";"):
@@ -252,9 +261,10 @@ def cookie(text: str, name: str) -> str | None:
 
 
 class Members:
-    """The look-up of members who act in an organization by a session (decision 0121).
+    """The look-up of accounts that act in an organization by a session, without an API key.
 
-    requests_per_s: of all members of an organization, in this process; None for no limit.
+    `requests_per_s` limits the requests of all members of an organization together, in this process. None means no
+    limit.
     """
 
     def __init__(self, view: DirectoryView, sessions: Sessions, *, requests_per_s: float | None) -> None:
@@ -266,16 +276,15 @@ class Members:
             self._limit = _requests("members", requests_per_s, refusal=refusal)
 
     async def find(self, scope: Scope, headers: Headers) -> tuple[Session, str]:
-        """Return the session, and the organization that the header names.
-        Raises NoSession, Forbidden or TooManyRequests.
+        """Return the session, and the id of the organization that the header `Everput-Organization` names.
 
-        NotFound: the account is no member.
-        headers: of the answer.
+        Raises NoSession, Forbidden, TooManyRequests, or NotFound if the account is no member of the organization.
         """
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
         is_member = self._view.state.is_member(organization_id, session.account_id)
-        if self._limit is not None:  # A request of a session that is no member counts for its account.
+        # If the account is no member, the request counts for the account, so that strangers do not use up the limit.
+        if self._limit is not None:
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:
             raise NotFound("You can reach no organization with this ID.")

@@ -1,7 +1,7 @@
-"""The bound on unfinished bodies in a process.
+"""The bound on the memory that request bodies take in a process while they arrive.
 
-For: many large or slow uploads at once, each within its own limit. Only bytes that have arrived count: a client that
-announces much and sends little takes nothing from the others. Not for: a body's own limit (calls.py).
+For: many large or slow uploads at once, each within its own limit. Only bytes that have arrived count, so a client that
+announces much and sends little takes nothing from other clients. Not for: the size limit of one body (calls.py).
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """The room for unfinished bodies in one process. A tenant holds no more than it leaves free: half of it when it is
-    alone.
+    """The memory for unfinished request bodies in one process. A tenant may fill at most half of what other tenants
+    leave.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
         self._left = bytes_max
-        self._held: Counter[str] = Counter()  # by tenant
+        self._held: Counter[str] = Counter()  # bytes by tenant
 
     @contextmanager
     def arriving(self, tenant: str = "") -> Iterator[Callable[[int], None]]:
-        """Hold room inside the `with` block, which calls the given function with the size of each part that arrives.
-        Raises TooMuchUnderWay.
+        """Reserve memory for a body inside the `with` block. The block passes the size of each arriving part to the
+        yielded function.
 
-        tenant: the sender; empty without a key and a session.
+        That function raises TooMuchUnderWay if there is no memory left. `tenant` is empty for a request without
+        credentials.
         """
         held = 0
 

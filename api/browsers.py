@@ -1,7 +1,8 @@
-"""Known browsers: those in which somebody has signed in to an account before (docs/decisions/0193).
+"""Known browsers: browsers in which somebody has signed in to an account before (docs/decisions/0193).
 
-For: the cookie that a browser keeps as a proof of that, so that guesses of strangers do not keep the account's owner
-out. Not for: signing in (accounts.py): the cookie opens nothing."""
+For: the cookie that proves it. Sign-in attempts from a known browser have limits of their own, so that strangers who
+guess passwords do not keep the owner out. Not for: signing in (accounts.py). The cookie alone does not sign anybody in.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +18,20 @@ from starlette.types import Scope
 from api.auth import cookie
 
 NAME: Final = "everput_browser"
-NAME_HTTPS: Final = f"__Host-{NAME}"  # as of the session's cookie
+NAME_HTTPS: Final = f"__Host-{NAME}"  # browsers accept this prefix over TLS only
 KNOWN_S: Final = 365 * 86_400
 _RANDOM_BYTES: Final = 16
 _TEXT_CHARS_MAX: Final = 200
 
 
 class Browsers:
-    """The cookies of known browsers. keys: the first one signs, and any of them is believed."""
+    """The signed cookies that mark known browsers. The first of `keys` signs new cookies, and all of them verify."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = keys
 
     def cookie(self, email: str, *, https: bool) -> tuple[bytes, bytes]:
-        """Return the header that makes a browser known for this account for a year."""
+        """Return the `Set-Cookie` header that marks this browser as known to an account for a year."""
         claim = f"{int(time.time()) + KNOWN_S}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
         value = f"{claim}.{_signature(self._keys[0], claim, email)}"
         name, secure = (NAME_HTTPS, "; Secure") if https else (NAME, "")
@@ -38,7 +39,7 @@ class Browsers:
         return b"set-cookie", text.encode()
 
     def knows(self, scope: Scope, email: str, *, https: bool) -> bool:
-        """Return whether the browser has signed in to the account with this e-mail address before."""
+        """Return whether somebody has signed in to the account with this e-mail address in this browser before."""
         sent = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
         value = cookie(sent, NAME_HTTPS if https else NAME)
         if value is None or len(value) > _TEXT_CHARS_MAX or not value.isascii():

@@ -1,7 +1,7 @@
-"""Rate limits by name: a burst, and then a number a second.
+"""Rate limits by name: a burst, and then a number per second.
 
-For: guesses of a password, registrations, requests of a key. They are counted in this process, and forgotten at its
-end. Not for: the answer to a client that comes too often (problems.py).
+For: sign-in attempts, registrations, requests of a key. They are counted in this process and forgotten when it ends.
+Not for: the answer to a client that exceeds a limit (problems.py).
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ NAMES_MAX: Final = 10_000
 
 
 class Allowance(NamedTuple):
-    """The remaining allowance of a limit.
+    """The remaining part of one rate limit."""
 
-    left: how many more may come at once.
-    full_in_s: until the whole limit is free again.
-    wait_s: 0 when this one may pass.
-    """
-
+    # The number of further uses that may come at once.
     left: int
+    # Seconds until the whole burst is available again.
     full_in_s: float
+    # Seconds until this use is permitted; 0 if it is permitted now.
     wait_s: float
 
 
 class Buckets:
-    """Rate limits by name (the generic cell rate algorithm). A name costs one number, and unused names cost no work."""
+    """Rate limits by name, counted by the generic cell rate algorithm. Each name in use costs one number in memory."""
 
     def __init__(self, size: int, *, per_s: float) -> None:
         self.size = size
@@ -34,7 +32,7 @@ class Buckets:
         self._full_at_s: dict[str, float] = {}
 
     def look(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """Return the allowance that take() would return, without counting."""
+        """Return what `take` would return, without counting."""
         before_s = max(0.0, self._full_at_s.get(name, 0.0) - at_s)
         full_in_s = before_s + count / self.per_s
         wait_s = full_in_s - self.size / self.per_s
@@ -43,11 +41,13 @@ class Buckets:
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
     def taken(self, name: str, at_s: float) -> int:
-        """Return how many uses of the name are counted and not yet made up for."""
+        """Return how many counted uses of the name the passing time has not yet restored."""
         return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
 
     def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """Count `count` uses unless they come too soon. at_s: any monotonic clock. count: up to size."""
+        """Count `count` uses, at most `size`, unless the limit is exceeded. `at_s` is the time of any monotonic
+        clock.
+        """
         allowance = self.look(name, at_s, count)
         if not allowance.wait_s:
             if name not in self._full_at_s and len(self._full_at_s) >= NAMES_MAX:
@@ -56,8 +56,9 @@ class Buckets:
         return allowance
 
     def _forget(self, at_s: float) -> None:
-        """Forget the names that have their whole limit again. If there are none, forget the half that used least, so
-        that no crowd gains.
+        """Forget the names whose whole burst is available again.
+
+        If too many names remain, forget the half that used the least. Clients that use many names then gain nothing.
         """
         kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
         if len(kept) > NAMES_MAX // 2:

@@ -1,8 +1,8 @@
-"""One request: what every handler needs of it, and what happens around a handler.
+"""One HTTP request: what every handler needs from it, and what happens before and after a handler.
 
-For: a resource's methods, the key and its scope, the body within its limit, the answer, the problem, the request id.
-Not for: what a handler does (queues.py, listeners.py, messages.py). Plain ASGI, no Request and no Response objects: a
-put of a message goes through here thousands of times a second.
+For: the credentials, the size limit of the body, the answer, the problem details, the request id. Not for: what a
+handler does (queues.py, listeners.py, messages.py). It is plain ASGI without Starlette's Request and Response objects,
+because puts of messages come thousands of times a second.
 """
 
 from __future__ import annotations
@@ -48,31 +48,32 @@ log = logging.getLogger(__name__)
 
 _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
-_LENGTH_DIGITS_MAX: Final = 19  # of a Content-Length
+_LENGTH_DIGITS_MAX: Final = 19  # of the header Content-Length
 _READS: Final = ("GET", "HEAD")
-# Caches must not share an answer between keys, because they do not know the header X-API-KEY.
+# Caches must not share answers between clients: a cache does not know that they depend on the header X-API-KEY.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
-# The client may keep the answer, and ask again with its tag.
+# The client may keep the answer, but must ask with its entity tag before it uses the answer again.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 _SMALL_BYTES_MAX: Final = 16 << 10
-# A request id is logged and stored, so it must not hold a secret.
-# This pattern takes linear time: two fixed words; at most a head long
+# A request id that contains an API key or a session token is refused, because request ids are logged and stored.
+# This pattern takes linear time: it has two fixed words, and a header's length is bounded by the server.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
-# This pattern takes linear time: one class, bounded
+# This pattern takes linear time, because it is one character class of bounded length.
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 
 
 class Disconnected(Exception):
-    """The client went away before it had sent its request."""
+    """The client closed the connection before it had sent its whole request."""
 
 
 class Service(NamedTuple):
-    """The parts that all resources share. public_url: the base of links; None for the address of the request."""
+    """The parts of the API process that all resources share."""
 
     keys: ApiKeys
     members: Members
     view: DirectoryView
+    # The base of the links in answers. If it is None, the links use the address that the client connected to.
     public_url: str | None
     body_bytes_max: int
     bodies: Bodies
@@ -80,11 +81,10 @@ class Service(NamedTuple):
 
 
 class Call:
-    """A request that is being answered.
+    """An HTTP request, from its arrival to its answer.
 
-    organization_id, actor: of the requester; set before a handler is called, unless its method has no scope.
-    sent: the request's headers, with names in lower case.
-    headers: extra ones of the answer.
+    `organization_id` and `actor` say who sends the request. They are set before the handler is called, except for
+    methods without a scope. `sent` holds the request's headers, and `headers` further headers for the answer.
     """
 
     __slots__ = (
@@ -111,7 +111,7 @@ class Call:
         self.headers: Headers = []
         self._receive = receive
         self._service = service
-        self.sent: dict[bytes, bytes] = dict(scope["headers"])  # of one sent twice the last
+        self.sent: dict[bytes, bytes] = dict(scope["headers"])  # the last of repeated headers counts
         self.api_key_text = self.sent.get(b"x-api-key", b"")
         given = self.sent.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
@@ -124,10 +124,10 @@ class Call:
         return str(self.request_id, "ascii")
 
     async def admit_api_key(self, scope: str, *, narrows: bool = False) -> ApiKey:
-        """Admit a key that has the scope and is for this queue. Raises Unauthenticated, Forbidden or NotFound.
+        """Authenticate the request by its API key, and require a scope. Return the key.
 
-        Only this method knows a key's restrictions.
-        narrows: as in Method.
+        Raises Unauthenticated, Forbidden, or NotFound if the key is restricted to other queues. With `narrows`, a
+        restricted key is also admitted to a path without a queue, where the handler shows only the key's queues.
         """
         api_key = await self._service.keys.find(self.api_key_text, self.headers, self.request_id)
         check_scope(api_key, scope)
@@ -142,19 +142,21 @@ class Call:
         self.actor = f"key:{api_key.id}"
 
     def by_session(self, session: Session) -> None:
-        """Set a session, outside of any organization, as the requester."""
+        """Set a signed-in account as the requester, without an organization."""
         self.session = session
         self.actor = f"account:{session.account_id}"
 
     def by_member(self, session: Session, organization_id: str) -> None:
-        """Set a session of a member of the organization as the requester."""
+        """Set a signed-in member of an organization as the requester."""
         self.by_session(session)
         self.organization_id = organization_id
 
     def check_still_in(self) -> None:
-        """Refuse a key that was revoked, or a member who was removed, while the body or the answer was on its way.
+        """Check that the API key or the session is still valid, and that the account is still a member of the
+        organization.
 
-        A body may take a minute, and a streamed answer hours.
+        It is called again after the body has arrived and while an answer is streamed, because a body may take a minute
+        and a streamed answer hours. Raises Unauthenticated, NoSession or NotFound.
         """
         state = self._service.view.state
         if self.api_key is not None:
@@ -169,7 +171,7 @@ class Call:
                 raise NotFound("You can reach no organization with this ID.")
 
     def context(self) -> Context:
-        """Return the requester, for a command."""
+        """Return the requester and the time, for a command."""
         return Context(
             organization_id=self.organization_id,
             actor=self.actor,
@@ -178,7 +180,7 @@ class Call:
         )
 
     def if_match(self) -> frozenset[int] | None:
-        """Return the versions that the change may be made to; None for any."""
+        """Return the versions that `If-Match` allows a change to; None for any version."""
         return versions(self.sent.get(b"if-match"))
 
     def path(self, name: str) -> str:
@@ -186,7 +188,7 @@ class Call:
         return str(self.scope["path_params"][name])
 
     def query(self) -> dict[str, str]:
-        """Return the query's parameters; of one that is given twice, the last."""
+        """Return the parameters of the URL's query. If one is given twice, its last value counts."""
         try:
             text = self.scope["query_string"].decode()
             return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX))
@@ -196,7 +198,7 @@ class Call:
             ) from None
 
     def href(self, path: str) -> str:
-        """Return an absolute link to a path that starts with /v1."""
+        """Return an absolute URL for a path that starts with /v1."""
         public_url = self._service.public_url
         if public_url is not None:
             return public_url + path
@@ -207,7 +209,7 @@ class Call:
         return f"{self.scope['scheme']}://{host}{path}"
 
     def links(self, path: str, query: Mapping[str, str], page_token: str | None) -> dict[str, Any]:
-        """Return `_links` of a list: `self`, and `next` if there is a page token."""
+        """Return the `_links` of a list: `self`, and `next` if there is a page token."""
 
         def link(parameters: Mapping[str, str]) -> dict[str, str]:
             return {"href": self.href(f"{path}?{urlencode(parameters)}" if parameters else path)}
@@ -218,10 +220,10 @@ class Call:
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
-        """Read the body as this shape. Raises NotJson, TooLarge, Malformed or Refused.
+        """Read the request's JSON body into this shape. Raises NotJson, TooLarge, Malformed or Refused.
 
-        times_bytes_max: it may be this many times as large as other bodies.
-        small: it holds no message.
+        `times_bytes_max` allows a multiple of the usual size limit. `small` sets a limit of 16 KiB, for bodies without
+        messages.
         """
         self._check_json()
         limit = self._service.body_bytes_max * times_bytes_max
@@ -237,13 +239,15 @@ class Call:
             raise NotJson("Send the body uncompressed, without the header Content-Encoding.")
 
     async def json_or_nothing(self, shape: type[T]) -> T:
-        """Read the body like json(); without a body, read an empty object."""
+        """Read the request's JSON body like `json()`. A missing body counts as an empty object."""
         if not self.declared_length() and b"transfer-encoding" not in self.sent:
             return parse(b"{}", shape)
         return await self.json(shape)
 
     def declared_length(self) -> int | None:
-        """Return how many bytes the body has; None when the request does not tell. Raises Malformed."""
+        """Return the size of the body in bytes from the header Content-Length; None without this header. Raises
+        Malformed.
+        """
         length = self.sent.get(b"content-length")
         if length is None:
             return None
@@ -252,7 +256,9 @@ class Call:
         return int(length)
 
     async def body(self, limit: int) -> bytes:
-        """Read the body, of at most `limit` bytes (Malformed; TooLarge as soon as that is known)."""
+        """Read the request's body. Raises TooLarge as soon as it is known to exceed `limit` bytes, and Malformed for a
+        bad length.
+        """
         length = self.declared_length()
         if length is not None and length > limit:
             raise TooLarge(f"The body is too large. Send at most {limit} bytes.")
@@ -286,7 +292,9 @@ class Call:
         return bytes(body)
 
     def when_received(self, act: Callable[[int], None]) -> None:
-        """Have `act` called with the body's size before body() returns; it may raise."""
+        """Call `act` with the body's size as soon as the whole body has arrived. An error that `act` raises refuses the
+        request.
+        """
         receive, size = self._receive, 0
 
         async def watched() -> Message:
@@ -305,25 +313,20 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Method(NamedTuple):
-    """A handler, and the scope that a key needs for it. It returns a Stream, or the JSON of a 200.
-
-    scope: None when the handler itself finds the requester, and catches up (accounts.py, keys.py).
-    narrows: if no queue is in the path, the handler shows a restricted key only what belongs to its queues. Otherwise
-        such a key is refused.
-    """
+    """The handler for one HTTP method of a resource. It returns a Stream, or the JSON of an answer with status 200."""
 
     handler: Handler
+    # The scope that an API key needs. None means that the handler itself authenticates the request.
     scope: str | None
+    # For a path without a queue: whether an API key that is restricted to queues may use it, and sees only those.
     narrows: bool = False
 
 
 class Resource:
-    """An ASGI application for one path.
+    """An ASGI application for one path of the API.
 
-    methods: GET, PUT, POST, DELETE; HEAD and OPTIONS are added.
-    path: its template.
-    scopes: of a key, by method.
-    parameters: the accepted names in a query, by method.
+    It calls the handler for the HTTP method and sends the answer. It adds HEAD and OPTIONS to the given methods, and
+    refuses query parameters that `parameters` does not list for the method.
     """
 
     def __init__(
@@ -345,7 +348,7 @@ class Resource:
         self._service.requests.add(method, self._path, status, begun_s)
 
     async def _answered(self, call: Call, scope: Scope, receive: Receive, send: Send) -> int:
-        """Answer, and return with which status."""
+        """Answer the request, and return the HTTP status."""
         method = self._methods.get(scope["method"])
         try:
             if method is None:
@@ -359,7 +362,8 @@ class Resource:
                     call.by_member(*await self._service.members.find(scope, call.headers))
                 else:
                     await call.admit_api_key(method.scope, narrows=method.narrows)
-                if scope["method"] in _READS:  # A read shows what other processes have changed by now, or it is a 503.
+                # A GET waits for the changes that other processes made, and is answered 503 if that takes too long.
+                if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:
                 _check_parameters(call.query(), self._parameters[scope["method"]])
@@ -387,7 +391,7 @@ class Resource:
 async def answer(
     send: Send, scope: Scope, status: int, headers: Headers, kind: bytes | None, body: bytes, request_id: bytes
 ) -> int:
-    """Send a whole response, without the body to a HEAD, and return its status."""
+    """Send a whole HTTP response, and return its status. A HEAD request gets no body."""
     if kind is not None:
         headers.append((b"content-type", kind))
     if status not in (204, 304):
@@ -401,7 +405,7 @@ async def answer(
 async def answer_problem(
     send: Send, scope: Scope, error: BaseException, request_id: bytes, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> int:
-    """Send the problem of an error, log it if it is ours, and return its status. more: headers."""
+    """Answer a request with the problem details of an error, and return the HTTP status. Log unexpected errors."""
     status, headers, body = problem(error)
     headers += [*more, _NOT_STORED]
     if status == 500:

@@ -1,7 +1,9 @@
 """The network address of the client that sends a request, also behind proxies (docs/decisions/0193).
 
-For: the name under which limits for clients without a key or a session are counted. Not for: who the client is
-(auth.py). Header fields are believed only from `--trusted-proxy` networks, and read in linear time, from their end."""
+For: the name under which clients without a key or a session are counted for rate limits. Not for: who the client is
+(auth.py). The headers `Forwarded` and `X-Forwarded-For` are believed only from networks given by `--trusted-proxy`.
+They are read from their end, in linear time.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from broker.settings import Network
 
 Address = IPv4Address | IPv6Address
 
-_HOPS_MAX: Final = 16  # At most this many proxies may be between a client and this process.
+_HOPS_MAX: Final = 16  # the most proxies between a client and this process
 _ADDRESS_CHARS_MAX: Final = 64
-_IPV6_PREFIX: Final = 64  # A client has a whole network of at least this size.
+_IPV6_PREFIX: Final = 64  # an IPv6 client has a whole network of this size
 _IPV4_NETWORK_PREFIX: Final = 24
 _IPV6_NETWORK_PREFIX: Final = 48
 _X_FORWARDED_FOR: Final = b"x-forwarded-for"
@@ -25,8 +27,10 @@ _FORWARDED: Final = b"forwarded"
 
 
 class Clients:
-    """The names of clients, by their network addresses. trusted: networks of proxies. behind_proxy: there is a proxy,
-    trusted or not.
+    """The network addresses of clients, as names for rate limits.
+
+    The header fields of proxies in the networks `trusted` are believed. `behind_proxy` says that there is a proxy even
+    if its network is not known; then all addresses are unknown.
     """
 
     def __init__(self, trusted: Sequence[Network] = (), *, behind_proxy: bool = False) -> None:
@@ -34,17 +38,18 @@ class Clients:
         self._unknown = behind_proxy and not trusted
 
     def name(self, scope: Scope) -> str | None:
-        """Return the client's IPv4 address or IPv6 network; None when it is unknown.
+        """Return the client's IPv4 address or its IPv6 network; None if it is unknown.
 
-        An address on loopback that is no trusted proxy is unknown: it may be a proxy, or any user of this machine.
+        A loopback address that is no trusted proxy is unknown, because it may be a proxy or any user of this machine.
         """
         address = self._address(scope)
         return None if address is None else _name(address)
 
     def network(self, scope: Scope) -> str | None:
-        """Return the network of the client's address, as networks are assigned; None as in name().
+        """Return the client's network of a size that is commonly assigned: /24 for IPv4, /48 for IPv6. None if it is
+        unknown.
 
-        The owner of one address in it may well have others.
+        The owner of one address in a network may well own other addresses in it.
         """
         address = self._address(scope)
         if address is None:
@@ -72,7 +77,7 @@ class Clients:
         return found
 
     def peer(self, host: str) -> str | None:
-        """Return the client at the other end of a connection; None where a proxy may be there."""
+        """Return the client at the other end of a connection; None if a proxy may be there."""
         address = parse_address(host)
         if address is None or self._unknown or address.is_loopback or self._is_trusted(address):
             return None
@@ -89,9 +94,9 @@ def _name(address: Address) -> str:
 
 
 def _hops(scope: Scope) -> Iterator[str]:
-    """Yield the addresses that proxies have added, nearest first.
+    """Yield the addresses that proxies have added to a request's headers, nearest proxy first.
 
-    In a request with both header fields, the client may have sent the one that the proxy does not set. Then none is
+    If a request has both `Forwarded` and `X-Forwarded-For`, the client may have forged one of them. Then neither is
     believed, and the request counts for the proxy.
     """
     of: dict[bytes, list[bytes]] = {_X_FORWARDED_FOR: [], _FORWARDED: []}
@@ -107,7 +112,7 @@ def _hops(scope: Scope) -> Iterator[str]:
 
 
 def _for(element: str) -> str:
-    """Return the node of a Forwarded element (RFC 7239, 5.2); empty when there is none. A node has no quoted comma."""
+    """Return the address of one element of the header `Forwarded` (RFC 7239, 5.2); empty if it has none."""
     for pair in element.split(";"):
         name, _, value = pair.partition("=")
         if name.strip().lower() == "for":
@@ -116,7 +121,9 @@ def _for(element: str) -> str:
 
 
 def parse_address(text: str) -> Address | None:
-    """Parse `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`, also quoted; None for other texts."""
+    """Parse an IP address with or without a port and quotes, such as `192.0.2.1:80` or `[2001:db8::1]:80`; None if
+    invalid.
+    """
     text = text.strip().strip('"')
     if len(text) > _ADDRESS_CHARS_MAX or "%" in text:
         return None

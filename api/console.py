@@ -1,7 +1,7 @@
-"""The web console at `/console`: a page and its few files, from this server alone.
+"""The web console at `/console`: one page and its files, all served by this process.
 
-For: serving api/console_files, and the policy that lets the page be nothing but that. Not for: what the console does,
-which is to ask the REST API, in the browser, with the cookie of a session (docs/decisions/0121).
+For: serving api/console_files, with a content security policy that permits nothing else. Not for: what the console
+does: it calls the REST API from the browser with a session's cookie (docs/decisions/0121).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MEDIA: Final[Mapping[str, str]] = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
 }
-# Only these scripts and styles are allowed, no other hosts, and (trusted types) no HTML made of strings.
+# Allow only scripts and styles of this server, no other hosts, and no HTML made from strings (trusted types).
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -35,13 +35,13 @@ _HEADERS: Final[Mapping[str, str]] = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # A browser keeps the files and asks with their tag, so that files of two versions never meet.
+    # A browser asks before it uses a cached file, so that it never mixes files of two versions.
     "cache-control": "no-cache",
 }
 
 
 def console_routes(*, registration: bool) -> list[Route]:
-    """Return the routes of `/console` and its files. registration: whether the page offers to register."""
+    """Return the routes of `/console` and its files. `registration` says whether the page offers to register."""
     routes = []
     for file in sorted(_FOLDER.iterdir()):
         media, content = _MEDIA[file.suffix], file.read_bytes()

@@ -1,10 +1,10 @@
-"""Seals the ids that stand for messages that can't be read.
+"""Encrypted ids for messages that can't be read because their Kafka records are damaged.
 
-For: lists of outstanding deliveries, and redrives that name one. Such an id names offsets of a partition, and
-partitions hold the messages of all organizations. Not for: operators, who see offsets in `everput status --admin`.
+For: lists of outstanding deliveries, and redrives of one delivery. The plain id consists of offsets in a partition that
+all organizations share, so tenants must not see it. Operators see the offsets in `everput status --admin`.
 
-A sealed id is `damaged-` and URL-safe base64 without padding: a nonce of 12 bytes, then partition, first and last
-offset encrypted with AES-256-GCM, then its tag of 16 bytes. The nonce is HMAC-SHA256 of what is encrypted, so that a
+An encrypted id is `damaged-` and URL-safe base64 without padding: a nonce of 12 bytes, then partition, first and last
+offset encrypted with AES-256-GCM, then its tag of 16 bytes. The nonce is HMAC-SHA256 of the plain text, so that a
 delivery keeps its id. The keys are HKDF-SHA256 of the sealing key. The associated data is the organization's id.
 """
 
@@ -29,19 +29,21 @@ _NONCE_PURPOSE: Final = "everput damaged id nonce"
 _PLACE: Final = struct.Struct(">HQQ")
 _NONCE_BYTES: Final = 12
 _PREFIX: Final = "damaged-"
-# This pattern takes linear time: one class, of a fixed length
+# This pattern takes linear time, because it is one character class of fixed length.
 _SEALED: Final = re.compile(r"damaged-([A-Za-z0-9_-]{62})", re.ASCII)
 
 
 class DamagedIds:
-    """Seals with the newest sealing key, and opens with any."""
+    """The encryption of damaged messages' ids. It encrypts with the newest sealing key, and decrypts with any."""
 
     def __init__(self, sealer: Sealer) -> None:
         self._ciphers = [AESGCM(key) for key in sealer.derived_keys(_PURPOSE)]
         self._nonce_key = sealer.derived_keys(_NONCE_PURPOSE)[0]
 
     def shown(self, message_id: str, organization_id: str) -> str:
-        """Return the id as its organization sees it: sealed, if it stands for damaged offsets."""
+        """Return a message's id as its organization sees it: encrypted if it stands for damaged offsets, else
+        unchanged.
+        """
         where = parse_damaged_id(message_id)
         if where is None:
             return message_id
@@ -51,7 +53,7 @@ class DamagedIds:
         return _PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
     def opened(self, text: str, organization_id: str) -> str | None:
-        """Return the id that the sealed text stands for; None for anything else."""
+        """Return the id that the encrypted text stands for; None for any other text."""
         found = _SEALED.fullmatch(text)
         if found is None:
             return None

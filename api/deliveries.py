@@ -1,4 +1,4 @@
-"""A listener's outstanding deliveries: to see them, and to have them tried now.
+"""A listener's outstanding deliveries: a list of them, and a command to retry them now.
 
 For: /v1/queues/{queue_id}/listeners/{listener_id}/deliveries and /redrive. Not for: a message's deliveries
 (messages.py), what a redrive does (broker/delivery/outstanding/schedule.py).
@@ -25,7 +25,7 @@ _OFFSET_MAX: Final = 2**63 - 1
 
 
 class OutstandingDeliveries:
-    """The handlers."""
+    """Handlers for a listener's parked and retrying deliveries."""
 
     def __init__(
         self,
@@ -42,7 +42,10 @@ class OutstandingDeliveries:
         self._damaged_ids = damaged_ids
 
     async def list(self, call: Call) -> Any:
-        """List outstanding deliveries. A page may be short, or empty, while `next` says that there is more."""
+        """List a listener's deliveries that wait for a retry or are parked.
+
+        A page may be short, or empty, while `_links.next` says that there are more deliveries.
+        """
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         query = call.query()
         state = query.get("state")
@@ -57,16 +60,19 @@ class OutstandingDeliveries:
         return {"deliveries": shown, "_links": links}
 
     async def redrive(self, call: Call) -> Any:
-        """Redrive deliveries. The answer counts those that were outstanding just before.
+        """Retry parked and retrying deliveries now. The answer has their number.
 
-        The event names only these, because `control` and every process's memory keep what it names.
+        The stored event names only messages with such a delivery, because every process keeps the names in memory.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = list[str]()
         for index, text in enumerate(body.messages or ()):
             message_id = self._damaged_ids.opened(text, call.organization_id) or text
             if message_id == text and parse_message_id(text) is None:
-                raise Refused("This is not the ID of a message.", pointer=f"/messages/{index}")
+                raise Refused(
+                    "This is not the ID of a message. Take IDs from the answer to a put or from a list.",
+                    pointer=f"/messages/{index}",
+                )
             named.append(message_id)
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         found = await self._outstanding.those(listener, named)

@@ -1,7 +1,8 @@
 """The descriptions of the operations in the API reference, by operationId.
 
-For: whole sentences about what an operation does, when it fails, and what to do then. Not for: shapes, parameters and
-examples (reference.py), scopes (app.py; openapi.py adds a sentence about them)."""
+For: whole sentences about what an operation does, when it fails, and what to do then. Not for: bodies, parameters and
+examples (reference.py), scopes (app.py; openapi.py adds a sentence about them).
+"""
 
 from __future__ import annotations
 

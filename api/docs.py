@@ -1,7 +1,7 @@
-"""The reference: `/v1/openapi.json`, and `/docs`, which shows it.
+"""The API reference: `/v1/openapi.json`, and the page `/docs` that shows it.
 
-For: serving the document and the few files of Swagger UI that show it, from this server alone. Not for: what is in the
-document (openapi.py). The files are those of the package swagger-ui-py.
+For: serving the document and the files of Swagger UI, all from this process. Not for: what is in the document
+(openapi.py). The files are those of the package swagger-ui-py.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from api.calls import Call
 from api.openapi import document
 from api.streams import Stream
 
-# The document holds this text until it is requested; a shell needs quotes for the URL.
+# A placeholder for the server's URL in the document. In a shell, a URL with brackets needs quotes.
 _SERVER: Final = "https://[server]"
 _PIECE_BYTES: Final = 32 << 10
 _ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
-# Swagger UI sets styles on its elements. Everything else comes from this server.
+# Swagger UI sets inline styles, so they are allowed. Everything else must come from this server.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -47,7 +47,7 @@ _PAGE: Final = """<!doctype html>
 <script src="docs/reference.js"></script>
 </html>
 """
-# Swagger UI does not know x-codeSamples, so they are shown in the description.
+# This script moves the samples into the descriptions, because Swagger UI does not show x-codeSamples.
 _SCRIPT: Final = """(async () => {
   const spec = await (await fetch("v1/openapi.json")).json();
   for (const path of Object.values(spec.paths)) {
@@ -63,14 +63,14 @@ _SCRIPT: Final = """(async () => {
 
 
 class Reference:
-    """The handler for /v1/openapi.json. routes: returns what document() takes."""
+    """The handler for /v1/openapi.json. `routes` returns the operations that `openapi.document` takes."""
 
     def __init__(self, routes: Callable[[], Iterable[tuple[str, str, str | None]]]) -> None:
         self._routes = routes
 
     async def get(self, call: Call) -> Stream:
-        """Stream the document: each request holds a piece of it, however slowly its client reads."""
-        server = orjson.dumps(call.href(""))[1:-1]  # any host that a client names
+        """Stream the OpenAPI document in small pieces, so that slow clients hold little memory."""
+        server = orjson.dumps(call.href(""))[1:-1]  # the client's header Host may hold any text
         return Stream(b"application/json", self._pieces(server), _nothing_to_close)
 
     async def _pieces(self, server: bytes) -> AsyncGenerator[bytes, None]:
@@ -81,13 +81,14 @@ class Reference:
             while len(piece) >= _PIECE_BYTES:
                 yield bytes(piece[:_PIECE_BYTES])
                 del piece[:_PIECE_BYTES]
-                await asyncio.sleep(0)  # Yield once, so that a client that reads fast does not keep others waiting.
+                # Yield to the event loop, so that one fast client does not delay the others.
+                await asyncio.sleep(0)
         if piece:
             yield bytes(piece)
 
     @cached_property
     def _parts(self) -> list[bytes]:
-        """Return the document in parts, split where the server's address stands."""
+        """Return the OpenAPI document, split wherever the server's URL belongs."""
         return orjson.dumps(document(self._routes(), server=_SERVER)).split(_SERVER.encode())
 
 
@@ -96,7 +97,7 @@ async def _nothing_to_close() -> None:
 
 
 def docs_routes() -> list[Route]:
-    """/docs and what it needs."""
+    """Return the routes of /docs and its files."""
     found = find_spec("swagger_ui")
     folder = Path((found.submodule_search_locations or [""])[0]) / "static" if found is not None else Path()
 

@@ -1,7 +1,8 @@
-"""The keys resource: its requests and answers.
+"""The keys resource: the requests and answers for an organization's API keys.
 
-For: an organization's keys, made and revoked by its members and by keys that may. Not for: what makes a key
-(broker/commands/organizations.py), finding the one that a request is made with (auth.py)."""
+For: members, and API keys with the scope `keys`, which create and revoke keys. Not for: what a key consists of
+(broker/commands/organizations.py), finding the key that a request is made with (auth.py).
+"""
 
 from __future__ import annotations
 
@@ -23,20 +24,18 @@ from broker.ports import ControlLog, DirectoryView
 
 
 class _Administrator(NamedTuple):
-    """The key or session that creates or revokes an organization's keys.
-
-    scopes: those that it may give.
-    expires_at_ms: the latest expiry that it may give; None: any.
-    """
+    """The API key or the session that creates or revokes API keys of an organization."""
 
     organization_id: str
     actor: str
+    # The scopes that a new key may get.
     scopes: tuple[str, ...]
+    # The latest expiry that a new key may get; None for no bound.
     expires_at_ms: int | None = None
 
 
 class OrganizationKeys:
-    """Handlers for /v1/organizations/{organization_id}/keys and below."""
+    """Handlers for an organization's API keys."""
 
     def __init__(
         self, control: ControlLog, view: DirectoryView, sessions: Sessions, views: Views, changes: Changes
@@ -99,7 +98,9 @@ class OrganizationKeys:
         return _answer(call, api_key, {})
 
     async def _administrator(self, call: Call) -> _Administrator:
-        """Return a key of this organization with the scope `keys`, or a member's session (NotFound for all others)."""
+        """Return the API key with the scope `keys`, or the member's session, that makes this request. Raises NotFound
+        for others.
+        """
         await self._view.caught_up()
         organization_id = call.path("organization_id")
         if call.api_key_text:

@@ -1,7 +1,7 @@
-"""Rate limits of requests, and the headers that say what is left.
+"""Rate limits of requests, and the headers that tell a client what is left.
 
-For: counting, `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10), and the 429. They are
-counted in this process alone. Not for: the arithmetic (buckets.py), what is limited and how far (the users of a Limit).
+For: counting in this process, the headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10),
+and the 429. Not for: the arithmetic (buckets.py), or which requests are limited (the users of a Limit).
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from typing import Final
 from api.buckets import Allowance, Buckets
 from api.problems import Headers, TooManyRequests
 
-EVERYBODY: Final = ""  # This name stands for all requests together.
+EVERYBODY: Final = ""  # a limit's name for all clients together
 
 
 class Recent:
-    """The recent attempts of each network, so that networks with many leave room for the others (Limit.check).
+    """The number of recent sign-in attempts of each network.
 
-    An attempt is remembered for `each_s` seconds after the one before it is forgotten, and at most `most` are.
+    Networks with many recent attempts yield to the others (see `left` of `Limit.check`). An attempt is remembered for
+    `each_s` seconds, one after the other, and at most `most` attempts are remembered for a network.
     """
 
     def __init__(self, most: int, *, each_s: float) -> None:
         self._buckets = Buckets(most, per_s=1 / each_s)
 
     def count(self, network: str | None) -> int:
-        """Count the remembered attempts of the network; 0 for an unknown network."""
+        """Return how many attempts of the network are remembered. An unknown network has 0."""
         if network is None:
             return 0
         return self._buckets.taken(network, asyncio.get_running_loop().time())
 
     def add(self, network: str | None) -> None:
-        """Remember one more."""
+        """Remember one more attempt of the network."""
         if network is not None:
             self._buckets.take(network, asyncio.get_running_loop().time())
 
 
 class Limit:
-    """A rate limit that permits bursts and counts each client (an address, an account, …) separately.
+    """A rate limit that permits bursts. It counts separately for each name, such as an address, an account or an
+    organization.
 
-    name: what the limit is called in the `RateLimit` headers.
-    unit: what is counted; None for requests.
-    refusal: the error text for a client that exceeds the limit.
+    `name` and `unit` appear in the `RateLimit` headers; without a unit, the limit counts requests. `refusal` is the
+    error text for a client that exceeds the limit.
     """
 
     def __init__(self, name: str, size: int, *, per_s: float, refusal: str, unit: str | None = None) -> None:
@@ -54,14 +55,13 @@ class Limit:
 
     @property
     def size(self) -> int:
-        """Return the size of the burst."""
+        """The number of uses that one burst may have."""
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
-        """Count uses of the limit, up to its size. Raises TooManyRequests.
+        """Count `count` uses for this name, and append the `RateLimit` headers. Raises TooManyRequests.
 
-        headers: of the answer. The state of EVERYBODY's limit is told only to a client that is refused.
-        left: as in check().
+        A limit that all clients share appears in the headers only when it refuses the request. See `check` for `left`.
         """
         if left:
             self.check(headers, whose, left=left)
@@ -70,9 +70,9 @@ class Limit:
             self._tell(headers, allowance)
 
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:
-        """Check without counting (TooManyRequests where take() would raise it).
+        """Raise TooManyRequests if one more use would exceed the limit, but do not count a use.
 
-        left: how many must be left for others after this one; at most half of the limit.
+        `left` uses must stay free for other clients, up to half of the limit.
         """
         left = min(left, self.size // 2)
         allowance = self._buckets.look(whose, asyncio.get_running_loop().time(), 1 + left)

@@ -22,11 +22,11 @@ from broker.ports import DirectoryView, ListenerStatus
 
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
-# This pattern takes linear time: one class, bounded
+# This pattern takes linear time, because it is one character class of bounded length.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
-# This pattern takes linear time: one repeat, given back a character at a time; the value is bounded
+# This pattern takes linear time: a header's value is bounded, and at most one repeat backtracks.
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text
-# These headers are set by Everput, or would change where a request ends.
+# Everput sets these headers itself, or they would change where a request ends.
 _HEADERS_OURS: Final = frozenset(
     [
         *("connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive"),
@@ -37,7 +37,7 @@ _HEADER_PREFIXES_OURS: Final = ("webhook-", "everput-", "proxy-")
 
 
 class Listeners:
-    """Handlers for /v1/queues/{queue_id}/listeners and below."""
+    """Handlers for the listeners of a queue."""
 
     def __init__(self, commands: ListenerCommands, view: DirectoryView, status: ListenerStatus, views: Views) -> None:
         self._commands = commands
@@ -46,7 +46,7 @@ class Listeners:
         self._views = views
 
     async def create(self, call: Call) -> Any:
-        """Create a listener. Only this answer holds the signing secret unasked."""
+        """Create a listener. The answer holds its signing secret, which later answers about the listener leave out."""
         body = await call.json(NewListenerBody)
         listener_input = ListenerInput(
             name=body.name,
@@ -67,7 +67,9 @@ class Listeners:
         return {"listeners": [listener_fields(listener) for listener in shown], "_links": links}
 
     async def get(self, call: Call) -> Any:
-        """Return the listener. state, lag and similar fields are those of now, so a GET with `at` has none."""
+        """Return a listener with its state, lag and last error. With the parameter `at`, these current fields are left
+        out.
+        """
         view = await self._views.of(call)
         listener = await self._find(call, view)
         if view is not self._view:
@@ -117,8 +119,9 @@ class Listeners:
 
 
 def listener_fields(listener: Listener) -> dict[str, Any]:
-    """Return the fields of a listener in an answer, without header values. paused: the reason; null when it is not
-    paused.
+    """Return a listener as JSON, without the values of its headers.
+
+    `paused` is the reason for which the listener is paused, or null.
     """
     settings = msgspec.structs.asdict(listener.settings)
     settings["headers"] = dict.fromkeys([*settings["headers"], *settings.pop("sealed_headers")], HIDDEN)
@@ -140,8 +143,9 @@ def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> Item:
 
 
 def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, Any]:
-    """Return the settings of the body. Raises Refused for a reserved or invalid header. hidden: a header's value may be
-    HIDDEN.
+    """Return the delivery settings in a request's body. Raises Refused for a reserved or invalid header.
+
+    `hidden` permits the placeholder `…` as a header's value, which keeps the stored value.
     """
     fields = {name: getattr(body, name) for name in ListenerSettingsBody.__struct_fields__}
     said = {name: value for name, value in fields.items() if value is not UNSET}
@@ -156,10 +160,14 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
     for name, value in headers.items():
         pointer = "/headers/" + name.replace("~", "~0").replace("/", "~1")
         if name.lower() in seen:
-            raise Refused("Another header has the same name; upper and lower case do not differ.", pointer=pointer)
+            raise Refused(
+                "Two headers have this name; upper and lower case do not differ. Remove one of them.", pointer=pointer
+            )
         seen.add(name.lower())
         if not _HEADER_NAME.fullmatch(name):
-            raise Refused("This is not a valid name of an HTTP header.", pointer=pointer)
+            raise Refused(
+                "This is not a valid name of an HTTP header. Use letters, digits and hyphens.", pointer=pointer
+            )
         if name.lower() in _HEADERS_OURS or name.lower().startswith(_HEADER_PREFIXES_OURS):
             raise Refused("Everput sets this header itself. Choose another name.", pointer=pointer)
         if hidden and value == HIDDEN:
@@ -172,7 +180,7 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
 
 
 def _begin_at_ms(begin: str) -> int | None:
-    """Convert the field `from` for ListenerInput."""
+    """Convert the field `from` of a new listener to milliseconds since the epoch; None for `now`."""
     if begin == "now":
         return None
     if begin == "beginning":

@@ -1,9 +1,10 @@
-"""The log resource: an organization's events as newline-delimited JSON, streamed.
+"""The log resource: an organization's events, streamed as newline-delimited JSON.
 
 For: the query, the lines. Not for: the order and the reading (broker/audit/reader.py), which fields are shown
 (broker/core/catalogue.py), sending (streams.py).
 
-A line is an event with its place, or `{"cursor", "complete"}`: where to go on. The last line is always such a one.
+A line is either an event with its topic, partition and offset, or `{"cursor", "complete"}`. The last line of an answer
+always has the `cursor`, from which the next request continues.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
 
-# This pattern takes linear time: alternatives differ in their first character, one repeat at the end
+# This pattern takes linear time: its alternatives differ in their first character, and only its end repeats.
 _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
 _LIMIT_MAX: Final = 1_000_000
-# By other processes' clocks, a message's events may be earlier than its id says.
+# Clocks of processes differ, so an event of a message may have an earlier time than the message's id.
 _CLOCK_SKEW_MS: Final = 60_000
 
 
@@ -67,7 +68,8 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            first = await anext(slices)  # An error at the start is a problem of its own, not the end of a stream.
+            # An error before the first line is answered with its own status. A later error can only cut the answer off.
+            first = await anext(slices)
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None
         return Stream(_MEDIA, self._lines(call, first, slices), slices.aclose)
@@ -85,7 +87,9 @@ class EventLog:
             ) from None
 
     async def _lines(self, call: Call, first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
-        """Yield the lines, until the key is revoked or the member is removed (Call.check_still_in)."""
+        """Yield the lines of a streamed answer, until the client's API key is revoked or its account leaves the
+        organization.
+        """
         yield self._slice_lines(first, call.organization_id)
         async for one in rest:
             call.check_still_in()
@@ -102,7 +106,9 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Restrict the selection to the events of this message, from its own time on. Raises NotFound."""
+        """Restrict the selection to the events of one message, from the time in the message's id on. Raises
+        NotFound.
+        """
         parts = parse_message_id(message_id)
         found = None
         if parts is not None:

@@ -1,7 +1,8 @@
-"""The members resource: who may act in an organization, and who no longer may.
+"""The members resource: the accounts that may act in an organization.
 
 For: listing the members, removing one, leaving. Not for: what ends with a membership (broker/core/directory.py), who is
-signed in (auth.py)."""
+signed in (auth.py).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from broker.ports import DirectoryView
 
 
 class OrganizationMembers:
-    """Handlers for /v1/organizations/{organization_id}/members and below. All members have the same rights."""
+    """Handlers for the members of an organization. All members have the same rights."""
 
     def __init__(self, commands: AccountCommands, view: DirectoryView, sessions: Sessions) -> None:
         self._commands = commands
@@ -25,14 +26,14 @@ class OrganizationMembers:
         self._sessions = sessions
 
     async def list(self, call: Call) -> Any:
-        """List all members in the order in which they joined. An organization has few."""
+        """List all members in the order in which they joined."""
         await self._as_member(call)
         state = self._view.state
         members = state.organizations[call.organization_id].members
         return {"members": [_fields(state.accounts.by_id[member]) for member in members]}
 
     async def remove(self, call: Call) -> Any:
-        """Remove a member, who may be the requester. The answer shows the member as it was."""
+        """Remove a member from the organization. Members may remove themselves. The answer shows the removed member."""
         await self._as_member(call)
         even_if_last = flag_parameter(call.query(), "even_if_last")
         account_id = call.path("account_id")
@@ -43,7 +44,9 @@ class OrganizationMembers:
         return {"member": shown}
 
     async def _as_member(self, call: Call) -> None:
-        """Require a member's session (NoSession; NotFound for all others)."""
+        """Require the session of a member. Raises NoSession without a session, and NotFound for an account that is no
+        member.
+        """
         session = await self._sessions.find(call.scope, call.headers)
         organization_id = call.path("organization_id")
         if not self._view.state.is_member(organization_id, session.account_id):

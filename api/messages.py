@@ -1,4 +1,4 @@
-"""The messages resource: its requests and answers.
+"""The messages resource: the requests and answers for messages.
 
 Not for: how a put is made (broker/commands/puts.py), how a message is found and changed (broker/commands/changes.py).
 """
@@ -27,9 +27,9 @@ from broker.ports import Deliveries, DeliveryState, DirectoryView, Log
 from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
-# This pattern takes linear time: one class, bounded
+# This pattern takes linear time, because it is one character class of bounded length.
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
-BATCH_TIMES_BYTES_MAX: Final = 2  # A batch's body may be as large as two other bodies.
+BATCH_TIMES_BYTES_MAX: Final = 2  # a batch may be twice as large as other request bodies
 
 
 class Messages:
@@ -78,8 +78,8 @@ class Messages:
         return _put_answer(call, queue_id, put)
 
     async def put_batch(self, call: Call) -> Any:
-        """Put all messages of a batch, or none if one is refused. The answer has a put's answer for each, in their
-        order.
+        """Put all messages of a batch, or none if one of them is refused. The results have the order of the
+        messages.
         """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(BatchBody, times_bytes_max=BATCH_TIMES_BYTES_MAX)
@@ -113,8 +113,9 @@ class Messages:
         )
 
     async def list(self, call: Call) -> Any:
-        """List messages, newest first, without deleted ones. A page may be short, or empty, while `next` says that
-        there is more.
+        """List the messages of a queue, newest first, without deleted messages.
+
+        A page may be short, or empty, while `_links.next` says that there are more messages.
         """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         path = f"/v1/queues/{queue.id}/messages"
@@ -147,7 +148,7 @@ class Messages:
         return _answer(call, message, listeners)
 
     async def update(self, call: Call) -> Any:
-        """Update a message. A listener that had the message before is answered `delivered`."""
+        """Change the data of a message. The answer says `delivered` for listeners that already have the old data."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(MessageDataBody)
         self._check_room(call.organization_id)
@@ -158,7 +159,7 @@ class Messages:
         return _answer(call, message, _states(queue, states))
 
     async def delete(self, call: Call) -> Any:
-        """Delete a message. The answer shows it as it was, `delivered` for listeners that already got it."""
+        """Delete a message, and answer with it. The answer says `delivered` for listeners that already have it."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         ids = queue, call.path("message_id")
         message, states = await delete_message(

@@ -1,8 +1,9 @@
 """The OpenAPI 3.1 document of the API.
 
-For: creating the document from the routes, their entries in reference.py and descriptions.py, and the shapes. The
-shapes' docstrings describe the schemas: the first paragraph the schema, each line `name: text` a field. Not for:
-serving the document (docs.py)."""
+For: creating the document from the routes, from their entries in reference.py and descriptions.py, and from the shapes
+of bodies. A shape's docstring describes its schema: the first paragraph the whole, each line `name: text` a field. Not
+for: serving the document (docs.py).
+"""
 
 from __future__ import annotations
 
@@ -25,11 +26,11 @@ from everput import answers
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
-# This pattern takes linear time: only our own paths are searched
+# This pattern takes linear time. It searches only paths from this source code.
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-# This pattern takes linear time: one class, at the start of a line of our own docstrings
+# This pattern takes linear time. It searches only the start of each line of a docstring in this source code.
 _FIELD = re.compile(r"(\w+): ")
-_EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # 400, 422: of a query
+_EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # a bad query is a 400 or 422
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
     KEY: [{"key": []}, {"session": [], "organization": []}, {"cookie": [], "organization": []}],
@@ -56,8 +57,7 @@ _KEY_ABOUT: Final = "\n".join(
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# The header is present if a limit applies to the request.
-# Such limits are on the requests of a key (`key`), for example, or on the bytes of an organization (`bytes`).
+# The headers are present if a rate limit applies, such as `key` for requests of a key, or `bytes` for puts.
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {
@@ -75,7 +75,8 @@ with the same `Idempotency-Key` a message is stored once. Times are RFC 3339 in 
 def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> dict[str, Any]:
     """Create the OpenAPI document.
 
-    routes: method, path and the scope that a key needs. server: the base URL of all paths.
+    `routes` yields the HTTP method, the path and the required scope of each operation. `server` is the base URL of all
+    paths.
     """
     known = [(method, path, scope, OPERATION_DOCS[method, path]) for method, path, scope in routes]
     schemas = _Schemas(doc for *_, doc in known)
@@ -112,7 +113,7 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
 
 
 class _Schemas:
-    """The JSON Schemas of the shapes, with descriptions from their docstrings. all: the schemas by name."""
+    """The JSON Schemas of request and answer bodies, by name, with descriptions from the shapes' docstrings."""
 
     def __init__(self, operations: Iterable[OperationDoc]) -> None:
         shapes: list[type[msgspec.Struct]] = [answers.ProblemAnswer, answers.Notification]
@@ -137,7 +138,7 @@ def _subclasses(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
 
 
 def _describe(schema: dict[str, Any], shape: type[msgspec.Struct]) -> None:
-    """Add the texts of a shape's docstring, and of its bases' docstrings, to its schema."""
+    """Add the texts of a shape's docstring, and of its base classes' docstrings, to its schema."""
     schema["description"], _ = described(shape)
     names = dict(zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True))
     for base in filter(_is_ours, reversed(shape.__mro__)):
@@ -150,7 +151,7 @@ def _is_ours(shape: type) -> bool:
 
 
 def described(shape: type) -> tuple[str, dict[str, str]]:
-    """Split a shape's docstring into its first paragraph and the texts of its fields, each `name: text`."""
+    """Split a shape's docstring into its first paragraph and the texts of its fields, by field name."""
     about, _, rest = cleandoc(shape.__doc__ or "").partition("\n\n")
     fields: dict[str, str] = {}
     name = ""
@@ -189,7 +190,9 @@ def _operation(
 
 
 def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, OperationDoc]]) -> dict[str, Any]:
-    """Link the operations that take the ID of the created resource, by operationId."""
+    """Create OpenAPI links from an operation that creates a resource to all operations that take the new
+    resource's id.
+    """
     values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
     values[made] = f"$response.body#{pointer}"
     return {
@@ -200,7 +203,7 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, O
 
 
 def _tag(path: str) -> str:
-    """Return the resource's name: the last part of the path that names a collection."""
+    """Return the resource that a path belongs to: the last part of the path that names a collection."""
     return [part for part in path.split("/") if part.endswith("s")][-1]
 
 
@@ -233,7 +236,7 @@ def _responses(doc: OperationDoc, schemas: _Schemas) -> dict[str, Any]:
         found["304"] = {"description": "The resource has not changed.", "headers": headers | tag}
     asked = () if doc.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
-    named = (404,) if doc.asks == KEY else ()  # the organization of a session
+    named = (404,) if doc.asks == KEY else ()  # a session may name an unknown organization
     full = (507,) if doc.name in CHANGES else ()
     for status in sorted({*doc.problems, *asked, *limited, *named, *full, *_EVERYWHERE}):
         again = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}

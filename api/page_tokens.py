@@ -1,11 +1,11 @@
-"""Seals the positions at which lists go on.
+"""Encrypted page tokens for lists that continue at a Kafka offset.
 
-For: lists that go on at an offset of a partition. Partitions hold the messages of all organizations, so two offsets
-tell how much everybody put in between. Not for: lists that go on after an item of their own (pages.py).
+Partitions hold the messages of all organizations, so a plain offset would tell a tenant how much other tenants put. Not
+for: lists that continue after one of their own items (pages.py).
 
 A token is in URL-safe base64 without padding: the byte 1, a nonce of 12 random bytes, the position encrypted with
-AES-256-GCM, its tag of 16 bytes. The key is HKDF-SHA256 of the sealing key, without salt and with the info
-`everput page token`. The associated data are the organization's id, a zero byte and the list's path: a token of another
+AES-256-GCM, its tag of 16 bytes. The key is HKDF-SHA256 of the sealing key, without salt and with the info `everput
+page token`. The associated data are the organization's id, a zero byte and the list's path, so that a token of another
 list is refused.
 """
 
@@ -28,21 +28,19 @@ _NONCE_BYTES: Final = 12
 
 
 class PageTokens:
-    """The encryption of page tokens. It uses the newest sealing key, and opens with any, so tokens outlive a change of
-    the key.
-    """
+    """The encryption of page tokens. It encrypts with the newest sealing key, and decrypts with any key."""
 
     def __init__(self, sealer: Sealer) -> None:
         self._ciphers = [AESGCM(key) for key in sealer.derived_keys(_PURPOSE)]
 
     def seal(self, position: bytes, organization_id: str, path: str) -> str:
-        """Encrypt a position in the list at this path as a token."""
+        """Encrypt a position in the list at this path as a page token."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ciphers[0].encrypt(nonce, position, _bound_to(organization_id, path))
         return base64.urlsafe_b64encode(_VERSION + nonce + sealed).decode().rstrip("=")
 
     def open(self, token: str, organization_id: str, path: str) -> bytes:
-        """Decrypt a token. Raises BadParameter if this list did not give it."""
+        """Decrypt a page token. Raises BadParameter if the token is not from this list."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
         except (binascii.Error, ValueError):

@@ -1,7 +1,8 @@
-"""Lists, a page at a time.
+"""Lists in pages.
 
-For: the parameters limit and cursor (a page token), the page they ask for, the token of the next page; times in JSON.
-Not for: what is listed."""
+For: the parameters `limit` and `cursor`, the page that they select, the token of the next page, and times in JSON. Not
+for: what is listed.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from api.problems import BadParameter
 
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 1000
-# This is the last millisecond of the year 9999, after which RFC 3339 has no years.
+# The last millisecond of the year 9999. RFC 3339 cannot express later years.
 _TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class Listed(Protocol):
-    """An item that lists order by its time and, within that, by its id."""
+    """An item of a list that is ordered by creation time, and by id within the same millisecond."""
 
     @property
     def id(self) -> str: ...
@@ -36,9 +37,9 @@ T = TypeVar("T", bound=Listed)
 
 
 def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | None]:
-    """Return the page, oldest first, and the token of the next one if there is more. Raises BadParameter.
+    """Return one page of the items, oldest first, and the token of the next page if there is one. Raises BadParameter.
 
-    A page token names a position, not an item, so deleting an item does not break it.
+    A page token names a time and an id rather than an item, so it stays valid when items are deleted.
     """
     limit = page_limit(query)
     after = _position(query["cursor"]) if "cursor" in query else None
@@ -50,18 +51,22 @@ def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | N
 
 
 class Span(NamedTuple):
-    """The range of messages that a list shows: offsets [begin, end) by partition."""
+    """The range of messages that a list covers: for each partition, the offsets from `begin` up to but
+    excluding `end`.
+    """
 
     begin: tuple[int, ...]
     end: tuple[int, ...]
 
     def position(self) -> bytes:
-        """Encode the span for a page token."""
+        """Encode the offsets for a page token."""
         return orjson.dumps([self.begin, self.end])
 
 
 def span(position: bytes, ends: Sequence[int]) -> Span:
-    """Decode a span. Raises BadParameter if it is of another log. ends: the log's ends by partition."""
+    """Decode the offsets of a page token. Raises BadParameter if they do not fit the log, whose end offsets are
+    `ends`.
+    """
     try:
         made = msgspec.json.decode(position, type=Span)
     except ValueError:
@@ -81,7 +86,7 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
 
 
 def time_parameter(query: Mapping[str, str], name: str) -> int | None:
-    """Return a time of the query in milliseconds since the UTC epoch; None when it is missing. Raises BadParameter."""
+    """Return a time in the query, in milliseconds since the epoch; None if it is missing. Raises BadParameter."""
     if name not in query:
         return None
     try:
@@ -93,8 +98,8 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
 
 
 def flag_parameter(query: Mapping[str, str], name: str) -> bool:
-    """Return whether the query has `true` (not `false`) for this name; False when it is missing.
-    Raises BadParameter.
+    """Return whether a parameter of the query is `true`. A missing parameter is False. Raises BadParameter for other
+    texts.
     """
     text = query.get(name, "false")
     if text not in ("true", "false"):
@@ -103,27 +108,27 @@ def flag_parameter(query: Mapping[str, str], name: str) -> bool:
 
 
 def rfc3339(at_ms: int) -> str:
-    """Format a time by RFC 3339, UTC, with milliseconds. Later years become the end of 9999."""
+    """Format a time by RFC 3339 in UTC with milliseconds. Times after the year 9999 become the end of 9999."""
     at_ms = min(at_ms, _TIME_MS_MAX)
     return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
 
 
 def rfc3339_ms(text: str) -> int:
-    """Return the milliseconds of an RFC 3339 time; 0 for a time before 1970.
+    """Convert an RFC 3339 time to milliseconds since the epoch; times before 1970 become 0.
 
-    ValueError: an invalid time, one without a zone, or one whose year UTC does not have.
+    Raises ValueError if the text is no time, has no time zone, or lies after the year 9999 in UTC.
     """
     at = datetime.fromisoformat(text)
     if at.tzinfo is None or "T" not in text.upper():
-        raise ValueError("a time has a date, a T, and a zone")
+        raise ValueError("A time needs a date, a T and a time zone, as in 2026-01-31T12:00:00Z.")
     at_ms = max(0, int(at.timestamp() * 1000))
     if at_ms > _TIME_MS_MAX:
-        raise ValueError("in UTC this is after the year 9999")
+        raise ValueError("The time is after the year 9999 in UTC. Give an earlier time.")
     return at_ms
 
 
 def optional_rfc3339(at_ms: int | None) -> str | None:
-    """rfc3339(), or None."""
+    """Format a time like `rfc3339`; return None for None."""
     return None if at_ms is None else rfc3339(at_ms)
 
 

@@ -1,6 +1,7 @@
-"""The parameter `at`: a GET that is answered as it would have been then.
+"""The parameter `at`: a GET that is answered as it would have been answered at an earlier time.
 
-For: which view a request is about. Not for: folding (broker/audit/past.py)."""
+For: choosing the state that a request reads. Not for: folding it (broker/audit/past.py).
+"""
 
 from __future__ import annotations
 
@@ -13,14 +14,18 @@ from broker.ports import DirectoryView
 
 
 class Views:
-    """The directory as it is, and as it was."""
+    """The current directory of queues, listeners and keys, and the directory at an earlier time."""
 
     def __init__(self, view: DirectoryView, past: Past) -> None:
         self._view = view
         self._past = past
 
     async def of(self, call: Call, organization_id: str | None = None) -> DirectoryView:
-        """Return the directory as it is, or as it was. Raises BadParameter. organization_id: None for the key's."""
+        """Return the directory at the time of the parameter `at`, or the current one without it.
+
+        Raises BadParameter for a time in the future. Without `organization_id`, the organization of the request's key
+        is used.
+        """
         query = call.query()
         at_ms = time_parameter(query, "at")
         if at_ms is None:

@@ -1,7 +1,8 @@
-"""Problem details (RFC 9457): the HTTP answer to an error. The only place with status codes.
+"""Problem details (RFC 9457): the HTTP answer to an error. No other module has HTTP status codes of errors.
 
-For: turning an error of the tree into status, headers and body; the errors that only a request can have.
-Not for: raising errors (the handlers and the commands do) or logging them (calls.py)."""
+For: turning an error into status, headers and body, and the errors that only an HTTP request can have. Not for: raising
+errors (the handlers and the commands do) or logging them (calls.py).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from broker import errors
 from broker.commands.accounts import AccountBlocked, WrongPassword
 from broker.core.names import shortened
 
-# The titles are our own, because the phrases of Python's http.HTTPStatus change with its version (422 in 3.13).
+# Python's own titles in http.HTTPStatus change with its version, as that of 422 did in 3.13.
 TITLES: Final = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -38,7 +39,7 @@ TITLES: Final = {
     507: "Insufficient Storage",
 }
 MEDIA_TYPE: Final = b"application/problem+json"
-_POINTER_CHARS_MAX: Final = 300  # A field of the body may have a name of any length.
+_POINTER_CHARS_MAX: Final = 300  # a field of the body may have a name of any length
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -52,7 +53,7 @@ class Malformed(errors.BrokerError):
 class Unauthenticated(errors.BrokerError):
     """The header X-API-KEY holds no valid API key.
 
-    challenge: the header WWW-Authenticate (RFC 9110, 11.6.1).
+    `challenge` is the header WWW-Authenticate of the answer (RFC 9110, 11.6.1).
     """
 
     code = "unauthenticated"
@@ -78,7 +79,7 @@ class NoSuchPath(errors.NotFound):
 class MethodNotAllowed(errors.BrokerError):
     """The resource does not support this method.
 
-    allow: the supported methods, for the header Allow.
+    `allow` lists the supported methods, for the header Allow of the answer.
     """
 
     code = "method-not-allowed"
@@ -97,7 +98,7 @@ class TooLarge(errors.BrokerError):
 class TooManyRequests(errors.BrokerError):
     """Too many requests.
 
-    retry_after_s: seconds to wait before the next request.
+    `retry_after_s` is the time in seconds before the next request.
     """
 
     code = "too-many-requests"
@@ -116,7 +117,7 @@ class NotJson(errors.BrokerError):
 class BadParameter(errors.Refused):
     """A parameter of the query is not acceptable.
 
-    parameter: its name.
+    `parameter` is its name.
     """
 
     code = "bad-parameter"
@@ -127,9 +128,9 @@ class BadParameter(errors.Refused):
 
 
 class BadHeader(errors.Refused):
-    """A header is not acceptable.
+    """A header of the request is not acceptable.
 
-    header: its name.
+    `header` is its name.
     """
 
     code = "bad-header"
@@ -139,7 +140,7 @@ class BadHeader(errors.Refused):
         self.header = header
 
 
-# The status is looked up along an error's ancestors. Any other error is our fault: 500, without details.
+# The status is that of the error's class or of its nearest base class. Any other error is a 500 without details.
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
     Unauthenticated: 401,
@@ -169,7 +170,7 @@ class Problem(NamedTuple):
 
 
 def problem(error: BaseException) -> Problem:
-    """Create the answer to a request that ended with this error."""
+    """Create the HTTP answer to a request that ended with this error."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
     if status == 500 or not isinstance(error, errors.BrokerError):
         return _problem(
@@ -193,7 +194,7 @@ def problem(error: BaseException) -> Problem:
 
 
 def framework_problem(status: int, detail: str) -> Problem:
-    """Create the answer to a request that Starlette or the server refused before any resource saw it."""
+    """Create the HTTP answer to a request that Starlette or the server refused before it reached a resource."""
     status = status if status in TITLES else 400
     return _problem(status, TITLES[status].lower().replace(" ", "-"), detail, (), [])
 

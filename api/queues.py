@@ -60,7 +60,7 @@ class Queues:
 
 
 def queue_fields(queue: Queue) -> dict[str, Any]:
-    """Return the fields of a queue in an answer, with its listeners' ids and names."""
+    """Return a queue as JSON, with the ids and names of its listeners."""
     listeners = [{"id": listener.id, "name": listener.name} for listener in queue.listeners.values()]
     return {"id": queue.id, "name": queue.name, "listeners": listeners}
 

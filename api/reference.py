@@ -1,7 +1,8 @@
 """The operations of the API reference, by method and path.
 
-For: summary, shapes, parameters, problems and example of every route; a test compares them with the routes. Not for:
-descriptions (descriptions.py), the routes' scopes and handlers (app.py), creating the OpenAPI document (openapi.py)."""
+For: summary, bodies, parameters, errors and example of every route. A test compares them with the routes. Not for:
+descriptions (descriptions.py), the scopes and handlers of routes (app.py), the OpenAPI document (openapi.py).
+"""
 
 from __future__ import annotations
 
@@ -23,11 +24,11 @@ _MEMBERS: Final = "/v1/organizations/{organization_id}/members"
 
 BODY: Final = (400, 413, 415, 422)
 OPEN: Final = "open"
-KEY: Final = "key"  # An API key, or a session that names an organization.
+KEY: Final = "key"  # an API key, or a session that names an organization
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# The events of these operations are kept for ever and count as stored bytes, so an organization can be full (507).
+# Events of these operations are kept forever and count as stored bytes, so a full organization gets a 507.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
@@ -37,7 +38,7 @@ CHANGES: Final = frozenset(
 
 
 class Parameter(NamedTuple):
-    """A parameter of the query or, if `place` says so, a header. schema: JSON Schema."""
+    """A parameter of the query or, if `place` is `header`, a header of the request. `schema` is its JSON Schema."""
 
     name: str
     description: str
@@ -46,27 +47,26 @@ class Parameter(NamedTuple):
 
 
 class OperationDoc(NamedTuple):
-    """An operation of the API.
+    """The documentation of one operation of the API, from which the OpenAPI document is created."""
 
-    name: its operationId. summary: a verb first, at most six words. answer, request: the shapes of the bodies.
-    problems: the statuses of its errors, beside those that every operation has. example: a request's body.
-    asks: the credentials of an operation without a scope. media: the answer's media type.
-    tagged: the answer has an ETag. sets_cookie: the answer sets the session's cookie.
-    makes: the path parameter for the created resource's ID, and the RFC 6901 pointer to the ID in the answer.
-    """
-
+    # The `operationId` of the operation.
     name: str
+    # A summary has at most six words, and its first word is a verb.
     summary: str
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
+    # The error statuses beside those that every operation may answer with.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
+    # The credentials that an operation without a scope requires.
     asks: str = KEY
     media: str = "application/json"
+    # Whether the answer has an `ETag`.
     tagged: bool = False
     sets_cookie: bool = False
     body_required: bool = True
+    # The path parameter for the created resource's id, and an RFC 6901 pointer to the id in the answer.
     makes: tuple[str, str] | None = None
 
 

@@ -1,6 +1,7 @@
 """The replays of a listener: their requests and answers.
 
-Not for: what a replay takes (broker/commands/replays.py), how it is delivered (broker/delivery)."""
+Not for: which messages a replay covers (broker/commands/replays.py), or their delivery (broker/delivery).
+"""
 
 from __future__ import annotations
 
@@ -17,12 +18,15 @@ from broker.core.replays import Replay
 from broker.errors import Refused
 from broker.ports import Count, DirectoryView
 
-# A replay without a rate is expected to deliver this much to a fast listener beside other deliveries.
+# The estimate assumes that a replay without a rate limit delivers this many messages per second.
 EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for …/listeners/{listener_id}/replay and …/replays. count: as of ReplayCommands.start()."""
+    """Handlers for the replays of a listener.
+
+    `count` is called with the size of each new replay, to count it against the organization's limits.
+    """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:
         self._commands = commands
@@ -86,8 +90,9 @@ def _path(call: Call) -> str:
 
 
 def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
-    """Return the fields of a replay. paused: the reason; null when it is not. A replay to its listener pauses with the
-    listener.
+    """Return a replay as JSON. `paused` is the reason for which it is paused, or null.
+
+    A replay to its own listener is also paused while the listener is.
     """
     state, paused = replay.state, replay.paused
     if state == "running" and replay.notify_url is None and listener is not None and listener.paused is not None:
@@ -111,9 +116,9 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
-    """Return the fields of a planned replay.
+    """Return a planned replay as JSON.
 
-    estimated_s: its duration at its rate, if the listener is fast enough, and at EXPECTED_PER_S at most.
+    `estimated_s` assumes that the listener is fast enough for the replay's rate, and at most EXPECTED_PER_S per second.
     """
     return {
         "from": rfc3339(planned.from_ms),

@@ -1,6 +1,6 @@
-"""The count of requests by route and status, and of their durations.
+"""The number of requests by route and status, and their durations.
 
-For: counting where a request is answered. Not for: showing it (cli/processes/metrics.py).
+For: counting where a request is answered. Not for: the metrics in Prometheus format (cli/processes/metrics.py).
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 
-# The client closed the connection before its answer. RFC 9110 has no such status, but proxies use this one.
+# The status that proxies use in their logs if the client closed the connection before its answer.
 GONE: Final = 499
 
 
 class RequestCounts:
-    """Counts by route, the path's template, and method; methods that no route has are one.
+    """The number and the durations of requests by HTTP method and route. A route is a path's template.
 
-    answered: by (method, route, status). took: by (method, route), from the head of a request to the end of its answer.
+    Requests with an unknown path or method are counted as `other`. `took` measures from a request's head to its
+    answer's end.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class RequestCounts:
         self.took: dict[tuple[str, str], Histogram] = {}
 
     def add(self, method: str, route: str, status: int, begun_s: float) -> None:
-        """Count one. begun_s: by perf_counter()."""
+        """Count one request. `begun_s` is its start by `perf_counter`."""
         self.answered[method, route, status] += 1
         took = self.took.get((method, route))
         if took is None:

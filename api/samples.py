@@ -1,6 +1,7 @@
 """Samples of a request in curl, JavaScript, Python and Go.
 
-For: `x-codeSamples` of the reference (openapi.py). Not for: what is asked for (reference.py)."""
+For: `x-codeSamples` of the API reference (openapi.py). Not for: the requests themselves (reference.py).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 def samples(
     method: str, url: str, headers: Sequence[tuple[str, str]], body: Mapping[str, Any] | None
 ) -> list[dict[str, str]]:
-    """lang, label and source of each."""
+    """Return the samples as OpenAPI's `x-codeSamples` expects them."""
     sent = [*headers, *([] if body is None else [("Content-Type", "application/json")])]
     text = None if body is None else json.dumps(body, ensure_ascii=False)
     sources = {

@@ -1,7 +1,8 @@
-"""A listener's signing secret, and its test: requests and answers.
+"""A listener's signing secret, and the test of a listener: requests and answers.
 
 For: /secret, /secret/rotate and /test below a listener. Not for: the listener itself (listeners.py), what a rotation
-does (broker/commands/secrets.py), what a test sends (broker/outbound/listener_test.py)."""
+does (broker/commands/secrets.py), what a test sends (broker/outbound/listener_test.py).
+"""
 
 from __future__ import annotations
 
@@ -25,15 +26,15 @@ from broker.ports import DirectoryView
 from broker.sealing import Sealer
 from broker.tenant_slots import TenantSlots
 
-_TESTS_AT_ONCE: Final = 5  # of one listener, in this process
+_TESTS_AT_ONCE: Final = 5  # tests of one listener, in this process
 _TESTS_PER_S: Final = 0.5
-_TESTS_UNDER_WAY_MAX: Final = 20  # of all listeners
-_TESTS_EACH_MAX: Final = 5  # of one organization's
+_TESTS_UNDER_WAY_MAX: Final = 20  # tests of all listeners
+_TESTS_EACH_MAX: Final = 5  # tests of one organization's listeners
 _TOO_MANY_TESTS: Final = "Too many tests of listeners are running at the moment. Try again later."
 
 
 class Secrets:
-    """Handlers. resolver: which addresses may be connected to."""
+    """Handlers for a listener's signing secret and its test. `resolver` decides which addresses may be connected to."""
 
     def __init__(self, commands: SecretCommands, view: DirectoryView, sealer: Sealer, resolver: Resolver) -> None:
         self._commands = commands
@@ -64,7 +65,7 @@ class Secrets:
         return _answer(call, *await changed)
 
     async def test(self, call: Call) -> Any:
-        """Test the listener. Any answer of the listener is a 200 here."""
+        """Send one marked message to the listener. The answer is 200 whatever the listener answered."""
         organization_id, queue_id = call.organization_id, call.path("queue_id")
         listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))
         queue = self._view.state.queue(organization_id, queue_id)

@@ -1,8 +1,9 @@
 """The shapes of request bodies, and the parser of a body.
 
-For: turning JSON into a checked struct, or into an error with the RFC 6901 pointer to the wrong place; the docstrings
+For: turning JSON into a checked struct, or into an error with an RFC 6901 pointer to the wrong field. The docstrings
 are the API reference's descriptions of the fields (openapi.py). Not for: rules beyond a value's type and range
-(broker/commands), answers (everput/answers)."""
+(broker/commands), answers (everput/answers).
+"""
 
 from __future__ import annotations
 
@@ -21,16 +22,15 @@ from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.errors import Refused
 
 _DAY_S: Final = 86_400
-_DETAIL_CHARS_MAX: Final = 300  # The message of msgspec quotes the body, which may be long.
-# This pattern takes linear time: sees at most _DETAIL_CHARS_MAX characters; the class excludes what follows it
+_DETAIL_CHARS_MAX: Final = 300  # msgspec's messages quote the body, which may be long
+# This pattern takes linear time: it sees at most _DETAIL_CHARS_MAX characters, and cannot backtrack.
 _FIELD = re.compile(r"field `([^`]*)`")
-# This pattern takes linear time, like _FIELD.
+# This pattern takes linear time, because it cannot backtrack and sees a text of bounded length.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# These constraints are for the reference only.
-# The commands in broker/commands check the values, with better messages.
+# The API reference shows these constraints. The commands check the values, with clearer error messages.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https?://"})]
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
@@ -94,7 +94,7 @@ class KeyBody(Struct, forbid_unknown_fields=True):
 
 
 class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The delivery settings of a listener. A setting that is left out keeps its value; in a new listener, its default.
+    """The delivery settings of a listener. A setting that is left out keeps its value, or has its default if it is new.
 
     max_in_flight: The most requests to the listener at a time, over all workers; each worker may send at least one.
         Default: 64.
@@ -226,9 +226,10 @@ class BatchBody(Struct, forbid_unknown_fields=True):
 
 
 def parse(body: bytes, shape: type[T]) -> T:
-    """Parse a body into this shape. Raises Malformed if it is not JSON, Refused with a pointer if it does not fit.
+    """Parse a JSON body into this shape. Raises Malformed if it is no JSON, and Refused with a pointer if it does not
+    fit.
 
-    orjson parses first: it refuses lone surrogates, invalid UTF-8, NaN, deep nesting and trailing bytes.
+    orjson parses first, because it refuses lone surrogates, invalid UTF-8, NaN, deep nesting and trailing bytes.
     """
     try:
         fields = orjson.loads(body)
@@ -241,9 +242,9 @@ def parse(body: bytes, shape: type[T]) -> T:
 
 
 def _refusal(message: str) -> Refused:
-    """Turn a message of msgspec, such as "Expected `str`, got `int` - at `$.data`", into a detail and a pointer.
+    """Turn a message of msgspec, such as "Expected `str`, got `int` - at `$.data`", into an error with a pointer.
 
-    The message quotes the body. So only its end counts as the place, and only if it is as short as places are.
+    The message quotes the client's text, so only a short path at its very end is taken for the pointer.
     """
     detail, at, place = message.rpartition(" - at `")
     if not at or len(place) > _DETAIL_CHARS_MAX:
@@ -251,7 +252,8 @@ def _refusal(message: str) -> Refused:
     detail = shortened(detail, _DETAIL_CHARS_MAX)
     steps = _STEP.finditer(place.rstrip("`"))
     pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
-    if (field := _FIELD.search(detail)) is not None:  # If a field is missing or unknown, point to the field itself.
+    # If a field is missing or unknown, the pointer names the field itself.
+    if (field := _FIELD.search(detail)) is not None:
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)
 

@@ -29,8 +29,8 @@ _HOUR_MS: Final = _UNITS_MS["h"]
 
 
 class StatisticsOf:
-    """The handlers for /v1/queues/{queue_id}/statistics and a listener's /statistics. status: tells how many deliveries
-    wait now.
+    """Handlers for the statistics of a queue and of a listener. `status` knows how many deliveries wait for a
+    listener.
     """
 
     def __init__(self, view: DirectoryView, statistics: Statistics, status: ListenerStatus) -> None:
@@ -46,7 +46,7 @@ class StatisticsOf:
         return _answer(call, f"/v1/queues/{queue.id}/statistics", series, None)
 
     async def listener(self, call: Call) -> Any:
-        """Answer with the counts of a listener, and the puts of its queue."""
+        """Answer with the counts of a listener, its backlog, and the puts on its queue."""
         ids = call.path("queue_id"), call.path("listener_id")
         listener = await find_listener(self._view, call.organization_id, *ids)
         series = _series(call.query(), listener.queue_id, listener.id)
@@ -58,14 +58,14 @@ class StatisticsOf:
 
 
 def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) -> Series:
-    """Make the empty series that the query asks for. Raises BadParameter."""
+    """Create the empty time series that the query asks for. Raises BadParameter."""
     now = now_ms()
     to_ms = time_parameter(query, "to")
     to_ms = now if to_ms is None else min(to_ms, now)
     from_ms = time_parameter(query, "from")
     from_ms = to_ms - _HOUR_MS if from_ms is None else from_ms
     if from_ms > to_ms:
-        raise BadParameter("`from` must not be later than `to`, and not in the future.", parameter="from")
+        raise BadParameter("The parameter `from` must not be later than `to`, nor in the future.", parameter="from")
     if now - from_ms > KEPT_MS + _DAY_MS:
         raise BadParameter(f"Statistics are kept for {_DAYS_MAX} days. Give a later `from`.", parameter="from")
     step_ms = _step_ms(query.get("step"), to_ms - from_ms)
@@ -80,14 +80,14 @@ def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) ->
 
 
 def _step_ms(text: str | None, span_ms: int) -> int:
-    """Return the step that the query asks for, or the first usual one that is long enough. Raises BadParameter."""
+    """Return the step of the time series in milliseconds: the query's, or a usual one that suits its length."""
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)
-    # This pattern takes linear time: bounded
+    # This pattern takes linear time, because its repeats are bounded.
     found = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text)
     step_ms = 0 if found is None else int(found[1]) * _UNITS_MS[found[2]]
     if not 0 < step_ms <= _DAYS_MAX * _DAY_MS:
-        raise BadParameter("step must be a number of minutes, hours or days such as 1m, 6h or 1d", parameter="step")
+        raise BadParameter("The parameter `step` must be a number and m, h or d, such as 1m or 6h.", parameter="step")
     return step_ms
 
 

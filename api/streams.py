@@ -1,6 +1,7 @@
-"""Answers that are sent as they are made.
+"""Streamed answers: their chunks are created while the client reads them.
 
-For: chunk after chunk, as fast as the client takes them, ended when the client goes away. Not for: what is in them.
+For: sending one chunk after another as fast as the client takes them, until the client disconnects. Not for: the
+content.
 """
 
 from __future__ import annotations
@@ -16,29 +17,27 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-_TAKE_S_MAX: Final = 30.0  # The client must take one chunk within this time.
+_TAKE_S_MAX: Final = 30.0  # the client must take one chunk within this time
 
 
 class Stream(NamedTuple):
-    """A streamed answer.
+    """A streamed answer."""
 
-    kind: the media type.
-    chunks: what is sent, none of them empty.
-    close: called once, whatever was sent.
-    """
-
+    # The media type of the answer.
     kind: bytes
+    # The parts of the body, none of them empty.
     chunks: AsyncGenerator[bytes, None]
+    # This function is called once, even if no chunk was sent.
     close: Callable[[], Awaitable[None]]
 
 
 async def answer_stream(
     scope: Scope, receive: Receive, send: Send, stream: Stream, request_id: bytes, more: Headers
 ) -> None:
-    """Send a 200 and all chunks, without the chunks to a HEAD. It raises nothing. more: headers.
+    """Send status 200 and all chunks; to a HEAD request, only the headers. This function never raises.
 
-    An error while chunks are made ends the answer early. Its last line is then missing, so that nobody takes it for
-    complete.
+    An error while chunks are created ends the answer early. Its last line is then missing, so that a client can tell
+    that the answer is incomplete.
     """
     headers = [(b"content-type", stream.kind), (b"cache-control", b"no-store"), (b"x-request-id", request_id), *more]
     sending = asyncio.create_task(_send_all(scope, send, stream, headers))

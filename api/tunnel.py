@@ -1,12 +1,12 @@
-"""Tunnels: a client's own machine as a listener, over a WebSocket that the client holds to one API process.
+"""Tunnels: a listener on a client's own machine, reached over a WebSocket from the client to one API process.
 
-For: the WebSocket's end, and the addresses at which workers reach the listener through it, on a socket of this
-process's own. Not for: the client's end (cli/listen/listen.py). While no client is connected the liveness answer is
-503.
+For: this end of the WebSocket, and the addresses at which workers reach the listener, on a socket of this process. Not
+for: the client's end (cli/listen/listen.py). While no client is connected, the listener's liveness_url answers 503.
 
-Whoever connects makes its listener's URLs those of the process it is connected to: docs/decisions/0060.
-JSON texts: `listening` once, then `request` and `live`, each with a number that the client's answer repeats: `status`
-and `retry_after`, or `away` when the local address could not be connected to; `alive`.
+A client that connects makes the listener's URLs those of the API process that it is connected to (docs/decisions/0060).
+The WebSocket carries JSON texts: `listening` once, then `request` and `live`, each with a number. The client's answer
+repeats the number and has `status` and `retry_after`, or `away` if its local address refused the connection, or
+`alive`.
 """
 
 from __future__ import annotations
@@ -40,16 +40,20 @@ from broker.outbound.addresses import AWAY, TUNNEL_PROOF, tunnel_proof
 from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 
-ANSWER_S_MAX: Final = 125.0  # longer than any listener's timeout_ms
-LIVE_S: Final = 2.5  # a probe waits for three seconds
-REVOKED: Final = 4401  # These close codes say that the key or listener has ended, or that another client has connected.
+ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
+LIVE_S: Final = 2.5  # a liveness probe waits for three seconds
+# These WebSocket close codes say that the key or listener has ended, or that another client has taken over.
+REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
 _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "user-agent"})
 
 
 class Room:
-    """A bounded number of bytes. Who finds no room waits in turn; more than all of it waits for all of it."""
+    """A bounded number of bytes that requests share. A request waits in order of arrival until its bytes are free.
+
+    A request that is larger than the bound waits until all bytes are free.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -66,7 +70,7 @@ class Room:
             await turn
             yield
         finally:
-            if turn.cancel() or turn.cancelled():  # it left before its turn
+            if turn.cancel() or turn.cancelled():  # the request was cancelled while it waited
                 self._admit()
             else:
                 self._left += size
@@ -82,19 +86,22 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelBounds:
-    """The bounds of one process's tunnels.
+    """The bounds of the tunnels in one API process.
 
-    look_s: how often a tunnel checks that its key and listener still exist.
-    tunnels_max, each_max: tunnels in this process, and of one organization.
-    tunnel_bytes_max, tenant_bytes_max, all_bytes_max: of requests that a client has not taken yet, for one tunnel, for
-        all of one tenant, and for all. Each request is in memory about three times.
+    The bounds in bytes are for requests that clients have not taken yet. Each request is in memory about three times.
     """
 
+    # How often a tunnel checks that its key and its listener still exist.
     look_s: float = 1.0
+    # The most tunnels in this process.
     tunnels_max: int = 1_000
+    # The most tunnels of one organization.
     each_max: int = 100
+    # The most bytes for one tunnel.
     tunnel_bytes_max: int = 16 << 20
+    # The most bytes for all tunnels of one tenant.
     tenant_bytes_max: int = 16 << 20
+    # The most bytes for all tunnels of this process.
     all_bytes_max: int = 64 << 20
 
 
@@ -102,7 +109,7 @@ DEFAULT_BOUNDS: Final = TunnelBounds()
 
 
 class Tunnel:
-    """A client's socket. room, tenants_room: for requests that are being passed on, the socket's own and its
+    """The WebSocket of one client, with the bounds on the bytes of requests that wait for it: its own and its
     tenant's.
     """
 
@@ -115,8 +122,9 @@ class Tunnel:
 
     @contextlib.contextmanager
     def question(self) -> Iterator[tuple[int, asyncio.Future[dict[str, Any]]]]:
-        """Yield a number for the client's answer, and a future of that answer, which is cancelled when the client has
-        gone.
+        """Yield a new number for a question to the client, and a future of the client's answer.
+
+        The future is cancelled if the client disconnects.
         """
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -127,12 +135,12 @@ class Tunnel:
             del self._asked[number]
 
     async def say(self, message: dict[str, Any]) -> None:
-        """Send a message as soon as the client has taken most of what was sent before."""
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # RuntimeError: it is closed
+        """Send a message to the client. Wait until the client has read most of the messages before it."""
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # a closed WebSocket raises RuntimeError
             await self._websocket.send_text(orjson.dumps(message).decode())
 
     def answered(self, text: str) -> None:
-        """Handle a message of the client. Nonsense is ignored."""
+        """Handle a message from the client. Ignore invalid messages."""
         with contextlib.suppress(ValueError, AttributeError, TypeError):
             message = orjson.loads(text)
             answer = self._asked.get(message["number"]) if "number" in message else None
@@ -145,20 +153,24 @@ class Tunnel:
 
 
 class Tunnels:
-    """The tunnels of one API process. address: `tunnel://host:port`, where workers reach app; set once it is served."""
+    """The tunnels of one API process.
+
+    `address` is `tunnel://host:port`, where workers reach this process. It is set once the socket is open.
+    """
 
     def __init__(self, address: str = "", bounds: TunnelBounds = DEFAULT_BOUNDS) -> None:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()  # by tenant, while it has tunnels
+        # The bounds by tenant are kept only while the tenant has tunnels.
+        self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
         self.app = Starlette(routes=routes)
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
-        """Register the socket inside the `with` block. tenant: its tunnels share one room."""
+        """Register a client's WebSocket inside the `with` block. Tunnels of the same tenant share one bound."""
         room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
         tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)
         try:
@@ -183,16 +195,17 @@ class Tunnels:
         return _response(token, status, after if isinstance(after, int) else None)
 
     async def _passed_on(self, request: Request, token: str, tunnel: Tunnel) -> dict[str, Any] | None:
-        """Pass the request on and return the client's answer; None when the client or the worker has gone.
+        """Pass a worker's request on, and return the client's answer; None if the client or the worker disconnects
+        first.
 
-        The body is held only until it is sent.
+        The body is held in memory only until it is sent.
         """
         told = request.headers.get("content-length", "")
         size = int(told) if told.isdecimal() else self.bounds.tunnel_bytes_max
         with tunnel.question() as (number, answer):
             async with tunnel.room.held(size), tunnel.tenants_room.held(size), self._room.held(size):
                 if self._open.get(token) is not tunnel:
-                    return {"away": True}  # The client has received nothing of the request.
+                    return {"away": True}  # the client has received no part of the request
                 await tunnel.say(await _message(request, number))
             return await _unless_left(request, answer)
 
@@ -211,12 +224,12 @@ class Tunnels:
 
 async def _message(request: Request, number: int) -> dict[str, Any]:
     headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
-    body = b"".join([part async for part in request.stream()])  # not request.body(), which would keep it
+    body = b"".join([part async for part in request.stream()])  # request.body() would keep the body in memory
     return {"type": "request", "number": number, "headers": headers, "body": body.decode(errors="replace")}
 
 
 async def _unless_left(request: Request, answer: asyncio.Future[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the answer, or None if the client or the worker goes first."""
+    """Return the client's answer, or None if the client or the worker disconnects first."""
     left = asyncio.create_task(_left(request))
     waiting: list[asyncio.Future[Any]] = [answer, left]
     try:
@@ -232,7 +245,9 @@ async def _left(request: Request) -> None:
 
 
 def _response(token: str, status: int, retry_after_s: int | None = None) -> Response:
-    """Make a response with the proof that this is an API process, without which a worker does not believe it."""
+    """Create a response with the proof that it comes from an API process. Workers refuse a response without the
+    proof.
+    """
     headers = {TUNNEL_PROOF: tunnel_proof(token)}
     if retry_after_s is not None:
         headers["retry-after"] = str(retry_after_s)
@@ -240,15 +255,15 @@ def _response(token: str, status: int, retry_after_s: int | None = None) -> Resp
 
 
 async def deny(websocket: WebSocket, error: BrokerError) -> None:
-    """Answer a WebSocket that is not accepted with a problem."""
+    """Refuse a WebSocket before it is accepted, with problem details."""
     status, headers, body = problem(error)
     told = {name.decode(): value.decode() for name, value in headers}
-    told["x-content-type-options"] = "nosniff"  # The server adds this header to other answers.
+    told["x-content-type-options"] = "nosniff"  # the server adds this header to other answers
     await websocket.send_denial_response(Response(body, status, told, media_type=MEDIA_TYPE.decode()))
 
 
 class Listen:
-    """The WebSocket at /v1/queues/{queue_id}/listen?name=…. It serves the listener of that name, which is created if
+    """The WebSocket at /v1/queues/{queue_id}/listen?name=…. It serves the listener of this name, and creates it if
     needed.
     """
 
@@ -278,13 +293,13 @@ class Listen:
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
                 await self._hold(websocket, token, api_key, listener)
-        except WebSocketDisconnect:  # The client has gone before it was accepted.
+        except WebSocketDisconnect:  # the client disconnected before it was accepted
             pass
-        except BrokerError as error:  # The socket is not accepted yet; later nothing may refuse it.
+        except BrokerError as error:  # an accepted socket can no longer be refused
             await deny(websocket, error)
 
     async def _hold(self, websocket: WebSocket, token: str, api_key: ApiKey, listener: Listener) -> None:
-        """Hold the socket until one of the two sides ends it."""
+        """Serve the WebSocket until one of its two sides closes it."""
         tenant = self._view.state.tenant_of(api_key.organization_id)
         with self._tunnels.opened(token, websocket, tenant) as tunnel, contextlib.suppress(WebSocketDisconnect):
             await tunnel.say({"type": "listening", "listener": {"id": listener.id, "name": listener.name}})
@@ -292,13 +307,13 @@ class Listen:
             try:
                 while True:
                     tunnel.answered(await websocket.receive_text())
-            except (KeyError, RuntimeError):  # a binary message; it is closed
+            except (KeyError, RuntimeError):  # a binary message, or a closed WebSocket
                 pass
             finally:
                 watching.cancel()
 
     async def _listener(self, call: Call, name: str, url: str) -> Listener:
-        """Return the listener, whose URLs lead here from now on (BrokerError)."""
+        """Return the listener of this name, and make its URLs lead to this process."""
         if not name:
             raise Refused("The listener needs a name. Add the parameter `name`.")
         await self._view.caught_up()
@@ -310,7 +325,9 @@ class Listen:
         return await self._commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True)
 
     async def _watch(self, websocket: WebSocket, api_key: ApiKey, listener: Listener) -> None:
-        """Wait until the key is revoked, or another client serves the listener, or it is deleted."""
+        """Wait until the key is revoked, the listener is deleted, or another client takes over. Then close the
+        WebSocket.
+        """
         while (end := self._end(api_key, listener)) is None:
             await asyncio.sleep(self._tunnels.bounds.look_s)
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):

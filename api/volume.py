@@ -1,7 +1,7 @@
-"""The limit on the bytes that an organization puts.
+"""The rate limit on the bytes of messages that an organization puts.
 
-For: the limit, if there is one; it stands before a handler, so that it costs nothing otherwise. Not for: the size of
-one request (calls.py) or how often a key may ask (auth.py).
+For: the limit, which is checked before the handler. Not for: the size of one request (calls.py), or the number of
+requests (auth.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Final
 from api.calls import Call, Handler
 from api.limits import Limit
 
-_WINDOW_S: Final = 10  # whose bytes may come at once
+_WINDOW_S: Final = 10  # a burst may have the bytes of this many seconds
 
 
 class Volume:
-    """The count of request bodies' bytes, for each organization, in this process. bytes_max: the largest body."""
+    """The count of each organization's request bytes in this process. `bytes_max` is the size of the largest body."""
 
     def __init__(self, bytes_per_s: int, *, bytes_max: int) -> None:
         self._limit = Limit(
@@ -28,13 +28,13 @@ class Volume:
         )
 
     def before(self, handler: Handler) -> Handler:
-        """Return the handler with a limit in front. Raises TooManyRequests."""
+        """Return a handler that counts the body's bytes before the given handler. It raises TooManyRequests."""
 
         async def counted(call: Call) -> Any:
             length = call.declared_length()
             if length is None:
                 call.when_received(partial(self._take, call))
-            else:  # The server makes sure that this many bytes arrive.
+            else:  # the server ensures that this many bytes arrive
                 self._take(call, length)
             return await handler(call)
 
