@@ -17,7 +17,7 @@ SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # A broker that is silent for this long counts as lost, and the client looks for new partition leaders.
 # The defaults (aiokafka 40 s, Faust 90 s) would make the outage after a hanging broker that long.
 ANSWER_MS: Final = 15_000
-# Matching takes linear time, because each class excludes the character that must follow it.
+# This pattern takes linear time, because each class excludes the character that must follow it.
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 

@@ -104,6 +104,6 @@ def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
     """Return the id of the listener whose cursors a consumer group holds. Return None for any other group."""
-    # The pattern has fixed lengths, so that matching takes linear time.
+    # This pattern takes linear time, because it has fixed lengths.
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]

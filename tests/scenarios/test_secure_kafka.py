@@ -147,7 +147,7 @@ def test_what_no_waiting_will_help_is_one_clear_line(secured: Secured, tmp_path,
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     *logged, last = ended.stderr.splitlines()
     assert last.startswith("everput: ")
-    assert "does not take the password of the user ann (PLAIN): see --kafka-sasl-username" in last
+    assert "refuses the password of the user ann (PLAIN): check --kafka-sasl-username" in last
     assert not [line for line in (*logged, last) if wrong in line or "Traceback" in line]
 
 
@@ -161,9 +161,9 @@ def asked(secured: Secured, *listeners: str, **more) -> dict:
     ("listener", "given", "why"),
     [
         ("SASL", {"sasl_mechanism": "SCRAM-SHA-512", "sasl_password": "wrong"}, r"the user ann \(SCRAM-SHA-512\)"),
-        ("SASL", {"sasl_mechanism": "SCRAM-SHA-256"}, "does not know the SASL mechanism SCRAM-SHA-256"),
-        ("INSIDE", {"protocol": "SASL_PLAINTEXT"}, "has no SASL there: see --kafka-security-protocol"),
-        ("BOTH", {}, r"is not trusted \(self-signed certificate\): see --kafka-ca-file"),
+        ("SASL", {"sasl_mechanism": "SCRAM-SHA-256"}, "does not support the SASL mechanism SCRAM-SHA-256"),
+        ("INSIDE", {"protocol": "SASL_PLAINTEXT"}, "does not use SASL on this port: check --kafka-security-protocol"),
+        ("BOTH", {}, r"is not trusted \(self-signed certificate\): check --kafka-ca-file"),
     ],
 )
 async def test_each_setting_that_is_wrong_is_told_apart(secured: Secured, listener, given, why):
@@ -173,7 +173,7 @@ async def test_each_setting_that_is_wrong_is_told_apart(secured: Secured, listen
 
 
 async def test_what_may_be_only_for_now_is_said_too_and_another_server_may_answer(secured: Secured):
-    closes = "it closes the connection; is --kafka-security-protocol right, does it want a certificate?"
+    closes = "the server closes the connection; check --kafka-security-protocol and the client certificate"
     assert closes in await why_not(asked(secured, "MTLS", ca_file=secured.ca))  # no certificate of its own
     assert closes in await why_not(asked(secured, "MTLS", protocol="PLAINTEXT"))
     assert await why_not(asked(secured, "INSIDE")) == "it answers again"
@@ -183,6 +183,8 @@ async def test_what_may_be_only_for_now_is_said_too_and_another_server_may_answe
     both = asked(secured, "SASL", **sasl)
     with nobody() as port:
         nowhere = f"127.0.0.1:{port}"
-        assert f"{nowhere}: refused" in await why_not({**asked(secured, "INSIDE"), "bootstrap_servers": [nowhere]})
+        assert f"{nowhere}: connection refused" in await why_not(
+            {**asked(secured, "INSIDE"), "bootstrap_servers": [nowhere]}
+        )
         with pytest.raises(ConfigurationError):
             await why_not({**both, "bootstrap_servers": [nowhere, *both["bootstrap_servers"]]})

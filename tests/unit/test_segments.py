@@ -79,7 +79,7 @@ def test_a_compressed_batch_is_refused_and_said_to_be_one(folder: Path):
     (found,) = damaged(folder)
     assert rebuilt(found, RECORDS) is None
     assert "compressed with gzip" in why_not(found, RECORDS)
-    assert "nothing of these offsets" in why_not(found, [])
+    assert "no records with these offsets" in why_not(found, [])
 
 
 def test_what_is_not_what_was_there_is_not_put_back(folder: Path):
@@ -110,7 +110,7 @@ def test_kafka_would_cut_off_what_follows_only_if_it_did_not_end_in_order_and_ha
 
 
 def test_only_a_broker_s_folder_is_mended(tmp_path: Path):
-    with pytest.raises(ConfigurationError, match="no folder of a Kafka broker"), stopped(tmp_path):
+    with pytest.raises(ConfigurationError, match="no log directory of a Kafka broker"), stopped(tmp_path):
         pass
     (tmp_path / "meta.properties").touch()
     with stopped(tmp_path):

@@ -27,10 +27,11 @@ from broker.settings import KafkaSettings
 USER: Final = "everput"
 MECHANISM: Final = "SCRAM-SHA-256"
 LISTENER: Final = "CLIENT"
-_SHA_256: Final = 1  # in AlterUserScramCredentials
-_ITERATIONS: Final = 4096  # Kafka's minimum; more iterations protect nothing, because the password has 256 random bits
+_SHA_256: Final = 1  # Kafka's number for SCRAM-SHA-256
+# This is Kafka's minimum. More iterations protect nothing, because the password has 256 random bits.
+_ITERATIONS: Final = 4096
 
-# Errors of a server that is away, or that can't prove that it knows our password.
+# Errors of a server that is unreachable, or that can't prove that it knows the password.
 NO_ANSWER: Final = (kafka_errors.KafkaError, OSError, TimeoutError, ValueError, KeyError, AssertionError)
 
 _CLIENT_PROPERTIES: Final = f"""\
@@ -44,20 +45,22 @@ username="{USER}" password="{{password}}";
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedAccess:
-    """The address of an embedded Kafka (`127.0.0.1:port`) and the password of its only user."""
+    """The address of an embedded Kafka (`127.0.0.1:port`), and the password of its only user."""
 
     bootstrap: str
     password: str = field(repr=False)
 
     def settings(self, **more: Any) -> KafkaSettings:
-        """Return the settings for a client of this Kafka, which is one broker. more: fields of KafkaSettings."""
+        """Return the client settings for this Kafka, which has one broker. `more` sets further fields of
+        KafkaSettings.
+        """
         return KafkaSettings(
             bootstrap=self.bootstrap, replication=1, min_insync=1, **sasl(MECHANISM, USER, self.password), **more
         )
 
 
 def sasl(mechanism: str, user: str, password: str) -> dict[str, Any]:
-    """Return the fields of KafkaSettings for SASL without TLS."""
+    """Return the client settings for SASL authentication without TLS."""
     return {
         "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": mechanism,
@@ -67,13 +70,14 @@ def sasl(mechanism: str, user: str, password: str) -> dict[str, Any]:
 
 
 def password_file(directory: Path) -> Path:
-    """Return where the password of the embedded Kafka in this directory is."""
+    """Return the path of the embedded Kafka's password file."""
     return directory / "password"
 
 
 def made_password(directory: Path) -> str:
-    """Return the password in the directory; make one where there is none.
-    Raises ConfigurationError if others can read it.
+    """Return the password of the embedded Kafka in this directory. Create it if there is none.
+
+    Raises ConfigurationError if other users can read the file, or if it does not hold such a password.
     """
     path = password_file(directory)
     refuse_shared_file(path)
@@ -81,31 +85,31 @@ def made_password(directory: Path) -> str:
     if password is None:
         password = secrets.token_urlsafe(32)
         write_secret(path, password)
-    # This pattern takes linear time: one class, bounded
+    # This pattern takes linear time, because it has one class and a bounded length.
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", password):
         raise ConfigurationError(
-            f"{path} does not hold a password that Everput made: delete it, and the next start makes another one"
+            f"{path} does not hold a password that Everput made: delete the file, and the next start creates a new one"
         )
     return password
 
 
 def write_client_properties(directory: Path, access: EmbeddedAccess) -> None:
-    """Write client.properties, with which Kafka's own tools connect (`--command-config`)."""
+    """Write client.properties, the file that lets Kafka's own tools connect (`--command-config`)."""
     text = _CLIENT_PROPERTIES.format(bootstrap=access.bootstrap, password=access.password)
     write_private(directory / "client.properties", text)
 
 
 def written_access(directory: Path, *, bootstrap: str | None = None) -> EmbeddedAccess | None:
-    """Return how to reach the broker that ran here last, and may run now; None when none ever did.
+    """Return the address and password of the Kafka that last ran in this directory. Return None if none ever ran there.
 
-    bootstrap: the expected address; None is returned for another one.
-    ConfigurationError: there is no password, because an older version ran here or somebody deleted it.
+    With `bootstrap`, return None if Kafka had another address. Raises ConfigurationError if the password file is
+    missing.
     """
     try:
         text = (directory / "kafka.properties").read_text(encoding="utf-8")
     except OSError:
         return None
-    # Only our own text: the file that format() wrote
+    # Only our own text: this program wrote the file.
     found = re.search(r"^advertised\.listeners=[A-Z]+://(\S+)$", text, re.MULTILINE)
     if found is None or bootstrap not in (None, found[1]):
         return None
@@ -116,10 +120,10 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
 
 
 async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
-    """Return whether the server authenticates itself and us, and names at least one broker.
+    """Connect to a server. Return whether both sides authenticate and the server names at least one Kafka broker.
 
-    options: see create_conn().
-    SaslAuthenticationFailed: it does not know this user or password. aiokafka's other errors are passed on.
+    Raises SaslAuthenticationFailed if the server does not know the user or the password. The `options` are those of
+    create_conn().
     """
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:
@@ -130,9 +134,9 @@ async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
 
 
 async def tell_password(options: dict[str, Any], password: str, *, timeout_s: float) -> None:
-    """Store the password of USER in Kafka. Raises LogUnavailable.
+    """Store the password of the user `everput` in Kafka, over a connection of a user that Kafka already knows.
 
-    options: how a user that Kafka knows already connects.
+    Raises LogUnavailable if Kafka refuses it.
     """
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:
@@ -145,7 +149,8 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
             raise LogUnavailable(f"the embedded Kafka refused to store the password: {reason}")
 
 
-# aiokafka lacks this request (https://kafka.apache.org/protocol, key 51). Its fields are never logged.
+# aiokafka lacks this request (https://kafka.apache.org/protocol, key 51).
+# Its fields are secrets and are never logged.
 class _AlterUserScramCredentialsResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0

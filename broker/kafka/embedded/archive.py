@@ -31,26 +31,26 @@ from broker.kafka.topics import topics
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
-_AFTER_S: Final = 10.0  # Processes that need Kafka start first.
+_AFTER_S: Final = 10.0  # Let the processes that need Kafka start first.
 _STEP_WITHIN_S: Final = 120.0
 _SILENT: Final = "-Xlog:aot*=error"
 _ALIKE: Final = ("-Xmx512m", _SILENT)
 
 
 def existing(jars: Sequence[Path]) -> Path | None:
-    """Return the archive for these jars and this Java, if it exists."""
+    """Return the class archive for these jars and this Java, if it exists."""
     path = _path(jars)
     if not path.exists():
         return None
     with suppress(OSError):
-        os.utime(path)  # The new time tells _prune() that the archive is in use.
+        os.utime(path)  # The new file time shows that this archive is in use.
     return path
 
 
 async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S) -> None:
-    """Make the archive in the background, at the lowest priority (about 10 s of processor time, once).
+    """Create the class archive in the background, at the lowest priority. It takes about 10 s of processor time, once.
 
-    If another process is making it, do nothing. Errors are only logged. It may be cancelled at any time.
+    Do nothing if another process is creating it. Errors are only logged, and the caller may cancel at any time.
     """
     await asyncio.sleep(after_s)
     path = _path(jars)
@@ -71,24 +71,24 @@ async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S) -> None:
 
 
 def use(path: Path | None) -> tuple[str, ...]:
-    """Return the Java options that use the archive. Java ignores an archive that does not fit its class path."""
+    """Return the Java options that use a class archive. Java ignores an archive that does not match the class path."""
     if path is None:
         return ()
     return (f"-XX:AOTCache={path}", _SILENT)
 
 
 def discard(path: Path | None) -> None:
-    """Delete the archive, which may have kept Kafka from starting."""
+    """Delete the class archive, because it may be why Kafka did not start."""
     if path is not None:
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def _path(jars: Sequence[Path]) -> Path:
-    """Return the archive's path, whose name is made of everything that Java checks.
+    """Return the archive's path. Its name is a hash of everything that decides whether Java accepts the archive.
 
-    That is the class path and Java's own modules, by place, size and time, and the options. Kafka's settings are part
-    of it too: with others Kafka loads other classes.
+    That is the class path and Java's own modules (path, size and time), the options, and Kafka's settings, because
+    other settings load other classes.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
@@ -97,7 +97,10 @@ def _path(jars: Sequence[Path]) -> Path:
 
 
 async def _make(jars: Sequence[Path], path: Path) -> None:
-    """Record what a throwaway Kafka loads, have Java make the archive, and name it when it is complete."""
+    """Start a temporary Kafka that records the classes it loads, and let Java create the archive from them.
+
+    The file gets its name when it is complete.
+    """
     made = path.with_suffix(f".{os.getpid()}.new")
     with tempfile.TemporaryDirectory(prefix="everput-kafka-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
@@ -118,14 +121,14 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
             process = await spawn(java(directory, jars=jars, options=creating), directory=directory, idle=True)
             code = await finished(process, within_s=_STEP_WITHIN_S)
             if code != 0:
-                raise BrokerError(f"Java made no archive (code {code})")
+                raise BrokerError(f"Java did not create the class archive (exit code {code})")
             made.replace(path)
         finally:
             made.unlink(missing_ok=True)
 
 
 def _prune(kept: Path) -> None:
-    """Delete archives that no start has used for a month: of an older Kafka or Java, or of a removed environment."""
+    """Delete class archives that no start has used for a month, such as those of an older Kafka or Java."""
     for path in kept.parent.glob("kafka-*.aot"):
         with suppress(OSError):
             if path != kept and time.time() - path.stat().st_mtime > _UNUSED_FOR_S:

@@ -15,13 +15,16 @@ from typing import Final, NamedTuple
 
 from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
 
-_PLACE: Final = struct.Struct(">ii")  # An entry of an `.index` file: a relative offset, and a byte of the segment.
+# An entry of an `.index` file: a relative offset, and the position of its batch in the segment file.
+_PLACE: Final = struct.Struct(">ii")
 # An entry of a `.timeindex` file: the highest time so far, and the relative offset of its batch.
 _TIME: Final = struct.Struct(">qi")
 
 
 class WrongIndex(NamedTuple):
-    """An index file that contradicts the batches of its segment. offset: the first that an entry is wrong about."""
+    """An index file that contradicts its segment's batches. `offset` is the first offset that an entry is wrong
+    about.
+    """
 
     topic: str
     partition: int
@@ -31,13 +34,16 @@ class WrongIndex(NamedTuple):
     def __str__(self) -> str:
         place = self.path.with_suffix(".index")
         return (
-            f"{self.path} names a wrong place or time: stop the server and remove {place}, Kafka makes both indexes of "
-            "the segment again"
+            f"the index {self.path} has a wrong entry: stop the server, delete {place}, and start again; Kafka then "
+            "rebuilds both indexes of the segment"
         )
 
 
 class _Batches(NamedTuple):
-    """The batches of a segment: their first bytes, first offsets, last offsets, and the youngest time up to each."""
+    """The record batches of a segment file, in four parallel lists.
+
+    They hold the position in the file, the first offset, the last offset, and the highest record time up to this batch.
+    """
 
     at: list[int]
     first: list[int]
@@ -46,14 +52,16 @@ class _Batches(NamedTuple):
 
 
 def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iterator[WrongIndex]:
-    """Yield the index files of the topic that have a wrong entry. compacted: an entry's batch may be gone."""
+    """Yield the index files of a topic that have a wrong entry. In a compacted topic, the batch of an entry may be
+    missing.
+    """
     for number, folder in partitions(log_dir, topic):
         paths = sorted(folder.glob("*.log"))
         for path in paths:
             for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
                 index = path.with_suffix(suffix)
                 try:
-                    # Read the index before the batches, so that everything it names exists by then.
+                    # Read the index first, so that every batch that it names exists when the batches are read.
                     raw = index.read_bytes()
                     batches = _batches(path)
                 except FileNotFoundError:
@@ -61,7 +69,7 @@ def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iter
                 found = wrong(raw, batches, int(path.stem), compacted=compacted)
                 if found is None and wrong is _wrong_time and path != paths[-1] and not compacted:
                     found = _ends_early(raw, batches)
-                if found is not None and index.exists() and path.exists():  # else Kafka has removed the segment
+                if found is not None and index.exists() and path.exists():  # otherwise Kafka has deleted the segment
                     yield WrongIndex(topic, number, index, found)
 
 
@@ -88,19 +96,21 @@ def _wrong_time(raw: bytes, batches: _Batches, base: int, *, compacted: bool) ->
 
 
 def _ends_early(raw: bytes, batches: _Batches) -> int | None:
-    """Return the first offset of a segment that Kafka writes to no more, if its last time is not the youngest."""
+    """Return the segment's first offset if its time index ends before the highest time. Kafka must have finished the
+    segment.
+    """
     last_ms = max((at_ms for at_ms, _ in _entries(raw, _TIME)), default=-1)
     return batches.first[0] if batches.first and last_ms != batches.youngest_ms[-1] else None
 
 
 def _entries(raw: bytes, entry: struct.Struct) -> Iterator[tuple[int, int]]:
-    """Yield the entries of an index; zeros after the last one are room that Kafka has reserved."""
+    """Yield the entries of an index file. Kafka reserves space with zeros after the last entry."""
     used = -(-len(raw.rstrip(b"\0")) // entry.size) * entry.size
     return entry.iter_unpack(raw[:used].ljust(used, b"\0"))
 
 
 def _batches(path: Path) -> _Batches:
-    """Read the headers of a segment, as far as their lengths lead."""
+    """Read the headers of a segment's record batches, until a length field can't be right."""
     found, youngest_ms, at = _Batches([], [], [], []), -1, 0
     with path.open("rb") as file:
         while len(header := file.read(HEADER.size)) == HEADER.size and any(header):

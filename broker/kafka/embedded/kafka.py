@@ -36,22 +36,18 @@ _COMPACTED: Final = "outstanding"
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
-_MISSED_MAX: Final = (
-    12  # checks in a row, each up to 5 s longer; they are counted, because this process may be suspended, too
-)
+# Failed checks in a row. Checks are counted rather than seconds, because this process may be suspended too.
+_MISSED_MAX: Final = 12
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
 
 class EmbeddedKafka:
-    """A Kafka on 127.0.0.1 with its log below data_dir.
+    """An Apache Kafka that runs as a child process on 127.0.0.1, with its log below `data_dir`.
 
-    port: of the broker; None: a free one is picked and kept for this object's life.
-    heap_mib: Java's heap.
-    progress: show on stderr what takes long at the first start.
+    Without `port`, it picks a free port and keeps it. On Linux it ends with the thread that called start().
 
-    On Linux it ends with the thread that called start(). Clients connect as `access` says. The password is in
-    data_dir/password; the first start makes it. Only start() reads it again, so running clients keep theirs when Kafka
-    restarts.
+    Clients connect with `access`. The first start creates the password in data_dir/password. Only start() reads the
+    file again, so running clients keep their password when Kafka restarts.
     """
 
     def __init__(
@@ -68,27 +64,28 @@ class EmbeddedKafka:
 
     @property
     def bootstrap(self) -> str:
-        """The broker's `127.0.0.1:port` (RuntimeError before the first start when no port was given)."""
+        """Address of the broker, `127.0.0.1:port`. Raises RuntimeError before the first start if no port was given."""
         if self._port is None:
-            raise RuntimeError("Kafka's port is picked when it starts")
+            raise RuntimeError("Kafka's port is not known before start()")
         return f"127.0.0.1:{self._port}"
 
     @property
     def access(self) -> EmbeddedAccess:
-        """The address and password for clients (RuntimeError before the first start)."""
+        """Address and password for clients. Raises RuntimeError before the first start."""
         if not self._password:
-            raise RuntimeError("Kafka has not been started")
+            raise RuntimeError("Kafka has not been started; call start() first")
         return EmbeddedAccess(self.bootstrap, self._password)
 
     @property
     def pid(self) -> int:
-        """The process id of Java (RuntimeError before start)."""
+        """Process id of Java. Raises RuntimeError before the first start."""
         return self.running_process.running.pid
 
     async def start(self) -> None:
         """Start Kafka, and return when it answers.
 
-        ConfigurationError: the directory is in use, others can write to it, or Kafka can't run there.
+        Raises ConfigurationError if the directory is in use, if other users can write to it, or if Kafka can't run
+        there.
         """
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,9 +111,9 @@ class EmbeddedKafka:
             raise
 
     async def wait(self, *, look_s: float = _LOOK_S, missed_max: int = _MISSED_MAX) -> int:
-        """Wait until the current process has died, and return its exit code (negative: the signal's number).
+        """Wait until the current Kafka process has ended. Return its exit code, or the negative number of a signal.
 
-        A process that has answered nothing for minutes is killed: missed_max looks in a row, look_s apart.
+        A process is killed when it fails `missed_max` checks in a row, which are `look_s` seconds apart.
         """
         kafka = self.running_process
         died = asyncio.ensure_future(kafka.running.wait())
@@ -133,15 +130,18 @@ class EmbeddedKafka:
             died.cancel()
 
     async def restart(self) -> None:
-        """Start Kafka again on the same port, after stopping it if it is alive. ConfigurationError as for start()."""
+        """Start Kafka again on the same port, and stop it first if it runs. Raises ConfigurationError as
+        start() does.
+        """
         await self.running_process.stop()
-        if read_secret(password_file(self.data_dir)) != self._password:  # deleted: another one begins with start()
+        # If somebody deleted the password file, write it again: a new password begins only with start().
+        if read_secret(password_file(self.data_dir)) != self._password:
             write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)
         await self._start(jars, archive.existing(jars))
 
     async def stop(self) -> None:
-        """Stop Kafka, by force after 8 s, and release the directory. A repeat does nothing."""
+        """Stop Kafka, with SIGKILL if it takes more than 8 s, and unlock its directory. A second call does nothing."""
         try:
             if self._making is not None:
                 self._making.cancel()
@@ -155,14 +155,16 @@ class EmbeddedKafka:
             self._lock.release()
 
     def kill(self) -> None:
-        """Kill Kafka as a crash would. wait() tells when it is dead. Do nothing when it does not run."""
+        """Kill Kafka with SIGKILL, as a crash would; wait() returns when it has ended. Do nothing if it does
+        not run.
+        """
         if self._kafka is not None and self._kafka.running.returncode is None:
             self._kafka.running.kill()
 
     @property
     def running_process(self) -> KafkaProcess:
         if self._kafka is None:
-            raise RuntimeError("Kafka has not been started")
+            raise RuntimeError("Kafka has not been started; call start() first")
         return self._kafka
 
     @property
@@ -170,7 +172,9 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """Start Kafka, trying again on another port if this one is taken, and without the archive if that is bad."""
+        """Start Kafka. Retry on another port if this one is taken, and without the class archive if that file may be
+        bad.
+        """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
         lost = await asyncio.to_thread(lambda: list(segments.lost_ends(self.data_dir / "kafka")))
@@ -210,10 +214,10 @@ class EmbeddedKafka:
             return
 
     async def _fill(self, lost: Sequence[LostEnd]) -> None:
-        """Put records of nothing where the files have lost acknowledged records.
+        """Append empty records where the files have lost acknowledged records.
 
-        Otherwise the next records would get the same offsets, which cursors have passed. `outstanding` needs no such
-        records: no cursor stands there, and a compacted topic takes none without a key.
+        Otherwise Kafka would give the lost offsets to new messages, and listeners whose cursors are beyond them would
+        miss these messages. The topic `outstanding` needs none, because it has no cursors.
         """
         settings = self.access.settings()
         requests = KafkaRequests(settings)
@@ -222,7 +226,7 @@ class EmbeddedKafka:
             for one in lost:
                 end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
                 if end > one.last:
-                    continue  # the files are longer than they look
+                    continue  # Kafka found more records than the files seemed to have.
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)
                 if not one.topic.endswith(_COMPACTED):
@@ -233,23 +237,26 @@ class EmbeddedKafka:
 
 
 def _refuse_to_cut(log_dir: Path) -> None:
-    """Raise ConfigurationError if Kafka would truncate a partition at an altered batch or a wrong index entry."""
+    """Raise ConfigurationError if Kafka would truncate a partition because of a damaged batch or a damaged
+    index entry.
+    """
     for name, batch in segments.cut_off(log_dir):
         raise ConfigurationError(
             f"{batch.path} is damaged at byte {batch.at} (offset {batch.first} of {name}). Kafka was killed, "
-            "and would delete everything behind the damage. Restore it with `everput mend --export DIR`, or give up "
-            f"what follows: truncate -s {batch.at} {batch.path}"
+            "and at its next start would delete everything after the damage. Restore it with "
+            "`everput mend --export DIR`, or give up everything after it: "
+            f"truncate -s {batch.at} {batch.path}"
         )
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(
-            f"{path} is a damaged index, or its segment was shortened: Kafka would take the partition for shorter than "
-            "it is, and overwrite the rest. Look for damage with `everput mend`. Then delete the index, "
-            f"which Kafka makes again: rm {path}"
+            f"the index {path} is damaged, or its segment was shortened: Kafka would assume that the partition is "
+            "shorter, and overwrite the rest. Look for damage with `everput mend`. Then delete the index, "
+            f"which Kafka rebuilds: rm {path}"
         )
 
 
 def _end_orphan(pid_file: Path, mark: str) -> None:
-    """Kill the Kafka that an earlier owner of the directory left running. mark: a text in its command line."""
+    """Kill a Kafka process that an earlier server left running in this directory. Its command line contains `mark`."""
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -257,9 +264,7 @@ def _end_orphan(pid_file: Path, mark: str) -> None:
     deadline = time.monotonic() + _ORPHAN_GONE_WITHIN_S
     while mark in (command := _command_of(pid)) and "kafka.Kafka" in command:
         if time.monotonic() > deadline:
-            raise ConfigurationError(
-                f"the Kafka of an earlier server (process {pid}) does not end; end it yourself: kill -9 {pid}"
-            )
+            raise ConfigurationError(f"the Kafka of an earlier server (process {pid}) does not end; run: kill -9 {pid}")
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -269,7 +274,7 @@ def _end_orphan(pid_file: Path, mark: str) -> None:
 
 
 def _command_of(pid: int) -> str:
-    """Return the command line of a process; empty if there is none, or only a zombie."""
+    """Return the command line of a process. It is empty if the process does not exist or is a zombie."""
     if sys.platform == "linux":
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

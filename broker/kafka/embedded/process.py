@@ -41,14 +41,15 @@ from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
 
-READY_WITHIN_S: Final = 120.0  # After a crash Kafka reads everything since its last flush; gigabytes take a while.
+# After a crash Kafka reads everything since its last flush; some gigabytes take a minute.
+READY_WITHIN_S: Final = 120.0
 _FORMAT_WITHIN_S: Final = 60.0
-# Acknowledged records are safe without a clean stop, which only makes the next start faster.
+# Acknowledged records are safe even without a clean stop, which only makes the next start faster.
 STOP_WITHIN_S: Final = 8.0
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0
 
-# The broker's own connections use PLAIN with a password that is made for each start (decision 0180).
+# The broker's own connections use SASL PLAIN with a new random password for each start.
 _ITSELF: Final = "kafka"
 _PLAIN: Final = (
     f'org.apache.kafka.common.security.plain.PlainLoginModule required username="{_ITSELF}" '
@@ -117,17 +118,12 @@ rootLogger.appenderRef.file.ref=file
 
 
 class KafkaProcess:
-    """A broker and its controller in one Java process, with all files below one directory.
+    """A Kafka broker and controller in one Java process, with all files below one directory.
 
-    directory: exists, and others can't enter it.
-    port, controller_port: on 127.0.0.1.
-    password: of our clients' user.
-    options: Java options beside JAVA_OPTIONS.
-    idle: as for spawn().
-    was_killed: somebody else killed it while it was starting.
+    The directory must exist, and other users must not be able to enter it. Files: kafka/ (the log), kafka.log,
+    kafka.out (Java's output), kafka.properties, and client.properties for Kafka's own tools.
 
-    Files: kafka/ (the log), kafka.log (bounded), kafka.out (Java's output), kafka.properties, client.properties (for
-    Kafka's own tools).
+    `was_killed` is True if another program killed Kafka during its start.
     """
 
     def __init__(
@@ -153,20 +149,20 @@ class KafkaProcess:
 
     @property
     def access(self) -> EmbeddedAccess:
-        """The address and password for clients."""
+        """Address and password for clients."""
         return EmbeddedAccess(f"127.0.0.1:{self.port}", self._password)
 
     @property
     def running(self) -> asyncio.subprocess.Process:
-        """The child, dead or alive (RuntimeError before start)."""
+        """Child process, running or ended. Raises RuntimeError before the start."""
         if self._process is None:
             raise RuntimeError("Kafka has not been started")
         return self._process
 
     async def start(self) -> None:
-        """Format the directory if it is new, start Kafka, and return when it answers.
+        """Format the log directory if it is new, start Kafka, and return when it answers.
 
-        ConfigurationError: Kafka ended or did not answer in time. Nothing is left running.
+        Raises ConfigurationError if Kafka ends or does not answer in time. No process is left running then.
         """
         await self.format()
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
@@ -185,13 +181,13 @@ class KafkaProcess:
             raise
 
     async def stop(self, *, within_s: float = STOP_WITHIN_S) -> None:
-        """SIGTERM, and SIGKILL when that takes too long."""
+        """Stop Kafka with SIGTERM, or with SIGKILL after `within_s`."""
         self._signal(signal.SIGTERM)
         with suppress(TimeoutError):
             await finished(self.running, within_s=within_s)
 
     async def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """Kill Kafka with SIGKILL, and wait for its end."""
         self._signal(signal.SIGKILL)
         await self.running.wait()
 
@@ -210,10 +206,8 @@ class KafkaProcess:
             await asyncio.sleep(_POLL_S)
 
     async def _tell_password(self) -> bool:
-        """Store our password in a Kafka that does not know it: a new or older one, or after a change. Return whether it
-        is known now.
-        """
-        if not listens_as_us(self.port):  # Kafka has not yet noticed that its port is taken.
+        """Store the password in a Kafka that does not know it, such as a new one. Return whether Kafka knows it now."""
+        if not listens_as_us(self.port):  # Another program has the port, and Kafka has not noticed it yet.
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)
         try:
@@ -224,16 +218,15 @@ class KafkaProcess:
         return True
 
     async def format(self) -> None:
-        """Make the log directory if there is none. The directory gets its name when everything in it is on the disk."""
+        """Create Kafka's log directory if there is none. It gets its final name when all its files are on disk."""
         if (self.directory / "kafka").exists():
             return
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
         staging = self.directory / "kafka.new"
         shutil.rmtree(staging, ignore_errors=True)
         properties = self._write_properties(staging)
-        cluster_id = (
-            "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
-        )  # A leading `-` would be taken for an option.
+        # The id must not begin with `-`, which would look like an option.
+        cluster_id = "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
         command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
         try:
             process = await spawn((*self._java, *command), directory=self.directory, idle=self._idle)
@@ -270,7 +263,7 @@ class KafkaProcess:
 
 
 def _last_words(path: Path) -> str:
-    """Return the newest line with an error from the last 64 KiB of the file."""
+    """Return the newest line that mentions an error in the last 64 KiB of the file."""
     try:
         text = path.read_bytes()[-65536:].decode(errors="replace")
     except OSError:
@@ -282,8 +275,9 @@ def _last_words(path: Path) -> str:
 
 
 def _escaped(path: Path) -> str:
-    """Escape a path for Java's properties file. A comma would begin a second log directory.
-    Raises ConfigurationError.
+    """Escape a path for Java's properties file.
+
+    Raises ConfigurationError if the path has a comma, which would begin a second log directory.
     """
     if "," in str(path):
         raise ConfigurationError(f"Kafka can't use a data directory with a comma in its name: {path}")
@@ -299,7 +293,7 @@ def _sync(path: Path) -> None:
 
 
 class Answer(Enum):
-    """The possible results of asking a broker."""
+    """The possible answers of a Kafka broker."""
 
     YES = "it knows us, we know it, and it names at least one broker"
     WRONG_PASSWORD = "it knows no such user or password"  # noqa: S105 - a sentence
@@ -307,7 +301,7 @@ class Answer(Enum):
 
 
 async def answers(port: int, password: str | None = None) -> bool:
-    """Return whether a broker on 127.0.0.1 answers. password: of an embedded Kafka; None for a broker without SASL."""
+    """Return whether a broker answers on a port of 127.0.0.1. With a password, it must be the embedded Kafka."""
     return await _answer(port, password) is Answer.YES
 
 
@@ -323,7 +317,7 @@ async def _answer(port: int, password: str | None) -> Answer:
 
 
 def _options(port: int, mechanism: str, user: str, password: str) -> dict[str, Any]:
-    """Options of create_conn()."""
+    """Return the arguments of create_conn() for this user."""
     settings = KafkaSettings(bootstrap=f"127.0.0.1:{port}", **sasl(mechanism, user, password))
     options = client_options(settings)
     del options["bootstrap_servers"]

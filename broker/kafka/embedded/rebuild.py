@@ -18,19 +18,20 @@ from aiokafka.record.util import calc_crc32c
 from broker.kafka.embedded.segments import BATCH_BYTES_MAX, HEADER, MAGIC, DamagedBatch
 from broker.ports import Record
 
-_EPOCH_AT: Final = slice(12, 16)  # The leader's epoch, which the checksum does not cover.
+_EPOCH_AT: Final = slice(12, 16)  # The checksum does not cover the leader's epoch.
 _CRC_AT: Final = slice(17, 21)
 _COVERED_FROM: Final = 21
 _LAST_DELTA_AT: Final = slice(23, 27)
-_PRODUCER_AT: Final = range(43, 57)  # The producer's id and epoch, and its sequence number of the first record.
+_PRODUCER_AT: Final = range(43, 57)  # the producer's id, its epoch, and the sequence number of the first record
 _CODECS: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 _CODEC_BITS: Final = 0b111
 
 
 def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
-    """Return the batch as it was, made of its records; None when nothing proves that the result is what was there.
+    """Rebuild a damaged record batch from records of an export. Return None if no checksum proves that the bytes are
+    the original.
 
-    records: at least those of the batch, in their order.
+    `records` must include all records of the batch, in order.
     """
     fields = HEADER.unpack(batch.header)
     last_delta, count = fields[6], fields[12]
@@ -45,19 +46,19 @@ def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
 
 
 def why_not(batch: DamagedBatch, records: Sequence[Record]) -> str:
-    """Say why rebuilt() gave nothing, and what to do."""
+    """Explain why rebuilt() returned None, and what to do about it."""
     if not any(batch.first <= record.offset <= batch.last for record in records):
-        return "the export holds nothing of these offsets"
+        return "the export has no records with these offsets: use a newer export"
     codec = _CODECS.get(HEADER.unpack(batch.header)[5] & _CODEC_BITS)
     if codec is not None:
-        return (
-            f"it is compressed with {codec}, and nothing compresses to the same bytes again: use another broker's copy"
-        )
-    return "the checksum in its header is not that of the export's records"
+        return f"it is compressed with {codec}, and compressing again gives other bytes: use another broker's copy"
+    return "the checksum in its header does not match the export's records: use another export or another broker's copy"
 
 
 def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes | None:
-    """Return the batch of these records if it is proven to be the one that was there."""
+    """Return the record batch made of these records, if its checksum or the bytes in the file prove it to be the
+    original.
+    """
     fields = HEADER.unpack(batch.header)
     crc, producer = fields[4], fields[9:12]
     builder = DefaultRecordBatchBuilder(MAGIC, 0, 0, *producer, BATCH_BYTES_MAX)
@@ -74,13 +75,16 @@ def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes 
             file.seek(batch.at + _COVERED_FROM)
             if file.read(len(whole) - _COVERED_FROM) != whole[_COVERED_FROM:]:
                 return None
-        crc = made  # The checksum itself was damaged.
+        crc = made  # The checksum field itself was damaged.
     whole[_CRC_AT] = crc.to_bytes(4)
     return bytes(whole)
 
 
 def _with_flipped_bit(whole: bytearray, crc: int) -> bool:
-    """Flip the bit of the producer's fields that gives the batch this checksum. False when none does."""
+    """Find the single bit of the producer's fields that, when flipped, gives the batch this checksum.
+
+    Leave it flipped and return True, or return False if no bit does.
+    """
     for at in _PRODUCER_AT:
         for bit in range(8):
             whole[at] ^= 1 << bit

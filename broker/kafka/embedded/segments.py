@@ -24,11 +24,11 @@ from broker.errors import ConfigurationError
 
 MAGIC: Final = 2
 BATCH_BYTES_MAX: Final = 16 << 20
-PREFIX_BYTES: Final = 12  # base offset and length, which the length does not count
-# Base offset, length, leader epoch, magic, CRC, attributes, last offset delta,
-# first and last time, producer id and epoch, first sequence number, count of records.
+PREFIX_BYTES: Final = 12  # bytes of base offset and length, which the length field does not count
+# The header of a record batch: base offset, length, leader epoch, magic, CRC, attributes, last offset delta,
+# then first and last time, producer id and epoch, first sequence number, and number of records.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-# An entry of an offset index: a relative offset, and the byte where its batch begins.
+# An entry of an offset index: a relative offset, and the position in the file where its batch begins.
 _ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
 _ACKNOWLEDGED: Final = "replication-offset-checkpoint"
@@ -36,12 +36,10 @@ _SYNCED: Final = "recovery-point-offset-checkpoint"
 
 
 class DamagedBatch(NamedTuple):
-    """A damaged batch in a segment file.
+    """A damaged record batch in a segment file of Kafka.
 
-    at: its first byte in the file.
-    first, last: the offsets that it should have.
-    until: the first offset of the batch behind it; None when that is not known.
-    header: as it stands in the file.
+    It begins at byte `at`, and should have the offsets from `first` to `last`. The next batch begins at the offset
+    `until`, if that is known. `header` holds the bytes that are in the file.
     """
 
     path: Path
@@ -56,7 +54,7 @@ _Row = tuple[int, bytes, bytes | None]  # see _batches()
 
 
 def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
-    """Yield the partitions of a topic in a broker's folder."""
+    """Yield the partitions of a topic in a broker's log directory, with their folders."""
     found = [path for path in log_dir.glob(f"{topic}-*") if path.is_dir()]
     for path in sorted(found):
         number = path.name.removeprefix(f"{topic}-")
@@ -66,25 +64,28 @@ def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
 
 @contextmanager
 def stopped(log_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock, which a running broker holds. Raises ConfigurationError."""
+    """Lock a Kafka log directory. A running broker has the same lock.
+
+    Raises ConfigurationError if a broker is running, or if this is no such directory.
+    """
     if not (log_dir / "meta.properties").is_file():
-        raise ConfigurationError(f"{log_dir} is no folder of a Kafka broker")
+        raise ConfigurationError(f"{log_dir} is no log directory of a Kafka broker (it has no meta.properties)")
     try:
-        file = (log_dir / ".lock").open("a+b")  # A broker removes its lock file when it ends.
+        file = (log_dir / ".lock").open("a+b")  # A broker deletes its lock file when it ends.
     except OSError as error:
         raise ConfigurationError(f"{log_dir} can't be used: {error.strerror}") from error
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigurationError(f"a broker is running on {log_dir}: stop it first") from None
+            raise ConfigurationError(f"a Kafka broker is using {log_dir}: stop it first") from None
         yield
 
 
 def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
-    """Yield the batches of a partition whose checksum fails, or that do not begin where the one before ends.
+    """Yield the record batches of a partition that have a wrong checksum or do not begin where the previous batch ends.
 
-    since: files that end before this offset are skipped. After an altered length, the rest of that file is skipped.
+    Files that end before the offset `since` are skipped. After a wrong length field, the rest of its file is skipped.
     """
     for path in _files(folder, since):
         expected = int(path.stem)
@@ -95,13 +96,13 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
             at, header, whole = row
             base, last_delta = HEADER.unpack(header)[0], max(0, HEADER.unpack(header)[6])
             after = base + last_delta + 1
-            # In a compacted topic offsets may be missing, but then the following batch is beyond them, too.
+            # Offsets may be missing in a compacted topic, but then the next batch has higher offsets too.
             beyond = following is None or HEADER.unpack(following[1])[0] >= after
             out_of_order = base < expected or (base > expected and not beyond)
             if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
                 until = _begin(following, after=expected)
                 last = expected + last_delta
-                if until is not None and not expected <= last < until:  # its own header is altered
+                if until is not None and not expected <= last < until:  # the batch's own header is damaged
                     last = max(expected, until - 1)
                 yield DamagedBatch(path, at, expected, last, until, header)
                 after = last + 1
@@ -109,7 +110,9 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
 
 
 def _begin(row: _Row | None, *, after: int) -> int | None:
-    """Return the first offset of an intact batch; None if it is damaged, or does not begin after this offset."""
+    """Return the first offset of a record batch. Return None if the batch is damaged or does not begin after
+    `after`.
+    """
     if row is None or row[2] is None or not DefaultRecordBatch(row[2]).validate_crc():
         return None
     base = int(HEADER.unpack(row[1])[0])
@@ -117,9 +120,10 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """Yield, by partition, the batch at which a broker that crashed would truncate when it starts.
+    """Yield, by partition, the record batch where a broker would truncate the partition at its next start, after a
+    crash.
 
-    The broker reads again what it had not noted as synced, and treats the first bad batch as the end.
+    The broker reads again what it had not noted as synced, and treats the first damaged batch as the end.
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
@@ -132,10 +136,11 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
 
 
 def lying_indexes(log_dir: Path) -> Iterator[Path]:
-    """Yield the offset indexes whose last entry names no batch. After a clean stop Kafka finds a partition's end by
-    that entry.
+    """Yield the offset indexes whose last entry points to no batch.
+
+    After a clean stop Kafka finds the end of a partition by this entry.
     """
-    if not (log_dir / _CLEAN).exists():  # it makes them again
+    if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds the indexes.
         return
     for index in sorted(log_dir.glob("*/*.index")):
         raw = index.read_bytes()
@@ -146,7 +151,7 @@ def lying_indexes(log_dir: Path) -> Iterator[Path]:
 
 
 class LostEnd(NamedTuple):
-    """The last offsets of a partition, which were acknowledged and are no longer in its files."""
+    """The last offsets of a partition, which Kafka acknowledged but no longer has in its files."""
 
     topic: str
     partition: int
@@ -155,9 +160,11 @@ class LostEnd(NamedTuple):
 
 
 def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
-    """Yield the partitions whose files end before the offset up to which the broker had noted that all is acknowledged.
+    """Yield the partitions whose files end before the offset up to which the broker noted that everything is
+    acknowledged.
 
-    With a sync per batch no crash does this. Kafka does not notice, and gives the same offsets to the next records.
+    With a sync for each batch, no crash does this. Kafka does not notice, and would give the same offsets to new
+    records.
     """
     for topic, partition, noted in _checkpoint(log_dir / _ACKNOWLEDGED):
         paths = sorted((log_dir / f"{topic}-{partition}").glob("*.log"))
@@ -168,7 +175,7 @@ def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
 
 
 def _end(path: Path) -> int:
-    """Return the offset behind the last batch of a segment. Begin at the last batch that its offset index names."""
+    """Return the end offset of a segment file. The search begins at the last batch in its offset index."""
     end, at = int(path.stem), 0
     with contextlib.suppress(OSError):
         raw = path.with_suffix(".index").read_bytes()
@@ -190,15 +197,13 @@ def _end(path: Path) -> int:
 
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
-    """Return whether the batch at this byte of the segment holds the offset, which is relative to the segment's
-    first.
-    """
+    """Return whether the batch at this byte of the segment file has this relative offset."""
     try:
         with index.with_suffix(".log").open("rb") as file:
             file.seek(at)
             header = file.read(HEADER.size)
     except OSError:
-        return True  # Kafka itself removes an index without a segment.
+        return True  # Kafka itself deletes an index that has no segment.
     if len(header) < HEADER.size:
         return False
     first, _, _, magic, _, _, last, *_ = HEADER.unpack(header)
@@ -206,7 +211,7 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
 
 
 def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
-    """Return (topic, partition, offset) of each line of a checkpoint file; nothing if it can't be read."""
+    """Read (topic, partition, offset) from each line of a checkpoint file. Return an empty list if it can't be read."""
     try:
         rows = [line.split() for line in path.read_text().splitlines()[2:]]
         return [(topic, int(partition), int(offset)) for topic, partition, offset in rows]
@@ -215,7 +220,7 @@ def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
-    """Return whether a good batch follows. If not, the damage may be a half-written batch of a crash."""
+    """Return whether an intact batch follows a damaged one. If not, the damage may be a batch that a crash cut off."""
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
     following = (whole for at, _, whole in _batches(batch.path) if at > batch.at)
@@ -223,20 +228,22 @@ def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
 
 
 def _files(folder: Path, since: int) -> list[Path]:
-    """List the segment files in order, beginning with the one that has this offset."""
+    """Return the segment files in order, from the file with the offset `since` on."""
     paths = sorted(folder.glob("*.log"))
     return paths[max(0, bisect_right([int(path.stem) for path in paths], since) - 1) :]
 
 
 def _batches(path: Path) -> Iterator[_Row]:
-    """Yield where each batch begins, its header and its bytes. Yield None and stop where a length can't be right."""
+    """Yield the position, header and bytes of each record batch. Where a length field can't be right, the bytes are
+    None and the iteration ends.
+    """
     if path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         at = 0
         while at + HEADER.size <= len(raw):
             header = raw[at : at + HEADER.size]
-            if not any(header):  # room that Kafka has reserved
+            if not any(header):  # The rest is space that Kafka has reserved.
                 return
             _, length, _, magic, *_ = HEADER.unpack(header)
             size = PREFIX_BYTES + length
@@ -248,7 +255,7 @@ def _batches(path: Path) -> Iterator[_Row]:
 
 
 def put_back(batch: DamagedBatch, whole: bytes) -> None:
-    """Write a rebuilt batch to its place, and sync it."""
+    """Write a rebuilt batch to its position in the segment file, and sync the file."""
     with batch.path.open("r+b") as file:
         file.seek(batch.at)
         file.write(whole)
