@@ -5,7 +5,7 @@ For: ports.Deliveries and ports.ListenerStatus. Not for: writing cursors and out
 
 An offset below a listener's cursor that is not open is settled. Its attempts are in `deliveries`, in the message's own
 partition, from the message's time on. If too much is there, or they have been deleted, `outstanding` says whether the
-delivery is outstanding. All of this is a checkpoint or more behind the deliveries (decision 0175).
+delivery is outstanding. All of this is a checkpoint or more behind the deliveries (docs/architecture.md).
 """
 
 from __future__ import annotations

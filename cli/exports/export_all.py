@@ -85,7 +85,7 @@ async def _export(options: Options, folder: Path) -> Manifest:
 
 
 async def _begin(found: Cluster, folder: Path) -> Manifest:
-    """Write the cursors and `outstanding`, then choose where the other topics end (decision 0092).
+    """Write the cursors and `outstanding`, then choose where the other topics end (docs/backup.md).
 
     An export that was interrupted before that starts anew: only a quick reading of all of `outstanding` is of one
     moment.

@@ -1,6 +1,6 @@
 """The first organization, key and account: made by the first start of `everput serve`, or by `everput init`.
 
-For: making them once and keeping the only copies of key and password safe (docs/decisions/0185). Not for: what makes a
+For: making them once and keeping the only copies of key and password safe (docs/security.md). Not for: what makes a
 key (broker/commands/organizations.py) or an account (broker/commands/accounts.py)."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Java's ahead-of-time cache of Kafka's classes: Kafka is ready in a second instead of four (decision 0010).
+"""Java's ahead-of-time cache of Kafka's classes: Kafka is ready in a second instead of four (docs/operations.md).
 
 For: making that file once by a training run, finding it again, throwing a bad one away.
 Not for: anything that must work: every failure here only means a slower start.
