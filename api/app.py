@@ -162,7 +162,7 @@ def make_app(
             at(
                 queue,
                 GET=Method(queues.get, "queues"),
-                PUT=changing(queues.rename),
+                PUT=changing(queues.change),
                 DELETE=Method(queues.delete, "queues"),
             ),
             at(

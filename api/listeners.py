@@ -12,7 +12,8 @@ from api.calls import Call
 from api.etags import Item
 from api.pages import optional_rfc3339, page, rfc3339, rfc3339_ms
 from api.past import Views
-from api.shapes import ListenerBody, ListenerSettingsBody, NewListenerBody
+from api.queues import threshold_fields, thresholds_of
+from api.shapes import AlertsBody, ListenerBody, ListenerSettingsBody, NewListenerBody
 from broker.commands.context import find_listener, find_queue
 from broker.commands.listeners import HIDDEN, ListenerCommands, ListenerInput
 from broker.core.catalogue import shown_url
@@ -124,6 +125,7 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
     `paused` is the reason for which the listener is paused, or null.
     """
     settings = msgspec.structs.asdict(listener.settings)
+    alerts = threshold_fields(settings.pop("alerts"))
     settings["headers"] = dict.fromkeys([*settings["headers"], *settings.pop("sealed_headers")], HIDDEN)
     return {
         "id": listener.id,
@@ -131,6 +133,7 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
         "notify_url": shown_url(listener.notify_url),
         "liveness_url": shown_url(listener.liveness_url),
         **settings,
+        **({"alerts": alerts} if alerts else {}),
         "paused": listener.paused,
         "created_at": rfc3339(listener.created_at_ms),
     }
@@ -149,6 +152,8 @@ def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, 
     """
     fields = {name: getattr(body, name) for name in ListenerSettingsBody.__struct_fields__}
     said = {name: value for name, value in fields.items() if value is not UNSET}
+    if isinstance(body.alerts, AlertsBody):
+        said["alerts"] = thresholds_of(body.alerts)
     _check_headers(said.get("headers", {}), hidden=hidden)
     return said
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from msgspec import UNSET
+
 from api.calls import Call
 from api.etags import Item
 from api.pages import page
 from api.past import Views
-from api.shapes import NameBody
+from api.shapes import AlertsBody, QueueBody, QueueChangeBody
 from broker.commands.context import find_queue
 from broker.commands.queues import QueueCommands
 from broker.core.entities import Queue
+from broker.core.events import AlertThresholds
 from broker.ports import DirectoryView
 
 
@@ -24,8 +28,11 @@ class Queues:
         self._views = views
 
     async def create(self, call: Call) -> Any:
-        body = await call.json(NameBody)
-        return _answer(call, await self._commands.create_queue(call.context(), name=body.name))
+        body = await call.json(QueueBody)
+        queue = await self._commands.create_queue(call.context(), name=body.name)
+        if isinstance(body.alerts, AlertsBody):
+            queue = await self._commands.set_alerts(call.context(), queue.id, thresholds_of(body.alerts))
+        return _answer(call, queue)
 
     async def list(self, call: Call) -> Any:
         """List queues. The parameter `name` selects the queue with exactly this name."""
@@ -45,11 +52,16 @@ class Queues:
         view = await self._views.of(call)
         return _answer(call, await find_queue(view, call.organization_id, call.path("queue_id")))
 
-    async def rename(self, call: Call) -> Any:
-        body = await call.json(NameBody)
-        queue = await self._commands.rename_queue(
-            call.context(), call.path("queue_id"), name=body.name, if_match=call.if_match()
-        )
+    async def change(self, call: Call) -> Any:
+        body = await call.json(QueueChangeBody)
+        queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
+        context, if_match = call.context(), call.if_match()
+        if isinstance(body.name, str):
+            queue = await self._commands.rename_queue(context, queue.id, name=body.name, if_match=if_match)
+            if_match = None
+        if isinstance(body.alerts, AlertsBody):
+            alerts = thresholds_of(body.alerts)
+            queue = await self._commands.set_alerts(context, queue.id, alerts, if_match=if_match)
         return _answer(call, queue)
 
     async def delete(self, call: Call) -> Any:
@@ -60,9 +72,23 @@ class Queues:
 
 
 def queue_fields(queue: Queue) -> dict[str, Any]:
-    """Return a queue as JSON, with the ids and names of its listeners."""
+    """Return a queue as JSON, with the ids and names of its listeners and the thresholds that are set."""
     listeners = [{"id": listener.id, "name": listener.name} for listener in queue.listeners.values()]
-    return {"id": queue.id, "name": queue.name, "listeners": listeners}
+    fields = {"id": queue.id, "name": queue.name, "listeners": listeners}
+    alerts = threshold_fields(queue.alerts)
+    return {**fields, "alerts": alerts} if alerts else fields
+
+
+def thresholds_of(body: AlertsBody) -> AlertThresholds:
+    """Convert the thresholds of a request for an event."""
+    return AlertThresholds(**msgspec.structs.asdict(body))
+
+
+def threshold_fields(alerts: AlertThresholds | msgspec.UnsetType | None) -> dict[str, int]:
+    """Return the thresholds that are set, for an answer."""
+    if alerts is None or alerts is UNSET or not isinstance(alerts, AlertThresholds):
+        return {}
+    return {name: value for name, value in msgspec.structs.asdict(alerts).items() if value is not None}
 
 
 def _answer(call: Call, queue: Queue) -> Item:

@@ -36,8 +36,48 @@ Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
 
 
+class AlertsBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The thresholds from which Everput alerts about a listener. 0 means never. A value that is left out or null is the
+    one of the listener's queue, or else the default.
+
+    lag_messages: The messages that wait for the listener. Default: 10,000.
+    lag_s: The age of the oldest waiting message, in seconds. Default: 900.
+    parked: The parked deliveries. Default: 1.
+    down_s: The seconds for which the listener is down. Default: 60.
+    failing_s: The seconds for which the listener is failing. Default: 300.
+    """
+
+    lag_messages: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    lag_s: Annotated[int, Meta(ge=0, le=366 * _DAY_S)] | None = None
+    parked: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    down_s: Annotated[int, Meta(ge=0, le=366 * _DAY_S)] | None = None
+    failing_s: Annotated[int, Meta(ge=0, le=366 * _DAY_S)] | None = None
+
+
+class QueueBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to create a queue.
+
+    name: The name, with 1 to 200 printable characters. The name `everput.alerts` is that of the organization's alerts.
+    alerts: The thresholds for alerts about the queue's listeners.
+    """
+
+    name: Name
+    alerts: AlertsBody | UnsetType = UNSET
+
+
+class QueueChangeBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to change a queue. Fields that are left out keep their values.
+
+    name: The new name, with 1 to 200 printable characters.
+    alerts: The new thresholds for alerts about the queue's listeners, which replace the present ones.
+    """
+
+    name: Name | UnsetType = UNSET
+    alerts: AlertsBody | UnsetType = UNSET
+
+
 class NameBody(Struct, forbid_unknown_fields=True):
-    """The body of a request that names a queue or an organization.
+    """The body of a request that names an organization.
 
     name: The name, with 1 to 200 printable characters.
     """
@@ -106,6 +146,7 @@ class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
         Default: 1,000.
     retry_max_s: The longest delay between two attempts, in seconds. Default: 3,600.
     headers: The headers to add to each request, up to 32. The value `…` keeps the saved value of a header.
+    alerts: The thresholds for alerts about the listener, which replace the present ones.
     """
 
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
@@ -116,6 +157,7 @@ class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
     retry_first_ms: Annotated[int, Meta(ge=100, le=3_600_000)] | UnsetType = UNSET
     retry_max_s: Annotated[int, Meta(ge=1, le=7 * _DAY_S)] | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
+    alerts: AlertsBody | UnsetType = UNSET
 
 
 class NewListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):

@@ -6,14 +6,16 @@ For: asking the API for names while a command line is typed. Not for: finding wh
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
 
+from broker.core.alerts import DEFAULTS
 from broker.errors import BrokerError
 from cli.api_options import connection
 from everput import Client, EverputError, list_listeners, list_queues
@@ -81,3 +83,36 @@ def queue_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 def listener_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command with the arguments QUEUE and LISTENER."""
     return queue_argument(click.argument("listener", type=ListenerName())(command))
+
+
+class _Threshold(click.ParamType):
+    """A threshold of alerts, such as `parked=10`."""
+
+    name = "name=number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        name, _, number = str(value).partition("=")
+        if name not in asdict(DEFAULTS) or not number.isascii() or not number.isdigit():
+            names = ", ".join(asdict(DEFAULTS))
+            self.fail(f"{value!r} is not a threshold such as parked=10; the names: {names}", param, ctx)
+        return name, int(number)
+
+
+def _together(_context: click.Context, _parameter: click.Parameter, values: Sequence[Any]) -> dict[str, int] | None:
+    return dict(values) or None
+
+
+# The thresholds of alerts, together; None if none is given.
+alert_option = click.option(
+    "--alert",
+    "alerts",
+    type=_Threshold(),
+    multiple=True,
+    callback=_together,
+    metavar="NAME=NUMBER",
+    help="Threshold from which Everput alerts; 0 for never. May be repeated; all others become the defaults: "
+    + ", ".join(f"{name}={value}" for name, value in asdict(DEFAULTS).items())
+    + ".",
+)

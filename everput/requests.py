@@ -50,6 +50,16 @@ def rename_queue(queue_id: str, name: str, *, if_match: str | None = None) -> Re
     )
 
 
+def set_queue_alerts(
+    queue_id: str, thresholds: Mapping[str, int] | None = None, *, if_match: str | None = None
+) -> Request[answers.QueueAnswer]:
+    """Set the thresholds for alerts about a queue's listeners. thresholds: by the API's names, such as `parked`; others
+    become the defaults.
+    """
+    body = {"alerts": dict(thresholds or {})}
+    return Request(method="PUT", path=_queue(queue_id), answer=answers.QueueAnswer, body=body, **_condition(if_match))
+
+
 def delete_queue(queue_id: str, *, if_match: str | None = None) -> Request[answers.QueueAnswer]:
     return Request(
         method="DELETE", path=_queue(queue_id), answer=answers.QueueAnswer, **{**_condition(if_match), **_ONCE}

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from msgspec import UNSET, UnsetType
 
+from broker.core.alerts import ALERTS_QUEUE
 from broker.core.codec import encode
 from broker.core.entities import Queue
 from broker.core.events import MessagePut
@@ -162,6 +163,8 @@ def new_put(
     count: Count | None = None,
 ) -> Put:
     """Check and prepare a message. Raises Refused."""
+    if queue.name == ALERTS_QUEUE:
+        raise Refused(f"Only Everput itself puts messages into the queue {ALERTS_QUEUE}.")
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
         raise Refused(f"The data is too long: at most {DATA_BYTES_MAX} bytes of UTF-8 are allowed.", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:

@@ -21,11 +21,13 @@ from broker.commands.context import (
     record,
 )
 from broker.core import events as ev
+from broker.core.alerts import ALERTS_QUEUE
 from broker.core.entities import Queue
-from broker.core.events import ControlEvent
+from broker.core.events import AlertThresholds, ControlEvent
 from broker.errors import (
     NameTaken,
     QuotaReached,
+    Refused,
 )
 from broker.ports import ControlLog, DirectoryView
 
@@ -41,8 +43,10 @@ class QueueCommands:
         self._queues_max = queues_max
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
-        """Create a queue. Raises Refused or NameTaken."""
+        """Create a queue. Raises Refused or NameTaken. The queue of the alerts is returned if it exists already."""
         check_name(name)
+        if name == ALERTS_QUEUE:
+            return await alerts_queue(self._control, self._view, context)
         await self._check_queue_name_free(context.organization_id, name, None)
         if self._view.state.queue_count(context.organization_id) >= self._queues_max:
             raise QuotaReached(f"An organization may have at most {self._queues_max} queues. Delete one first.")
@@ -61,6 +65,7 @@ class QueueCommands:
         if_version = expected_version(queue, if_match)
         if queue.name == name:
             return queue
+        _refuse_reserved(queue, name)
         await self._check_queue_name_free(context.organization_id, name, queue_id)
         lost = not await self._record(
             ev.QueueRenamed(**event_fields(context), queue_id=queue_id, name=name, if_version=if_version)
@@ -71,11 +76,27 @@ class QueueCommands:
             raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")
         return queue
 
+    async def set_alerts(
+        self, context: Context, queue_id: str, alerts: AlertThresholds, *, if_match: Versions | None = None
+    ) -> Queue:
+        """Set the thresholds for alerts about the queue's listeners. Raises NotFound or Changed."""
+        await self._view.caught_up()
+        queue = await find_queue(self._view, context.organization_id, queue_id)
+        if_version = expected_version(queue, if_match)
+        if (queue.alerts or AlertThresholds()) == alerts:
+            return queue
+        event = ev.QueueAlertsSet(**event_fields(context), queue_id=queue_id, alerts=alerts, if_version=if_version)
+        if not await self._record(event):
+            check_version(queue_now(self._view, context, queue_id), if_version)
+        return queue_now(self._view, context, queue_id)
+
     async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
         """End the queue and its listeners. Raises NotFound or Changed."""
         if if_match is not None:
             await self._view.caught_up()
-        if_version = expected_version(await find_queue(self._view, context.organization_id, queue_id), if_match)
+        queue = await find_queue(self._view, context.organization_id, queue_id)
+        _refuse_reserved(queue, queue.name)
+        if_version = expected_version(queue, if_match)
         if not await self._record(ev.QueueDeleted(**event_fields(context), queue_id=queue_id, if_version=if_version)):
             check_version(queue_now(self._view, context, queue_id), if_version)
 
@@ -93,3 +114,21 @@ class QueueCommands:
             if not checked:
                 await self._view.caught_up()
         raise NameTaken(f"A queue named {name!r} exists already. Choose another name.", pointer="/name")
+
+
+def _refuse_reserved(queue: Queue, name: str) -> None:
+    """Raise Refused if the queue, or the name, is the one of the alerts."""
+    if ALERTS_QUEUE in (queue.name, name):
+        raise Refused(
+            f"The queue {ALERTS_QUEUE} has the alerts of Everput. It can't be deleted or renamed.", pointer="/name"
+        )
+
+
+async def alerts_queue(control: ControlLog, view: DirectoryView, context: Context) -> Queue:
+    """Return the organization's queue of alerts, and create it if there is none (LogUnavailable, InDoubt)."""
+    queue = view.state.queues_by_name.get((context.organization_id, ALERTS_QUEUE))
+    if queue is None:
+        event = ev.QueueCreated(**event_fields(context), queue_id=str(uuid4()), name=ALERTS_QUEUE)
+        await record(control, view, event)  # Another process may create it first, which is as good.
+        queue = view.state.queues_by_name[context.organization_id, ALERTS_QUEUE]
+    return queue

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from broker.core.codec import CLASSES, encode, wire_name
-from broker.core.events import ControlEvent, Event, ListenerSettings
+from broker.core.events import AlertThresholds, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
 # The topics in the order of the log: of two events in the same millisecond, that of the earlier topic comes first.
@@ -130,6 +130,17 @@ FIELDS: Final[Mapping[str, str]] = {
     "minutes": "the rows of counts. Each is (minute since the epoch, queue, listener, put, delivered, parked, sum of "
     "`waited_ms`, failed attempts by answer, deliveries by step of `waited_ms`). A row without a listener counts puts. "
     "A row without a queue counts records that could not be read",
+    "alerts": "the thresholds from which Everput alerts; absent, or without a value: as for the queue, or the default",
+    "lag_messages": "the number of waiting messages; 0 for never",
+    "lag_s": "the age in seconds of the oldest waiting message; 0 for never",
+    "parked": "the number of parked deliveries; 0 for never",
+    "down_s": "the seconds for which the listener is down; 0 for never",
+    "failing_s": "the seconds for which the listener is failing; 0 for never",
+    "alert": "the kind of the alert, such as `listener.down`",
+    "alert_id": "the episode of the alert, from its beginning to its end",
+    "began_at_ms": "the time at which the condition began",
+    "facts": "what was known then, by name",
+    "quiet": "whether no message tells of the event",
     "claim_id": "the claim",
     "of": "the claim with number 1; empty in that one itself",
     "digest": "SHA-256 of organization and Idempotency-Key, in hex",
@@ -215,9 +226,15 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
     names: list[str] = []
     for field in msgspec.structs.fields(kind):
         names.append(field.name)
-        if field.type is ListenerSettings:
-            names += fields_of(ListenerSettings)
+        nested = struct_of(field.type)
+        if nested is not None:
+            names += fields_of(nested)
     return names
+
+
+def struct_of(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the struct that a field of this type holds, if any."""
+    return next((one for one in (ListenerSettings, AlertThresholds) if kind is one or one in get_args(kind)), None)
 
 
 def shown_url(url: str) -> str:

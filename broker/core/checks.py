@@ -178,7 +178,7 @@ class ControlChecks(Checks):
             return
         if record.key != event.organization_id.encode():
             yield "its key is not its organization"
-        if isinstance(event, ev.LogDamaged | ev.LogMended):
+        if isinstance(event, ev.LogDamaged | ev.LogMended | ev.AlertEvent | ev.AlertTold):
             self.state.apply(event)
             return
         noun, _, verb = codec.wire_name(type(event)).partition(".")

@@ -9,6 +9,7 @@ from typing import ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from broker.core.alert_events import AlertCleared, AlertRaised, AlertThresholds, AlertTold, QueueAlertsSet
 from broker.core.event import Event
 
 
@@ -199,6 +200,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     sealed_headers: added to each request, by name, with encrypted values (broker/sealing.py).
     headers: the same in the clear, in older events.
     retry_first_ms: the longest wait after the first failure; it doubles with each failure, up to retry_max_s.
+    alerts: from when on Everput alerts about the listener.
     """
 
     max_in_flight: int = 64
@@ -210,6 +212,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     sealed_headers: dict[str, str] = {}
     retry_first_ms: int = 1_000
     retry_max_s: int = 3_600
+    alerts: AlertThresholds | UnsetType = UNSET
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
@@ -395,6 +398,7 @@ ControlEvent = (
     | KeyUsed
     | QueueCreated
     | QueueRenamed
+    | QueueAlertsSet
     | QueueDeleted
     | ListenerCreated
     | ListenerUpdated
@@ -411,4 +415,7 @@ ControlEvent = (
     | ReplayCancelled
     | LogDamaged
     | LogMended
+    | AlertRaised
+    | AlertCleared
+    | AlertTold
 )

@@ -42,7 +42,10 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 def _queue_values(queue: Queue) -> list[Any]:
     """List a queue's values without its listeners, which have digests of their own."""
-    return [queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version]
+    return [
+        *(queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version),
+        queue.alerts,
+    ]
 
 
 def _with_names(organization: Organization) -> Any:
@@ -62,6 +65,10 @@ _values: Final[Mapping[str, Callable[[Any], Iterable[Any]]]] = {
 }
 
 
+def _key(pair: tuple[tuple[str, str], object]) -> tuple[str, str]:
+    return pair[0]
+
+
 def state_hash(directory: Directory) -> str:
     """Return the SHA-256 of the whole state in a canonical order, so that equal folds have equal hashes."""
     everything = (
@@ -72,6 +79,7 @@ def state_hash(directory: Directory) -> str:
         directory.replays.everything(),
         *directory.damage,
         *(("given up", *one) for one in directory.given_up),
+        *(("alert", *key, one.latest, one.told) for key, one in sorted(directory.alerts.episodes.items(), key=_key)),
         [
             (
                 queue.id,
@@ -79,6 +87,7 @@ def state_hash(directory: Directory) -> str:
                 queue.name,
                 queue.created_at_ms,
                 queue.version,
+                *([] if queue.alerts is None else [queue.alerts]),
                 list(queue.listeners.values()),
             )
             for queue in sorted(directory.queues.values(), key=lambda q: q.id)

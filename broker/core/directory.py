@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from broker.core import events as ev
 from broker.core.accounts import Accounts
+from broker.core.alerts import Alerts
 from broker.core.api_keys import ApiKey, ApiKeys
 from broker.core.damage import Damage, DamagedRange
 from broker.core.entities import DAY_MS, Listener, Organization, Queue
@@ -34,6 +35,7 @@ class Directory:
     initialized: the operator has created an organization or a key from the shell (`everput init`, the first start).
     damage: ranges of the log that can't be read.
     given_up: unreadable ranges that an operator has given up.
+    alerts: the latest episode of each alert.
     """
 
     def __init__(self) -> None:
@@ -50,6 +52,7 @@ class Directory:
         self.replays = Replays()
         self.damage = Damage()
         self.given_up = Damage()
+        self.alerts = Alerts()
         self._queues_of: dict[str, dict[str, Queue]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
         self._founded: Counter[str] = Counter()  # The number of organizations that each account has created.
@@ -132,6 +135,8 @@ class Directory:
                 return created
             case ev.KeyRevoked() | ev.KeyUsed():
                 return self._api_keys.apply(event)
+            case ev.QueueAlertsSet():
+                return self._queue_alerts_set(event)
             case ev.QueueCreated():
                 return self._queue_created(event)
             case ev.QueueRenamed():
@@ -154,6 +159,8 @@ class Directory:
                 return self._listener_deleted(event)
             case ev.ReplayEvent():
                 return self._replay(event)
+            case ev.AlertEvent() | ev.AlertTold():
+                return self._alert(event)
             case ev.LogDamaged():
                 return not self.given_up.covers(_range(event)) and self.damage.add(_range(event))
             case ev.LogMended():
@@ -243,6 +250,20 @@ class Directory:
         queue.version += 1
         self.queues_by_name[name] = queue
         return True
+
+    def _queue_alerts_set(self, event: ev.QueueAlertsSet) -> bool:
+        queue = self.queue(event.organization_id, event.queue_id)
+        if queue is None or not _at(queue, event.if_version):
+            return False
+        queue.alerts = event.alerts
+        queue.version += 1
+        return True
+
+    def _alert(self, event: ev.AlertEvent | ev.AlertTold) -> bool:
+        """Fold an event of an alert, if its listener still exists."""
+        if isinstance(event, ev.AlertEvent) and event.listener_id and event.listener_id not in self.listeners:
+            return False
+        return self.alerts.apply(event)
 
     def _queue_deleted(self, event: ev.QueueDeleted) -> bool:
         queue = self.queue(event.organization_id, event.queue_id)
@@ -349,6 +370,7 @@ class Directory:
     def _forget_listener(self, listener: Listener) -> None:
         """Remove the listener's replays with it."""
         del self.listeners[listener.id], self.listeners_by_name[listener.queue_id, listener.name]
+        self.alerts.forget(listener.id)
         for replay in self.replays.forget(listener.id):
             self.listeners.pop(replay.id, None)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.core.cursor import Cursor
-from broker.core.events import ListenerSettings
+from broker.core.events import AlertThresholds, ListenerSettings
 from broker.core.redrives import NO_REDRIVES, Redrives
 from broker.core.replays import Replay
 
@@ -94,6 +94,7 @@ class Queue:
 
     listeners: by id, in the order of their creation.
     version: 1, and one more with each change, including changes of its listeners' names.
+    alerts: the thresholds for alerts about its listeners; None: all are the defaults.
     """
 
     id: str
@@ -102,3 +103,4 @@ class Queue:
     created_at_ms: int
     listeners: dict[str, Listener] = field(default_factory=dict)
     version: int = 1
+    alerts: AlertThresholds | None = None

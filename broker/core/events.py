@@ -6,6 +6,7 @@ where it is stored (broker/kafka/topics.py)."""
 
 from __future__ import annotations
 
+from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold, QueueAlertsSet
 from broker.core.control_events import (
     AccountBlocked,
     AccountCreated,
@@ -80,6 +81,11 @@ __all__ = [
     "AccountPasswordReset",
     "AccountSessionsEnded",
     "AccountUnblocked",
+    "AlertCleared",
+    "AlertEvent",
+    "AlertRaised",
+    "AlertThresholds",
+    "AlertTold",
     "AnyEvent",
     "ChangeApplied",
     "ControlEvent",
@@ -113,6 +119,7 @@ __all__ = [
     "PartitionHandedOver",
     "PartitionTakenOver",
     "PutClaimed",
+    "QueueAlertsSet",
     "QueueCreated",
     "QueueDeleted",
     "QueueRenamed",

@@ -20,7 +20,7 @@ from broker.core.entities import Listener
 from broker.delivery.assignment import Assignment, Shared
 from broker.delivery.background import Background
 from broker.delivery.changes.honour import Taken
-from broker.delivery.checkpoint.metrics import Condition, Metrics, condition
+from broker.delivery.checkpoint.metrics import Condition, Metrics, condition, waiting
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets
@@ -147,6 +147,19 @@ class Worker:
             await self.kafka.changes.stop()
             for dispatcher in self.roster.dispatchers.values():
                 dispatcher.close()
+
+    def lag(self, listener_id: str) -> int | None:
+        """Estimate how many messages wait for a listener: those in the worker's partitions, for all partitions. None if
+        it is not served here.
+        """
+        dispatcher, assignment = self.roster.dispatchers.get(listener_id), self.assignment
+        if dispatcher is None or not assignment.partitions:
+            return None
+        return round(waiting(dispatcher, assignment.partitions) / assignment.share.partitions)
+
+    async def assure(self) -> None:
+        """Make sure that no other worker owns the worker's partitions yet. Raises LogUnavailable."""
+        await self.assignment.fence.assure()
 
     async def condition(self) -> Condition:
         """Return the state of the worker and of its listeners, for the metrics."""

@@ -12,7 +12,7 @@ from typing import Any, Final, Union, get_args, get_origin
 import click
 import msgspec
 
-from broker.core.catalogue import FIELDS, FORMER, INTERNAL, PASSING, SECRET, TOPIC_OF, TOPICS
+from broker.core.catalogue import FIELDS, FORMER, INTERNAL, PASSING, SECRET, TOPIC_OF, TOPICS, struct_of
 from broker.core.codec import CLASSES, VERSIONS
 from broker.core.events import Event
 from cli.groups import examples
@@ -73,8 +73,9 @@ def _rows(kind: type[msgspec.Struct], path: str) -> Iterator[tuple[str, str, str
             continue
         mark = " *secret*" if field.name in SECRET else " *internal*" if field.name in INTERNAL else ""
         yield path + field.name, _json_type(field.type), FIELDS[field.name] + mark
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            yield from _rows(field.type, f"{path}{field.name}.")
+        nested = struct_of(field.type)
+        if nested is not None:
+            yield from _rows(nested, f"{path}{field.name}.")
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:

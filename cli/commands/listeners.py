@@ -11,7 +11,7 @@ import click
 
 import everput
 from cli.api_commands import asks, find_listener, find_queue, show, show_all
-from cli.arguments import listener_arguments, queue_argument
+from cli.arguments import alert_option, listener_arguments, queue_argument
 from cli.groups import Group, examples
 from everput import Client
 
@@ -73,6 +73,7 @@ _SETTINGS = (
         callback=_headers,
         help="Header to add to each request. May be repeated.",
     ),
+    alert_option,
 )
 # A file, because other users of the machine can see a command line.
 _secret = click.option(

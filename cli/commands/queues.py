@@ -1,4 +1,4 @@
-"""`everput queues`: list, show, create, rename and delete queues. Not for: requests and output (api_commands.py)."""
+"""`everput queues`: list, show, create, change and delete queues. Not for: requests and output (api_commands.py)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import click
 
 import everput
 from cli.api_commands import asks, find_queue, show, show_all
-from cli.arguments import queue_argument
+from cli.arguments import alert_option, queue_argument
 from cli.groups import Group, examples
 from everput import Client
 
 
 @click.group("queues", cls=Group)
 def command() -> None:
-    """List, show, create, rename and delete queues. QUEUE is a queue's name or ID."""
+    """List, show, create, change and delete queues. QUEUE is a queue's name or ID."""
 
 
 @command.command("list", epilog=examples("everput queues list"))
@@ -47,6 +47,16 @@ def create(client: Client, *, name: str, as_json: bool) -> None:
 def rename(client: Client, *, queue: str, name: str, as_json: bool) -> None:
     """Rename a queue. Its ID, messages and listeners stay."""
     show(client.send(everput.rename_queue(find_queue(client, queue), name)).queue, as_json=as_json)
+
+
+@command.command("alerts", epilog=examples("everput queues alerts orders --alert parked=10 --alert lag_s=300"))
+@queue_argument
+@alert_option
+@asks
+def alerts(client: Client, *, queue: str, alerts: dict[str, int] | None, as_json: bool) -> None:
+    """Change the thresholds of alerts about a queue's listeners. Without --alert, all become the defaults."""
+    request = everput.set_queue_alerts(find_queue(client, queue), alerts)
+    show(client.send(request).queue, as_json=as_json)
 
 
 @command.command("delete", epilog=examples("everput queues delete orders", "everput queues delete orders --yes"))

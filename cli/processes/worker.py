@@ -7,9 +7,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
+from functools import partial
 
 import click
 
+from broker.alerts import AlertWatch, Sources
 from broker.damage import DamageReports
 from broker.delivery.ports import Ports
 from broker.delivery.worker import Worker
@@ -18,7 +21,9 @@ from broker.kafka.cursors import KafkaCursors
 from broker.kafka.log import KafkaLog
 from broker.kafka.tail import Tail
 from broker.kafka.topics import topics
+from broker.ports import DirectoryView
 from broker.sealing import Sealer
+from broker.settings import Settings
 from broker.volume import StoredBytes
 from cli.groups import examples
 from cli.options import Options, shared_options
@@ -33,10 +38,10 @@ from projections.statistics import Statistics
 @shared_options
 def command(options: Options) -> None:
     """Run one worker against an existing Kafka (--kafka). Prints `ready worker` when it is ready."""
-    run("worker", options, _work)
+    run("worker", options, partial(_work, options=options))
 
 
-async def _work(process: Process) -> None:
+async def _work(process: Process, *, options: Options) -> None:
     settings = process.settings
     await process.kafka()
     async with contextlib.AsyncExitStack() as stack:
@@ -73,6 +78,8 @@ async def _work(process: Process) -> None:
         statistics = Statistics(settings.kafka, log)
         statistics.start()
         stack.push_async_callback(statistics.stop)
+        alerts = asyncio.create_task(_alerts(log, view, worker, ports, options, settings, stored).run())
+        stack.callback(alerts.cancel)
         process.ready("worker")
         ends = {
             asyncio.create_task(process.stop.wait()): "told to stop",
@@ -87,3 +94,26 @@ async def _work(process: Process) -> None:
         for task in done:
             reason = task.result()
             raise RuntimeError(ends[task]) from (reason if isinstance(reason, BaseException) else None)
+
+
+def _alerts(
+    log: KafkaLog,
+    view: DirectoryView,
+    worker: Worker,
+    ports: Ports,
+    options: Options,
+    settings: Settings,
+    stored: StoredBytes,
+) -> AlertWatch:
+    def disk() -> tuple[int, int]:
+        """Return the free bytes, and twice the amount below which the API refuses to write."""
+        return shutil.disk_usage(options.data_dir).free, 2 * options.disk_free_bytes_min
+
+    sources = Sources(
+        cursors=ports.cursors,
+        owns=lambda partition: partition in worker.assignment.partitions,
+        assure=worker.assure,
+        lag=worker.lag,
+        disk=disk if options.kafka is None else None,
+    )
+    return AlertWatch(log, view, sources, settings.kafka.partitions, settings.public_url, stored.count)

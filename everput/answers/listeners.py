@@ -5,9 +5,10 @@ from __future__ import annotations
 from msgspec import UNSET, UnsetType, field
 
 from everput.answers.base import Answer, Count, Link, Links, Named, PageLinks, Time
+from everput.answers.queues import AlertFields
 
 
-class ListenerFields(Named):
+class ListenerFields(Named, kw_only=True):
     """A listener: the URL that gets every message of a queue.
 
     notify_url: The URL to which each message is sent by POST. A tunnel's URL is shown without its secret part.
@@ -20,6 +21,7 @@ class ListenerFields(Named):
     retry_first_ms: The longest delay after the first failure, in milliseconds. It doubles with each further failure.
     retry_max_s: The longest delay between two attempts, in seconds.
     headers: The headers added to each request. Values are shown as `…`.
+    alerts: The thresholds for alerts about the listener; absent if none is set.
     paused: The reason for which the listener is paused; null if it is not.
     created_at: The time at which the listener was created.
     """
@@ -36,6 +38,7 @@ class ListenerFields(Named):
     headers: dict[str, str]
     paused: str | None
     created_at: Time
+    alerts: AlertFields | UnsetType = UNSET
 
 
 class ListenerAnswer(Answer):

@@ -233,3 +233,37 @@ async def test_a_revoked_key_is_refused_at_once(api):
     key_id = next(iter(api.log.control.state.keys))
     await api.log.control.append(KeyRevoked(at_ms=1, organization_id=api.organization_id, key_id=key_id))
     assert (await api.get("/v1/queues")).status_code == 401
+
+
+async def test_the_queue_of_the_alerts_is_made_once_and_only_everput_puts_into_it(api):
+    asked = {"name": "everput.alerts"}
+    queue_id = (await api.put("/v1/queues", json=asked)).json()["queue"]["id"]
+    assert (await api.put("/v1/queues", json=asked)).json()["queue"]["id"] == queue_id
+    await api.listener(queue_id)
+    path = f"/v1/queues/{queue_id}"
+    assert (await api.put(f"{path}/messages", json={"data": "d"})).status_code == 422
+    batch = {"messages": [{"data": "d"}]}
+    assert (await api.request("POST", f"{path}/messages/batch", json=batch)).status_code == 422
+    assert (await api.put(path, json={"name": "mine"})).status_code == 422
+    assert (await api.request("DELETE", path)).status_code == 422
+    other = await api.queue("other")
+    assert (await api.put(f"/v1/queues/{other}", json=asked)).status_code == 422
+
+
+async def test_thresholds_of_alerts_are_set_for_a_queue_and_for_a_listener(api):
+    answer = await api.put("/v1/queues", json={"name": "orders", "alerts": {"parked": 10, "lag_s": 0}})
+    queue = answer.json()["queue"]
+    assert queue["alerts"] == {"parked": 10, "lag_s": 0}
+    path = f"/v1/queues/{queue['id']}"
+    changed = await api.put(path, json={"alerts": {"down_s": 5}})
+    assert changed.json()["queue"]["alerts"] == {"down_s": 5}
+    assert (await api.put(path, json={"name": "renamed"})).json()["queue"]["alerts"] == {"down_s": 5}
+    assert "alerts" not in (await api.put(path, json={"alerts": {}})).json()["queue"]
+    stale = {"if-match": changed.headers["etag"]}
+    assert (await api.put(path, json={"alerts": {"parked": 1}}, headers=stale)).status_code == 412
+    listener = f"{path}/listeners/{await api.listener(queue['id'], alerts={'failing_s': 9})}"
+    assert (await api.get(listener)).json()["listener"]["alerts"] == {"failing_s": 9}
+    assert (await api.put(listener, json={"max_in_flight": 3})).json()["listener"]["alerts"] == {"failing_s": 9}
+    assert "alerts" not in (await api.put(listener, json={"alerts": {}})).json()["listener"]
+    refused = await api.put(listener, json={"alerts": {"parked": -1}})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/alerts/parked")

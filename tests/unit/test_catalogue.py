@@ -148,7 +148,7 @@ def lines(event: ev.Event, width: int | None) -> list:
 
 
 def test_a_noun_names_all_its_types():
-    assert types_named("queue") == {"queue.created", "queue.renamed", "queue.deleted"}
+    assert types_named("queue") == {"queue.created", "queue.renamed", "queue.alerts_set", "queue.deleted"}
     assert types_named("queue.created") == {"queue.created"}
     assert types_named("que") is None
     assert types_named("delivery.parked") is None  # it is in `outstanding`, which is no part of the log's order

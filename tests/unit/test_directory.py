@@ -104,6 +104,10 @@ control_events = st.one_of(
     of(ev.QueueCreated, queue_id=queue_ids, name=names),
     of(ev.QueueRenamed, queue_id=queue_ids, name=names, if_version=versions),
     of(ev.QueueDeleted, queue_id=queue_ids, if_version=versions),
+    of(ev.QueueAlertsSet, queue_id=queue_ids, if_version=versions, alerts=st.builds(ev.AlertThresholds)),
+    of(ev.AlertRaised, alert=st.just("listener.down"), alert_id=names, listener_id=listener_ids),
+    of(ev.AlertCleared, alert=st.just("listener.down"), alert_id=names, listener_id=listener_ids),
+    of(ev.AlertTold, alert_id=names, message_id=names),
     of(
         ev.ListenerCreated,
         listener_id=listener_ids,

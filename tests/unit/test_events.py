@@ -77,6 +77,7 @@ SAMPLES: list[ev.Event] = [
     ev.KeyUsed(**BY, key_id="k-2"),
     ev.QueueCreated(**BY, **QUEUE, request_id="r-2", name="account-deletions"),
     ev.QueueRenamed(**BY, **QUEUE, name="Löschungen"),
+    ev.QueueAlertsSet(**BY, **QUEUE, alerts=ev.AlertThresholds(lag_s=60, parked=0)),
     ev.QueueDeleted(**BY, **QUEUE),
     ev.ListenerCreated(
         **BY,
@@ -163,6 +164,19 @@ SAMPLES: list[ev.Event] = [
         last_offset=44,
         given_up=False,
     ),
+    ev.AlertRaised(
+        **BY,
+        **QUEUE,
+        **LISTENER,
+        alert="listener.down",
+        alert_id="a-1",
+        began_at_ms=1_767_225_600_000,
+        facts={"error": "refused", "lag": 12},
+    ),
+    ev.AlertCleared(
+        **BY, key_id="k-2", alert="key.expiring", alert_id="a-2", began_at_ms=1_767_225_600_000, quiet=True
+    ),
+    ev.AlertTold(**BY, **MESSAGE, alert_id="a-1"),
     ev.DeliveryAttempted(
         **BY,
         **QUEUE,
@@ -309,6 +323,8 @@ PLAIN = {
     tuple[tuple[int, int, int, int], ...]: st.lists(st.tuples(*[NUMBERS] * 4), max_size=3).map(tuple),
     tuple[tuple[str, str], ...]: st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
     dict[str, str]: st.dictionaries(TEXT, TEXT, max_size=3),
+    dict[str, int | str]: st.dictionaries(TEXT, NUMBERS | TEXT, max_size=3),
+    ev.AlertThresholds | msgspec.UnsetType: st.just(msgspec.UNSET) | st.builds(ev.AlertThresholds),
 }
 
 
@@ -317,7 +333,9 @@ def any_of(kind: type) -> st.SearchStrategy:
     return st.builds(
         kind,
         **{
-            field.name: any_of(field.type) if field.type is ListenerSettings else PLAIN[field.type]
+            field.name: any_of(field.type)
+            if field.type in (ListenerSettings, ev.AlertThresholds)
+            else PLAIN[field.type]
             for field in fields
             if field.name != "v"
         },

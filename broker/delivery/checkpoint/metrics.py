@@ -72,6 +72,17 @@ class Condition:
     damaged: int = 0  # of these, with unreadable messages
 
 
+def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
+    """Count the messages in the worker's partitions that a listener has not settled, at most."""
+    messages = 0
+    for number, stream in dispatcher.streams.items():
+        window, partition = stream.window, partitions.get(number)
+        messages += len(window.open) + len(window.behind)
+        if window.scan_from is not None and partition is not None:
+            messages += max(0, dispatcher.listener.reach(number, partition.tail) - window.scan_from)
+    return messages
+
+
 async def condition(
     dispatchers: Iterable[Dispatcher],
     partitions: dict[int, Partition],
@@ -93,21 +104,17 @@ async def condition(
         now.held += dispatcher.held
         now.held_bytes += dispatcher.held_bytes
         now.lagging += len(dispatcher.behind)
-        messages = 0
+        messages = waiting(dispatcher, partitions)
         oldest: list[int] = []
-        for number, stream in dispatcher.streams.items():
-            window, partition_now = stream.window, partitions.get(number)
-            now.open += len(window.open)
-            now.behind += len(window.behind)
-            messages += len(window.open) + len(window.behind)
-            if window.scan_from is not None and partition_now is not None:
-                messages += max(0, dispatcher.listener.reach(number, partition_now.tail) - window.scan_from)
+        for stream in dispatcher.streams.values():
+            now.open += len(stream.window.open)
+            now.behind += len(stream.window.behind)
             since_ms = stream.oldest_at_ms
             if since_ms is not None:
                 oldest.append(since_ms)
         for number in list(partitions):
-            waiting, since_ms = outstanding.waiting(number, dispatcher.listener.id)
-            messages += waiting
+            count, since_ms = outstanding.waiting(number, dispatcher.listener.id)
+            messages += count
             if since_ms is not None:
                 oldest.append(since_ms)
         if messages:

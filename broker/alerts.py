@@ -1,0 +1,361 @@
+"""Puts a message into an organization's queue `everput.alerts` when something needs people, and when it is over.
+
+For: one worker's part of the work. It looks at the listeners that are its own, records each alert's beginning and end
+in `control`, and puts the message. Not for: when an alert begins or ends (broker/core/alerts.py), what a listener of
+the queue gets (broker/core/formats.py).
+
+A listener belongs to one partition of `messages`, by its id, and the worker that owns the partition looks after it; so
+do an organization and an API key. Should two workers look for a moment, the first event in the log counts.
+
+An alert is recorded in three steps: the event `alert.raised` or `alert.cleared`, the message, the event `alert.told`.
+After a crash between them the next owner puts the message. Its id depends on the event alone, so a second one is
+recognized as the same.
+
+Listeners of `everput.alerts` itself are never alerted about: a failing one would cause alerts without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Final
+from uuid import uuid4
+from zlib import crc32
+
+import orjson
+
+from broker.commands.context import Context, now_ms, record
+from broker.commands.puts import Put
+from broker.commands.queues import alerts_queue
+from broker.core.alerts import (
+    ALERTS_QUEUE,
+    KEY_SOON_MS,
+    Episode,
+    Kind,
+    Level,
+    ListenerFacts,
+    Reading,
+    Step,
+    Trigger,
+    message,
+    readings,
+    steps,
+    thresholds,
+)
+from broker.core.codec import Fields
+from broker.core.directory import Directory
+from broker.core.entities import Listener
+from broker.core.events import AlertCleared, AlertRaised, AlertTold
+from broker.core.ids import message_id
+from broker.errors import BrokerError
+from broker.ports import Count, Cursors, DirectoryView, Log
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 10.0
+_AT_ONCE: Final = 50  # listeners whose cursors are loaded together
+_PAUSE_S: Final = 0.25  # after each of these
+_GONE: Final = "the listener answered 410"  # the beginning of the reason why a worker has paused a listener
+_SETTLED_MS: Final = 30_000  # A message that another worker was about to put is put or lost after so long.
+_ID_VALID_MS: Final = 5 * 60_000  # An id may be made from an older time only by its event's own process.
+_BURST: Final = 100.0  # alerts of one organization at once
+_PER_S: Final = 0.1  # and afterwards
+
+# Tells how many messages wait for a listener, as far as this worker knows; None if it does not serve the listener.
+LocalLag = Callable[[str], int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """The sources of the facts of one worker.
+
+    owns: whether it owns a partition of `messages`.
+    assure: raises LogUnavailable if another worker may own the partitions by now.
+    lag: see LocalLag.
+    disk: the free space and the space below which an alert begins, in bytes; None for no disk to watch.
+    """
+
+    cursors: Cursors
+    owns: Callable[[int], bool]
+    assure: Callable[[], Awaitable[None]]
+    lag: LocalLag
+    disk: Callable[[], tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The subject of an alert. key_id, listener_id, queue_id: empty where it is none."""
+
+    organization_id: str
+    listener_id: str = ""
+    queue_id: str = ""
+    key_id: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.listener_id or self.key_id or self.organization_id
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """The alerts that an organization may still begin, as a token bucket."""
+
+    left: float = _BURST
+    at_ms: int = 0
+
+    def take(self, at_ms: int) -> bool:
+        self.left = min(_BURST, self.left + max(0, at_ms - self.at_ms) / 1000 * _PER_S)
+        self.at_ms = at_ms
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
+@dataclass(slots=True)
+class AlertWatch:
+    """The alerts that one worker looks after.
+
+    partitions: the number of partitions of `messages`.
+    public_url: the base of links; None for none.
+    count: called with the organization and the size of each message.
+    """
+
+    log: Log
+    view: DirectoryView
+    sources: Sources
+    partitions: int
+    public_url: str | None = None
+    count: Count | None = None
+    _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
+    _allowances: dict[str, _Allowance] = field(default_factory=dict)
+
+    @property
+    def _directory(self) -> Directory:
+        return self.view.state
+
+    async def run(self) -> None:
+        """Look at everything, again and again."""
+        while True:
+            try:
+                await self.look()
+            except BrokerError as error:
+                log.info("alerts.wait error=%s", error)
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self, at_ms: int | None = None) -> None:
+        """Look once at everything that is this worker's. Raises a BrokerError. at_ms: None for now."""
+        await self._tell_rest(at_ms or now_ms())
+        state = self._directory
+        ours = [one for one in list(state.listeners.values()) if self._is_watched(one)]
+        for several in _batches(ours):
+            facts = await self._facts(several, at_ms or now_ms())
+            for listener in several:
+                if listener.id in state.listeners:
+                    await self._judge_listener(state.listeners[listener.id], facts[listener.id], at_ms or now_ms())
+            if len(ours) > _AT_ONCE:
+                await asyncio.sleep(_PAUSE_S)
+        for key in list(state.keys.values()):
+            if key.expires_at_ms is not None and self._is_ours(key.id):
+                soon = (
+                    0
+                    < key.expires_at_ms - (at_ms or now_ms())
+                    <= min(KEY_SOON_MS, (key.expires_at_ms - key.created_at_ms) // 2)
+                )
+                subject = Subject(key.organization_id, key_id=key.id)
+                facts_now: dict[str, int | str] = {"expires_at_ms": key.expires_at_ms}
+                reading = Reading(Level.HIGH if soon else Level.LOW)
+                await self._judge(subject, {Kind.KEY: reading}, facts_now, at_ms or now_ms())
+        await self._judge_installation(at_ms or now_ms())
+        self._forget()
+
+    def _is_ours(self, subject_id: str) -> bool:
+        return self.sources.owns(self._home(subject_id))
+
+    def _home(self, subject_id: str) -> int:
+        """Return the partition whose owner looks after a subject."""
+        return crc32(subject_id.encode()) % self.partitions
+
+    def _is_watched(self, listener: Listener) -> bool:
+        queue = self._directory.queues.get(listener.queue_id)
+        return (
+            listener.replay is None and queue is not None and queue.name != ALERTS_QUEUE and self._is_ours(listener.id)
+        )
+
+    # Facts
+
+    async def _facts(self, several: Sequence[Listener], at_ms: int) -> Mapping[str, ListenerFacts]:
+        cursors = await self.sources.cursors.load([one.id for one in several], range(self.partitions))
+        found: dict[str, ListenerFacts] = {}
+        for listener in several:
+            places = cursors[listener.id].values()
+            oldest = [one.oldest_at_ms for one in places if one.pending and one.oldest_at_ms is not None]
+            waiting = sum(one.pending for one in places)
+            health = "down" if any(one.state == "down" for one in places) and waiting else "healthy"
+            if listener.paused is not None:
+                health = "down" if listener.paused.startswith(_GONE) else "paused"
+            ends = [ends_at_ms for _, ends_at_ms in listener.former_secrets if ends_at_ms > at_ms]
+            found[listener.id] = ListenerFacts(
+                health=health,
+                lag=max(waiting, self.sources.lag(listener.id) or 0),
+                oldest_at_ms=min(oldest, default=None),
+                error=next((one.error for one in places if one.error is not None), None),
+                secret_ends_at_ms=min(ends, default=None),
+            )
+        return found
+
+    async def _judge_listener(self, listener: Listener, facts: ListenerFacts, at_ms: int) -> None:
+        queue = self._directory.queues[listener.queue_id]
+        limits = thresholds(listener.settings.alerts, *(() if queue.alerts is None else (queue.alerts,)))
+        known: dict[str, int | str] = {"health": facts.health, "lag": facts.lag, "parked": facts.parked}
+        if facts.oldest_at_ms is not None:
+            known["oldest_s"] = max(0, at_ms - facts.oldest_at_ms) // 1000
+        if facts.error is not None:
+            known["error"] = facts.error
+        if facts.secret_ends_at_ms is not None:
+            known["secret_ends_at_ms"] = facts.secret_ends_at_ms
+        subject = Subject(listener.organization_id, listener_id=listener.id, queue_id=listener.queue_id)
+        await self._judge(subject, readings(facts, limits, at_ms), known, at_ms)
+
+    async def _judge_installation(self, at_ms: int) -> None:
+        """Look at the log and the disk, for the organizations that the operator has created."""
+        state = self._directory
+        operators = [one.id for one in list(state.organizations.values()) if one.by_shell and self._is_ours(one.id)]
+        if not operators:
+            return
+        damaged = list(state.damage)
+        now = {Kind.DAMAGED: Reading(Level.HIGH if damaged else Level.LOW, calm_ms=0)}
+        facts: dict[str, int | str] = {"ranges": len(damaged)}
+        if damaged:
+            facts["first"] = str(damaged[0])
+        if self.sources.disk is not None:
+            free, low = self.sources.disk()
+            level = Level.HIGH if free < low else Level.BETWEEN if free < low * 3 // 2 else Level.LOW
+            now[Kind.DISK] = Reading(level)
+            facts["free_mib"] = free >> 20
+        for organization_id in operators:
+            await self._judge(Subject(organization_id), now, facts, at_ms)
+
+    # Changes
+
+    async def _judge(
+        self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
+    ) -> None:
+        """Take the readings of one subject, and record and tell what has changed."""
+        triggers = self._triggers.setdefault(subject.id, {})
+        for kind in now:
+            if kind not in triggers:
+                triggers[kind] = self._directory.alerts.trigger(kind, subject.id)
+        before = {kind: replace(trigger) for kind, trigger in triggers.items()}
+        for kind, step in steps(triggers, now, at_ms).items():
+            try:
+                if step is Step.BEGIN and not self._may_begin(subject, at_ms):
+                    triggers[kind] = before[kind]
+                else:
+                    began_at_ms = at_ms - now[kind].hold_ms if step is Step.BEGIN else at_ms
+                    await self._record(kind, subject, step, began_at_ms, facts, at_ms)
+            except BaseException:  # The next look does it again.
+                del self._triggers[subject.id]
+                raise
+
+    def _may_begin(self, subject: Subject, at_ms: int) -> bool:
+        allowance = self._allowances.setdefault(subject.organization_id, _Allowance(at_ms=at_ms))
+        return allowance.take(at_ms)
+
+    async def _record(
+        self,
+        kind: Kind,
+        subject: Subject,
+        step: Step,
+        began_at_ms: int,
+        facts: Mapping[str, int | str],
+        at_ms: int,
+    ) -> None:
+        await self.sources.assure()
+        episode = self._directory.alerts.episodes.get((kind, subject.id))
+        fields: Fields = {
+            "at_ms": at_ms,
+            "organization_id": subject.organization_id,
+            "actor": "worker",
+            "alert": kind.value,
+            "listener_id": subject.listener_id,
+            "queue_id": subject.queue_id,
+            "key_id": subject.key_id,
+            "facts": dict(facts),
+        }
+        event: AlertRaised | AlertCleared
+        if step is Step.BEGIN:
+            event = AlertRaised(**fields, alert_id=str(uuid4()), began_at_ms=began_at_ms)
+        elif episode is None or not episode.open:
+            return
+        else:
+            latest = episode.latest
+            quiet = step is Step.END_QUIETLY
+            event = AlertCleared(**fields, alert_id=latest.alert_id, began_at_ms=latest.began_at_ms, quiet=quiet)
+        if await record(self.log.control, self.view, event) and not event.quiet:
+            await self._tell(event)
+
+    async def _tell(self, event: AlertRaised | AlertCleared, *, again: bool = False) -> None:
+        """Put the message of an event, and record that. again: another process may have put it."""
+        context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
+        if event.organization_id not in self._directory.organizations:
+            return
+        queue = await alerts_queue(self.log.control, self.view, context)
+        partition = self._home(event.listener_id or event.key_id or event.organization_id)
+        bits = int.from_bytes(sha256(f"{event.alert_id} {type(event).__name__}".encode()).digest()[:8])
+        made = message_id(at_ms=event.at_ms, partition=partition, random_bits=bits)
+        there = again and await self.log.messages.find(
+            partition=partition, at_ms=event.at_ms, message_id=made, organization_id=event.organization_id
+        )
+        if not there:
+            data = orjson.dumps(message(event, self._names(event), self.public_url)).decode()
+            put = Put(queue, data, None, None, "worker", "", count=self.count)
+            if now_ms() - event.at_ms < _ID_VALID_MS:
+                put.claimed(event.at_ms, bits)
+            await self.sources.assure()
+            await self.log.messages.append_together([put.build], partition=partition, size=put.size)
+            made = put.id
+            log.warning("alert.told type=%s organization=%s message=%s", event.alert, event.organization_id, made)
+        told = AlertTold(
+            at_ms=now_ms(),
+            organization_id=event.organization_id,
+            actor="worker",
+            alert_id=event.alert_id,
+            message_id=made,
+        )
+        await record(self.log.control, self.view, told)
+
+    async def _tell_rest(self, at_ms: int) -> None:
+        """Put the messages that another process has recorded and not put."""
+        untold = [
+            one
+            for (_, subject_id), one in list(self._directory.alerts.episodes.items())
+            if not one.told and at_ms - one.latest.at_ms >= _SETTLED_MS and self._is_ours(subject_id)
+        ]
+        for episode in untold:
+            await self._tell_late(episode)
+
+    async def _tell_late(self, episode: Episode) -> None:
+        event = episode.latest
+        if isinstance(event, AlertRaised | AlertCleared):
+            await self._tell(event, again=True)
+
+    def _names(self, event: AlertRaised | AlertCleared) -> dict[str, str]:
+        state = self._directory
+        found = (state.listeners.get(event.listener_id), state.queues.get(event.queue_id), state.keys.get(event.key_id))
+        return {one.id: one.name for one in found if one is not None}
+
+    def _forget(self) -> None:
+        """Forget the subjects that are not this worker's any more, or have ended."""
+        state = self._directory
+        for subject_id in list(self._triggers):
+            known = subject_id in state.listeners or subject_id in state.keys or subject_id in state.organizations
+            if not (known and self._is_ours(subject_id)):
+                del self._triggers[subject_id]
+
+
+def _batches(several: Sequence[Listener]) -> Iterable[Sequence[Listener]]:
+    return (several[begin : begin + _AT_ONCE] for begin in range(0, len(several), _AT_ONCE))

@@ -1,0 +1,364 @@
+"""Alerts: when one begins and ends, which ones are open, and the message that tells of one.
+
+For: the rule (Trigger), its readings of a listener, and the fold of the alerts' events. Pure; time is passed in.
+Not for: finding the facts and writing events and messages (broker/alerts.py), a listener's health (health.py).
+
+An alert has one kind and one subject: a listener, an API key, or an organization. It begins when its level has been
+HIGH for some time, and ends when the level has been LOW for some time. BETWEEN the two thresholds nothing changes. Two
+beginnings are at least INTERVAL_MS apart. The events in `control` are the state, so an episode goes on after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, Final
+
+from msgspec import UNSET, UnsetType
+
+from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold
+from broker.core.event import Event
+
+ALERTS_QUEUE: Final = "everput.alerts"  # This name of an organization's queue is reserved for its alerts.
+INTERVAL_MS: Final = 10 * 60_000
+BACK_MS: Final = 30_000  # A listener that was down or failing must be well for so long.
+CALM_MS: Final = 60_000  # Other alerts end after so long below the lower threshold.
+SECRET_SOON_MS: Final = 3_600_000
+KEY_SOON_MS: Final = 3 * 86_400_000
+
+
+class Kind(StrEnum):
+    """The kinds of alerts.
+
+    DOWN, FAILING: the listener's health.
+    LAG: too many messages wait for the listener, or one waits for too long.
+    PARKED: too many deliveries are parked.
+    SECRET: a former signing secret of the listener soon stops signing.
+    KEY: an API key soon ends.
+    DAMAGED: a part of the log can't be read.
+    DISK: the disk of the embedded Kafka is getting full.
+    """
+
+    DOWN = "listener.down"
+    FAILING = "listener.failing"
+    LAG = "listener.lag"
+    PARKED = "listener.parked"
+    SECRET = "secret.expiring"  # noqa: S105 - the kind's name
+    KEY = "key.expiring"
+    DAMAGED = "log.damaged"
+    DISK = "disk.low"
+
+
+BACK: Final = "listener.back"  # the type of the message that ends DOWN or FAILING
+_HEALTH: Final = (Kind.DOWN, Kind.FAILING)
+_SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)  # The end of these alerts is no news.
+
+
+class Level(IntEnum):
+    """The level of a condition. OFF: nobody wants this alert, so an open one ends without a message."""
+
+    OFF = 0
+    LOW = 1
+    BETWEEN = 2
+    HIGH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The level of one condition at a moment. hold_ms: how long it must be HIGH; calm_ms: how long LOW."""
+
+    level: Level
+    hold_ms: int = 0
+    calm_ms: int = CALM_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """The thresholds that hold for a listener. 0: never. The fields are those of AlertThresholds."""
+
+    lag_messages: int = 10_000
+    lag_s: int = 900
+    parked: int = 1
+    down_s: int = 60
+    failing_s: int = 300
+
+
+DEFAULTS: Final = Thresholds()
+
+
+def thresholds(*sources: AlertThresholds | UnsetType) -> Thresholds:
+    """Combine thresholds, those of the listener before those of its queue. A value that nobody has set is the
+    default.
+    """
+    set_ones: dict[str, int] = {}
+    for source in sources:
+        if source is UNSET or isinstance(source, UnsetType):
+            continue
+        for name in source.__struct_fields__:
+            value = getattr(source, name)
+            if value is not None:
+                set_ones.setdefault(name, value)
+    return Thresholds(**set_ones)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerFacts:
+    """The facts about a listener that alerts depend on.
+
+    health: as in health.py: down, failing, paused, replaying, new, healthy.
+    lag: messages that wait, at least.
+    oldest_at_ms: when the oldest of them was put; None when none waits.
+    parked: deliveries.
+    error: of the last attempt; None when it was accepted.
+    secret_ends_at_ms: when the next former secret stops signing; None when there is none.
+    """
+
+    health: str = "healthy"
+    lag: int = 0
+    oldest_at_ms: int | None = None
+    parked: int = 0
+    error: str | None = None
+    secret_ends_at_ms: int | None = None
+
+
+def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
+    """Compare a listener's facts with its thresholds."""
+    age_ms = 0 if facts.oldest_at_ms is None else max(0, at_ms - facts.oldest_at_ms)
+    lag = max(
+        (_part(facts.lag, limits.lag_messages), _part(age_ms, limits.lag_s * 1000)),
+        default=Level.OFF,
+    )
+    if facts.health == "paused" and lag is Level.HIGH:
+        lag = Level.BETWEEN  # Somebody wanted messages to wait.
+    ends_at_ms = facts.secret_ends_at_ms
+    soon = ends_at_ms is not None and at_ms < ends_at_ms <= at_ms + SECRET_SOON_MS
+    return {
+        Kind.DOWN: Reading(_health_level(facts.health, "down", limits.down_s), limits.down_s * 1000, BACK_MS),
+        Kind.FAILING: Reading(
+            _health_level(facts.health, "failing", limits.failing_s), limits.failing_s * 1000, BACK_MS
+        ),
+        Kind.LAG: Reading(lag),
+        Kind.PARKED: Reading(_part(facts.parked, limits.parked)),
+        Kind.SECRET: Reading(Level.HIGH if soon else Level.LOW),
+    }
+
+
+def _health_level(health: str, bad: str, limit: int) -> Level:
+    if not limit:
+        return Level.OFF
+    if health == bad:
+        return Level.HIGH
+    return Level.LOW if health in ("healthy", "replaying") else Level.BETWEEN
+
+
+def _part(value: int, limit: int) -> Level:
+    """Return the level of a number: HIGH from its limit on, LOW below a half of it."""
+    if not limit:
+        return Level.OFF
+    if value >= limit:
+        return Level.HIGH
+    return Level.LOW if value * 2 < limit else Level.BETWEEN
+
+
+class Step(IntEnum):
+    """A change of an alert. END_QUIETLY: no message tells it."""
+
+    BEGIN = 1
+    END = 2
+    END_QUIETLY = 3
+
+
+@dataclass(slots=True)
+class Trigger:
+    """The memory of one alert: its kind and its subject are known to the caller.
+
+    open: the alert has begun and not ended.
+    begun_at_ms: when it began the last time; 0 for never.
+    since_ms: the level has been what it is (HIGH, or LOW) since then; 0: not known.
+    """
+
+    open: bool = False
+    begun_at_ms: int = 0
+    since_ms: int = 0
+    _level: Level = Level.BETWEEN
+
+    def step(self, reading: Reading, at_ms: int) -> Step | None:
+        """Take one reading, and return what has changed. Times never go back."""
+        level = reading.level
+        if level is not self._level:
+            self._level, self.since_ms = level, at_ms
+        lasted_ms = at_ms - self.since_ms
+        if self.open:
+            if level is Level.OFF:
+                self.open = False
+                return Step.END_QUIETLY
+            if level is Level.LOW and lasted_ms >= reading.calm_ms:
+                self.open = False
+                return Step.END
+            return None
+        rested = not self.begun_at_ms or at_ms - self.begun_at_ms >= INTERVAL_MS
+        if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
+            self.open, self.begun_at_ms = True, at_ms
+            return Step.BEGIN
+        return None
+
+
+def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: int) -> dict[Kind, Step]:
+    """Take the readings of one subject, and return what has changed by kind.
+
+    A listener that is down is not alerted as failing, too: that alert ends without a message, and so does not come back
+    twice.
+    """
+    changed: dict[Kind, Step] = {}
+    for kind, reading in now.items():
+        taken = reading
+        if kind is Kind.FAILING and (triggers[Kind.DOWN].open or changed.get(Kind.DOWN) is Step.END):
+            taken = Reading(Level.OFF)
+        step = triggers[kind].step(taken, at_ms)
+        if step is not None:
+            changed[kind] = Step.END_QUIETLY if step is Step.END and kind in _SILENT_ENDS else step
+    return changed
+
+
+# The fold
+
+
+@dataclass(slots=True)
+class Episode:
+    """The latest episode of an alert, as the log has it.
+
+    latest: its newest event.
+    begun_at_ms: of its beginning.
+    told: whether the message of the newest event was put, or none is wanted.
+    """
+
+    latest: AlertEvent
+    begun_at_ms: int
+    told: bool
+
+    @property
+    def open(self) -> bool:
+        return isinstance(self.latest, AlertRaised)
+
+
+@dataclass(slots=True)
+class Alerts:
+    """The latest episode of each alert, by kind and subject: the fold of `alert.raised`, `alert.cleared` and
+    `alert.told`.
+    """
+
+    episodes: dict[tuple[str, str], Episode] = field(default_factory=dict)
+    _by_id: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def apply(self, event: Event) -> bool:
+        """Fold an event. A second beginning, or an end of what is not open, changes nothing."""
+        if isinstance(event, AlertTold):
+            episode = self.episodes.get(self._by_id.get(event.alert_id, ("", "")))
+            if episode is None or episode.told:
+                return False
+            episode.told = True
+            return True
+        if not isinstance(event, AlertEvent):
+            return False
+        key = (event.alert, subject(event))
+        episode = self.episodes.get(key)
+        if isinstance(event, AlertRaised):
+            if episode is not None and episode.open:
+                return False
+            if episode is not None:
+                self._by_id.pop(episode.latest.alert_id, None)
+            self.episodes[key] = Episode(event, event.at_ms, event.quiet)
+            self._by_id[event.alert_id] = key
+            return True
+        if episode is None or not episode.open or episode.latest.alert_id != event.alert_id:
+            return False
+        episode.latest, episode.told = event, event.quiet
+        return True
+
+    def forget(self, subject_id: str) -> None:
+        """Drop the alerts of a subject that has ended."""
+        for kind in Kind:
+            episode = self.episodes.pop((kind, subject_id), None)
+            if episode is not None:
+                self._by_id.pop(episode.latest.alert_id, None)
+
+    def trigger(self, kind: Kind, subject_id: str) -> Trigger:
+        """Return the memory of an alert as the log has it."""
+        episode = self.episodes.get((kind, subject_id))
+        return Trigger() if episode is None else Trigger(open=episode.open, begun_at_ms=episode.begun_at_ms)
+
+
+def subject(event: AlertEvent) -> str:
+    """Return the id of the event's subject: a listener, an API key, or the organization."""
+    return event.listener_id or event.key_id or event.organization_id
+
+
+# The message
+
+
+def message(event: AlertEvent, names: Mapping[str, str], base_url: str | None) -> dict[str, Any]:
+    """Return the data of the message that tells of an event. docs/alerts.md describes it.
+
+    names: of the listener, the queue and the key, by id.
+    base_url: of the console; None when it is not known.
+    """
+    kind, ended = Kind(event.alert), isinstance(event, AlertCleared)
+    return {
+        "type": BACK if ended and kind in _HEALTH else kind.value,
+        "state": "cleared" if ended else "raised",
+        "id": event.alert_id,
+        "at_ms": event.at_ms,
+        "since_ms": event.began_at_ms,
+        "listener": _named(event.listener_id, names),
+        "queue": _named(event.queue_id, names),
+        "key": _named(event.key_id, names),
+        "facts": event.facts,
+        "text": text(event, names),
+        "link": None if base_url is None else base_url + _place(event),
+    }
+
+
+def _named(item_id: str, names: Mapping[str, str]) -> dict[str, str] | None:
+    return {"id": item_id, "name": names.get(item_id, "")} if item_id else None
+
+
+def _place(event: AlertEvent) -> str:
+    if event.listener_id:
+        return f"/console#/queues/{event.queue_id}/listeners/{event.listener_id}"
+    return "/console#/keys" if event.key_id else "/console#/log"
+
+
+def text(event: AlertEvent, names: Mapping[str, str]) -> str:
+    """Say in a sentence what an event means, for people."""
+    facts, ended = event.facts, isinstance(event, AlertCleared)
+    listener = f"The listener {names.get(event.listener_id, '')} of the queue {names.get(event.queue_id, '')}"
+    match Kind(event.alert):
+        case Kind.DOWN | Kind.FAILING if ended:
+            return f"{listener} is back."
+        case Kind.DOWN:
+            return f"{listener} is down{_because(facts)}. {facts.get('lag', 0)} messages wait for it."
+        case Kind.FAILING:
+            return f"{listener} refuses messages{_because(facts)}."
+        case Kind.LAG if ended:
+            return f"{listener} has caught up."
+        case Kind.LAG:
+            oldest = f", the oldest for {facts['oldest_s']} s" if "oldest_s" in facts else ""
+            return f"{facts.get('lag', 0)} messages wait{oldest}. {listener} lags."
+        case Kind.PARKED if ended:
+            return f"{listener} has {facts.get('parked', 0)} parked deliveries, which is below its threshold."
+        case Kind.PARKED:
+            return f"{listener} has {facts.get('parked', 0)} parked deliveries, which are not retried any more."
+        case Kind.SECRET:
+            return f"A former signing secret of the listener {names.get(event.listener_id, '')} soon stops signing."
+        case Kind.KEY:
+            return f"The API key {names.get(event.key_id, '')} soon ends."
+        case Kind.DAMAGED:
+            return "The log can be read again." if ended else "A part of the log can't be read. See `everput mend`."
+        case Kind.DISK:
+            free = f"{facts.get('free_mib', 0)} MiB are free."
+            return f"The disk has room again. {free}" if ended else f"The disk is getting full. {free}"
+
+
+def _because(facts: Mapping[str, int | str]) -> str:
+    return f": {facts['error']}" if "error" in facts else ""

@@ -1,0 +1,74 @@
+"""Alerts on real Kafka, delivered by Everput itself to a real HTTP listener."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from broker.alerts import AlertWatch, Sources
+from broker.commands.context import now_ms
+from broker.commands.listeners import ListenerInput
+from broker.core.alerts import ALERTS_QUEUE, BACK_MS
+from broker.delivery.worker import Worker
+from broker.kafka.cursors import KafkaCursors
+from broker.kafka.topics import Topics
+from broker.settings import KafkaSettings
+from tests.kafka.rig import Rig, running
+from tests.listeners import Got, nobody, until
+
+
+@pytest.fixture
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with running(kafka_settings) as made:
+        yield made
+
+
+def watch_of(rig: Rig, worker: Worker) -> AlertWatch:
+    kafka = rig.settings.kafka
+    sources = Sources(
+        cursors=KafkaCursors(kafka, rig.log.requests),
+        owns=lambda partition: partition in worker.assignment.partitions,
+        assure=worker.assure,
+        lag=worker.lag,
+    )
+    return AlertWatch(rig.log, rig.workers[worker].directory, sources, kafka.partitions)
+
+
+def told(got: Got) -> dict[str, object]:
+    return orjson.loads(got.data)
+
+
+async def test_one_of_two_workers_tells_that_a_listener_is_down_and_another_one_that_it_is_back(rig: Rig):
+    first, second = await rig.work(), await rig.work()
+    await until(lambda: first.assignment.partitions and second.assignment.partitions, what="each worker has partitions")
+    alerts = await rig.queue(ALERTS_QUEUE)
+    await rig.listen(alerts, "pager")
+    orders = await rig.queue()
+    with nobody() as port:
+        listener = await rig.listen(orders, "billing", url=f"http://127.0.0.1:{port}/")
+        rig.listeners.down.add("billing")
+        await rig.put(orders, *["d"] * 40)
+        await rig.known_down(listener)
+        for worker in rig.workers:
+            await worker.assignment.checkpoints.checkpoint()
+        watches, at_ms = [watch_of(rig, first), watch_of(rig, second)], now_ms()
+        for after_ms in (0, 60_000, 61_000):
+            for watch in watches:
+                await watch.look(at_ms + after_ms)
+        (alert,) = await until(lambda: rig.listeners.taken("pager"), what="the alert is delivered")
+        assert told(alert)["type"] == "listener.down"
+        assert told(alert)["listener"] == {"id": listener.id, "name": "billing"}
+        assert told(alert)["facts"]["error"] == "refused"
+        assert told(alert)["facts"]["lag"] == 40
+    # The listener comes back, and the worker that was alone with the alert does not.
+    asked = ListenerInput(notify_url=rig.listeners.url("billing"))
+    await rig.commands.update_listener(rig.context, orders.id, listener.id, asked)
+    rig.listeners.down.clear()
+    await rig.end(first)
+    await until(lambda: len(rig.listeners.ids("billing")) == 40, what="all messages are delivered")
+    await rig.noted(second)
+    watch = watch_of(rig, second)
+    for after_ms in (62_000, 62_000 + BACK_MS):
+        await watch.look(at_ms + after_ms)
+    await until(lambda: len(rig.listeners.taken("pager")) == 2, what="the end is delivered")
+    assert told(rig.listeners.taken("pager")[1])["type"] == "listener.back"
