@@ -53,6 +53,7 @@ from broker.commands.queues import QueueCommands
 from broker.commands.replays import ReplayCommands
 from broker.commands.secrets import SecretCommands
 from broker.outbound.addresses import Resolver
+from broker.outbound.dns import Ask, ask_system
 from broker.passwords import Passwords
 from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding, Statistics
 from broker.sealing import Sealer
@@ -82,8 +83,10 @@ def make_app(
     passwords: Passwords,
     account_limits: AccountLimits = DEFAULT_LIMITS,
     bodies_bytes_max: int = BYTES_MAX,
+    dns: Ask = ask_system,
 ) -> Starlette:
     """Create the Starlette application of the REST API. Its event log and its projection must be started already."""
+    resolver = Resolver(settings.allow_networks, dns)
     queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
     listener_commands = ListenerCommands(
         log, view, sealer, allow_networks=settings.allow_networks, listeners_max=settings.listeners_max
@@ -117,7 +120,7 @@ def make_app(
         registration=settings.registration,
         limits=account_limits,
     )
-    secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, Resolver(settings.allow_networks))
+    secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, resolver)
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
     organization_members = OrganizationMembers(account_commands, view, sessions)
     members = Members(view, sessions, requests_per_s=limit)

@@ -78,7 +78,9 @@ class GroupCommit:
         pause_s: float = PAUSE_S,
         late_s: float = _LATE_S,
         sweep_s: float = _SWEEP_S,
+        waiting_max: int = _WAITING_MAX,
     ) -> None:
+        self._most = waiting_max
         self._late_s = late_s
         self._sweep_s = sweep_s
         self._producer = producer
@@ -94,8 +96,8 @@ class GroupCommit:
         # Messages with an ordering key that wait for a batch, by partition; empty queues are left out.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
-        self._suspects: set[int | None] = set()  # brokers with a late batch
-        self._away: set[int | None] = set()  # brokers with a batch so late that its callers have timed out
+        self.suspects: set[int | None] = set()  # brokers with a late batch
+        self.away: set[int | None] = set()  # brokers with a batch so late that its callers have timed out
         # When the newest acknowledged batch was sent, by broker.
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
@@ -104,7 +106,7 @@ class GroupCommit:
         self._resting: set[int | None] = set()  # brokers in the short pause after a batch
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0
-        self._waiting_max = _WAITING_MAX
+        self._waiting_max = waiting_max
         self._refusal: str | None = None
         # True: messages without a key that stay together did not fit behind keyed messages, so they are next.
         self._left_out = False
@@ -116,7 +118,7 @@ class GroupCommit:
     def refuse(self, reason: str | None) -> None:
         """Refuse new messages with DiskNearlyFull for this reason; None accepts them again."""
         self._refusal = reason
-        self._waiting_max = _WAITING_MAX if reason is None else 0
+        self._waiting_max = self._most if reason is None else 0
 
     async def stop(self) -> None:
         """Wait for the messages already accepted, at most `timeout_s`, and stop."""
@@ -183,8 +185,8 @@ class GroupCommit:
         if self.waiting >= self._waiting_max or self.waiting_bytes >= _WAITING_BYTES_MAX:
             return True
         if partition is None:
-            return bool(self._away) and not self._trusted()
-        if self._away and self._leader(partition) in self._away:
+            return bool(self.away) and not self._trusted()
+        if self.away and self._leader(partition) in self.away:
             return True
         queue = self._keyed.get(partition)
         return queue is not None and (
@@ -207,7 +209,7 @@ class GroupCommit:
     def _trusted(self) -> Sequence[int]:
         """Return the partitions whose leader is not late with an acknowledgement."""
         led = self._led()
-        return [one for one in led if self._leader(one) not in self._suspects] if self._suspects else led
+        return [one for one in led if self._leader(one) not in self.suspects] if self.suspects else led
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -371,8 +373,8 @@ class GroupCommit:
             for batch in self._under_way.values()
             if batch.late and batch.sent_s >= self._proofs_s.get(batch.leader, 0.0)
         ]
-        self._suspects = {batch.leader for batch in owing}
-        self._away = {batch.leader for batch in owing if batch.sent_s < before_s}
+        self.suspects = {batch.leader for batch in owing}
+        self.away = {batch.leader for batch in owing if batch.sent_s < before_s}
 
     async def _sweep(self) -> None:
         """Fail the messages that have waited too long.
@@ -399,7 +401,7 @@ class GroupCommit:
                 )
                 self.in_doubt += fail([item for item in batch.items if item.deadline < now_s], doubt)
             self._judge()
-            if (self._suspects or self._keyed) and self._look_again_s < now_s:
+            if (self.suspects or self._keyed) and self._look_again_s < now_s:
                 self._look_again_s = now_s + _LOOK_AGAIN_S
                 self._requests.look_again()
             if self._keyed or self._unkeyed:

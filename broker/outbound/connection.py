@@ -14,6 +14,7 @@ import asyncio
 import logging
 import ssl
 import time
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
 
@@ -30,16 +31,25 @@ log = logging.getLogger(__name__)
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
-CONNECT_TIMEOUT_S: Final = 5.0
-_END_S: Final = 1.0  # The rest of an answer may take this long after its status line.
-_ADDRESSES_MAX: Final = 3  # At most this many addresses of a host are tried.
-_NEXT_ADDRESS_S: Final = 1.25  # If an address does not answer for this long, the next one is tried.
 # The head is searched only if needed, because a parser callback for each header would be slow.
 _RETRY_AFTER: Final = b"retry-after:"
 _RETRY_AFTER_BYTES_MAX: Final = 64  # longest accepted value; dates have 29
 _MAY_SAY_WHEN: Final = (429, 503)
 _AGAIN_BYTES_MAX: Final = 1 << 10  # A connection remembers an answer up to this size.
 _SECONDS_DIGITS_MAX: Final = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionTuning:
+    """The bounds of connections."""
+
+    connect_s: float = 5.0  # how long connecting may take, over all addresses
+    next_address_s: float = 1.25  # If an address does not answer for this long, the next one is tried.
+    addresses_max: int = 3  # At most this many addresses of a host are tried.
+    end_s: float = 1.0  # The rest of an answer may take this long after its status line.
+
+
+CONNECTION: Final = ConnectionTuning()
 
 
 class Owner(Protocol):
@@ -66,6 +76,7 @@ class Connection(asyncio.Protocol):
         "_answered",
         "_bytes",
         "_end",
+        "_end_s",
         "_ended",
         "_head",
         "_owned",
@@ -79,8 +90,9 @@ class Connection(asyncio.Protocol):
         "work",
     )
 
-    def __init__(self, owner: Owner, target: Target) -> None:
+    def __init__(self, owner: Owner, target: Target, end_s: float = CONNECTION.end_s) -> None:
         self._owner = owner
+        self._end_s = end_s
         self._owned = False
         self.target = target
         self._transport: Any = None
@@ -162,7 +174,7 @@ class Connection(asyncio.Protocol):
             elif self._ended:
                 self.close()
             elif self._answered and self._end is None:
-                self._end = asyncio.get_running_loop().call_later(_END_S, self.close)
+                self._end = asyncio.get_running_loop().call_later(self._end_s, self.close)
 
     def _finished(self) -> None:
         self.used += 1
@@ -216,8 +228,8 @@ class TunnelConnection(Connection):
 
     __slots__ = ("_proof",)
 
-    def __init__(self, owner: Owner, target: Target) -> None:
-        super().__init__(owner, target)
+    def __init__(self, owner: Owner, target: Target, end_s: float = CONNECTION.end_s) -> None:
+        super().__init__(owner, target, end_s)
         self._proof = f"{TUNNEL_PROOF}: {tunnel_proof(target.target.split('/')[1])}\r\n".encode()
 
     def on_headers_complete(self) -> None:
@@ -257,7 +269,13 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSLContext) -> Connection:
+async def connect(
+    owner: Owner,
+    target: Target,
+    resolver: Resolver,
+    tls: ssl.SSLContext,
+    tuning: ConnectionTuning = CONNECTION,
+) -> Connection:
     """Connect to one of the target's allowed addresses. Raises ConnectFailed or NotTried."""
     if target.port in PORTS_REFUSED and not target.tunnel:
         raise ConnectFailed("port-not-allowed")
@@ -265,14 +283,14 @@ async def connect(owner: Owner, target: Target, resolver: Resolver, tls: ssl.SSL
     kind = TunnelConnection if target.tunnel else Connection
     error = "refused"
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        async with asyncio.timeout(tuning.connect_s):
             addresses = [target.host] if target.tunnel else await resolver.addresses(target.host)
-            addresses = addresses[:_ADDRESSES_MAX]
+            addresses = addresses[: tuning.addresses_max]
             for address in addresses:
                 try:
-                    async with asyncio.timeout(None if address is addresses[-1] else _NEXT_ADDRESS_S):
+                    async with asyncio.timeout(None if address is addresses[-1] else tuning.next_address_s):
                         _, connection = await loop.create_connection(
-                            lambda: kind(owner, target),
+                            lambda: kind(owner, target, tuning.end_s),
                             address,
                             target.port,
                             ssl=tls if target.tls else None,

@@ -32,6 +32,7 @@ from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import Connection, connect
+from broker.outbound.dns import Ask, ask_system
 from broker.outbound.request import Opened
 from tests.outstanding_topic import OutstandingTopic
 
@@ -156,6 +157,7 @@ class Office:
         tuning: Tuning = TUNED,
         dice: Callable[[], float] = lambda: 0.0,
         connect: Callable[..., Awaitable[Connection]] = connect,
+        ask: Ask = ask_system,
     ) -> None:
         self.tuning = tuning
         self.log: list[Message] = []
@@ -168,7 +170,7 @@ class Office:
         self.partition = Partition(0, 0, tuning)
         self.partitions = {0: self.partition}
         self.catch_up = CatchUp(self, self.partitions, tuning)
-        resolver, tls = Resolver(allow), tls or ssl.create_default_context()
+        resolver, tls = Resolver(allow, ask), tls or ssl.create_default_context()
         self.liveness = Liveness(resolver, tls, dice, tuning)
         self.no_member: LogUnavailable | None = None
         self.refused = 0

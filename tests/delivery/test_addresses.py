@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 
 import pytest
@@ -20,6 +21,7 @@ from tests.delivery.office import OK, until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 and so on are addresses of Linux")
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
+SOON = http.ConnectionTuning(next_address_s=0.1)
 
 
 @contextlib.contextmanager
@@ -40,26 +42,23 @@ async def answers_200(_request, writer):
     writer.write(OK)
 
 
-@pytest.fixture
-def several(monkeypatch: pytest.MonkeyPatch):
-    """What DNS says of every name."""
-    said: list[str] = []
-
-    def getaddrinfo(_host, _port, **_options):
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in said]
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(http, "_NEXT_ADDRESS_S", 0.1)
-    return said
+def where(*addresses: str, tuning: http.ConnectionTuning = SOON) -> dict[str, object]:
+    """An office for which DNS says the same of every name."""
+    return {"allow": LOOPBACK, "ask": lambda _: list(addresses), "connect": partial(http.connect, tuning=tuning)}
 
 
-async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_from_then_on(
-    serve, open_office, several, monkeypatch
-):
+async def connect(office, tuning: http.ConnectionTuning = SOON) -> http.Connection:
+    dispatcher = office.dispatcher
+    network = dispatcher.connections.network
+    return await http.connect(dispatcher.attempts, dispatcher.connections.target, network.resolver, network.tls, tuning)
+
+
+async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_from_then_on(serve, open_office):
     server = await serve(answers_200)
     with silent(server.port) as address:
-        several[:] = [address, "127.0.0.1"]
-        office = await open_office(f"http://two.example:{server.port}/", office={"allow": LOOPBACK}, max_in_flight=1)
+        office = await open_office(
+            f"http://two.example:{server.port}/", office=where(address, "127.0.0.1"), max_in_flight=1
+        )
         resolver = office.dispatcher.connections.network.resolver
         resolver.tuning = replace(resolver.tuning, cache_s=-1.0)  # DNS is asked again each time
         office.put(3)
@@ -68,52 +67,34 @@ async def test_an_address_that_is_silent_is_left_for_the_next_which_comes_first_
         assert {outcome for rows in office.outcomes.values() for _, outcome, _ in rows} == {"delivered"}
         resolver = office.dispatcher.connections.network.resolver
         assert await resolver.addresses("two.example") == ["127.0.0.1", address]
-        monkeypatch.setattr(http, "_NEXT_ADDRESS_S", http.CONNECT_TIMEOUT_S + 1)  # the silent one would take all of it
         office.dispatcher.connections.network.sockets.open += 1
-        connection = await http.connect(
-            office.dispatcher.attempts,
-            office.dispatcher.connections.target,
-            resolver,
-            office.dispatcher.connections.network.tls,
-        )
+        slow = http.ConnectionTuning(
+            next_address_s=http.CONNECTION.connect_s + 1
+        )  # the silent one would take all of it
+        connection = await connect(office, slow)
         connection.close()
 
 
-async def test_where_all_addresses_are_silent_it_is_a_time_out(serve, open_office, several, monkeypatch):
-    monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.5)
+async def test_where_all_addresses_are_silent_it_is_a_time_out(serve, open_office):
     server = await serve(answers_200)
     with silent(server.port) as address:
-        several[:] = [address, "127.0.0.2"]
-        office = await open_office(f"http://two.example:{server.port}/", office={"allow": LOOPBACK})
+        office = await open_office(f"http://two.example:{server.port}/", office=where(address, "127.0.0.2"))
         with pytest.raises(http.ConnectFailed, match="connect-timeout"):
-            await http.connect(
-                office.dispatcher.attempts,
-                office.dispatcher.connections.target,
-                office.dispatcher.connections.network.resolver,
-                office.dispatcher.connections.network.tls,
-            )
+            await connect(office, replace(SOON, connect_s=0.5))
 
 
-async def test_only_the_first_few_of_many_addresses_are_tried(serve, open_office, several):
+async def test_only_the_first_few_of_many_addresses_are_tried(serve, open_office):
     server = await serve(answers_200)
-    several[:] = ["127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.1"]
-    office = await open_office(f"http://many.example:{server.port}/", office={"allow": LOOPBACK})
+    addresses = ("127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.1")
+    office = await open_office(f"http://many.example:{server.port}/", office=where(*addresses))
     with pytest.raises(http.ConnectFailed, match="refused"):
-        await http.connect(
-            office.dispatcher.attempts,
-            office.dispatcher.connections.target,
-            office.dispatcher.connections.network.resolver,
-            office.dispatcher.connections.network.tls,
-        )
+        await connect(office)
 
 
-async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_listener(
-    serve, open_office, several, monkeypatch
-):
-    several[:] = ["127.0.0.1"]
+async def test_that_its_name_had_no_turn_in_dns_is_no_attempt_and_no_fault_of_a_listener(serve, open_office):
     server = await serve(answers_200)
     office = await open_office(
-        f"http://new.example:{server.port}/", office={"new": True, "tuning": Tuning(put_off_ms=0)}
+        f"http://new.example:{server.port}/", office={"new": True, "tuning": Tuning(put_off_ms=0), **where("127.0.0.1")}
     )
     resolver, without_a_turn = office.dispatcher.connections.network.resolver, 0
     resolver.tuning = replace(resolver.tuning, answer_s=0.01)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import socket
 import ssl
+from functools import partial
 from ipaddress import ip_network
 
 import orjson
@@ -357,28 +357,27 @@ async def test_an_address_that_is_not_allowed_is_never_connected_to(serve, open_
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
-async def test_a_name_without_an_address_is_a_dns_failure(serve, open_office, monkeypatch, host):
-    def no_dns(name, *_args, **_options):
+async def test_a_name_without_an_address_is_a_dns_failure(serve, open_office, host):
+    def no_dns(name: str) -> list[str]:
         name.encode("idna")
         raise OSError("no such name")
 
-    monkeypatch.setattr(socket, "getaddrinfo", no_dns)
-    office = await open_office("http://no-such-host.invalid/")
+    office = await open_office("http://no-such-host.invalid/", office={"ask": no_dns})
     office.dispatcher.connections.target = office.dispatcher.connections.target._replace(host=host)
     assert await failing_to_connect(office) == "no-address"
 
 
-async def test_a_name_leads_only_to_its_addresses_that_are_allowed(serve, open_office, monkeypatch):
+async def test_a_name_leads_only_to_its_addresses_that_are_allowed(serve, open_office):
     server = await serve(answer_200)
     asked: list[str] = []
 
-    def rebinding(name, *_args, **_options):
+    def rebinding(name: str) -> list[str]:
         asked.append(name)
-        return [(2, 1, 6, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.1") if len(asked) == 1]
+        return ["127.0.0.2", "127.0.0.1"] if len(asked) == 1 else []
 
-    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     office = await open_office(
-        f"http://rebinding.example:{server.port}/", office={"allow": (ip_network("127.0.0.1/32"),)}
+        f"http://rebinding.example:{server.port}/",
+        office={"allow": (ip_network("127.0.0.1/32"),), "ask": rebinding},
     )
     office.put(3)
     await office.all_settled()
@@ -386,10 +385,10 @@ async def test_a_name_leads_only_to_its_addresses_that_are_allowed(serve, open_o
     assert {request.headers["host"] for request in server.posts} == {f"rebinding.example:{server.port}"}
 
 
-async def test_a_listener_that_accepts_and_never_finishes_the_handshake_times_out(serve, open_office, monkeypatch):
-    monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", 0.1)
+async def test_a_listener_that_accepts_and_never_finishes_the_handshake_times_out(serve, open_office):
     server = await serve(answer_200)
-    office = await open_office(server.url.replace("http://", "https://"))
+    soon = partial(http.connect, tuning=http.ConnectionTuning(connect_s=0.1))
+    office = await open_office(server.url.replace("http://", "https://"), office={"connect": soon})
     assert await failing_to_connect(office) in ("connect-timeout", "refused", "tls")
 
 

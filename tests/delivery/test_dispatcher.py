@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from broker.core import window as window_module
 from broker.core.circuit import State
 from broker.core.events import ListenerSettings
-from broker.core.flow import WHOLE, Share
+from broker.core.flow import WHOLE, Pace, Share
 from broker.core.retry import RetryPolicy
-from broker.core.window import Window
-from broker.delivery.dispatch import limits as limits_module
+from broker.core.window import BEHIND_MAX, Window
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
 from broker.delivery.tuning import TUNED, Tuning
-from broker.outbound import connection as http_module
-from broker.outbound.connection import ConnectFailed
+from broker.outbound.connection import ConnectFailed, ConnectionTuning, connect
 from tests.delivery.office import OK, paused, until
 
 FAIL = b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"
@@ -306,7 +304,7 @@ async def test_no_more_are_under_way_than_the_setting_and_the_workers_share_allo
 
 async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_their_key(serve, open_office, monkeypatch):
     counted: list[float] = []
-    begin = limits_module.Pace.begin
+    begin = Pace.begin
 
     def counting(self, at_s):
         may = begin(self, at_s)
@@ -314,7 +312,7 @@ async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_thei
             counted.append(at_s)
         return may
 
-    monkeypatch.setattr(limits_module.Pace, "begin", counting)
+    monkeypatch.setattr(Pace, "begin", counting)
     moody = Moody()
     moody.free.clear()
     server = await serve(moody)
@@ -339,24 +337,23 @@ async def test_a_backlog_beyond_what_it_may_hold_is_delivered_whole(serve, open_
     assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(200))
 
 
-async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up(serve, open_office, monkeypatch):
-    monkeypatch.setattr(window_module, "BEHIND_MAX", 5)
+async def test_a_stream_far_behind_costs_the_tail_nothing_until_it_has_caught_up(serve, open_office):
     moody = Moody()
     server = await serve(moody)
     office = await open_office(server)
     dispatcher = office.dispatcher
     dispatcher.update(replace(dispatcher.listener, paused="by a test"), share=WHOLE)
+    office.put(BEHIND_MAX + 10)
+    assert not office.partition.feeds(dispatcher)
     office.put(30)
-    assert office.partition._fed["q-1"] == {}
-    office.put(30)
-    assert len(dispatcher.streams[0].window.behind) == 5
+    assert len(dispatcher.streams[0].window.behind) == BEHIND_MAX
     dispatcher.update(replace(dispatcher.listener, paused=None), share=WHOLE)
     await office.all_settled()
-    assert office.partition._fed["q-1"] == {dispatcher: None}
+    assert office.partition.feeds(dispatcher)
     office.put(10)
     await office.all_settled()
     office.check_books()
-    assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(70))
+    assert sorted(moody.taken, key=lambda message: int(message[2:])) == ids(range(BEHIND_MAX + 50))
 
 
 @pytest.mark.parametrize(("held", "most_read"), [(8, 4_000), (512, 2_500)])
@@ -508,15 +505,12 @@ async def test_one_that_fails_one_of_ten_does_not_give_way(serve, open_office):
     office.check_books()
 
 
-async def test_an_answer_that_does_not_end_is_not_waited_for_and_makes_its_listener_slow(
-    serve, open_office, monkeypatch
-):
-    monkeypatch.setattr(http_module, "_END_S", 0.3)
-
+async def test_an_answer_that_does_not_end_is_not_waited_for_and_makes_its_listener_slow(serve, open_office):
     async def drip(request, writer):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n.")
 
-    office = await open_office(await serve(drip), max_in_flight=4, timeout_ms=60_000)
+    soon = partial(connect, tuning=ConnectionTuning(end_s=0.3))
+    office = await open_office(await serve(drip), office={"connect": soon}, max_in_flight=4, timeout_ms=60_000)
     office.put(24)
     await office.all_settled()
     assert office.dispatcher.limits.low_priority

@@ -10,7 +10,6 @@ import pytest
 from broker.core.codec import decode
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled
-from broker.delivery.checkpoint import checkpoints as module
 from broker.delivery.checkpoint.checkpoints import Checkpoints
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.fence import Fence
@@ -189,18 +188,16 @@ async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_th
     settled(checkpoints, dispatchers, "l-1")  # its outcome is not written: no cursor may say so
     (squatted,) = settled(checkpoints, dispatchers, "l-0")
     squatted.dirty = False
-    checkpoints._stored["l-0"] = 0.0
+    checkpoints.stored_at_s["l-0"] = 0.0
     committed.clear()
     await checkpoints.once_more()
     assert sorted(committed) == sorted([*names[1:], "new", "l-0"])
 
 
 @pytest.fixture
-def clock(monkeypatch) -> SimpleNamespace:
+def clock() -> SimpleNamespace:
     """Of the checkpoints: its `now`, in seconds."""
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+    return SimpleNamespace(now=100.0)
 
 
 class Office:
@@ -212,14 +209,16 @@ class Office:
         self.refused: set[str] = set()
         self.topic = Topic()
         self.streams = {name: Settled(0, name) for name in names}
+        self.dispatchers = {name: stream.dispatcher for name, stream in self.streams.items()}
         self.checkpoints = Checkpoints(
             SimpleNamespace(store=self._store),
             self.topic,
             NOTHING_KEPT,
             {0: SimpleNamespace(tail=9)},
-            {name: stream.dispatcher for name, stream in self.streams.items()},
+            self.dispatchers,
             Metrics(),
             nothing,
+            monotonic=lambda: clock.now,
         )
 
     async def _store(self, cursors) -> None:
@@ -293,10 +292,10 @@ async def test_a_listener_that_has_ended_is_not_remembered(clock):
     office = Office(clock, "slow", "ended")
     await office.checkpoint()
     office.checkpoints.removed("ended")
-    assert office.checkpoints._stored.keys() == {"slow"}
-    del office.checkpoints._dispatchers["ended"]  # while its cursor is being committed
+    assert office.checkpoints.stored_at_s.keys() == {"slow"}
+    del office.dispatchers["ended"]  # while its cursor is being committed
     await office.checkpoint()
-    assert office.checkpoints._stored.keys() == {"slow"}
+    assert office.checkpoints.stored_at_s.keys() == {"slow"}
 
 
 class Committed(list[str]):
@@ -306,10 +305,10 @@ class Committed(list[str]):
         self.extend(cursors)
 
 
-def checkpoints_of(cursors, dispatchers: dict[str, object], *, confirm=nothing, tuning=TUNED) -> Checkpoints:
-    """Of one partition, where the place of every listener is known."""
-    partition = SimpleNamespace(tail=9, placed=lambda _: True)
-    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, dispatchers, Metrics(), confirm, tuning=tuning)
+def checkpoints_of(cursors, dispatchers, *, confirm=nothing, placed=lambda _: True, **more) -> Checkpoints:
+    """Of one partition. placed: whether the place of a dispatcher is known."""
+    partition = SimpleNamespace(tail=9, placed=placed)
+    return Checkpoints(cursors, Topic(), NOTHING_KEPT, {0: partition}, dispatchers, Metrics(), confirm, **more)
 
 
 async def test_of_several_groups_that_take_no_commit_each_keeps_its_streams_dirty():
@@ -358,15 +357,14 @@ async def test_who_gives_way_does_so_again_after_the_last_checkpoint(clock):
     assert [] in [await office.checkpoint() for _ in range(3)]
 
 
-async def test_one_who_stood_still_commits_nothing_any_more(clock, monkeypatch):
+async def test_one_who_stood_still_commits_nothing_any_more(clock):
     async def stand_still(_s: float) -> None:
         clock.now += TUNED.suspended_s + 1
 
     committed, dispatchers = Committed(), {}
-    checkpoints = checkpoints_of(committed, dispatchers)
+    checkpoints = checkpoints_of(committed, dispatchers, monotonic=lambda: clock.now, sleep=stand_still)
     settled(checkpoints, dispatchers, "l")
     await checkpoints.checkpoint()
-    monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=stand_still))
     with pytest.raises(Suspended):
         await checkpoints.run()
     await checkpoints.once_more()
@@ -408,14 +406,16 @@ async def test_one_whose_place_is_not_known_yet_has_no_cursor_committed():
     dispatchers = {name: Settled(0, name).dispatcher for name in ("loading", "known", "too")}
     for dispatcher in dispatchers.values():
         dispatcher.streams.clear()
-    checkpoints = checkpoints_of(committed, dispatchers, tuning=QUICK_ROUNDS)
-    checkpoints._partitions[0].placed = lambda dispatcher: dispatcher is not dispatchers["loading"]
+    loading = dispatchers["loading"]
+    checkpoints = checkpoints_of(committed, dispatchers, placed=lambda one: one is not loading, tuning=QUICK_ROUNDS)
     await one_round_of_the_idle(checkpoints, lambda: committed.count("known") > 1 and committed.count("too") > 1)
     assert "loading" not in committed
 
 
 async def test_what_waits_and_does_not_change_is_committed_now_and_then():
     stream = Settled(0, "l")
-    checkpoints = checkpoints_of(Committed(), {"l": stream.dispatcher}, tuning=QUICK_ROUNDS)
+    committed = Committed()
+    checkpoints = checkpoints_of(committed, {"l": stream.dispatcher}, tuning=QUICK_ROUNDS)
     await one_round_of_the_idle(checkpoints, lambda: stream.dirty)
-    assert stream in checkpoints._dirty
+    await checkpoints.checkpoint()
+    assert committed == ["l"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,13 +77,25 @@ def brokers() -> Brokers:
 
 
 @pytest.fixture
-async def commit(brokers) -> AsyncIterator[GroupCommit]:
-    commit = GroupCommit(brokers, brokers, Topic("messages", PARTITIONS, {}), 0.3, sweep_s=0.005, late_s=0.02)
-    commit.start()
-    yield commit
+async def open_commit(brokers) -> AsyncIterator[Callable[..., Awaitable[GroupCommit]]]:
+    opened: list[GroupCommit] = []
+
+    async def start(**more: int) -> GroupCommit:
+        topic = Topic("messages", PARTITIONS, {})
+        opened.append(GroupCommit(brokers, brokers, topic, 0.3, sweep_s=0.005, late_s=0.02, **more))
+        opened[-1].start()
+        return opened[-1]
+
+    yield start
     for broker in (*brokers.held,):
         brokers.go_on(broker)
-    await commit.stop()
+    for commit in opened:
+        await commit.stop()
+
+
+@pytest.fixture
+async def commit(open_commit) -> GroupCommit:
+    return await open_commit()
 
 
 def value(text: str):
@@ -96,7 +108,7 @@ def key_of(commit: GroupCommit, partition: int) -> str:
 
 async def until_suspected(commit: GroupCommit, *leaders: int | None) -> None:
     async with asyncio.timeout(10):
-        while commit._suspects != set(leaders):
+        while commit.suspects != set(leaders):
             await asyncio.sleep(0.005)
 
 
@@ -142,7 +154,7 @@ async def test_a_key_whose_broker_hangs_is_told_that_nothing_was_stored_and_then
         with pytest.raises(LogUnavailable, match="Nothing was stored"):
             await waiting
     async with asyncio.timeout(10):
-        while 1 not in commit._away:
+        while 1 not in commit.away:
             await asyncio.sleep(0.005)
     with pytest.raises(LogUnavailable, match="Nothing was stored"):
         commit.append(value("refused"), ordering_key=key_of(commit, 3))
@@ -171,7 +183,7 @@ async def test_when_all_hang_few_batches_are_in_doubt_and_soon_a_put_is_refused_
     brokers.hanging |= {0, 1}
     puts = []
     async with asyncio.timeout(10):
-        while commit._suspects != {0, 1}:
+        while commit.suspects != {0, 1}:
             puts.append(asyncio.ensure_future(commit.append(value("in doubt"))))
             await asyncio.sleep(0.005)
     puts.append(asyncio.ensure_future(commit.append(value("waits"))))
@@ -180,7 +192,7 @@ async def test_when_all_hang_few_batches_are_in_doubt_and_soon_a_put_is_refused_
     assert isinstance(results[-1], LogUnavailable)
     assert sum(map(len, brokers.held.values())) <= 3
     async with asyncio.timeout(10):
-        while not commit._away >= {0, 1}:
+        while not commit.away >= {0, 1}:
             await asyncio.sleep(0.005)
     with pytest.raises(LogUnavailable, match="Nothing was stored"):
         commit.append(value("refused"))
@@ -203,8 +215,8 @@ async def test_a_broker_that_acknowledges_what_was_sent_later_is_trusted_though_
     await asyncio.wait_for(commit.append(value("goes on")), 1)
 
 
-async def test_what_waits_for_one_partition_leaves_room_for_the_others(commit, brokers, monkeypatch):
-    commit._waiting_max = 20
+async def test_what_waits_for_one_partition_leaves_room_for_the_others(open_commit, brokers):
+    commit = await open_commit(waiting_max=20)
     brokers.hanging.add(1)
     waiting = [asyncio.ensure_future(commit.append(value("in doubt"), ordering_key=key_of(commit, 1)))]
     await until_suspected(commit, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from broker.outbound.addresses import (
     URL_CHARS_MAX,
+    Network,
     Refused,
     Resolver,
     Target,
@@ -290,75 +292,67 @@ def test_a_name_is_not_taken_for_an_address():
 
 
 class Names:
-    """A resolver whose answers change from question to question."""
+    """A name server whose answers change from question to question."""
 
     def __init__(self, *answers: list[str] | Exception) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
 
-    def getaddrinfo(self, host, port, **_options):
+    def ask(self, host: str) -> list[str]:
+        """For dns.Ask."""
         self.asked.append(host)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        family = {4: socket.AF_INET, 6: socket.AF_INET6}
-        return [(family[ip_address(a.partition("%")[0]).version], 1, 6, "", (a, port or 0)) for a in answer]
+        return answer
 
 
-@pytest.fixture
-def names(monkeypatch):
-    def answering(*answers: list[str] | Exception) -> Names:
-        names = Names(*answers)
-        monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
-        return names
-
-    return answering
+def resolver_of(*answers: list[str] | Exception, allow: Sequence[Network] = ()) -> Resolver:
+    return Resolver(allow, Names(*answers).ask)
 
 
 @pytest.mark.parametrize("text", BAD_ADDRESSES)
-async def test_a_name_that_leads_to_an_address_that_is_not_public_is_refused(names, text):
-    names([text])
+async def test_a_name_that_leads_to_an_address_that_is_not_public_is_refused(text):
     with pytest.raises(Refused):
-        await Resolver(()).addresses("innocent.example")
+        await resolver_of([text]).addresses("innocent.example")
 
 
-async def test_of_a_names_addresses_only_the_allowed_ones_are_used(names):
-    names(["10.0.0.1", "93.184.215.14", "::1", "2606:4700::1111", "fe80::1%eth0"])
-    assert await Resolver(()).addresses("mixed.example") == ["93.184.215.14", "2606:4700::1111"]
+async def test_of_a_names_addresses_only_the_allowed_ones_are_used():
+    resolver = resolver_of(["10.0.0.1", "93.184.215.14", "::1", "2606:4700::1111", "fe80::1%eth0"])
+    assert await resolver.addresses("mixed.example") == ["93.184.215.14", "2606:4700::1111"]
 
 
-async def test_the_allow_list_counts_for_names_too(names):
-    names(["127.0.0.1", "10.0.0.1"])
-    assert await Resolver(LOOPBACK).addresses("localhost") == ["127.0.0.1"]
+async def test_the_allow_list_counts_for_names_too():
+    resolver = resolver_of(["127.0.0.1", "10.0.0.1"], allow=LOOPBACK)
+    assert await resolver.addresses("localhost") == ["127.0.0.1"]
 
 
-async def test_a_literal_address_asks_no_dns(names):
-    asked = names(OSError("there is no DNS"))
-    assert await Resolver(()).addresses("8.8.8.8") == ["8.8.8.8"]
+async def test_a_literal_address_asks_no_dns():
+    names = Names(OSError("there is no DNS"))
+    resolver = Resolver((), names.ask)
+    assert await resolver.addresses("8.8.8.8") == ["8.8.8.8"]
     for host in ("127.0.0.1", "0x7f000001", "127.0.0.1."):
         with pytest.raises(Refused):
-            await Resolver(()).addresses(host)
-    assert asked.asked == []
+            await resolver.addresses(host)
+    assert names.asked == []
 
 
-async def test_many_who_wait_for_one_name_ask_once(names):
-    asked = names(["93.184.215.14"])
-    resolver = Resolver(())
+async def test_many_who_wait_for_one_name_ask_once():
+    names = Names(["93.184.215.14"])
+    resolver = Resolver((), names.ask)
     found = await asyncio.gather(*(resolver.addresses("busy.example") for _ in range(100)))
     assert set(map(tuple, found)) == {("93.184.215.14",)}
-    assert asked.asked == ["busy.example"]
+    assert names.asked == ["busy.example"]
 
 
-async def test_an_answer_that_is_remembered_is_checked_again_for_each_use(names):
-    names(["127.0.0.1"])
-    resolver = Resolver(())
+async def test_an_answer_that_is_remembered_is_checked_again_for_each_use():
+    resolver = resolver_of(["127.0.0.1"])
     for _ in range(3):
         with pytest.raises(Refused):
             await resolver.addresses("rebound.example")
 
 
-async def test_dns_without_an_answer_is_an_os_error_for_all_who_wait(names):
-    names(socket.gaierror(socket.EAI_NONAME, "no such name"))
-    resolver = Resolver(())
+async def test_dns_without_an_answer_is_an_os_error_for_all_who_wait():
+    resolver = resolver_of(socket.gaierror(socket.EAI_NONAME, "no such name"))
     results = await asyncio.gather(*(resolver.addresses("gone.example") for _ in range(3)), return_exceptions=True)
     assert all(isinstance(result, OSError) for result in results)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.outbound import connection as module
 from broker.outbound.addresses import parse_url
 from broker.outbound.connection import Connection, retry_after_s
 
@@ -34,7 +33,7 @@ ANSWERS = (
 
 
 @dataclass
-class Told:
+class Calls:
     """A connection's owner, and its transport. calls: what it was told, in order."""
 
     calls: list[tuple[object, ...]] = field(default_factory=list)
@@ -58,14 +57,14 @@ class Told:
         self.calls.append(("closed",))
 
 
-def connected() -> tuple[Connection, Told]:
-    told = Told()
-    connection = Connection(told, TARGET)
+def connected(end_s: float = 1.0) -> tuple[Connection, Calls]:
+    told = Calls()
+    connection = Connection(told, TARGET, end_s)
     connection.connection_made(told)
     return connection, told
 
 
-def ask(connection: Connection, told: Told, answer: bytes, cut: int, work: int) -> list[tuple[object, ...]]:
+def ask(connection: Connection, told: Calls, answer: bytes, cut: int, work: int) -> list[tuple[object, ...]]:
     """One request, its answer in one piece or in two, and what the owner was told of it."""
     told.calls.clear()
     connection.send(b"a request", work, 0.0)
@@ -154,9 +153,8 @@ def test_no_date_of_a_retry_after_is_an_error(words):
     assert wait_s is None or wait_s >= 0
 
 
-async def test_an_answer_that_ended_in_time_does_not_cost_its_connection(monkeypatch):
-    monkeypatch.setattr(module, "_END_S", 0.01)
-    connection, told = connected()
+async def test_an_answer_that_ended_in_time_does_not_cost_its_connection():
+    connection, told = connected(end_s=0.01)
     assert ask(connection, told, ANSWERS[1], len(ANSWERS[1]) - 1, 1) == [("answered", 1, 200, None), ("released",)]
     await asyncio.sleep(0.05)
     assert ("closed",) not in told.calls

@@ -18,7 +18,7 @@ from api_client import make_api, problem
 from test_guard import BAD_ADDRESSES, LOOPBACK, Names
 
 from broker.delivery.dispatch.liveness import alive
-from broker.outbound.addresses import Resolver, parse_url
+from broker.outbound.addresses import PORTS_REFUSED, Resolver, parse_url
 from broker.outbound.connection import ConnectFailed, connect
 from broker.outbound.dns import DnsTuning
 
@@ -73,8 +73,8 @@ async def test_the_allow_list_lets_in_what_it_names_and_nothing_else():
 
 
 @contextlib.asynccontextmanager
-async def forbidden_server():
-    """A server on loopback, and how often somebody connected to it."""
+async def forbidden_server(ports=(0,)):
+    """A server on loopback, on the first of these ports that is free, and how often somebody connected to it."""
     connected: list[object] = []
 
     async def served(_reader, writer):
@@ -82,9 +82,11 @@ async def forbidden_server():
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(served, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1], connected
+    for port in ports:
+        with contextlib.suppress(OSError):
+            async with await asyncio.start_server(served, "127.0.0.1", port) as server:
+                yield server.sockets[0].getsockname()[1], connected
+                return
 
 
 class Owner:
@@ -113,30 +115,28 @@ async def test_no_connection_is_made_to_an_address_that_is_not_allowed_however_i
         assert connected == []
 
 
-async def test_no_connection_is_made_to_a_port_where_something_else_than_http_is_spoken(monkeypatch):
-    async with forbidden_server() as (port, connected):
-        monkeypatch.setattr("broker.outbound.connection.PORTS_REFUSED", frozenset({port}))
+async def test_no_connection_is_made_to_a_port_where_something_else_than_http_is_spoken():
+    unprivileged = sorted(port for port in PORTS_REFUSED if port >= 1024)
+    async with forbidden_server(unprivileged) as (port, connected):
         for host in ("127.0.0.1", "localhost"):
             assert await attempt(f"http://{host}:{port}/", Resolver(LOOPBACK)) == "port-not-allowed"
         assert connected == []
 
 
 @pytest.mark.parametrize("answer", [["127.0.0.1"], ["::ffff:127.0.0.1"], ["10.0.0.1", "127.0.0.1"]])
-async def test_a_name_that_leads_to_loopback_is_not_connected_to(answer, monkeypatch):
+async def test_a_name_that_leads_to_loopback_is_not_connected_to(answer):
     async with forbidden_server() as (port, connected):
         names = Names(answer)
-        monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
-        assert await attempt(f"http://innocent.example:{port}/", Resolver(())) == "no-address"
+        assert await attempt(f"http://innocent.example:{port}/", Resolver((), names.ask)) == "no-address"
         assert names.asked == ["innocent.example"]
         assert connected == []
 
 
-async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_connection(monkeypatch):
+async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_connection():
     """First the allowed address, then another: it is the checked one that is connected to, never a second answer."""
     async with forbidden_server() as (port, connected):
         names = Names(["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"])
-        monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
-        resolver = Resolver((ip_network("127.0.0.1/32"),), tuning=DnsTuning(cache_s=-1.0))
+        resolver = Resolver((ip_network("127.0.0.1/32"),), names.ask, DnsTuning(cache_s=-1.0))
         target = parse_url(f"http://rebinding.example:{port}/")
         connection = await connect(Owner(), target, resolver, ssl.create_default_context())
         connection.close()
@@ -145,10 +145,9 @@ async def test_a_name_whose_answer_changes_after_the_check_is_checked_at_each_co
         assert len(connected) == 1
 
 
-async def test_a_test_of_a_listener_is_guarded_too(monkeypatch):
+async def test_a_test_of_a_listener_is_guarded_too():
     async with forbidden_server() as (port, connected):
-        api = await make_api()
-        monkeypatch.setattr(socket, "getaddrinfo", Names(["127.0.0.1"]).getaddrinfo)
+        api = await make_api(dns=Names(["127.0.0.1"]).ask)
         queue_id = await api.queue()
         listener_id = await api.listener(queue_id, notify_url=f"http://innocent.example:{port}/")
         answer = await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/test")
@@ -156,20 +155,14 @@ async def test_a_test_of_a_listener_is_guarded_too(monkeypatch):
         assert connected == []
 
 
-async def test_a_name_that_leads_inside_is_answered_as_one_that_is_not_known(monkeypatch, caplog):
+async def test_a_name_that_leads_inside_is_answered_as_one_that_is_not_known(caplog):
     """In the answer to a test; in an attempt, by test_answers.py. The process log tells them apart."""
     caplog.set_level(logging.DEBUG, "broker.outbound.connection")
-    api = await make_api()
+    names = Names(["10.0.0.7"], socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+    api = await make_api(dns=names.ask)
     queue_id = await api.queue()
     answers = []
-    for name, addresses in (("internal", ["10.0.0.7"]), ("unknown", [])):
-
-        def getaddrinfo(*asked: object, addresses: list[str] = addresses, **options: object) -> list[tuple]:
-            if not addresses:
-                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            return Names(addresses).getaddrinfo(*asked, **options)
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for name in ("internal", "unknown"):
         listener_id = await api.listener(queue_id, name=name, notify_url=f"http://{name}.corp.example/")
         test = (await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/test")).json()["test"]
         answers.append({field: test[field] for field in ("status", "error")})

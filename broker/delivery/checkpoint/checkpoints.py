@@ -48,8 +48,13 @@ class Checkpoints:
         confirm: Callable[[], Awaitable[None]],
         count: Count | None = None,
         tuning: Tuning = TUNED,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._tuning = tuning
+        self._monotonic = monotonic
+        self._sleep = sleep
         self._turns = round(tuning.low_priority_s / tuning.checkpoint_s)
         self._cursors = cursors
         self._deliveries = deliveries
@@ -60,7 +65,7 @@ class Checkpoints:
         # `confirm` asks Kafka for ownership, so that a commit can't set back the cursor of a partition's next owner.
         self._confirm = confirm
         self._count = count
-        self._stored: dict[str, float] = {}  # when each listener was last committed
+        self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
         # Outcomes that were collected from their streams but are not written yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -75,7 +80,7 @@ class Checkpoints:
 
     def removed(self, listener_id: str) -> None:
         """Forget a listener that was deleted."""
-        self._stored.pop(listener_id, None)
+        self.stored_at_s.pop(listener_id, None)
 
     async def last(self) -> None:
         """Make the last checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if it
@@ -93,7 +98,7 @@ class Checkpoints:
         has set one back.
         """
         dispatchers = [
-            dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self._stored
+            dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self.stored_at_s
         ]
         async with self.quiet:
             for first in range(0, len(dispatchers), self._tuning.dirty_at_once):
@@ -122,9 +127,9 @@ class Checkpoints:
         """Wait until the next checkpoint is due. Raises Suspended if the process was suspended meanwhile, so that its
         state is out of date.
         """
-        before = time.monotonic()
-        await asyncio.sleep(self._tuning.checkpoint_s)
-        stood_still_s = time.monotonic() - before
+        before = self._monotonic()
+        await self._sleep(self._tuning.checkpoint_s)
+        stood_still_s = self._monotonic() - before
         if stood_still_s > self._tuning.suspended_s:
             self.suspended = True
             raise Suspended(
@@ -138,7 +143,7 @@ class Checkpoints:
         async with self.quiet:
             if self.suspended:
                 return
-            began = time.monotonic()
+            began = self._monotonic()
             streams: list[Stream] = []
             try:
                 cursors = await self._collect(streams, began)
@@ -157,7 +162,7 @@ class Checkpoints:
                     one for one in streams if one.dispatcher.listener.id in kept_back or one.partition in self._outcomes
                 )
             elif streams:
-                self._metrics.checkpoints.add((time.monotonic() - began) * 1000)
+                self._metrics.checkpoints.add((self._monotonic() - began) * 1000)
             self._clean_up(streams)
             if error is not None:
                 raise error
@@ -184,10 +189,10 @@ class Checkpoints:
         due in the same checkpoint.
         """
         for listener_id in listener_ids:
-            if listener_id in self._stored:
-                self._stored[listener_id] = at_s
+            if listener_id in self.stored_at_s:
+                self.stored_at_s[listener_id] = at_s
             elif listener_id in self._dispatchers:  # unless it was deleted
-                self._stored[listener_id] = at_s - self._tuning.checkpoint_s * (len(self._stored) % self._turns)
+                self.stored_at_s[listener_id] = at_s - self._tuning.checkpoint_s * (len(self.stored_at_s) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
         """Write the outcomes to the topic `deliveries`. If a partition fails, remove its cursors from `cursors`, and
@@ -242,7 +247,7 @@ class Checkpoints:
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False
-        if at_s - self._stored.get(dispatcher.listener.id, -inf) >= self._tuning.low_priority_s:
+        if at_s - self.stored_at_s.get(dispatcher.listener.id, -inf) >= self._tuning.low_priority_s:
             return False
         streams = dispatcher.streams.values()
         return (

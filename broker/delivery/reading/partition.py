@@ -132,6 +132,10 @@ class Partition:
         """Return whether the dispatcher's cursor is known."""
         return dispatcher in self._placed
 
+    def feeds(self, dispatcher: Dispatching) -> bool:
+        """Return whether the tail brings new messages to the dispatcher's stream."""
+        return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
+
     def _feed_to(self, dispatcher: Dispatching) -> None:
         if dispatcher.listener.replay is None:
             self._fed.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
