@@ -191,7 +191,7 @@ class Sessions:
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
-        if token.by_cookie and scope["method"] not in ("GET", "HEAD") and not self._same_origin(scope):
+        if token.by_cookie and scope["method"] not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
                 "A request with a session's cookie must come from this server's own pages. "
                 "Programs send an API key or a token."
@@ -229,7 +229,7 @@ class Sessions:
         public_url = self._public_url
         return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")
 
-    def _same_origin(self, scope: Scope) -> bool:
+    def same_origin(self, scope: Scope) -> bool:
         """Return whether the browser says that a page of this server sends the request.
 
         Browsers say so in the header `Sec-Fetch-Site` or `Origin`. Return False if both are missing (decision 0121).

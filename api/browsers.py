@@ -27,15 +27,16 @@ _TEXT_CHARS_MAX: Final = 200
 class Browsers:
     """The signed cookies that mark known browsers. The first of `keys` signs new cookies, and all of them verify."""
 
-    def __init__(self, keys: Sequence[bytes]) -> None:
+    def __init__(self, keys: Sequence[bytes], *, known_s: int = KNOWN_S) -> None:
+        self._known_s = known_s
         self._keys = keys
 
     def cookie(self, email: str, *, https: bool) -> tuple[bytes, bytes]:
         """Return the `Set-Cookie` header that marks this browser as known to an account for a year."""
-        claim = f"{int(time.time()) + KNOWN_S}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
+        claim = f"{int(time.time()) + self._known_s}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
         value = f"{claim}.{_signature(self._keys[0], claim, email)}"
         name, secure = (NAME_HTTPS, "; Secure") if https else (NAME, "")
-        text = f"{name}={value}; Path=/; Max-Age={KNOWN_S}; HttpOnly; SameSite=Strict{secure}"
+        text = f"{name}={value}; Path=/; Max-Age={self._known_s}; HttpOnly; SameSite=Strict{secure}"
         return b"set-cookie", text.encode()
 
     def knows(self, scope: Scope, email: str, *, https: bool) -> bool:

@@ -44,6 +44,10 @@ class Buckets:
         """Return how many counted uses of the name the passing time has not yet restored."""
         return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
 
+    def __len__(self) -> int:
+        """Count the remembered names."""
+        return len(self._full_at_s)
+
     def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
         """Count `count` uses, at most `size`, unless the limit is exceeded. `at_s` is the time of any monotonic
         clock.

@@ -54,7 +54,7 @@ _READS: Final = ("GET", "HEAD")
 _NOT_STORED: Final = (b"cache-control", b"no-store")
 # The client may keep the answer, but must ask with its entity tag before it uses the answer again.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
-_SMALL_BYTES_MAX: Final = 16 << 10
+SMALL_BYTES_MAX: Final = 16 << 10
 # A request id that contains an API key or a session token is refused, because request ids are logged and stored.
 # This pattern takes linear time: it has two fixed words, and a header's length is bounded by the server.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
@@ -227,7 +227,7 @@ class Call:
         """
         self._check_json()
         limit = self._service.body_bytes_max * times_bytes_max
-        body = await self.body(min(limit, _SMALL_BYTES_MAX) if small else limit)
+        body = await self.body(min(limit, SMALL_BYTES_MAX) if small else limit)
         self.check_still_in()
         return parse(body, shape)
 
@@ -334,22 +334,22 @@ class Resource:
     ) -> None:
         self._service = service
         self._path = path
-        self._methods = dict(methods)
-        if "GET" in self._methods:
-            self._methods["HEAD"] = self._methods["GET"]
+        self.methods = dict(methods)
+        if "GET" in self.methods:
+            self.methods["HEAD"] = self.methods["GET"]
         self.scopes = {name: method.scope for name, method in methods.items()}
         self._parameters = {"HEAD": parameters.get("GET", ()), **parameters}
-        self._allow = ", ".join(sorted([*self._methods, "OPTIONS"]))
+        self._allow = ", ".join(sorted([*self.methods, "OPTIONS"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun_s = perf_counter()
         status = await self._answered(Call(scope, receive, self._service), scope, receive, send)
-        method = scope["method"] if scope["method"] in self._methods else "other"
+        method = scope["method"] if scope["method"] in self.methods else "other"
         self._service.requests.add(method, self._path, status, begun_s)
 
     async def _answered(self, call: Call, scope: Scope, receive: Receive, send: Send) -> int:
         """Answer the request, and return the HTTP status."""
-        method = self._methods.get(scope["method"])
+        method = self.methods.get(scope["method"])
         try:
             if method is None:
                 if scope["method"] == "OPTIONS":

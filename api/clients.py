@@ -20,8 +20,8 @@ Address = IPv4Address | IPv6Address
 _HOPS_MAX: Final = 16  # the most proxies between a client and this process
 _ADDRESS_CHARS_MAX: Final = 64
 _IPV6_PREFIX: Final = 64  # an IPv6 client has a whole network of this size
-_IPV4_NETWORK_PREFIX: Final = 24
-_IPV6_NETWORK_PREFIX: Final = 48
+IPV4_NETWORK_PREFIX: Final = 24
+IPV6_NETWORK_PREFIX: Final = 48
 _X_FORWARDED_FOR: Final = b"x-forwarded-for"
 _FORWARDED: Final = b"forwarded"
 
@@ -54,7 +54,7 @@ class Clients:
         address = self._address(scope)
         if address is None:
             return None
-        prefix = _IPV4_NETWORK_PREFIX if isinstance(address, IPv4Address) else _IPV6_NETWORK_PREFIX
+        prefix = IPV4_NETWORK_PREFIX if isinstance(address, IPv4Address) else IPV6_NETWORK_PREFIX
         return str(ip_network((address, prefix), strict=False))
 
     def _address(self, scope: Scope) -> Address | None:

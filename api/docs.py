@@ -24,7 +24,7 @@ from api.streams import Stream
 
 # A placeholder for the server's URL in the document. In a shell, a URL with brackets needs quotes.
 _SERVER: Final = "https://[server]"
-_PIECE_BYTES: Final = 32 << 10
+PIECE_BYTES: Final = 32 << 10
 _ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 # Swagger UI sets inline styles, so they are allowed. Everything else must come from this server.
 _POLICY: Final = (
@@ -78,9 +78,9 @@ class Reference:
         piece = bytearray(first)
         for part in parts:
             piece += server + part
-            while len(piece) >= _PIECE_BYTES:
-                yield bytes(piece[:_PIECE_BYTES])
-                del piece[:_PIECE_BYTES]
+            while len(piece) >= PIECE_BYTES:
+                yield bytes(piece[:PIECE_BYTES])
+                del piece[:PIECE_BYTES]
                 # Yield to the event loop, so that one fast client does not delay the others.
                 await asyncio.sleep(0)
         if piece:

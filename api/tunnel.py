@@ -120,6 +120,10 @@ class Tunnel:
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
+    @property
+    def waiting(self) -> int:
+        return len(self._asked)
+
     @contextlib.contextmanager
     def question(self) -> Iterator[tuple[int, asyncio.Future[dict[str, Any]]]]:
         """Yield a new number for a question to the client, and a future of the client's answer.
@@ -167,6 +171,11 @@ class Tunnels:
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
         self.app = Starlette(routes=routes)
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for a client's answer."""
+        return sum(tunnel.waiting for tunnel in self._open.values())
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:

@@ -44,13 +44,22 @@ class Refusal(NamedTuple):
             raise DiskNearlyFull(self.reason)
 
 
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
 async def watch(
-    folder: Path, marks: Marks, refuse: Callable[[Refusal | None], None], *, look_s: float = LOOK_S
+    folder: Path,
+    marks: Marks,
+    refuse: Callable[[Refusal | None], None],
+    *,
+    look_s: float = LOOK_S,
+    free_bytes: Callable[[Path], int] = free_bytes,
 ) -> None:
     """Call refuse() each time that the free space passes a mark, for ever. None: nothing is refused."""
     before: bool | None = None  # Refusal.urgent
     while True:
-        free = shutil.disk_usage(folder).free
+        free = free_bytes(folder)
         now = free < marks.reserve if free < marks.growth else None
         if now != before:
             before = now

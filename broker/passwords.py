@@ -28,7 +28,7 @@ WAITING_MAX: Final = 150  # More than the limits for strangers allow at once (ap
 _SCORE_MIN: Final = 2  # The score is zxcvbn's, 0 to 4; 2 stands for more than a million guesses.
 # zxcvbn tries all readings of symbols such as @ and 4 as letters, and its time grows with their product.
 # 72 hostile characters take 14 s; within these bounds the worst case found takes 0.2 s.
-_JUDGED_CHARS_MAX: Final = 32
+JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
 _judging: Final = Lock()  # zxcvbn keeps the words of an account in a global.
 
@@ -112,7 +112,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 def _judged(password: str) -> str:
     """Return the beginning that zxcvbn can judge in bounded time."""
     end, seen = 0, set[str]()
-    for character in password[:_JUDGED_CHARS_MAX]:
+    for character in password[:JUDGED_CHARS_MAX]:
         seen.add(character)
         if math.prod(max(1, len(seen.intersection(symbols))) for symbols in L33T_TABLE.values()) > _READINGS_MAX:
             break

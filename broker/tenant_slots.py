@@ -33,6 +33,10 @@ class TenantSlots:
         self._tenants: Counter[str] = Counter()
         self._organizations: Counter[str] = Counter()
 
+    def __len__(self) -> int:
+        """Count the tenants and organizations that hold slots."""
+        return len(self._tenants) + len(self._organizations)
+
     @contextmanager
     def slot(self, organization_id: str) -> Iterator[None]:
         """Hold a slot inside the `with` block (raises the refusal)."""

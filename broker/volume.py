@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
@@ -42,17 +42,30 @@ class Control(Protocol):
         """See ports.ControlLog."""
 
 
+def stored_size(size: int) -> int:
+    """Return the bytes that Kafka stores at most for a record with a value of this size, indexes included."""
+    return size + RECORD_BYTES + size // _INDEX_PART
+
+
 class StoredBytes:
     """The count of stored bytes by organization, in one process.
 
     bytes_max: the bound of each tenant, which is an account with all organizations that it created
         (Directory.tenant_of); None for no bound. An organization that the shell created has no bound.
     retain_s: bytes stored earlier no longer count; None: all count.
+    stored_size: the bytes that Kafka stores for a value of this size.
     """
 
     def __init__(
-        self, control: Control, view: DirectoryView, *, bytes_max: int | None, retain_s: int | None = None
+        self,
+        control: Control,
+        view: DirectoryView,
+        *,
+        bytes_max: int | None,
+        retain_s: int | None = None,
+        stored_size: Callable[[int], int] = stored_size,
     ) -> None:
+        self._stored_size = stored_size
         self._control = control
         self._view = view
         self._bytes_max = bytes_max
@@ -72,7 +85,7 @@ class StoredBytes:
 
     def add(self, organization_id: str, size: int) -> None:
         """Count a record that is being stored. size: of its value."""
-        size += RECORD_BYTES + size // _INDEX_PART
+        size = self._stored_size(size)
         tenant = self._tenant_of(organization_id)
         self._left[tenant] = self._left.get(tenant, 0) - size
         counts = self._unrecorded.get(tenant)

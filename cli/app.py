@@ -16,7 +16,7 @@ from broker.errors import BrokerError, ConfigurationError
 from cli.groups import Group, examples
 
 # The commands by section, in the order of `--help`. The texts are here, so that `--help` imports no command.
-_SECTIONS: Final = {
+SECTIONS: Final = {
     "Start": {
         "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),
         "demo": ("cli.demo.demo", "Show a failing listener and a killed worker, and that no message is lost."),
@@ -60,7 +60,7 @@ _SECTIONS: Final = {
         "rotate-sealing-key": ("cli.commands.rotate", "Encrypt the secrets in the log with a new sealing key."),
     },
 }
-_COMMANDS: Final = {name: told for section in _SECTIONS.values() for name, told in section.items()}
+_COMMANDS: Final = {name: told for section in SECTIONS.values() for name, told in section.items()}
 
 
 class _OneLine(click.ClickException):
@@ -89,7 +89,7 @@ class _Commands(Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
         width = max(map(len, _COMMANDS))  # the same in all sections
-        for title, section in _SECTIONS.items():
+        for title, section in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), words) for name, (_, words) in section.items()])
 

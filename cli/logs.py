@@ -55,7 +55,7 @@ def _value(value: object) -> str:
     return text if text and not any(c.isspace() or c in '"=' for c in text) else '"' + text.replace('"', "'") + '"'
 
 
-class _Formatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s " + process + " %(message)s", "%Y-%m-%dT%H:%M:%S")
 
@@ -69,7 +69,7 @@ class _Formatter(logging.Formatter):
         return visible(super().formatException(ei), layout=True)
 
 
-class _JsonFormatter(_Formatter):
+class _JsonFormatter(TextFormatter):
     """The formatter of an event as one JSON object: time, level, from (the process), event, and its fields by name.
 
     A library's line has the event "library", and its text and logger as the fields message and logger. A traceback is
@@ -126,13 +126,18 @@ class Writer(logging.Handler):
     logging calls flush() when the process ends, also after an error.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, lines_max: int = LINES_MAX) -> None:
         super().__init__()
         # The file is not sys.stderr, whose lock the process needs at its end.
         self._file = FileIO(fd, "w", closefd=False)
-        self._lines: queue.Queue[bytes] = queue.Queue(LINES_MAX)
+        self._lines: queue.Queue[bytes] = queue.Queue(lines_max)
         self._left_out = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    @property
+    def unwritten(self) -> int:
+        """The number of lines that are not written yet."""
+        return self._lines.unfinished_tasks
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a line. logging calls it from one thread at a time."""
@@ -168,7 +173,7 @@ class Writer(logging.Handler):
 
 def formatter(process: str, form: str) -> logging.Formatter:
     """Return the formatter of log lines. process, form: as for set_up()."""
-    return _JsonFormatter(process) if form == "json" else _Formatter(process)
+    return _JsonFormatter(process) if form == "json" else TextFormatter(process)
 
 
 def set_up(process: str, level: str, form: str = "text") -> None:

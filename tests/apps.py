@@ -4,7 +4,7 @@ For: make_app() where a test names only the parts it is about. Not for: processe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from argon2 import PasswordHasher
@@ -30,6 +30,21 @@ from broker.sealing import Sealer
 from broker.settings import KafkaSettings, Settings
 from broker.volume import StoredBytes
 from tests.outstanding_topic import OutstandingTopic
+
+
+class InterruptedPasswords(Passwords):
+    """Passwords that are cheap to check. after_check: awaited once, after the next check."""
+
+    def __init__(self) -> None:
+        super().__init__(PasswordHasher(1, 8, 1))
+        self.after_check: Callable[[], Awaitable[None]] | None = None
+
+    async def fits(self, password: str, password_hash: str | None) -> bool:
+        fits = await super().fits(password, password_hash)
+        then, self.after_check = self.after_check, None
+        if then is not None:
+            await then()
+        return fits
 
 
 def cheap_passwords() -> Passwords:

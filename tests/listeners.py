@@ -98,7 +98,7 @@ class Listeners:
         """Answer what hangs, and let nothing more hang."""
         self.hangs.clear()
         self.hanging.clear()
-        answers, self._answers = self._answers, []
+        answers, self.held_answers = self.held_answers, []
         for answer in answers:
             answer()
 
@@ -147,7 +147,7 @@ class _Connection(asyncio.Protocol):
             delay_s = self.all.delay_s.get(path, 0.0)
             if path in self.all.hangs:
                 self.all.hanging.append(got)
-                self.all._answers.append(partial(self._post, got))
+                self.all.held_answers.append(partial(self._post, got))
             elif delay_s:
                 asyncio.get_running_loop().call_later(delay_s, self._post, got)
             else:

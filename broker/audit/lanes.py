@@ -50,12 +50,12 @@ class _Ahead(NamedTuple):
 class Rests:
     """A cache of fetched records that had no room in their lane yet, for all readings of a process.
 
-    bytes_max: of them all; beyond it the oldest are dropped.
+    bytes: of them all. bytes_max: beyond it the oldest are dropped.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._bytes = 0
+        self.bytes = 0
         self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
@@ -63,13 +63,13 @@ class Rests:
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
         self._kept[lane] = rest
-        self._bytes += rest.size
-        while self._bytes > self._bytes_max:
-            self._bytes -= self._kept.popitem(last=False)[1].size
+        self.bytes += rest.size
+        while self.bytes > self._bytes_max:
+            self.bytes -= self._kept.popitem(last=False)[1].size
 
     def take(self, lane: Lane[Event]) -> FetchResult | None:
         rest = self._kept.pop(lane, None)
-        self._bytes -= 0 if rest is None else rest.size
+        self.bytes -= 0 if rest is None else rest.size
         return rest
 
     def __contains__(self, lane: Lane[Event]) -> bool:

@@ -111,6 +111,7 @@ class LogReader:
     view: the current directory.
     past: earlier directories.
     others: the requests that must not be slowed down.
+    rests: fetched records that had no room yet.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class LogReader:
         # One slice at a time, organizations in turn, so that all readings together get a part of the event loop.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
-        self._rests = Rests(tuning.rest_bytes_max)
+        self.rests = Rests(tuning.rest_bytes_max)
         self._listeners = Listeners(records, table.control.name, view, self._read_slots, self.others)
         self._slots = TenantSlots(
             tuning.open_max,
@@ -144,7 +145,7 @@ class LogReader:
         with self._slots.slot(wanted.organization_id):
             wanted = await self._named(wanted, span)
             reading = _Reading(
-                self._records, self._lanes(wanted), wanted, self._read_slots, self._rests, self.others, self._tuning
+                self._records, self._lanes(wanted), wanted, self._read_slots, self.rests, self.others, self._tuning
             )
             async with aclosing(reading.run(span, self._listeners.hears)) as slices:
                 async for one in slices:

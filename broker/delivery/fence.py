@@ -26,8 +26,14 @@ class Fence:
     was suspended. The first call of `assure()` always asks Kafka.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[None]], tuning: Tuning = TUNED) -> None:
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[None]],
+        tuning: Tuning = TUNED,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._tuning = tuning
+        self._monotonic = monotonic
         self._ask = ask  # raises NoMember if other workers own the partitions
         self._asked_at = float("-inf")  # when the last answered request was sent
         self._answer: asyncio.Future[None] | None = None  # set while assure() asks Kafka
@@ -40,7 +46,7 @@ class Fence:
         """Ask Kafka now whether this worker still owns its partitions. Raises LogUnavailable if it does not, or if
         Kafka does not answer.
         """
-        asked_at, ask = time.monotonic(), self._ask
+        asked_at, ask = self._monotonic(), self._ask
         try:
             await ask()
         except NoMember:
@@ -55,7 +61,7 @@ class Fence:
 
         Kafka is asked only if its last answer is too old. Concurrent calls share one request.
         """
-        if time.monotonic() - self._asked_at < self._tuning.sure_s:
+        if self._monotonic() - self._asked_at < self._tuning.sure_s:
             return
         if self._answer is not None:
             await asyncio.shield(self._answer)
@@ -75,6 +81,6 @@ class Fence:
         """Ask Kafka regularly, in an endless loop, so that `assure()` seldom has to wait for an answer."""
         while True:
             await asyncio.sleep(self._tuning.ask_look_s)
-            if time.monotonic() - self._asked_at >= self._tuning.ask_s:
+            if self._monotonic() - self._asked_at >= self._tuning.ask_s:
                 with contextlib.suppress(LogUnavailable):
                     await self.confirm()

@@ -32,7 +32,7 @@ _MAGIC: Final = 2  # the batch format since Kafka 0.11; older ones are 0 and 1
 _BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # smallest batch in bytes, by batch format
 _BYTES_MAX: Final = 9 << 20  # A batch may be slightly larger than the topic's max.message.bytes.
 _CHECKED_AT_ONCE: Final = 256 << 10  # bytes to check before yielding to the event loop
-_RECORDS_AT_ONCE: Final = 500  # records to parse before yielding to the event loop
+RECORDS_AT_ONCE: Final = 500  # records to parse before yielding to the event loop
 
 
 async def parse(
@@ -60,7 +60,7 @@ async def parse(
         return FetchResult([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
-    while some := list(itertools.islice(rest, _RECORDS_AT_ONCE)):
+    while some := list(itertools.islice(rest, RECORDS_AT_ONCE)):
         if some[0].offset < offset:  # The first batch may begin before the requested offset.
             some = [record for record in some if record.offset >= offset]
         records += some

@@ -35,6 +35,10 @@ class ReadSlots:
         self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 
+    def __len__(self) -> int:
+        """Count the tenants that read or wait."""
+        return len(self._of)
+
     @contextlib.asynccontextmanager
     async def slot(self, organization_id: str) -> AsyncIterator[None]:
         """Hold a slot for a large read inside the `with` block. Raises Busy if none becomes free in time."""

@@ -102,9 +102,9 @@ class _Status:
                     if as_json:
                         say_json(_json(seen, stored, behind, ok=not self.wrong))
                     elif live is not None:
-                        live.update(_tables(seen, stored, behind), refresh=True)
+                        live.update(tables(seen, stored, behind), refresh=True)
                     else:
-                        console.print(_tables(seen, stored, behind))
+                        console.print(tables(seen, stored, behind))
                     if every_s is None:
                         return
                     await asyncio.sleep(every_s)
@@ -132,7 +132,7 @@ def _json(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Proc
     return orjson.dumps(fields).decode()
 
 
-def _tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow]) -> Group:
+def tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow]) -> Group:
     """Return the tables, with the worst rows first."""
     table = Table()
     for heading in ("queue", "listener", "state"):

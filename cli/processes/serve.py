@@ -126,7 +126,7 @@ class Supervisor:
         on_end(partial(self._signalled, stop))
         if self._options.kafka is not None:
             self._options.kafka_settings()  # Report wrong settings before anything is started.
-        environment = self._environment()
+        environment = self.environment()
         access: asyncio.Future[EmbeddedAccess | None] = loop.create_future()
         async with contextlib.AsyncExitStack() as stack:
             listening = stack.enter_context(bind(self._options.host, self._options.port))
@@ -154,7 +154,7 @@ class Supervisor:
                 await self._stop_all(tasks, admin)
                 access.cancel()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         options = self._options
         key = files.sealing_key(options.data_dir, make=True)
         # Each child reports its own admin address over its link.

@@ -270,7 +270,7 @@ class WindowMachine(RuleBasedStateMachine):
         end = min(start + length, self.partition.tail)
         if start <= wanted < end:
             self.partition.bring(stream, messages, start, end)
-            CatchUp._report_gone(stream, wanted, messages, end)
+            CatchUp.report_gone(stream, wanted, messages, end)
 
     def begin_at(self, tail: int) -> None:
         """As Worker._take_over and _place."""

@@ -83,10 +83,12 @@ class Api:
 
 
 class Socket:
-    """A WebSocket's client, by hand. said: what the application sent."""
+    """A WebSocket's client, by hand. said: what the application sent. takes: texts that it takes unasked; 0 for all."""
 
     def __init__(self, api: Api, path: str, query: str, headers: dict[str, str]) -> None:
         self.said: asyncio.Queue[Any] = asyncio.Queue()
+        self.takes = 0
+        self._taken = asyncio.Event()
         self._to_say: asyncio.Queue[Any] = asyncio.Queue()
         self._to_say.put_nowait({"type": "websocket.connect"})
         scope = {
@@ -100,11 +102,19 @@ class Socket:
             "subprotocols": [],
             "extensions": {"websocket.http.response": {}},
         }
-        self.task = asyncio.create_task(api.app(scope, self._to_say.get, self.said.put))
+        self.task = asyncio.create_task(api.app(scope, self._to_say.get, self._hear))
+
+    async def _hear(self, message: Any) -> None:
+        while self.takes and self.said.qsize() >= self.takes:
+            self._taken.clear()
+            await self._taken.wait()
+        self.said.put_nowait(message)
 
     async def next(self) -> Any:
         async with asyncio.timeout(5):
-            return await self.said.get()
+            message = await self.said.get()
+        self._taken.set()
+        return message
 
     def say(self, text: str) -> None:
         self._to_say.put_nowait({"type": "websocket.receive", "text": text})

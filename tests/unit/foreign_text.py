@@ -100,7 +100,7 @@ COVERED: Final[dict[str, str]] = {
     "PUT /v1/queues/{queue_id}/messages": "Messages._put_once",
     "GET /v1/queues/{queue_id}/listeners": "find_listener",
     "PUT /v1/queues/{queue_id}/listeners/{listener_id}": "_origin",
-    "same origin": "Sessions._same_origin",
+    "same origin": "Sessions.same_origin",
     "x-forwarded-for header": "parse_address _name",
     "forwarded header": "parse_address",
     "client's answer": "_decoded _problem",
@@ -295,7 +295,7 @@ def text_parsers() -> dict[str, TextParser]:
         return lambda text: clients.name({"client": ("127.0.0.1", 1), "headers": [(header, text.encode())]})
 
     def origin(text: str) -> bool:
-        return sessions._same_origin({"scheme": "http", "headers": [(b"host", b"x"), (b"origin", text.encode())]})
+        return sessions.same_origin({"scheme": "http", "headers": [(b"host", b"x"), (b"origin", text.encode())]})
 
     damaged_ids = DamagedIds(Sealer(new_sealing_key()))
     return {

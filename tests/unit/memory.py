@@ -23,10 +23,14 @@ class MemoryControl:
 
     failing: raised by the next appends.
     before: awaited with an event before it is appended: what comes into the log first, from another process.
+    after: awaited with an event before it is seen: what comes into the log next.
+    behind: raised by caught_up().
     """
 
     def __init__(self) -> None:
         self.before: Callable[[ControlEvent], Awaitable[None]] | None = None
+        self.after: Callable[[ControlEvent], Awaitable[None]] | None = None
+        self.behind: BrokerError | None = None
         self.state = Directory()
         self.complete = True
         self.records: list[bytes] = []
@@ -56,9 +60,12 @@ class MemoryControl:
 
     async def seen(self, offset: int, *, timeout_s: float = 2.0) -> None:
         assert offset < len(self.records)
+        if self.after is not None:
+            await self.after(decode(self.records[offset]))
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """It always is."""
+        if self.behind is not None:
+            raise self.behind
 
 
 class MemoryMessages:
@@ -148,12 +155,17 @@ class MemoryMessages:
 
 
 class MemoryClaims:
-    """ports.ClaimLog. Others come to their turn in each call, as with a real one."""
+    """ports.ClaimLog. Others come to their turn in each call, as with a real one. failing: raised by the next
+    appends.
+    """
 
     def __init__(self) -> None:
         self.records: list[PutClaimed] = []
+        self.failing: BrokerError | None = None
 
     async def append(self, claim: PutClaimed) -> None:
+        if self.failing is not None:
+            raise self.failing
         await asyncio.sleep(0)
         self.records.append(claim)
         await asyncio.sleep(0)
@@ -249,10 +261,12 @@ class MemoryRecords:
     """audit.reader.Records of a MemoryLog: the topics by their last word, each record at its event's own time.
 
     more: further records by topic and partition, such as outcomes. records_a_read: records that one read brings.
+    before_read: awaited before each read.
     """
 
     def __init__(self, log: MemoryLog, records_a_read: int = 3) -> None:
         self.more: dict[tuple[str, int], list[Record]] = {}
+        self.before_read: Callable[[], Awaitable[object]] | None = None
         self._log = log
         self._records_a_read = records_a_read
 
@@ -277,6 +291,8 @@ class MemoryRecords:
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
+        if self.before_read is not None:
+            await self.before_read()
         records = self._records(topic, partition)
         here = records[offset : offset + (1 if bytes_max == 1 else self._records_a_read)]
         if here and worth is not None and not worth(b"".join(record.value or b"" for record in here)):

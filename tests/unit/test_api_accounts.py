@@ -12,12 +12,13 @@ from argon2 import PasswordHasher
 
 from api.accounts import AccountLimits
 from api.auth import cookie
-from broker.commands.accounts import ORGANIZATIONS_MAX, AccountCommands
+from broker.commands.accounts import ORGANIZATIONS_MAX
 from broker.commands.organizations import SCOPES, create_key
 from broker.core.accounts import SESSIONS_MAX
 from broker.core.codec import decode
 from broker.core.events import KeyUsed, SessionCreated
 from broker.passwords import Passwords
+from tests.apps import InterruptedPasswords
 
 EMAIL = "ann@example.com"
 PASSWORD = "correct horse battery"
@@ -266,19 +267,16 @@ async def test_an_unknown_session_is_401_and_names_its_scheme(api, token):
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_a_session_that_others_have_displaced_before_it_is_answered_is_a_503(api, monkeypatch):
+async def test_a_session_that_others_have_displaced_before_it_is_answered_is_a_503(api):
     await api.bare.put("/v1/accounts", json=WHO)
     control = api.log.control
-    seen = control.seen
 
-    async def late(offset, **more):
-        made = decode(control.records[offset])
+    async def others(made):
         if isinstance(made, SessionCreated):
             for number in range(SESSIONS_MAX):
                 await control.append(msgspec.structs.replace(made, session_id=f"s{number}", token_sha256=f"t{number}"))
-        await seen(offset, **more)
 
-    monkeypatch.setattr(control, "seen", late)
+    control.after = others
     problem(await api.bare.post("/v1/sessions", json=WHO), 503, "unavailable")
 
 
@@ -354,15 +352,15 @@ async def test_of_two_changes_at_once_in_two_sessions_the_second_finds_its_sessi
         assert signed_in.status_code == answer.status_code
 
 
-async def test_who_signs_in_with_the_former_password_while_it_is_changed_gets_no_session(api, monkeypatch):
+async def test_who_signs_in_with_the_former_password_while_it_is_changed_gets_no_session():
+    passwords = InterruptedPasswords()
+    api = await make_api(passwords=passwords)
     token = await register(api)
-    start_session = AccountCommands.start_session
 
-    async def after_a_change(*arguments, **more):
+    async def changed() -> None:
         assert (await change(api, token, PASSWORD, "another password")).status_code == 200
-        return await start_session(*arguments, **more)
 
-    monkeypatch.setattr(AccountCommands, "start_session", after_a_change)
+    passwords.after_check = changed
     problem(await api.bare.post("/v1/sessions", json=WHO), 401, "wrong-password")
     assert len(api.log.control.state.accounts.sessions) == 1
 

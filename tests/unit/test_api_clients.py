@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_api_server import serving
 
 from api.accounts import AccountLimits
-from api.browsers import NAME, Browsers
+from api.browsers import KNOWN_S, NAME, Browsers
 from api.clients import Clients, parse_address
 from broker.sealing import Sealer, new_sealing_key
 
@@ -72,11 +72,11 @@ async def test_a_known_browser_has_a_limit_too_and_is_known_for_its_account_only
             assert (await sign_in(client, ANN, forged)).status_code == 429
 
 
-def test_a_browsers_cookie_is_believed_by_processes_with_the_key_for_a_year(monkeypatch: pytest.MonkeyPatch):
+def test_a_browsers_cookie_is_believed_by_processes_with_the_key_for_a_year():
     old, new = new_sealing_key(), new_sealing_key()
 
-    def browsers(sealing_keys: str) -> Browsers:
-        return Browsers(Sealer(sealing_keys).derived_keys("known browsers"))
+    def browsers(sealing_keys: str, known_s: int = KNOWN_S) -> Browsers:
+        return Browsers(Sealer(sealing_keys).derived_keys("known browsers"), known_s=known_s)
 
     def scope(set_cookie: tuple[bytes, bytes]) -> dict[str, Any]:
         return {"headers": [(b"cookie", b"a=b; " + set_cookie[1].partition(b";")[0])]}
@@ -91,8 +91,7 @@ def test_a_browsers_cookie_is_believed_by_processes_with_the_key_for_a_year(monk
     assert browsers(f"{new},{old}").knows(sent, "ann@example.com", https=True)
     assert not browsers(new).knows(sent, "ann@example.com", https=True)
     assert not browsers(old).knows(sent, "ann@example.com", https=False)
-    monkeypatch.setattr("api.browsers.KNOWN_S", -1)
-    ended = scope(browsers(old).cookie("ann@example.com", https=True))
+    ended = scope(browsers(old, known_s=-1).cookie("ann@example.com", https=True))
     assert not browsers(old).knows(ended, "ann@example.com", https=True)
 
 

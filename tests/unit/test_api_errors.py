@@ -408,14 +408,10 @@ async def test_a_key_sent_as_a_request_id_is_not_taken_for_one():
     assert api.key not in answer.headers["x-request-id"]
 
 
-async def test_what_can_t_be_known_to_be_current_is_a_503_and_not_shown(monkeypatch: pytest.MonkeyPatch):
+async def test_what_can_t_be_known_to_be_current_is_a_503_and_not_shown():
     api = await make_api()
     queue_id = await api.queue()
-
-    async def behind(**_: object) -> None:
-        raise ViewBehind("not folded yet")
-
-    monkeypatch.setattr(api.log.control, "caught_up", behind)
+    api.log.control.behind = ViewBehind("not folded yet")
     for path in ("/v1/queues", f"/v1/queues/{queue_id}", f"/v1/queues/{queue_id}/listeners"):
         answer = await api.request("GET", path)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

@@ -57,15 +57,11 @@ async def test_another_organization_s_key_is_another_key():
     assert answer.status_code == 200
 
 
-async def test_an_organization_that_has_used_its_share_is_429_for_a_new_key_only(monkeypatch):
+async def test_an_organization_that_has_used_its_share_is_429_for_a_new_key_only():
     api = await make_api()
     path = f"/v1/queues/{await api.queue()}/messages"
     first = await put(api, path, "known", {"data": "x"})
-
-    async def full(_claim: object) -> None:
-        raise ShareUsed("this organization has used its share")
-
-    monkeypatch.setattr(api.log.claims, "append", full)
+    api.log.claims.failing = ShareUsed("this organization has used its share")
     refused = await put(api, path, "new", {"data": "x"})
     problem(refused, 429, "share-used")
     assert int(refused.headers["retry-after"]) > 0

@@ -17,7 +17,7 @@ from test_api_server import live_api
 from broker.audit.reader import ReaderTuning
 from broker.commands.accounts import AccountCommands
 from broker.core.accounts import Account
-from tests.apps import cheap_passwords
+from tests.apps import InterruptedPasswords, cheap_passwords
 
 BOB = "bob@example.com"
 
@@ -131,17 +131,15 @@ async def test_a_blocked_account_has_no_session_gets_none_and_only_it_is_told_so
 
 
 @pytest.mark.parametrize(("ends", "status"), [("block", 403), ("delete", 401)])
-async def test_who_is_blocked_or_deleted_between_the_password_and_the_session_gets_none(
-    api, monkeypatch, ends: str, status: int
-):
+async def test_who_is_blocked_or_deleted_between_the_password_and_the_session_gets_none(ends: str, status: int):
+    passwords = InterruptedPasswords()
+    api = await make_api(passwords=passwords)
     assert (await api.bare.put("/v1/accounts", json=WHO)).status_code == 200
-    start_session = AccountCommands.start_session
 
-    async def after_a_change(*arguments, **more):
+    async def ended() -> None:
         await getattr(people(api), ends)(account(api).id)
-        return await start_session(*arguments, **more)
 
-    monkeypatch.setattr(AccountCommands, "start_session", after_a_change)
+    passwords.after_check = ended
     problem(await api.bare.post("/v1/sessions", json=WHO), status)
     assert not api.log.control.state.accounts.sessions
 

@@ -383,7 +383,7 @@ def test_buckets_remember_so_many_names_and_those_that_used_most_last():
     buckets = Buckets(2, per_s=0.001)
     for number in range(NAMES_MAX * 2):
         buckets.take(str(number), float(number))
-    assert len(buckets._full_at_s) <= NAMES_MAX
+    assert len(buckets) <= NAMES_MAX
     last = str(NAMES_MAX * 2 - 1)
     assert not buckets.take(last, NAMES_MAX * 2.0).wait_s
     assert buckets.take(last, NAMES_MAX * 2.0).wait_s

@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 
 import httpx
-import pytest
 from api_client import Api, make_api
-from memory import MemoryRecords
 from test_api_server import serving
 
 from broker.core.events import OrganizationCreated, OrganizationJoined
@@ -50,16 +48,10 @@ async def client_of(api: Api) -> AsyncIterator[httpx.AsyncClient]:
             yield client
 
 
-async def test_one_accounts_organizations_do_not_take_all_places_of_the_log(monkeypatch: pytest.MonkeyPatch):
+async def test_one_accounts_organizations_do_not_take_all_places_of_the_log():
     gate = asyncio.Event()
-    read = MemoryRecords.read
-
-    async def gated(self, *given, **more):
-        await gate.wait()
-        return await read(self, *given, **more)
-
-    monkeypatch.setattr(MemoryRecords, "read", gated)
     api = await make_api()
+    api.records.before_read = gate.wait
     ann, bob = await organizations(api, "ann", 4), await organizations(api, "bob", 1)
     async with client_of(api) as client:
         asked = [asyncio.create_task(client.get("/v1/log", headers=one)) for one in ann for _ in range(8)]
@@ -71,16 +63,10 @@ async def test_one_accounts_organizations_do_not_take_all_places_of_the_log(monk
         assert {answer.status_code for answer in await asyncio.gather(*held)} == {200}
 
 
-async def test_one_accounts_organizations_do_not_take_all_looks_at_the_past(monkeypatch: pytest.MonkeyPatch):
+async def test_one_accounts_organizations_do_not_take_all_looks_at_the_past():
     gate = asyncio.Event()
-    read = MemoryRecords.read
-
-    async def gated(self, *given, **more):
-        await gate.wait()
-        return await read(self, *given, **more)
-
-    monkeypatch.setattr(MemoryRecords, "read", gated)
     api = await make_api()
+    api.records.before_read = gate.wait
     ann, bob = await organizations(api, "ann", 4), await organizations(api, "bob", 1)
     async with client_of(api) as client:
         await client.put("/v1/queues", json={"name": "q"}, headers=bob[0])

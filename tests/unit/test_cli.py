@@ -229,7 +229,7 @@ def test_the_sealing_key_may_be_mounted_and_its_file_is_not_told_to_children(tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(files.SEALING_KEY_VARIABLE, raising=False)
         patch.setenv("EVERPUT_SEALING_KEY_FILE", str(mounted))
-        told = Supervisor(read_options("--data-dir", str(tmp_path)), api_processes=1, workers=1)._environment()
+        told = Supervisor(read_options("--data-dir", str(tmp_path)), api_processes=1, workers=1).environment()
     assert told[files.SEALING_KEY_VARIABLE] == key
     assert "EVERPUT_SEALING_KEY_FILE" not in told
 
@@ -321,16 +321,15 @@ def test_a_log_record_of_several_lines_is_one_line(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().err.endswith("Z INFO worker-1 one two\n")
 
 
-def test_log_lines_that_nobody_reads_stop_nobody_and_are_counted(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logs, "LINES_MAX", 10)
+def test_log_lines_that_nobody_reads_stop_nobody_and_are_counted():
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    writer = logs.Writer(writing)
+    writer = logs.Writer(writing, lines_max=10)
 
     def read() -> list[str]:
         found = b""
         while True:
-            waits = writer._lines.unfinished_tasks
+            waits = writer.unwritten
             with suppress(BlockingIOError):
                 found += os.read(reading, 1 << 20)
             if not waits:

@@ -67,7 +67,7 @@ VERBS = {
 
 def test_the_commands_are_in_sections_and_their_modules_have_them():
     shown = CliRunner().invoke(everput, ["--help"]).stdout
-    for title, section in app._SECTIONS.items():
+    for title, section in app.SECTIONS.items():
         assert f"{title}:" in " ".join(shown.split()) or title.split(":")[0] in shown
         for name, (module, words) in section.items():
             assert import_module(module).command.name == name

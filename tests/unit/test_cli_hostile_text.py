@@ -243,7 +243,7 @@ def texts(value: Any) -> set[str]:
 
 
 def test_a_log_line_of_a_process_shows_text_from_outside_escaped():
-    formatter = logs._Formatter("api")
+    formatter = logs.TextFormatter("api")
     record = logging.makeLogRecord({"msg": "%s", "args": (logs.line("attempt.settled", error=HOSTILE),)})
     with pytest.raises(ValueError) as caught:
         int(HOSTILE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from broker.disk import Marks, Refusal
 from broker.errors import DiskNearlyFull
 
 
-async def test_what_is_refused_follows_the_free_space(tmp_path: Path, monkeypatch):
+async def test_what_is_refused_follows_the_free_space(tmp_path: Path):
     said: list[Refusal | None] = []
-    real = shutil.disk_usage
     free = 500
 
     async def reaches(count: int) -> None:
@@ -23,8 +21,8 @@ async def test_what_is_refused_follows_the_free_space(tmp_path: Path, monkeypatc
             while len(said) < count:
                 await asyncio.sleep(0.001)
 
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: real(folder)._replace(free=free))
-    watching = asyncio.create_task(disk.watch(tmp_path, Marks(1000, 200), said.append, look_s=0.001))
+    looking = disk.watch(tmp_path, Marks(1000, 200), said.append, look_s=0.001, free_bytes=lambda _: free)
+    watching = asyncio.create_task(looking)
     await reaches(1)
     free = 100
     await reaches(2)

@@ -56,22 +56,21 @@ async def test_it_makes_a_key_and_an_account_of_one_organization_once(tmp_path: 
 
 
 @pytest.mark.parametrize("events", range(5))
-async def test_broken_off_after_any_event_the_next_one_makes_the_rest(tmp_path: Path, monkeypatch, events: int):
+async def test_broken_off_after_any_event_the_next_one_makes_the_rest(tmp_path: Path, events: int):
     start = Start(tmp_path)
-    append, left = start.control.append, [events]
+    left = [events]
 
-    async def dying(event: Any, *rest: Any, **more: Any) -> Any:
+    async def dying(_event: Any) -> None:
         if left[0] == 0:
             raise KeyboardInterrupt
         left[0] -= 1
-        return await append(event, *rest, **more)
 
-    monkeypatch.setattr(start.control, "append", dying)
+    start.control.before = dying
     try:
         await start.run()
     except KeyboardInterrupt:
         assert events < 4
-    monkeypatch.undo()
+    start.control.before = None
     await start.run()
     assert await start.opens()
     assert len(start.state.accounts.by_id) == len(start.state.organizations) == 1
@@ -145,18 +144,17 @@ def test_a_log_in_which_the_shell_made_an_organization_or_a_key_is_initialized(a
         assert directory.initialized is initialized
 
 
-async def test_of_two_machines_on_one_kafka_one_has_the_password(tmp_path: Path, monkeypatch):
+async def test_of_two_machines_on_one_kafka_one_has_the_password(tmp_path: Path):
     (tmp_path / "other").mkdir()
     start = Start(tmp_path)
     other = Start(tmp_path / "other", start.control)
-    create = AccountCommands.create_account
 
-    async def later(self: AccountCommands, email: str, password: str) -> Any:
-        monkeypatch.undo()
-        await other.run()
-        return await create(self, email, password)
+    async def later(event: Any) -> None:
+        if isinstance(event, ev.AccountCreated):
+            start.control.before = None
+            await other.run()
 
-    monkeypatch.setattr(AccountCommands, "create_account", later)
+    start.control.before = later
     await start.run()
     assert await other.opens()
     assert start.key_file.exists()

@@ -105,7 +105,7 @@ def routes(api: Api) -> list[str]:
     found = []
     for route in api.app.routes:
         endpoint = getattr(route, "endpoint", None)
-        methods = set(endpoint._methods) if isinstance(endpoint, Resource) else set(getattr(route, "methods", ()) or ())
+        methods = set(endpoint.methods) if isinstance(endpoint, Resource) else set(getattr(route, "methods", ()) or ())
         methods |= {"GET"} if isinstance(route, WebSocketRoute) else set()
         found += [f"{method} {route.path}" for method in sorted(methods - {"HEAD", "OPTIONS"}) or ["ANY"]]
     return found

@@ -6,11 +6,10 @@ import asyncio
 from types import SimpleNamespace
 from unittest.mock import AsyncMock, MagicMock
 
-import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from broker.delivery.reading.message import may_be_in, messages
-from broker.kafka import batches as batches_module
+from broker.kafka.batches import RECORDS_AT_ONCE
 from broker.kafka.requests import KafkaRequests
 from broker.settings import KafkaSettings
 
@@ -26,16 +25,15 @@ def batch(first: int, queue_ids: list[str]) -> bytes:
     return bytes(raw)
 
 
-def kafka(*batches: bytes) -> KafkaRequests:
+def kafka(*batches: bytes, end_offset: int = 100) -> KafkaRequests:
     """It has these."""
     requests = KafkaRequests(KafkaSettings(bootstrap="none"))
-    answer = SimpleNamespace(topics=[("t", [(0, 0, 100, b"".join(batches))])])
+    answer = SimpleNamespace(topics=[("t", [(0, 0, end_offset, b"".join(batches))])])
     requests.client = MagicMock(send=AsyncMock(return_value=answer))
     return requests
 
 
-async def test_others_run_while_a_read_is_parsed_and_none_of_it_is_lost(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batches_module, "_RECORDS_AT_ONCE", 10)
+async def test_others_run_while_a_read_is_parsed_and_none_of_it_is_lost():
     turns = 0
 
     async def others() -> None:
@@ -45,11 +43,13 @@ async def test_others_run_while_a_read_is_parsed_and_none_of_it_is_lost(monkeypa
             await asyncio.sleep(0)
 
     running = asyncio.create_task(others())
-    fetched = await kafka(batch(0, [QUEUE] * 45), batch(45, [QUEUE]), batch(46, [QUEUE] * 54)).read("t", 0, 3)
+    many = 6 * RECORDS_AT_ONCE
+    batches = batch(0, [QUEUE] * many), batch(many, [QUEUE]), batch(many + 1, [QUEUE] * many)
+    fetched = await kafka(*batches, end_offset=2 * many + 1).read("t", 0, 3)
     running.cancel()
     assert turns >= 10
-    assert [record.offset for record in fetched.records] == list(range(3, 100))
-    assert fetched.next_offset == 100
+    assert [record.offset for record in fetched.records] == list(range(3, 2 * many + 1))
+    assert fetched.next_offset == 2 * many + 1
 
 
 async def test_what_holds_none_of_a_few_queues_is_not_parsed_and_of_the_rest_only_theirs_become_messages():

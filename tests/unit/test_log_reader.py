@@ -233,8 +233,8 @@ async def test_what_is_read_too_early_is_not_read_again_and_nothing_of_it_stays_
     assert [offset for topic, _, offset in log.read_of if topic == "messages"] == [0, 10, 20, 30, 40]
     async with aclosing(reader.read(Selection(organization_id=OURS), Range(limit=1))) as slices:
         await anext(slices)
-        assert reader._rests._bytes > 0
-    assert reader._rests._bytes == 0
+        assert reader.rests.bytes > 0
+    assert reader.rests.bytes == 0
 
 
 async def test_what_can_t_be_wanted_is_left_out_and_decides_the_order_all_the_same():

@@ -145,9 +145,8 @@ def on_disk() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc")
 def test_its_rows_are_on_disk_and_their_file_goes_with_them():
-    index = OutstandingIndex()
+    index = OutstandingIndex(cache_kib=64)
     before = on_disk()
-    index._database.execute("PRAGMA cache_size = -64")  # KiB
     for begin in range(0, 5_000, 500):
         some = [made(number=begin + number, due_ms=5, ordering_key=f"key-{number}") for number in range(500)]
         index.write(0, {("l-1", one.message_id): one for one in some})

@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core import events as ev
-from broker.core import redrives as redrives_module
 from broker.core.digests import state_hash
 from broker.core.directory import Directory
-from broker.core.redrives import NO_REDRIVES, Redrives
+from broker.core.redrives import MESSAGES_MAX, NO_REDRIVES, Redrives
 
 IDS = st.lists(st.sampled_from("abc"), max_size=3)
 BY = {"at_ms": 1, "organization_id": "o"}
@@ -29,10 +28,10 @@ def test_it_concerns_exactly_what_a_later_redrive_named_or_meant(history, seen, 
     assert fold(history).concern(message_id, since=seen) == any(not ids or message_id in ids for ids in later)
 
 
-def test_what_is_remembered_of_named_messages_is_bounded_and_the_newest_stay(monkeypatch):
-    monkeypatch.setattr(redrives_module, "MESSAGES_MAX", 3)
-    redrives = fold([["a"], ["b"], ["c"], ["a"], ["d"]])
-    assert dict(redrives.of_messages) == {"c": 3, "a": 4, "d": 5}
+def test_what_is_remembered_of_named_messages_is_bounded_and_the_newest_stay():
+    others = [f"other-{number}" for number in range(MESSAGES_MAX - 3)]
+    redrives = fold([["a"], ["b"], ["c"], others, ["a"], ["d"], ["e"]])
+    assert dict(redrives.of_messages) == {**dict.fromkeys(others, 4), "a": 5, "d": 6, "e": 7}
 
 
 def directory() -> Directory:

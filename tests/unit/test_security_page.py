@@ -53,15 +53,15 @@ def test_the_bounds_are_those_of_the_code():
         f"| {server.PIPELINED_MAX}; later"
         in connections["requests of a connection that wait for the answer to the one before"]
     )
-    assert f"{docs._PIECE_BYTES >> 10} KiB of the document" in routes["`GET /v1/openapi.json`"]
+    assert f"{docs.PIECE_BYTES >> 10} KiB of the document" in routes["`GET /v1/openapi.json`"]
     times = connections["time for a whole request to arrive, and between requests"]
     assert f"{server.REQUEST_S:g} s, {server.KEEP_ALIVE_S} s" in times
     register, sign_in = routes["`PUT /v1/accounts`"], routes["`POST /v1/sessions`"]
-    assert f"body {calls._SMALL_BYTES_MAX >> 10} KiB" in register
-    assert f"body {calls._SMALL_BYTES_MAX >> 10} KiB" in sign_in
+    assert f"body {calls.SMALL_BYTES_MAX >> 10} KiB" in register
+    assert f"body {calls.SMALL_BYTES_MAX >> 10} KiB" in sign_in
     assert f"{passwords.WAITING_MAX} wait" in register
     assert passwords.AT_ONCE == 2
-    assert f"{passwords._JUDGED_CHARS_MAX} characters" in register
+    assert f"{passwords.JUDGED_CHARS_MAX} characters" in register
     assert f"{LIMITS.registrations_at_once} at once, then {LIMITS.registrations_per_s:g} a second" in register
     assert f"{LIMITS.clients_registrations_at_once} of one client address" in register
     assert f"{LIMITS.all_guesses_at_once} at once, then {LIMITS.all_guesses_per_s:g} a second" in sign_in
@@ -71,6 +71,6 @@ def test_the_bounds_are_those_of_the_code():
     for text in (
         f"up to {LIMITS.all_guesses_at_once // 2} attempts for each network, and {buckets.NAMES_MAX:,} networks",
         f"every {LIMITS.recent_s / 60:g} minutes it forgets one attempt",
-        f"/{clients._IPV4_NETWORK_PREFIX} for IPv4, /{clients._IPV6_NETWORK_PREFIX} for IPv6",
+        f"/{clients.IPV4_NETWORK_PREFIX} for IPv4, /{clients.IPV6_NETWORK_PREFIX} for IPv6",
     ):
         assert text in about_networks

@@ -1,7 +1,7 @@
 """Addresses that are nobody's to name: refused at every PUT and, whatever DNS says by then, at every connection.
 
-The table is test_guard's; here it goes through the API and through each of the three that connect: deliveries, probes
-and tests of a listener.
+The table of test_address_rules.py goes through the API here, and through each of the three that connect: deliveries,
+probes and tests of a listener.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ipaddress import ip_network
 
 import pytest
 from api_client import make_api, problem
-from test_guard import BAD_ADDRESSES, LOOPBACK, Names
+from test_address_rules import BAD_ADDRESSES, LOOPBACK, Names
 
 from broker.delivery.dispatch.liveness import alive
 from broker.outbound.addresses import PORTS_REFUSED, Resolver, parse_url

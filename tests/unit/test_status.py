@@ -160,7 +160,7 @@ async def test_that_the_log_is_damaged_is_wrong_and_shown_until_it_is_mended(ask
 
     async def shown() -> str:
         out = io.StringIO()
-        Console(file=out, width=120).print(status_module._tables(*await status.look()))
+        Console(file=out, width=120).print(status_module.tables(*await status.look()))
         return out.getvalue()
 
     assert "damaged" not in await shown()

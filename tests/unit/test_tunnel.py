@@ -257,7 +257,7 @@ async def holding(api: Api, *, takes: int = 0) -> tuple[Socket, str]:
     mine = connect(api, queue_id)
     await mine.next()
     await mine.next()
-    mine.said._maxsize = takes
+    mine.takes = takes
     (shown,) = await listeners(api, queue_id)
     return mine, notify_url(api, shown["id"])
 
@@ -285,9 +285,9 @@ async def test_when_the_worker_has_gone_nothing_is_kept_for_it(tunnelled):
     mine, url = await holding(api)
     worker = Worker(tunnels, url, b"{}")
     await mine.next()
+    assert tunnels.waiting == 1
     await worker.leave()
-    (tunnel,) = tunnels._open.values()
-    assert tunnel._asked == {}
+    assert tunnels.waiting == 0
     await mine.leave()
 
 
@@ -316,7 +316,7 @@ async def test_bodies_wait_with_the_worker_while_the_client_takes_none(bound):
     await mine.next()
     await some_turns()
     assert sum(worker.read for worker in workers) == 4
-    mine.said._maxsize = 0
+    mine.takes = 0
     for number in range(5):
         if number:
             await mine.next()

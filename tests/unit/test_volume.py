@@ -9,7 +9,6 @@ import pytest
 from api_client import Api, make_api, problem
 from memory import MemoryControl
 
-from broker import volume
 from broker.commands.accounts import ORGANIZATIONS_MAX
 from broker.commands.context import now_ms
 from broker.commands.organizations import create_organization
@@ -23,19 +22,13 @@ from everput import AsyncClient
 DAY_MS = 86_400_000
 
 
-@pytest.fixture
-def sizes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a record have as many bytes as its value: the sums below are round."""
-    monkeypatch.setattr(volume, "RECORD_BYTES", 0)
-    monkeypatch.setattr(volume, "_INDEX_PART", 1 << 60)
-
-
 class Counting:
     """One process that counts for one organization, which a stranger made unless told otherwise."""
 
     def __init__(self, control: MemoryControl, bytes_max: int | None = 64 << 20, retain_s: int | None = None) -> None:
         self.control = control
-        self.stored = StoredBytes(control, control, bytes_max=bytes_max, retain_s=retain_s)
+        # A record has as many bytes as its value: the sums below are round.
+        self.stored = StoredBytes(control, control, bytes_max=bytes_max, retain_s=retain_s, stored_size=int)
         self.organization_id = next(iter(control.state.organizations))
 
     async def put(self, size: int) -> None:
@@ -55,7 +48,6 @@ async def made(*, actor: str = "account:ann") -> MemoryControl:
     return control
 
 
-@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_sums_are_recorded_when_they_are_a_step_and_at_the_end():
     one = Counting(await made())
     for _ in range(5):
@@ -69,7 +61,6 @@ async def test_sums_are_recorded_when_they_are_a_step_and_at_the_end():
     assert one.stored.stored(one.organization_id) == 5 * STEP_BYTES_MIN // 2
 
 
-@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_what_workers_store_is_recorded_in_steps_too_and_never_refused():
     one = Counting(await made(), bytes_max=2 << 20)
     for _ in range(20):
@@ -83,7 +74,6 @@ async def test_what_workers_store_is_recorded_in_steps_too_and_never_refused():
     assert sum(one.recorded()) == 10 * STEP_BYTES_MIN
 
 
-@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_without_a_bound_the_events_become_fewer_as_more_is_stored():
     one = Counting(await made(), bytes_max=None)
     for _ in range(2_000):
@@ -92,7 +82,6 @@ async def test_without_a_bound_the_events_become_fewer_as_more_is_stored():
     assert one.stored.bound(one.organization_id) is None
 
 
-@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_processes_together_exceed_the_bound_by_no_more_than_a_step_each():
     control = await made()
     several = [Counting(control) for _ in range(3)]
@@ -109,7 +98,6 @@ async def test_processes_together_exceed_the_bound_by_no_more_than_a_step_each()
             await one.put(1)
 
 
-@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_a_process_hears_what_another_has_recorded():
     control = await made()
     one, other = Counting(control, bytes_max=2 << 20), Counting(control, bytes_max=2 << 20)
@@ -123,7 +111,6 @@ async def test_a_process_hears_what_another_has_recorded():
         await one.put(1)
 
 
-@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_one_that_is_full_is_full_for_a_process_that_starts_after_a_crash():
     control = await made()
     one = Counting(control, bytes_max=10_000)
@@ -136,7 +123,6 @@ async def test_one_that_is_full_is_full_for_a_process_that_starts_after_a_crash(
         await Counting(control, bytes_max=10_000).put(1)
 
 
-@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_what_is_older_than_messages_are_kept_no_longer_counts():
     control = await made()
     organization_id = next(iter(control.state.organizations))
@@ -151,7 +137,6 @@ async def test_what_is_older_than_messages_are_kept_no_longer_counts():
         await Counting(control, bytes_max=3_000).put(1)
 
 
-@pytest.mark.usefixtures("sizes_as_they_are")
 async def test_what_was_not_recorded_is_recorded_later_and_what_is_in_doubt_is_not_counted_twice():
     control = await made()
     one = Counting(control)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from broker.core.flow import fair_share
 from broker.delivery.dispatch.limits import Limits, Priority
 from broker.delivery.dispatch.room import Room
 from broker.delivery.tuning import TUNED, Tuning
+
+# The file holds two times in nanoseconds: running, and waiting for a processor.
+SCHEDSTAT: Final = Path("/proc/self/schedstat")
 
 
 class Sharing(Protocol):
@@ -68,23 +71,22 @@ class Sockets:
 class Processor:
     """A measure of how long this process waits for a processor. It works on Linux, and is always 0 elsewhere."""
 
-    # The file holds two times in nanoseconds: running, and waiting for a processor.
-    _TOLD = Path("/proc/self/schedstat")
-
-    def __init__(self) -> None:
-        self._at_s, self._waited_s = time.monotonic(), self._waited()
+    def __init__(self, schedstat: Path = SCHEDSTAT, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._schedstat = schedstat
+        self._monotonic = monotonic
+        self._at_s, self._waited_s = monotonic(), self._waited()
 
     def waited(self) -> float:
         """Return the fraction of the time since the last call, from 0 to 1, in which this process waited for a
         processor.
         """
         before_s, waited_s = self._at_s, self._waited_s
-        self._at_s, self._waited_s = time.monotonic(), self._waited()
+        self._at_s, self._waited_s = self._monotonic(), self._waited()
         return (self._waited_s - waited_s) / max(self._at_s - before_s, 1e-3)
 
     def _waited(self) -> float:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            return int(self._TOLD.read_text().split()[1]) / 1e9
+            return int(self._schedstat.read_text().split()[1]) / 1e9
         return 0.0
 
 

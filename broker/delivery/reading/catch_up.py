@@ -165,7 +165,7 @@ class CatchUp:
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
-                    self._report_gone(other, wanted, messages, end)
+                    self.report_gone(other, wanted, messages, end)
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
@@ -214,7 +214,7 @@ class CatchUp:
         self._lagging.get(stream.partition, set()).discard(stream)
 
     @staticmethod
-    def _report_gone(stream: Stream, wanted: int, messages: Sequence[Message], end: int) -> None:
+    def report_gone(stream: Stream, wanted: int, messages: Sequence[Message], end: int) -> None:
         """Log an error if a message that this listener still needs was deleted from Kafka, and continue without the
         message.
         """

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from types import SimpleNamespace
 
 import pytest
 
-from broker.delivery import fence as fence_module
 from broker.delivery.fence import Fence
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
@@ -18,14 +16,16 @@ from broker.ports import NoMember
 class Kafka:
     """asked: how often. error: what it answers. takes_s: to answer."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now_s = 1_000.0
         self.asked = 0
         self.error: LogUnavailable | None = None
         self.takes_s = 0.0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        monkeypatch.setattr(fence_module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+    def fence(self, tuning: Tuning = TUNED) -> Fence:
+        return Fence(self.ask, tuning, monotonic=lambda: self.now_s)
 
     async def ask(self) -> None:
         self.asked += 1
@@ -36,12 +36,12 @@ class Kafka:
 
 
 @pytest.fixture
-async def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
-    return Kafka(monkeypatch)
+async def kafka() -> Kafka:
+    return Kafka()
 
 
 async def test_an_answer_holds_from_when_it_was_asked_for_less_than_a_session(kafka: Kafka):
-    ours = Fence(kafka.ask)
+    ours = kafka.fence()
     kafka.takes_s = 3.0
     await ours.assure()
     kafka.now_s += TUNED.sure_s - 3.1
@@ -53,7 +53,7 @@ async def test_an_answer_holds_from_when_it_was_asked_for_less_than_a_session(ka
 
 
 async def test_one_who_stood_still_may_do_nothing_before_kafka_has_answered(kafka: Kafka):
-    ours = Fence(kafka.ask)
+    ours = kafka.fence()
     await ours.assure()
     kafka.now_s += 3_600
     kafka.error = LogUnavailable("no answer")
@@ -65,7 +65,7 @@ async def test_one_who_stood_still_may_do_nothing_before_kafka_has_answered(kafk
 
 
 async def test_nobody_is_told_that_they_are_ours_after_they_were_handed_over(kafka: Kafka):
-    ours = Fence(kafka.ask)
+    ours = kafka.fence()
     await ours.confirm()
     kafka.may_answer.clear()
     asking = asyncio.create_task(ours.confirm())
@@ -80,7 +80,7 @@ async def test_nobody_is_told_that_they_are_ours_after_they_were_handed_over(kaf
 
 @pytest.mark.parametrize("error", [NoMember("no member any more"), LogUnavailable("no answer")])
 async def test_only_a_refusal_takes_an_earlier_answer_back(kafka: Kafka, error: LogUnavailable):
-    ours = Fence(kafka.ask)
+    ours = kafka.fence()
     await ours.confirm()
     kafka.error = error
     with pytest.raises(type(error)):
@@ -93,7 +93,7 @@ async def test_only_a_refusal_takes_an_earlier_answer_back(kafka: Kafka, error: 
 
 @pytest.mark.parametrize("refuses", [False, True])
 async def test_all_who_want_to_know_at_a_time_get_one_answer(kafka: Kafka, refuses: bool):
-    ours = Fence(kafka.ask)
+    ours = kafka.fence()
     kafka.error = LogUnavailable("no answer") if refuses else None
     kafka.may_answer.clear()
     waiting = [asyncio.create_task(ours.assure()) for _ in range(5)]
@@ -108,7 +108,7 @@ async def test_all_who_want_to_know_at_a_time_get_one_answer(kafka: Kafka, refus
 
 
 async def test_who_asks_and_is_cancelled_keeps_nobody_waiting(kafka: Kafka):
-    ours = Fence(kafka.ask)
+    ours = kafka.fence()
     kafka.may_answer.clear()
     waiting = [asyncio.create_task(ours.assure()) for _ in range(2)]
     await asyncio.sleep(0)
@@ -121,7 +121,7 @@ async def test_who_asks_and_is_cancelled_keeps_nobody_waiting(kafka: Kafka):
 
 
 async def test_it_asks_once_nobody_else_has_for_some_seconds(kafka: Kafka):
-    ours = Fence(kafka.ask, Tuning(ask_look_s=0))
+    ours = kafka.fence(Tuning(ask_look_s=0))
     await ours.confirm()
     running = asyncio.create_task(ours.run())
     for passed_s, asked in ((0, 1), (TUNED.sure_s / 2, 2), (0, 2)):

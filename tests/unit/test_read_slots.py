@@ -82,7 +82,7 @@ async def test_an_organization_that_looks_for_made_up_ids_waits_for_itself_and_o
     reads.gate.set()
     assert await asyncio.gather(ours, *theirs) == [None] * 21
     assert reads.most <= 4
-    assert not read_slots._of
+    assert not len(read_slots)
 
 
 async def test_the_organizations_of_one_account_share_their_turns():
@@ -119,4 +119,4 @@ async def test_whoever_waits_too_long_is_told_to_come_again_and_keeps_nothing():
         assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)
     await wait("a")
     await wait("c")
-    assert not read_slots._of
+    assert not len(read_slots)
