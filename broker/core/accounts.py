@@ -15,18 +15,18 @@ from typing import Any, Final
 from broker.core import events as ev
 
 SESSIONS_MAX: Final = 20
-EMAIL_CHARS_MAX: Final = 254  # RFC 5321, 4.5.3.1.3: an address without its angle brackets.
-# This pattern takes quadratic time in the part after the @, which is bounded before (EMAIL_CHARS_MAX)
-_EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")  # ASCII only: equality must not depend on a Unicode version.
+EMAIL_CHARS_MAX: Final = 254  # RFC 5321, 4.5.3.1.3, without the angle brackets
+# This pattern takes quadratic time in the part after the @, whose length is limited first (EMAIL_CHARS_MAX).
+# Only ASCII, because the comparison must not depend on a version of Unicode.
+_EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A person's account: an e-mail address and a password.
+    """A person's account, with an e-mail address and a password.
 
-    blocked: the account has no session and gets none.
-    one_time_until_ms: the password opens one session, and only before this time; 0 once it has. None: the password may
-        be used as often as wanted.
+    A blocked account has no session and gets none. After a reset by the operator, the password opens only one session,
+    and only before `one_time_until_ms`; then the value is 0. None means an ordinary password.
     """
 
     id: str
@@ -37,7 +37,7 @@ class Account:
     one_time_until_ms: int | None = None
 
     def may_sign_in(self, at_ms: int) -> bool:
-        """Return whether the password opens a session at this time."""
+        """Return whether the account's password opens a session at this time."""
         return not self.blocked and (self.one_time_until_ms is None or at_ms < self.one_time_until_ms)
 
 
@@ -50,14 +50,14 @@ class Session:
 
 
 def refuse_email(email: str) -> str | None:
-    """Return why the text is no e-mail address, as the end of a sentence about it, or None when it may be one."""
+    """Return why a text is no e-mail address, as the end of an error message. Return None if it may be an address."""
     if len(email) > EMAIL_CHARS_MAX:
         return f"must have at most {EMAIL_CHARS_MAX} characters"
     return None if _EMAIL.fullmatch(email) else "must be one such as name@example.com, in ASCII"
 
 
 class Accounts:
-    """The state. by_email: looked up through account()."""
+    """All accounts and sessions, computed from the events of the topic `control`."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, Account] = {}
@@ -67,15 +67,17 @@ class Accounts:
         self._sessions_of: dict[str, dict[str, Session]] = {}
 
     def account(self, email: str) -> Account | None:
-        """Return the account with this e-mail address, compared without upper and lower case."""
+        """Return the account with this e-mail address, ignoring upper and lower case."""
         return self._by_email.get(email.lower())
 
     def sessions_of(self, account_id: str) -> list[Session]:
-        """Return the account's sessions, oldest first. Expired ones are dropped when the next session begins."""
+        """Return the account's sessions, oldest first. Expired sessions are removed only when the next session
+        begins.
+        """
         return list(self._sessions_of.get(account_id, {}).values())
 
     def apply(self, event: ev.AccountEvent | ev.SessionCreated | ev.SessionEnded) -> bool:
-        """Fold one event. Return False when the event changed nothing (see Directory.apply)."""
+        """Apply one event. Return False if it changes nothing."""
         match event:
             case ev.AccountCreated():
                 return self._created(event)
@@ -91,7 +93,7 @@ class Accounts:
                 return account is not None and self._changed(account, event)
 
     def everything(self) -> Any:
-        """Return all accounts and sessions, for digests.state_hash()."""
+        """Return all accounts and sessions in a fixed order, so that two states can be compared by a hash."""
         return (
             sorted(self.by_id.values(), key=lambda account: account.id),
             sorted(self.sessions.values(), key=lambda session: session.id),
@@ -111,7 +113,7 @@ class Accounts:
     def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
         match event:
             case ev.AccountPasswordChanged():
-                # Of two password changes in different sessions, the first in the log ends the session of the second.
+                # If two sessions change the password at once, the earlier event ends the other session.
                 if event.session_id not in self._sessions_of.get(account.id, {}):
                     return False
                 self._end_all(account, but=event.session_id)

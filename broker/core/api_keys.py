@@ -11,17 +11,16 @@ from typing import Final
 
 from broker.core import events as ev
 
-EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000  # An expired key is shown for this long, until another one is created.
+# An expired API key is listed for this long, or until the next key is created after that.
+EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """An API key.
+    """An API key of an organization.
 
-    last_used_at_ms: up to an hour behind; None before the first use.
-    created_by: an event's actor.
-    queue_ids: the queues that the key is for; None: all.
-    expires_at_ms: the key is invalid from then on; None: never.
+    It may be restricted to the queues in `queue_ids`; None means all queues. It is invalid from `expires_at_ms` on;
+    None means that it does not expire. `last_used_at_ms` may be up to an hour old, and is None before the first use.
     """
 
     id: str
@@ -32,7 +31,7 @@ class ApiKey:
     scopes: tuple[str, ...]
     created_at_ms: int
     last_used_at_ms: int | None = None
-    created_by: str = ""
+    created_by: str = ""  # the author of the event that created the key
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
 
@@ -44,19 +43,19 @@ class ApiKey:
 
 
 class ApiKeys:
-    """The API keys of all organizations."""
+    """The API keys of all organizations, computed from the events of the topic `control`."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, ApiKey] = {}
         self.by_sha256: dict[str, ApiKey] = {}
-        self._of: dict[str, dict[str, ApiKey]] = {}  # by organization
+        self._of: dict[str, dict[str, ApiKey]] = {}  # by organization id
 
     def of(self, organization_id: str) -> Iterator[ApiKey]:
         """Yield the organization's API keys in the order of their creation."""
         return iter(self._of.get(organization_id, {}).values())
 
     def apply(self, event: ev.KeyCreated | ev.KeyRevoked | ev.KeyUsed) -> bool:
-        """Fold one event. Return False when it changed nothing."""
+        """Apply one event. Return False if it changes nothing."""
         if isinstance(event, ev.KeyCreated):
             return self._created(event)
         api_key = self.by_id.get(event.key_id)

@@ -16,10 +16,10 @@ from broker.core.codec import CLASSES, encode, wire_name
 from broker.core.events import AlertThresholds, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
-# The topics in the order of the log: of two events in the same millisecond, that of the earlier topic comes first.
+# Two events with the same millisecond are ordered by the position of their topics in this list.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
-# The records of these topics are temporary, so the order of the log leaves them out.
-# `outstanding` is compacted, `claims` keeps two days, and `statistics` thirty.
+# The order of the log leaves out these topics, because Kafka deletes or compacts their records.
+# `outstanding` is compacted, `claims` keeps two days, and `statistics` keeps thirty days.
 PASSING: Final = ("outstanding", "claims", "statistics")
 
 _ELSEWHERE: Final[Mapping[str, str]] = {
@@ -38,7 +38,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }
 TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in get_args(ControlEvent)}, **_ELSEWHERE}
 
-# One description for each field name: it holds for every event that has the field.
+# Each description holds for every event that has a field of this name.
 FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
@@ -148,7 +148,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_at_ms": "the time in the ids of the messages",
     "ids_seed": "the seed of the random bits in the ids of the messages",
 }
-# Fields that only the topics and operators' exports have: offsets in shared partitions tell how much others put.
+# Only operators see these fields, because offsets in shared partitions tell how much other organizations put.
 INTERNAL: Final = frozenset(
     {
         *("start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"),
@@ -171,9 +171,9 @@ SECRET: Final = frozenset(
 
 
 class Former(NamedTuple):
-    """A former version of an event, which is still read and no longer written.
+    """An earlier version of an event, which is still read but no longer written.
 
-    lacks: the fields of the next version that this one does not have, as docs/events.md names them.
+    `lacks` names the fields that only the next version has. `read_as` says how the missing fields are understood.
     """
 
     lacks: frozenset[str]
@@ -185,7 +185,7 @@ _UNSEALED: Final = Former(
     "nothing is sealed: the values in `settings.headers`, in the clear, are those that are sent",
 )
 _UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts whatever version the message is at")
-# For each of the upcasters (events.py).
+# There is one row for each upcaster in codec.py.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("key.created", 1): Former(
         frozenset({"queue_ids", "expires_at_ms"}), "the key is for all queues, and does not end by itself"
@@ -204,25 +204,28 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
 }
 _HIDDEN: Final = SECRET | INTERNAL
 _MASKED: Final = "…"
-_DAMAGED: Final = "damaged"  # in place of offsets of a partition that all organizations share
+_DAMAGED: Final = "damaged"  # shown instead of offsets, because organizations share partitions
 _TUNNEL: Final = "tunnel://"
 
 
 def shown(event: Event) -> dict[str, Any]:
-    """Return the event as JSON for readers of the log, without SECRET and INTERNAL fields.
+    """Return an event as JSON for clients who read the log, without secrets and internal fields.
 
-    A listener's headers are shown without their values, and its URLs as masked_url() gives them.
+    Header values of listeners and parts of URLs that may be secrets are replaced by an ellipsis.
     """
     return {"type": wire_name(type(event)), **_visible(event)}
 
 
 def shown_json(event: Event) -> bytes:
-    """Return shown() as JSON text. Most events have nothing to hide: for those, return the stored bytes."""
+    """Return an event as JSON text for clients who read the log, without secrets.
+
+    Most events have nothing to hide, so their stored bytes are returned.
+    """
     return encode(event) if type(event) in _ALL_SHOWN else orjson.dumps(shown(event))
 
 
 def fields_of(kind: type[msgspec.Struct]) -> list[str]:
-    """List the names of all fields, including those of nested structs."""
+    """Return the names of all fields of an event, including those of nested structures."""
     names: list[str] = []
     for field in msgspec.structs.fields(kind):
         names.append(field.name)
@@ -238,14 +241,18 @@ def struct_of(kind: Any) -> type[msgspec.Struct] | None:
 
 
 def shown_url(url: str) -> str:
-    """Return `tunnel://…` for a tunnel's URL, whose rest gives access to the machine behind it, and any other URL as it
-    is.
+    """Return any URL unchanged, but a tunnel's URL as `tunnel://…`. The rest of a tunnel's URL gives access to a
+    developer's machine.
     """
     return _TUNNEL + _MASKED if url.startswith(_TUNNEL) else url
 
 
 def masked_url(url: str) -> str:
-    """Show a URL without what may be a token: `https://…@host/path?name=…`. Its path is shown as it is."""
+    """Return a URL without its user name and the values of its query, which may be secrets:
+    `https://…@host/path?name=…`.
+
+    The path is shown unchanged.
+    """
     if url.startswith(_TUNNEL):
         return shown_url(url)
     place, mark, query = url.partition("?")
@@ -278,7 +285,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _all_shown(kind: type[Event]) -> bool:
-    """Return whether no field of such an event is hidden or masked."""
+    """Return whether events of this class have no field that is hidden or masked."""
     return all(
         field.name in FIELDS
         and field.name not in _HIDDEN
@@ -293,8 +300,8 @@ _ALL_SHOWN: Final = frozenset(kind for kind in CLASSES.values() if _all_shown(ki
 
 
 def types_named(text: str) -> frozenset[str] | None:
-    """Return the event types that a filter names: one type, or all types of a noun such as `queue`. None: there is no
-    such type.
+    """Return the event types that a filter names: one type, or all types of a noun such as `queue`. Return None if
+    there are none.
     """
     here = (name for name, topic in TOPIC_OF.items() if topic in TOPICS)
     found = frozenset(name for name in here if name == text or name.startswith(text + "."))

@@ -13,15 +13,15 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
 
-# Read changes from a message's time on, less this: API processes' clocks may differ by as much.
+# Changes are searched from the message's time minus this, because the clocks of API processes may differ.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 
 class Change(NamedTuple):
-    """A change of a message: an update or a deletion.
+    """An update or deletion of a message.
 
-    offset: the change's own, in its partition of `changes`.
-    if_version: the change counts only if the message is at this version.
+    `offset` is the change's own offset in the topic `changes`. With `if_version`, the change counts only if the message
+    has that version.
     """
 
     offset: int
@@ -30,20 +30,21 @@ class Change(NamedTuple):
 
 
 def change(offset: int, event: MessageChange) -> Change:
-    """Return the change that a record of `changes` holds."""
+    """Return the change that an event of the topic `changes` describes."""
     return Change(offset, isinstance(event, MessageDeleted), event.if_version)
 
 
 def version(offset: int | None) -> int:
-    """Return a message's version: 1 as it was put, otherwise made from the offset of the change that counts."""
+    """Return a message's version: 1 before any change, otherwise a number made from the offset of the change that
+    counts.
+    """
     return 1 if offset is None else offset + 2
 
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
-    """Return the change that counts after one more change.
+    """Return which change of a message counts, given the one that counted so far and the next one in the log.
 
-    known: the change that counts among all earlier ones in the log; None when there is none. The same change may be
-        read again, and then changes nothing.
+    A deletion is final. Reading the same change again changes nothing.
     """
     if known is not None and (known.deleted or other.offset <= known.offset):
         return known

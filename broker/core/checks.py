@@ -21,16 +21,16 @@ from broker.core.events import Event
 from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 
-# Clocks of the writing machines differ by less. A record may also wait this long for Kafka.
+# The clocks of the writing machines may differ by this much, and a record may wait this long for Kafka.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "key", "queue", "listener", "replay")
-_BY_ITSELF: Final = ("worker", "shell")  # Actors whose events have no request, or one that the event itself names.
-_OF_NOBODY: Final = (ev.VolumeRecorded,)  # Events that an API process writes for many requests at once.
+_BY_ITSELF: Final = ("worker", "shell")  # events of these actors need no request id
+_OF_NOBODY: Final = (ev.VolumeRecorded,)  # events that an API process writes for many requests at once
 _MAKING: Final = ("created", "started")
 
 
 class Seen(Protocol):
-    """A record of the log, as the checks read it. timestamp: the record's time, in milliseconds."""
+    """The parts of a Kafka record that the checks of `everput verify` read. `timestamp` is in milliseconds."""
 
     @property
     def offset(self) -> int: ...
@@ -43,10 +43,9 @@ class Seen(Protocol):
 
 
 class Finding(NamedTuple):
-    """A finding of `everput verify`: what is wrong, and where.
+    """A finding of `everput verify`: what is wrong, and at which topic, partition and offset.
 
-    offset: None when the finding is about no single record.
-    wrong: False for something that can't be checked.
+    `offset` is None if no single record is at fault. `wrong` is False for something that can't be checked.
     """
 
     topic: str
@@ -61,10 +60,11 @@ class Finding(NamedTuple):
 
 
 class Checks(ABC):
-    """The checks that hold for every record of one partition of one topic. Subclasses check what its events must be.
+    """The checks of `everput verify` that apply to every record of one partition. Subclasses check the events of their
+    topic.
 
-    compacted: offsets may be missing.
-    late: record times may be old, because workers wait for Kafka before they write.
+    With `compacted`, offsets may be missing. With `late`, a record may be much younger than its event, because workers
+    wait for Kafka before they write.
     """
 
     def __init__(self, topic: str, partition: int, begin: int, *, compacted: bool = False, late: bool = False) -> None:
@@ -77,12 +77,13 @@ class Checks(ABC):
 
     @property
     def end(self) -> int:
-        """The offset after the last record that was checked."""
+        """Offset after the last record that was checked."""
         return self._next
 
     def check(self, records: Iterable[Seen]) -> Iterator[Finding]:
-        """Check the partition's next records, and yield what is wrong. There are millions, so a good record costs few
-        steps.
+        """Check the next records of the partition, and yield what is wrong with them.
+
+        A log has millions of records, so a correct record must cost little time.
         """
         for record in records:
             offset, at_ms, value = record.offset, record.timestamp, record.value
@@ -116,21 +117,21 @@ class Checks(ABC):
                 yield self._finding(offset, what)
 
     def skip_to(self, offset: int) -> None:
-        """Retention has taken what is before this offset."""
+        """Continue at this offset, because retention has deleted everything before it."""
         self._next = offset
 
     def damaged(self, first: int, last: int) -> Finding:
-        """Return the finding for a range that no copy of the log gives as it was written."""
+        """Return the finding for a range of records that no replica still has as it was written."""
         self._next = max(self._next, last + 1)
         offsets = "this record is" if first == last else f"the records from here to offset {last} are"
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def lost(self, offset: int) -> Finding:
-        """Return the finding for an empty record, which took the place of a lost one (embedded/kafka.py)."""
+        """Return the finding for an empty record, which replaced a record that Kafka had lost."""
         return self._finding(offset, "the record was lost from the end of a file, and its offset was filled")
 
     def ended(self, end: int) -> Iterator[Finding]:
-        """Check the end of the partition: yield what is wrong if no record follows before this offset."""
+        """Check the end of the partition. Yield a finding if records before this offset are missing."""
         if self._next < end and not self._compacted:
             yield self._finding(self._next, "the records from here on are missing")
 
@@ -141,7 +142,7 @@ class Checks(ABC):
     def event(self, record: Seen, event: Event) -> Iterable[str]:
         """Yield what is wrong with this event."""
 
-    def buried(self, record: Seen) -> None:  # noqa: B027 - most topics have none
+    def buried(self, record: Seen) -> None:  # noqa: B027 - most topics have no tombstones
         """Check a tombstone of a compacted topic."""
 
     def _finding(self, offset: int, what: str) -> Finding:
@@ -149,25 +150,24 @@ class Checks(ABC):
 
 
 class ReadableChecks(Checks):
-    """A check that reads one partition and does nothing else."""
+    """Reads one partition to find unreadable records, without checking the events in it."""
 
-    def event(self, record: Seen, event: Event) -> Iterable[str]:  # noqa: ARG002 - it is shown none
+    def event(self, record: Seen, event: Event) -> Iterable[str]:  # noqa: ARG002 - all events are correct here
         return ()
 
 
 class ControlChecks(Checks):
-    """The checks of `control`, which fold it again. Every id that an event names must have been created before.
+    """The checks of `everput verify` for the topic `control`. They apply its events again, and an id must be created
+    before other events name it.
 
-    state: the directory folded so far.
-    queues: every queue that ever was, with its organization, by id.
-    receivers: likewise the queue of each listener and each replay.
-    named: by partition of `messages`, the highest offset where a listener begins or a replay ends, and which one.
+    `receivers` maps the id of each listener and replay to its queue. `named` is the highest `messages` offset that an
+    event names in each partition, with the listener or replay that it belongs to.
     """
 
     def __init__(self, begin: int) -> None:
         super().__init__("control", 0, begin)
-        self.state = Directory()
-        self.queues: dict[str, str] = {}
+        self.state = Directory()  # the state after the events checked so far
+        self.queues: dict[str, str] = {}  # organization ids by queue id, including deleted queues
         self.receivers: dict[str, str] = {}
         self.named: dict[int, tuple[int, str]] = {}
         self._made: dict[str, set[str]] = {noun: set() for noun in _NOUNS}
@@ -217,11 +217,10 @@ class ControlChecks(Checks):
 
 
 class MessageChecks(Checks):
-    """The checks that `everput verify` makes in one partition of `messages`.
+    """The checks of `everput verify` for one partition of the topic `messages`.
 
-    by_queue: for each queue, the offsets of its messages, ascending.
-    begin: the offset at which the checks begin; callers may set it higher.
-    queues: as in ControlChecks.
+    `begin` is the first checked offset. `by_queue` collects the ascending offsets of each queue's messages. `queues`
+    maps each queue's id to its organization.
     """
 
     def __init__(self, partition: int, begin: int, queues: Mapping[str, str]) -> None:
@@ -245,14 +244,14 @@ class MessageChecks(Checks):
 
     @property
     def complete(self) -> bool:
-        """Whether all messages that this partition ever had have been read so far."""
+        """Whether every message that this partition ever had could be read."""
         return self.begin == 0 and not self._damage
 
     def _unread(self, offset: int) -> bool:
         return offset < self.begin or any(first <= offset <= last for first, last in self._damage)
 
     def event(self, record: Seen, event: Event) -> Sequence[str]:
-        if not isinstance(event, ev.MessagePut):  # decode_message takes no other
+        if not isinstance(event, ev.MessagePut):  # decode_message() returns no other event
             return ()
         offset, message_id = record.offset, event.message_id.encode()
         first = self._places.setdefault(message_id, offset)
@@ -275,8 +274,9 @@ class MessageChecks(Checks):
         return wrong
 
     def has(self, offset: int, queue_id: str) -> bool:
-        """Return whether this offset is a message of this queue. Offsets before the beginning, or damaged ones, count
-        as such.
+        """Return whether a message of this queue is at this offset.
+
+        Offsets that could not be checked count as correct: unreadable ones, and those before the first checked offset.
         """
         if self._unread(offset):
             return True
@@ -285,8 +285,9 @@ class MessageChecks(Checks):
         return index < len(offsets) and offsets[index] == offset
 
     def is_at(self, offset: int, message_id: str) -> bool:
-        """Return whether this message is at this offset. Offsets before the beginning, or damaged ones, count as
-        such.
+        """Return whether this message is at this offset.
+
+        Offsets that could not be checked count as correct: unreadable ones, and those before the first checked offset.
         """
         return self._unread(offset) or self.place(message_id) == offset
 

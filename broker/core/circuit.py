@@ -32,12 +32,10 @@ class State(Enum):
 
 
 class Circuit:
-    """The circuit breaker of one listener: open while the listener is down.
+    """The circuit breaker of one listener. While it is open, the listener counts as down and gets only probes.
 
-    allowance: attempts that may be in flight; None: as many as the flow allows.
-    probe_at_ms: when the next probe is due.
-    down_since_ms: when the circuit opened for the first time since an attempt succeeded; 0 while the listener is up. A
-        good probe does not reset it.
+    `allowance` limits the attempts in flight; None means no limit. `down_since_ms` is when the listener went down, and
+    0 while it is up; only an accepted attempt resets it, not a good probe.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")
@@ -45,12 +43,12 @@ class Circuit:
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.faults = 0
-        self.relapses = 0
+        self.relapses = 0  # when the next probe is due, and when the listener went down
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 
     def succeeded(self) -> None:
-        """Record an answer that was not the listener's fault."""
+        """Count an attempt that did not fail by the listener's fault."""
         self.faults = 0
         if self.state is State.PROBATION and self.allowance is not None:
             self.down_since_ms = 0
@@ -59,9 +57,9 @@ class Circuit:
                 self.state, self.allowance, self.relapses = State.CLOSED, None, 0
 
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
-        """Record an attempt that failed by the listener's fault. Return whether that opened the circuit.
+        """Count an attempt that failed by the listener's fault. Return whether the circuit is open now because of it.
 
-        new: no attempt to this listener has succeeded yet.
+        `new` says that no attempt to this listener has succeeded yet; then fewer failures open the circuit.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER
@@ -73,7 +71,7 @@ class Circuit:
         return True
 
     def trip(self, at_ms: int) -> bool:
-        """Open the circuit at once, because nobody is there. Return whether it was closed before."""
+        """Open the circuit at once, because the listener can't be reached. Return False if it was already open."""
         if self.state is State.OPEN:
             return False
         self._open(at_ms, PROBE_MS_FIRST)
@@ -84,15 +82,15 @@ class Circuit:
         self.down_since_ms = self.down_since_ms or at_ms
 
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
-        """Record a probe's result. Return whether attempts may flow again.
+        """Process the result of a probe. Return whether attempts may be made again.
 
-        interval_ms: until the next probe.
+        After a failed probe, the next one is due in `interval_ms`.
         """
         if self.state is not State.OPEN:
             return False
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        self.relapses = 0  # The listener had a good reason to be down: serve it at once when it is back.
+        self.relapses = 0  # A listener whose probe fails is really down, so its return is trusted at once.
         self.probe_at_ms = at_ms + interval_ms
         return False

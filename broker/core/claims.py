@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 from broker.core.events import PutClaimed
 
 KEPT_MS: Final = 24 * 3600 * 1000
-CLAIMS_MAX: Final = 8_000_000  # The index holds this many claims of the last day, 16 bytes each.
+CLAIMS_MAX: Final = 8_000_000  # claims of the last 24 hours in the index, 16 bytes each
 FEW: Final = 10_000
-# Later claims keep the same ids for this time, because a message is searched from its id's time on.
+# A claim that takes over within this time keeps the message ids: a search for a message starts at its id's time.
 IDS_KEPT_MS: Final = 60_000
-CLOCKS_MS: Final = 10_000  # The clocks of two API processes may differ by this much.
+CLOCKS_MS: Final = 10_000  # largest difference between the clocks of two API processes
 _RUN_MAX: Final = 1 << 16
 _RUN_MS_MAX: Final = 3600 * 1000
 _OFFSET_BITS: Final = 48
@@ -28,11 +28,10 @@ _PREFIX_BYTES: Final = 4
 
 
 class Claim(NamedTuple):
-    """An idempotency key that is taken.
+    """An idempotency key that is in use.
 
-    first: the claim of the first request.
-    holder: the claim that may put the messages now.
-    ids: the claims that the messages' ids may come from, oldest first; the holder's is the last.
+    `first` is the claim of the first request. `holder` is the claim whose process may put the messages now. The ids of
+    the messages come from one of the claims in `ids`, oldest first.
     """
 
     first: PutClaimed
@@ -41,10 +40,10 @@ class Claim(NamedTuple):
 
 
 def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
-    """Return the claim that holds an idempotency key at this time, or None when the key is free.
+    """Return the claim that holds an idempotency key at this time, or None if the key is free.
 
-    claims: all claims of the key, in log order. The first one holds for a day. If its messages were not put in time,
-        the first claim of the next number holds.
+    `claims` are all claims of the key in the order of the log. The first one holds for 24 hours. If its process did not
+    put the messages in time, the first claim with the next number takes over.
     """
     held: Claim | None = None
     for claim in claims:
@@ -58,25 +57,25 @@ def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
 
 
 def random_bits(claim: PutClaimed, number: int) -> int:
-    """Return the random bits for the id of the request's message of this number. They are the same for each process
-    that puts it.
+    """Return the random bits for the id of one message of a request. Every process computes the same bits from the
+    claim.
     """
     return int.from_bytes(hashlib.sha256(f"{claim.ids_seed}.{number}".encode()).digest()[:8])
 
 
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
-    """Return whether an organization with `mine` of all claims may have one more.
+    """Return whether an organization that has `mine` of all stored idempotency keys may store another one.
 
-    It may have no more than are free, so an organization that comes later finds room, too. The last quarter is reserved
-    for organizations with few claims.
+    It may use no more than is free, so that room is left for organizations that come later. The last quarter is
+    reserved for organizations with few keys.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
 
 
 class _Owners:
-    """A table of how many claims each organization has. A number stands for each organization, and is reused once its
-    claims are gone.
+    """Counts the idempotency keys of each organization. It gives each organization a small number, which is reused when
+    its keys are gone.
     """
 
     def __init__(self) -> None:
@@ -86,7 +85,7 @@ class _Owners:
         self._free: list[int] = []
 
     def add(self, owner: str) -> int:
-        """Count one more idempotency claim of an organization. Return a number that stands for the owner."""
+        """Count one more idempotency key of an organization. Return the organization's number."""
         number = self._numbers.get(owner)
         if number is None:
             number = self._numbers[owner] = self._free.pop() if self._free else len(self._names)
@@ -98,7 +97,7 @@ class _Owners:
         return number
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Count one claim less for each occurrence of a number."""
+        """Subtract one idempotency key for each number in the list."""
         for number, count in Counter(numbers).items():
             self._counts[number] -= count
             if not self._counts[number]:
@@ -111,7 +110,7 @@ class _Owners:
 
 
 class _Run(NamedTuple):
-    """A sorted run of claims. Claims with the same prefix keep their order. until_ms: the time of the newest claim."""
+    """A list of claims, sorted by the first bytes of their keys' hashes. `until_ms` is the time of the newest claim."""
 
     prefixes: array[int]
     places: array[int]
@@ -120,30 +119,30 @@ class _Run(NamedTuple):
 
 
 class ClaimIndex:
-    """An index from an idempotency key to the places of its claims in the log.
+    """An index that finds the claims of an idempotency key in Kafka.
 
-    It holds the first 4 bytes of each digest, so a look-up may return other keys' claims, too. New claims are gathered
-    and then sorted into a run. Runs are dropped as a whole once they are old.
-
-    run_max: the claims of a run.
+    It stores only the first 4 bytes of each key's hash, so a search may also return claims of other keys. New claims
+    are collected and then sorted into a list of at most `run_max` claims. A list is dropped as a whole when it is old.
     """
 
     def __init__(self, run_max: int = _RUN_MAX) -> None:
         self._run_max = run_max
         self.runs: list[_Run] = []
         self._owners = _Owners()
-        self._since_ms = self._until_ms = 0  # of the recent ones
+        self._since_ms = self._until_ms = 0  # of the claims that are not in a sorted list yet
         self._begin()
 
     def __len__(self) -> int:
         return len(self._recent.places) + sum(len(run.places) for run in self.runs)
 
     def count(self, owner: str) -> int:
-        """Count this organization's claims."""
+        """Return how many claims this organization has."""
         return self._owners.count(owner)
 
     def add(self, digest: bytes, partition: int, offset: int, at_ms: int, owner: str) -> None:
-        """Add a claim, in log order of its partition. owner: the id of its organization."""
+        """Add a claim. The claims of a partition must be added in the order of their offsets. `owner` is the
+        organization's id.
+        """
         recent = self._recent
         if recent.places and (len(recent.places) >= self._run_max or at_ms - self._since_ms >= _RUN_MS_MAX):
             self._close_run()
@@ -159,11 +158,13 @@ class ClaimIndex:
         recent.owners.append(self._owners.add(owner))
 
     def places(self, digest: bytes) -> list[tuple[int, int]]:
-        """List (partition, offset) of the claims that may belong to this key, in log order for each partition."""
+        """Return (partition, offset) of the claims that may belong to this idempotency key, in log order within each
+        partition.
+        """
         return [(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1) for place in self._places(_prefix(digest))]
 
     def forget(self, before_ms: int) -> None:
-        """Drop the runs that hold only older claims."""
+        """Drop the sorted lists whose claims are all older than this."""
         if self._recent.places and self._until_ms < before_ms:
             self._close_run()
         for run in self.runs:
@@ -184,9 +185,9 @@ class ClaimIndex:
         yield from reversed(found)
 
     def _begin(self) -> None:
-        """Begin a new run.
+        """Begin a new list of claims.
 
-        latest: by prefix, the newest row; before: by row, the row before it with the same prefix.
+        `_latest` is the newest row with a prefix, and `_before` is the previous row with the same prefix.
         """
         self._recent = _Run(array("I"), array("Q"), array("I"), 0)
         self._latest: dict[int, int] = {}

@@ -17,25 +17,25 @@ from broker.errors import UnknownEvent
 
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
-# (wire name, version) -> the upcaster to the next version. Old versions are always read and never written.
+# The upcaster for (wire name, version) converts to the next version. Old versions are read but never written.
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
-    # queue_ids and expires_at_ms came
+    # added queue_ids and expires_at_ms
     ("key.created", 1): lambda fields: fields | {"v": 2},
-    # sealed_headers came
+    # added sealed_headers
     ("listener.created", 1): lambda fields: fields | {"v": 2},
     ("listener.updated", 1): lambda fields: fields | {"v": 2},
-    # if_version came
+    # added if_version
     ("message.updated", 1): lambda fields: fields | {"v": 2},
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
-    # after_offsets came
+    # added after_offsets
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # Before send_headers, the listener's headers were sent to any notify_url.
+    # Version 3 added send_headers; before, the listener's headers were sent to any notify_url.
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 
 
 def wire_name(kind: type[Event]) -> str:
-    """Return the event's type as the log has it, such as `queue.created`."""
+    """Return the name of an event type in the log, such as `queue.created`."""
     return str(kind.__struct_config__.tag)
 
 
@@ -43,7 +43,7 @@ CLASSES: Final[Mapping[str, type[Event]]] = {wire_name(kind): kind for kind in g
 
 
 def version_of(kind: type[Event]) -> int:
-    """Return the version that this program writes: the default of the field `v`."""
+    """Return the version in which this program writes an event type."""
     return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "v")
 
 
@@ -51,7 +51,7 @@ VERSIONS: Final[Mapping[str, int]] = {name: version_of(kind) for name, kind in C
 
 
 class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.put"):
-    """The name and data of a message, still as JSON texts with their quotes."""
+    """The name and data of a message, still encoded as JSON text."""
 
     v: int
     name: msgspec.Raw
@@ -61,7 +61,7 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
 
 
 _NAMES: Final = {kind: name for name, kind in CLASSES.items()}
-# Invalid UTF-8 is a ValueError, too; nesting that is far too deep is a RecursionError.
+# Invalid UTF-8 raises ValueError, and nesting that is too deep raises RecursionError.
 _UNDECODED: Final = (ValueError, RecursionError)
 _encoder = msgspec.json.Encoder()
 _any_event = msgspec.json.Decoder(AnyEvent)
@@ -70,27 +70,27 @@ _message_texts = msgspec.json.Decoder(MessageTexts)
 
 
 def encode(event: Event) -> bytes:
-    """Encode the event as it is stored: one JSON object with `type` first."""
+    """Encode an event as it is stored: one JSON object, with `type` first."""
     return _encoder.encode(event)
 
 
 def decode(value: bytes) -> Event:
-    """Decode a stored record into today's version of its event.
+    """Decode a stored record into the current version of its event.
 
-    Raise UnknownEvent for a type or version of a newer program, and for bytes that are no event.
+    Raises UnknownEvent for bytes that are no event, or for an event that only a newer version of Everput knows.
     """
     try:
         event: Event = _any_event.decode(value)
     except _UNDECODED:
         return _decode_other(value)
-    # The class has filled in a missing `v`.
+    # msgspec fills in a missing `v` with the newest version.
     if event.v == VERSIONS[_NAMES[type(event)]] and b'"v":' in value:
         return event
     return _decode_other(value)
 
 
 def _decode_other(value: bytes) -> Event:
-    """Decode an event of an old version, or raise UnknownEvent."""
+    """Decode an event of an old version. Raises UnknownEvent for any other bytes."""
     try:
         fields = orjson.loads(value)
         name, version = fields["type"], fields["v"]
@@ -99,14 +99,16 @@ def _decode_other(value: bytes) -> Event:
             fields = UPCASTERS[name, version](fields)
             version = fields["v"]
         if version > VERSIONS[name]:
-            raise UnknownEvent(f"{name} version {version} is newer than this program")
+            raise UnknownEvent(
+                f"the event {name} has version {version}, which is newer than this program; upgrade Everput"
+            )
         return msgspec.convert(fields, kind)
     except (KeyError, TypeError, ValueError) as error:  # ValueError includes the errors of orjson and msgspec.
-        raise UnknownEvent(f"not an event this program knows: {error}") from error
+        raise UnknownEvent(f"not an event that this program knows: {error}") from error
 
 
 def decode_message(value: bytes) -> MessagePut:
-    """Decode a record of the `messages` topic. This is the hot path."""
+    """Decode a record of the topic `messages`. This function must be fast."""
     try:
         event = _message_put.decode(value)
     except _UNDECODED:
@@ -115,13 +117,14 @@ def decode_message(value: bytes) -> MessagePut:
         return event
     other = decode(value)
     if not isinstance(other, MessagePut):
-        raise UnknownEvent(f"{wire_name(type(other))} does not belong in the messages topic")
+        raise UnknownEvent(f"the event {wire_name(type(other))} does not belong in the topic messages")
     return other
 
 
 def message_texts(value: bytes) -> MessageTexts:
-    """Decode a record like decode_message(), but leave the texts encoded, because they are only joined again.
-    Raises UnknownEvent.
+    """Decode the name and data of a message, but leave them as JSON text, because they are only put together again.
+
+    Raises UnknownEvent if the record is no message that this version knows.
     """
     try:
         texts = _message_texts.decode(value)

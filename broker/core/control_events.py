@@ -18,7 +18,7 @@ class OrganizationCreated(Event, frozen=True, kw_only=True, tag="organization.cr
 
 
 class AccountEvent(Event, frozen=True, kw_only=True):
-    """The base class of account events. It is not an event itself."""
+    """The base class of account events. No event has this class itself."""
 
     urgent: ClassVar[bool] = True
 
@@ -28,8 +28,8 @@ class AccountEvent(Event, frozen=True, kw_only=True):
 class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.created"):
     """The event that an account was created.
 
-    email: as it was given.
-    password_hash: argon2id in PHC form; no event holds the password.
+    The e-mail address is stored as it was given. No event holds the password: `password_hash` is its argon2id hash in
+    PHC form.
     """
 
     urgent: ClassVar[bool] = False
@@ -39,9 +39,9 @@ class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.creat
 
 
 class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="account.password_changed"):
-    """The event that a password was changed.
+    """The event that an account's password was changed. All other sessions of the account end.
 
-    session_id: the session that changed it; the account's other sessions end.
+    `session_id` is the session in which it was changed.
     """
 
     session_id: str
@@ -49,9 +49,9 @@ class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="accou
 
 
 class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account.password_reset"):
-    """The event that the operator gave the account a one-time password. The account's sessions end.
+    """The event that the operator gave an account a one-time password. All its sessions end.
 
-    expires_at_ms: the password opens one session, and only before this time.
+    The password opens one session, and only before `expires_at_ms`.
     """
 
     password_hash: str
@@ -59,28 +59,28 @@ class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account
 
 
 class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account.sessions_ended"):
-    """The event that the account's sessions ended.
+    """The event that an account's sessions ended.
 
-    kept_session_id: the session that goes on; empty for none.
+    The session `kept_session_id` continues; the field is empty if all sessions ended.
     """
 
     kept_session_id: str = ""
 
 
 class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.blocked"):
-    """The event that the account was blocked. Its sessions end, and it gets no new one. Memberships and API keys
+    """The event that an account was blocked. Its sessions end and it gets no new one, but its memberships and API keys
     stay.
     """
 
 
 class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unblocked"):
-    """The account may sign in again."""
+    """The event that a blocked account may sign in again."""
 
 
 class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
-    """The event that the account was deleted: its sessions and memberships end, and its e-mail address is free.
+    """The event that an account was deleted. Its sessions and memberships end, and its e-mail address becomes free.
 
-    even_if_last: as in OrganizationLeft, for each of its organizations.
+    Without `even_if_last`, it counts only if each of the account's organizations has another member who can sign in.
     """
 
     even_if_last: bool = False
@@ -89,7 +89,7 @@ class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.delet
 class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
     """The event that a session began.
 
-    token_sha256: hex SHA-256 of the whole token; no event holds the token.
+    No event holds the session's token: `token_sha256` is its SHA-256 in hex.
     """
 
     urgent: ClassVar[bool] = True
@@ -107,15 +107,15 @@ class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
 
 
 class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joined"):
-    """The event that an account became a member of the organization."""
+    """The event that an account became a member of an organization."""
 
     account_id: str
 
 
 class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
-    """The event that an account left the organization, or that the actor removed it.
+    """The event that an account left an organization, or was removed from it.
 
-    even_if_last: if false, the event counts only while another member exists who is not blocked.
+    Without `even_if_last`, it counts only if the organization has another member who is not blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -125,9 +125,8 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event that an organization stored bytes.
-
-    bytes: of messages, by one process, since its last event of this kind.
+    """The event of how many bytes of messages one process has stored for an organization since its previous event of
+    this kind.
     """
 
     urgent: ClassVar[bool] = True
@@ -138,10 +137,9 @@ class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
 class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     """The event that an API key was created.
 
-    secret_sha256: hex SHA-256 of the whole key; no event holds the key.
-    prefix: the key's first characters.
-    queue_ids: the queues that the key is for; None: all.
-    expires_at_ms: the key is invalid from then on; None: never.
+    No event holds the key: `secret_sha256` is its SHA-256 in hex, and `prefix` its first characters. The key is
+    restricted to the queues in `queue_ids`; None means all queues. It is invalid from `expires_at_ms` on; None means
+    that it does not expire.
     """
 
     key_id: str
@@ -151,7 +149,8 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     scopes: tuple[str, ...]
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
-    v: int = 2  # Version 2, so that an older program does not take a restricted key for an unrestricted one.
+    # Version 2 keeps an older program from reading a restricted key as an unrestricted one.
+    v: int = 2
 
 
 class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
@@ -161,7 +160,7 @@ class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
 
 
 class KeyUsed(Event, frozen=True, kw_only=True, tag="key.used"):
-    """The event that an API key was used. It is recorded about once an hour at most."""
+    """The event that an API key was used. It is recorded at most about once an hour for each key."""
 
     key_id: str
 
@@ -174,7 +173,7 @@ class QueueCreated(Event, frozen=True, kw_only=True, tag="queue.created"):
 class QueueRenamed(Event, frozen=True, kw_only=True, tag="queue.renamed"):
     """The event that a queue was renamed.
 
-    if_version: the event counts only if the queue is at this version. Other events use the field in the same way.
+    With `if_version`, it counts only if the queue still has this version. Other events use the field in the same way.
     """
 
     queue_id: str
@@ -190,36 +189,29 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a listener's deliveries. All are optional in a request, with these defaults.
+    """A listener's settings for deliveries. In a request, each one is optional.
 
-    max_in_flight: concurrent requests over all workers; each worker may have at least one.
-    rate_per_s: None for no limit.
-    timeout_ms: for one attempt.
-    max_attempts: None for no limit.
-    max_age_s: a delivery that still fails so long after its first attempt is parked.
-    sealed_headers: added to each request, by name, with encrypted values (broker/sealing.py).
-    headers: the same in the clear, in older events.
-    retry_first_ms: the longest wait after the first failure; it doubles with each failure, up to retry_max_s.
-    alerts: from when on Everput alerts about the listener.
+    Settings with None have no limit. `headers` holds unencrypted header values of events from older versions;
+    `sealed_headers` holds encrypted ones.
     """
 
-    max_in_flight: int = 64
+    max_in_flight: int = 64  # concurrent requests over all workers; at least one for each worker
     rate_per_s: float | None = None
-    timeout_ms: int = 15_000
+    timeout_ms: int = 15_000  # for one attempt
     max_attempts: int | None = None
-    max_age_s: int = 72 * 3600
+    max_age_s: int = 72 * 3600  # time from the first attempt, after which a failing delivery is parked
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}
-    retry_first_ms: int = 1_000
-    retry_max_s: int = 3_600
-    alerts: AlertThresholds | UnsetType = UNSET
+    retry_first_ms: int = 1_000  # longest wait after the first failure; it doubles with each failure
+    retry_max_s: int = 3_600  # longest wait after any failure
+    alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
     """The event that a listener was created.
 
-    sealed_secret: the signing secret, encrypted (broker/sealing.py).
-    start_offsets: by partition of `messages`, the first offset that the listener gets.
+    `sealed_secret` is its signing secret, encrypted with the sealing key. It receives the messages from `start_offsets`
+    on, one offset for each partition of `messages`.
     """
 
     listener_id: str
@@ -234,7 +226,7 @@ class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
 
 
 class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
-    """All values as they are from now on."""
+    """The event that a listener was changed. It holds all values, changed or not."""
 
     listener_id: str
     name: str
@@ -246,10 +238,10 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
 
 
 class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secret_rotated"):
-    """The event that a listener got another signing secret.
+    """The event that a listener got a new signing secret.
 
-    sealed_secret: the new one.
-    former_end_at_ms: the latest time until which former secrets also sign.
+    `sealed_secret` is the new secret, encrypted. Requests are also signed with former secrets until `former_end_at_ms`
+    at the latest.
     """
 
     urgent: ClassVar[bool] = True
@@ -262,7 +254,7 @@ class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secr
 class ListenerResealed(Event, frozen=True, kw_only=True, tag="listener.resealed"):
     """The event that a listener's secrets were encrypted with another sealing key.
 
-    sealed: each old sealed text with the new one that replaces it; others stay.
+    `sealed` maps each old encrypted text to the new one. Texts that it does not name stay unchanged.
     """
 
     listener_id: str
@@ -270,10 +262,7 @@ class ListenerResealed(Event, frozen=True, kw_only=True, tag="listener.resealed"
 
 
 class ListenerPaused(Event, frozen=True, kw_only=True, tag="listener.paused"):
-    """The event that a listener was paused.
-
-    reason: for people, such as `the listener answered 410 Gone`.
-    """
+    """The event that a listener was paused. `reason` is a text for people, such as `the listener answered 410 Gone`."""
 
     urgent: ClassVar[bool] = True
 
@@ -286,9 +275,9 @@ class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
 
 
 class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"):
-    """The event that a listener's retrying and parked deliveries are attempted now.
+    """The event that a listener's retrying and parked deliveries are attempted again now.
 
-    message_ids: only the deliveries of these messages; empty: all.
+    With `message_ids`, it concerns only the deliveries of these messages; without, all of them.
     """
 
     listener_id: str
@@ -303,13 +292,13 @@ class ListenerDeleted(Event, frozen=True, kw_only=True, tag="listener.deleted"):
 
 
 class ReplayEvent(Event, frozen=True, kw_only=True):
-    """The base class of replay events. It is not an event itself."""
+    """The base class of replay events. No event has this class itself."""
 
     replay_id: str
 
 
 class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"):
-    """The event that a range of a queue's messages is delivered again. broker/core/replays.py describes the fields."""
+    """The event that a replay began: a range of a queue's messages is delivered again."""
 
     listener_id: str
     from_ms: int
@@ -330,7 +319,7 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
-    """The event that a replay has settled everything in these partitions. It has finished when all partitions are
+    """The event that a replay has settled every delivery in these partitions. It has finished when all partitions are
     named.
     """
 
@@ -338,7 +327,7 @@ class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advance
 
 
 class ReplayPaused(ReplayEvent, frozen=True, kw_only=True, tag="replay.paused"):
-    """The event that a replay was paused. reason: as in ListenerPaused."""
+    """The event that a replay was paused. `reason` is a text for people."""
 
     urgent: ClassVar[bool] = True
 
@@ -346,21 +335,20 @@ class ReplayPaused(ReplayEvent, frozen=True, kw_only=True, tag="replay.paused"):
 
 
 class ReplayResumed(ReplayEvent, frozen=True, kw_only=True, tag="replay.resumed"):
-    """The event that a replay continues where it was."""
+    """The event that a paused replay continues where it stopped."""
 
 
 class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancelled"):
-    """The event that a replay was cancelled. Its undelivered messages are not delivered."""
+    """The event that a replay was cancelled. The rest of its messages are not delivered."""
 
     urgent: ClassVar[bool] = True
 
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
-    """The event that a range of the log is damaged: no copy gives it as it was written. A repeat for the same range
-    changes nothing.
+    """The event that a range of the log is damaged: no replica still has it as it was written.
 
-    topic: without the installation's prefix.
-    first_offset, last_offset: both included.
+    The topic is named without the installation's prefix. `first_offset` and `last_offset` both belong to the range. A
+    repeated event for the same range changes nothing.
     """
 
     topic: str
@@ -370,7 +358,7 @@ class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
 
 
 class LogMended(Event, frozen=True, kw_only=True, tag="log.mended"):
-    """The event that a damaged range can be read again, or that an operator has given it up (given_up)."""
+    """The event that a damaged range of the log can be read again, or that an operator has given it up (`given_up`)."""
 
     topic: str
     partition: int

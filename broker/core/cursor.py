@@ -19,43 +19,41 @@ from typing import Final
 from broker.core.varints import pack, unpack
 
 OPEN_MAX: Final = 512
-METADATA_BYTES_MAX: Final = 4096  # Kafka's offset.metadata.max.bytes, at its default
+METADATA_BYTES_MAX: Final = 4096  # the default of Kafka's offset.metadata.max.bytes
 _VERSION: Final = "1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """A stream's committed place: everything below `top` that is not in `open` is settled.
+    """The progress of a listener's deliveries in one partition. A message of its queue is settled if it is below `top`
+    and not in `open`.
 
-    top: every own offset below it was taken.
-    open: the own offsets below `top` that are not settled, ascending.
-    pending: own messages below `top` that wait, including the open ones.
-    oldest_at_ms: since when the oldest of these waits.
-    state: `live` or `down`.
-    error: the last attempt's error in a word, None if that attempt succeeded.
-    attempts: for each open offset, the number of finished attempts; empty when all are 0 or unknown.
+    The cursor is stored as a committed offset with metadata. `pending` counts the messages below `top` that still wait,
+    including those in `open`. `attempts` counts the finished attempts of each open offset; it is empty if all are 0 or
+    unknown.
     """
 
     top: int
     open: tuple[int, ...] = ()
     pending: int = 0
-    oldest_at_ms: int | None = None
-    state: str = "live"
-    error: str | None = None
+    oldest_at_ms: int | None = None  # when the oldest pending message was put
+    state: str = "live"  # `live` or `down`
+    error: str | None = None  # error of the last attempt; None if it succeeded
     attempts: tuple[int, ...] = ()
 
     @property
     def offset(self) -> int:
-        """The committed offset: every offset below it is settled."""
+        """Committed offset, below which every delivery is settled."""
         return self.open[0] if self.open else self.top
 
     def settled(self, offset: int) -> bool:
-        """Return whether the message at this offset is settled, if it belongs to this stream."""
+        """Return whether the delivery at this offset is settled, if the listener receives this message at all."""
         return offset < self.top and offset not in self.open
 
     def metadata(self) -> str:
-        """Encode everything but the offset, in at most METADATA_BYTES_MAX bytes. OPEN_MAX open offsets fit; others are
-        left out from the end.
+        """Encode everything but the committed offset, in at most METADATA_BYTES_MAX bytes.
+
+        If there are too many open offsets, the highest ones are left out and `top` is lowered.
         """
         numbers = [self.top - self.offset]
         before = self.offset
@@ -65,7 +63,7 @@ class Cursor:
         packed = pack(numbers)
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {self.error or '-'}"
-        # Drop open offsets from the end: what is above a lower top is delivered again.
+        # Dropping open offsets lowers the top, and everything above it is delivered again.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()
@@ -76,9 +74,7 @@ class Cursor:
 
     @classmethod
     def from_metadata(cls, offset: int, text: str) -> Cursor:
-        """Decode a committed cursor. Metadata in another form counts as empty, for example after a tool reset the
-        offset.
-        """
+        """Decode a committed cursor. Ignore metadata in another format, such as after a tool has reset the offset."""
         try:
             version, packed, pending, oldest, state, error, *more = text.split(" ")
             to_top, *distances = unpack(packed)
@@ -93,9 +89,9 @@ class Cursor:
                 error=None if error == "-" else error,
                 attempts=attempts,
             )
-        except (ValueError, TypeError):  # TypeError: too many fields
+        except (ValueError, TypeError):  # TypeError means too many fields
             return cls(top=offset)
-        # Refuse metadata that makes no sense: a top that is too high would skip messages.
+        # Refuse impossible metadata, because a top that is too high would skip messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))

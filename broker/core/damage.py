@@ -13,7 +13,9 @@ Span = tuple[int, int]
 
 
 class DamagedRange(NamedTuple):
-    """A range of offsets that can't be read, both ends included. topic: its name without the installation's prefix."""
+    """A range of offsets that can't be read. Both ends belong to it. The topic is named without the installation's
+    prefix.
+    """
 
     topic: str
     partition: int
@@ -26,7 +28,7 @@ class DamagedRange(NamedTuple):
 
 
 class Damage:
-    """All damaged ranges, by topic and partition. Ranges that touch are joined."""
+    """All unreadable ranges of the log, by topic and partition. Ranges that touch each other are joined."""
 
     def __init__(self) -> None:
         self._spans: dict[tuple[str, int], list[Span]] = {}
@@ -40,12 +42,12 @@ class Damage:
                 yield DamagedRange(topic, partition, first, last)
 
     def covers(self, found: DamagedRange) -> bool:
-        """Whether all of this range is known."""
+        """Return whether the whole range is known to be damaged."""
         spans = self._spans.get((found.topic, found.partition), ())
         return any(first <= found.first and found.last <= last for first, last in spans)
 
     def add(self, found: DamagedRange) -> bool:
-        """Whether any of it was new."""
+        """Add a damaged range. Return whether any of it is new."""
         if found.last < found.first or self.covers(found):
             return False
         place = found.topic, found.partition
@@ -60,7 +62,7 @@ class Damage:
         return True
 
     def remove(self, mended: DamagedRange) -> bool:
-        """Whether any of it was there."""
+        """Remove a range that can be read again. Return whether any of it was there."""
         place = mended.topic, mended.partition
         before = self._spans.get(place, [])
         left = [
@@ -77,7 +79,7 @@ class Damage:
         return left != before
 
     def offsets(self) -> Mapping[str, int]:
-        """Count the offsets that can't be read, by topic."""
+        """Count the unreadable offsets of each topic."""
         found: dict[str, int] = {}
         for one in self:
             found[one.topic] = found.get(one.topic, 0) + one.last - one.first + 1

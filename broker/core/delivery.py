@@ -21,13 +21,14 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-TUNNEL_AWAY: Final = 599  # a tunnel's answer when no client has got the message: no attempt was made
-SLOW_DOWN: Final = (429, 503)  # statuses with which a listener says that it is overloaded
+# A tunnel answers with this status if no client has received the message, so no attempt was made.
+TUNNEL_AWAY: Final = 599
+SLOW_DOWN: Final = (429, 503)  # A listener that is overloaded answers with one of these.
 TIMEOUTS: Final = ("timeout", "connect-timeout")
 
 
 class Kind(Enum):
-    """The kinds of states: what a delivery is doing."""
+    """The kinds of states that a delivery in memory can have."""
 
     MISSING = "missing"
     READY = "ready"
@@ -57,10 +58,9 @@ class State:
 
 
 class Waiting(State):
-    """The state of a delivery that waits for a time.
+    """The state of a delivery that waits until `due_ms`.
 
-    due_ms: the time.
-    why: `retry`, `scheduled` (the message has a `deliver_at`) or `put off`.
+    `why` is `retry`, `scheduled` (the message has a `deliver_at`) or `put off`.
     """
 
     __slots__ = ("due_ms", "why")
@@ -72,10 +72,10 @@ class Waiting(State):
 
 
 class Leaving(State):
-    """The state of a delivery whose record is being written to `outstanding`.
+    """The state of a delivery whose record is being written to the topic `outstanding`.
 
-    due_ms: the next attempt; None: the delivery is parked.
-    status, error: of the last attempt.
+    `due_ms` is when its next attempt is due; None means that it is parked. `status` and `error` are those of its last
+    attempt.
     """
 
     __slots__ = ("due_ms", "error", "status")
@@ -115,7 +115,7 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.DROPPED: "its partition was handed over, or its listener has ended",
 }
 
-# Why each transition happens, by the state that it leaves.
+# By the state that a delivery leaves: why it moves to the next state.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "its message is read",
@@ -187,32 +187,33 @@ HOLDS: Final = frozenset(kind for kind in NEXT if kind is not Kind.MISSING and k
 
 
 def legal(before: State, after: State) -> bool:
-    """Return whether the transition from one state to the other is allowed."""
+    """Return whether a delivery may go from one state to the other."""
     return after.kind in NEXT[before.kind]
 
 
 class Decision(Enum):
-    """The decisions that may follow an attempt."""
+    """The possible decisions about what follows an attempt."""
 
-    RETRY = "retry"  # The attempt failed. The next one is due soon, and the delivery waits in its window.
-    SET_ASIDE = "set aside"  # The attempt failed. The next one is due later, and the delivery waits in `outstanding`.
-    PARK = "park"  # The attempt failed, and it was the last one.
-    PUT_OFF = "put off"  # No attempt was made, without the listener's fault. It is made in a moment.
-    AWAY = "away"  # No attempt was made, because the tunnel has no client. It is made after a good probe.
-    AGAIN = "again"  # No attempt was made, because the listener had closed the idle connection. It is made at once.
+    RETRY = "retry"  # The attempt failed, and the next one is due soon; the delivery waits in memory.
+    # The attempt failed, and the next one is due later; the delivery waits in the topic `outstanding`.
+    SET_ASIDE = "set aside"
+    PARK = "park"  # The attempt failed and was the last one.
+    PUT_OFF = "put off"  # No attempt was made, and the listener is not to blame; it is made in a moment.
+    AWAY = "away"  # No attempt was made, because the tunnel has no client; it is made after a good probe.
+    # No attempt was made, because the listener had closed the idle connection; it is made at once.
+    AGAIN = "again"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision about what follows an attempt, with its details.
+    """A decision about what follows an attempt, and when.
 
-    due_ms: when the next attempt is due, if the decision has a time.
-    fault: the listener is to blame, and its circuit breaker counts it.
-    slow_down: the listener is overloaded.
+    `fault` says that the listener is to blame, so that its circuit breaker counts the attempt. `slow_down` says that
+    the listener is overloaded.
     """
 
     decision: Decision
-    due_ms: int | None = None
+    due_ms: int | None = None  # when the next attempt is due, if the decision has a time
     fault: bool = False
     slow_down: bool = False
 
@@ -226,44 +227,37 @@ AGAIN: Final = Verdict(Decision.AGAIN)
 class Failure:
     """An attempt that did not get a 2xx answer.
 
-    status: None when there was no answer; `error` then names the reason in a word.
-    tried: False when no request was sent, without the listener's fault.
-    connected: False when there was no connection.
-    tunnel: the listener's address is an API process's tunnel.
-    stale: the request was sent on a connection that had been idle, and no answer came.
+    Without an answer, `status` is None and `error` names the reason, such as `timeout`. `stale` says that the request
+    was sent on a connection that had been idle, and no answer came.
     """
 
     status: int | None = None
     error: str | None = None
     retry_after_s: int | None = None
-    tried: bool = True
-    connected: bool = True
-    tunnel: bool = False
+    tried: bool = True  # False if no request was sent, without the listener's fault
+    connected: bool = True  # False if there was no connection
+    tunnel: bool = False  # whether the listener's address is a tunnel of an API process
     stale: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """The history of one delivery's attempts.
+    """The earlier attempts of a delivery, as far as they decide what comes next.
 
-    number: attempts that count, including this one.
-    first_at_ms: when the first one began.
-    since_ms: from when the delivery's age counts: the first attempt or the last redrive.
-    again: the last attempt was repeated at once.
-    outstanding: the delivery came from `outstanding`.
-    crowded: other deliveries need its room in the window.
+    `number` counts the attempts, including the current one but without those before the last redrive. The delivery's
+    age counts from `since_ms`, which is its first attempt or its last redrive.
     """
 
     number: int
     first_at_ms: int
     since_ms: int
-    again: bool = False
-    outstanding: bool = False
-    crowded: bool = False
+    again: bool = False  # the last attempt was repeated at once
+    outstanding: bool = False  # the delivery comes from the topic `outstanding`
+    crowded: bool = False  # other deliveries need its place in memory
 
 
 def taken(status: int) -> bool:
-    """Return whether a listener that answers with this status has accepted the message."""
+    """Return whether an answer with this HTTP status accepts the message."""
     return 200 <= status < 300
 
 
@@ -272,8 +266,8 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    set_aside_after_ms: the delivery leaves its window if its next attempt is due later than this after its first one.
-    jitter: a random number in [0, 1).
+    The delivery is set aside if its next attempt is due more than `set_aside_after_ms` after its first one. `jitter` is
+    a random number in [0, 1).
     """
     status, error = failure.status, failure.error
     if not failure.tried:
@@ -281,7 +275,8 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        return AWAY  # The API process is gone, and the garbage comes from another program on its port.
+        # The API process of the tunnel has ended, and another program answers on its port.
+        return AWAY
     due_ms = next_at_ms(
         policy,
         history.number,
@@ -305,7 +300,7 @@ def judge(
 
 
 def picture() -> str:
-    """Render the transition table for docs/delivery.md, in Markdown with a Mermaid diagram."""
+    """Return the state table for docs/delivery.md, as Markdown with a Mermaid diagram."""
     states = "\n".join(f"| {kind.value} | {means} | {_holds(kind)} |" for kind, means in MEANS.items())
     arrows = "\n".join(
         f"    {before.value} --> {after.value}: {why}"

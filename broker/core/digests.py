@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _queue_values(queue: Queue) -> list[Any]:
-    """List a queue's values without its listeners, which have digests of their own."""
+    """Return a queue's values without its listeners, which have digests of their own."""
     return [
         *(queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version),
         queue.alerts,
@@ -49,7 +49,7 @@ def _queue_values(queue: Queue) -> list[Any]:
 
 
 def _with_names(organization: Organization) -> Any:
-    """Convert an organization for hashing, because JSON orders only texts as names."""
+    """Return an organization whose dictionary keys are text, because sorted JSON needs text keys."""
     return replace(organization, bytes_by_day={str(day): size for day, size in organization.bytes_by_day.items()})  # type: ignore[misc]
 
 
@@ -70,7 +70,7 @@ def _key(pair: tuple[tuple[str, str], object]) -> tuple[str, str]:
 
 
 def state_hash(directory: Directory) -> str:
-    """Return the SHA-256 of the whole state in a canonical order, so that equal folds have equal hashes."""
+    """Return a SHA-256 of the whole state in a fixed order. Two processes with the same state get the same hash."""
     everything = (
         directory.initialized,
         directory.accounts.everything(),
@@ -97,7 +97,7 @@ def state_hash(directory: Directory) -> str:
 
 
 def digests(directory: Directory) -> dict[str, str]:
-    """Return a CRC of each field of everything in the state, by kind and id. difference() compares two of them."""
+    """Return a short checksum of every field in the state, by kind and id. difference() compares two such results."""
     things: dict[str, Iterable[Any]] = {
         "account": directory.accounts.by_id.values(),
         "session": directory.accounts.sessions.values(),
@@ -115,9 +115,9 @@ def digests(directory: Directory) -> dict[str, str]:
 
 
 def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
-    """Find the first field that differs between two digests, and return it with both CRCs.
+    """Return the name of the first field that differs between two digests, and both checksums.
 
-    Return None when the digests come from programs with different fields.
+    Return None if the digests come from programs with different fields.
     """
     names = _FIELDS.get(thing.partition(" ")[0], ())
     if not len(one) == len(other) == len(names) * _CRC_CHARS:

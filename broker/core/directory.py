@@ -26,16 +26,16 @@ from broker.core.origins import same_origin
 from broker.core.redrives import NO_REDRIVES
 from broker.core.replays import Replay, Replays
 
-REPLAY_HEADER: Final = "everput-replay"  # A receiver recognizes a replay by this header, which holds the replay's id.
+# This header marks a replayed message; its value is the replay's id.
+REPLAY_HEADER: Final = "everput-replay"
 
 
 class Directory:
-    """The state folded from `control`. Everything is found by id; names are looked up within an organization or queue.
+    """All accounts, organizations, API keys, queues and listeners, computed from the events of the topic `control`.
 
-    initialized: the operator has created an organization or a key from the shell (`everput init`, the first start).
-    damage: ranges of the log that can't be read.
-    given_up: unreadable ranges that an operator has given up.
-    alerts: the latest episode of each alert.
+    `initialized` says that the operator has created an organization or a key from the shell. `damage` holds the
+    unreadable ranges of the log, without those in `given_up`, which an operator has given up. `alerts` holds the latest
+    episode of each alert.
     """
 
     def __init__(self) -> None:
@@ -47,16 +47,16 @@ class Directory:
         self.keys_by_sha256 = self._api_keys.by_sha256
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
-        self.listeners: dict[str, Listener] = {}  # including those that represent running replays
+        self.listeners: dict[str, Listener] = {}  # including the listeners that stand for running replays
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
         self.replays = Replays()
         self.damage = Damage()
         self.given_up = Damage()
         self.alerts = Alerts()
         self._queues_of: dict[str, dict[str, Queue]] = {}
-        self._organizations_of: dict[str, dict[str, None]] = {}  # their ids by account id
-        self._founded: Counter[str] = Counter()  # The number of organizations that each account has created.
-        self._bytes_of: dict[str, Counter[int]] = {}  # as Organization.bytes_by_day, by tenant
+        self._organizations_of: dict[str, dict[str, None]] = {}  # organization ids by account id
+        self._founded: Counter[str] = Counter()  # how many organizations each account has created
+        self._bytes_of: dict[str, Counter[int]] = {}  # bytes of stored messages by tenant and day
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:
         """Return the queue, if it belongs to this organization."""
@@ -80,7 +80,7 @@ class Directory:
         return sum(len(queue.listeners) for queue in self.queues_of(organization_id))
 
     def organizations_of(self, account_id: str) -> Iterator[Organization]:
-        """Yield the account's organizations in the order in which it joined them."""
+        """Yield the organizations of an account, in the order in which it joined them."""
         return (self.organizations[each] for each in self._organizations_of.get(account_id, ()))
 
     def is_member(self, organization_id: str, account_id: str) -> bool:
@@ -93,16 +93,18 @@ class Directory:
         return all(other.blocked for other in others)
 
     def tenant_of(self, organization_id: str) -> str:
-        """Return the tenant that the organization counts for: its founder, or else the organization itself."""
+        """Return the tenant that pays for the organization: the account that created it, or else the organization
+        itself.
+        """
         organization = self.organizations.get(organization_id)
         return organization_id if organization is None else organization.founder or organization_id
 
     def founded_count(self, account_id: str) -> int:
-        """Count the organizations that the account has created, whether it is still a member or not."""
+        """Return how many organizations the account has created, including those that it has left."""
         return self._founded[account_id]
 
     def bytes_of(self, tenant: str, at_ms: int) -> int:
-        """Sum the recorded bytes of all organizations of a tenant, from the day of this time on."""
+        """Return the bytes that all organizations of a tenant have stored since the beginning of a day."""
         day = at_ms // DAY_MS
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
 
@@ -111,10 +113,9 @@ class Directory:
         return self._api_keys.of(organization_id)
 
     def apply(self, event: Event) -> bool:
-        """Fold one event. It never refuses: an event that makes no sense any more, such as a taken name, changes
-        nothing.
+        """Apply one event. An event that can't apply any more, such as one with a name that is taken, changes nothing.
 
-        Return False when the event changed nothing.
+        Return False if nothing changed. Every process decides in the same way.
         """
         match event:
             case ev.AccountDeleted():
@@ -368,7 +369,7 @@ class Directory:
         return True
 
     def _forget_listener(self, listener: Listener) -> None:
-        """Remove the listener's replays with it."""
+        """Remove a listener, and its replays with it."""
         del self.listeners[listener.id], self.listeners_by_name[listener.queue_id, listener.name]
         self.alerts.forget(listener.id)
         for replay in self.replays.forget(listener.id):
@@ -383,7 +384,7 @@ class Directory:
         return replay is not None
 
     def _deliver(self, replay: Replay) -> None:
-        """Add or remove the listener that stands for a replay, which exists while the replay runs."""
+        """Update the listener that stands for a replay. It exists only while the replay runs."""
         if replay.ended is not None:
             self.listeners.pop(replay.id, None)
         else:
@@ -403,13 +404,13 @@ class Directory:
 
 
 def _account_of(event: Event) -> str:
-    """Return the id of the account that acted; empty if no account did."""
+    """Return the id of the account that caused the event; empty if no account did."""
     kind, _, account_id = event.actor.partition(":")
     return account_id if kind == "account" else ""
 
 
 def _by_shell(event: Event) -> bool:
-    """Return whether the operator's shell wrote the event. The first versions left the shell's actor empty."""
+    """Return whether the operator's shell caused the event. The first versions left `actor` empty for the shell."""
     return event.actor in ("shell", "")
 
 
@@ -422,8 +423,9 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 
 
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
-    """Make the listener that stands for a replay. A replay to another URL does not depend on whether the listener is
-    alive.
+    """Return the listener that stands for a replay, which is delivered as if it were a listener of its own.
+
+    A replay to another URL does not depend on whether the real listener can be reached.
     """
     settings = listener.settings
     urls = (listener.notify_url, listener.liveness_url)

@@ -19,36 +19,32 @@ DAY_MS: Final = 86_400_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organization:
-    """An organization: the tenant that owns queues, listeners and keys.
+    """An organization, which owns queues, listeners, messages and API keys.
 
-    members: the ids of its accounts, in the order in which they joined.
-    founder: the id of the account that created it; empty if none did.
-    by_shell: the operator created it from the shell, which is impossible over HTTP.
-    bytes_by_day: recorded bytes of stored messages, by day since the UTC epoch.
+    `founder` is the account that created it; empty if no account did. `by_shell` says that the operator created it from
+    the shell.
     """
 
     id: str
     name: str
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()  # account ids, in the order in which they joined
     founder: str = ""
     by_shell: bool = False
+    # Bytes of stored messages, by day since the UTC epoch.
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)
 
     def bytes_since(self, at_ms: int) -> int:
-        """Sum the recorded bytes of messages that were stored on the day of this time or later."""
+        """Return how many bytes of messages the organization has stored since the beginning of the day of this time."""
         day = at_ms // DAY_MS
         return sum(size for one, size in self.bytes_by_day.items() if one >= day)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A listener of a queue, or the stand-in that a replay is delivered as.
+    """A listener of a queue, or the listener that stands for a running replay.
 
-    start_offsets: by partition of `messages`, the first offset that the listener gets.
-    paused: the reason; None when it is not paused.
-    version: 1, and one more with each change.
-    former_secrets: (sealed, ends_at_ms) of former secrets that also sign until their end, oldest first.
-    replay: the replay that this stands for; None for a real listener.
+    It receives the messages from `start_offsets` on, one offset for each partition of `messages`. `former_secrets` are
+    older signing secrets, each encrypted and with the time until which it also signs.
     """
 
     id: str
@@ -61,40 +57,43 @@ class Listener:
     start_offsets: tuple[int, ...]
     settings: ListenerSettings
     created_at_ms: int
-    paused: str | None = None
-    version: int = 1
+    paused: str | None = None  # the reason; None if it is not paused
+    version: int = 1  # increases by one with each change
     former_secrets: tuple[tuple[str, int], ...] = ()
     redrives: Redrives = NO_REDRIVES
-    replay: Replay | None = None
+    replay: Replay | None = None  # the replay that this listener stands for; None for a real listener
 
     def sealed(self) -> Iterator[str]:
-        """Yield each of the listener's encrypted texts."""
+        """Yield each encrypted text of the listener: its secrets and header values."""
         yield self.sealed_secret
         yield from (sealed for sealed, _ in self.former_secrets)
         yield from self.settings.sealed_headers.values()
 
     @property
     def has_liveness_url(self) -> bool:
-        """Whether there is a liveness_url. If not, probes ask the notify_url, which need not support GET."""
+        """Whether the listener has a liveness_url of its own. If not, probes go to the notify_url, which need not
+        support GET.
+        """
         replay = self.replay
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset up to which the stream of a partition reads: the tail, or the end of a replay."""
+        """Return the offset up to which this listener's deliveries read a partition: its tail, or the end of a
+        replay.
+        """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-        """Return the cursor of the stream of a partition: the committed one, or else where the listener began."""
+        """Return the listener's cursor in a partition: the committed one, or else its start."""
         return cursors.get(partition) or Cursor(top=self.start_offsets[partition])
 
 
 @dataclass(slots=True, kw_only=True)
 class Queue:
-    """A queue.
+    """A queue, with its listeners in the order of their creation.
 
-    listeners: by id, in the order of their creation.
-    version: 1, and one more with each change, including changes of its listeners' names.
-    alerts: the thresholds for alerts about its listeners; None: all are the defaults.
+    `version` is 1 and increases with each change, including a change of a listener's name. `alerts` holds the thresholds
+    for alerts about its listeners; None means the defaults.
     """
 
     id: str

@@ -8,20 +8,16 @@ import msgspec
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """A recorded fact.
+    """An event: a fact that was recorded in the log.
 
-    at_ms: when it was recorded, milliseconds since the UTC epoch, by the writer's clock.
-    organization_id: the organization of the event; empty for accounts and for the installation.
-    actor: `key:<id>`, `account:<id>`, `worker` or `shell`.
-    request_id: the request that caused it; empty when none did.
-    urgent: the API still records it when disk space is between the two marks (broker/disk.py). An urgent event revokes
-        a right, ends some work, or lets a person in to do so.
+    `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`. The API records an `urgent` event even when the disk is
+    nearly full: it revokes a right, ends some work, or lets a person in to do so.
     """
 
     urgent: ClassVar[bool] = False
 
-    at_ms: int
-    organization_id: str
+    at_ms: int  # milliseconds since the UTC epoch, by the writer's clock
+    organization_id: str  # empty for events of accounts and of the installation
     actor: str = ""
-    request_id: str = ""
+    request_id: str = ""  # the HTTP request that caused it; empty if none did
     v: int = 1

@@ -12,10 +12,10 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-# Pause after a decrease: answers to earlier attempts must not decrease the limit again.
+# After a decrease, answers to attempts that began earlier must not decrease the limit again.
 _DECREASE_PAUSE_MS: Final = 1_000
-LATE_S: Final = 0.001  # Fast listeners would notice an event loop that is later than this.
-# A process that waits this fraction of the time for a processor: then all others on the machine wait, Kafka too.
+LATE_S: Final = 0.001  # An event loop that is later than this would slow down fast listeners.
+# A process that waits this fraction of the time for a processor: every process on the machine then waits too.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512
@@ -23,9 +23,9 @@ _GATE_DECREASE: Final = 0.7
 
 
 class Flow:
-    """The limit of concurrent attempts to one listener, which follows its answers.
+    """The limit of concurrent attempts to one listener. It adapts to the listener's answers.
 
-    limit: concurrent attempts, 1 to max_in_flight; it grows by about one per `limit` successes.
+    `limit` is between 1 and `max_in_flight`. It grows by about one for every `limit` accepted attempts.
     """
 
     __slots__ = ("_decreased_at_ms", "_exact", "limit", "max_in_flight")
@@ -42,22 +42,22 @@ class Flow:
             self.limit = int(self._exact)
 
     def pushed_back(self, at_ms: int) -> None:
-        """Halve the limit: the listener answered 429 or 503, or not in time."""
+        """Halve the limit, because the listener answered 429 or 503, or did not answer in time."""
         if at_ms - self._decreased_at_ms >= _DECREASE_PAUSE_MS:
             self._decreased_at_ms = at_ms
             self._exact = max(1.0, self._exact * _DECREASE)
             self.limit = int(self._exact)
 
     def resize(self, max_in_flight: int) -> None:
-        """Apply a changed setting, or a changed share of the partitions."""
+        """Apply a new `max_in_flight`, after a change of the listener's setting or of this worker's partitions."""
         self.max_in_flight = max_in_flight
         self._exact = min(self._exact, float(max_in_flight))
         self.limit = int(self._exact)
 
 
 class Pace:
-    """A rate limit: at most rate_per_s attempts, evenly spaced, with a burst of burst_s (the generic cell rate
-    algorithm).
+    """A rate limit of evenly spaced attempts, `rate_per_s` on average, with bursts of up to `burst_s` seconds
+    (GCRA).
     """
 
     __slots__ = ("_burst_s", "_free_at_s", "rate_per_s")
@@ -68,7 +68,7 @@ class Pace:
         self._free_at_s = 0.0
 
     def begin(self, at_s: float) -> bool:
-        """Count one attempt, and return whether it may begin. at_s: seconds of any monotonic clock."""
+        """Count an attempt, and return whether it may begin now. `at_s` is in seconds of any monotonic clock."""
         if self._free_at_s > at_s + self._burst_s:
             return False
         self._free_at_s = max(self._free_at_s, at_s) + 1 / self.rate_per_s
@@ -77,11 +77,10 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A worker's share of what a listener may have from all workers together.
+    """The share of this worker in the limits that all workers have together for a listener.
 
-    partitions: the worker's part of the partitions, 0 to 1.
-    workers: how many workers own partitions.
-    rank: the worker's position among them, from 0.
+    `partitions` is the fraction of all partitions that this worker owns. `rank` is its position among the `workers`
+    workers, from 0.
     """
 
     partitions: float = 1.0
@@ -89,8 +88,9 @@ class Share:
     rank: int = 0
 
     def of(self, total: int) -> int:
-        """Return this worker's part of a total. The parts of all workers add up to the total, or are 1 each if the
-        total is less.
+        """Return this worker's part of a total number.
+
+        The parts of all workers add up to the total. If the total is less than the number of workers, each part is 1.
         """
         return max(1, total // self.workers + (self.rank < total % self.workers))
 
@@ -99,10 +99,10 @@ WHOLE: Final = Share()
 
 
 class Gate:
-    """The budget of attempts that a worker's slow and failing listeners may start together in one tick.
+    """The number of attempts that a worker's slow and failing listeners may start together in one tick.
 
-    It grows by one in each tick that was in time. It shrinks by three tenths in each tick that was late, or in which
-    the worker waited for a processor.
+    It grows by one after a tick in time. It shrinks by 30 % after a late tick, or if the worker had to wait for a
+    processor.
     """
 
     __slots__ = ("_exact",)
@@ -113,8 +113,8 @@ class Gate:
     def tick(self, late_s: float, *, waited: float) -> int:
         """Return how many attempts may begin now.
 
-        late_s: how late the event loop was, on average.
-        waited: the part of the time since the last tick in which the worker was ready to run and had no processor.
+        `late_s` is how late the event loop was, on average. `waited` is the fraction of the last tick in which the
+        worker was ready to run but had no processor.
         """
         if late_s > LATE_S or waited > WAITED_MAX:
             self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)
@@ -124,10 +124,8 @@ class Gate:
 
 
 def fair_share(total: int, *, used: int, wanting: int, least: int) -> int:
-    """Return the fair share of a total for each participant that wants more.
+    """Return how much of a total each of the `wanting` participants may take, but at least `least`.
 
-    used: what the other participants hold.
-    wanting: how many want more.
-    least: what each may have in any case.
+    `used` is what the other participants hold.
     """
     return max(least, (total - used) // max(wanting, 1))

@@ -9,12 +9,14 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
-# Upper bounds of the steps. One more step counts longer durations.
+# Upper bounds of the buckets. One more bucket counts longer durations.
 BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000, 600_000, 3_600_000)
 
 
 class Histogram:
-    """A histogram of durations. counts: by step. total_ms: the sum of all durations."""
+    """A histogram of durations in milliseconds. `counts` has one number for each bucket of BOUNDS_MS, and one for
+    longer durations.
+    """
 
     __slots__ = ("counts", "total_ms")
 
@@ -27,7 +29,7 @@ class Histogram:
         self.total_ms += took_ms
 
     def add_all(self, took_ms: Iterable[float]) -> None:
-        """Count many durations at once."""
+        """Add many durations at once."""
         counts = self.counts
         total_ms = 0.0
         for one in took_ms:

@@ -13,46 +13,46 @@ PARTITIONS_MAX: Final = 1 << 12
 _VERSION_7: Final = 0x7 << 76
 _VARIANT: Final = 0b10 << 62
 _RANDOM_BITS: Final = (1 << 62) - 1
-# This pattern takes linear time: bounded
+# This pattern takes linear time, because its length is bounded.
 _DAMAGED: Final = re.compile(r"damaged-(\d{1,4})-(\d{1,19})-(\d{1,19})", re.ASCII)
-# Not uuid.UUID, which takes four times as long: a check of the log reads millions of them.
-# This pattern takes linear time: fixed lengths
+# A check of the log reads millions of ids, and uuid.UUID takes four times as long.
+# This pattern takes linear time, because it has fixed lengths.
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def message_id(*, at_ms: int, partition: int, random_bits: int) -> str:
-    """Make a message id: a UUIDv7 (RFC 9562, 5.7) in its canonical text form.
+    """Return a message id: a UUIDv7 (RFC 9562, 5.7) as text, which contains the time and the partition.
 
-    at_ms: UTC epoch, 48 bits.
-    partition: 0 to 4,095 (ValueError beyond).
-    random_bits: the low 62 bits are used.
+    Raises ValueError for a partition above 4,095. The low 62 bits of `random_bits` are used.
     """
     if not 0 <= partition < PARTITIONS_MAX:
-        raise ValueError(f"partition {partition} does not fit the 12 bits of rand_a")
+        raise ValueError(f"partition {partition} does not fit into a message id: it must be 0 to {PARTITIONS_MAX - 1}")
     value = (at_ms & 0xFFFFFFFFFFFF) << 80 | _VERSION_7 | partition << 64 | _VARIANT | random_bits & _RANDOM_BITS
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def parse_message_id(text: str) -> tuple[int, int] | None:
-    """Return (at_ms, partition) of a message id, or None when the text is not a UUIDv7 in canonical form."""
+    """Return (time in ms, partition) from a message id. Return None if the text is not a UUIDv7 in canonical form."""
     if _CANONICAL.fullmatch(text) is None:
         return None
     return int(text[:8] + text[9:13], 16), int(text[15:18], 16)
 
 
 def partition_of(text: str) -> int | None:
-    """Return the partition of a message id or of a damaged_id(), or None for any other text."""
+    """Return the partition from a message id, or from the id of an unreadable range. Return None for any other text."""
     place, damaged = parse_message_id(text), parse_damaged_id(text)
     return place[1] if place is not None else None if damaged is None else damaged[0]
 
 
 def damaged_id(partition: int, first: int, last: int) -> str:
-    """Make the id that stands for the messages of an unreadable range."""
+    """Return an id that stands for all messages in an unreadable range of a partition."""
     return f"damaged-{partition}-{first}-{last}"
 
 
 def parse_damaged_id(text: str) -> tuple[int, int, int] | None:
-    """Return (partition, first, last) of a damaged_id(), or None for any other text."""
+    """Return (partition, first offset, last offset) from the id of an unreadable range. Return None for any
+    other text.
+    """
     found = _DAMAGED.fullmatch(text)
     return None if found is None else (int(found[1]), int(found[2]), int(found[3]))

@@ -17,10 +17,10 @@ K = TypeVar("K", bound=Hashable)
 
 
 class KeyOrder(Generic[D]):
-    """The order of deliveries within each ordering key: one delivery of a key has the turn, and the others wait in
+    """The order of deliveries within each ordering key: one delivery of a key is in progress, and the others wait in
     order.
 
-    waiting: how many deliveries wait, over all keys. Times are seconds of any monotonic clock.
+    `waiting` counts the waiting deliveries over all keys. Times are seconds of any monotonic clock.
     """
 
     __slots__ = ("_since_s", "_waiting", "waiting")
@@ -31,12 +31,12 @@ class KeyOrder(Generic[D]):
         self.waiting = 0
 
     def __len__(self) -> int:
-        """Count the keys that have a delivery under way."""
+        """Return the number of keys that have a delivery in progress."""
         return len(self._waiting)
 
     def take(self, key: str, delivery: D, at_s: float) -> bool:
-        """Give the delivery the turn of its key, or queue it until next() returns it. Return whether it has the
-        turn.
+        """Start a delivery, or queue it if another delivery of its ordering key is in progress. Return whether it
+        starts.
         """
         waiting = self._waiting.get(key)
         if waiting is None:
@@ -48,11 +48,11 @@ class KeyOrder(Generic[D]):
         return False
 
     def taken_for_s(self, key: str, at_s: float) -> float:
-        """Return for how long the same delivery has had the turn of this key; 0 when none has it."""
+        """Return how long the same delivery of this key has been in progress; 0 if there is none."""
         return at_s - self._since_s.get(key, at_s)
 
     def next(self, key: str, at_s: float) -> D | None:
-        """End the turn of this key. Return the delivery that has the turn now, or None when none waits."""
+        """End the delivery in progress of an ordering key. Return the next delivery, which starts now, or None."""
         waiting = self._waiting.get(key)
         if waiting:
             self._since_s[key] = at_s
@@ -62,12 +62,12 @@ class KeyOrder(Generic[D]):
         return None
 
     def drop(self, key: str) -> None:
-        """Drop the key with the delivery that has the turn and those that wait."""
+        """Drop all deliveries of an ordering key: the one in progress and those that wait."""
         self.waiting -= len(self._waiting.pop(key, ()))
         self._since_s.pop(key, None)
 
     def send_away(self, key: str) -> list[D]:
-        """Remove and return the deliveries that wait for the key, in order. The delivery with the turn keeps it."""
+        """Remove and return the waiting deliveries of an ordering key, in order. The delivery in progress continues."""
         waiting = self._waiting.get(key)
         if not waiting:
             return []
@@ -76,12 +76,13 @@ class KeyOrder(Generic[D]):
         return list(waiting)
 
     def held_for(self, at_s: float, as_long_as_s: float) -> list[str]:
-        """List the keys whose turn one delivery has had for at least this long while others wait for it."""
+        """Return the ordering keys where one delivery has been in progress for at least this long while others wait."""
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
 
     def restart(self, held: Iterable[str]) -> list[D]:
-        """Remove all waiting deliveries and keep the turns of these keys only. Return the removed ones, in order for
-        each key.
+        """Remove and return all waiting deliveries, in order within each key.
+
+        Only the keys in `held` keep their delivery in progress.
         """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}
@@ -91,7 +92,7 @@ class KeyOrder(Generic[D]):
 
 
 class ArrivingOffsets(Generic[K]):
-    """The offsets of deliveries on their way to `outstanding`, by key, lowest first."""
+    """The offsets of messages whose deliveries are being moved to the topic `outstanding`, by key, lowest first."""
 
     __slots__ = ("_offsets",)
 
@@ -99,7 +100,7 @@ class ArrivingOffsets(Generic[K]):
         self._offsets: dict[K, list[int]] = {}
 
     def __len__(self) -> int:
-        """Count the keys that have offsets on their way."""
+        """Return the number of keys that have offsets on the way."""
         return len(self._offsets)
 
     def join(self, key: K, offset: int) -> None:
@@ -108,7 +109,7 @@ class ArrivingOffsets(Generic[K]):
             insort(offsets, offset)
 
     def leave(self, key: K, offset: int) -> None:
-        """Remove an offset that has arrived, or will not arrive."""
+        """Remove an offset, because its delivery has arrived or will not arrive."""
         offsets = self._offsets.get(key, [])
         if offset in offsets:
             offsets.remove(offset)
@@ -120,7 +121,7 @@ class ArrivingOffsets(Generic[K]):
         return offsets[0] if offsets else None
 
     def forget(self, concerns: Callable[[K], bool]) -> list[K]:
-        """Remove the keys that match, because their offsets will not arrive. Return the removed keys."""
+        """Remove and return the keys that match, because their deliveries will not arrive."""
         gone = [key for key in self._offsets if concerns(key)]
         for key in gone:
             del self._offsets[key]

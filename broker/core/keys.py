@@ -15,9 +15,9 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 PREFIX: Final = "evp_"
-SESSION_PREFIX: Final = "evs_"  # as long
+SESSION_PREFIX: Final = "evs_"  # session tokens have the same length
 RANDOM_BYTES: Final = 32
-# The rights of each scope, for the API reference, the command line and docs/operations.md.
+# The rights of each scope, shown in the API reference, the command line and docs/operations.md.
 # A scope with a colon is a part of the scope before the colon.
 SCOPES: Final[Mapping[str, str]] = {
     "queues": (
@@ -32,9 +32,9 @@ SCOPES: Final[Mapping[str, str]] = {
     ),
     "audit": "read the organization's whole log, with the data of every message but no secrets",
 }
-SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # together they are all scopes
-SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # The scopes that a key for some queues may have.
-QUEUES_MAX: Final = 100  # A key may be restricted to this many queues.
+SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # these four include all other scopes
+SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # scopes that a key restricted to some queues may have
+QUEUES_MAX: Final = 100  # number of queues that a key may be restricted to
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS: Final = 43
 _CHECK_DIGITS: Final = 6
@@ -43,34 +43,39 @@ _SHOWN: Final = len(PREFIX) + 8
 
 
 def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
-    """Make an API key or a session token from random bytes (ValueError unless there are RANDOM_BYTES)."""
+    """Return an API key or session token made from random bytes. Raises ValueError unless there are
+    RANDOM_BYTES bytes.
+    """
     if len(random) != RANDOM_BYTES:
-        raise ValueError(f"a key is made of {RANDOM_BYTES} random bytes, not {len(random)}")
+        raise ValueError(f"a key needs {RANDOM_BYTES} random bytes, not {len(random)}")
     body = prefix + _base62(int.from_bytes(random), _RANDOM_DIGITS)
     return body + _check_digits(body)
 
 
 def is_key(text: str, *, prefix: str = PREFIX) -> bool:
-    """Return whether the text has the form of a key. Any other text is refused without a look-up."""
+    """Return whether a text has the form of an API key, including its checksum. Others are refused without a
+    look-up.
+    """
     if len(text) != _LENGTH or not text.startswith(prefix) or not text.isascii():
         return False
     return text[-_CHECK_DIGITS:] == _check_digits(text[:-_CHECK_DIGITS])
 
 
 def covers(scopes: Collection[str], scope: str) -> bool:
-    """Return whether the scopes include this scope, or the scope that it is a part of."""
+    """Return whether these scopes include the scope, or the larger scope that it belongs to."""
     return scope in scopes or scope.partition(":")[0] in scopes
 
 
 def key_sha256(text: str) -> str:
-    """Return the hex SHA-256 of the whole key, which the log stores. 256 random bits need neither salt nor
-    stretching.
+    """Return the SHA-256 of a whole API key in hex, which is what the log stores.
+
+    The key has 256 random bits, so it needs neither a salt nor many rounds.
     """
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def key_prefix(text: str) -> str:
-    """Return the first characters of a key, which people see to tell keys apart."""
+    """Return the first characters of an API key, by which people tell keys apart."""
     return text[:_SHOWN]
 
 

@@ -24,7 +24,7 @@ _NO_END_MS: Final = 1 << 63
 
 
 class Held(NamedTuple, Generic[T]):
-    """A record that was read and waits for its place in the order. size: in bytes."""
+    """A record that was read, and waits until all earlier records of other partitions are read. `size` is in bytes."""
 
     log_ms: int
     offset: int
@@ -33,12 +33,10 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A partition during a merge.
+    """A partition during the merge of all partitions into one order.
 
-    at: the next offset to read.
-    end: where to stop.
-    rank: the topic's position in the order of the log.
-    floor_ms: the log time of the newest record read, or from a page token.
+    It is read from the offset `at` up to `end`. `rank` is its topic's position in the order. `floor_ms` is the log time
+    of the newest record that was read.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
@@ -53,7 +51,7 @@ class Lane(Generic[T]):
 
 
 class Run(NamedTuple, Generic[T]):
-    """A run of consecutive records of one lane that are next in the order; at least one. size: of all of them."""
+    """Consecutive records of one partition that come next in the merged order. `size` is their total in bytes."""
 
     lane: Lane[T]
     records: list[Held[T]]
@@ -61,10 +59,10 @@ class Run(NamedTuple, Generic[T]):
 
 
 class PageToken(NamedTuple):
-    """The place where a reading of the log continues.
+    """The position in the log where a client's next page begins.
 
-    passed_ms: everything before this log time was given.
-    lanes: (offset, floor_ms) of each lane.
+    Everything before the log time `passed_ms` was returned. `lanes` holds the next offset and the log time of each
+    partition.
     """
 
     passed_ms: int
@@ -78,16 +76,16 @@ class PageToken(NamedTuple):
 
     @classmethod
     def from_text(cls, text: str) -> PageToken:
-        """Decode a page token (ValueError when the text is not one)."""
+        """Decode a page token. Raises ValueError for any other text."""
         numbers = unpack(text)
         if len(numbers) < 3 or numbers[0] != _VERSION or len(numbers) != 3 + 2 * numbers[2]:
-            raise ValueError("not a cursor of the log")
+            raise ValueError("this text is not a cursor of the log")
         passed_ms = numbers[1]
         return cls(passed_ms, tuple((numbers[i], passed_ms + numbers[i + 1]) for i in range(3, len(numbers), 2)))
 
 
 class Merge(Generic[T]):
-    """The merge of all lanes into the order of the log. passed_ms: everything before this log time was given."""
+    """The merge of all partitions into one order by log time. Everything before `passed_ms` was returned."""
 
     def __init__(self, lanes: Sequence[Lane[T]], passed_ms: int = 0) -> None:
         self.lanes = lanes
@@ -97,10 +95,9 @@ class Merge(Generic[T]):
             self._push(lane)
 
     def next(self, before_ms: int, *, most: int, bytes_max: int) -> Run[T] | Lane[T] | None:
-        """Return the next records in order, or a lane that must be read first, or None when nothing is left before this
-        log time.
+        """Return the next records in order, or a partition that must be read first.
 
-        most, bytes_max: limits of the records; the last one may exceed the bytes.
+        Return None if no record before `before_ms` is left. Return at most `most` records, and about `bytes_max` bytes.
         """
         if not self._heap or self._heap[0][0] >= before_ms:
             self.passed_ms = max(self.passed_ms, before_ms)
@@ -120,17 +117,16 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the latest log time at which the first lane's records still precede those of all other lanes."""
+        """Return the latest log time up to which the first partition's records come before those of all others."""
         if len(self._heap) == 1:
             return _NO_END_MS
         log_ms, rank, partition, *_ = min(self._heap[1:3])
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """Take what was read of the lane that next() returned.
+        """Add records that were read from the partition that next() returned. Reading continues at the offset `at`.
 
-        records: (offset, record time, size, item); the item is None for an unwanted record.
-        at: where to read on.
+        `records` are (offset, record time, size, item); the item is None for an unwanted record.
         """
         log_ms = lane.floor_ms
         for offset, at_ms, size, item in records:
@@ -142,12 +138,12 @@ class Merge(Generic[T]):
         self._replace(lane)
 
     def soonest(self) -> Lane[T] | None:
-        """Return the lane that next() will probably need read next, or None when all are read to their ends."""
+        """Return the partition that next() will probably need next. Return None if all are read to their ends."""
         open_lanes = (lane for lane in self.lanes if lane.at < lane.end)
         return min(open_lanes, key=lambda lane: lane.floor_ms, default=None)
 
     def extend(self, ends: Iterable[int]) -> None:
-        """Set the new ends of the lanes, in their order."""
+        """Set the new end offsets of the partitions, in the same order."""
         self._heap = []
         for lane, end in zip(self.lanes, ends, strict=True):
             lane.end = end
@@ -165,7 +161,7 @@ class Merge(Generic[T]):
     def _entry(self, lane: Lane[T]) -> tuple[int, int, int, int, Lane[T]] | None:
         if lane.held:
             return lane.held[0].log_ms, lane.rank, lane.partition, lane.held[0].offset, lane
-        if lane.at < lane.end:  # The lane's next record is not earlier than this.
+        if lane.at < lane.end:  # no earlier record can follow
             return lane.floor_ms, lane.rank, lane.partition, lane.at, lane
         return None
 
@@ -174,7 +170,7 @@ class Merge(Generic[T]):
             heapq.heappush(self._heap, entry)
 
     def _replace(self, lane: Lane[T]) -> None:
-        """Restore the heap after its first lane has advanced."""
+        """Restore the heap after its first partition has advanced."""
         entry = self._entry(lane)
         if entry is None:
             heapq.heappop(self._heap)

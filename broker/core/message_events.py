@@ -14,9 +14,8 @@ from broker.core.event import Event
 class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
     """The event that a message was put.
 
-    key: the ordering key; messages of one key are delivered one at a time, in order.
-    deliver_at_ms: the message is not delivered before this time; absent for at once. A message has at most one of the
-        two.
+    Messages with the same ordering key (`key`) are delivered one at a time, in order. With `deliver_at_ms`, the message
+    is not delivered before that time. A message may have only one of the two.
     """
 
     message_id: str
@@ -28,32 +27,29 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
-    """The event that a request with an Idempotency-Key is about to put its messages, if it is the first claim of its
-    number.
+    """The event that a request with an Idempotency-Key is about to put its messages. Only the first claim with its
+    number counts.
 
-    digest: hex SHA-256 of organization and key.
-    body_sha256: of the request's values, which a repeat must have, too.
-    number: 1, or one more than the claim that it takes over from.
-    of: the claim_id of number 1; empty in that one itself.
-    ids_at_ms, ids_seed, partition: what the messages' ids are made from.
+    `digest` is the SHA-256 of organization and key. `body_sha256` is the SHA-256 of the request's values, which a
+    repeat must have too. A claim that takes over from an earlier one has the next `number`.
     """
 
     claim_id: str
     queue_id: str
     digest: str
     body_sha256: str
-    ids_at_ms: int
+    ids_at_ms: int  # these three determine the message ids
     ids_seed: str
     partition: int
     number: int = 1
-    of: str = ""
+    of: str = ""  # claim_id of the claim with number 1; empty in that claim itself
 
 
 class MessageChange(Event, frozen=True, kw_only=True):
-    """The base class of the events of `changes`. It is not an event itself.
+    """The base class of the events of the topic `changes`. No event has this class itself.
 
-    partition, offset: the message's place in `messages`.
-    if_version: the event counts only if the message is at this version (broker/core/changes.py).
+    `partition` and `offset` are those of the message. With `if_version`, the event counts only if the message still has
+    this version.
     """
 
     message_id: str
@@ -65,49 +61,49 @@ class MessageChange(Event, frozen=True, kw_only=True):
 
 
 class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.updated"):
-    """The event that a message's data was changed. Later attempts send the new data. After a deletion it changes
-    nothing.
+    """The event that a message's data was changed. Later attempts send the new data.
+
+    It has no effect after the message was deleted.
     """
 
     data: str
 
 
 class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.deleted"):
-    """The event that a message was deleted. Deliveries that have not been sent are cancelled."""
+    """The event that a message was deleted. Its deliveries that have not been sent are cancelled."""
 
     urgent: ClassVar[bool] = True
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
-    """The event that the owner of the partition has begun to honor a change. It is kept in `deliveries`.
+    """The event that the worker which owns the message's partition has processed a change of the message.
 
-    change_offset: the change's, in `changes`.
-    applied: False when the change does not count (broker/core/changes.py).
-    listeners: (id, state) at that moment: `delivered`, `retrying`, `parked`, `pending` or `unknown`.
+    `applied` is False if the change does not count. `listeners` gives each listener's id and the state of its delivery
+    at that time.
     """
 
     queue_id: str
     message_id: str
     partition: int
-    change_offset: int
+    change_offset: int  # the change's offset in the topic `changes`
     applied: bool
     listeners: tuple[tuple[str, str], ...]
 
 
 class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_over"):
-    """The event that a worker owns a partition, and may send from now on. It is kept in `deliveries`.
+    """The event that a worker owns a partition, and may send its messages from now on.
 
-    While no event follows it, that worker still owns the partition, or has crashed.
+    Until the next event of this kind or a hand-over, this worker owns the partition or has crashed.
     """
 
     partition: int
 
 
 class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.handed_over"):
-    """The event that an owner gave a partition up with everything written. It is kept in `deliveries`.
+    """The event that a worker has given up a partition after it wrote everything.
 
-    in_doubt_below: an earlier owner crashed; what was open below this offset of `messages` may have been sent.
-    changes_below: all changes below this offset of `changes` were honored; unset by older programs.
+    `in_doubt_below` is set after an earlier owner has crashed: deliveries open below this offset may have been sent.
+    All changes below the offset `changes_below` were processed.
     """
 
     partition: int
@@ -116,11 +112,10 @@ class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.hande
 
 
 class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
-    """The event of first attempts that succeeded, gathered per stream and checkpoint.
+    """The event of several deliveries to one listener that were accepted at the first attempt.
 
-    partition: of `messages`.
-    rows: (offset, at_ms, status, took_ms), each a delivery accepted at attempt 1.
-    waited_ms: the time of each row from the put, or from deliver_at_ms, to at_ms.
+    Each row is (offset, time, HTTP status, duration in ms). `waited_ms` holds the time of each row from the put, or
+    from `deliver_at_ms`, until it was accepted.
     """
 
     listener_id: str
@@ -131,14 +126,10 @@ class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settle
 
 
 class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempted"):
-    """The event of one attempt that failed, or that succeeded after failures.
+    """The event of one attempt that failed, or that was accepted after failures.
 
-    offset: the message's, in its partition of `messages`.
-    number: 1 for the first attempt.
-    status: None when there was no answer; `error` then names the reason in a word (`refused`, `timeout`, …).
-    next_at_ms: when the next attempt is due, if there is one.
-    outcome: `delivered`, `failed` or `parked`.
-    waited_ms: as in DeliveriesSettled, of an attempt that delivered.
+    `offset` is the message's, in its partition of `messages`. Without an answer, `status` is None and `error` names the
+    reason, such as `refused` or `timeout`.
     """
 
     listener_id: str
@@ -146,25 +137,25 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     message_id: str
     partition: int
     offset: int
-    number: int
-    outcome: str
+    number: int  # 1 for the first attempt
+    outcome: str  # `delivered`, `failed` or `parked`
     status: int | None
     error: str | None
     took_ms: int
     next_at_ms: int | None
-    waited_ms: int | UnsetType = UNSET
+    waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted; see DeliveriesSettled
 
 
-# One row is: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms,
-# failed attempts by answer, waiting times by step of histogram.BOUNDS_MS.
+# A row has these columns: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms,
+# then failed attempts by answer, and deliveries by bucket of histogram.BOUNDS_MS.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 
 class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counted"):
-    """The event that ranges of the log were counted per minute (statistics.py). Kept in `statistics`.
+    """The event that ranges of the log were counted, by minute. It is stored in the topic `statistics`.
 
-    after: the offset of `statistics` below which the writer had read everything.
-    ranges: (topic, partition, first offset, the offset after the last, minute of the newest record).
+    `after` is the offset of `statistics` below which the writer had read everything. Each range is (topic, partition,
+    first offset, offset after the last, minute of the newest record).
     """
 
     after: int
@@ -172,21 +163,19 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     minutes: tuple[StatisticsRow, ...]
 
 
-# The error of a delivery whose message only a newer program can read; its record has no payload.
+# A delivery has this error if only a newer version can read its message. Its record has no copy of the message.
 UNDECODABLE: Final = "undecodable"
-DAMAGED: Final = "damaged"  # the error of a delivery whose message can't be read; its record has no payload
-BARE: Final = (UNDECODABLE, DAMAGED)  # errors of records without a payload
+# A delivery has this error if its message is damaged. Its record has no copy of the message.
+DAMAGED: Final = "damaged"
+BARE: Final = (UNDECODABLE, DAMAGED)  # errors of records without a copy of the message
 
 
 class KeptDelivery(Event, frozen=True, kw_only=True):
-    """The base class of the events of `outstanding`: a delivery with a copy of its message. It is not an event itself.
+    """The base class of the events of the topic `outstanding`: a delivery that waits or is parked, with a copy of its
+    message.
 
-    number: attempts made.
-    status, error: of the last attempt.
-    redrives: how many redrives of its listener the writer had seen.
-    forgiven: attempts before the last redrive, which no longer count.
-    since_ms: the last redrive, or the message's `deliver_at`; 0 for neither.
-    first_at_ms: the first attempt; 0 before it. The delivery's age counts from the later of the two.
+    `number` counts the attempts made, and `forgiven` those before the last redrive, which no longer count. `redrives`
+    is how many redrives of the listener the writer had seen.
     """
 
     listener_id: str
@@ -195,7 +184,7 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     partition: int
     offset: int
     number: int
-    status: int | None
+    status: int | None  # HTTP status of the last attempt
     error: str | None
     put_at_ms: int
     name: str
@@ -203,12 +192,13 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     key: str | None = None
     redrives: int = 0
     forgiven: int = 0
-    since_ms: int = 0
-    first_at_ms: int = 0
+    since_ms: int = 0  # the last redrive or the message's `deliver_at`; 0 for neither
+    first_at_ms: int = 0  # first attempt, 0 before it; the age counts from the later of the two
 
     def put(self) -> MessagePut:
-        """Return the message's put event, as the message was when the delivery was set aside. Not for an UNDECODABLE
-        message.
+        """Return the event of the put, as the message was when the delivery was set aside.
+
+        The record must have a copy of the message.
         """
         return MessagePut(
             at_ms=self.put_at_ms,
@@ -223,14 +213,17 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
 
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
-    """The event that a delivery waits in `outstanding` for an attempt that is later than its stream can wait.
+    """The event that a delivery waits in the topic `outstanding`, because its next attempt is too late to wait for in
+    memory.
 
-    number: 0 before the first attempt. The message then has a `deliver_at`, waits for its ordering key, or is too old
-        for the log.
+    `number` is 0 before the first attempt. Then the message has a `deliver_at`, waits for its ordering key, or is about
+    to be deleted from the log.
     """
 
     next_at_ms: int
 
 
 class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.parked"):
-    """The event that a delivery has no attempt left. It stays in `outstanding` until it is redriven or cancelled."""
+    """The event that a delivery has no attempts left. It stays in the topic `outstanding` until it is redriven or
+    cancelled.
+    """

@@ -11,7 +11,7 @@ NAME_CHARS_MAX: Final = 200
 
 
 def refuse_name(name: str) -> str | None:
-    """Return why the text is no valid name, as the end of a sentence about it, or None when it is valid."""
+    """Return why a text is no valid name, as the end of an error message. Return None if it is valid."""
     if not name:
         return "must not be empty"
     if len(name) > NAME_CHARS_MAX:
@@ -22,5 +22,5 @@ def refuse_name(name: str) -> str | None:
 
 
 def shortened(text: str, chars_max: int = NAME_CHARS_MAX) -> str:
-    """Return text from outside as an error quotes it: at most chars_max characters, and "…" where some are left out."""
+    """Shorten text from outside to at most `chars_max` characters, so that an error message can quote it."""
     return text if len(text) <= chars_max else text[:chars_max] + "…"

@@ -13,10 +13,10 @@ _TUNNEL: Final = "tunnel"
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Return whether two URLs have the same origin.
+    """Return whether two URLs have the same origin: scheme, host and port (RFC 6454).
 
-    A URL that can't be parsed shares its origin with none. All tunnels share one: each connection of `everput listen`
-    has another address, always of one of this program's processes.
+    A URL that can't be parsed has no origin. All tunnels count as one origin, because each connection of `everput
+    listen` gets another address.
     """
     return one == other or (_origin(one) is not None and _origin(one) == _origin(other))
 

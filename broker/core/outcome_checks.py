@@ -19,14 +19,13 @@ from broker.core.ids import parse_damaged_id
 
 
 class OutcomeChecks(Checks):
-    """The checks of one partition of `changes`, `deliveries` or `outstanding`, against the messages of the same
-    partition.
+    """The checks of `everput verify` for one partition of `changes`, `deliveries` or `outstanding`.
 
-    outcomes: by listener, the offsets of messages that are settled or outstanding.
-    deleted: the offsets of messages that were deleted for all listeners.
-    changed: by offset in `changes`, the message.
-    strangers: findings about unknown listeners or replays. They may have been created after `control` was read, so the
-        caller looks them up first. The same holds for unseen() and `messages`.
+    `outcomes` collects, by listener, the offsets of messages that are settled or outstanding. `deleted` holds the
+    offsets of deleted messages. `changed` maps an offset in `changes` to its message id.
+
+    `strangers` are findings about unknown listeners and replays. The caller must look them up first, because they may
+    have been created after the check read `control`.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class OutcomeChecks(Checks):
         self.deleted: set[int] = set()
         self.changed: dict[int, str] = {}
         self.strangers: dict[str, Finding] = {}
-        self._unseen: dict[tuple[str | None, int | None, str], Finding] = {}  # by message, offset and queue
+        self._unseen: dict[tuple[str | None, int | None, str], Finding] = {}  # by message id, offset and queue
         self._messages = messages
         self._receivers = receivers
         self._changes = changes
@@ -96,7 +95,7 @@ class OutcomeChecks(Checks):
             what = f"no message of the queue {event.queue_id} is at offset {offset}"
             if offset < self._messages.end:
                 yield what
-                return  # one is enough
+                return  # one finding is enough
             self._unseen.setdefault((None, offset, event.queue_id), self._finding(at, what))
 
     def _applied(self, at: int, event: ev.ChangeApplied) -> Iterator[str]:
@@ -137,24 +136,24 @@ class OutcomeChecks(Checks):
             self.deleted.add(offset)
 
     def may_be_unseen(self) -> bool:
-        """Return whether an event named messages that have not been read."""
+        """Return whether an event names messages that have not been read yet."""
         return bool(self._unseen)
 
     def unseen(self) -> Iterator[Finding]:
-        """Check the messages that had not been read, now that `messages` has been read to a later end. Yield the
+        """Check the events that named unread messages, after more of the topic `messages` was read. Yield the
         findings.
         """
         messages = self._messages
         for (message_id, offset, queue_id), finding in self._unseen.items():
             if messages.begin > (offset or 0):
-                continue  # retention may have taken it
+                continue  # retention may have deleted the message
             place = offset if message_id is None else messages.place(message_id)
             if place is None or offset not in (None, place) or not messages.has(place, queue_id):
                 yield finding
 
 
 def _key(event: Any) -> bytes:
-    """Return the record key that an event after a put must have."""
+    """Return the record key that an event must have."""
     match event:
         case ev.KeptDelivery():
             return f"{event.listener_id}:{event.message_id}".encode()
@@ -166,16 +165,14 @@ def _key(event: Any) -> bytes:
 
 
 def noun_of(listener: Listener) -> str:
-    """Return what to call this listener in a finding: a listener or a replay."""
+    """Return the word for this listener in a finding: listener or replay."""
     return "listener" if listener.replay is None else "replay"
 
 
 def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
-    """Count the messages below a listener's or replay's cursor that have no recorded outcome, and yield a finding for
-    them.
-    """
+    """Find the messages below a listener's cursor that have no recorded outcome, and yield one finding about them."""
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)
     told = set().union(*(checks.outcomes.get(listener.id, ()) for checks in others), place.open)

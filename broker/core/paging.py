@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Found(NamedTuple, Generic[T]):
-    """A record of the queue that was found in a chunk. size: its bytes."""
+    """A record of the queue that was found in a part of a partition. `size` is in bytes."""
 
     at_ms: int
     offset: int
@@ -23,10 +23,9 @@ class Found(NamedTuple, Generic[T]):
 
 
 class Chunk(NamedTuple, Generic[T]):
-    """The result of reading [start, end) of one partition, and where the partition begins.
+    """The records of a queue in the part [start, end) of one partition, in log order. The partition begins at `begin`.
 
-    found: in log order.
-    oldest_at_ms: the time of the record at start, or right before it; None when nothing was read.
+    `oldest_at_ms` is the time of the record at `start`, or just before it; None if nothing was read.
     """
 
     begin: int
@@ -37,14 +36,12 @@ class Chunk(NamedTuple, Generic[T]):
 
 
 def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
-    """Return up to `limit` records, newest first, and for each partition where the older ones end.
+    """Return up to `limit` records, newest first, and for each partition the offset where the older records end.
 
-    bytes_max: of all records together, but at least one is returned; None for no limit.
+    Within a partition, a later record counts as newer. A record is held back while another partition may have a newer
+    one that was not read yet, so a page may be short.
 
-    Within a partition the later record counts as newer, whatever the writers' clocks say: a record's time is the
-    highest so far in its chunk. So a page takes the end of each partition. A record is held back while another
-    partition might have a newer one before its chunk; the page is then short. The partition whose chunk begins latest
-    gives all it has, so that the next page gets nearer to the beginning.
+    All records together have at most `bytes_max` bytes, but at least one record is returned.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)
@@ -71,5 +68,5 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield the times of the found records, never falling, and none before the chunk's own."""
+    """Yield a time for each found record that is never lower than an earlier one."""
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

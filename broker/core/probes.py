@@ -14,42 +14,42 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX
 
-_PART: Final = 20  # The interval between probes is the downtime divided by this number.
+_PART: Final = 20  # the interval between probes is the downtime divided by this
 
 L = TypeVar("L")
 
 
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
-    """Return the time until the next probe of a listener that has been down for down_ms.
+    """Return the time between two probes of a listener that has been down for `down_ms`.
 
-    It is at most the time in which all listeners that are down can be probed at per_s, so a few listeners are always
-    probed often.
+    It is never longer than the time in which all listeners that are down can be probed at `per_s` probes a second. A
+    few listeners are therefore always probed often.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 
 
 class Probes(Generic[L]):
-    """A queue of due probes, one entry for each listener.
+    """A queue of the probes of listeners that are down, with one entry for each listener.
 
-    When more are due than may start, it alternates between two listeners: the one that went down last, which is likely
-    to return first, and the one whose probe has been due for longest, so that none starves.
+    If more probes are due than may start, it alternates between two listeners: the one that went down last, which is
+    likely to return first, and the one whose probe has been due the longest.
     """
 
     __slots__ = ("_by_loss", "_due", "_last_gone", "_later", "_numbers")
 
     def __init__(self) -> None:
-        self._later: list[tuple[int, int, int, L]] = []  # a heap: when, number, down since
-        self._due: OrderedDict[int, tuple[int, int, L]] = OrderedDict()  # by number, due for longest first
-        self._by_loss: list[tuple[int, int, L]] = []  # the same, sorted: down since, number
+        self._later: list[tuple[int, int, int, L]] = []  # a heap of (when due, number, down since, listener)
+        self._due: OrderedDict[int, tuple[int, int, L]] = OrderedDict()  # by number, longest due first
+        self._by_loss: list[tuple[int, int, L]] = []  # the due probes, sorted by (down since, number)
         self._numbers = count()
         self._last_gone = True
 
     def add(self, listener: L, *, at_ms: int, since_ms: int) -> None:
-        """Add a listener. at_ms: when its probe is due. since_ms: when it went down."""
+        """Add a listener that is down since `since_ms`. Its probe is due at `at_ms`."""
         heappush(self._later, (at_ms, next(self._numbers), since_ms, listener))
 
     def next(self, at_ms: int) -> L | None:
-        """Remove and return the listener to probe now, if any is due."""
+        """Remove and return the listener to probe now. Return None if no probe is due."""
         while self._later and self._later[0][0] <= at_ms:
             _, number, since_ms, listener = heappop(self._later)
             self._due[number] = (since_ms, number, listener)

@@ -11,18 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-MESSAGES_MAX: Final = (
-    10_000  # Redrives by message that are remembered for a listener. A worker needs each only until it has seen it.
-)
+# This many redrives of single messages are remembered for a listener. A worker needs each one for a short time only.
+MESSAGES_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redrives:
-    """The count of a listener's redrives.
+    """The number of redrives of a listener, and which deliveries they concern.
 
-    count: how many there were.
-    of_all: the number of the last redrive of all deliveries; 0 for none.
-    of_messages: by message id, the number of the last later redrive that named the message.
+    `of_all` is the number of the last redrive of all deliveries, or 0. `of_messages` maps a message id to the number of
+    the last redrive that named it.
     """
 
     count: int = 0
@@ -30,7 +28,7 @@ class Redrives:
     of_messages: Mapping[str, int] = field(default_factory=dict)
 
     def and_of(self, message_ids: Sequence[str]) -> Redrives:
-        """Return the count with one more redrive, of these messages, or of all when none is named."""
+        """Return the count after one more redrive of these messages, or of all deliveries if no message is named."""
         count = self.count + 1
         if not message_ids:
             return Redrives(count=count, of_all=count)
@@ -39,7 +37,7 @@ class Redrives:
         return Redrives(count=count, of_all=self.of_all, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
 
     def concern(self, message_id: str, *, since: int) -> bool:
-        """Return whether a redrive after the first `since` ones concerns this message's delivery."""
+        """Return whether any redrive after number `since` concerns the delivery of this message."""
         return self.of_all > since or self.of_messages.get(message_id, 0) > since
 
 

@@ -18,24 +18,16 @@ from typing import Final
 from broker.core import events as ev
 from broker.core.varints import pack, unpack
 
-ENDED_MAX: Final = 1_000  # ended replays of an organization that are remembered, in every process's memory
+# Each process remembers this many ended replays of an organization.
+ENDED_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A replay: a range of a queue's messages that is delivered again.
+    """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    notify_url: None: the listener's own, at each moment.
-    liveness_url: likewise; with a notify_url but without a liveness_url, the notify_url is probed.
-    only: `all`, `failed` or `undelivered`.
-    start_offsets, end_offsets: by partition, the range.
-    picked: by partition, packed offsets (pick()). If not None, the replay has these, everything below before_offsets,
-        and everything from after_offsets on; both may be empty.
-    send_headers: the listener's headers are sent even to a notify_url of another origin.
-    count: messages at the start; exact when counted_all.
-    finished: partitions that are done.
-    paused: the reason; None when it is not paused.
-    ended: `finished` or `cancelled`; None while it runs.
+    `only` is `all`, `failed` or `undelivered`. If `picked` is not None, the replay takes only the offsets in it, those
+    below `before_offsets`, and those from `after_offsets` on. Offsets are given by partition.
     """
 
     id: str
@@ -44,25 +36,27 @@ class Replay:
     from_ms: int
     to_ms: int
     only: str
-    notify_url: str | None
-    liveness_url: str | None
+    notify_url: str | None  # None: the listener's own URL, whatever it is at that time
+    liveness_url: str | None  # None: the listener's own; with a notify_url, that one is probed
     rate_per_s: float | None
-    start_offsets: tuple[int, ...]
+    start_offsets: tuple[int, ...]  # first offset of the range, by partition
     end_offsets: tuple[int, ...]
     before_offsets: tuple[int, ...]
     after_offsets: tuple[int, ...]
-    picked: tuple[str, ...] | None
-    count: int
+    picked: tuple[str, ...] | None  # packed offsets by partition, see pick()
+    count: int  # number of messages at the start, exact if counted_all is True
     counted_all: bool
-    send_headers: bool
+    send_headers: bool  # send the listener's headers even to another origin
     created_at_ms: int
-    finished: tuple[int, ...] = ()
-    paused: str | None = None
-    ended: str | None = None
+    finished: tuple[int, ...] = ()  # partitions in which everything is settled
+    paused: str | None = None  # the reason; None if it is not paused
+    ended: str | None = None  # `finished` or `cancelled`; None while it runs
     ended_at_ms: int | None = None
 
     def chooser(self, partition: int) -> Callable[[int], bool] | None:
-        """Return the test of whether the replay takes an offset between its start and its end; None: it takes all."""
+        """Return a function that says whether the replay takes an offset of this partition. Return None if it takes
+        all.
+        """
         if self.picked is None:
             return None
         before = self.before_offsets[partition]
@@ -72,19 +66,21 @@ class Replay:
 
     @property
     def state(self) -> str:
-        """running, paused, finished or cancelled."""
+        """State of the replay: running, paused, finished or cancelled."""
         return self.ended or ("running" if self.paused is None else "paused")
 
 
 class Replays:
-    """All replays that run, and of each organization the newest ENDED_MAX that ended, until their listener ends."""
+    """All running replays, and the newest ENDED_MAX ended replays of each organization. A deleted listener takes its
+    replays with it.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Replay] = {}
         self._of: dict[str, list[str]] = {}
-        # The ids of ended replays, by organization, in the order in which they ended.
+        # The ids of ended replays by organization, in the order in which they ended.
         self._ended_of: dict[str, dict[str, None]] = {}
-        self._running: Counter[str] = Counter()  # by organization
+        self._running: Counter[str] = Counter()  # number of running replays by organization
 
     def find(self, organization_id: str, replay_id: str) -> Replay | None:
         """Return the replay, if it belongs to this organization."""
@@ -92,11 +88,11 @@ class Replays:
         return found if found is not None and found.organization_id == organization_id else None
 
     def of(self, listener_id: str) -> list[Replay]:
-        """List a listener's replays in the order in which they began."""
+        """Return a listener's replays in the order of their start."""
         return [self._by_id[replay_id] for replay_id in self._of.get(listener_id, ())]
 
     def apply(self, event: ev.ReplayEvent) -> Replay | None:
-        """Fold one event. Return the replay as it is now, or None when the event changed nothing (Directory.apply)."""
+        """Apply one event. Return the replay as it is then, or None if nothing changed."""
         before = self.find(event.organization_id, event.replay_id)
         if isinstance(event, ev.ReplayStarted):
             if event.replay_id in self._by_id:
@@ -114,7 +110,7 @@ class Replays:
         return now
 
     def _keep_ended(self, replay: Replay) -> None:
-        """Keep what is shown of an ended replay, and forget the organization's oldest beyond ENDED_MAX."""
+        """Record that a replay has ended, and forget the organization's oldest ended replay if there are too many."""
         self._running[replay.organization_id] -= 1
         self._by_id[replay.id] = replace(replay, picked=None)
         ended = self._ended_of.setdefault(replay.organization_id, {})
@@ -133,20 +129,20 @@ class Replays:
         return replay
 
     def running(self, organization_id: str) -> int:
-        """Count the organization's replays that have not ended."""
+        """Return how many of the organization's replays are still running."""
         return self._running[organization_id]
 
     def forget(self, listener_id: str) -> list[Replay]:
-        """Remove and return the replays of a listener that has ended."""
+        """Remove and return the replays of a deleted listener."""
         return [self._drop(replay_id) for replay_id in self._of.pop(listener_id, ())]
 
     def everything(self) -> list[Replay]:
-        """List all replays in a canonical order."""
+        """Return all replays in a fixed order."""
         return sorted(self._by_id.values(), key=lambda replay: replay.id)
 
 
 def started(event: ev.ReplayStarted) -> Replay:
-    """Make a replay as it is at its start."""
+    """Return a replay as it is at its start."""
     return Replay(
         id=event.replay_id,
         organization_id=event.organization_id,
@@ -186,10 +182,10 @@ def _changed(replay: Replay, event: ev.ReplayEvent) -> Replay:
 
 
 def pick(offsets: Sequence[int]) -> str:
-    """Ascending offsets, packed: the first, then distances."""
+    """Pack ascending offsets as text: the first offset, then the distances."""
     return pack([*offsets[:1], *(high - low for low, high in pairwise(offsets))])
 
 
 def picked_offsets(text: str) -> list[int]:
-    """Unpack the offsets that pick() packed."""
+    """Return the offsets that pick() has packed."""
     return list(accumulate(unpack(text)))

@@ -10,33 +10,29 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """The rules of when a delivery is retried.
+    """The rules for when a delivery is retried, and when it is parked.
 
-    delay_ms_first: the longest wait after the first failure; it doubles with each failure, up to delay_ms_max.
-    delay_ms_min: the shortest wait.
-    max_attempts: None for no limit.
-    max_age_ms: the delivery is parked if it still fails so long after its first attempt.
+    The longest wait after the first failure is `delay_ms_first`. It doubles with each failure, up to `delay_ms_max`.
     """
 
     delay_ms_first: int = 1_000
     delay_ms_max: int = 3_600_000
     delay_ms_min: int = 100
-    max_attempts: int | None = None
-    max_age_ms: int = 72 * 3_600_000
+    max_attempts: int | None = None  # None for no limit
+    max_age_ms: int = 72 * 3_600_000  # time from the first attempt, after which a failing delivery is parked
 
 
-_DOUBLINGS_MAX: Final = 32  # far beyond any delay_ms_max
+_DOUBLINGS_MAX: Final = 32  # far more than any delay_ms_max needs
 
 
 def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jitter: float) -> int:
-    """Return the wait until the next attempt, in milliseconds.
+    """Return how long to wait before the next attempt, in milliseconds.
 
-    number: attempts made so far, 1 after the first failure (ValueError below 1).
-    retry_after_s: seconds that the listener asked for (RFC 9110, 10.2.3), capped at delay_ms_max; None when it did not.
-    jitter: a random number in [0, 1).
+    `number` is how many attempts were made. `retry_after_s` is what the listener asked for (RFC 9110, 10.2.3), limited
+    to `delay_ms_max`. `jitter` is a random number in [0, 1).
     """
     if number < 1:
-        raise ValueError("attempts are numbered from 1")
+        raise ValueError(f"attempts are numbered from 1, not from {number}")
     longest = min(policy.delay_ms_max, policy.delay_ms_first << min(number - 1, _DOUBLINGS_MAX))
     asked = 0 if retry_after_s is None else min(retry_after_s * 1000, policy.delay_ms_max)
     return max(policy.delay_ms_min, asked, int(longest * jitter))
@@ -45,10 +41,10 @@ def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jit
 def next_at_ms(
     policy: RetryPolicy, number: int, *, since_ms: int, at_ms: int, retry_after_s: int | None, jitter: float
 ) -> int | None:
-    """Return when the next attempt is due, or None when none is left and the delivery must be parked.
+    """Return when the next attempt is due. Return None if the delivery must be parked.
 
-    number: attempts that count, from 1.
-    since_ms: from when the delivery's age counts: the first attempt, or the last redrive.
+    `number` counts the attempts so far. The delivery's age counts from `since_ms`, which is its first attempt or its
+    last redrive.
     """
     if policy.max_attempts is not None and number >= policy.max_attempts:
         return None

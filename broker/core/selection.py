@@ -19,16 +19,16 @@ from broker.errors import UnknownEvent
 
 
 class Unreadable(Event, frozen=True, kw_only=True, tag="unreadable"):
-    """A stand-in for an event that only a newer program can read. It is never stored.
+    """A placeholder for an event that only a newer version of Everput can read. It is never stored.
 
-    written: the event's type. Without it, a reader who continues by cursor would never learn that the event exists.
+    `written` is the event's type, so that clients learn that such an event exists.
     """
 
     written: str
 
 
 class _Newer(msgspec.Struct):
-    """The fields that every event has, whichever program wrote it."""
+    """The fields that every event has, whichever version wrote it."""
 
     type: str
     at_ms: int
@@ -39,9 +39,9 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# A message's story has no other events of `control`.
+# These events concern many messages and belong to the history of each of them.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
-# Our encoder begins events with this. Events that begin otherwise are decoded before they are judged.
+# Everput's encoder begins every event with these bytes. Events that begin otherwise are always decoded.
 _TYPED: Final = b'{"type":"'
 
 
@@ -57,7 +57,7 @@ _OF_A_QUEUE: Final = tuple(_beginning(name) for name, kind in CLASSES.items() if
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePosition:
-    """A message's place: its id with the time in it, its queue, and its partition and offset in `messages`."""
+    """A message's id, queue and time, with its partition and offset in the topic `messages`."""
 
     id: str
     queue_id: str
@@ -68,13 +68,10 @@ class MessagePosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """A filter of events. An event must match every field; None matches all.
+    """A filter of events. An event must match every field that is not None.
 
-    organization_id: the only organization whose events match.
-    queue_listener_ids: with queue_id, all listeners that the queue ever had, and their replays, for events that name
-        only these.
-    message: the event belongs to this message's story (broker/core/story.py), or may belong to it if the listener is of
-        its queue.
+    `queue_listener_ids` holds all listeners and replays that the queue has ever had, for events that name only these.
+    With `message`, only events of the message's history match.
     """
 
     organization_id: str
@@ -84,10 +81,11 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)  # These ids must be in a record's bytes.
+    # Each of these texts must be in a record's bytes.
+    _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # One of these places must be in a record's bytes, if there are any.
+    # A record's bytes must contain one of these texts, if there are any.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +100,7 @@ class Selection:
             object.__setattr__(self, name, value)
 
     def topics(self) -> tuple[str, ...]:
-        """List the topics that may hold matching events."""
+        """Return the topics that may hold matching events."""
         types = frozenset(CLASSES) if self.types is None else self.types
         if self.listener_id is not None:
             types &= _OF_A_LISTENER
@@ -112,7 +110,9 @@ class Selection:
         return tuple(topic for topic in TOPICS if topic in wanted)
 
     def take(self, value: bytes | None) -> Event | None:
-        """Return the event of a record if it matches; Unreadable for an event of a newer program."""
+        """Return the event of a record if it matches. An event that only a newer version can read becomes an
+        Unreadable.
+        """
         if value is None or not self._may_be(value):
             return None
         try:
@@ -125,9 +125,9 @@ class Selection:
         return self._story_of(event) if self._is(event) else None
 
     def may_be_in(self, values: bytes) -> bool:
-        """Return whether a matching event may be among these bytes of any number of records.
+        """Return whether a matching event may be in these bytes of several records.
 
-        Not for `control`: some of its events name neither queue nor message.
+        It can't be used for the topic `control`, because some of its events name neither a queue nor a message.
         """
         if not all(needle in values for needle in self._needles) or self._queue not in values:
             return False
@@ -162,8 +162,8 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the event if it tells of the message. Of an event about many messages, return the part about this
-        one.
+        """Return the event if it concerns the message. If it concerns several messages, return only the rows of this
+        message.
         """
         message = self.message
         if message is None:
@@ -181,7 +181,7 @@ class Selection:
 
 
 def _newer(value: bytes) -> Unreadable | None:
-    """None for what is no event at all."""
+    """Decode the fields that all events have. Return None if the bytes are no event."""
     try:
         fields = _newer_fields.decode(value)
     except msgspec.MsgspecError:

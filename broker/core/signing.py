@@ -11,48 +11,51 @@ import hashlib
 from typing import Final
 
 PREFIX: Final = "whsec_"
-_BLOCK_BYTES: Final = 64  # of SHA-256
+_BLOCK_BYTES: Final = 64  # block size of SHA-256
 _INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def secret_bytes(secret: str) -> bytes:
-    """Return the key of a `whsec_…` secret: 24 to 64 bytes, base64 (ValueError for any other text)."""
+    """Return the bytes of a `whsec_…` signing secret.
+
+    Raises ValueError unless it is base64 of 24 to 64 bytes.
+    """
     if not secret.startswith(PREFIX):
         raise ValueError(f"a signing secret must start with {PREFIX}")
     try:
         key = base64.b64decode(secret[len(PREFIX) :], validate=True)
-    except ValueError:  # binascii.Error is one
+    except ValueError:  # binascii.Error is a ValueError
         raise ValueError(f"a signing secret must be {PREFIX} followed by base64") from None
     if not 24 <= len(key) <= 64:
-        raise ValueError("a signing secret holds 24 to 64 bytes")
+        raise ValueError(f"a signing secret must hold 24 to 64 bytes, not {len(key)}")
     return key
 
 
 def secret_text(key: bytes) -> str:
-    """Return a key as a `whsec_…` secret."""
+    """Return the bytes of a signing secret as a `whsec_…` text."""
     return PREFIX + base64.b64encode(key).decode()
 
 
 class Signer:
-    """A signer with one secret (HMAC-SHA256, RFC 2104).
+    """Signs requests with one secret (HMAC-SHA256, RFC 2104).
 
-    It copies hash states that already hold the padded key. hmac.digest() hashes the key anew each time, which doubles
-    the time for a message of 1 KiB.
+    It copies hash states that already contain the secret. hmac.digest() would hash the secret each time, which takes
+    twice as long for a message of 1 KiB.
     """
 
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
-        """Prepare the hash states. key: up to 64 bytes, as secret_bytes() returns."""
+        """Prepare the hash states for a secret of at most 64 bytes."""
         padded = key.ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(padded.translate(_INNER))
         self._outer = hashlib.sha256(padded.translate(_OUTER))
 
     def sign(self, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-        """Return the value of `webhook-signature`: `v1,` and the base64 HMAC of `id.timestamp.body`.
+        """Return the value of the header `webhook-signature`: `v1,` and the base64 HMAC of `id.timestamp.body`.
 
-        timestamp: seconds since the UTC epoch in decimal digits, as in `webhook-timestamp`.
+        `timestamp` is in seconds since the UTC epoch, as in the header `webhook-timestamp`.
         """
         inner = self._inner.copy()
         inner.update(b"%b.%b." % (message_id, timestamp))

@@ -20,25 +20,27 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, Stat
 from broker.core.histogram import BOUNDS_MS
 
 MINUTE_MS: Final = 60_000
-# `statistics` keeps its records for this long (topics.py), and older times are not counted.
+# The topic `statistics` keeps its records for this long, and older times are not counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-LATE_MAX: Final = 200  # An event that comes this many records after its writer's position counts for nothing.
+# A counting event is ignored if this many other records came between its writer's reading and its writing.
+LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
 
 
 class Lane(NamedTuple):
-    """A partition of a source. topic: `messages` or `deliveries`, without the installation's prefix."""
+    """A partition of `messages` or `deliveries` whose records are counted. The topic is named without the
+    installation's prefix.
+    """
 
     topic: str
     partition: int
 
 
 class Position(NamedTuple):
-    """The place up to which a lane is counted.
+    """The position up to which a partition is counted.
 
-    offset: the next one to count.
-    minute: of the newest record before it; 0 for none.
+    `offset` is the next record to count. `minute` is that of the newest record before it; 0 if there is none.
     """
 
     offset: int
@@ -46,8 +48,8 @@ class Position(NamedTuple):
 
 
 class Key(NamedTuple):
-    """The subject of a row. listener_id: empty for the queue's puts. Both ids are empty for records that can't be
-    read.
+    """The subject of a row of statistics. `listener_id` is empty for the puts of a queue; both ids are empty for
+    unreadable records.
     """
 
     minute: int
@@ -57,21 +59,14 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """The numbers of one row.
-
-    put: messages put; in the row of unreadable records, the number of their offsets.
-    delivered, parked: deliveries.
-    failed: attempts that failed, by HTTP status or, without an answer, by the reason.
-    waited_ms: the sum of the times from put to delivered.
-    waited: the same as a histogram, by step of BOUNDS_MS.
-    """
+    """The counts of one row. In the row of unreadable records, `put` counts their offsets."""
 
     put: int = 0
     delivered: int = 0
-    parked: int = 0
-    waited_ms: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    waited: dict[int, int] = field(default_factory=dict)
+    parked: int = 0  # deliveries
+    waited_ms: int = 0  # sum of the times from the put to the accepted attempt
+    failed: dict[str, int] = field(default_factory=dict)  # attempts by HTTP status, or by error if there was no answer
+    waited: dict[int, int] = field(default_factory=dict)  # deliveries by bucket of BOUNDS_MS, for the same times
 
     def add(self, other: Counts) -> None:
         self.put += other.put
@@ -84,7 +79,7 @@ class Counts:
             self.waited[step] = self.waited.get(step, 0) + number
 
     def took(self, waited_ms: Iterable[int]) -> None:
-        """Add deliveries' times from put to delivered."""
+        """Add the times that deliveries took from the put to the accepted attempt."""
         waited, total_ms = self.waited, 0
         for one in waited_ms:
             step = bisect_left(BOUNDS_MS, one)
@@ -93,8 +88,9 @@ class Counts:
         self.waited_ms += total_ms
 
     def quantile_ms(self, share: float) -> int | None:
-        """Return the upper bound of the step that holds this share; None without a delivery, or above the last
-        bound.
+        """Return the upper bound of the histogram bucket that contains this quantile.
+
+        Return None if there is no delivery, or if the quantile is above the last bound.
         """
         total = sum(self.waited.values())
         seen = 0
@@ -105,13 +101,13 @@ class Counts:
         return None
 
     def mean_ms(self) -> float | None:
-        """None without a delivery whose time is known."""
+        """Return the mean time in ms; None if there is no delivery whose time is known."""
         total = sum(self.waited.values())
         return self.waited_ms / total if total else None
 
 
 class Totals:
-    """Counts by key, and the positions up to which they include the lanes."""
+    """Counts by minute, queue and listener, with the position up to which each partition is counted."""
 
     def __init__(self, positions: Mapping[Lane, Position] | None = None) -> None:
         self.rows: dict[Key, Counts] = {}
@@ -123,7 +119,7 @@ class Totals:
 
     @property
     def moved(self) -> bool:
-        """Whether anything was folded."""
+        """Whether any record was counted."""
         return self.positions != self.begins
 
     def at(self, key: Key) -> Counts:
@@ -133,12 +129,12 @@ class Totals:
         return counts
 
     def puts(self, puts: Iterable[tuple[int, str]]) -> None:
-        """Count records of `messages`, each given as its minute and its queue."""
+        """Count records of the topic `messages`, each given as (minute, queue id)."""
         for (minute, queue_id), number in Counter(puts).items():
             self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
-        """Count an event of `deliveries`. An event without an attempt changes nothing."""
+        """Count an event of the topic `deliveries`. An event without an attempt changes nothing."""
         if isinstance(event, DeliveriesSettled):
             self._settled(event)
         elif isinstance(event, DeliveryAttempted):
@@ -146,7 +142,7 @@ class Totals:
 
     def _settled(self, event: DeliveriesSettled) -> None:
         waited_ms = event.waited_ms if isinstance(event.waited_ms, tuple) else ()
-        rows: dict[int, list[int]] = {}  # by minute, the places of rows
+        rows: dict[int, list[int]] = {}  # indexes of the rows, by minute
         for place, row in enumerate(event.rows):
             rows.setdefault(row[1] // MINUTE_MS, []).append(place)
         for minute, places in rows.items():
@@ -166,17 +162,17 @@ class Totals:
         counts.parked += event.outcome == "parked"
 
     def passed(self, lane: Lane, offset: int, at_ms: int) -> None:
-        """Note that the record at this offset is folded. at_ms: when it was written."""
+        """Record that the record at this offset, written at `at_ms`, is counted."""
         at = self.positions.get(lane)
         minute = max(at_ms // MINUTE_MS, at.minute if at is not None else 0)
         self.positions[lane] = Position(offset + 1, minute)
 
     def skipped(self, lane: Lane, offset: int) -> None:
-        """Note that nothing more is to be read before this offset."""
+        """Record that nothing before this offset is left to read."""
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """Note that these offsets can't be read, so the minute of the record before them is incomplete."""
+        """Record that these offsets are unreadable, so the counts of this minute are incomplete."""
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
         self.positions[lane] = Position(last + 1, minute)
@@ -186,8 +182,9 @@ class Totals:
         return 0 if at is None else at.minute
 
     def counted(self, at_ms: int, after: int) -> StatisticsCounted:
-        """Return the event with these counts. after: the offset of `statistics` below which the writer has read
-        everything.
+        """Return the event that stores these counts.
+
+        `after` is the offset of the topic `statistics` below which the writer has read everything.
         """
         ranges = tuple(
             (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)
@@ -200,7 +197,7 @@ class Totals:
 
 
 def answer_name(status: int | None, error: str | None) -> str:
-    """Return how a failed attempt is counted: by its status, or else by the reason why there was none."""
+    """Return the name under which a failed attempt is counted: its HTTP status, or its error if there was no answer."""
     if status is not None:
         return str(status) if status in _STATUSES else "other"
     return error if error and len(error) <= _ANSWER_CHARS_MAX else "other"
@@ -219,23 +216,23 @@ def _row(key: Key, counts: Counts) -> StatisticsRow:
 
 
 def read_row(row: StatisticsRow) -> tuple[Key, Counts]:
-    """Read a row of an event back into what was counted."""
+    """Convert a row of a stored event into its key and its counts."""
     minute, queue_id, listener_id, put, delivered, parked, waited_ms, failed, waited = row
     steps = {step: number for step, number in enumerate(waited) if number}
     return Key(minute, queue_id, listener_id), Counts(put, delivered, parked, waited_ms, dict(failed), steps)
 
 
 class Coverage:
-    """The rule for which events of `statistics` count: the first one that covers an offset of a lane.
+    """The rule for which counting events are valid: the first one that covers an offset of a partition.
 
-    positions: up to where the events so far have counted the lanes.
+    `positions` says up to where the valid events have counted each partition.
     """
 
     def __init__(self) -> None:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Return whether the event at this offset of `statistics` counts. If not, it is ignored."""
+        """Return whether the counting event at this offset of the topic `statistics` is valid."""
         if offset - event.after > LATE_MAX:
             return False
         ranges = [(Lane(topic, number), begin, end, minute) for topic, number, begin, end, minute in event.ranges]
@@ -247,7 +244,7 @@ class Coverage:
 
 
 def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = None) -> dict[Key, Counts]:
-    """Sum rows by key."""
+    """Add up the rows that have the same key."""
     sums = {} if into is None else into
     for key, counts in rows:
         if key in sums:
@@ -258,13 +255,10 @@ def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = N
 
 
 class Series:
-    """The counts of one queue or listener, by steps of time.
+    """The statistics of one queue or listener over time, in steps of at least a minute.
 
-    from_ms, step_ms: multiples of a minute.
-    points: one a step.
-    later: counts after the last point.
-    complete: by point, whether all records of its time were counted.
-    written_at_ms: when the newest counting event was written; None when there is none.
+    `points` has one item for each step. `complete` says for each step whether all its records were counted.
+    `written_at_ms` is when the newest counting event was written.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queue_id: str, listener_id: str | None = None) -> None:
@@ -272,14 +266,16 @@ class Series:
         self.step_ms = step_ms
         self.points = [Counts() for _ in range(number)]
         self.complete = [True] * number
-        self.later = Counts()
+        self.later = Counts()  # counts after the last step
         self.written_at_ms: int | None = None
         self._queue_id = queue_id
         self._listener_id = listener_id
         self._lost = False
 
     def add(self, event: StatisticsCounted) -> None:
-        """Add an event that counts, in the order of `statistics`. A listener's series has the puts of its queue."""
+        """Add a valid counting event, in the order of the topic `statistics`. A listener's statistics include the puts
+        of its queue.
+        """
         if self._lost:
             self._mark(self.written_at_ms or 0, event.at_ms)
             self._lost = False
@@ -293,11 +289,11 @@ class Series:
                 self._mark(row[0] * MINUTE_MS, row[0] * MINUTE_MS)
 
     def lost(self) -> None:
-        """Note an event that can't be read, or not in time, so its counts are missing."""
+        """Record that a counting event can't be read, so that its counts are missing."""
         self._lost = True
 
     def close(self) -> None:
-        """Mark the points that are incomplete after lost(), if no event has followed."""
+        """Mark the steps as incomplete if the last counting event could not be read."""
         if self._lost:
             self._mark(self.written_at_ms or 0, self.from_ms + self.step_ms * len(self.points))
 
@@ -308,19 +304,18 @@ class Series:
         return self.points[place] if place < len(self.points) else self.later
 
     def _mark(self, first_ms: int, last_ms: int) -> None:
-        """Mark the points from the minute of first_ms to that of last_ms as incomplete."""
+        """Mark the steps from one time to another as incomplete."""
         first = (first_ms // MINUTE_MS * MINUTE_MS - self.from_ms) // self.step_ms
         last = (last_ms - self.from_ms) // self.step_ms
         for place in range(max(0, first), min(last + 1, len(self.points))):
             self.complete[place] = False
 
     def backlog(self, now: int, *, since_ms: int = 0) -> list[int]:
-        """Return, by point, how many deliveries of a listener waited at its end, calculated back from how many wait
-        now.
+        """Return how many deliveries of a listener were waiting at the end of each step, calculated backwards from
+        `now`.
 
-        since_ms: when the listener was created; nothing waited before.
-        Redrives of parked deliveries and deletions of messages are not counted, so points before one may be off by that
-        many.
+        Nothing was waiting before `since_ms`, when the listener was created. Redrives and deleted messages are not
+        counted, so steps before one may be wrong by their number.
         """
         waiting = now - _growth(self.later)
         found = []

@@ -11,18 +11,19 @@ from broker.core.replays import started
 
 
 class Story:
-    """The story of one message: the events that tell of it.
+    """The history of one message: the events that concern it.
 
-    whole: the story is read from the message's beginning on, so no earlier event is missing.
+    `whole` says that the events are read from the put on, so that no earlier event is missing.
     """
 
     def __init__(self, *, whole: bool) -> None:
-        self._owed: dict[str, bool] = {}  # Whether a listener's last attempt failed, by listener.
+        self._owed: dict[str, bool] = {}  # whether the last attempt failed, by listener
         self._whole = whole
 
     def tells(self, event: Event) -> bool:
-        """Return whether the event belongs to the story. The event names the message, or concerns all deliveries of a
-        listener.
+        """Return whether an event belongs to the history of the message.
+
+        The event must name the message, or concern all deliveries of a listener.
         """
         if isinstance(event, DeliveriesSettled):
             self._owed[event.listener_id] = False
@@ -33,8 +34,8 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """Return the listener on which it depends whether the event belongs to the story; None: it belongs in any
-        case.
+        """Return the listener that decides whether the event belongs to the history. Return None if it belongs there
+        anyway.
         """
         if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
             return None if event.listener_id in self._owed else event.listener_id
@@ -42,7 +43,7 @@ class Story:
 
 
 def replays(event: ReplayStarted, partition: int, offset: int) -> bool:
-    """Return whether a replay of the message's queue takes the message at this place."""
+    """Return whether a replay of the message's queue includes the message at this offset."""
     replay = started(event)
     if (
         partition >= len(replay.start_offsets)

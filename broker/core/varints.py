@@ -13,12 +13,12 @@ _BITS_MAX: Final = 63
 
 
 def pack(numbers: Iterable[int]) -> str:
-    """Pack non-negative numbers as text. Small numbers take one byte each."""
+    """Pack non-negative numbers into a short text. Small numbers take one byte each."""
     return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
 
 
 def unpack(text: str) -> list[int]:
-    """Unpack the numbers of a text that pack() made. Raises ValueError."""
+    """Return the numbers that pack() has packed into this text. Raises ValueError for any other text."""
     return _numbers(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
 
 
@@ -38,10 +38,10 @@ def _numbers(packed: bytes) -> list[int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if shift > _BITS_MAX:
-            raise ValueError("a varint is too long")
+            raise ValueError("a packed number is longer than 63 bits")
         if byte < 0x80:
             numbers.append(number)
             number = shift = 0
     if shift:
-        raise ValueError("the varints end in the middle")
+        raise ValueError("the packed numbers end in the middle of a number")
     return numbers

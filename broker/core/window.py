@@ -25,19 +25,17 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-# Offsets noted per stream, of which there may be thousands; with more, the tail skips the stream.
+# Offsets remembered for one listener and partition, of which there may be thousands; with more, the tail skips it.
 BEHIND_MAX: Final = 32
 
 D = TypeVar("D")
 
 
 class Window(Generic[D]):
-    """The place of one stream in its partition: what is taken, settled, and still to be read.
+    """The messages of one partition that are taken, settled, or still to be read, for one listener.
 
-    open: by offset, the deliveries that are taken and not settled.
-    begin: own offsets below it do not belong to this stream.
-    missing: open offsets whose message must be read again.
-    behind, scan_from: see the picture above.
+    `open` holds the deliveries that are taken but not settled, by offset. `missing` are open offsets whose message must
+    be read again. The listener does not get messages below `begin`.
     """
 
     __slots__ = ("begin", "behind", "missing", "open", "scan_from")
@@ -50,7 +48,9 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore the window from a cursor. tail: where the tail reader is. opened: a delivery for each open offset."""
+        """Restore the window from a stored cursor, with one delivery for each open offset. `tail` is the tail reader's
+        offset.
+        """
         self.open = dict(opened)
         self.missing = set(self.open)
         if cursor.top < tail:
@@ -63,18 +63,18 @@ class Window(Generic[D]):
         return self.scan_from is None and not self.behind
 
     def idle(self, tail: int) -> bool:
-        """Return whether the tail's position says everything about this stream."""
+        """Return whether nothing is known about this listener and partition except the tail reader's offset."""
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
     @property
     def full(self) -> bool:
-        """Whether the cursor could not name one more open offset."""
+        """Whether the cursor has no room for another open offset."""
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """Note that the tail is at an own offset. Return whether the stream took it.
+        """Record that the tail reader is at a message of this listener. Return whether its delivery was taken.
 
-        delivery: None when there is no room.
+        `delivery` is None if there is no room for it.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -88,7 +88,7 @@ class Window(Generic[D]):
         return False
 
     def wanted(self) -> int | None:
-        """Return the offset from which a catch-up reader should read for this stream, or None when nothing is
+        """Return the offset from which a catch-up reader should read for this listener. Return None if nothing is
         missing.
         """
         if self.missing:
@@ -96,13 +96,13 @@ class Window(Generic[D]):
         return self.behind[0] if self.behind else self.scan_from
 
     def may_take(self, offset: int) -> bool:
-        """Return whether take() may open this own offset if there is room."""
+        """Return whether take() may take the message at this offset, if there is room."""
         if self.behind:
             return offset == self.behind[0]
         return self.scan_from is not None and offset >= self.scan_from
 
     def take(self, offset: int, delivery: D) -> None:
-        """Take an own offset that a catch-up reader brings and may_take() allows."""
+        """Take a message that a catch-up reader has read and that may_take() allows."""
         if self.behind:
             self.behind.popleft()
         else:
@@ -110,9 +110,9 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """Note that a catch-up reader has brought all own offsets in [start, end), each taken now or before.
+        """Record that a catch-up reader has read all of this listener's messages in [start, end).
 
-        While an offset is still behind, because the log did not hold it, none from scan_from on could be taken.
+        While an earlier offset could not be taken, because the log no longer has its message, no later one is taken.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -120,61 +120,65 @@ class Window(Generic[D]):
                 self.scan_from = None
 
     def gone(self, offset: int) -> None:
-        """Forget an offset of this stream, because the log no longer holds its message: there is nothing to deliver."""
+        """Forget an offset whose message the log no longer has. There is nothing to deliver."""
         self.missing.discard(offset)
         if self.behind and self.behind[0] == offset:
             self.behind.popleft()
         self.open.pop(offset, None)
 
     def scan(self, offset: int) -> None:
-        """Let catch-up readers scan from this offset, where the tail stands, because the tail can't tell which offsets
-        are own.
+        """Let catch-up readers scan from the tail's offset on, because the tail can't tell which messages the listener
+        gets.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)
 
     def within(self, first: int, last: int) -> tuple[list[int], int | None]:
-        """Return the own offsets that are missing in this range, and the offset from which the rest must be scanned
-        (None: no scan is needed).
+        """Return the listener's offsets in this range that must be read again, and where the scan of the rest begins.
+
+        The second value is None if no scan is needed.
         """
         own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
         begin = self.scan_from
         return own, begin if begin is not None and first <= begin <= last else None
 
     def found(self, offset: int) -> D | None:
-        """Return the open delivery that was missing the message at this own offset, if there is one."""
+        """Return the open delivery that was waiting for the message at this offset, if there is one."""
         if offset not in self.missing:
             return None
         self.missing.remove(offset)
         return self.open[offset]
 
     def forget(self, offsets: Iterable[int]) -> None:
-        """Note that the messages of these open offsets were dropped to save memory and must be read again."""
+        """Record that the messages of these open offsets were dropped to save memory, and must be read again."""
         self.missing.update(offsets)
 
     def settle(self, offset: int) -> D | None:
-        """Settle a delivery: delivered, parked or cancelled. Return it, or None when it was not open (a late
-        answer).
+        """Settle a delivery, because it was delivered, parked or cancelled.
+
+        Return the delivery, or None if it was not open, such as after a late answer.
         """
         if self.missing:
             self.missing.discard(offset)
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Return the offset below which every own offset was taken. tail: where the tail reader is."""
+        """Return the offset below which every message of this listener was taken. `tail` is the tail reader's
+        offset.
+        """
         if self.behind:
             return self.behind[0]
         return max(tail, self.begin) if self.scan_from is None else self.scan_from
 
     def settled(self, offset: int, tail: int) -> bool:
-        """Return whether this own offset is settled, as the cursor would say. tail: where the tail reader is."""
+        """Return whether the message at this offset is settled. `tail` is the tail reader's offset."""
         return offset < self.top(tail) and offset not in self.open
 
     def opened(self) -> tuple[int, ...]:
-        """List the open offsets, ascending."""
+        """Return the open offsets in ascending order."""
         return tuple(sorted(self.open))
 
     @property
     def first(self) -> int | None:
-        """The lowest open offset."""
+        """Lowest open offset; None if there is none."""
         return min(self.open, default=None)

@@ -405,7 +405,7 @@ def test_no_bytes_raise_anything_but_unknown_event(value):
     "path", [path for path in FILES if not path.name.startswith("message.put.")], ids=lambda path: path.stem
 )
 def test_only_a_message_is_taken_from_the_messages_topic(path):
-    with pytest.raises(UnknownEvent, match="does not belong in the messages topic"):
+    with pytest.raises(UnknownEvent, match="does not belong in the topic messages"):
         decode_message(path.read_bytes())
 
 
