@@ -92,8 +92,8 @@ class Listener:
 class Queue:
     """A queue, with its listeners in the order of their creation.
 
-    `version` is 1 and increases with each change, including a change of a listener's name. `alerts` holds the thresholds
-    for alerts about its listeners; None means the defaults.
+    `version` is 1 and increases with each change, including a change of a listener's name. `alerts` holds the
+    thresholds for alerts about its listeners; None means the defaults.
     """
 
     id: str
