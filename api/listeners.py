@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,9 +20,11 @@ from broker.commands.context import find_listener, find_queue
 from broker.commands.listeners import HIDDEN, ListenerCommands, ListenerInput
 from broker.core.catalogue import shown_url
 from broker.core.entities import Listener
-from broker.errors import Refused
+from broker.core.health import Facts
+from broker.errors import LogUnavailable, Refused
 from broker.ports import DirectoryView, ListenerStatus
 
+_FACTS_S: Final = 2.0
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
 # This pattern takes linear time, because it is one character class of bounded length.
@@ -65,7 +69,11 @@ class Listeners:
         queue = await find_queue(await self._views.of(call), call.organization_id, call.path("queue_id"))
         shown, page_token = page(queue.listeners.values(), query)
         links = call.links(f"/v1/queues/{queue.id}/listeners", query, page_token)
-        return {"listeners": [listener_fields(listener) for listener in shown], "_links": links}
+        answer = [listener_fields(listener) for listener in shown]
+        if "at" not in query:
+            now = await health_fields(self._view, self._status, shown)
+            answer = [fields | health for fields, health in zip(answer, now, strict=True)]
+        return {"listeners": answer, "_links": links}
 
     async def get(self, call: Call) -> Any:
         """Return a listener with its state, lag and last error. With the parameter `at`, these current fields are left
@@ -81,6 +89,7 @@ class Listeners:
             "lag": condition.lag,
             "oldest_pending_at": optional_rfc3339(condition.oldest_pending_at_ms),
             "last_error": condition.last_error,
+            **_health(self._view, listener, condition.facts),
         }
         return _answer(call, listener, now)
 
@@ -136,6 +145,33 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
         **({"alerts": alerts} if alerts else {}),
         "paused": listener.paused,
         "created_at": rfc3339(listener.created_at_ms),
+    }
+
+
+async def health_fields(
+    view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
+) -> list[dict[str, Any]]:
+    """Return the health of each listener, and its counts, as fields of an answer. They are missing while Kafka does
+    not answer.
+    """
+    try:
+        async with asyncio.timeout(_FACTS_S):
+            known = await status.facts(listeners)
+    except (LogUnavailable, TimeoutError):
+        return [{} for _ in listeners]
+    return [_health(view, one, known.get(one.id, Facts())) for one in listeners]
+
+
+def _health(view: DirectoryView, listener: Listener, facts: Facts) -> dict[str, Any]:
+    replaying = any(replay.state == "running" for replay in view.state.replays.of(listener.id))
+    return {
+        "health": str(facts.health(paused=listener.paused is not None, replaying=replaying)),
+        "parked": facts.parked,
+        "retrying": facts.retrying,
+        "recent_attempts": facts.accepted + facts.refused,
+        "recent_failures": facts.refused,
+        "last_success_at": optional_rfc3339(facts.accepted_at_ms or None),
+        "last_failure_at": optional_rfc3339(facts.refused_at_ms or None),
     }
 
 

@@ -7,13 +7,14 @@ for: any implementation.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory
 from broker.core.entities import Listener
 from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutClaimed
+from broker.core.health import Facts
 from broker.core.statistics import Series
 from broker.errors import LogUnavailable
 
@@ -316,12 +317,14 @@ class ListenerCondition:
     state: live, down or paused.
     lag: messages that are not settled.
     oldest_pending_at_ms: None when nothing is pending.
+    facts: see facts().
     """
 
     state: str
     lag: int
     oldest_pending_at_ms: int | None = None
     last_error: str | None = None
+    facts: Facts = field(default_factory=Facts)
 
 
 class ListenerStatus(Protocol):
@@ -329,6 +332,9 @@ class ListenerStatus(Protocol):
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         """Return the listener's condition now. Raises LogUnavailable."""
+
+    async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
+        """Return what is known of each listener's deliveries, by listener id. Raises LogUnavailable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

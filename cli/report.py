@@ -28,7 +28,10 @@ class ListenerRow:
     """The row of a listener.
 
     state: live, down or paused.
+    health: healthy, failing, down, paused, replaying or new; the state where the API does not know the health.
     lag: messages that wait.
+    parked, retrying: deliveries.
+    recent_attempts, recent_failures: of the last 5 minutes.
     pending_s: since the oldest of them was put; None when none waits, or unknown.
     wrong: the reason why this is a problem; None when it is not.
     """
@@ -37,7 +40,12 @@ class ListenerRow:
     listener: str
     id: str
     state: str
+    health: str
     lag: int
+    parked: int
+    retrying: int
+    recent_attempts: int
+    recent_failures: int
     pending_s: float | None
     last_error: str | None
     wrong: str | None
@@ -68,6 +76,9 @@ class ProcessRow:
     wrong: str | None
 
 
+# The troubles of a listener that a caller may count as wrong: three states, and two kinds of deliveries.
+TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
+_COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
 # The figures of a process are sums over the samples of one metric.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
@@ -81,10 +92,15 @@ FIGURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a listener's lag; None for no limit."""
+    """What counts as wrong.
+
+    messages, age_s: the limits of a listener's lag; None for no limit.
+    fail_on: the names of TROUBLES that count.
+    """
 
     messages: int | None
     age_s: float | None
+    fail_on: frozenset[str] = frozenset(("down", "failing", "parked"))
 
 
 async def listeners(client: AsyncClient, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
@@ -114,9 +130,15 @@ async def listeners(client: AsyncClient, limits: Limits, queue: str | None = Non
 def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
     since = listener["oldest_pending_at"]
     pending_s = None if since is None else max(0.0, (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds())
+    health = listener.get("health", listener["state"])
+    counts = {name: listener.get(name, 0) for name in _COUNTS}
     wrong = None
-    if listener["state"] == "down":
-        wrong = "down"
+    if health in limits.fail_on:
+        wrong = health
+    elif limits.fail_on & {"parked", "retrying"} & {name for name, count in counts.items() if count}:
+        wrong = ", ".join(
+            f"{counts[name]:,} {name}" for name in ("parked", "retrying") if name in limits.fail_on and counts[name]
+        )
     elif limits.messages is not None and listener["lag"] > limits.messages:
         wrong = f"backlog over {limits.messages:,}"
     elif limits.age_s is not None and pending_s is not None and pending_s > limits.age_s:
@@ -126,6 +148,8 @@ def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
         listener=listener["name"],
         id=listener["id"],
         state=listener["state"],
+        health=health,
+        **counts,
         lag=listener["lag"],
         pending_s=pending_s,
         last_error=listener["last_error"],

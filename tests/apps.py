@@ -16,6 +16,7 @@ from broker.audit.reader import LogReader
 from broker.core.cursor import Cursor
 from broker.core.entities import Listener
 from broker.core.events import StatisticsCounted
+from broker.core.health import Facts
 from broker.core.statistics import Series
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
@@ -62,6 +63,9 @@ class NoDeliveries:
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         return ListenerCondition(state="live" if listener.paused is None else "paused", lag=0)
+
+    async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
+        return {one.id: (await self.condition(one)).facts for one in listeners}
 
 
 class NoCursors:

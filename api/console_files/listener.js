@@ -23,7 +23,7 @@ import { form } from "./forms.js";
 import { listenerForm, showSecret } from "./listenerform.js";
 import { lookAtListener, poll, seen } from "./live.js";
 import { replaysPanel } from "./replays.js";
-import { count, duration, headersText, outcome, problemWords } from "./words.js";
+import { count, duration, headersText, healthOf, healthSentences, outcome, problemWords, took } from "./words.js";
 
 const LOOK_MS = 3000;
 const SPAN_MS = 10 * 60_000;
@@ -90,17 +90,8 @@ function conditionOf(listener) {
       ]
     : ["The backlog is empty."];
   return [
-    el("p", { class: "big" }, state(listener.state || "unknown"), " ", ...waits),
-    listener.paused !== null
-      ? el("p", {}, `The listener is paused (${listener.paused}). Nothing is sent to it until you choose “Resume”.`)
-      : null,
-    listener.state === "down"
-      ? el(
-          "p",
-          {},
-          "The listener does not accept messages. Everput checks its liveness_url and sends the backlog as soon as that answers. Meanwhile no attempts are used up.",
-        )
-      : null,
+    el("p", { class: "big" }, state(healthOf(listener)), " ", ...waits),
+    ...healthSentences(listener, Date.now()).map((one) => el("p", {}, one)),
     listener.last_error ? el("p", { class: "alert" }, `Last error: ${listener.last_error}`) : null,
     line(seen(listener.id), { spanMs: SPAN_MS, what: "Backlog" }),
     el(
@@ -148,7 +139,7 @@ async function test(ids, listener) {
         el(
           "p",
           {},
-          `Everput sent one test message to ${listener.notify_url}, bypassing the queue. Result: ${outcome(result.status, result.error)}, after ${result.took_ms} ms.`,
+          `Everput sent one test message to ${listener.notify_url}, bypassing the queue. Result: ${outcome(result.status, result.error)}, after ${took(result.took_ms)}.`,
         ),
         el(
           "div",

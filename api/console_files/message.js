@@ -18,7 +18,7 @@ import {
 } from "./dom.js";
 import { form } from "./forms.js";
 import { each, lookAtListener, poll } from "./live.js";
-import { count, deliverySentence, indented, outcome, problemWords } from "./words.js";
+import { count, deliverySentence, indented, outcome, problemWords, took } from "./words.js";
 
 const LOOK_MS = 3000;
 const SHOWN_CHARACTERS = 50_000;
@@ -83,7 +83,7 @@ function deliveryBox(queue, message, delivery, listener, open) {
     String(one.number),
     moment(one.at),
     outcome(one.status, one.error),
-    `${one.took_ms} ms`,
+    took(one.took_ms),
   ]);
   const ids = { queue_id: queue.id, listener_id: delivery.id };
   const named = { "data-listener": delivery.id };

@@ -7,11 +7,11 @@ import { form } from "./forms.js";
 import { listenerForm } from "./listenerform.js";
 import { each, lookAtListener, poll, seen } from "./live.js";
 import { messagesPanel } from "./messages.js";
-import { problemWords } from "./words.js";
+import { healthOf, problemWords } from "./words.js";
 
 const LOOK_MS = 5000;
 const SPAN_MS = 5 * 60_000;
-const COLUMNS = ["Listener", "State", "Backlog", "Oldest", "Last 5 minutes", "Last error"];
+const COLUMNS = ["Listener", "State", "Backlog", "Oldest", "Retrying", "Parked", "Last 5 minutes", "Last error"];
 
 export async function showQueue({ main, ids, signal }) {
   const found = await ask("getQueue", { ids, signal });
@@ -88,14 +88,16 @@ async function allListeners(queueId, signal) {
 
 function listenerRow(queue, listener) {
   const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
-  const [name, condition, waiting, oldest, picture, error] = cells;
+  const [name, condition, waiting, oldest, retrying, parked, picture, error] = cells;
   name.replaceChildren(link(["queues", queue.id, "listeners", listener.id], listener.name, { class: "name" }));
   function draw(now) {
     name.firstChild.textContent = now.name;
-    condition.replaceChildren(state(now.state || "unknown"));
+    condition.replaceChildren(state(healthOf(now)));
     if (now.paused) condition.append(" ", el("span", { class: "quiet" }, now.paused));
     waiting.replaceChildren((now.lag || 0).toLocaleString());
     oldest.replaceChildren(since(now.oldest_pending_at));
+    retrying.replaceChildren((now.retrying || 0).toLocaleString());
+    parked.replaceChildren(now.parked ? el("span", { class: "state parked" }, now.parked.toLocaleString()) : "0");
     picture.replaceChildren(line(seen(listener.id), { spanMs: SPAN_MS, what: "Backlog", small: true }));
     error.replaceChildren(now.last_error || "–");
   }

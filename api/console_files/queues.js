@@ -5,11 +5,12 @@ import { line } from "./charts.js";
 import { button, dialog, el, hash, link, notice, since, state, tableOf } from "./dom.js";
 import { form } from "./forms.js";
 import { each, lookAtListener, note, poll, seen, visibleRows } from "./live.js";
+import { healthOf } from "./words.js";
 
 const LOOK_MS = 5000;
 const SPAN_MS = 5 * 60_000;
 const PAGE = 50;
-const COLUMNS = ["Queue", "Listeners", "Backlog", "Oldest", "Last 5 minutes"];
+const COLUMNS = ["Queue", "Listeners", "Backlog", "Oldest", "Parked", "Last 5 minutes"];
 
 export async function showQueues({ main, signal }) {
   const body = el("tbody");
@@ -98,7 +99,7 @@ export async function showQueues({ main, signal }) {
 /** Create a row: {element, look}. look() refreshes it. */
 function queueRow(queue) {
   const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
-  const [name, listeners, waiting, oldest, picture] = cells;
+  const [name, listeners, waiting, oldest, parked, picture] = cells;
   name.replaceChildren(link(["queues", queue.id], queue.name, { class: "name" }));
   const row = { element: el("tr", {}, cells), look, lookedMs: 0 };
   async function look(signal) {
@@ -116,7 +117,7 @@ function queueRow(queue) {
   }
   function draw(now) {
     const states = new Map();
-    for (const one of now) states.set(one.state || "unknown", (states.get(one.state || "unknown") || 0) + 1);
+    for (const one of now) states.set(healthOf(one), (states.get(healthOf(one)) || 0) + 1);
     const words = [...states].map(([word, many]) => [state(word), many > 1 ? ` × ${many} ` : " "]);
     listeners.replaceChildren(...(now.length ? words.flat() : [el("span", { class: "quiet" }, "none")]));
     const lag = now.reduce((sum, one) => sum + (one.lag || 0), 0);
@@ -126,6 +127,8 @@ function queueRow(queue) {
       .filter(Boolean)
       .sort();
     oldest.replaceChildren(since(times[0]));
+    const piles = now.reduce((sum, one) => sum + (one.parked || 0), 0);
+    parked.replaceChildren(piles ? el("span", { class: "state parked" }, piles.toLocaleString()) : now.length ? "0" : "–");
     if (now.length) note(`queue ${queue.id}`, lag);
     picture.replaceChildren(
       now.length ? line(seen(`queue ${queue.id}`), { spanMs: SPAN_MS, what: "Backlog", small: true }) : "",

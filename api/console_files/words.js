@@ -48,6 +48,11 @@ export function outcome(status, error) {
   return error ? `no answer: ${error}` : "no answer";
 }
 
+/** Return the duration of an attempt. */
+export function took(ms) {
+  return ms === null || ms === undefined ? "not measured" : ms < 1 ? "under 1 ms" : `${ms} ms`;
+}
+
 /**
  * Explain a delivery's state, and what to do about it, in a sentence or two.
  * listener: as GET returned it just now; null if that is not known.
@@ -59,7 +64,7 @@ export function deliverySentence(delivery, listener, message, nowMs) {
   switch (delivery.state) {
     case "delivered":
       return last
-        ? `Delivered ${ago(last.at, nowMs)} by attempt ${last.number} (${outcome(last.status, last.error)}, ${last.took_ms} ms).`
+        ? `Delivered ${ago(last.at, nowMs)} by attempt ${last.number} (${outcome(last.status, last.error)}, ${took(last.took_ms)}).`
         : "Delivered.";
     case "parked":
       return `${failed} Parked: no more attempts follow until you choose “Retry now”.`.trim();
@@ -75,12 +80,55 @@ export function deliverySentence(delivery, listener, message, nowMs) {
   }
 }
 
+/** Return the word for a listener's state: its health, or what a server says that does not know its health. */
+export function healthOf(listener) {
+  return listener.health || listener.state || "unknown";
+}
+
+/** Describe a listener's state in sentences, each of which is true of it now. */
+export function healthSentences(listener, nowMs) {
+  const said = [];
+  const recent = `${(listener.recent_failures || 0).toLocaleString("en")} of ${count(listener.recent_attempts || 0, "attempt")} in the last 5 minutes failed.`;
+  switch (healthOf(listener)) {
+    case "paused":
+      said.push(`The listener is paused (${listener.paused}). Nothing is sent to it until you choose “Resume”.`);
+      break;
+    case "down":
+      said.push(
+        "The listener does not accept messages. Everput checks its liveness_url and sends the backlog as soon as that answers. Meanwhile no attempts are used up.",
+      );
+      break;
+    case "failing":
+      said.push(
+        listener.recent_attempts
+          ? `Too many attempts fail: ${recent}`
+          : `The last attempt failed ${ago(listener.last_failure_at, nowMs)}.`,
+      );
+      break;
+    case "new":
+      said.push("No attempt has ended yet.");
+      break;
+    case "replaying":
+      said.push("A replay to the listener is running.");
+      break;
+    case "healthy":
+      said.push("The listener accepts messages.");
+  }
+  if (healthOf(listener) !== "failing" && listener.recent_failures) said.push(recent);
+  if (listener.retrying) said.push(`${count(listener.retrying, "delivery", "deliveries")} failed and will be retried.`);
+  if (listener.parked)
+    said.push(
+      `${count(listener.parked, "delivery", "deliveries")} parked: no more attempts follow until you choose “Retry all”.`,
+    );
+  return said;
+}
+
 function pendingSentence(delivery, listener, message, nowMs, failed, paused) {
   if (message.deliver_at && Date.parse(message.deliver_at) > nowMs) {
     return `Scheduled: not delivered before ${message.deliver_at} (${ago(message.deliver_at, nowMs)}).`;
   }
   if (paused) return pausedSentence(listener);
-  if (listener && listener.state === "down") {
+  if (listener && healthOf(listener) === "down") {
     const error = listener.last_error ? ` (${listener.last_error})` : "";
     return `${failed} The listener is down${error}. Everput checks its liveness_url and sends the message as soon as that answers.`.trim();
   }

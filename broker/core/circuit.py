@@ -47,6 +47,11 @@ class Circuit:
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the circuit is open although the liveness_url has answered 2xx: attempts failed again after that."""
+        return self.state is State.OPEN and self.relapses > 0
+
     def succeeded(self) -> None:
         """Count an attempt that did not fail by the listener's fault."""
         self.faults = 0

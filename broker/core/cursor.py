@@ -7,7 +7,8 @@ Metadata, version 1: `1 <open> <pending> <oldest_at_ms> <state> <error> <attempt
 <open> is unpadded url-safe base64 of unsigned LEB128 varints: top - offset, then the open offsets, each as the distance
 to the one before (the first to the committed offset). OPEN_MAX of them fit Kafka's 4,096 bytes. <attempts> is written
 in the same way, a number for each open offset. It is left out, with the space before it, when all are 0 or it does not
-fit.
+fit. <error> may be followed by `;` and the counts of the stream (health.py). Programs that do not know the counts take
+them for a part of the error.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Cursor:
 
     The cursor is stored as a committed offset with metadata. `pending` counts the messages below `top` that still wait,
     including those in `open`. `attempts` counts the finished attempts of each open offset; it is empty if all are 0 or
-    unknown.
+    unknown. `counts` holds the parked and retrying deliveries and the latest attempts as text (health.py); it is empty
+    if there are none.
     """
 
     top: int
@@ -40,6 +42,7 @@ class Cursor:
     state: str = "live"  # `live` or `down`
     error: str | None = None  # error of the last attempt; None if it succeeded
     attempts: tuple[int, ...] = ()
+    counts: str = ""
 
     @property
     def offset(self) -> int:
@@ -62,7 +65,8 @@ class Cursor:
             before = offset
         packed = pack(numbers)
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
-        text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {self.error or '-'}"
+        error = f"{self.error or '-'};{self.counts}" if self.counts else self.error or "-"
+        text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {error}"
         # Dropping open offsets lowers the top, and everything above it is delivered again.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
@@ -77,6 +81,7 @@ class Cursor:
         """Decode a committed cursor. Ignore metadata in another format, such as after a tool has reset the offset."""
         try:
             version, packed, pending, oldest, state, error, *more = text.split(" ")
+            error, _, counts = error.partition(";")
             to_top, *distances = unpack(packed)
             attempts = tuple(unpack(*more)) if more else ()
             opened = tuple(accumulate(distances, initial=offset))[1:]
@@ -88,6 +93,7 @@ class Cursor:
                 state=state,
                 error=None if error == "-" else error,
                 attempts=attempts,
+                counts=counts,
             )
         except (ValueError, TypeError):  # TypeError means too many fields
             return cls(top=offset)

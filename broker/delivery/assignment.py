@@ -81,6 +81,7 @@ class Assignment:
         # These attributes and methods implement the protocol `Assigned`, which dispatchers use.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
+        self.changed = self.checkpoints.changed
         self.lagging = self.catch_up.request
         self.overtakes = outstanding.overtakes
         self.is_outstanding = outstanding.is_outstanding

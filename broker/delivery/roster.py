@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from broker.core import health
 from broker.core.codec import Fields
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory
@@ -230,6 +231,11 @@ class Roster:
             return
         for number, partition in self.assignment.partitions.items():
             cursor = listener.stands_at(cursors, number)
+            dispatcher.recent.pop(number, None)
+            if cursor.counts:
+                dispatcher.recent[number] = health.read(cursor.counts).recent
+            if cursor.state == "down":  # for its former owner
+                self.assignment.checkpoints.changed(listener.id, (number,))
             reach = listener.reach(number, partition.tail)
             if cursor.top != reach or cursor.open:
                 window: Window[Delivery] = Window()

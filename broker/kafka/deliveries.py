@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from broker.core.codec import decode
 from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted
+from broker.core.health import Facts, facts_of
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
@@ -156,6 +158,10 @@ class KafkaDeliveries:
                 oldest.append(place.oldest_at_ms)
             if since_ms is not None:
                 oldest.append(since_ms)
+        known = facts_of(places.values(), time.time_ns() // 1_000_000)
+        error = next((place.error for place in places.values() if place.error is not None), None)
+        if known.accepted_at_ms > known.refused_at_ms and not known.down:
+            error = None  # Another stream's cursor still names the error of an earlier attempt.
         state = "live"
         if lag and any(place.state == "down" for place in places.values()):
             state = "down"
@@ -163,8 +169,15 @@ class KafkaDeliveries:
             state="paused" if listener.paused is not None else state,
             lag=lag,
             oldest_pending_at_ms=min(oldest, default=None),
-            last_error=next((place.error for place in places.values() if place.error is not None), None),
+            last_error=error,
+            facts=known,
         )
+
+    async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
+        """See ports.ListenerStatus."""
+        at_ms = time.time_ns() // 1_000_000
+        cursors = await self.cursors.load([one.id for one in listeners], range(self._messages.partitions))
+        return {listener_id: facts_of(places.values(), at_ms) for listener_id, places in cursors.items()}
 
     async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
         """Count the queue's messages in [top, end), within _LAG_READS_MAX reads. Return the count and the time of the

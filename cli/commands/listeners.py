@@ -103,9 +103,10 @@ def _line(secret: IO[str] | None) -> str | None:
 @queue_argument
 @asks
 def list_(client: Client, *, queue: str, as_json: bool) -> None:
-    """List the listeners of a queue, oldest first."""
+    """List the listeners of a queue, oldest first, with their states and their retrying and parked deliveries."""
     pages = client.pages(everput.list_listeners(find_queue(client, queue)))
-    columns = {"id": "id", "name": "name", "notify_url": "notify_url", "paused": "paused"}
+    columns = {"id": "id", "name": "name", "state": "health", "retrying": "retrying", "parked": "parked"}
+    columns |= {"notify_url": "notify_url", "paused": "paused"}
     show_all((listener for page in pages for listener in page.listeners), columns, as_json=as_json)
 
 

@@ -24,13 +24,23 @@ from cli.api_options import api_options
 from cli.arguments import QueueName
 from cli.groups import examples
 from cli.printing import say_json, stdout
-from cli.report import FIGURES, Limits, ListenerRow, ProcessRow, StorageRow, listeners, processes, storage
+from cli.report import FIGURES, TROUBLES, Limits, ListenerRow, ProcessRow, StorageRow, listeners, processes, storage
 from cli.waiting import waiting
 from everput import AsyncClient
 
 GIVE_UP_AFTER_S: Final = 5.0
 DAMAGED_LINE: Final = "log damaged: some records can't be read; `everput status --admin URL` names them"
 _MIB: Final = 1 << 20
+_ORDER: Final = ("down", "failing", "paused", "parked", "replaying", "new", "healthy", "live")
+_WELL: Final = _ORDER.index("replaying")
+
+
+def _fail_on(_context: click.Context, _parameter: click.Parameter, value: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in value.split(",") if name.strip()) - {"none"}
+    unknown = sorted(names - set(TROUBLES))
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]} is not one of {', '.join(TROUBLES)}")
+    return names
 
 
 @click.command(
@@ -45,6 +55,14 @@ _MIB: Final = 1 << 20
     "--age-max-s",
     type=click.FloatRange(min=0),
     help="Report a listener as wrong whose oldest message waits longer than this many seconds.",
+)
+@click.option(
+    "--fail-on",
+    default="down,failing,parked",
+    show_default=True,
+    callback=_fail_on,
+    metavar="LIST",
+    help=f"What to report as wrong, with commas between: {', '.join(TROUBLES)}; or none.",
 )
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(
@@ -63,18 +81,19 @@ def command(
     admin: Sequence[str],
     lag_max: int | None,
     age_max_s: float | None,
+    fail_on: frozenset[str],
     watch: bool,
     every_s: float,
     as_json: bool,
 ) -> None:
-    """Show the listeners of QUEUE (a name or an ID), or of all queues: state, backlog, last error.
+    """Show the listeners of QUEUE (a name or an ID), or of all queues, the worst first: state, backlog, last error.
 
-    The exit code is 1 if a listener is down or beyond a limit, the log is damaged, or a process is not ready; 2 if the
-    API does not answer.
+    The exit code is 1 if a listener is down or failing or has parked deliveries (see --fail-on), or is beyond a limit,
+    the log is damaged, or a process is not ready; 2 if the API does not answer.
     """
     with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):
         client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S, refused_at_once=True)
-        status = _Status(client, url, queue, admin, Limits(lag_max, age_max_s))
+        status = _Status(client, url, queue, admin, Limits(lag_max, age_max_s, fail_on))
         asyncio.run(status.run(every_s if watch else None, as_json=as_json))
     if status.wrong:
         sys.exit(1)
@@ -137,18 +156,31 @@ def tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Pro
     table = Table()
     for heading in ("queue", "listener", "state"):
         table.add_column(heading, overflow="fold")
-    for heading in ("waiting", "for"):
+    for heading in ("waiting", "for", "retrying", "parked", "failed in 5 min"):
         table.add_column(heading, justify="right")
     table.add_column("last error", overflow="fold")
     table.add_column("wrong", overflow="fold")
-    for row in sorted(seen, key=lambda row: (row.wrong is None, -row.lag, row.queue, row.listener)):
-        style = "red" if row.wrong else "yellow" if row.state != "live" or row.last_error else ""
-        cells = (row.queue, row.listener, row.state, f"{row.lag:,}", _age(row.pending_s))
+    for row in sorted(seen, key=_trouble):
+        style = "red" if row.wrong else "yellow" if _trouble(row)[1] < _WELL or row.last_error else ""
+        counts = (f"{row.retrying:,}", f"{row.parked:,}", _recent(row))
+        cells = (row.queue, row.listener, row.health, f"{row.lag:,}", _age(row.pending_s), *counts)
         table.add_row(*cells, row.last_error or "", row.wrong or "", style=style)
     lines = [Text(_storage_line(stored), style="red" if stored.wrong else "")]
     if stored.log_damaged:
         lines.append(Text(DAMAGED_LINE, style="red"))
     return Group(table, *lines, _process_table(behind)) if behind else Group(table, *lines)
+
+
+def _trouble(row: ListenerRow) -> tuple[bool, int, int, int, str, str]:
+    """Return the key that sorts the rows: what is wrong first, then by state, parked deliveries and backlog."""
+    order = _ORDER.index(row.health) if row.health in _ORDER else _WELL
+    if order >= _WELL and row.parked:
+        order = _WELL - 1
+    return row.wrong is None, order, -row.parked, -row.lag, row.queue, row.listener
+
+
+def _recent(row: ListenerRow) -> str:
+    return f"{row.recent_failures:,} of {row.recent_attempts:,}" if row.recent_attempts else ""
 
 
 def _storage_line(stored: StorageRow) -> str:

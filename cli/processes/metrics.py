@@ -18,11 +18,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from broker.core.catalogue import PASSING, TOPICS
+from broker.core.health import Health
 from broker.core.histogram import BOUNDS_MS, Histogram
 
 if TYPE_CHECKING:  # The supervisor imports this module, and must not import a Kafka client.
     from api.request_counts import RequestCounts
-    from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics
+    from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, Trouble
     from broker.delivery.worker import Worker
     from broker.kafka.log import KafkaLog
     from broker.ports import DirectoryView
@@ -127,6 +128,7 @@ def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awa
         if now is not None:
             yield from _now(now)
             yield from _lags(now.lags, time.time() * 1000)
+            yield from _troubles(now)
 
     registry.register(_Collector(make))
     return look
@@ -183,6 +185,49 @@ def _lags(lags: list[Lag], at_ms: float) -> Iterator[Metric]:
             age.add_metric([lag.queue_id, lag.listener_id], max(0.0, at_ms - lag.oldest_at_ms) / 1000)
     yield messages
     yield age
+
+
+def _troubles(now: Condition) -> Iterator[Metric]:
+    """Show how many listeners are in each state, and of those in trouble the worst."""
+    text = "Listeners by health, as `everput status` names it"
+    health = GaugeMetricFamily("everput_listeners_health", text, labels=["state"])
+    for state in Health:
+        health.add_metric([state], now.health[state])
+    yield health
+    troubles = now.troubles
+    yield GaugeMetricFamily("everput_parked", "Parked deliveries of all listeners", sum(_parked(troubles)))
+    yield GaugeMetricFamily("everput_retrying", "Retried deliveries of all listeners", sum(_retrying(troubles)))
+    labels = ["queue", "listener"]
+    parked = GaugeMetricFamily("everput_listener_parked", "Parked deliveries; the worst only", labels=labels)
+    for one in _worst(troubles, _parked(troubles)):
+        parked.add_metric([one.queue_id, one.listener_id], one.facts.parked)
+    yield parked
+    retrying = GaugeMetricFamily(
+        "everput_listener_retrying", "Deliveries with a failed attempt that are retried; the worst only", labels=labels
+    )
+    for one in _worst(troubles, _retrying(troubles)):
+        retrying.add_metric([one.queue_id, one.listener_id], one.facts.retrying)
+    yield retrying
+    text = "1 for the state of a listener that is down, failing or paused; those with the most failed attempts only"
+    states = GaugeMetricFamily("everput_listener_state", text, labels=[*labels, "state"])
+    worst = sorted(troubles, key=lambda one: (list(Health).index(one.health), -one.facts.refused))
+    for one in worst[:LISTENERS_SHOWN]:
+        states.add_metric([one.queue_id, one.listener_id, one.health], 1)
+    yield states
+
+
+def _parked(troubles: Iterable[Trouble]) -> list[int]:
+    return [one.facts.parked for one in troubles]
+
+
+def _retrying(troubles: Iterable[Trouble]) -> list[int]:
+    return [one.facts.retrying for one in troubles]
+
+
+def _worst(troubles: Iterable[Trouble], counts: Iterable[int]) -> list[Trouble]:
+    """Return the listeners with the highest counts above zero, LISTENERS_SHOWN at most."""
+    ranked = sorted(zip(counts, troubles, strict=True), key=lambda one: -one[0])
+    return [one for count, one in ranked[:LISTENERS_SHOWN] if count]
 
 
 def _sum(lags: Iterable[Lag]) -> int:

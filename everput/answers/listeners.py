@@ -72,10 +72,34 @@ class NewListenerAnswer(Answer):
     links: Links = field(name="_links")
 
 
-class ListenerNow(ListenerFields):
-    """A listener with its current state. A request for a past time gets none of the four fields about the state.
+class ListenerHealth(ListenerFields):
+    """A listener with its health. A request for a past time gets none of these fields.
 
-    state: The state: `live`, `down` or `paused`.
+    health: The state: `healthy`; `failing`: it is sent messages and refuses more than a quarter of them; `down`: it is
+        sent nothing until its liveness_url answers; `paused`; `replaying`: healthy, and a replay to it is running;
+        `new`: no attempt has ended yet.
+    parked: The number of parked deliveries.
+    retrying: The number of deliveries with a failed attempt that are retried. In the list of deliveries, those of the
+        last minute are missing.
+    recent_attempts: The attempts of the last 5 minutes.
+    recent_failures: Those of them that failed.
+    last_success_at: The time of the last attempt that the listener accepted; null if there is none.
+    last_failure_at: The time of the last attempt that failed; null if there is none.
+    """
+
+    health: str | UnsetType = UNSET
+    parked: Count | UnsetType = UNSET
+    retrying: Count | UnsetType = UNSET
+    recent_attempts: Count | UnsetType = UNSET
+    recent_failures: Count | UnsetType = UNSET
+    last_success_at: Time | UnsetType | None = UNSET
+    last_failure_at: Time | UnsetType | None = UNSET
+
+
+class ListenerNow(ListenerHealth):
+    """A listener with its current state. A request for a past time gets none of the fields about the state.
+
+    state: `live`, `down` or `paused`. It does not say whether a live listener accepts what it is sent; `health` does.
     lag: The number of messages still to be delivered, without parked ones and those whose `deliver_at` is to come.
     oldest_pending_at: The time at which the oldest of these messages was put; null if there is none.
     last_error: The last error of an attempt or a liveness check; null if there is none.
@@ -105,7 +129,7 @@ class ListenersAnswer(Answer):
     links: Links to this page and the next.
     """
 
-    listeners: list[ListenerFields]
+    listeners: list[ListenerHealth]
     links: PageLinks = field(name="_links")
 
 

@@ -182,10 +182,12 @@ class Office:
             topic, topic, "messages", self.partitions, self.dispatchers, self.assure, tuning=tuning
         )
         self.leaving: set[asyncio.Task[None]] = set()
+        self.changed: list[str] = []  # listeners that came to be down, or up again
         network = Network(resolver, Sockets(sockets), tls, connect)
         assignment = SimpleNamespace(
             known_changes=self.deleted,
             touched=self._touched,
+            changed=self.changed.append,
             lagging=self.catch_up.request,
             set_aside=self._set_aside if topic is None else self._set_aside_in_topic,
             overtakes=self.outstanding.overtakes,

@@ -7,6 +7,7 @@ from api_client import make_api
 
 from broker.core import events as ev
 from broker.ports import ListenerCondition
+from tests.apps import NoDeliveries
 
 
 async def items(api) -> dict[str, str]:
@@ -83,7 +84,7 @@ async def test_a_queue_s_tag_changes_with_its_listeners_names_and_not_with_what_
 
 
 async def test_a_listener_s_lag_makes_another_tag_and_hinders_no_change():
-    class Status:
+    class Status(NoDeliveries):
         lag = 0
 
         async def condition(self, listener):

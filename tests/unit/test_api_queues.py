@@ -9,8 +9,11 @@ import pytest
 from api_client import Api, make_api
 
 from broker.core.codec import decode_message
+from broker.core.health import Facts
 from broker.core.ids import parse_message_id
 from broker.ports import Attempt, DeliveryState, ListenerCondition
+from everput.answers.listeners import ListenerHealth, ListenerNow
+from tests.apps import NoDeliveries
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -134,7 +137,7 @@ async def test_an_update_changes_what_it_says_and_keeps_the_rest(api):
     changed = {"notify_url": "https://8.8.8.8/other", "rate_per_s": None, "max_attempts": 3, "retry_max_s": 60}
     answer = await api.put(path, json=changed)
     assert (before["retry_first_ms"], before["retry_max_s"]) == (1_000, 3_600)
-    condition = {"state", "lag", "oldest_pending_at", "last_error"}  # of now: only a GET shows it
+    condition = ListenerNow.__annotations__.keys() | ListenerHealth.__annotations__.keys()  # only a GET shows it
     assert answer.json()["listener"] == {key: one for key, one in {**before, **changed}.items() if key not in condition}
     assert (await api.get(path)).json()["listener"] == {**before, **changed}
 
@@ -150,9 +153,11 @@ async def test_a_paused_listener_says_so_until_it_is_resumed(api):
 
 
 async def test_a_listeners_condition_is_shown_when_it_is_known():
-    class Status:
+    facts = Facts(down=True, parked=2, retrying=1, accepted=1, refused=9, refused_at_ms=1_000)
+
+    class Status(NoDeliveries):
         async def condition(self, listener):
-            return ListenerCondition(state="down", lag=3, oldest_pending_at_ms=0, last_error="refused")
+            return ListenerCondition(state="down", lag=3, oldest_pending_at_ms=0, last_error="refused", facts=facts)
 
     api = await make_api(status=Status())
     queue_id = await api.queue()
@@ -161,6 +166,13 @@ async def test_a_listeners_condition_is_shown_when_it_is_known():
     assert listener["lag"] == 3
     assert listener["oldest_pending_at"] == "1970-01-01T00:00:00.000Z"
     assert listener["last_error"] == "refused"
+    counts = {"health": "down", "parked": 2, "retrying": 1}
+    latest = {"recent_attempts": 10, "recent_failures": 9}
+    times = {"last_success_at": None, "last_failure_at": "1970-01-01T00:00:01.000Z"}
+    assert counts | latest | times == {name: listener[name] for name in (*counts, *latest, *times)}
+    (listed,) = (await api.get(f"/v1/queues/{queue_id}/listeners")).json()["listeners"]
+    assert listed == {name: one for name, one in listener.items() if name in listed}
+    assert counts.keys() <= listed.keys()
 
 
 async def test_a_put_message_is_answered_with_its_id_and_a_made_name(api):

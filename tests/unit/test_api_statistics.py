@@ -12,10 +12,10 @@ from broker.core.events import StatisticsCounted
 from broker.core.statistics import MINUTE_MS, Counts, Key, Totals
 from broker.ports import ListenerCondition
 from cli.commands.stats import sparkline
-from tests.apps import CountedStatistics
+from tests.apps import CountedStatistics, NoDeliveries
 
 
-class Waiting:
+class Waiting(NoDeliveries):
     """ports.ListenerStatus of a listener for which seven messages wait."""
 
     async def condition(self, listener: Any) -> ListenerCondition:

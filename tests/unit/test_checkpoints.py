@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from broker.core.circuit import Circuit
 from broker.core.codec import decode
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled
@@ -48,6 +49,8 @@ class Settled:
                 reach=lambda _, tail: tail,
             ),
             streams={partition: self},
+            recent={},
+            circuit=Circuit(),
             error=None,
             limits=SimpleNamespace(low_priority=False),
         )
@@ -67,7 +70,9 @@ class Settled:
 async def nothing() -> None: ...
 
 
-NOTHING_KEPT = SimpleNamespace(flush=nothing, waiting=lambda *_: (0, None))  # stands for Outstanding
+NOTHING_KEPT = SimpleNamespace(  # stands for Outstanding
+    flush=nothing, waiting=lambda *_: (0, None), held=lambda *_: (0, 0), take_changed=dict
+)
 
 
 async def test_a_partition_whose_outcomes_are_not_written_keeps_back_its_own_cursors_until_they_are():

@@ -22,6 +22,7 @@ from test_api_accounts import PASSWORD, SAME, WHO
 from api import console as served
 from api.reference import OPERATION_DOCS
 from broker.commands.organizations import SCOPES
+from broker.core.health import Health
 
 FOLDER = Path(served.__file__).parent / "console_files"
 SCRIPTS = {path.name: path.read_text() for path in FOLDER.glob("*.js")}
@@ -303,6 +304,9 @@ def test_why_a_message_is_not_delivered_is_said_in_words():
             "The listener is paused (asked for). Resume it to continue.",
         ),
         ({"state": "pending", "attempts": []}, down, {}, "The listener is down (timeout)."),
+        ({"state": "pending", "attempts": []}, {**live, "health": "down"}, {}, "The listener is down (timeout)."),
+        ({"state": "delivered", "attempts": [{**taken, "took_ms": 0}]}, None, {}, "(HTTP 204, under 1 ms)"),
+        ({"state": "delivered", "attempts": [{**taken, "took_ms": None}]}, None, {}, "(HTTP 204, not measured)"),
         ({"state": "pending", "attempts": []}, live, {}, "7 messages for this listener"),
         ({"state": "pending", "attempts": []}, live, {"deliver_at": later}, f"before {later} (in 5 min)"),
         ({"state": "pending", "attempts": []}, None, {}, "Waiting to be sent."),
@@ -335,3 +339,49 @@ def test_why_a_message_is_not_delivered_is_said_in_words():
         "A: Long. B: is none.",
         "Too many attempts. Try again in 7 s.",
     ]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on this machine's PATH")
+def test_every_sentence_about_a_listener_is_true_of_its_state():
+    well = {"state": "live", "health": "healthy", "paused": None, "recent_attempts": 60, "recent_failures": 0}
+    bad = {**well, "health": "failing", "recent_failures": 60}
+    silent = {**bad, "recent_attempts": 0, "recent_failures": 0, "last_failure_at": "2026-01-31T11:50:00Z"}
+    accepts = "The listener accepts messages."
+    cases = [
+        (well, "healthy", [accepts]),
+        ({**well, "recent_failures": 2}, "healthy", [accepts, "2 of 60 attempts in the last 5 minutes failed."]),
+        (bad, "failing", ["Too many attempts fail: 60 of 60 attempts in the last 5 minutes failed."]),
+        (silent, "failing", ["The last attempt failed 10 min ago."]),
+        ({**bad, "health": "down"}, "down", ["The listener does not accept", "60 of 60 attempts"]),
+        ({**bad, "health": "paused", "paused": "410"}, "paused", ["is paused (410).", "60 of 60 attempts"]),
+        ({**well, "health": "replaying"}, "replaying", ["A replay to the listener is running."]),
+        ({**well, "health": "new", "recent_attempts": 0}, "new", ["No attempt has ended yet."]),
+        ({**well, "retrying": 1, "parked": 3}, "healthy", [accepts, "1 delivery failed", "3 deliveries parked:"]),
+        ({"state": "down", "paused": None}, "down", ["The listener does not accept"]),
+        ({"state": "live", "paused": None}, "live", []),
+    ]
+    told = node(f"""
+        import * as words from "{(FOLDER / "words.js").as_uri()}";
+        const now = Date.parse("2026-01-31T12:00:00Z");
+        const asked = {json.dumps([one for one, *_ in cases])};
+        console.log(JSON.stringify(asked.map((one) => [words.healthOf(one), words.healthSentences(one, now)])));
+    """)
+    for (state, said), (_, wanted, sentences) in zip(told, cases, strict=True):
+        assert (state, len(said)) == (wanted, len(sentences))
+        assert all(sentence in one for one, sentence in zip(said, sentences, strict=True)), said
+    assert all(accepts not in said for state, said in told if state != "healthy")
+    badges = (FOLDER / "console.css").read_text()
+    colors = {
+        state: color
+        for states, color in re.findall(r"((?:\.state\.\w+,? ?)+){ background: var\(--(\w+)-paper", badges)
+        for state in re.findall(r"\.state\.(\w+)", states)
+    }
+    shown = {str(health): colors.get(health) for health in Health}
+    assert shown == {
+        "healthy": "good",
+        "down": "bad",
+        "failing": "bad",
+        "paused": "warn",
+        "replaying": "warn",
+        "new": None,
+    }

@@ -15,11 +15,14 @@ from memory import MemoryControl
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.audit.past import PastView
+from broker.core.circuit import Circuit
 from broker.core.directory import Directory
 from broker.core.events import DeliveryAttempted, LogDamaged
+from broker.core.health import Facts
+from broker.core.health import Health as State
 from broker.core.histogram import BOUNDS_MS, Histogram
 from broker.core.ids import message_id
-from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, condition
+from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, Trouble, condition
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.errors import LogUnavailable
 from cli.processes.admin import Health, process_app, serving
@@ -126,9 +129,36 @@ async def test_however_many_listeners_lag_only_the_worst_are_named():
     assert found[("everput_listeners_lagging",)] == 1002
 
 
+async def test_the_worst_listeners_in_trouble_are_named_with_their_state_and_all_are_counted():
+    worker, health = SomeWorker(), Health()
+    health.look = show_worker(health.registry, worker)
+    for number in range(1, 1001):
+        worker.now.health[State.FAILING] += 1
+        facts = Facts(refused=number, refused_at_ms=1, parked=number, retrying=1001 - number)
+        worker.now.troubles.append(Trouble(f"l{number}", "q", State.FAILING, facts))
+    worker.now.health[State.DOWN] += 1
+    worker.now.troubles.append(Trouble("away", "q", State.DOWN, Facts(down=True)))
+    async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
+        found = await scrape(url)
+
+    def named(name: str) -> dict[str, float]:
+        return {dict(key[1:])["listener"]: value for key, value in found.items() if key[0] == name}
+
+    worst = {f"l{number}": float(number) for number in range(1001 - LISTENERS_SHOWN, 1001)}
+    assert named("everput_listener_parked") == worst
+    assert named("everput_listener_retrying") == {f"l{n}": 1001.0 - n for n in range(1, LISTENERS_SHOWN + 1)}
+    assert len(named("everput_listener_state")) == LISTENERS_SHOWN
+    assert found[("everput_listener_state", ("listener", "away"), ("queue", "q"), ("state", "down"))] == 1
+    assert found[("everput_listener_state", ("listener", "l1000"), ("queue", "q"), ("state", "failing"))] == 1
+    assert found[("everput_parked",)] == found[("everput_retrying",)] == sum(range(1, 1001))
+    counted = {key[1][1]: value for key, value in found.items() if key[0] == "everput_listeners_health"}
+    assert counted == {"down": 1, "failing": 1000, "paused": 0, "replaying": 0, "new": 0, "healthy": 0}
+
+
 async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():
-    counted = {"held": 1, "held_bytes": 1, "behind": (), "streams": {}}
-    dispatchers = [SimpleNamespace(condition="live", **counted) for _ in range(1000)]
+    listener = SimpleNamespace(id="l", paused=None)
+    counted = {"held": 1, "held_bytes": 1, "behind": (), "streams": {}, "recent": {}, "listener": listener}
+    dispatchers = [SimpleNamespace(condition="live", circuit=Circuit(), **counted) for _ in range(1000)]
     looking = asyncio.create_task(condition(dispatchers, {}, Outstanding(None, None, "", {}, {}, None)))
     turns = 0
     while not looking.done():

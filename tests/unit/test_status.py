@@ -19,6 +19,7 @@ from broker.core.catalogue import shown_json
 from broker.core.damage import DamagedRange
 from broker.core.entities import Listener
 from broker.core.events import LogDamaged
+from broker.core.health import Facts
 from broker.damage import mended
 from broker.errors import ConfigurationError
 from broker.ports import ListenerCondition
@@ -28,12 +29,14 @@ from cli.processes.admin import Health, process_app, serving
 from cli.processes.hosts import Hosts
 from cli.report import Limits, listeners, processes
 from everput import AsyncClient
+from tests.apps import NoDeliveries
 from tests.listeners import until
 
 NO_LIMITS = Limits(None, None)
+DOWN = ListenerCondition(state="down", lag=7, last_error="refused", facts=Facts(down=True))
 
 
-class Conditions:
+class Conditions(NoDeliveries):
     """ports.ListenerStatus: by the listener's name."""
 
     def __init__(self) -> None:
@@ -73,7 +76,7 @@ async def test_what_is_down_or_beyond_a_limit_is_wrong_and_what_is_paused_is_not
     queue_id = await api.queue()
     since_ms = int(time.time() * 1000) - 90_000
     conditions.by_name = {
-        "down": ListenerCondition(state="down", lag=1, last_error="refused"),
+        "down": ListenerCondition(state="down", lag=1, last_error="refused", facts=Facts(down=True)),
         "paused": ListenerCondition(state="paused", lag=3),
         "much": ListenerCondition(state="live", lag=11),
         "long": ListenerCondition(state="live", lag=1, oldest_pending_at_ms=since_ms),
@@ -88,6 +91,50 @@ async def test_what_is_down_or_beyond_a_limit_is_wrong_and_what_is_paused_is_not
     assert await wrong(Limits(10, None)) == {"down", "much"}
     assert await wrong(Limits(11, 80)) == {"down", "long"}
     assert await wrong(Limits(11, 100)) == {"down"}
+
+
+async def test_the_worst_come_first_and_what_counts_as_wrong_can_be_chosen(asked):
+    api, conditions, client = asked
+    queue_id = await api.queue()
+    now_ms = int(time.time() * 1000)
+    well, refused = {"accepted": 60, "accepted_at_ms": now_ms}, {"refused": 60, "refused_at_ms": now_ms}
+    facts = {
+        "well": Facts(**well),
+        "new": Facts(),
+        "retries": Facts(**well, retrying=4),
+        "piled": Facts(**well, parked=2),
+        "paused": Facts(**refused),
+        "failing": Facts(**refused, retrying=60),
+        "down": Facts(**refused, down=True),
+    }
+    for name, known in facts.items():
+        state = name if name in ("down", "paused") else "live"
+        conditions.by_name[name] = ListenerCondition(state=state, lag=0, facts=known)
+        listener_id = await api.listener(queue_id, name=name)
+        if name == "paused":
+            await api.request("POST", f"/v1/queues/{queue_id}/listeners/{listener_id}/pause")
+
+    async def wrong(*fail_on: str) -> list[tuple[str, str]]:
+        rows = await listeners(client, Limits(None, None, frozenset(fail_on)))
+        return [(row.listener, row.wrong) for row in sorted(rows, key=status_module._trouble) if row.wrong]
+
+    rows = await listeners(client, Limits(None, None, frozenset()))
+    in_order = [row.listener for row in sorted(rows, key=status_module._trouble)]
+    assert in_order == ["down", "failing", "paused", "piled", "new", "retries", "well"]
+    assert await wrong("down", "failing", "parked") == [
+        ("down", "down"),
+        ("failing", "failing"),
+        ("piled", "2 parked"),
+    ]
+    assert await wrong("parked") == [("piled", "2 parked")]
+    assert await wrong("paused") == [("paused", "paused")]
+    assert await wrong("retrying") == [("failing", "60 retrying"), ("retries", "4 retrying")]
+    assert await wrong() == []
+    status = _Status(client, "http://api.test", None, [], NO_LIMITS)
+    out = io.StringIO()
+    Console(file=out, width=160).print(status_module._tables(*await status.look()))
+    assert status.wrong
+    assert "60 of 60" in out.getvalue()
 
 
 async def test_a_queue_that_is_not_there_is_an_error(asked):
@@ -131,7 +178,7 @@ async def test_whoever_watches_is_told_again_and_again_how_it_is_by_then(asked, 
     async with watching(status, as_json=True):
         await until(lambda: told_that("live"), what="it is live")
         assert not status.wrong
-        conditions.by_name["l"] = ListenerCondition(state="down", lag=1, last_error="refused")
+        conditions.by_name["l"] = DOWN
         await until(lambda: told_that("down"), what="it is down")
         assert status.wrong
         conditions.by_name.clear()
@@ -147,8 +194,8 @@ async def test_on_a_terminal_one_table_is_kept_up_to_date(asked, monkeypatch: py
     terminal = Console(file=shown, force_terminal=True, width=120, height=30, _environ={"TERM": "xterm"})
     monkeypatch.setattr(status_module, "stdout", lambda: terminal)
     async with watching(_Status(client_of(api), "http://api.test", None, [], NO_LIMITS), as_json=False):
-        await until(lambda: "live" in shown.getvalue(), what="it is live")
-        conditions.by_name["l"] = ListenerCondition(state="down", lag=7, last_error="refused")
+        await until(lambda: "new" in shown.getvalue(), what="it is new")
+        conditions.by_name["l"] = DOWN
         await until(lambda: "refused" in shown.getvalue(), what="it is down, and why")
     assert "\x1b[1A" in shown.getvalue()  # over the table of before
 

@@ -18,10 +18,19 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import inf
 
+from broker.core import circuit
 from broker.core.codec import encode
 from broker.core.cursor import Cursor
 from broker.delivery.checkpoint.metrics import Metrics
-from broker.delivery.dispatch.stream import Dispatching, Stream, now_ms, outcome_events, take_outcomes
+from broker.delivery.dispatch.stream import (
+    Dispatching,
+    Stream,
+    counts_text,
+    note_attempts,
+    now_ms,
+    outcome_events,
+    take_outcomes,
+)
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.ports import Appender, CursorStore
 from broker.delivery.reading.partition import Partition
@@ -67,6 +76,8 @@ class Checkpoints:
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
+        # By listener id, the partitions whose cursor must be committed although no stream has changed.
+        self._changed: dict[str, set[int]] = {}
         # Outcomes that were collected from their streams but are not written yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
@@ -78,9 +89,17 @@ class Checkpoints:
         stream.dirty = True
         self._dirty.add(stream)
 
+    def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
+        """Have a listener's cursors in the next checkpoint: it is down now, or up again, or deliveries were parked.
+
+        partitions: None for all.
+        """
+        self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
+
     def removed(self, listener_id: str) -> None:
         """Forget a listener that was deleted."""
         self.stored_at_s.pop(listener_id, None)
+        self._changed.pop(listener_id, None)
 
     async def last(self) -> None:
         """Make the last checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if it
@@ -145,13 +164,14 @@ class Checkpoints:
                 return
             began = self._monotonic()
             streams: list[Stream] = []
+            cursors: dict[str, dict[int, Cursor]] = {}
             try:
-                cursors = await self._collect(streams, began)
+                await self._collect(streams, cursors, began)
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
                 refused = await self._store(cursors, pause_s=pause_s)
             except BaseException:  # Also if cancelled, so that a stopping worker's last checkpoint repeats the writes.
-                self._failed(streams)
+                self._failed(streams, cursors)
                 raise
             self._note_stored(cursors, began)
             error = unwritten or refused
@@ -159,7 +179,12 @@ class Checkpoints:
             self._metrics.cursors += sum(len(places) for one, places in cursors.items() if one not in kept_back)
             if error is not None:
                 self._failed(
-                    one for one in streams if one.dispatcher.listener.id in kept_back or one.partition in self._outcomes
+                    [
+                        one
+                        for one in streams
+                        if one.dispatcher.listener.id in kept_back or one.partition in self._outcomes
+                    ],
+                    {one: cursors[one] for one in kept_back},
                 )
             elif streams:
                 self._metrics.checkpoints.add((self._monotonic() - began) * 1000)
@@ -177,8 +202,10 @@ class Checkpoints:
                 continue
             stream.dispatcher.streams.pop(stream.partition, None)
 
-    def _failed(self, streams: Iterable[Stream]) -> None:
+    def _failed(self, streams: Iterable[Stream], cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         self._metrics.checkpoints_failed += 1
+        for listener_id, places in cursors.items():
+            self.changed(listener_id, places)
         for stream in streams:
             if stream.current:
                 stream.pressing = True
@@ -212,9 +239,11 @@ class Checkpoints:
             return error
         return None
 
-    async def _collect(self, streams: list[Stream], at_s: float) -> dict[str, dict[int, Cursor]]:
-        """Collect the outcomes and cursors of all changed streams that are due, and add these streams to `streams`."""
-        cursors: dict[str, dict[int, Cursor]] = {}
+    async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
+        """Collect the outcomes and cursors of all changed streams that are due. Add the streams to `streams`, and their
+        cursors to `cursors`.
+        """
+        self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}
         for looked_at, stream in enumerate(list(self._dirty), 1):
             if looked_at % self._tuning.dirty_at_once == 0:
@@ -233,13 +262,33 @@ class Checkpoints:
             streams.append(stream)
             rows, attempts = take_outcomes(stream)
             self._metrics.count(rows, attempts)
+            note_attempts(stream, rows, attempts)
             for event in outcome_events(stream, rows, attempts, now_ms()):
                 key, value = getattr(event, "message_id", listener_id), encode(event)
                 self._outcomes.setdefault(stream.partition, []).append((key.encode(), value))
                 if self._count is not None:
                     self._count(dispatcher.listener.organization_id, len(value))
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
-        return cursors
+
+    def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
+        """Take the cursors that changed() has named and that no stream has. The streams' own come with them."""
+        for listener_id, numbers in self._outstanding.take_changed().items():
+            self.changed(listener_id, numbers)
+        changed, self._changed = self._changed, {}
+        for listener_id, numbers in changed.items():
+            dispatcher = self._dispatchers.get(listener_id)
+            if dispatcher is None:
+                continue
+            if self._may_wait(dispatcher, at_s):
+                self._changed[listener_id] = numbers
+                continue
+            for number in numbers:
+                stream = dispatcher.streams.get(number)
+                if stream is not None:
+                    self.touched(stream)
+            idle = self._idle_of(dispatcher, numbers)
+            if idle:
+                cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
         """Return whether a low-priority listener can skip this checkpoint, because its last commit is recent and few of
@@ -303,18 +352,29 @@ class Checkpoints:
         found = ((dispatcher.listener.id, self._idle_of(dispatcher)) for dispatcher in dispatchers)
         return {listener_id: idle for listener_id, idle in found if idle}
 
-    def _idle_of(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        idle = {}
-        for number, partition in self._partitions.items():
-            if number not in dispatcher.streams and partition.placed(dispatcher):
-                waiting, since_ms = self._outstanding.waiting(number, dispatcher.listener.id)
-                top = dispatcher.listener.reach(number, partition.tail)
-                idle[number] = Cursor(top=top, pending=waiting, oldest_at_ms=since_ms, error=dispatcher.error)
+    def _idle_of(self, dispatcher: Dispatching, numbers: Iterable[int] | None = None) -> dict[int, Cursor]:
+        """Return a dispatcher's cursors on these partitions that have no stream. numbers: None for all."""
+        idle, listener_id = {}, dispatcher.listener.id
+        down = dispatcher.circuit.state is circuit.State.OPEN
+        for number in self._partitions if numbers is None else numbers:
+            partition = self._partitions.get(number)
+            if partition is not None and number not in dispatcher.streams and partition.placed(dispatcher):
+                waiting, since_ms = self._outstanding.waiting(number, listener_id)
+                idle[number] = Cursor(
+                    top=dispatcher.listener.reach(number, partition.tail),
+                    pending=waiting,
+                    oldest_at_ms=since_ms,
+                    state="down" if down else "live",
+                    error=dispatcher.error,
+                    counts=counts_text(dispatcher, number, *self._outstanding.held(number, listener_id)),
+                )
         return idle
 
     def _cursor(self, stream: Stream, partition: Partition) -> Cursor:
-        waiting, since_ms = self._outstanding.waiting(stream.partition, stream.dispatcher.listener.id)
-        return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms)
+        listener_id = stream.dispatcher.listener.id
+        waiting, since_ms = self._outstanding.waiting(stream.partition, listener_id)
+        parked, retrying = self._outstanding.held(stream.partition, listener_id)
+        return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
     def _standing(self, dispatcher: Dispatching) -> dict[int, Cursor]:
         """Return those cursors of a dispatcher that do not depend on unwritten outcomes."""

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from broker.core import circuit
+from broker.core.health import Facts, Health, facts
 from broker.core.histogram import Histogram
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.stream import Made, Row
+from broker.delivery.dispatch.stream import Made, Row, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED
@@ -54,12 +56,25 @@ class Lag:
     oldest_at_ms: int | None  # None if unknown
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A listener that does not accept everything, as far as this worker knows."""
+
+    listener_id: str
+    queue_id: str
+    health: Health
+    facts: Facts
+
+
 @dataclass(slots=True)
 class Condition:
     """The state of a worker at one moment, for its metrics."""
 
     partitions: int = 0
     listeners: Counter[str] = field(default_factory=Counter)  # by state, such as `down`
+    health: Counter[Health] = field(default_factory=Counter)  # listeners and replays
+    # Only listeners that are down, failing or paused, or have parked or retrying deliveries.
+    troubles: list[Trouble] = field(default_factory=list)
     lags: list[Lag] = field(default_factory=list)  # only listeners that lag
     open: int = 0  # deliveries in windows
     behind: int = 0  # offsets to be read again
@@ -117,8 +132,26 @@ async def condition(
             messages += count
             if since_ms is not None:
                 oldest.append(since_ms)
+        _judge(now, dispatcher, outstanding)
         if messages:
             now.lags.append(
                 Lag(dispatcher.listener.id, dispatcher.listener.queue_id, messages, min(oldest, default=None))
             )
     return now
+
+
+def _judge(now: Condition, dispatcher: Dispatcher, outstanding: Outstanding) -> None:
+    """Add the listener's health to the condition."""
+    listener = dispatcher.listener
+    parked, retrying = outstanding.held_of(listener.id)
+    known = facts(
+        down=dispatcher.circuit.state is circuit.State.OPEN and not dispatcher.circuit.alive,
+        parked=parked,
+        retrying=retrying + sum(stream.retrying for stream in dispatcher.streams.values()),
+        recent=dispatcher.recent.values(),
+        at_ms=now_ms(),
+    )
+    health = known.health(paused=listener.paused is not None)
+    now.health[health] += 1
+    if known.parked or known.retrying or health in (Health.DOWN, Health.FAILING, Health.PAUSED):
+        now.troubles.append(Trouble(listener.id, listener.queue_id, health, known))

@@ -34,7 +34,7 @@ from broker.delivery.dispatch.connections import Connections, Network
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
-from broker.delivery.dispatch.stream import Delivery, Stream, message_of, now_ms
+from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, message_of, now_ms
 from broker.delivery.tuning import Tuning
 from broker.outbound.addresses import parse_url
 from broker.outbound.connection import ConnectFailed, Connection, NotTried
@@ -47,6 +47,7 @@ class Attempting(Protocol):
     """The interface of a dispatcher that its attempts use."""
 
     tuning: Tuning
+    assignment: Assigned
     queue: Queue
     listener: Listener
     circuit: Circuit
@@ -331,6 +332,7 @@ class Attempts:
         stream.touch()
 
     def _log_opened(self) -> None:
+        self.dispatcher.assignment.changed(self.dispatcher.listener.id)
         log.warning("circuit.opened listener=%s error=%s", self.dispatcher.listener.id, self.error)
 
     def _note_error(self, error: str | None, stream: Stream) -> None:

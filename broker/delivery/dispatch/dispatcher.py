@@ -33,6 +33,7 @@ from broker.core.delivery import CANCELLED, DROPPED, KEPT, MISSING, QUEUED, READ
 from broker.core.entities import Listener, Queue
 from broker.core.events import DAMAGED, UNDECODABLE
 from broker.core.flow import Share
+from broker.core.health import Recent
 from broker.core.window import Window
 from broker.delivery.dispatch.admission import BEGIN, Admission, Admissions
 from broker.delivery.dispatch.attempts import Attempts
@@ -83,6 +84,7 @@ class Dispatcher:
         # `said_gone` is true if the listener has answered 410 Gone, and `sending` if attempts may begin.
         self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}  # by partition
+        self.recent: dict[int, Recent] = {}  # the latest attempts, by partition
         self.failed_lines, self.parked_lines = LogRateLimit(tuning), LogRateLimit(tuning)
         self._loop = loop = asyncio.get_running_loop()
         self.circuit = Circuit()

@@ -105,6 +105,7 @@ class Liveness:
         spread_ms = int(wait_ms * (1 - self._tuning.probe_jitter * self._dice()))
         if circuit.probed(alive=answer, at_ms=at_ms, interval_ms=spread_ms):
             log.warning("circuit.probation listener=%s", listener.id)
+            dispatcher.assignment.changed(listener.id)
             dispatcher.wake()
 
     async def stop(self) -> None:

@@ -19,6 +19,7 @@ from broker.core.cursor import Cursor
 from broker.core.delivery import KEPT, MISSING, State
 from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
+from broker.core.health import Recent
 from broker.core.window import Window
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.log_rate_limit import LogRateLimit
@@ -40,6 +41,8 @@ class Assigned(Protocol):
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
+    # The listener is down now, or up again.
+    def changed(self, listener_id: str, /) -> None: ...
     def touched(self, stream: Stream, /) -> None: ...
     def lagging(self, stream: Stream, /) -> None: ...
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None, /) -> None: ...
@@ -59,6 +62,7 @@ class Dispatching(Protocol):
     circuit: Circuit
     limits: Limits
     streams: dict[int, Stream]
+    recent: dict[int, Recent]
     behind: dict[Stream, None]
     failed_lines: LogRateLimit
     parked_lines: LogRateLimit
@@ -159,16 +163,20 @@ class Stream:
         """Whether this is still its dispatcher's stream of the partition."""
         return self.dispatcher.streams.get(self.partition) is self
 
-    def cursor(self, tail: int, *, waiting: int = 0, since_ms: int | None = None) -> Cursor:
+    def cursor(
+        self, tail: int, *, waiting: int = 0, since_ms: int | None = None, parked: int = 0, retrying: int = 0
+    ) -> Cursor:
         """Return the stream's cursor, which a checkpoint commits. `tail` is the offset of the next new message in the
         partition.
 
         `waiting` is the number of unsettled deliveries that have moved to the topic `outstanding`, and `since_ms` is
-        when the oldest of their messages was put.
+        when the oldest of their messages was put. `parked` and `retrying` count deliveries in that topic, too.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)
         opened = window.opened()
+        attempts = self._attempts_made(opened)
+        retrying += len(attempts) - attempts.count(0)
         return Cursor(
             top=window.top(tail),
             open=opened,
@@ -176,8 +184,15 @@ class Stream:
             oldest_at_ms=min((at for at in (self.oldest_at_ms, since_ms) if at is not None), default=None),
             state="down" if self.dispatcher.circuit.state is circuit.State.OPEN else "live",
             error=self.dispatcher.error,
-            attempts=self._attempts_made(opened),
+            attempts=attempts,
+            counts=counts_text(self.dispatcher, self.partition, parked, retrying),
         )
+
+    @property
+    def retrying(self) -> int:
+        """The number of deliveries in the window that have failed at least once."""
+        attempts = self._attempts_made(self.window.opened())
+        return len(attempts) - attempts.count(0)
 
     def _attempts_made(self, opened: Sequence[int]) -> tuple[int, ...]:
         """Return the number of finished attempts of each delivery at these offsets, or an empty tuple if there were
@@ -249,6 +264,28 @@ class Stream:
                 due_ms,
                 left_out,
             )
+
+
+def counts_text(dispatcher: Dispatching, partition: int, parked: int, retrying: int) -> str:
+    """Return the counts of a stream for its cursor: its deliveries, and its latest attempts (broker/core/health.py)."""
+    recent, alive = dispatcher.recent.get(partition), dispatcher.circuit.alive
+    if recent is None:
+        return Recent().text(parked, retrying, alive=alive) if parked or retrying or alive else ""
+    return recent.text(parked, retrying, alive=alive)
+
+
+def note_attempts(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made]) -> None:
+    """Count the attempts of a checkpoint among the latest ones of the stream."""
+    if not rows and not attempts:
+        return
+    recent = stream.dispatcher.recent.get(stream.partition)
+    if recent is None:
+        recent = stream.dispatcher.recent[stream.partition] = Recent()
+    if rows:
+        recent.add(rows[-1][1], accepted=len(rows))
+    for attempt, _ in attempts:
+        accepted = attempt.outcome == "delivered"
+        recent.add(attempt.at_ms, accepted=accepted, refused=not accepted)
 
 
 def now_ms() -> int:

@@ -58,6 +58,8 @@ class Count:
     due: dict[int, int] = field(default_factory=dict)  # not parked, by partition
     # Deliveries that are due or retrying, by partition. Those that wait for their `deliver_at` time are not counted.
     waiting: dict[int, int] = field(default_factory=dict)
+    retrying: dict[int, int] = field(default_factory=dict)  # of each partition: not parked, with a failed attempt
+    parked: dict[int, int] = field(default_factory=dict)  # of each partition
     queued_keys: int = 0  # not parked, with an ordering key
 
 
@@ -68,6 +70,8 @@ class OutstandingIndex:
         self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}  # by listener id
         self.queued_keys = 0
+        # By listener id, the partitions whose counts have changed since the last checkpoint.
+        self.changed: dict[str, set[int]] = {}
         self._rows = 0
         self._last_id = 0
         self._opened: sqlite3.Connection | None = None
@@ -152,7 +156,9 @@ class OutstandingIndex:
             (entry.redrives, entry.forgiven, entry.since_ms, entry.due_ms, entry.queued_ms, entry.id),
         )
         if was_parked:
+            _add(self.counts[entry.listener_id].parked, entry.partition, -1)
             self._count_due(entry, 1)
+            self.changed.setdefault(entry.listener_id, set()).add(entry.partition)
 
     # Rows of a listener
 
@@ -301,14 +307,23 @@ class OutstandingIndex:
         count.rows += by
         if entry.due_ms is not None:
             self._count_due(entry, by)
+        else:
+            _add(count.parked, entry.partition, by)
+        self.changed.setdefault(entry.listener_id, set()).add(entry.partition)
         if not count.rows:
             del self.counts[entry.listener_id]
 
     def _count_due(self, entry: OutstandingEntry, by: int) -> None:
         count = self.counts[entry.listener_id]
-        count.due[entry.partition] = count.due.get(entry.partition, 0) + by
+        _add(count.due, entry.partition, by)
+        if entry.number:
+            _add(count.retrying, entry.partition, by)
         if entry.number or entry.ordering_key is not None:
-            count.waiting[entry.partition] = count.waiting.get(entry.partition, 0) + by
+            _add(count.waiting, entry.partition, by)
         if entry.ordering_key is not None:
             count.queued_keys += by
             self.queued_keys += by
+
+
+def _add(counts: dict[int, int], partition: int, by: int) -> None:
+    counts[partition] = counts.get(partition, 0) + by

@@ -273,6 +273,21 @@ class Outstanding:
         number = 0 if count is None else count.waiting.get(partition, 0)
         return number, self._index.waits_since_ms(partition, listener_id) if number else None
 
+    def held(self, partition: int, listener_id: str) -> tuple[int, int]:
+        """Count the parked deliveries, and those with an attempt that are retried."""
+        count = self._index.counts.get(listener_id)
+        return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))
+
+    def held_of(self, listener_id: str) -> tuple[int, int]:
+        """Count as held() does, over all partitions."""
+        count = self._index.counts.get(listener_id)
+        return (0, 0) if count is None else (sum(count.parked.values()), sum(count.retrying.values()))
+
+    def take_changed(self) -> dict[str, set[int]]:
+        """Return, by listener id, the partitions whose counts have changed since the last call."""
+        changed, self._index.changed = self._index.changed, {}
+        return changed
+
     def listeners(self) -> set[str]:
         """Return the ids of the listeners that have deliveries in the topic `outstanding`."""
         return set(self._index.counts)

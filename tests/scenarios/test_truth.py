@@ -1,0 +1,216 @@
+"""Listeners that are wrong in every way, and a right one: the API, the command line, the console and the metrics say
+the same of each, and it is true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from api import console
+from tests.listeners import Listeners, nobody, until
+from tests.scenarios.running import Running, everput
+
+WORDS = Path(console.__file__).parent / "console_files" / "words.js"
+MESSAGES = 10
+# What is true of each when everything has settled: its health, and how many deliveries are parked.
+WANTED = {
+    "right": ("healthy", 0),
+    "endless": ("healthy", 0),
+    "unprocessable": ("failing", MESSAGES),
+    "broken": ("failing", 0),
+    "hanging": ("failing", 0),
+    "gone": ("paused", 0),
+    "refused": ("down", 0),
+    "nameless": ("down", 0),
+    "unencrypted": ("down", 0),
+}
+
+
+@asynccontextmanager
+async def endless() -> AsyncIterator[int]:
+    """A server that answers 200 to everything and never ends its answer. Its port."""
+    open_ones = set[asyncio.StreamWriter]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_ones.add(writer)
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nsome")
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for one in open_ones:
+            one.close()
+
+
+class Surfaces:
+    """Everything that tells of the listeners of one queue."""
+
+    def __init__(self, server: Running, http: httpx.AsyncClient, queue_id: str) -> None:
+        self.server = server
+        self.http = http
+        self.path = f"/v1/queues/{queue_id}"
+
+    async def get(self, path: str) -> Any:
+        return (await self.http.get(path)).raise_for_status().json()
+
+    async def items(self) -> dict[str, dict[str, Any]]:
+        """The API's listeners, each by itself."""
+        listed = (await self.get(f"{self.path}/listeners"))["listeners"]
+        return {one["name"]: (await self.get(f"{self.path}/listeners/{one['id']}"))["listener"] for one in listed}
+
+    async def say(self) -> dict[str, dict[str, tuple[str, int, int]]]:
+        """By surface and listener: (health, parked, retrying)."""
+        listed = (await self.get(f"{self.path}/listeners"))["listeners"]
+        items = await self.items()
+        names = {one["id"]: one["name"] for one in listed}
+        return {
+            "list": {one["name"]: _said(one) for one in listed},
+            "item": {name: _said(one) for name, one in items.items()},
+            "listeners list": {
+                one["name"]: _said(one) for one in map(json.loads, await self.cli("listeners", "list", "wrong"))
+            },
+            "status": {
+                one["listener"]: _said(one)
+                for one in json.loads((await self.cli("status", "wrong", code=1))[0])["listeners"]
+            },
+            "metrics": await self.metrics(names),
+        }
+
+    async def cli(self, *arguments: str, code: int = 0) -> list[str]:
+        more = ("--json", "--url", self.server.url, "--data-dir", str(self.server.data_dir))
+        done = await asyncio.to_thread(everput, *arguments, *more)
+        assert done.returncode == code, done.stderr
+        return done.stdout.splitlines()
+
+    async def metrics(self, names: dict[str, str]) -> dict[str, tuple[str, int, int]]:
+        """Listeners without trouble are not named there."""
+        text = (await self.http.get(self.server.admin_url + "/metrics")).raise_for_status().text
+        found: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                name = names.get(sample.labels.get("listener", ""), "")
+                if name and sample.name in ("everput_listener_parked", "everput_listener_retrying"):
+                    found[name][sample.name.rpartition("_")[2]] = int(sample.value)
+                if name and sample.name == "everput_listener_state":
+                    found[name]["health"] = sample.labels["state"]
+        return {name: _said({"health": "healthy", "parked": 0, "retrying": 0} | one) for name, one in found.items()}
+
+    async def deliveries(self) -> dict[str, Counter[str]]:
+        """By listener, the states of its deliveries, as the messages tell them."""
+        found: dict[str, Counter[str]] = {}
+        for message in (await self.get(f"{self.path}/messages"))["messages"]:
+            whole = (await self.get(f"{self.path}/messages/{message['id']}"))["message"]
+            for one in whole["listeners"]:
+                found.setdefault(one["name"], Counter())[one["state"]] += 1
+        return found
+
+
+def _said(one: dict[str, Any]) -> tuple[str, int, int]:
+    return one["health"], one["parked"], one["retrying"]
+
+
+def sentences(listeners: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What the console's page says of each."""
+    script = f"""
+        import * as words from "{WORDS.as_uri()}";
+        const said = {{}};
+        for (const one of {json.dumps(list(listeners.values()))})
+          said[one.name] = `${{words.healthOf(one)}}: ${{words.healthSentences(one, Date.now()).join(" ")}}`;
+        console.log(JSON.stringify(said));
+    """
+    done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, check=True, timeout=60)
+    return dict(json.loads(done.stdout))
+
+
+async def test_every_surface_says_the_same_true_thing_of_every_listener(tmp_path: Path):
+    with Running(tmp_path / "data") as server, nobody() as refusing:
+        url = await asyncio.to_thread(lambda: server.url)
+        headers = {"x-api-key": server.api_key}
+        async with (
+            Listeners(status={"unprocessable": 422, "broken": 500, "gone": 410}, hangs={"hanging"}) as heard,
+            endless() as unending,
+            httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as http,
+        ):
+            queue = (await http.put("/v1/queues", json={"name": "wrong"})).raise_for_status().json()["queue"]
+            here = Surfaces(server, http, queue["id"])
+            elsewhere = {
+                "endless": f"http://127.0.0.1:{unending}/",
+                "refused": f"http://127.0.0.1:{refusing}/",
+                "nameless": "http://nobody.invalid/",
+                "unencrypted": f"https://127.0.0.1:{unending}/",
+            }
+            more = {"unprocessable": {"max_attempts": 2, "retry_first_ms": 100}, "hanging": {"timeout_ms": 1000}}
+            for name in WANTED:
+                at = elsewhere.get(name) or heard.url(name)
+                body = {"name": name, "notify_url": at, "liveness_url": at, **more.get(name, {})}
+                (await http.put(f"{here.path}/listeners", json=body)).raise_for_status()
+            assert {_said(one) for one in (await here.items()).values()} == {("new", 0, 0)}
+            for number in range(MESSAGES):
+                (await http.put(f"{here.path}/messages", json={"data": str(number)})).raise_for_status()
+
+            async def settled() -> bool:
+                items = await here.items()
+                return {name: (one["health"], one["parked"]) for name, one in items.items()} == WANTED
+
+            await until(settled, what="every listener is in its state")
+
+            async def agree() -> bool:
+                """Attempts go on, so each surface may tell anything between what was true before and after."""
+                before = {name: _said(one) for name, one in (await here.items()).items()}
+                said = await here.say()
+                for name, states in (await here.deliveries()).items():
+                    counted = before[name][0], states["parked"], states["retrying"]
+                    said.setdefault("messages", {})[name] = counted
+                after = {name: _said(one) for name, one in (await here.items()).items()}
+                return all(
+                    low <= one[name] <= high or high <= one[name] <= low
+                    for one in said.values()
+                    for name, low, high in ((name, before[name], after[name]) for name in WANTED)
+                )
+
+            await until(agree, what="all say the same, and what the deliveries come to")
+            items = await here.items()
+            assert {name: (one["health"], one["parked"]) for name, one in items.items()} == WANTED
+            if shutil.which("node") is not None:
+                said = sentences(items)
+                assert {name: one.partition(":")[0] for name, one in said.items()} == {
+                    name: health for name, (health, _) in WANTED.items()
+                }
+                assert [name for name, one in said.items() if "accepts messages" in one] == ["right", "endless"]
+                assert f"{MESSAGES} deliveries parked" in said["unprocessable"]
+                assert "20 of 20 attempts in the last 5 minutes failed" in said["unprocessable"]
+            # Every error is said in a word or a status.
+            errors = {name: one["last_error"] for name, one in items.items()}
+            assert errors == {
+                **dict.fromkeys(("right", "endless"), None),
+                "unprocessable": "422",
+                "broken": "500",
+                "hanging": "timeout",
+                "gone": "410",
+                "refused": "refused",
+                "nameless": "no-address",
+                "unencrypted": "tls",
+            }
+            # What is parked can be tried again, and is counted while it is.
+            heard.status.clear()
+            (await http.post(f"{here.path}/listeners/{items['unprocessable']['id']}/redrive")).raise_for_status()
+
+            async def mended() -> bool:
+                now = (await here.items())["unprocessable"]
+                return (now["parked"], now["retrying"], now["lag"]) == (0, 0, 0)
+
+            await until(mended, what="nothing is parked any more")
+            await until(agree, what="all say the same again")
