@@ -67,7 +67,9 @@ def test_the_bounds_are_those_of_the_code():
     assert f"{LIMITS.all_guesses_at_once} at once, then {LIMITS.all_guesses_per_s:g} a second" in sign_in
     assert f"{LIMITS.guesses_at_once} for one e-mail address" in sign_in
     assert f"{LIMITS.clients_guesses_at_once} for one client address" in sign_in
-    about_networks = " ".join(PAGE.partition("**Networks share limits.**")[2].partition("\n\n")[0].split())
+    about_networks = " ".join(
+        PAGE.partition("**Limits are shared between networks.**")[2].partition("\n## ")[0].split()
+    )
     for text in (
         f"up to {LIMITS.all_guesses_at_once // 2} attempts for each network, and {buckets.NAMES_MAX:,} networks",
         f"every {LIMITS.recent_s / 60:g} minutes it forgets one attempt",
