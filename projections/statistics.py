@@ -36,7 +36,7 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-_IDLE_S: Final = 2.0  # pause before looking for new records
+_IDLE_S: Final = 2.0  # Few large reads cost less than many small ones, so new records wait this long.
 _DUTY: Final = 2.0  # Each read is followed by a pause of twice its duration, because deliveries come first.
 _AGAIN_S: Final = 10.0  # pause after a failure
 _LAST_WRITE_S: Final = 2.0
@@ -138,7 +138,7 @@ class _Feed:
             await counting.write_if_due()
             began = time.monotonic()
             batches = await counting.read()
-            await asyncio.sleep(_DUTY * (time.monotonic() - began) if batches else _IDLE_S)
+            await asyncio.sleep(_DUTY * (time.monotonic() - began) if batches and counting.behind else _IDLE_S)
         except LogUnavailable as error:
             log.warning("statistics.waiting error=%s", error)
             await asyncio.sleep(_IDLE_S)

@@ -10,14 +10,13 @@ sum over the events that count is the fold of the lanes themselves, however the 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, StatisticsCounted, StatisticsRow
-from broker.core.histogram import BOUNDS_MS
+from broker.core.histogram import BOUNDS_MS, buckets
 
 MINUTE_MS: Final = 60_000
 # The topic `statistics` keeps its records for this long, and older times are not counted.
@@ -75,17 +74,14 @@ class Counts:
         self.waited_ms += other.waited_ms
         for answer, number in other.failed.items():
             self.failed[answer] = self.failed.get(answer, 0) + number
-        for step, number in other.waited.items():
-            self.waited[step] = self.waited.get(step, 0) + number
+        for bucket, number in other.waited.items():
+            self.waited[bucket] = self.waited.get(bucket, 0) + number
 
-    def took(self, waited_ms: Iterable[int]) -> None:
+    def took(self, waited_ms: Sequence[int]) -> None:
         """Add the times that deliveries took from the put to the accepted attempt."""
-        waited, total_ms = self.waited, 0
-        for one in waited_ms:
-            step = bisect_left(BOUNDS_MS, one)
-            waited[step] = waited.get(step, 0) + 1
-            total_ms += max(0, one)
-        self.waited_ms += total_ms
+        for bucket, number in buckets(waited_ms):
+            self.waited[bucket] = self.waited.get(bucket, 0) + number
+        self.waited_ms += sum([max(0, one) for one in waited_ms])
 
     def quantile_ms(self, share: float) -> int | None:
         """Return the upper bound of the histogram bucket that contains this quantile.
@@ -142,13 +138,15 @@ class Totals:
 
     def _settled(self, event: DeliveriesSettled) -> None:
         waited_ms = event.waited_ms if isinstance(event.waited_ms, tuple) else ()
-        rows: dict[int, list[int]] = {}  # indexes of the rows, by minute
-        for place, row in enumerate(event.rows):
-            rows.setdefault(row[1] // MINUTE_MS, []).append(place)
-        for minute, places in rows.items():
+        minutes = [row[1] // MINUTE_MS for row in event.rows]
+        for minute, number in Counter(minutes).items():
             counts = self.at(Key(minute, event.queue_id, event.listener_id))
-            counts.delivered += len(places)
-            counts.took(waited_ms if len(rows) == 1 else [waited_ms[one] for one in places if one < len(waited_ms)])
+            counts.delivered += number
+            counts.took(
+                waited_ms
+                if number == len(minutes)
+                else [w for w, m in zip(waited_ms, minutes, strict=False) if m == minute]
+            )
 
     def _attempted(self, event: DeliveryAttempted) -> None:
         counts = self.at(Key(event.at_ms // MINUTE_MS, event.queue_id, event.listener_id))

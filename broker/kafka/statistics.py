@@ -120,6 +120,7 @@ class Counting:
         self._follower: _Follower | None = None
         self._totals = Totals()
         self._fetched: dict[Lane, int] = {}
+        self._ends: dict[Lane, int] = {}  # the ends of the partitions when they were last asked for
         self._assignment = 0
         self._looked_s = 0.0
         self._first_folded_s = 0.0
@@ -194,14 +195,11 @@ class Counting:
 
         Raises LogUnavailable if Kafka does not answer.
         """
-        ends: dict[Lane, int] = {}
-        for source in SOURCES:
-            numbers = [lane.partition for lane in self.lanes if lane.topic == source]
-            if numbers:
-                found = await self._requests.offsets(self._names[source], dict.fromkeys(numbers, LATEST))
-                ends |= {Lane(source, number): end for number, end in found.items()}
         if time.monotonic() - self._looked_s > _ON_THE_WAY_S:
             self.forget_reads()
+        if not self.behind:
+            self._ends = await self._ask_ends()
+        ends = self._ends
         folded, assignment, batches = self._totals.positions, self._assignment, list[Batch]()
         new = (lane for lane, at in self._fetched.items() if at == folded[lane].offset and at < ends.get(lane, 0))
         for lane in list(itertools.islice(new, _LANES_AT_ONCE)):
@@ -212,7 +210,24 @@ class Counting:
                 batches.append(batch)
                 del self._fetched[lane]  # Move this partition to the end of the order, so that others come first.
                 self._fetched[lane] = batch.end
+            else:
+                ends[lane] = batch.begin
         return batches
+
+    @property
+    def behind(self) -> bool:
+        """Whether read() has not yet reached the ends that it last asked Kafka for."""
+        return any(at < self._ends.get(lane, 0) for lane, at in self._fetched.items())
+
+    async def _ask_ends(self) -> dict[Lane, int]:
+        """Return the offset after the newest record of each partition."""
+        ends: dict[Lane, int] = {}
+        for source in SOURCES:
+            numbers = [lane.partition for lane in self.lanes if lane.topic == source]
+            if numbers:
+                found = await self._requests.offsets(self._names[source], dict.fromkeys(numbers, LATEST))
+                ends |= {Lane(source, number): end for number, end in found.items()}
+        return ends
 
     async def _batch(self, lane: Lane, begin: int, assignment: int) -> Batch:
         topic = self._names[lane.topic]

@@ -153,8 +153,9 @@ class Dispatcher:
         if not self.sending or not ready:
             return
         connections, attempts = self.connections, self.attempts
-        most = self.limits.most(connections.busy)
-        while ready and connections.busy < most:
+        sent, making = connections.sent, connections.making  # `connections.busy` would be a call for each delivery
+        most = self.limits.most(len(sent) + len(making))
+        while ready and len(sent) + len(making) < most:
             delivery = ready.popleft()
             admission = self._admissions.of(delivery)
             if admission is not BEGIN:
