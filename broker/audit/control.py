@@ -15,12 +15,14 @@ from broker.kafka.scan import scan
 async def control_records(
     records: Records, topic: str, end: int, *, begin: int | None = None
 ) -> AsyncGenerator[list[Record], None]:
-    """Yield the records before the offset end, one read at a time, from the beginning or from this offset on.
-    Raises LogUnavailable.
+    """Yield the records of the topic `control` before the offset `end`, one read at a time, from its start or from
+    `begin`.
+
+    Raises LogUnavailable if Kafka does not answer.
     """
     at = (await records.offsets(topic, {0: EARLIEST}))[0] if begin is None else begin
     async for fetched in scan(records, topic, 0, at, end, bytes_max=FETCH_BYTES):
         at = fetched.next_offset
         yield fetched.records
     if at < end:
-        raise Unavailable("Kafka returned fewer records than it had reported. Try again.")
+        raise Unavailable("Kafka returned fewer records of the topic control than it had reported. Try again.")

@@ -26,12 +26,14 @@ from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld
 _CONTROL: Final = TOPIC_OF[wire_name(ListenerRedriven)]
 _TRIES_MAX: Final = 100
 _PAUSE_S: Final = 0.02
-# This object stands for an event that was too large to hold. The event is read again when its turn has come.
+# A placeholder for an event that is too large to keep in memory. The event is read again when it is its turn.
 _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
 class LogPartition(NamedTuple):
-    """The partition of a lane. rank: the topic's position in the order of the log. name: the topic in Kafka."""
+    """A partition to read. `rank` is its topic's position in the order of the log, and `name` is its topic's name in
+    Kafka.
+    """
 
     rank: int
     name: str
@@ -48,9 +50,9 @@ class _Ahead(NamedTuple):
 
 
 class Rests:
-    """A cache of fetched records that had no room in their lane yet, for all readings of a process.
+    """A cache of fetched records that do not fit into memory limits yet, shared by all clients that read the log.
 
-    bytes: of them all. bytes_max: beyond it the oldest are dropped.
+    It holds at most `bytes_max` bytes; the oldest records are dropped first.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -59,7 +61,7 @@ class Rests:
         self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
-        """Keep the fetched records from this index on, so that they need not be fetched again."""
+        """Keep the fetched records from `index` on, so that they need not be fetched again."""
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
         self._kept[lane] = rest
@@ -77,7 +79,10 @@ class Rests:
 
 
 class LaneReader:
-    """A reader of the lanes of one reading; call stop() at its end. share_bytes: of records that one lane may hold."""
+    """Reads the partitions that one client's request needs. Call stop() at the end.
+
+    The records of one partition that wait in memory have at most about `share_bytes` bytes.
+    """
 
     def __init__(
         self,
@@ -97,7 +102,9 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Read the lane's next records and give them to the merge. Raises Unavailable."""
+        """Read the next records of a partition, and add them to the merge. Raises Unavailable if Kafka does not
+        answer.
+        """
         self._lanes = merge.lanes
         try:
             fetched = await self._next(lane)
@@ -105,11 +112,11 @@ class LaneReader:
             first, last = max(lane.at, damage.first), min(damage.last, lane.end - 1)
             merge.give(lane, [(first, lane.floor_ms, 0, self._told_damaged(lane, first, last))], last + 1)
             return
-        except OffsetTooOld:  # removed since it was looked up
+        except OffsetTooOld:  # Kafka has deleted the records since the offset was looked up.
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
-                raise  # The offset is beyond the partition's end: Kafka has lost records.
+                raise  # The offset is beyond the partition's end, so Kafka has lost records.
             merge.give(lane, (), oldest)
             return
         with pace:
@@ -119,8 +126,9 @@ class LaneReader:
             self._ahead = _Ahead(soonest, asyncio.create_task(self._fetch(soonest, soonest.at)))
 
     def _told_damaged(self, lane: Lane[Event], first: int, last: int) -> Event:
-        """Make the event that stands for an unreadable range. Every reader is shown it, because nobody knows whose
-        records it held.
+        """Return an event that stands for an unreadable range.
+
+        It is shown to every client, because nobody knows which organizations had records in the range.
         """
         return DamageFound(
             at_ms=lane.floor_ms,
@@ -132,7 +140,7 @@ class LaneReader:
         )
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Return the events of the run. Raises Unavailable."""
+        """Return the events of the next records in the order. Raises Unavailable if Kafka does not answer."""
         found = [held.item for held in run.records]
         for index, event in enumerate(found):
             if event is _TOO_LARGE:
@@ -140,7 +148,8 @@ class LaneReader:
                 again = self._wanted.take(fetched.records[0].value) if fetched.records else None
                 if again is None:
                     raise Unavailable(
-                        "Kafka returned another record at an offset that was read before. Start the reading again."
+                        "Kafka returned another record at an offset that was read before. "
+                        "Read the log again from the start."
                     )
                 found[index] = again
         return found
@@ -162,15 +171,15 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Give the merge as much of the fetched records as the lane may hold."""
+        """Add to the merge as many of the fetched records as the partition may hold in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        # The lane may advance past its end, because none of the skipped records is wanted.
+        # This may go past the partition's end, because none of the skipped records is wanted.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take
         for index, record in enumerate(fetched.records):
             offset, value = record.offset, record.value
-            if offset >= end:  # newer than the reading
+            if offset >= end:  # The record is newer than the end of the request.
                 at = end
                 break
             if left <= 0:
@@ -187,7 +196,7 @@ class LaneReader:
         merge.give(lane, rows, at)
 
     async def _fetch(self, lane: Lane[Event], offset: int, bytes_max: int = FETCH_BYTES) -> FetchResult:
-        """Fetch at an offset that is known to exist. Raises Unavailable."""
+        """Fetch records from an offset that exists. Raises Unavailable if Kafka does not return any."""
         worth = None if TOPICS[lane.rank] == _CONTROL else self._wanted.may_be_in
         name = self._names[lane.rank]
         for _ in range(_TRIES_MAX):
@@ -195,4 +204,4 @@ class LaneReader:
             if fetched.next_offset > offset:
                 return fetched
             await asyncio.sleep(_PAUSE_S)
-        raise Unavailable("Kafka returned fewer records than it had reported. Try again.")
+        raise Unavailable(f"Kafka returned no records of {name}/{lane.partition} from offset {offset} on. Try again.")

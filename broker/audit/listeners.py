@@ -24,14 +24,14 @@ from broker.ports import DirectoryView
 from broker.time_offsets import offsets_since
 
 _KEPT_MAX: Final = 128
-# A record's time is that of its event or a moment later, but clocks are sometimes set back.
+# A record is as old as its event or a little younger, but clocks are sometimes set back.
 _CLOCK_MS: Final = 60_000
 _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), wire_name(ReplayStarted)})
 
 
 @dataclass(slots=True)
 class _Queue:
-    """The known listeners of one queue. next: where to read on."""
+    """The known listeners of one queue. Reading continues at the offset `next`."""
 
     next: int
     made: bool = False
@@ -39,9 +39,9 @@ class _Queue:
 
 
 class Listeners:
-    """A cache of which listeners queues ever had, for one process. view: the current ones.
+    """A cache of all listeners that queues have ever had, including deleted ones, for one process.
 
-    A queue's entry is kept for a while and read on from its end.
+    A queue is kept in the cache for a while. The next request reads only newer records.
     """
 
     def __init__(
@@ -55,10 +55,11 @@ class Listeners:
         self._kept: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
 
     async def of_queue(self, organization_id: str, queue_id: str) -> frozenset[str] | None:
-        """Return all listeners that the queue ever had, and their replays; None when there never was such a queue.
-        Raises LogUnavailable.
+        """Return the ids of all listeners that the queue ever had, and of their replays. Return None if there never was
+        such a queue.
 
-        `control` is read from the queue's creation on, or from its start if the queue has ended.
+        It reads the topic `control` from the queue's creation on, or from the topic's start if the queue was deleted.
+        Raises LogUnavailable if Kafka does not answer.
         """
         place = organization_id, queue_id
         before = self._kept.pop(place, None) or await self._unread(organization_id, queue_id)
@@ -81,8 +82,9 @@ class Listeners:
         return frozenset(now.listener_ids)
 
     async def hears(self, organization_id: str, listener_id: str, queue_id: str) -> bool:
-        """Return whether the listener is, or was, one of this queue. Raises LogUnavailable. `control` is read for ended
-        ones.
+        """Return whether a listener belongs to this queue, or did before it was deleted.
+
+        Raises LogUnavailable if Kafka does not answer.
         """
         live = self._view.state.listener(organization_id, listener_id)
         if live is not None:
@@ -90,9 +92,9 @@ class Listeners:
         return listener_id in (await self.of_queue(organization_id, queue_id) or ())
 
     async def was(self, organization_id: str, listener_id: str) -> bool:
-        """Return whether the organization has, or ever had, a listener or replay of this id. Raises LogUnavailable.
+        """Return whether the organization has, or ever had, a listener or replay with this id.
 
-        For one that has ended, the topic `control` is read.
+        For a deleted one, the whole topic `control` is read. Raises LogUnavailable if Kafka does not answer.
         """
         state = self._view.state
         live = state.listener(organization_id, listener_id) or state.replays.find(organization_id, listener_id)
@@ -108,7 +110,7 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return what is known of a queue before any of its log is read: where its log begins."""
+        """Return an entry for a queue whose events have not been read yet: the offset where reading must begin."""
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:
             return _Queue(await self._offset(EARLIEST))
@@ -119,7 +121,7 @@ class Listeners:
         return (await self._records.offsets(self._control, {0: at_ms}))[0]
 
     async def _made(self, organization_id: str, begin: int, end: int) -> AsyncGenerator[Event, None]:
-        """Yield the events that created the organization's queues, listeners and replays, in [begin, end)."""
+        """Yield the events in [begin, end) that created queues, listeners and replays of the organization."""
         wanted = Selection(organization_id=organization_id, types=_MADE)
         pace = Pace(self._others)
         async with aclosing(control_records(self._records, self._control, end, begin=begin)) as results:

@@ -14,13 +14,13 @@ LATELY_S: Final = 1.0
 
 
 class Others:
-    """A record of when this process last served a request that must not wait for log reading."""
+    """Records when this process last served a request that must not wait for clients that read the log."""
 
     def __init__(self) -> None:
         self._came_s = -LATELY_S
 
     def came(self) -> None:
-        """Note that such a request has arrived."""
+        """Record that such a request has arrived."""
         self._came_s = time.perf_counter()
 
     @property
@@ -29,8 +29,10 @@ class Others:
 
 
 class Pace:
-    """The pacing of one piece of work, so that other requests get the event loop in between. Each step is a `with`
-    block without an await.
+    """Limits a long piece of work to about half of the event loop's time. Each step of it is a `with` block without
+    await.
+
+    The other half is for requests, as long as there are any.
     """
 
     def __init__(self, others: Others) -> None:
@@ -44,11 +46,10 @@ class Pace:
         self._busy_s += time.perf_counter() - self._began_s
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
-        """Yield the event loop for as long as the steps took since the last time.
+        """Yield the event loop for as long as the last steps took. Do nothing if they took less than `after_s`.
 
-        It does so even if the loop is idle at the moment, because a put comes to the loop many times: otherwise puts
-        beside a reading took three times as long. If no other request came lately, yield once only.
-        after_s: do nothing before the steps took so long.
+        It waits even if the event loop is idle, because a put uses the loop many times; otherwise puts took three times
+        as long while a client read the log. If no request came lately, it yields only once.
         """
         if self._busy_s < after_s:
             return

@@ -25,12 +25,12 @@ from broker.tenant_slots import TenantSlots
 from broker.time_offsets import offsets_since
 
 _KEPT_MAX: Final = 4
-_ASKING_MAX: Final = 16  # requests at once
-_ASKING_EACH_MAX: Final = 4  # of one organization
+_ASKING_MAX: Final = 16  # requests at once in this process
+_ASKING_EACH_MAX: Final = 4  # requests at once of one tenant
 
 
 class PastView:
-    """ports.DirectoryView of a moment: nothing more will come."""
+    """The directory as it was at a past time. It never changes."""
 
     def __init__(self, state: Directory, position: int, *, complete: bool) -> None:
         self.state = state
@@ -38,17 +38,20 @@ class PastView:
         self.complete = complete
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
-        """Do nothing: everything that this view will ever see is folded."""
+        """Return at once, because everything that this view will ever contain is applied."""
 
-    def passed_over(self, offset: int) -> bool:  # noqa: ARG002 - the port's signature
+    def passed_over(self, offset: int) -> bool:  # noqa: ARG002 - the protocol's signature
         return False
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """Do nothing: the view is complete."""
+        """Return at once, because the view is complete."""
 
 
 class Past:
-    """The folds of earlier states in one process, one at a time. tenant_of: see TenantSlots."""
+    """Computes the directory at past times from the topic `control`, one request at a time.
+
+    `tenant_of` maps an organization id to its tenant.
+    """
 
     def __init__(self, records: Records, table: Topics, others: Others, tenant_of: Callable[[str], str] = str) -> None:
         self._records = records
@@ -64,7 +67,10 @@ class Past:
         )
 
     async def view(self, organization_id: str, at_ms: int) -> PastView:
-        """Fold the organization's state as of this log time, including it (Busy, LogUnavailable)."""
+        """Return the organization's queues, listeners and keys at a past log time, including the events of that time.
+
+        Raises Busy if too many requests do this, LogUnavailable if Kafka does not answer.
+        """
         with self._slots.slot(organization_id):
             end = (await offsets_since(self._records, self._control, {0: at_ms + 1}))[0]
             async with self._lock:

@@ -10,11 +10,11 @@ from typing import Final, Protocol
 
 from broker.kafka.requests import FetchResult
 
-FETCH_BYTES: Final = 256 << 10  # short, so that scanning one fetch does not delay other requests for long
+FETCH_BYTES: Final = 256 << 10  # small, so that searching it does not delay other requests
 
 
 class Records(Protocol):
-    """broker/kafka/requests.py says what each means."""
+    """The two methods of KafkaRequests that reading the log needs."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]: ...
 

@@ -28,7 +28,10 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """The directory at a position of `control`: the next offset to fold. digests: see broker.core.digests."""
+    """A hash of the directory after all events of `control` before the offset `position`.
+
+    `digests` has a checksum of each field.
+    """
 
     position: int
     sha256: str
@@ -36,10 +39,9 @@ class State(NamedTuple):
 
 
 class Verifier:
-    """The check of a whole log.
+    """Checks a whole log for `everput verify`.
 
-    read: called with the number of offsets of each read.
-    state: of the directory, after findings().
+    `read` is called with the number of offsets of each read. After findings(), `control` holds the directory.
     """
 
     def __init__(
@@ -58,10 +60,10 @@ class Verifier:
         self._claims_topic = table.claims
         self._workers_group = workers_group(kafka)
         self.control = ControlChecks(0)
-        self._damage: list[LogDamaged] = []  # found and not told yet
+        self._damage: list[LogDamaged] = []  # unreadable ranges that are not reported yet
 
     async def size(self) -> int:
-        """Return about how many offsets there are to read. Raises LogUnavailable."""
+        """Return about how many offsets the check must read. Raises LogUnavailable if Kafka does not answer."""
         size = 0
         for topic in self._topics.values():
             begins, ends = await self._bounds(topic)
@@ -69,8 +71,10 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Yield all findings in the order of reading, and the states at these positions of `control`.
-        Raises LogUnavailable.
+        """Yield everything that is wrong, in the order of reading, and a hash of the directory at each of these offsets
+        of `control`.
+
+        Raises LogUnavailable if Kafka does not answer.
         """
         messages = await self._bounds(self._topics["messages"])
         for name, topic in self._topics.items():
@@ -92,7 +96,7 @@ class Verifier:
                 yield finding
         for topic in (*self._topics.values(), self._claims_topic):
             for number, (begin, end) in enumerate(zip(*await self._bounds(topic), strict=True)):
-                with contextlib.suppress(LogDamaged):  # told already
+                with contextlib.suppress(LogDamaged):  # The unreadable range is already reported.
                     await self._requests.check_copies(topic.name, number, begin, end)
         for topic_name, partition, offset, node in self._requests.bad_copies:
             what = f"the copy on broker {node} is altered or incomplete; another broker's is good"
@@ -116,13 +120,15 @@ class Verifier:
             yield finding
 
     def _damaged(self, checks: Checks) -> Iterator[Finding]:
-        """Yield the unreadable ranges found since the last call."""
+        """Yield the findings for unreadable ranges that were found since the last call."""
         while self._damage:
             one = self._damage.pop(0)
             yield checks.damaged(one.first, one.last)
 
     async def _claims(self) -> AsyncGenerator[Finding, None]:
-        """Read the claims. Nothing else mentions them, so only their readability can be checked."""
+        """Check whether the topic `claims` is readable. No other event refers to claims, so nothing else can be
+        checked.
+        """
         topic = self._claims_topic
         begins, ends = await self._bounds(topic)
         for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
@@ -139,7 +145,7 @@ class Verifier:
     async def _partition(
         self, number: int, begin: int, end: int, strangers: dict[str, Finding]
     ) -> AsyncGenerator[Finding, None]:
-        listeners = self.control.state.listeners  # and the replays that go on
+        listeners = self.control.state.listeners  # including running replays
         cursors = await self._cursors.load(listeners, [number])
         topic = self._topics["messages"]
         latest = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
@@ -159,7 +165,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # A wrong record is found at the next pass: these may belong to queues that had not been read.
+                # These records may belong to queues that were created meanwhile; the next check will judge them.
                 if not finding.wrong:
                     yield finding
             for checks in others:
@@ -187,19 +193,23 @@ class Verifier:
                 yield finding
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
-        """Check whether the workers' own tail has read more than there is."""
+        """Check whether the workers have read beyond the end of `messages`, which would mean that Kafka has lost
+        messages.
+        """
         topic = self._topics["messages"].name
         rows = await self._requests.groups.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]
-        if tail > latest:  # Messages may have been put, and read, since the end was looked up.
+        if tail > latest:  # Messages may have been put and read since the end offset was looked up.
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []
         return [Finding("messages", number, None, f"a worker has read to {tail}, after the end at {latest}")]
 
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
-        """Check a partition. `outstanding` is read until its end is reached: with an end chosen before, compaction
-        might remove a delivery that was written again after it.
+        """Check a partition from `begin` to `end`, and yield the findings.
+
+        The topic `outstanding` is read until its current end. Otherwise compaction might remove a delivery that was
+        written again after `end`.
         """
         while True:
             reached = end
@@ -223,7 +233,7 @@ class Verifier:
             yield finding
 
     async def _receivers_since(self, begin: int) -> set[str]:
-        """Return the listeners and replays that were created in `control` from this offset on."""
+        """Return the ids of the listeners and replays that were created in `control` from this offset on."""
         topic = self._topics["control"]
         ((_,), (end,)) = await self._bounds(topic)
         found: set[str] = set()
@@ -246,7 +256,7 @@ class Verifier:
             yield fetched
 
     async def _bounds(self, topic: Topic, partition: int | None = None) -> tuple[list[int], list[int]]:
-        """Return the first offsets and the ends, by partition."""
+        """Return the first offsets and the end offsets, by partition."""
         wanted = range(topic.partitions) if partition is None else [partition]
         begins = await self._requests.offsets(topic.name, dict.fromkeys(wanted, EARLIEST))
         ends = await self._requests.offsets(topic.name, dict.fromkeys(wanted, LATEST))

@@ -23,8 +23,8 @@ from broker.passwords import Passwords
 from broker.ports import ControlLog, DirectoryView
 
 SESSION_S: Final = 7 * 86_400
-ORGANIZATIONS_MAX: Final = 20  # of one account
-_ONE_TIME_S: Final = 86_400  # until a one-time password expires
+ORGANIZATIONS_MAX: Final = 20  # organizations that an account may be in, or may create
+_ONE_TIME_S: Final = 86_400  # seconds until a one-time password expires
 _ONE_TIME_BYTES: Final = 15
 _BLOCKED: Final = "This account is blocked. Ask the operator of this server."
 _NO_ACCOUNT: Final = "No account has this ID."
@@ -37,7 +37,7 @@ _OfAnAccount = (
 
 
 class EmailTaken(Refused):
-    """An account has this e-mail address already."""
+    """Another account has this e-mail address already."""
 
     code = "email-taken"
 
@@ -55,13 +55,13 @@ class AccountBlocked(BrokerError):
 
 
 class LastMember(Refused):
-    """Nobody would be left in an organization who can sign in."""
+    """After this change, no member of an organization could sign in."""
 
     code = "last-member"
 
 
 class AccountCommands:
-    """The commands; control: where their events go."""
+    """The commands on accounts and sessions. They write their events to the topic `control`."""
 
     def __init__(self, control: ControlLog, view: DirectoryView, passwords: Passwords | None = None) -> None:
         self._control = control
@@ -69,7 +69,9 @@ class AccountCommands:
         self._passwords = passwords or Passwords()
 
     async def create_account(self, email: str, password: str, *, request_id: str = "") -> Account:
-        """Create an account. Raises Refused or EmailTaken."""
+        """Create an account. Raises Refused if the e-mail address or password is not valid, EmailTaken if the address
+        is in use.
+        """
         check_email(email)
         await self._view.caught_up()
         taken = self._view.state.accounts.account(email) is not None
@@ -90,10 +92,10 @@ class AccountCommands:
         return self._view.state.accounts.by_id[event.account_id]
 
     async def check_password(self, email: str, password: str) -> Account:
-        """Return the account with this password. It takes the same time whether there is one or not.
-        Raises WrongPassword.
+        """Return the account with this e-mail address and password.
 
-        AccountBlocked: the password is right, and the account is blocked.
+        Raises WrongPassword if there is none, after the same time as a success takes. Raises AccountBlocked if the
+        password is right but the account is blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
@@ -102,15 +104,15 @@ class AccountCommands:
             raise WrongPassword(_WRONG)
         if account.blocked:
             raise AccountBlocked(_BLOCKED)
-        if not account.may_sign_in(now_ms()):  # The one-time password has been used or has expired.
+        if not account.may_sign_in(now_ms()):  # the one-time password was used, or has expired
             raise WrongPassword(_WRONG)
         return account
 
     async def start_session(self, account: Account, *, request_id: str = "") -> tuple[Session, str]:
-        """Begin a session. Return it with its token, which is shown only here.
+        """Start a session of the account. Return the session and its token, which is not available later.
 
-        WrongPassword, AccountBlocked: that changed since the password was checked. Unavailable: the session has ended
-        already.
+        Raises WrongPassword or AccountBlocked if the account has changed since its password was checked. Raises
+        Unavailable if the account has started too many sessions at once.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _without_organization(account.id, request_id)
@@ -130,18 +132,18 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        if session is None:  # An account has a bounded number of sessions, and the oldest is dropped.
+        if session is None:  # An account has a limited number of sessions; the oldest is removed.
             raise Unavailable(
-                "So many sessions of this account were started at once that this one has ended again. Try again."
+                "This session has ended, because too many sessions of this account were started at once. Try again."
             )
         return session, token
 
     async def change_password(
         self, session: Session, password: str, new_password: str, *, request_id: str = ""
     ) -> bool:
-        """Change the password and end the account's other sessions. Raises Refused for either of the passwords.
+        """Change the password, and end the account's other sessions. Return False if this session has already ended.
 
-        Return False when this session has ended meanwhile.
+        Raises Refused if the old password is wrong or the new one is not allowed.
         """
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
@@ -160,8 +162,9 @@ class AccountCommands:
             raise Refused("This is not the account's password.", pointer="/password")
 
     async def reset_password(self, account_id: str) -> tuple[str, int]:
-        """Make a one-time password, end the account's sessions, and return the password with its expiry time.
-        Raises NotFound.
+        """Create a one-time password and end the account's sessions. Return the password and when it expires.
+
+        Raises NotFound if there is no such account.
         """
         password = secrets.token_urlsafe(_ONE_TIME_BYTES)
         context = _without_organization(account_id, "")
@@ -175,27 +178,34 @@ class AccountCommands:
         return password, event.expires_at_ms
 
     async def end_sessions(self, account_id: str, *, but: str = "", request_id: str = "") -> None:
-        """End all sessions of the account except the one with the id `but`. Raises NotFound."""
+        """End all sessions of the account, except the one with the id `but`. Raises NotFound if there is no such
+        account.
+        """
         context = _without_organization(account_id, request_id)
         await self._record_of_account(
             ev.AccountSessionsEnded(**event_fields(context), account_id=account_id, kept_session_id=but)
         )
 
     async def block(self, account_id: str) -> bool:
-        """End the account's sessions and block new ones. Return False if it is blocked already. Raises NotFound."""
+        """End the account's sessions and refuse new ones. Return False if the account was blocked already.
+
+        Raises NotFound if there is no such account.
+        """
         event = ev.AccountBlocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def unblock(self, account_id: str) -> bool:
-        """Let the account sign in again. Return False if it is not blocked. Raises NotFound."""
+        """Let the account sign in again. Return False if it was not blocked. Raises NotFound if there is no such
+        account.
+        """
         event = ev.AccountUnblocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
 
     async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
-        """Delete the account. Return the organizations that no member can sign in to any more.
-        Raises NotFound or LastMember.
+        """Delete the account, and return the organizations in which no member can sign in any more.
 
-        Each organization's log first records that the account left. The e-mail address is free afterwards.
+        Raises LastMember if there are such organizations and `even_if_last` is not set. Raises NotFound if there is no
+        such account. The log of each organization first records that the account has left.
         """
         await self._view.caught_up()
         left = [
@@ -215,7 +225,11 @@ class AccountCommands:
     async def delete_own(
         self, session: Session, password: str, *, even_if_last: bool = False, request_id: str = ""
     ) -> list[Organization]:
-        """Delete the session's own account, whose password must be given. Raises NotFound, Refused or LastMember."""
+        """Delete the account of this session.
+
+        Raises Refused if the password is wrong, LastMember if an organization would have no member who can sign in,
+        NotFound if the account is gone.
+        """
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
             raise NotFound(_NO_ACCOUNT)
@@ -223,7 +237,10 @@ class AccountCommands:
         return await self.delete(account.id, even_if_last=even_if_last, request_id=request_id)
 
     async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
-        """End the account's membership in the context's organization. Raises NotFound or LastMember."""
+        """Remove the account from the organization of the context.
+
+        Raises NotFound if it is not a member, LastMember if no other member can sign in and `even_if_last` is not set.
+        """
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):
             return
@@ -233,46 +250,53 @@ class AccountCommands:
         raise LastMember(f"{_last([organization])} Set `even_if_last` to do it anyway.")
 
     async def _record_of_account(self, event: _OfAnAccount) -> bool:
-        """Record an event of an account. Return whether it counts. Raises NotFound if there is no such account."""
+        """Record an event of an account, and return whether it changed anything. Raises NotFound if there is no such
+        account.
+        """
         await self._view.caught_up()
         if event.account_id not in self._view.state.accounts.by_id:
             raise NotFound(_NO_ACCOUNT)
         return await record(self._control, self._view, event)
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
-        """End a session. Record nothing if it has ended already."""
+        """End a session. If it has already ended, record nothing."""
         event = ev.SessionEnded(
             **event_fields(_without_organization(session.account_id, request_id)), session_id=session.id
         )
         await record(self._control, self._view, event)
 
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
-        """Create an organization with this account as its member. Raises Refused or QuotaReached."""
+        """Create an organization with this account as its only member.
+
+        Raises Refused if the name is not valid, QuotaReached if the account has too many organizations.
+        """
         state = self._view.state
         joined = sum(1 for _ in state.organizations_of(account_id))
         if joined >= ORGANIZATIONS_MAX:
             raise QuotaReached(f"An account may have at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
         if state.founded_count(account_id) >= ORGANIZATIONS_MAX:
-            raise QuotaReached(f"An account may create at most {ORGANIZATIONS_MAX} organizations, and has done so.")
+            raise QuotaReached(f"An account may create at most {ORGANIZATIONS_MAX} organizations, and this one has.")
         made = await create_organization(
             self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
         )
         return await self.join(account_id, made.id, request_id=request_id)
 
     async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
-        """Add the account to the organization as a member. Raises NotFound."""
+        """Make the account a member of the organization. Raises NotFound if the organization or the account does not
+        exist.
+        """
         context = Context(
             organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
         )
         await record(self._control, self._view, ev.OrganizationJoined(**event_fields(context), account_id=account_id))
         organization = self._view.state.organizations.get(organization_id)
         if organization is None or account_id not in organization.members:
-            raise NotFound("You can reach no organization with this ID.")
+            raise NotFound("No organization with this ID exists, or you are not a member of it.")
         return organization
 
 
 def check_email(email: str) -> None:
-    """Refused when it is no e-mail address."""
+    """Raise Refused if the text is no e-mail address."""
     reason = refuse_email(email)
     if reason is not None:
         raise Refused(f"The e-mail address {reason}.", pointer="/email")
@@ -284,12 +308,10 @@ def _last(organizations: Sequence[Organization]) -> str:
 
 
 def _actor(account_id: str, request_id: str) -> str:
-    """Return the actor of an event: the account, or the shell if there is no request (cli/commands/init.py,
-    cli/commands/accounts.py).
-    """
+    """Return the author of an event: the account, or the operator's shell if there is no HTTP request."""
     return f"account:{account_id}" if request_id else "shell"
 
 
 def _without_organization(account_id: str, request_id: str) -> Context:
-    """Return the context of an event that belongs to no organization."""
+    """Return the context for an event that belongs to no organization."""
     return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

@@ -27,35 +27,37 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-_ANSWER_BYTES: Final = 1024  # A worker's record of a change takes at most this much without its listeners.
-_LISTENER_BYTES: Final = 64  # Each listener's id and state in such a record take at most this much.
-_PAGE_BYTES_MAX: Final = 8 << 20  # A page has at most this much new data, but at least one message.
+_ANSWER_BYTES: Final = 1024  # bytes of a worker's answer to a change, without its listeners
+_LISTENER_BYTES: Final = 64  # bytes of each listener in a worker's answer, at most
+_PAGE_BYTES_MAX: Final = 8 << 20  # bytes of updated data in a page, but at least one message
 _NONE: Final = "No message of this queue has this ID."
-_DELETED: Final = "this message was deleted"
-_CHANGED: Final = "the message has changed since the version that If-Match names"
+_DELETED: Final = "This message was deleted."
+_CHANGED: Final = (
+    "The message has changed since the version in If-Match. Read it again, and repeat the change with its new ETag."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMessage:
-    """A message as it is stored.
+    """A message as it is stored now.
 
-    put: as it was put.
-    data: as it is now.
-    updated_at_ms: None when it was never updated.
-    partition, offset: its place; -1 in a list.
-    version: 1 as it was put, and a higher number after each update.
+    `put` is the event of the original put, and `data` is the current data. `version` is 1 and increases with each
+    update. In a list, `partition` and `offset` are not known, and -1.
     """
 
     put: MessagePut
     partition: int
     offset: int
     data: str
-    updated_at_ms: int | None
+    updated_at_ms: int | None  # None if the message was never updated
     version: int
 
 
 async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage:
-    """Find the queue's message as it is now (NotFound, also when it was deleted; LogUnavailable)."""
+    """Return the queue's message with its current data.
+
+    Raises NotFound if there is no such message or it was deleted, LogUnavailable if Kafka does not answer.
+    """
     place = parse_message_id(message_id)
     if place is None:
         raise NotFound(_NONE)
@@ -84,8 +86,10 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
 async def newest_messages(
     log: Log, queue: Queue, *, begin: Sequence[int], end: Sequence[int], limit: int
 ) -> tuple[list[StoredMessage], list[int]]:
-    """Return a page of the queue's messages as they are now, without deleted ones; see MessageLog.newest.
-    Raises LogUnavailable.
+    """Return a page of the queue's messages with their current data, without deleted ones, and where the next page
+    begins.
+
+    Raises LogUnavailable if Kafka does not answer.
     """
     while True:
         values, rest = await log.messages.newest(
@@ -113,15 +117,16 @@ async def update_message(
     if_match: Versions | None = None,
     count: Count | None = None,
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Update a message. Return it with its new data, and by listener id the state of its delivery at that moment.
+    """Change a message's data. Return the message, and the state of its delivery to each listener at that time, by
+    listener id.
 
-    `delivered`: the listener has the former data. `pending`, `retrying` and `parked`: it gets the new data. `unknown`:
-    either.
-    if_match: the versions that may be updated; of two such updates at the same moment one fails.
-    count: called with the organization and the size of what the change makes Kafka store.
-    (Refused, NotFound, Changed, LogUnavailable, InDoubt)
+    `delivered` means that the listener has the old data. `pending`, `retrying` and `parked` mean that it will get the
+    new data. `unknown` means that it is not known which.
+
+    With `if_match`, only these versions are changed, otherwise Changed is raised. `count` is called with the
+    organization and the bytes that Kafka stores. Raises Refused, NotFound, LogUnavailable or InDoubt.
     """
-    new_put(queue, data, None, None, "", "")  # Updated data follows the same rules as data that is put.
+    new_put(queue, data, None, None, "", "")  # Updated data must obey the same rules as data that is put.
     found = await find_message(log, queue, message_id)
     event = MessageUpdated(**_of(context, found), if_version=_expected(found, if_match), data=data)
     offset, states = await _change(log.changes, queue, found, event, count)
@@ -138,10 +143,13 @@ async def delete_message(
     if_match: Versions | None = None,
     count: Count | None = None,
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Delete a message. Return it as it was, and by listener id the state of its delivery.
+    """Delete a message. Return it as it was, and the state of its delivery to each listener, by listener id.
 
-    `delivered`: the listener has it. `cancelled`: it does not get it. `unknown`: it may have it already.
-    if_match, count: as for update_message(). Raises NotFound, Changed, LogUnavailable or InDoubt.
+    `delivered` means that the listener has the message, `cancelled` that it will not get it, and `unknown` that it is
+    not known which.
+
+    With `if_match`, only these versions are deleted, otherwise Changed is raised. `count` is called with the
+    organization and the bytes that Kafka stores. Raises NotFound, LogUnavailable or InDoubt.
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))
@@ -159,12 +167,12 @@ async def _change(
     if count is not None:
         count(event.organization_id, len(encode(event)) + _ANSWER_BYTES + _LISTENER_BYTES * len(queue.listeners))
     offset, answers_from = await changes.append(event)
-    if event.if_version is not UNSET:  # Another change may come before this one in the log.
+    if event.if_version is not UNSET:  # Another change may come first in the log.
         try:
             counted = await changes.counted(event)
         except Unavailable as error:
             raise InDoubt(
-                "The change is stored, but it is not known yet whether another came first. Read the message again."
+                "The change is stored, but another change may have come first. Read the message again."
             ) from error
         if counted is None:
             raise Changed(_CHANGED)
@@ -182,8 +190,9 @@ async def _change(
 
 
 def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the event is for, because another process may change the message first.
-    Raises Changed.
+    """Return the version that the change is made to, so that a change which another process makes first is noticed.
+
+    Raises Changed if the message does not have a version in `if_match`.
     """
     if if_match is None:
         return UNSET
@@ -205,7 +214,7 @@ def _stored(put: MessagePut, change: CountingChange | None, *, partition: int = 
 
 
 def _decoded(value: bytes) -> MessagePut | None:
-    """Decode a message; None for one of a newer program, which a list leaves out."""
+    """Decode a message. Return None for a message that only a newer version can read."""
     try:
         return decode_message(value)
     except UnknownEvent:

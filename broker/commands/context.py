@@ -30,17 +30,16 @@ from broker.ports import ControlLog, DirectoryView
 
 _FOLD_S: Final = 2.0
 _CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
-Versions = Collection[int]  # The versions that a change may be made to.
-# This pattern takes linear time: fixed lengths
+Versions = Collection[int]  # the versions that a change may be made to
+# This pattern takes linear time, because it has fixed lengths.
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The requester of a command.
+    """The client that sends a command, and the time of its request.
 
-    actor: `key:<id>`, `account:<id>`, `worker` or `shell`.
-    at_ms: the time of the request, by this process's clock.
+    `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`. `at_ms` is by this process's clock.
     """
 
     organization_id: str
@@ -50,12 +49,12 @@ class Context:
 
 
 def now_ms() -> int:
-    """Return milliseconds since the UTC epoch, by this machine's clock."""
+    """Return the current time in milliseconds since the UTC epoch."""
     return time.time_ns() // 1_000_000
 
 
 def event_fields(context: Context) -> codec.Fields:
-    """Return the fields of an event that say who asked."""
+    """Return the event fields that say who caused the event, and when."""
     return {
         "at_ms": context.at_ms,
         "organization_id": context.organization_id,
@@ -65,8 +64,10 @@ def event_fields(context: Context) -> codec.Fields:
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
-    """Find the queue. Raises NotFound. Before a miss is reported, catch up with the log: another process may have just
-    created it.
+    """Return the queue with this id. Raises NotFound.
+
+    If this process does not know the queue, it first reads the log to its end, because another process may have just
+    created the queue.
     """
     queue = view.state.queue(organization_id, queue_id)
     if queue is None and _UUID.fullmatch(queue_id):
@@ -78,7 +79,11 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 
 
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
-    """Find the queue's listener. Raises NotFound. A miss is checked, as in find_queue()."""
+    """Return the queue's listener with this id. Raises NotFound.
+
+    If this process does not know the listener, it first reads the log to its end, because another process may have just
+    created the listener.
+    """
     listener = view.state.listener(organization_id, listener_id)
     if listener is None and _UUID.fullmatch(listener_id):
         await view.caught_up()
@@ -89,7 +94,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
-    """Return the queue from memory, because it existed a moment ago. Raises NotFound."""
+    """Return the queue, which existed a moment ago, from memory. Raises NotFound if it was deleted meanwhile."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
         raise NotFound("No queue of this organization has this ID.")
@@ -97,8 +102,9 @@ def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
 
 
 async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
-    """Append an event, wait until this process has folded it, and return whether it counts (LogUnavailable,
-    InDoubt).
+    """Append an event, wait until this process has applied it, and return whether it changed anything.
+
+    Raises LogUnavailable if Kafka does not answer, InDoubt if it is unknown whether the event was stored or applied.
     """
     offset = await control.append(event)
     try:
@@ -111,7 +117,10 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the event is for, because another process may change the item first. Raises Changed."""
+    """Return the version that the change is made to, so that a change which another process makes first is noticed.
+
+    Raises Changed if the item does not have a version in `if_match`.
+    """
     if if_match is None:
         return UNSET
     if item.version not in if_match:
@@ -125,7 +134,7 @@ def check_version(item: Queue | Listener, if_version: int | UnsetType) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refused when it is none."""
+    """Raise Refused if the text is no valid name."""
     reason = refuse_name(name)
     if reason is not None:
         raise Refused(f"The name {reason}.", pointer="/name")

@@ -33,19 +33,17 @@ _UNDER_WAY: Final = "Another request with this Idempotency-Key is in progress. T
 
 
 class Stored(NamedTuple):
-    """A message that is in the log."""
+    """A message that is stored in the log."""
 
     id: str
     name: str
 
 
 class Idempotency:
-    """The puts with an Idempotency-Key.
+    """Puts messages with an Idempotency-Key, so that a repeated request stores them only once.
 
-    append_timeout_ms: after it, a claim's holder puts nothing more.
-    clock: milliseconds since the epoch.
-    check_room: raises if an organization may store nothing more.
-    count: called with the size of each claim.
+    A process that holds the claim of a key puts messages only for `append_timeout_ms`. `check_room` raises an error if
+    the organization may store nothing more. `count` is called with the size of each claim.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class Idempotency:
         messages: MessageLog,
         *,
         append_timeout_ms: int,
-        clock: Callable[[], int] = now_ms,
+        clock: Callable[[], int] = now_ms,  # returns milliseconds since the epoch
         check_room: Callable[[str], None] = lambda _: None,
         count: Count = lambda _, __: None,
     ) -> None:
@@ -77,11 +75,10 @@ class Idempotency:
         actor: str,
         request_id: str,
     ) -> list[Stored]:
-        """Put the messages of this key, or return those that were put before (InFlight, KeyReused, ShareUsed,
-        Unavailable).
+        """Put the messages of a request, or return those that an earlier request with the same Idempotency-Key has put.
 
-        puts: checked, none of them appended.
-        body_sha256: hex digest of everything that a repeat must have in common.
+        `body_sha256` is a hash of everything that a repeated request must have in common with the first. Raises
+        InFlight, KeyReused, ShareUsed or Unavailable.
         """
         digest = hashlib.sha256(queue.organization_id.encode() + b"\0" + idempotency_key).digest()
         at_ms = self._clock()
@@ -111,7 +108,9 @@ class Idempotency:
         if held is None:
             held = await self._claim(digest, mine)
         if held.first.body_sha256 != mine.body_sha256:
-            raise KeyReused("This Idempotency-Key was used with another request. Use a new key for each message.")
+            raise KeyReused(
+                "This Idempotency-Key was used for a request with other values. Use a new key for each request."
+            )
         if held.holder.claim_id == mine.claim_id:
             return await self._append(held, puts, {})
         found = await self._find(held, puts)
@@ -125,7 +124,11 @@ class Idempotency:
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
-        """Append the claim. Return the claim that holds the key now: this one or an earlier one. Raises StorageFull."""
+        """Append a claim for an Idempotency-Key, and return the claim that holds the key now: this one or an earlier
+        one.
+
+        Raises StorageFull if the organization may store nothing more.
+        """
         self._check_room(mine.organization_id)
         self._count(mine.organization_id, len(encode(mine)))
         await self._claims.append(mine)
@@ -137,8 +140,9 @@ class Idempotency:
         return held
 
     async def _append(self, held: Claim, puts: Sequence[Put], found: Mapping[int, Stored]) -> list[Stored]:
-        """Put what is not there yet."""
-        if self._clock() - held.holder.at_ms > self._append_timeout_ms:  # Another process may soon take the claim over.
+        """Put the messages that are not stored yet."""
+        # After this time another process may take over the claim.
+        if self._clock() - held.holder.at_ms > self._append_timeout_ms:
             raise LogUnavailable("Kafka is too slow at the moment. Nothing was stored; try again.")
         missing = [number for number in range(len(puts)) if number not in found]
         for number in missing:
@@ -147,7 +151,7 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Find the messages that are in the log, by their number."""
+        """Return the messages that are already stored, by their number in the request."""
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}
@@ -171,9 +175,10 @@ class Idempotency:
 
 
 def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
-    """Make the next claim of a key with the same ids, so that a late message can't get another id.
+    """Return the next claim of an Idempotency-Key. It keeps the message ids, so that a message which is stored late has
+    no other id.
 
-    That works for a short time only: a message is searched from its id's time on, and not for ever.
+    The ids are kept only for a short time, because the search for a message begins at the time in its id.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

@@ -44,21 +44,21 @@ from broker.ports import DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
 
-# The limit is for one listener in the clear. Each of its events holds all of its headers, encrypted.
+# The limit applies to the unencrypted headers of one listener. Each event of the listener holds all of them encrypted.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
-_UPDATES_TRIED: Final = 10  # An update is tried this often while other requests change the listener.
-HIDDEN: Final = "…"  # This text is shown in place of a header's value.
-LISTENERS_MAX: Final = 10_000  # The most listeners of an organization; concurrent requests may exceed it a little.
+# An update is tried this often while other requests change the same listener.
+_UPDATES_TRIED: Final = 10
+HIDDEN: Final = "…"  # shown instead of a header's value
+LISTENERS_MAX: Final = 10_000  # of an organization; concurrent requests may exceed it a little
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerInput:
-    """The values of a listener that a request gives. None: not given.
+    """The values of a listener in a request. None means that the request does not give the value.
 
-    begin_at_ms: 0 is the beginning of the log, None is now.
-    settings: the given ones, by the names of ListenerSettings, with headers in the clear. A header with the value
-        HIDDEN keeps its value.
+    The listener gets messages from `begin_at_ms` on: 0 is the beginning of the log, None is now. `settings` holds the
+    given ones by name; a header with the value HIDDEN keeps its stored value.
     """
 
     name: str | None = None
@@ -70,10 +70,9 @@ class ListenerInput:
 
 
 class ListenerCommands:
-    """The commands on listeners. A command that depends on an item's values catches up with the log first.
+    """The commands on listeners. They read the log to its end first if their result depends on stored values.
 
-    allow_networks: addresses that listeners may have although they are not public.
-    listeners_max: of one organization.
+    Listeners may have public addresses, and those in `allow_networks`. `listeners_max` is for one organization.
     """
 
     def __init__(
@@ -94,9 +93,10 @@ class ListenerCommands:
     async def create_listener(
         self, context: Context, queue_id: str, asked: ListenerInput, *, tunnel: bool = False
     ) -> tuple[Listener, str]:
-        """Create a listener. Return it with its signing secret. Raises Refused, NameTaken or NotFound.
+        """Create a listener, and return it with its signing secret. Raises Refused, NameTaken, NotFound or
+        QuotaReached.
 
-        tunnel: the URLs are this program's own (api/tunnel.py), not a client's.
+        With `tunnel`, the URLs come from this program, so they are not checked.
         """
         name, notify_url, liveness_url = asked.name or "", asked.notify_url or "", asked.liveness_url or ""
         check_name(name)
@@ -137,11 +137,12 @@ class ListenerCommands:
         if_match: Versions | None = None,
         tunnel: bool = False,
     ) -> Listener:
-        """Update the given values of the listener. Raises Refused, NameTaken, NotFound or Changed.
+        """Change the given values of a listener, and return it. Raises Refused, NameTaken, NotFound or Changed.
 
-        The event has all values, so it counts for one version only. If another change came first, and no version was
-        asked for, it is made again from the new state (Unavailable when that repeats too often).
-        tunnel: as for create_listener(); NameTaken when the listener has a URL of its own.
+        The event holds all values, so it counts only for one version. Without `if_match`, the update is repeated if
+        another change came first; after many repeats, Unavailable is raised.
+
+        With `tunnel`, the URLs are not checked, and NameTaken is raised if the listener has an ordinary URL.
         """
         if asked.name is not None:
             check_name(asked.name)
@@ -182,7 +183,10 @@ class ListenerCommands:
     async def delete_listener(
         self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None
     ) -> None:
-        """Delete the listener and cancel its deliveries. Raises NotFound or Changed."""
+        """Delete a listener, and cancel its deliveries.
+
+        Raises NotFound, or Changed if the listener does not have a version in `if_match`.
+        """
         if if_match is not None:
             await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -193,7 +197,7 @@ class ListenerCommands:
             check_version(self._listener_now(context, listener_id), if_version)
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
-        """Pause the listener. Record nothing if it is paused already. Raises NotFound."""
+        """Pause a listener, and return it. Record nothing if it is paused already. Raises NotFound."""
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is None:
@@ -201,7 +205,7 @@ class ListenerCommands:
         return self._listener_now(context, listener_id)
 
     async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
-        """Resume the listener. Record nothing if it is not paused. Raises NotFound."""
+        """Resume a listener, and return it. Record nothing if it is not paused. Raises NotFound."""
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is not None:
@@ -211,7 +215,11 @@ class ListenerCommands:
     async def redrive_listener(
         self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
     ) -> None:
-        """Redrive the listener's retrying and parked deliveries, of these messages or all. Raises NotFound."""
+        """Attempt the listener's retrying and parked deliveries again now: those of these messages, or all if none is
+        named.
+
+        Raises NotFound if there is no such listener.
+        """
         await find_listener(self._view, context.organization_id, queue_id, listener_id)
         event = ev.ListenerRedriven(
             **event_fields(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
@@ -229,8 +237,9 @@ class ListenerCommands:
         raise NameTaken(f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name")
 
     def _sealed(self, before: ListenerSettings, said: Mapping[str, Any]) -> ListenerSettings:
-        """Return the new settings with sealed headers.
-        Raises Refused for a hidden value of a header that does not exist.
+        """Return the listener's new settings with encrypted headers.
+
+        Raises Refused if a header has the hidden value but no stored one, or if the headers are too long.
         """
         known = before.sealed_headers | {name: self._sealer.seal(value) for name, value in before.headers.items()}
         changed = dict(said)
@@ -248,7 +257,9 @@ class ListenerCommands:
         return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
 
     def _size(self, sealed: str | None, value: str) -> int:
-        """Return the length of a header's value. A sealed one that this process can't open counts 0."""
+        """Return the length of a header's value. It is 0 if the value is encrypted with a key that this process does
+        not have.
+        """
         if sealed is not None:
             try:
                 value = self._sealer.open(sealed)
@@ -272,7 +283,9 @@ class ListenerCommands:
 
 
 def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
-    """Raise Refused if header values given for one origin would be sent to another (docs/decisions/0042)."""
+    """Raise Refused if header values that were given for one origin would be sent to another without being
+    given again.
+    """
     settings = listener.settings
     if asked.notify_url is None or same_origin(asked.notify_url, listener.notify_url):
         return
@@ -281,7 +294,8 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
     named: Mapping[str, str] | None = asked.settings.get("headers")
     if named is None:
         raise Refused(
-            "The new notify_url has another scheme, host or port. Give the values of `headers` again, or {} for none.",
+            "The new notify_url has another scheme, host or port. "
+            "Give all values of `headers` again, or {} for no headers.",
             pointer="/headers",
         )
     for name, value in named.items():
@@ -293,7 +307,7 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
 
 
 def signing_secret(asked: str | None) -> str:
-    """Return the requested secret, or a new one. Raises Refused."""
+    """Return the requested signing secret, or a new random one. Raises Refused if it is not valid."""
     if asked is None:
         return signing.secret_text(os.urandom(_SIGNING_BYTES))
     try:

@@ -31,13 +31,13 @@ from broker.ports import ControlLog, DirectoryView
 
 SCOPES: Final = tuple(keys.SCOPES)
 SCOPES_DEFAULT: Final = ("queues", "messages")
-KEYS_MAX: Final = 1_000  # of one organization
+KEYS_MAX: Final = 1_000  # API keys of one organization
 
 
 async def create_organization(
     control: ControlLog, view: DirectoryView, *, name: str, actor: str = "shell", request_id: str = ""
 ) -> Organization:
-    """Create an organization without members. Raises Refused for the name."""
+    """Create an organization without members. Raises Refused if the name is not valid."""
     check_name(name)
     context = Context(organization_id=str(uuid4()), actor=actor, request_id=request_id, at_ms=now_ms())
     await record(control, view, ev.OrganizationCreated(**event_fields(context), name=name))
@@ -56,17 +56,16 @@ async def create_key(
     actor: str = "shell",
     request_id: str = "",
 ) -> tuple[ApiKey, str]:
-    """Create an API key. Return it with its secret, which is shown only here (Refused: name or scope; NotFound:
-    organization).
+    """Create an API key. Return it with its text, which is not available later.
 
-    queue_ids: the queues that the key is for; None: all.
-    expires_at_ms: None: never.
+    The key is restricted to the queues in `queue_ids`; None means all queues. Raises Refused if a value is not valid,
+    QuotaReached if there are too many keys, NotFound if there is no such organization.
     """
     check_name(name)
     for index, scope in enumerate(scopes):
         if scope not in SCOPES:
             raise Refused(
-                f"{shortened(scope)!r} is no scope; use some of {', '.join(SCOPES)}", pointer=f"/scopes/{index}"
+                f"{shortened(scope)!r} is no scope. Use one of {', '.join(SCOPES)}.", pointer=f"/scopes/{index}"
             )
         if queue_ids is not None and scope not in keys.SCOPES_OF_QUEUES:
             raise Refused(
@@ -75,7 +74,9 @@ async def create_key(
     if queue_ids is not None:
         await _check_queues(view, organization_id, queue_ids)
     if expires_at_ms is not None and expires_at_ms <= now_ms():
-        raise Refused("This time is in the past.", pointer="/expires_at")
+        raise Refused(
+            "This time is in the past. Give a later one, or null for a key that does not expire.", pointer="/expires_at"
+        )
     if sum(1 for _ in view.state.keys_of(organization_id)) >= KEYS_MAX:
         raise QuotaReached(f"An organization may have at most {KEYS_MAX} keys. Revoke one first.")
     secret = keys.key_text(os.urandom(keys.RANDOM_BYTES))
@@ -93,7 +94,7 @@ async def create_key(
         expires_at_ms=expires_at_ms,
     )
     api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
-    if api_key is None:  # The organization does not exist, or has revoked the key already.
+    if api_key is None:  # The organization does not exist, or has already revoked the key.
         raise NotFound("You can reach no organization with this ID.")
     return api_key, secret
 
@@ -108,6 +109,8 @@ async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Se
 
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
-    """Revoke the key in every process as soon as it has folded the event. Raises NotFound."""
+    """Revoke an API key. Each process refuses it as soon as it has read the event. Raises NotFound if there is no such
+    key.
+    """
     if not await record(control, view, ev.KeyRevoked(**event_fields(context), key_id=key_id)):
         raise NotFound("No API key of this organization has this ID.")

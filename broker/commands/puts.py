@@ -34,13 +34,16 @@ _UTF8_BYTES_A_CHAR_MAX: Final = 4
 _DAY_MS: Final = 86_400_000
 DELIVER_AHEAD_MS_MAX: Final = 366 * _DAY_MS
 _SHORT_ID_DIGITS: Final = 7
-_QUEUE_CHARS_MAX: Final = NAME_CHARS_MAX - len("-message-") - _SHORT_ID_DIGITS  # of its name in a message's
+# Characters of a queue's name in a message's default name.
+_QUEUE_CHARS_MAX: Final = NAME_CHARS_MAX - len("-message-") - _SHORT_ID_DIGITS
 _POOL_BYTES: Final = 4096
 
 
 class _RandomBits:
-    """Random integers of 64 bits. They are drawn from the system by the page, because a call for each costs more than
-    the whole id.
+    """Random numbers of 64 bits.
+
+    It asks the operating system for many bytes at a time, because a call for each number would cost more than the rest
+    of the id.
     """
 
     def __init__(self) -> None:
@@ -57,11 +60,10 @@ random_bits = _RandomBits().draw
 
 
 class Put:
-    """A message on its way into the log.
+    """A message that is about to be stored.
 
-    id, name: known once it is stored.
-    key: the ordering key.
-    count: called with the organization and the record's size when the record is built.
+    `id` and `name` are known once it is stored. `count` is called with the organization and the size of the record when
+    the record is built.
     """
 
     __slots__ = (
@@ -105,16 +107,18 @@ class Put:
 
     @property
     def size(self) -> int:
-        """About what it carries, bytes."""
+        """About how many bytes the message has."""
         return len(self._data)
 
     def claimed(self, at_ms: int, random_bits: int) -> None:
-        """Use the claimed time and random bits for the id."""
+        """Use the time and the random bits of an idempotency claim for the message id."""
         self._at_ms = at_ms
         self._random_bits = random_bits
 
     def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
-        """Build the record (ports.BuildRecord). The id depends on the partition."""
+        """Return key, value and header of the Kafka record. The message id contains the partition, so it is made only
+        now.
+        """
         queue = self._queue
         self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)
         if not self.name:
@@ -134,13 +138,13 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            # A record that does not fit is built again for the next batch, and must not be counted twice.
+            # A record that did not fit into a batch is built again, and must not be counted twice.
             self._count = None
         return made.encode(), value, queue.id.encode()
 
 
 class NewMessage(Protocol):
-    """A message as a request gives it."""
+    """The values of a new message in a request."""
 
     @property
     def data(self) -> str: ...
@@ -162,9 +166,9 @@ def new_put(
     deliver_at: datetime | None = None,
     count: Count | None = None,
 ) -> Put:
-    """Check and prepare a message. Raises Refused."""
+    """Check the values of a message, and prepare it for storing. Raises Refused if a value is not valid."""
     if queue.name == ALERTS_QUEUE:
-        raise Refused(f"Only Everput itself puts messages into the queue {ALERTS_QUEUE}.")
+        raise Refused(f"Only Everput itself puts messages into the queue {ALERTS_QUEUE}. Use another queue.")
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
         raise Refused(f"The data is too long: at most {DATA_BYTES_MAX} bytes of UTF-8 are allowed.", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:
@@ -174,7 +178,9 @@ def new_put(
     if deliver_at is None:
         return Put(queue, data, name, ordering_key, actor, request_id, count=count)
     if ordering_key is not None:
-        detail = "a message with an ordering key can't have a time: those after it would have to wait for it"
+        detail = (
+            "A message with an ordering key can't have deliver_at, because later messages of the key would wait for it."
+        )
         raise Refused(detail, pointer="/deliver_at")
     deliver_at_ms = int(deliver_at.timestamp() * 1000)
     if deliver_at_ms - time.time_ns() // 1_000_000 > DELIVER_AHEAD_MS_MAX:
@@ -194,7 +200,11 @@ async def put_message(
     deliver_at: datetime | None = None,
     count: Count | None = None,
 ) -> Put:
-    """Put a message, and return it once all in-sync replicas have it. Raises Refused, LogUnavailable or InDoubt."""
+    """Put a message. Return it once all in-sync replicas have stored it.
+
+    Raises Refused if a value is not valid, LogUnavailable if nothing was stored, InDoubt if the message may have been
+    stored.
+    """
     put = new_put(queue, data, name, ordering_key, actor, request_id, deliver_at, count)
     await log.append(put.build, ordering_key=ordering_key, size=len(data))
     return put
@@ -203,7 +213,10 @@ async def put_message(
 def new_batch(
     queue: Queue, messages: Sequence[NewMessage], actor: str, request_id: str, count: Count | None = None
 ) -> list[Put]:
-    """Check and prepare the messages of a batch (Refused; the pointer begins with the position: `/messages/3/data`)."""
+    """Check and prepare the messages of a batch.
+
+    Raises Refused with a pointer that begins with the message's position, such as `/messages/3/data`.
+    """
     puts = []
     for number, message in enumerate(messages):
         try:
@@ -215,11 +228,10 @@ def new_batch(
 
 
 async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
-    """Append messages, and return once all in-sync replicas have them.
-    Raises LogUnavailable if nothing is stored, or InDoubt.
+    """Append messages, and return once all in-sync replicas have stored them.
 
-    Messages without an ordering key go into one partition, and into one record batch if they fit.
-    partition: which one; None: any.
+    Messages without an ordering key go into `partition`, or into one that is chosen, and into one record batch if they
+    fit. Raises LogUnavailable if nothing was stored, InDoubt if some messages may have been stored.
     """
     together: dict[int | None, list[Put]] = {}
     for put in puts:

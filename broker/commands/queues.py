@@ -31,11 +31,13 @@ from broker.errors import (
 )
 from broker.ports import ControlLog, DirectoryView
 
-QUEUES_MAX: Final = 10_000  # The most queues of an organization; concurrent requests may exceed it a little.
+QUEUES_MAX: Final = 10_000  # of an organization; concurrent requests may exceed it a little
 
 
 class QueueCommands:
-    """The commands on queues. control: the topic of their events. queues_max: of one organization."""
+    """The commands on queues. They write their events to the topic `control`. An organization may have `queues_max`
+    queues.
+    """
 
     def __init__(self, control: ControlLog, view: DirectoryView, *, queues_max: int = QUEUES_MAX) -> None:
         self._control = control
@@ -43,7 +45,10 @@ class QueueCommands:
         self._queues_max = queues_max
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
-        """Create a queue. Raises Refused or NameTaken. The queue of the alerts is returned if it exists already."""
+        """Create a queue. Raises Refused, NameTaken or QuotaReached.
+
+        If the name is that of the alerts queue, the existing queue is returned.
+        """
         check_name(name)
         if name == ALERTS_QUEUE:
             return await alerts_queue(self._control, self._view, context)
@@ -58,7 +63,7 @@ class QueueCommands:
     async def rename_queue(
         self, context: Context, queue_id: str, *, name: str, if_match: Versions | None = None
     ) -> Queue:
-        """Rename the queue. Raises Refused, NameTaken, NotFound or Changed."""
+        """Rename a queue, and return it. Raises Refused, NameTaken, NotFound or Changed."""
         check_name(name)
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
@@ -91,7 +96,7 @@ class QueueCommands:
         return queue_now(self._view, context, queue_id)
 
     async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
-        """End the queue and its listeners. Raises NotFound or Changed."""
+        """Delete a queue and its listeners. Raises Refused, NotFound or Changed."""
         if if_match is not None:
             await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
@@ -104,8 +109,9 @@ class QueueCommands:
         return await record(self._control, self._view, event)
 
     async def _check_queue_name_free(self, organization_id: str, name: str, own_id: str | None) -> None:
-        """Refuse a taken name early, but only if this process has caught up: another process may have freed the
-        name.
+        """Raise NameTaken if another queue has this name.
+
+        Read the log to its end first, because another process may have freed the name.
         """
         for checked in (False, True):
             holder = self._view.state.queues_by_name.get((organization_id, name))
@@ -117,18 +123,22 @@ class QueueCommands:
 
 
 def _refuse_reserved(queue: Queue, name: str) -> None:
-    """Raise Refused if the queue, or the name, is the one of the alerts."""
+    """Raise Refused if the queue is the one for alerts, or if the name is reserved for it."""
     if ALERTS_QUEUE in (queue.name, name):
         raise Refused(
-            f"The queue {ALERTS_QUEUE} has the alerts of Everput. It can't be deleted or renamed.", pointer="/name"
+            f"Everput puts its alerts into the queue {ALERTS_QUEUE}. The queue can't be deleted or renamed.",
+            pointer="/name",
         )
 
 
 async def alerts_queue(control: ControlLog, view: DirectoryView, context: Context) -> Queue:
-    """Return the organization's queue of alerts, and create it if there is none (LogUnavailable, InDoubt)."""
+    """Return the organization's queue for alerts, and create it if there is none.
+
+    Raises LogUnavailable or InDoubt if Kafka does not store the event.
+    """
     queue = view.state.queues_by_name.get((context.organization_id, ALERTS_QUEUE))
     if queue is None:
         event = ev.QueueCreated(**event_fields(context), queue_id=str(uuid4()), name=ALERTS_QUEUE)
-        await record(control, view, event)  # Another process may create it first, which is as good.
+        await record(control, view, event)  # It does not matter if another process creates it first.
         queue = view.state.queues_by_name[context.organization_id, ALERTS_QUEUE]
     return queue

@@ -24,17 +24,17 @@ from broker.ports import Count, Cursors, DirectoryView, Log, Outstanding
 from broker.settings import Network
 
 ONLY: Final = ("all", "failed", "undelivered")
-_RUNNING_MAX: Final = 10  # of one listener at once
-_RUNNING_ALL_MAX: Final = 100  # of one organization
-_PICKED_MAX: Final = 50_000  # An event lists at most this many messages that were picked one by one.
+_RUNNING_MAX: Final = 10  # running replays of one listener
+_RUNNING_ALL_MAX: Final = 100  # running replays of one organization
+_PICKED_MAX: Final = 50_000  # messages that an event can list one by one
 _PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayInput:
-    """The values of a requested replay.
+    """The values of a replay in a request.
 
-    from_ms, to_ms: when the messages were put, to_ms excluded; None is now. The rest: core/replays.py.
+    It takes the messages that were put from `from_ms` until before `to_ms`; None means now.
     """
 
     from_ms: int
@@ -49,8 +49,7 @@ class ReplayInput:
 class ReplayCommands:
     """The commands on replays.
 
-    cursors: of listeners and replays.
-    outstanding: deliveries that have left their windows.
+    `cursors` says how far listeners and replays have got. `outstanding` finds deliveries that are retrying or parked.
     """
 
     def __init__(
@@ -69,7 +68,10 @@ class ReplayCommands:
         self._allow_networks = allow_networks
 
     async def plan(self, context: Context, listener: Listener, asked: ReplayInput) -> ev.ReplayStarted:
-        """Return the replay as it would begin now, without recording it. Raises Refused or LogUnavailable."""
+        """Return the replay as it would start now, without recording it.
+
+        Raises Refused if a value is not valid, LogUnavailable if Kafka does not answer.
+        """
         self._check(asked)
         to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
         if to_ms <= asked.from_ms:
@@ -119,9 +121,10 @@ class ReplayCommands:
         asked: ReplayInput,
         count: Count = lambda _, __: None,
     ) -> Replay:
-        """Begin a replay. Raises Refused, NotFound or LogUnavailable.
+        """Start a replay, and return it. Raises Refused, NotFound or LogUnavailable.
 
-        count: called with the organization and the bytes of the picked offsets in the event; it may raise.
+        `count` is called with the organization and the bytes of the selected offsets in the event. It may raise an
+        error.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -132,7 +135,8 @@ class ReplayCommands:
         ):
             if running >= most:
                 raise Refused(
-                    f"{running} replays of {whose} are running, the most that may. Cancel one, or wait until one ends."
+                    f"{whose.capitalize()} already has {running} running replays, the limit. "
+                    "Cancel one, or wait until one ends."
                 )
         event = await self.plan(context, listener, asked)
         count(context.organization_id, sum(map(len, event.picked or ())))
@@ -141,7 +145,7 @@ class ReplayCommands:
         return self._now(event)
 
     async def find(self, organization_id: str, queue_id: str, listener_id: str, replay_id: str) -> Replay:
-        """Find the listener's replay. Raises NotFound."""
+        """Return the listener's replay with this id. Raises NotFound if there is none."""
         await find_listener(self._view, organization_id, queue_id, listener_id)
         replay = self._view.state.replays.find(organization_id, replay_id)
         if replay is None or replay.listener_id != listener_id:
@@ -149,25 +153,25 @@ class ReplayCommands:
         return replay
 
     async def pause(self, context: Context, replay: Replay) -> Replay:
-        """Pause the replay. Record nothing if it is paused already or has ended."""
+        """Pause a replay, and return it. Record nothing if it is already paused or has ended."""
         if replay.paused is not None or replay.ended is not None:
             return replay
         return await self._change(ev.ReplayPaused(**event_fields(context), replay_id=replay.id, reason="asked for"))
 
     async def resume(self, context: Context, replay: Replay) -> Replay:
-        """Resume the replay where it was. Record nothing if it is not paused."""
+        """Resume a paused replay, and return it. Record nothing if it is not paused or has ended."""
         if replay.paused is None or replay.ended is not None:
             return replay
         return await self._change(ev.ReplayResumed(**event_fields(context), replay_id=replay.id))
 
     async def cancel(self, context: Context, replay: Replay) -> Replay:
-        """Cancel the replay. Record nothing if it has ended."""
+        """Cancel a replay, and return it. Record nothing if it has ended."""
         if replay.ended is not None:
             return replay
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return the replay's progress through its range of the log, 0 to 1. Raises LogUnavailable."""
+        """Return how much of its range of the log the replay has settled, from 0 to 1. Raises LogUnavailable."""
         spans = {
             number: (start, end)
             for number, (start, end) in enumerate(zip(replay.start_offsets, replay.end_offsets, strict=True))
@@ -176,7 +180,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        if replay.ended is None:  # The directory has dropped the listener of a replay that was cancelled.
+        if replay.ended is None:  # A cancelled replay has no listener in the directory any more.
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
             end - start if number in replay.finished else max(0, min(cursors[number].offset, end) - start)
@@ -198,8 +202,9 @@ class ReplayCommands:
     async def _count(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], since_ms: int
     ) -> tuple[int, bool]:
-        """Count the queue's messages in [begin, end), put since a time and not deleted. Return also whether the count
-        is exact.
+        """Count the queue's messages in [begin, end) that were put since a time and not deleted.
+
+        Return the count, and whether it is exact.
         """
         queue_id, organization_id = listener.queue_id, listener.organization_id
         count, exact = await self._log.messages.count(queue_id, begin=begin, end=end, organization_id=organization_id)
@@ -211,12 +216,14 @@ class ReplayCommands:
     async def _choose(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], *, failed: bool
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
-        """Choose the failed or undelivered messages of [begin, end), by partition.
+        """Choose the failed or undelivered messages in [begin, end), by partition.
 
-        Return the offsets below which and from which on all messages belong to the replay, and the picked offsets in
-        between. The listener never got what lies before its beginning, and has taken nothing beyond its cursors' tops.
+        Return two offsets and a list for each partition: the replay takes all messages before the first offset, all
+        from the second offset on, and those in the list.
+
+        The listener never got messages before its own start, and has not taken messages above the top of its cursor.
         """
-        # Read the cursors first: a delivery that leaves its window meanwhile is found in `outstanding`.
+        # Read the cursors first: a delivery that leaves memory after that is found in the topic `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
@@ -239,7 +246,8 @@ class ReplayCommands:
                     found.add((parts[1], row.offset))
             if len(found) > _PICKED_MAX:
                 raise Refused(
-                    f"More than {_PICKED_MAX} messages of this time range are retrying or parked. Choose less time.",
+                    f"More than {_PICKED_MAX} messages of this time range are retrying or parked. "
+                    "Choose a shorter time range.",
                     pointer="/from",
                 )
         offsets: list[list[int]] = [[] for _ in end]

@@ -21,7 +21,7 @@ FORMER_MAX: Final = 3
 
 
 class SecretCommands:
-    """The commands on signing secrets. sealer: encrypts them in the log."""
+    """The commands on signing secrets. `sealer` encrypts the secrets for the log."""
 
     def __init__(self, control: ControlLog, view: DirectoryView, sealer: Sealer) -> None:
         self._control = control
@@ -29,14 +29,16 @@ class SecretCommands:
         self._sealer = sealer
 
     async def show(self, context: Context, queue_id: str, listener_id: str) -> tuple[Listener, str]:
-        """Return the listener and its newest secret. Raises NotFound."""
+        """Return the listener and its newest signing secret. Raises NotFound if there is no such listener."""
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         return listener, self._sealer.open(listener.sealed_secret)
 
     async def rotate(
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
-        """Give the listener a new secret. Former ones also sign for overlap_s.
+        """Give the listener a new signing secret. Requests are also signed with the former secrets for `overlap_s`
+        seconds.
+
         Raises Refused, QuotaReached or NotFound.
         """
         new = signing_secret(secret)
@@ -45,7 +47,8 @@ class SecretCommands:
         going_on = [ends for _, ends in listener.former_secrets if ends > context.at_ms]
         if overlap_s and len(going_on) >= FORMER_MAX:
             raise QuotaReached(
-                f"{FORMER_MAX} former secrets sign already. Wait until one ends, or end them now with overlap_s 0.",
+                f"{FORMER_MAX} former secrets are still in use. "
+                "Wait until one ends, or end all of them now with overlap_s 0.",
                 pointer="/overlap_s",
             )
         event = ev.ListenerSecretRotated(
@@ -56,6 +59,6 @@ class SecretCommands:
         )
         await record(self._control, self._view, event)
         rotated = self._view.state.listener(context.organization_id, listener_id)
-        if rotated is None:  # deleted before, or right after
+        if rotated is None:  # The listener was deleted meanwhile.
             raise NotFound("No listener of this queue has this ID.")
         return rotated, new
