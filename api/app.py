@@ -55,7 +55,7 @@ from broker.commands.secrets import SecretCommands
 from broker.outbound.addresses import Resolver
 from broker.outbound.dns import Ask, ask_system
 from broker.passwords import Passwords
-from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding, Statistics
+from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding, Statistics, Tracing
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.volume import StoredBytes
@@ -81,6 +81,7 @@ def make_app(
     stored: StoredBytes,
     statistics: Statistics,
     passwords: Passwords,
+    tracing: Tracing | None = None,
     account_limits: AccountLimits = DEFAULT_LIMITS,
     bodies_bytes_max: int = BYTES_MAX,
     dns: Ask = ask_system,
@@ -102,7 +103,7 @@ def make_app(
         count=stored.add,
     )
     tokens = PageTokens(sealer)
-    messages = Messages(log, idempotency, view, deliveries, stored, tokens)
+    messages = Messages(log, idempotency, view, deliveries, stored, tokens, tracing)
     public_url = None if settings.public_url is None else settings.public_url.rstrip("/")
     limit = settings.requests_per_s
     keys = ApiKeys(view, log.control) if limit is None else LimitedApiKeys(view, log.control, requests_per_s=limit)

@@ -6,11 +6,13 @@ Not for: how a put is made (broker/commands/puts.py), how a message is found and
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from api.calls import Call
 from api.etags import Item
@@ -22,8 +24,9 @@ from broker.commands.changes import StoredMessage, delete_message, find_message,
 from broker.commands.context import find_queue
 from broker.commands.idempotency import Idempotency, Stored
 from broker.commands.puts import Put, append_puts, new_batch, put_message
+from broker.core import trace
 from broker.core.entities import Listener, Queue
-from broker.ports import Deliveries, DeliveryState, DirectoryView, Log
+from broker.ports import Deliveries, DeliveryState, DirectoryView, Log, Tracing
 from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
@@ -43,7 +46,9 @@ class Messages:
         deliveries: Deliveries,
         stored: StoredBytes,
         tokens: PageTokens,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._all = log
         self._log = log.messages
         self._idempotency = idempotency
@@ -60,10 +65,16 @@ class Messages:
         if queue is None:
             queue = await find_queue(self._view, organization_id, queue_id)
         body = await call.json(MessageBody)
+        if self._tracing is not None or trace.HEADER in call.sent:
+            with traced(self._tracing, call, queue) as traceparent:
+                return await self._put(call, queue, body, traceparent)
+        return await self._put(call, queue, body, UNSET)
+
+    async def _put(self, call: Call, queue: Queue, body: MessageBody, traceparent: str | UnsetType) -> Any:
         if _IDEMPOTENCY_KEY in call.sent:
-            (stored,) = await self._put_once(call, queue, body, [body])
-            return _put_answer(call, queue_id, stored)
-        self._check_room(organization_id)
+            (stored,) = await self._put_once(call, queue, body, [body], traceparent)
+            return _put_answer(call, queue.id, stored)
+        self._check_room(call.organization_id)
         put = await put_message(
             self._log,
             queue,
@@ -74,8 +85,9 @@ class Messages:
             request_id=call.request_text,
             deliver_at=body.deliver_at,
             count=self._count,
+            traceparent=traceparent,
         )
-        return _put_answer(call, queue_id, put)
+        return _put_answer(call, queue.id, put)
 
     async def put_batch(self, call: Call) -> Any:
         """Put all messages of a batch, or none if one of them is refused. The results have the order of the
@@ -84,16 +96,24 @@ class Messages:
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(BatchBody, times_bytes_max=BATCH_TIMES_BYTES_MAX)
         puts: Sequence[Put | Stored]
-        if _IDEMPOTENCY_KEY in call.sent:
-            puts = await self._put_once(call, queue, body, body.messages)
-        else:
-            self._check_room(call.organization_id)
-            puts = made = new_batch(queue, body.messages, call.actor, call.request_text, self._count)
-            await append_puts(self._log, made)
+        with traced(self._tracing, call, queue) as traceparent:
+            if _IDEMPOTENCY_KEY in call.sent:
+                puts = await self._put_once(call, queue, body, body.messages, traceparent)
+            else:
+                self._check_room(call.organization_id)
+                puts = made = new_batch(queue, body.messages, call.actor, call.request_text, self._count)
+                for put in made:
+                    put.traceparent = traceparent
+                await append_puts(self._log, made)
         return {"messages": [_put_answer(call, queue.id, put) for put in puts]}
 
     async def _put_once(
-        self, call: Call, queue: Queue, body: MessageBody | BatchBody, messages: Sequence[MessageBody]
+        self,
+        call: Call,
+        queue: Queue,
+        body: MessageBody | BatchBody,
+        messages: Sequence[MessageBody],
+        traceparent: str | UnsetType,
     ) -> list[Stored]:
         idempotency_key = call.sent[_IDEMPOTENCY_KEY]
         if not _KEY.fullmatch(idempotency_key):
@@ -102,6 +122,8 @@ class Messages:
             )
         request_id = call.request_text
         puts = new_batch(queue, messages, call.actor, request_id, self._count)
+        for put in puts:
+            put.traceparent = traceparent
         same = f"{type(body).__name__} {queue.id} ".encode() + msgspec.json.encode(body)
         return await self._idempotency.put(
             queue,
@@ -180,6 +202,29 @@ def _states(queue: Queue, states: Mapping[str, str]) -> list[dict[str, Any]]:
         for listener in queue.listeners.values()
         if listener.id in states
     ]
+
+
+@contextmanager
+def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | UnsetType]:
+    """Trace a put, if the process traces. Yield the place in the trace that attempts will belong to, if there is one.
+
+    Without tracing, it is the place that the client sent. A header that is not valid counts as missing.
+    """
+    parent = trace.parse(call.sent.get(trace.HEADER, b""))
+    if tracing is None:
+        yield UNSET if parent is None else str(parent)
+        return
+    put = tracing.put(None if parent is None else str(parent), queue)
+    append = tracing.append(put, queue)
+    error: str | None = None
+    try:
+        yield append.traceparent
+    except BaseException as raised:
+        error = type(raised).__name__
+        raise
+    finally:
+        append.end(error=error)
+        put.end(error=error)
 
 
 def _put_answer(call: Call, queue_id: str, put: Put | Stored) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory
-from broker.core.entities import Listener
+from broker.core.entities import Listener, Queue
 from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutClaimed
 from broker.core.health import Facts
 from broker.core.statistics import Series
@@ -389,6 +389,31 @@ class Cursors(Protocol):
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
         """Load cursors by listener and partition; those never committed are left out. Raises LogUnavailable."""
+
+
+class Span(Protocol):
+    """A span of a trace that is under way. traceparent: its place in the trace."""
+
+    @property
+    def traceparent(self) -> str: ...
+
+    def end(self, *, status: int | None = None, error: str | None = None) -> None:
+        """End the span. status: the HTTP status of an answer. error: why there was none, in a word."""
+
+
+class Tracing(Protocol):
+    """The tracing of one process, where there is any (cli/tracing.py)."""
+
+    def put(self, parent: str | None, queue: Queue) -> Span:
+        """Begin the span of a put. parent: the client's traceparent, if it sent one."""
+
+    def append(self, put: Span, queue: Queue) -> Span:
+        """Begin the span of the append to Kafka, below the one of the put."""
+
+    def attempt(self, parent: str, listener: Listener, message_id: str, number: int) -> Span:
+        """Begin the span of an attempt, below the message's. One of a replay has a trace of its own, with a link to the
+        message's.
+        """
 
 
 class Statistics(Protocol):

@@ -63,7 +63,7 @@ class Put:
     """A message that is about to be stored.
 
     `id` and `name` are known once it is stored. `count` is called with the organization and the size of the record when
-    the record is built.
+    the record is built. `traceparent`, the place in a trace that attempts will belong to, may be set before.
     """
 
     __slots__ = (
@@ -79,6 +79,7 @@ class Put:
             "id",
             "ordering_key",
             "name",
+            "traceparent",
         ),
     )
 
@@ -104,6 +105,7 @@ class Put:
         self._random_bits = random_bits()
         self.id = ""
         self.name = name or ""
+        self.traceparent: str | UnsetType = UNSET
 
     @property
     def size(self) -> int:
@@ -134,6 +136,7 @@ class Put:
             data=self._data,
             key=self.ordering_key,
             deliver_at_ms=self._deliver_at_ms,
+            traceparent=self.traceparent,
         )
         value = encode(event)
         if self._count is not None:
@@ -199,6 +202,7 @@ async def put_message(
     request_id: str,
     deliver_at: datetime | None = None,
     count: Count | None = None,
+    traceparent: str | UnsetType = UNSET,
 ) -> Put:
     """Put a message. Return it once all in-sync replicas have stored it.
 
@@ -206,6 +210,7 @@ async def put_message(
     stored.
     """
     put = new_put(queue, data, name, ordering_key, actor, request_id, deliver_at, count)
+    put.traceparent = traceparent
     await log.append(put.build, ordering_key=ordering_key, size=len(data))
     return put
 

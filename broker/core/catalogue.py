@@ -98,6 +98,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "data": "the data of the message",
     "key": "the ordering key; null when the message has none",
     "deliver_at_ms": "the time before which the message is not delivered",
+    "traceparent": "the place in a trace that attempts belong to, as in W3C Trace Context; absent for none",
     "partition": "the partition of `messages`, which is also the event's own; for damage, the partition of its topic",
     "topic": "the topic whose records can't be read, without the installation's prefix",
     "first_offset": "the first offset that can't be read",

@@ -58,6 +58,7 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
     data: msgspec.Raw
     key: str | None = None
     deliver_at_ms: int | UnsetType = UNSET
+    traceparent: str | UnsetType = UNSET
 
 
 _NAMES: Final = {kind: name for name, kind in CLASSES.items()}

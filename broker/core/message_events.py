@@ -16,6 +16,7 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
     Messages with the same ordering key (`key`) are delivered one at a time, in order. With `deliver_at_ms`, the message
     is not delivered before that time. A message may have only one of the two.
+    Attempts belong to the place in a trace that `traceparent` gives (trace.py), if there is one.
     """
 
     message_id: str
@@ -24,6 +25,7 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
     data: str
     key: str | None = None
     deliver_at_ms: int | UnsetType = UNSET
+    traceparent: str | UnsetType = UNSET
 
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
@@ -194,6 +196,7 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     forgiven: int = 0
     since_ms: int = 0  # the last redrive or the message's `deliver_at`; 0 for neither
     first_at_ms: int = 0  # first attempt, 0 before it; the age counts from the later of the two
+    traceparent: str | UnsetType = UNSET
 
     def put(self) -> MessagePut:
         """Return the event of the put, as the message was when the delivery was set aside.
@@ -209,6 +212,7 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
             data=self.data,
             key=self.key,
             deliver_at_ms=self.since_ms if self.since_ms and not self.number else UNSET,
+            traceparent=self.traceparent,
         )
 
 

@@ -37,7 +37,7 @@ from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context
-from broker.ports import Count, DirectoryView
+from broker.ports import Count, DirectoryView, Tracing
 from broker.sealing import Sealer
 from broker.settings import Settings
 
@@ -61,6 +61,7 @@ class Worker:
         *,
         tuning: Tuning = TUNED,
         network: Network | None = None,  # for tests
+        tracing: Tracing | None = None,
         dice: Callable[[], float] = random,  # draws the jitter of retries and probes
     ) -> None:
         self.kafka = kafka
@@ -70,7 +71,9 @@ class Worker:
         self._background = Background()
         self._loaded = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        network = network or Network(Resolver(settings.allow_networks), Sockets(tuning=tuning), tls_context())
+        network = network or Network(
+            Resolver(settings.allow_networks), Sockets(tuning=tuning), tls_context(), tracing=tracing
+        )
         self._liveness = Liveness(network.resolver, network.tls, dice, tuning)
         self._ticks = Ticks(self._liveness, tuning)
         means = Means(network, dice, tuning, self._ticks, self._background.run)

@@ -36,6 +36,7 @@ from cli.processes.metrics import show_answers, show_damage, show_log
 from cli.processes.process import CATCH_UP_S, Process, run
 from cli.processes.sockets import address, bind, inherited
 from cli.processes.startup_server import StartupServer
+from cli.tracing import tracing
 from projections.app import Projections
 
 
@@ -115,6 +116,7 @@ async def _serve(process: Process, options: Options) -> None:
             stored=stored,
             passwords=Passwords(),
             statistics=KafkaStatistics(settings.kafka, log.requests, log.read_slots),
+            tracing=await stack.enter_async_context(tracing()),
         )
         show_answers(process.health.registry, app.state.requests, stored)
         await startup_server.open(app)

@@ -29,6 +29,7 @@ from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.processes.metrics import show_damage, show_worker
 from cli.processes.process import CATCH_UP_S, Process, run
+from cli.tracing import tracing
 from projections.agents import run_delivery_streams
 from projections.app import Projections
 from projections.statistics import Statistics
@@ -60,7 +61,8 @@ async def _work(process: Process, *, options: Options) -> None:
         bytes_max, retain_s = settings.organization_bytes_max, settings.retain_messages_s
         stored = StoredBytes(log.control, view, bytes_max=bytes_max, retain_s=retain_s)
         sealer = Sealer(settings.sealing_key)
-        worker = Worker(settings, ports, view, sealer, stored.count)
+        traces = await stack.enter_async_context(tracing())
+        worker = Worker(settings, ports, view, sealer, stored.count, tracing=traces)
         projections.add_agent("delivery_streams", run_delivery_streams(view, worker.roster, projections.failed))
         await projections.start(timeout_s=CATCH_UP_S)
         stack.push_async_callback(projections.stop)

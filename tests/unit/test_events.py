@@ -303,6 +303,7 @@ PLAIN = {
     int: NUMBERS,
     str | None: st.none() | TEXT,
     int | None: st.none() | NUMBERS,
+    str | msgspec.UnsetType: st.just(msgspec.UNSET) | TEXT,
     int | msgspec.UnsetType: st.just(msgspec.UNSET) | NUMBERS,
     tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
     tuple[str, ...] | None: st.none() | st.lists(TEXT, max_size=3).map(tuple),

@@ -35,10 +35,12 @@ from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
 from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, message_of, now_ms
+from broker.delivery.reading.message import Message
 from broker.delivery.tuning import Tuning
 from broker.outbound.addresses import parse_url
 from broker.outbound.connection import ConnectFailed, Connection, NotTried
 from broker.outbound.request import Opened, also_signed, post_head
+from broker.ports import Span
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Attempts:
 
     __slots__ = (
         *("_circuit", "_deliveries", "_dice", "_former", "_head", "_limits", "_loop", "_queue", "_signer"),
-        *("_timeout_s", "_tuning", "connections", "dispatcher", "error", "policy"),
+        *("_spans", "_timeout_s", "_tracing", "_tuning", "connections", "dispatcher", "error", "policy"),
     )
 
     def __init__(
@@ -89,6 +91,8 @@ class Attempts:
         self._dice = dice  # draws the jitter of retries
         self._loop = loop
         self.error: str | None = None  # why the last attempt was not accepted
+        self._tracing = network.tracing
+        self._spans: dict[Delivery, Span] = {}  # of requests without an answer so far
         target = parse_url(dispatcher.listener.notify_url)
         self.connections = Connections(self, network, target, dispatcher.tuning)
 
@@ -132,6 +136,9 @@ class Attempts:
             if isinstance(found, ConnectFailed):
                 tried = not isinstance(found, NotTried)
                 failure = Failure(error=str(found), tried=tried, connected=False, tunnel=target.tunnel)
+                if self._tracing is not None and tried:
+                    self._begin_span(delivery, delivery.number + 1)
+                    self._end_span(delivery, None, str(found))
                 self._failed(delivery, failure, 0)
                 return
             assignment = delivery.stream.assignment
@@ -156,14 +163,33 @@ class Attempts:
             signed += more
             if not more:  # The former secrets have expired.
                 self._former = ()
+        head = self._head if message.traceparent is None else self._head + self._trace_line(delivery, message)
         self.connections.sent[connection] = None
         connection.send(
             b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\neverput-attempt: %d\r\n"
-            b"content-length: %d\r\n\r\n%b"
-            % (self._head, message.id, timestamp, signed, delivery.number, len(body), body),
+            b"content-length: %d\r\n\r\n%b" % (head, message.id, timestamp, signed, delivery.number, len(body), body),
             delivery,
             self._loop.time(),
         )
+
+    def _trace_line(self, delivery: Delivery, message: Message) -> bytes:
+        """Return the header line that says where in a trace the attempt belongs. Only for a message with a place."""
+        span = self._begin_span(delivery, delivery.number)
+        place = message.traceparent if span is None else span.traceparent
+        return f"traceparent: {place}\r\n".encode()
+
+    def _begin_span(self, delivery: Delivery, number: int) -> Span | None:
+        message = message_of(delivery)
+        if self._tracing is None or message.traceparent is None:
+            return None
+        span = self._tracing.attempt(message.traceparent, self.dispatcher.listener, message.id.decode(), number)
+        self._spans[delivery] = span
+        return span
+
+    def _end_span(self, delivery: Delivery, status: int | None, error: str | None) -> None:
+        span = self._spans.pop(delivery, None)
+        if span is not None:
+            span.end(status=status, error=error)
 
     def expire(self) -> None:
         """End the attempts that have taken longer than the listener's timeout."""
@@ -179,6 +205,8 @@ class Attempts:
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         connection.well = status < 500
+        if self._tracing is not None:
+            self._end_span(delivery, status, None)
         if not taken(status):
             tunnel = connection.target.tunnel
             self._failed(delivery, Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel), took_ms)
@@ -198,6 +226,8 @@ class Attempts:
         if error == "timeout":
             self._limits.timed_out(took_ms)
         stale = connection.used > 0 and connection.fresh
+        if self._tracing is not None:
+            self._end_span(connection.work, None, error)
         self._failed(connection.work, Failure(error=error, tunnel=connection.target.tunnel, stale=stale), took_ms)
 
     def released(self, connection: Connection) -> None:

@@ -18,16 +18,18 @@ from broker.delivery.dispatch.stream import Delivery
 from broker.delivery.tuning import TUNED, Tuning
 from broker.outbound.addresses import Resolver, Target
 from broker.outbound.connection import ConnectFailed, Connection, Owner, connect
+from broker.ports import Tracing
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The network access that the dispatchers of a worker share."""
+    """The network access that the dispatchers of a worker share. tracing: None when nothing is traced."""
 
     resolver: Resolver
     sockets: Sockets  # counts the open connections
     tls: ssl.SSLContext
     connect: Callable[[Owner, Target, Resolver, ssl.SSLContext], Awaitable[Connection]] = connect
+    tracing: Tracing | None = None
 
 
 class Connections:

@@ -10,6 +10,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from broker.core.codec import decode, encode
 from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.delivery.dispatch.stream import Delivery, now_ms
@@ -207,6 +209,7 @@ def kept_event(
         "forgiven": 0 if entry is None else entry.forgiven,
         "since_ms": message.deliver_at_ms if entry is None else entry.since_ms,
         "first_at_ms": delivery.first_at_ms,
+        "traceparent": message.traceparent or UNSET,
     }
     if due_ms is None:
         return DeliveryParked(**fields)

@@ -19,10 +19,13 @@ _SOUGHT_MAX: Final = 4  # Searching bytes for one id takes a sixth of the time o
 
 class Message:
     """A message that is being delivered, as read from the topic `messages`. The record is decoded at the first call of
-    `body()`, which also sets `key` and `deliver_at_ms`.
+    `body()`, which also sets `key`, `deliver_at_ms` and `traceparent`.
     """
 
-    __slots__ = ("_body", "_change", "_value", "deliver_at_ms", "id", "key", "offset", "put_at_ms", "queue_id", "size")
+    __slots__ = (
+        *("_body", "_change", "_value", "deliver_at_ms", "id", "key", "offset", "put_at_ms", "queue_id", "size"),
+        "traceparent",
+    )
 
     def __init__(self, offset: int, message_id: bytes, queue_id: str, put_at_ms: int, value: bytes) -> None:
         self.offset = offset
@@ -34,6 +37,7 @@ class Message:
         self._body = b""
         self.key: str | None = None
         self.deliver_at_ms = 0  # 0: deliver at once
+        self.traceparent: str | None = None  # the place in a trace that attempts belong to
         self._change = -1
 
     def body(self, queue: Queue) -> bytes:
@@ -45,6 +49,8 @@ class Message:
             self.key = texts.key
             if texts.deliver_at_ms is not UNSET:
                 self.deliver_at_ms = texts.deliver_at_ms
+            if texts.traceparent is not UNSET:
+                self.traceparent = texts.traceparent
             self._body = b'{"queue":%b,"message":{"id":"%b","name":%b,"data":%b}}' % (
                 orjson.dumps({"id": queue.id, "name": queue.name}),
                 self.id,
@@ -70,7 +76,7 @@ class Message:
         renewed = Message(self.offset, self.id, self.queue_id, self.put_at_ms, b"")
         renewed._body, renewed._value, renewed._change = orjson.dumps(fields), None, change
         renewed.key, renewed.size = self.key, len(renewed._body)
-        renewed.deliver_at_ms = self.deliver_at_ms
+        renewed.deliver_at_ms, renewed.traceparent = self.deliver_at_ms, self.traceparent
         return renewed
 
     def name_and_data(self) -> tuple[str, str]:
