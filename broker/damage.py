@@ -25,12 +25,15 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-_BEHIND_S: Final = 5.0  # The directory may be this late before an event is written again that may exist already.
+# If this process has not read `control` to its end within this time, an event for the same damage may be written again.
+_BEHIND_S: Final = 5.0
 
 
 class DamageReports:
-    """The reports of damage in one process. requests: the Kafka client whose damage is reported. Call start() when the
-    view has caught up.
+    """Reports unreadable ranges of the log as events in the topic `control`.
+
+    `requests` is the Kafka client whose reads are watched. Call start() after this process has read `control` to its
+    end.
     """
 
     def __init__(self, requests: KafkaRequests, control: ControlLog, view: DirectoryView, table: Topics) -> None:
@@ -45,7 +48,7 @@ class DamageReports:
 
     @asynccontextmanager
     async def running(self, *, look: bool = False) -> AsyncIterator[None]:
-        """Report meanwhile."""
+        """Report damage inside the `async with` block."""
         self.start(look=look)
         try:
             yield
@@ -53,8 +56,10 @@ class DamageReports:
             await self.stop()
 
     def start(self, *, look: bool = False) -> None:
-        """Start reporting. look: also check now and then whether damaged ranges can be read again; one process is
-        enough.
+        """Start to report damage.
+
+        With `look`, also check every 30 seconds whether damaged ranges can be read again. One process of the
+        installation is enough for that.
         """
         self._requests.on_damage, self._requests.given_up = self.found, self.given_up
         self._tasks = [asyncio.create_task(self._tell())]
@@ -68,7 +73,10 @@ class DamageReports:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self, damage: LogDamaged) -> None:
-        """Note damage that a read has found. Damage of `statistics`, which is no part of the log, is only logged."""
+        """Remember damage that a read has found, and report it soon.
+
+        Damage in the topic `statistics` is only logged, because that topic can be computed again.
+        """
         if damage.topic not in self._names:
             log.error("log.damaged topic=%s first_offset=%d last_offset=%d", damage.topic, damage.first, damage.last)
             return
@@ -78,7 +86,7 @@ class DamageReports:
             self._some.set()
 
     def given_up(self, damage: LogDamaged) -> bool:
-        """Return whether an operator has given this range up."""
+        """Return whether an operator has given up this range."""
         return self._view.state.given_up.covers(self._range(damage))
 
     def _range(self, damage: LogDamaged) -> DamagedRange:
@@ -123,7 +131,9 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Check these ranges, and report those that can be read again after a repair or a change of leader."""
+        """Check these damaged ranges. Report those that can be read again, such as after a repair or with another
+        partition leader.
+        """
         for one in known:
             try:
                 if await self._deleted(one):
@@ -134,7 +144,7 @@ class DamageReports:
                 log.info("damage.remains range=%s error=%s", one, error)
 
     async def _deleted(self, one: DamagedRange) -> bool:
-        """Whether retention has taken it."""
+        """Return whether retention has deleted the whole range."""
         begins = await self._requests.offsets(self._table[one.topic].name, {one.partition: EARLIEST})
         return begins[one.partition] > one.last
 

@@ -22,10 +22,9 @@ LOOK_S: Final = 1.0
 
 
 class Marks(NamedTuple):
-    """The marks of free disk space.
+    """The limits of free disk space, in bytes.
 
-    growth: with fewer free bytes, only urgent events are recorded.
-    reserve: with fewer, none is; at most `growth`.
+    Below `growth`, only urgent events are stored. Below `reserve`, which is lower, nothing is stored.
     """
 
     growth: int
@@ -33,13 +32,13 @@ class Marks(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The reason why events are refused at the moment. urgent: urgent ones are refused, too."""
+    """The reason why events are refused at the moment. `urgent` says that urgent events are refused, too."""
 
     reason: str
     urgent: bool
 
     def check(self, *, urgent: bool) -> None:
-        """Raise DiskNearlyFull, unless the event is urgent and such events are still recorded."""
+        """Raise DiskNearlyFull, unless the event is urgent and urgent events are still stored."""
         if self.urgent or not urgent:
             raise DiskNearlyFull(self.reason)
 
@@ -56,8 +55,10 @@ async def watch(
     look_s: float = LOOK_S,
     free_bytes: Callable[[Path], int] = free_bytes,
 ) -> None:
-    """Call refuse() each time that the free space passes a mark, for ever. None: nothing is refused."""
-    before: bool | None = None  # Refusal.urgent
+    """Check the free disk space again and again. Call refuse() whenever it crosses a limit; None means that nothing is
+    refused.
+    """
+    before: bool | None = None  # the last Refusal.urgent, or None
     while True:
         free = free_bytes(folder)
         now = free < marks.reserve if free < marks.growth else None

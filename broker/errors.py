@@ -14,7 +14,7 @@ class BrokerError(Exception):
 class Refused(BrokerError):
     """The command was understood but is not acceptable.
 
-    pointer: the RFC 6901 place of the wrong field in the request body; None if no single field is wrong.
+    `pointer` names the wrong field in the request body (RFC 6901). It is None if no single field is wrong.
     """
 
     code = "refused"
@@ -45,7 +45,7 @@ class KeyReused(Refused):
 class ShareUsed(BrokerError):
     """The organization has used its share of a resource that all organizations share.
 
-    retry_after_s: seconds to wait before the next request.
+    Clients should wait `retry_after_s` seconds before the next request.
     """
 
     code = "share-used"
@@ -55,7 +55,7 @@ class ShareUsed(BrokerError):
 class InFlight(BrokerError):
     """Another request with this Idempotency-Key is in progress.
 
-    retry_after_s: seconds to wait before the next request.
+    Clients should wait `retry_after_s` seconds before the next request.
     """
 
     code = "in-flight"
@@ -63,7 +63,7 @@ class InFlight(BrokerError):
 
 
 class Changed(BrokerError):
-    """The resource has another version than the change was meant for."""
+    """The resource has another version than the one that the change was made for."""
 
     code = "precondition-failed"
 
@@ -77,7 +77,7 @@ class NotFound(BrokerError):
 class Unavailable(BrokerError):
     """Everput can't answer at the moment.
 
-    retry_after_s: seconds to wait before the next request.
+    Clients should wait `retry_after_s` seconds before the next request.
     """
 
     code = "unavailable"
@@ -100,14 +100,15 @@ class LogUnavailable(Unavailable):
 class LogDamaged(LogUnavailable):
     """Records of the log were altered or are missing on every broker that has a copy. None of their data is used.
 
-    topic: the topic's name in Kafka. first, last: the range of unreadable offsets; reading continues after the last.
+    `topic` is the topic's name in Kafka. The offsets from `first` to `last` are unreadable; reading continues after
+    them.
     """
 
     code = "log-damaged"
 
     def __init__(self, topic: str, partition: int, first: int, last: int) -> None:
         super().__init__(
-            f"{topic}/{partition} can't be read from offset {first} to {last}: the stored bytes were altered"
+            f"{topic}/{partition} can't be read from offset {first} to {last}: the stored bytes are damaged"
         )
         self.topic, self.partition, self.first, self.last = topic, partition, first, last
 
@@ -120,7 +121,7 @@ class DiskNearlyFull(Unavailable):
 
 
 class StorageFull(BrokerError):
-    """The organization stores as many bytes of messages as it may. Nothing was stored."""
+    """The organization has reached its limit of stored bytes. Nothing was stored."""
 
     code = "storage-full"
 
@@ -132,7 +133,7 @@ class InDoubt(Unavailable):
 
 
 class ViewBehind(Unavailable):
-    """The projection did not catch up with the log in time."""
+    """This process has not read the log up to the needed event in time. Try again."""
 
     code = "view-behind"
 
@@ -144,7 +145,7 @@ class ConfigurationError(BrokerError):
 
 
 class UnknownEvent(BrokerError):
-    """The log holds an event of an unknown type or version, written by a newer program."""
+    """The log has an event that only a newer version of Everput can read."""
 
     code = "unknown-event"
 

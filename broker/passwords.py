@@ -23,14 +23,14 @@ from broker.errors import Refused, Unavailable
 
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
-AT_ONCE: Final = 2  # A hash takes 46 MiB and less than 0.1 s of a processor.
-WAITING_MAX: Final = 150  # More than the limits for strangers allow at once (api/accounts.py).
-_SCORE_MIN: Final = 2  # The score is zxcvbn's, 0 to 4; 2 stands for more than a million guesses.
-# zxcvbn tries all readings of symbols such as @ and 4 as letters, and its time grows with their product.
-# 72 hostile characters take 14 s; within these bounds the worst case found takes 0.2 s.
+AT_ONCE: Final = 2  # A hash takes 46 MiB, and less than 0.1 s of a processor.
+WAITING_MAX: Final = 150  # more than the rate limits for strangers allow (api/accounts.py)
+_SCORE_MIN: Final = 2  # zxcvbn's score from 0 to 4; 2 means at least a million guesses
+# zxcvbn tries all meanings of symbols such as @ and 4 as letters, so its time grows with their product.
+# 72 hostile characters take 14 s. Within these limits the worst known case takes 0.2 s.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
-_judging: Final = Lock()  # zxcvbn keeps the words of an account in a global.
+_judging: Final = Lock()  # zxcvbn keeps the words of an account in a global variable
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class TooManyPasswords(Unavailable):
 
 
 class Passwords:
-    """The password hashing of a process. Its threads end with it."""
+    """Hashes and checks passwords in a few threads, for one process."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher(time_cost=1, memory_cost=46 << 10, parallelism=1)
@@ -51,24 +51,26 @@ class Passwords:
         self._dummy_hash: str | None = None
 
     async def hash(self, password: str, *, about: Sequence[str] = (), pointer: str = "/password") -> str:
-        """Hash a password in PHC form. Raises Refused if it is not acceptable, or TooManyPasswords.
+        """Return the hash of a new password in PHC form.
 
-        about: what a guesser would try first, such as the account's e-mail address.
-        pointer: where the request has the password.
+        `about` holds words that an attacker would try first, such as the e-mail address. Raises Refused if the password
+        is too short, too long or easy to guess; TooManyPasswords if too many are being checked.
         """
         if not CHARS_MIN <= len(password) <= CHARS_MAX:
-            raise Refused(f"the password must have {CHARS_MIN} to {CHARS_MAX} characters", pointer=pointer)
+            raise Refused(f"The password must have {CHARS_MIN} to {CHARS_MAX} characters.", pointer=pointer)
         return await self._beside(lambda: self._judged_and_hashed(password, about, pointer))
 
     def _judged_and_hashed(self, password: str, about: Sequence[str], pointer: str) -> str:
         reason = refuse_password(password, about)
         if reason is not None:
-            raise Refused(f"the password {reason}", pointer=pointer)
+            raise Refused(f"The password {reason}.", pointer=pointer)
         return self._hasher.hash(_normal(password))
 
     async def fits(self, password: str, password_hash: str | None) -> bool:
-        """Return whether the password fits the hash. None, for an unknown account, takes as long.
-        Raises TooManyPasswords.
+        """Return whether a password matches its hash.
+
+        For an unknown account, pass None: the call takes as long and returns False. Raises TooManyPasswords if too many
+        passwords are being checked.
         """
         return await self._beside(lambda: self._fits(password[: CHARS_MAX + 1], password_hash))
 
@@ -83,7 +85,7 @@ class Passwords:
 
     async def _beside(self, work: Callable[[], T]) -> T:
         if self._waiting >= WAITING_MAX:
-            raise TooManyPasswords("Too many passwords are being checked at the moment.")
+            raise TooManyPasswords("Too many passwords are being checked at the moment. Try again.")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -92,12 +94,12 @@ class Passwords:
 
 
 def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
-    """Return why a password is too easy to guess, as the end of a sentence about it; None when it is acceptable.
+    """Return why a password is too easy to guess, as the end of an error message. Return None if it is good enough.
 
-    Only the beginning of a long password is judged. It takes up to 0.2 s: don't call it on the event loop.
+    Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """
     judged = _judged(_normal(password).decode())
-    if len(judged) < CHARS_MIN:  # The password has so many different symbols in so few characters that it is no word.
+    if len(judged) < CHARS_MIN:  # So many different symbols in so few characters can't be a word.
         return None
     known = [part for text in about for part in (text, *text.split("@"))]
     with _judging:
@@ -110,7 +112,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
 
 def _judged(password: str) -> str:
-    """Return the beginning that zxcvbn can judge in bounded time."""
+    """Return the beginning of a password that zxcvbn can judge in limited time."""
     end, seen = 0, set[str]()
     for character in password[:JUDGED_CHARS_MAX]:
         seen.add(character)
@@ -121,5 +123,5 @@ def _judged(password: str) -> str:
 
 
 def _normal(password: str) -> bytes:
-    """Return the same bytes however a keyboard composes its characters (NIST SP 800-63B, 3.1.1.2)."""
+    """Return the same bytes for a character in whatever way a keyboard composes it (NIST SP 800-63B, 3.1.1.2)."""
     return unicodedata.normalize("NFKC", password).encode()

@@ -18,16 +18,17 @@ from broker.core.health import Facts
 from broker.core.statistics import Series
 from broker.errors import LogUnavailable
 
-EARLIEST: Final = -2  # This time stands for the first offset of a partition.
-LATEST: Final = -1  # This time stands for the end of a partition.
-SESSION_TIMEOUT_MS: Final = 10_000  # How long a killed worker's partitions stand still if no other worker replaces it.
+EARLIEST: Final = -2  # as a time, this means the first offset of a partition
+LATEST: Final = -1  # as a time, this means the end offset of a partition
+# If a worker is killed and no worker replaces it, nobody serves its partitions for this long.
+SESSION_TIMEOUT_MS: Final = 10_000
 
 
 class Record(NamedTuple):
-    """A Kafka record. timestamp: milliseconds. headers: (name, value) pairs.
+    """A Kafka record. `timestamp` is in milliseconds. `headers` are (name, value) pairs.
 
-    The fields have the names of aiokafka's class, because that class is what reads return: copying each record would
-    take longer than parsing it.
+    The fields have the names of aiokafka's class, because reads return objects of that class: copying them would take
+    longer than parsing.
     """
 
     offset: int
@@ -38,12 +39,10 @@ class Record(NamedTuple):
 
 
 class FetchResult(NamedTuple):
-    """The result of one fetch.
+    """The result of one fetch from a partition.
 
-    next_offset: where to read on.
-    end_offset: the partition's end.
-    size: in bytes, as Kafka sent it.
-    left_out_ms: all records were skipped; the latest had this time.
+    The next fetch begins at `next_offset`. `end_offset` is the end of the partition. `size` is in bytes as Kafka sent
+    them. `left_out_ms` is set if all records were skipped, and is the time of the newest of them.
     """
 
     records: list[Record]
@@ -54,13 +53,15 @@ class FetchResult(NamedTuple):
 
 
 class OffsetTooOld(LogUnavailable):
-    """The error that the log no longer begins where a reader wanted to read."""
+    """The log no longer has the offset from which records were to be read."""
 
     code = "offset-too-old"
 
 
 class NotStored(LogUnavailable):
-    """The error that cursors may not be stored. failed: the reason by listener id; all others are stored."""
+    """Some cursors may not be stored. `failed` has the reason for each listener id; the cursors of all other listeners
+    are stored.
+    """
 
     def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
         super().__init__(str(next(iter(failed.values()))))
@@ -68,187 +69,215 @@ class NotStored(LogUnavailable):
 
 
 class NoMember(LogUnavailable):
-    """The error that this process is not a member of the group: Kafka does not know it, or other members own its
-    partitions, or will own them soon.
+    """The error that this process is not a member of the consumer group, so other members own its partitions or
+    will own them soon.
     """
 
 
 class DirectoryView(Protocol):
-    """The directory as folded so far in this process."""
+    """The accounts, queues and listeners as this process has read them from the topic `control` so far."""
 
     @property
     def state(self) -> Directory: ...
 
     @property
     def position(self) -> int:
-        """The next offset of `control` to fold. The state includes everything before it."""
+        """Next offset of `control` to apply. The state includes every event before it."""
 
     @property
     def complete(self) -> bool:
-        """Whether this program knew every event so far. If not, something may exist that is not in the state."""
+        """Whether this version knew every event so far. If not, the state may lack something."""
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
-        """Wait until the event at this offset of `control` is folded (ViewBehind when it takes longer; None: no
-        limit).
+        """Wait until the event at this offset of `control` is applied. `timeout_s` may be None for no limit.
+
+        Raises ViewBehind if it takes longer.
         """
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event at this offset changed nothing (a lost race for a name, an id that was gone).
+        """Return whether the event at this offset changed nothing, such as one with a name that another event took
+        first.
 
-        Only recent offsets are known: ask right after seen().
+        Only recent offsets are known: call this right after seen().
         """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """Wait until everything in `control` now is folded. Raises ViewBehind or LogUnavailable."""
+        """Wait until every event that is in `control` now is applied.
+
+        Raises ViewBehind if it takes longer than `timeout_s`, LogUnavailable if Kafka does not answer.
+        """
 
 
 class ControlLog(Protocol):
-    """The `control` topic, as a writer sees it."""
+    """Appends to the topic `control`, which holds accounts, queues and listeners."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Append an event. Return its offset once all in-sync replicas have it. Raises LogUnavailable or InDoubt."""
+        """Append an event. Return its offset once all in-sync replicas have stored it.
+
+        Raises LogUnavailable if nothing was stored, InDoubt if the event may have been stored.
+        """
 
     async def end_offset(self) -> int:
-        """Return the end offset. Raises LogUnavailable."""
+        """Return the end offset of the topic `control`. Raises LogUnavailable if Kafka does not answer."""
 
     async def check(self) -> None:
-        """Read the whole topic (LogUnavailable). ConfigurationError: the state folded from it can't be trusted."""
+        """Read the whole topic `control`. Raises ConfigurationError if it is damaged, LogUnavailable if Kafka does not
+        answer.
+        """
 
 
-# A function that is told how many bytes are stored for an organization.
+# Called with an organization id and the number of bytes that are being stored for it.
 Count = Callable[[str, int], None]
 
-# A function from the batch's partition to the record's key, value and queue id.
+# Builds a Kafka record for the given partition. Returns its key, its value and the queue id.
 BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class MessageLog(Protocol):
-    """The `messages` topic, as a writer sees it."""
+    """Appends messages to the topic `messages`, and finds them again."""
 
     def append(
         self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> Awaitable[tuple[int, int]]:
-        """Append a message. Return (partition, offset) once all in-sync replicas have it.
-        Raises LogUnavailable or InDoubt.
+        """Append a message. The awaitable returns (partition, offset) once all in-sync replicas have stored it.
 
-        build: called when the batch and its partition are chosen, and again if the record did not fit.
-        ordering_key: decides the partition.
-        size: about how many bytes the message has.
+        `build` makes the record when its partition is known. It is called again if the record did not fit into the
+        batch. An ordering key decides the partition.
+
+        Raises LogUnavailable if nothing was stored, InDoubt if the message may have been stored.
         """
 
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """Append several messages as one batch, or as few as possible if they don't fit one.
-        Raises LogUnavailable or InDoubt.
+        """Append messages as one record batch, or as few batches as possible if they don't fit. They go into
+        `partition`, if it is given.
 
-        partition: theirs; None: any.
-        After LogUnavailable none is stored; after InDoubt all, some or none are.
+        Raises LogUnavailable if none is stored. After InDoubt all, some or none may be stored.
         """
 
     def partition_of(self, ordering_key: str) -> int:
-        """Return the partition of an ordering key."""
+        """Return the partition for messages with this ordering key."""
 
     def some_partition(self) -> int:
-        """Return a partition that can be written to, as far as is known."""
+        """Return a partition whose leader acknowledges writes, as far as is known."""
 
     async def end_offsets(self) -> tuple[int, ...]:
-        """Return the end offset of each partition. Raises LogUnavailable."""
+        """Return the end offset of each partition of `messages`. Raises LogUnavailable if Kafka does not answer."""
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return, by partition, the first offset at or after a time, or else the end; 0 is the beginning.
-        Raises LogUnavailable.
+        """Return the first offset at or after a time, for each partition, or the end offset if there is none. Time 0 is
+        the beginning.
+
+        Raises LogUnavailable if Kafka does not answer.
         """
 
     async def find(
         self, *, partition: int, at_ms: int, message_id: str, organization_id: str
     ) -> tuple[int, bytes] | None:
-        """Return (offset, value) of a message, or None when there is none (Unavailable). Its partition is read from its
-        time on.
+        """Return (offset, value) of a message, or None if there is no such message.
 
-        organization_id: of the requester, here and below; concurrent reads are bounded for each organization.
+        The partition is read from the time in the message's id on. Large reads are limited for each organization, here
+        and in the other methods. Raises Unavailable if Kafka does not answer.
         """
 
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Find several messages of one time; missing ones are left out."""
+        """Return (offset, value) of several messages with the same time in their ids. Missing messages are left out."""
 
     async def count(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str
     ) -> tuple[int, bool]:
-        """Count the queue's messages in [begin, end) by partition. Return also whether the count is exact.
+        """Count the queue's messages in the ranges [begin, end) of all partitions. Return the count, and whether it is
+        exact.
 
-        Of a long range a part is read, and the rest is estimated from it. Raises Unavailable.
+        Only a part of a long range is read, and the rest is estimated. Raises Unavailable if Kafka does not answer.
         """
 
     async def newest(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
-        """Return the queue's newest messages in [begin, end), up to limit values, and by partition where the rest ends.
+        """Return up to `limit` of the queue's newest messages in [begin, end), and for each partition where the older
+        ones end.
 
-        There may be fewer than limit, even none, while more exist. Raises Unavailable.
+        There may be fewer than `limit`, or none, although more exist. Raises Unavailable if Kafka does not answer.
         """
 
 
 class ClaimLog(Protocol):
-    """The `claims` topic."""
+    """Appends to the topic `claims`, which holds the Idempotency-Keys in use, and reads it."""
 
     async def append(self, claim: PutClaimed) -> None:
-        """Append a claim, and return once all in-sync replicas have it (ShareUsed; Unavailable: it may be stored)."""
+        """Append a claim. Return once all in-sync replicas have stored it.
+
+        Raises ShareUsed if the organization has too many keys in use, Unavailable if the claim may not be stored.
+        """
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
-        """Return the claims of this digest up to now, at least the last day's, in log order. Raises Unavailable."""
+        """Return all claims with this hash of the last 24 hours at least, in the order of the log.
+
+        Raises Unavailable if Kafka does not answer.
+        """
 
 
 class TooMuch(Exception):
-    """Ask for less at once."""
+    """The answer would be too large. Ask for fewer items."""
 
 
 class CountingChange(NamedTuple):
-    """The change of a message that counts now. offset: its own, in its partition of `changes`."""
+    """The change of a message that counts now, with its offset in the topic `changes`."""
 
     offset: int
     event: MessageChange
 
 
 class ChangeLog(Protocol):
-    """The `changes` topic, and the owners' answers to changes."""
+    """Appends updates and deletions of messages to the topic `changes`, and reads the workers' answers."""
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
-        """Append a change. Return its offset, -1 when that is unknown, and from where to look for its answer.
-        Raises LogUnavailable or InDoubt.
+        """Append a change of a message. Return its offset (-1 if unknown), and the offset of `deliveries` from which to
+        look for the answer.
+
+        Raises LogUnavailable if nothing was stored, InDoubt if the change may have been stored.
         """
 
     async def answer(
         self, partition: int, change_offset: int, message_id: str, *, answers_from: int, within_s: float
     ) -> ChangeApplied | None:
-        """Return the answer of the partition's owner to a change; None when none came in time."""
+        """Wait for the answer to a change from the worker that owns the message's partition. Return None if none comes
+        in time.
+        """
 
     async def counted(self, event: MessageChange) -> int | None:
-        """Return the offset at which an appended change came to count; None when it did not. Raises Unavailable."""
+        """Return the offset at which an appended change took effect. Return None if it had no effect.
+
+        Raises Unavailable if Kafka does not answer.
+        """
 
     async def latest(
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """Return the counting change of each message that was changed, by message id. Raises Unavailable.
+        """Return the change that counts for each of these messages, by message id. Messages without a change are left
+        out.
 
-        places: (at_ms, partition) of each message. All changes of these partitions since then are read.
-        bytes_max: of all new data together, unless it is one message's; TooMuch beyond.
+        `places` maps a message id to (time, partition); the changes since then are read. Raises TooMuch if the new data
+        of several messages has more than `bytes_max` bytes, Unavailable if Kafka does not answer.
         """
 
     async def deleted(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
     ) -> tuple[int, bool]:
-        """Count the queue's deleted messages in [begin, end) by partition. Return also whether the count is complete.
-        Raises Unavailable.
+        """Count the queue's deleted messages in the ranges [begin, end) of all partitions. Return the count, and
+        whether it is exact.
 
-        since_ms: when the first of them was put, or earlier.
+        `since_ms` is a time at or before the put of the first of these messages. Raises Unavailable if Kafka does not
+        answer.
         """
 
 
 class Log(Protocol):
-    """The log, as a process writes it."""
+    """Everything that a process may write to the log, by topic."""
 
     @property
     def control(self) -> ControlLog: ...
@@ -265,8 +294,9 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """An attempt: one HTTP request. number: from 1. status: None when there was no answer; `error` then names the
-    reason in a word.
+    """An HTTP request for a delivery. The first attempt has number 1.
+
+    Without an answer, `status` is None and `error` names the reason, such as `timeout`.
     """
 
     number: int
@@ -278,10 +308,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryState:
-    """The state of a delivery.
+    """The state of a delivery: pending, retrying, parked, delivered or cancelled. It is unknown if too much would have
+    to be read.
 
-    state: pending, retrying, parked, delivered or cancelled; unknown when too much would have to be read.
-    attempts: those that are known, oldest first.
+    `attempts` holds the known attempts, oldest first.
     """
 
     state: str
@@ -290,7 +320,7 @@ class DeliveryState:
 
 
 class Deliveries(Protocol):
-    """The states of deliveries, as read from cursors and outcomes."""
+    """Reads the states of deliveries from cursors and recorded attempts."""
 
     async def states(
         self,
@@ -301,37 +331,31 @@ class Deliveries(Protocol):
         at_ms: int,
         deliver_at_ms: int = 0,
     ) -> Mapping[str, DeliveryState]:
-        """Return, by listener id, the state of the delivery of the message at this place of `messages`.
-        Raises Unavailable.
+        """Return the state of a message's deliveries, by listener id.
 
-        listeners: all of the message's queue. One that began after the message is left out.
-        at_ms: when the message was put.
-        deliver_at_ms: before which it is not delivered; 0 for none.
+        `listeners` are all listeners of the queue; those that began after the message are left out. `at_ms` is when the
+        message was put. Raises Unavailable if Kafka does not answer.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerCondition:
-    """The condition of a listener.
-
-    state: live, down or paused.
-    lag: messages that are not settled.
-    oldest_pending_at_ms: None when nothing is pending.
-    facts: see facts().
+    """The condition of a listener: live, down or paused, with its lag. `lag` counts the messages that are not
+    settled.
     """
 
     state: str
     lag: int
-    oldest_pending_at_ms: int | None = None
+    oldest_pending_at_ms: int | None = None  # None if no message is pending
     last_error: str | None = None
     facts: Facts = field(default_factory=Facts)
 
 
 class ListenerStatus(Protocol):
-    """The conditions of listeners."""
+    """Reads the condition of listeners."""
 
     async def condition(self, listener: Listener) -> ListenerCondition:
-        """Return the listener's condition now. Raises LogUnavailable."""
+        """Return the listener's condition now. Raises LogUnavailable if Kafka does not answer."""
 
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         """Return what is known of each listener's deliveries, by listener id. Raises LogUnavailable."""
@@ -339,12 +363,10 @@ class ListenerStatus(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutstandingDelivery:
-    """A delivery that has left its window.
+    """A delivery in the topic `outstanding`: retrying, parked, or pending until the message's `deliver_at`.
 
-    offset: the message's, in its partition.
-    state: retrying, parked, or pending before the message's `deliver_at`.
-    attempts: made so far; status, error: of the last.
-    next_attempt_at_ms: None when none is due, or when it is due at once after a redrive.
+    `offset` is the message's offset in `messages`. `status` and `error` are those of the last attempt.
+    `next_attempt_at_ms` is None if no attempt is due, or if one is due at once after a redrive.
     """
 
     message_id: str
@@ -359,36 +381,41 @@ class OutstandingDelivery:
     next_attempt_at_ms: int | None
 
 
-# The end of a page: the partition, and the offset in `outstanding`.
+# The position after a page: the partition, and the offset in the topic `outstanding`.
 Position = tuple[int, int]
 
 
 class Outstanding(Protocol):
-    """The deliveries that retry later or are parked."""
+    """Finds deliveries that wait for a later retry or are parked."""
 
     async def page(
         self, listener: Listener, *, state: str | None, after: Position, limit: int
     ) -> tuple[list[OutstandingDelivery], Position | None]:
-        """Return a page of a listener's outstanding deliveries from a place on, and the place of the next page, if any.
+        """Return a page of a listener's outstanding deliveries from a position on, and the position of the next page,
+        if any.
 
-        The first place is (0, 0). A page may be short, or empty, while there is more. None is missed while things
-        change; a delivery that is attempted meanwhile may come twice. Raises LogUnavailable.
+        The first position is (0, 0). A page may have few deliveries, or none, although more follow. No delivery is left
+        out, but one that is attempted meanwhile may appear twice. Raises LogUnavailable if Kafka does not answer.
         """
 
     async def count(self, listener: Listener) -> int:
-        """Count the listener's retrying and parked deliveries. Raises LogUnavailable."""
+        """Count the listener's retrying and parked deliveries. Raises LogUnavailable if Kafka does not answer."""
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Return the messages whose delivery to the listener is retrying or parked, each once.
-        Raises LogUnavailable.
+        """Return those of the messages whose delivery to the listener is retrying or parked, each once.
+
+        Raises LogUnavailable if Kafka does not answer.
         """
 
 
 class Cursors(Protocol):
-    """The committed cursors of streams."""
+    """Reads the committed cursors of listeners."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
-        """Load cursors by listener and partition; those never committed are left out. Raises LogUnavailable."""
+        """Load the cursors by listener and partition. Leave out cursors that were never committed.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
 
 
 class Span(Protocol):
@@ -417,7 +444,10 @@ class Tracing(Protocol):
 
 
 class Statistics(Protocol):
-    """The statistics of queues and listeners per minute."""
+    """Reads the statistics of queues and listeners, per minute."""
 
     async def read(self, organization_id: str, series: Series) -> None:
-        """Add all that is counted from the series' beginning on (LogUnavailable, Busy)."""
+        """Add all counts from the beginning of the series on.
+
+        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
+        """

@@ -17,7 +17,9 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """Write one line with mode 0600. A crash leaves the old file or the new one; on return the new one is synced."""
+    """Write a secret as a file's only line, with mode 0600. After a crash, the file has either the old or the new
+    secret.
+    """
     write_private(path, f"{secret}\n")
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -27,7 +29,7 @@ def write_secret(path: Path, secret: str) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace the file by a new one with mode 0600, whatever the umask and the old file's mode are."""
+    """Replace a file by a new one with mode 0600, whatever the umask and the old file's mode are."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     make_private(new)
     with new.open("w", encoding="utf-8") as file:
@@ -38,14 +40,15 @@ def write_private(path: Path, text: str) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Put an empty file with mode 0600 in the place of whatever is there."""
+    """Create an empty file with mode 0600, and delete what was there before."""
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def read_secret(path: Path) -> str | None:
-    """Return the only line of a file, or None if there is no file. Raises ConfigurationError if the file is unreadable
-    or empty.
+    """Return the only line of a file. Return None if there is no file.
+
+    Raises ConfigurationError if the file can't be read or is empty.
     """
     try:
         secret = path.read_text(encoding="utf-8").strip()
@@ -54,7 +57,7 @@ def read_secret(path: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from error
     if not secret:
-        raise ConfigurationError(f"{path} is empty")
+        raise ConfigurationError(f"{path} is empty: delete it or restore its secret")
     return secret
 
 
@@ -64,11 +67,13 @@ def remove_secret(path: Path) -> None:
 
 
 def refuse_shared_file(path: Path) -> None:
-    """Raise ConfigurationError if another user can read or write the file; do nothing if there is none."""
+    """Raise ConfigurationError if another user can read or write the file. Do nothing if there is no file."""
     with suppress(FileNotFoundError):
         found = path.stat()
         if found.st_mode & _OTHERS:
-            raise ConfigurationError(f"other users can read or write {path}: `chmod go-rwx {path}`, and change it")
+            raise ConfigurationError(
+                f"other users can read or write {path}: run `chmod go-rwx {path}`, and change the secret in it"
+            )
         _refuse_foreign(path, found)
 
 
@@ -76,12 +81,16 @@ def refuse_shared_directory(path: Path) -> None:
     """Raise ConfigurationError if another user can write to the directory."""
     found = path.stat()
     if found.st_mode & _OTHERS_WRITE:
-        raise ConfigurationError(f"other users can write to the directory {path}: `chmod go-w {path}`")
+        raise ConfigurationError(f"other users can write to the directory {path}: run `chmod go-w {path}`")
     _refuse_foreign(path, found)
 
 
 def _refuse_foreign(path: Path, found: os.stat_result) -> None:
-    """Raise if the file belongs to another user. Root may use every user's files, and everybody may use root's."""
+    """Raise ConfigurationError if another user owns the file. Root may use every user's files, and everybody may use
+    root's.
+    """
     mine = os.geteuid()
     if mine not in (0, found.st_uid) and found.st_uid != 0:
-        raise ConfigurationError(f"{path} belongs to another user (uid {found.st_uid}): `chown {mine} {path}`")
+        raise ConfigurationError(
+            f"{path} belongs to another user (uid {found.st_uid}): run `chown {mine} {path}` as that user or as root"
+        )

@@ -16,18 +16,20 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.errors import ConfigurationError
 
-# This pattern takes linear time: one class; the operator's own text
+# This pattern takes linear time, because it has one class. The text is the operator's own.
 _BETWEEN = re.compile(r"[\s,]+")
 
 
 def new_sealing_key() -> str:
-    """32 random bytes, url-safe base64."""
+    """Return 32 random bytes in url-safe base64."""
     return Fernet.generate_key().decode()
 
 
 class Sealer:
-    """The encryption of secrets in the log. sealing_keys: a Fernet key, or several separated by commas; the first seals
-    (ConfigurationError: an invalid one).
+    """Encrypts and decrypts the secrets of listeners in the log.
+
+    `sealing_keys` is one Fernet key, or several with commas between them; the first one encrypts. Raises
+    ConfigurationError if a key is not valid.
     """
 
     def __init__(self, sealing_keys: str) -> None:
@@ -35,18 +37,20 @@ class Sealer:
             keys = _BETWEEN.split(sealing_keys.strip())
             fernets = [Fernet(key) for key in keys]
         except ValueError:
-            raise ConfigurationError("the sealing key is not 32 bytes in url-safe base64") from None
+            raise ConfigurationError(
+                "the sealing key must be 32 bytes in url-safe base64: check EVERPUT_SEALING_KEY or DIR/sealing-key"
+            ) from None
         self._newest = fernets[0]
         self._any = MultiFernet(fernets)
         self.keys = len(fernets)
         self._secrets = [base64.urlsafe_b64decode(key) for key in keys]
 
     def seal(self, secret: str) -> str:
-        """Encrypt a secret as text for an event."""
+        """Encrypt a secret. Return it as text for an event."""
         return self._newest.encrypt(secret.encode()).decode()
 
     def open(self, sealed: str) -> str:
-        """Decrypt a secret (ConfigurationError when a key that is not given sealed it)."""
+        """Decrypt a secret. Raises ConfigurationError if none of the sealing keys can decrypt it."""
         try:
             return self._any.decrypt(sealed).decode()
         except InvalidToken:
@@ -56,11 +60,16 @@ class Sealer:
             ) from None
 
     def derived_keys(self, purpose: str) -> list[bytes]:
-        """Derive a key of 32 bytes for this purpose from each sealing key, in their order (HKDF-SHA256, RFC 5869)."""
+        """Derive a key of 32 bytes for this purpose from each sealing key, in the same order (HKDF-SHA256, RFC
+        5869).
+        """
         return [HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(secret) for secret in self._secrets]
 
     def reseal(self, sealed: Iterable[str]) -> dict[str, str]:
-        """Return each text that the first key has not sealed, with its replacement. Raises ConfigurationError."""
+        """Return the encrypted texts that the first sealing key did not encrypt, each with its replacement.
+
+        Raises ConfigurationError if none of the sealing keys can decrypt a text.
+        """
         stale = {}
         for text in sealed:
             try:
@@ -70,6 +79,6 @@ class Sealer:
         return stale
 
     def check(self, sealed: Iterable[str]) -> None:
-        """ConfigurationError unless all of it can be opened."""
+        """Raise ConfigurationError if one of the texts can't be decrypted."""
         for text in sealed:
             self.open(text)

@@ -13,13 +13,10 @@ from broker.errors import BrokerError
 
 
 class TenantSlots:
-    """A fixed number of slots, shared by tenants. Half are first slots, for tenants that have none; further ones come
-    from the rest.
+    """A fixed number of slots, shared by tenants. Half of them are reserved for tenants that have no slot yet.
 
-    total: all slots.
-    each: the most that one organization may have.
-    refusal: makes the error for a tenant that gets none.
-    tenant_of: by organization id, the account that the organization counts for (Directory.tenant_of).
+    An organization may have `each` slots of the `total`. `tenant_of` maps an organization id to its tenant. `refusal`
+    makes the error for a tenant that gets no slot.
     """
 
     def __init__(
@@ -39,7 +36,9 @@ class TenantSlots:
 
     @contextmanager
     def slot(self, organization_id: str) -> Iterator[None]:
-        """Hold a slot inside the `with` block (raises the refusal)."""
+        """Hold a slot inside the `with` block. Raises the error of `refusal` if no slot is free for this
+        organization.
+        """
         tenant = self._tenant_of(organization_id)
         mine = self._tenants[tenant]
         allowed = mine < self._left - self._first if mine else self._left > 0
@@ -59,6 +58,6 @@ class TenantSlots:
             self._forget()
 
     def _forget(self) -> None:
-        """Keep no name of a tenant without slots."""
+        """Forget the tenants that have no slots."""
         self._tenants += Counter()
         self._organizations += Counter()

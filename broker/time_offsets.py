@@ -16,11 +16,11 @@ from broker.ports import EARLIEST, LATEST, FetchResult, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
-_ONE_BATCH: Final = 1  # byte; Kafka answers with one batch
+_ONE_BATCH: Final = 1  # bytes; Kafka answers with one whole batch
 
 
 class Offsets(Protocol):
-    """Looks offsets up and reads records: KafkaRequests."""
+    """The methods of KafkaRequests that the search needs."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         """See KafkaRequests.offsets()."""
@@ -30,12 +30,13 @@ class Offsets(Protocol):
 
 
 async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-    """Return by partition an offset before which every record is older than the time; the end where all are older.
+    """Return an offset before which every record is older than the time, by partition. It is the end if all records are
+    older.
 
-    The offset is the first one of the time. Where the index lies, or the record before can't be read, it is an earlier
-    one. Clocks of writers differ: callers look up an earlier time than the one they want. Raises LogUnavailable.
+    It is the first offset of that time, or an earlier one if Kafka's time index is damaged. Writers' clocks differ, so
+    callers ask for an earlier time than they need. Raises LogUnavailable if Kafka does not answer.
     """
-    # Ask for the ends first: records that are appended in between lie after them.
+    # Read the end offsets first, so that records which are appended meanwhile come after them.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
     found = await kafka.offsets(topic, at_ms)
     firsts = {partition: end if found[partition] < 0 else found[partition] for partition, end in ends.items()}
@@ -44,7 +45,9 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
 
 
 async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, first: int) -> int:
-    """Return `first` if the record before it is older than the time, else an offset further back whose record is."""
+    """Return `first` if the record before it is older than the time. Otherwise return an earlier offset for which this
+    holds.
+    """
     at, step, doubtful = first, 1, False
     while at > 0:
         at = max(0, first - step)

@@ -20,15 +20,18 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-STEPS: Final = 64  # A sum is recorded at this part of the bound, or of what is stored if there is no bound.
+# A count is recorded when it reaches this fraction of the limit, or of the stored bytes if there is no limit.
+STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
-# Kafka stores at most this much of a record beside its value.
-# A batch of its own takes 61 bytes, lengths and times 27, and keys and headers with ids 77.
+# Kafka stores at most this many bytes for a record, in addition to its value.
+# A batch with one record takes 61 bytes, lengths and times take 27, and the key and the headers take 77.
 RECORD_BYTES: Final = 192
-_INDEX_PART: Final = 128  # Indexes add this part of everything: at most 20 bytes for each 4,096.
-_UNBOUNDED_BYTES_MIN: Final = 1 << 30  # The steps of an organization without a bound are calculated from at least this.
-RECORD_S: Final = 6 * 3600.0  # A smaller sum is recorded this often, too.
-# Changes may exceed the bound by this part of it, so that a full organization can mend its listeners.
+# Kafka's index files add this fraction of everything: at most 20 bytes for each 4,096.
+_INDEX_PART: Final = 128
+# For an organization without a limit, the fraction is computed from at least this many bytes.
+_UNBOUNDED_BYTES_MIN: Final = 1 << 30
+RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
+# Changes may exceed the limit by this fraction of it, so that a full organization can repair its listeners.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -36,7 +39,7 @@ _NOTHING: Final[Counter[str]] = Counter()
 
 
 class Control(Protocol):
-    """The `control` topic."""
+    """Appends to the topic `control`."""
 
     async def append(self, event: ControlEvent) -> int:
         """See ports.ControlLog."""
@@ -48,12 +51,11 @@ def stored_size(size: int) -> int:
 
 
 class StoredBytes:
-    """The count of stored bytes by organization, in one process.
+    """Counts the bytes that each organization stores, for one process, and enforces the limit.
 
-    bytes_max: the bound of each tenant, which is an account with all organizations that it created
-        (Directory.tenant_of); None for no bound. An organization that the shell created has no bound.
-    retain_s: bytes stored earlier no longer count; None: all count.
-    stored_size: the bytes that Kafka stores for a value of this size.
+    `bytes_max` is for a tenant: an account with all organizations that it created. None means no limit, and
+    organizations that the operator's shell created have none. Bytes stored more than `retain_s` seconds ago no longer
+    count.
     """
 
     def __init__(
@@ -70,21 +72,21 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # The bytes that each tenant may store before its bound is checked again. Below 0: concurrent puts stored more.
+        # The bytes that each tenant may store before its limit is checked again. Below 0, concurrent puts stored more.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
 
     def check(self, organization_id: str) -> None:
-        """Raise StorageFull when the organization's tenant is at its bound. It costs two look-ups while a grant
-        lasts.
+        """Raise StorageFull if the organization's tenant has reached its limit. This is called for every put, so it is
+        fast.
         """
         tenant = self._tenant_of(organization_id)
         if self._left.get(tenant, 0) <= 0:
             self._grant(tenant, organization_id)
 
     def add(self, organization_id: str, size: int) -> None:
-        """Count a record that is being stored. size: of its value."""
+        """Count a record that is being stored. `size` is the size of its value in bytes."""
         size = self._stored_size(size)
         tenant = self._tenant_of(organization_id)
         self._left[tenant] = self._left.get(tenant, 0) - size
@@ -94,7 +96,7 @@ class StoredBytes:
         counts[organization_id] += size
 
     def count(self, organization_id: str, size: int) -> None:
-        """Count a record that is stored whatever the bound is: a worker's record of deliveries."""
+        """Count a record that is stored even if the limit is reached: a worker's record about deliveries."""
         self.add(organization_id, size)
         tenant = self._tenant_of(organization_id)
         if self._left[tenant] <= 0:
@@ -103,7 +105,10 @@ class StoredBytes:
                 self._start_recording(tenant)
 
     def count_change(self, organization_id: str, size: int) -> None:
-        """Count the bytes of a change of queues, listeners or keys (StorageFull, some way beyond the bound)."""
+        """Count the bytes of a change of queues, listeners or API keys.
+
+        Raises StorageFull if the organization is at least 10 % above its limit.
+        """
         bound = self._bound_of(organization_id)
         if bound is not None and self._stored_by(self._tenant_of(organization_id)) >= bound + bound // _CHANGES_PART:
             raise self._full(organization_id)
@@ -112,21 +117,21 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Check the bound again when a process has recorded a sum. It is called with each folded event."""
+        """Check the limit again after a process has recorded a count. This is called with every event that is read."""
         if isinstance(event, VolumeRecorded):
             self._left.pop(self._tenant_of(event.organization_id), None)
 
     def stored(self, organization_id: str) -> int:
-        """Return the stored bytes that this process knows of. Sums that other processes have not recorded yet are
-        missing.
+        """Return the stored bytes of an organization, as far as this process knows. Other processes may have counts
+        that they have not recorded yet.
         """
         organization = self._view.state.organizations.get(organization_id)
         recorded = 0 if organization is None else organization.bytes_since(self._since_ms())
         return recorded + self._unrecorded_of(self._tenant_of(organization_id)).get(organization_id, 0)
 
     def bound(self, organization_id: str) -> int | None:
-        """Return the most bytes that the organization may store beside its tenant's other organizations; None for no
-        bound.
+        """Return how many bytes the organization may store, given what its tenant's other organizations store. None
+        means no limit.
         """
         bound = self._bound_of(organization_id)
         if bound is None:
@@ -135,18 +140,18 @@ class StoredBytes:
         return max(0, bound - others)
 
     def most(self, count: int) -> Iterator[tuple[str, int]]:
-        """Yield the organizations that store most, by id, with their bytes."""
+        """Yield the organizations that store the most, with their bytes."""
         every = ((one, self.stored(one)) for one in self._view.state.organizations)
         return iter(sorted(((one, size) for one, size in every if size), key=lambda pair: -pair[1])[:count])
 
     async def run(self) -> None:
-        """Record counted bytes for ever, also of organizations that store little."""
+        """Record the counts every six hours, also those of organizations that store little. This never returns."""
         while True:
             await asyncio.sleep(RECORD_S)
             await self._record_all()
 
     async def stop(self) -> None:
-        """Record what has been counted, bounded in time."""
+        """Record the counts, within two seconds."""
         try:
             async with asyncio.timeout(_STOP_S):
                 await self._record_all()
@@ -157,7 +162,7 @@ class StoredBytes:
         return self._view.state.tenant_of(organization_id)
 
     def _bound_of(self, organization_id: str) -> int | None:
-        """Return the bound of the organization's tenant."""
+        """Return the limit of the organization's tenant."""
         organization = self._view.state.organizations.get(organization_id)
         return None if organization is None or organization.by_shell else self._bytes_max
 
@@ -171,7 +176,9 @@ class StoredBytes:
         return self._view.state.bytes_of(tenant, self._since_ms()) + self._unrecorded_of(tenant).total()
 
     def _grant(self, tenant: str, organization_id: str) -> None:
-        """Let the tenant store another step. Raises StorageFull."""
+        """Let the tenant store some more bytes before the next check. Raises StorageFull if it has reached its
+        limit.
+        """
         bound = self._bound_of(organization_id)
         step = self._step(tenant, bound)
         left = step if bound is None else min(step, bound - self._stored_by(tenant))
@@ -184,8 +191,8 @@ class StoredBytes:
     def _full(self, organization_id: str) -> StorageFull:
         stored, bound = self._stored_by(self._tenant_of(organization_id)), self._bound_of(organization_id)
         return StorageFull(
-            f"the organizations of the account that made this one store {stored} bytes and may store {bound}; who runs "
-            "this server can raise --organization-bytes-max, or have old messages deleted with --retain-messages"
+            f"this organization's account stores {stored} bytes in all its organizations and may store {bound}; "
+            "the operator of this server can raise --organization-bytes-max, or have old messages deleted with --retain-messages"
         )
 
     def _step(self, tenant: str, bound: int | None) -> int:
@@ -212,7 +219,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # The event is stored, or probably is. Recording it again would count it twice.
+        # The event is stored, or probably is; recording it again would count it twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

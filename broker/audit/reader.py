@@ -36,18 +36,18 @@ from broker.time_offsets import offsets_since
 
 _SLOT_WAIT_S: Final = 60.0
 _SLICE_BYTES: Final = 256 << 10
-_STEPS_S: Final = 0.001  # A slice is worked on for at most this long before the event loop is yielded.
+_STEPS_S: Final = 0.001  # longest work on a slice before it yields to the event loop
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
 
 class WrongCursor(Refused):
-    """The cursor belongs to another reading: of another installation, or with other filters."""
+    """The cursor does not belong to this request. It was given by another installation, or with other filters."""
 
     code = "wrong-cursor"
 
 
 class Entry(NamedTuple):
-    """An event and its place in the log. log_ms: its log time."""
+    """An event with its log time, topic, partition and offset."""
 
     log_ms: int
     topic: str
@@ -57,24 +57,25 @@ class Entry(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The next events of a reading, and the page token after them. complete: nothing is left in the range."""
+    """The next events for a client that reads the log, and the page token after them.
+
+    `complete` says that the requested range has no more events.
+    """
 
     entries: Sequence[Entry]
     page_token: PageToken
     complete: bool
 
 
-# A function that returns whether an organization's listener is, or was, one of this queue's.
+# Returns whether the listener of an organization belongs to this queue, or did before it was deleted.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The range [begin_ms, end_ms) of log time.
+    """The range of log times that a client reads, from `begin_ms` until before `end_ms`. None means now.
 
-    end_ms: None for now.
-    page_token: begin there instead.
-    limit: events.
+    With `page_token`, it begins there instead. `limit` is the largest number of events.
     """
 
     begin_ms: int | None = None
@@ -85,33 +86,26 @@ class Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderTuning:
-    """The bounds of a LogReader.
+    """The limits for reading the log in one process.
 
-    settle_ms: Kafka acknowledges an append within this time unless it is in trouble, and clocks differ by less.
-    open_max: readings at once in this process. A reading that follows the log is nearly always active.
-    open_each_max: readings of one organization at once.
-    held_bytes_max: what one reading holds. share_bytes_min: what one of its lanes may hold at least.
-    rest_bytes_max: fetched bytes that had no room yet, of all readings.
-    slice_events, slice_reads: the most of one slice.
+    An append that is not acknowledged after `settle_ms` is rare, and clocks differ by less. A request that follows the
+    log counts as open all the time.
     """
 
     settle_ms: int = 2_000
-    open_max: int = 32
-    open_each_max: int = 8
-    held_bytes_max: int = 4 << 20
-    share_bytes_min: int = 32 << 10
-    rest_bytes_max: int = 16 << 20
-    slice_events: int = 256
-    slice_reads: int = 16
+    open_max: int = 32  # requests at once in this process
+    open_each_max: int = 8  # requests at once of one tenant
+    held_bytes_max: int = 4 << 20  # bytes that one request holds in memory
+    share_bytes_min: int = 32 << 10  # bytes that one partition of a request may hold at least
+    rest_bytes_max: int = 16 << 20  # fetched bytes that wait in the cache, of all requests
+    slice_events: int = 256  # events in one answer part, at most
+    slice_reads: int = 16  # reads for one answer part, at most
 
 
 class LogReader:
-    """The reader of the log in one process.
+    """Reads the log in its order, for all clients of one process.
 
-    view: the current directory.
-    past: earlier directories.
-    others: the requests that must not be slowed down.
-    rests: fetched records that had no room yet.
+    `past` computes earlier states. `others` records the requests that must not be slowed down.
     """
 
     def __init__(
@@ -122,7 +116,7 @@ class LogReader:
         self.past = Past(records, table, self.others, view.state.tenant_of)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
-        # One slice at a time, organizations in turn, so that all readings together get a part of the event loop.
+        # Work on one slice at a time and let organizations take turns, so that requests get the rest of the time.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self.rests = Rests(tuning.rest_bytes_max)
@@ -135,12 +129,12 @@ class LogReader:
         )
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
-        """Yield the events in the order of the log (Busy, NotFound, WrongCursor, LogUnavailable). The last slice is
-        complete.
+        """Yield the matching events in the order of the log, in slices. The last slice is complete.
 
-        Without an end, the range is everything acknowledged before the call, which takes settle_ms longer than the
-        reading. A message's story is told at once, and the order of its last moments may differ the next time. A slice
-        may have no events; its page token has advanced all the same.
+        Without an end, the range is everything acknowledged before the call; this takes `settle_ms` longer than the
+        reading itself. A slice may have no events, but its page token has advanced.
+
+        Raises Busy, NotFound, WrongCursor or LogUnavailable.
         """
         with self._slots.slot(wanted.organization_id):
             wanted = await self._named(wanted, span)
@@ -152,25 +146,28 @@ class LogReader:
                     yield one
 
     async def _named(self, wanted: Selection, span: Range) -> Selection:
-        """Add the listeners of the wanted queue. Raises NotFound if there never was such an item."""
+        """Add the listeners of the wanted queue to the filter.
+
+        Raises NotFound if there never was such a queue or listener.
+        """
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
-            wanted = replace(wanted, queue_id=None)  # The message's whole story belongs to its queue.
+            wanted = replace(wanted, queue_id=None)  # All events of a message belong to its queue.
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)
             if found is None:
                 raise NotFound("No queue of this organization has, or had, this ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
-            # A reader with a page token knows of such listeners already.
-            # For a story, `control` is not read from its start.
+            # A client with a page token has already learned that the listener exists.
+            # For a message's history, `control` is not read from its start.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener of this organization has, or had, this ID.")
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[LogPartition]:
-        """List the lanes that must be read."""
+        """Return the partitions that must be read for this filter."""
         lanes = []
         for topic in wanted.topics():
             of = self._table[topic]
@@ -182,7 +179,7 @@ class LogReader:
 
 
 class _Reading:
-    """A reading of one range."""
+    """The reading of a range of the log for one request."""
 
     def __init__(
         self,
@@ -227,7 +224,7 @@ class _Reading:
                     yield Slice(entries, self._merge.page_token(), complete)
                 if complete or self._left == 0:
                     return
-                # The remaining records are too recent to be complete: wait, and read what has arrived meanwhile.
+                # The remaining records are too recent to be complete: wait, then read what has arrived meanwhile.
                 if not more:
                     await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                     safe_ms = end_ms
@@ -241,9 +238,9 @@ class _Reading:
         page_token = span.page_token
         if page_token is not None:
             if len(page_token.lanes) != len(self._partitions):
-                raise WrongCursor("The cursor was given for another reading.")
+                raise WrongCursor("The cursor was given for a request with other filters. Start without a cursor.")
             if any(at > end for (at, _), end in zip(page_token.lanes, await self._offsets(LATEST), strict=True)):
-                raise WrongCursor("The cursor is beyond the end of the log.")
+                raise WrongCursor("The cursor is beyond the end of the log. Start without a cursor.")
             starts = list(page_token.lanes)
         else:
             starts = [(at, 0) for at in await self._starts(span.begin_ms, first, ends)]
@@ -254,22 +251,25 @@ class _Reading:
         self._merge = Merge(lanes, passed_ms=0 if page_token is None else page_token.passed_ms)
 
     async def _starts(self, begin_ms: int | None, first: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
-        """Return where each lane begins."""
+        """Return the offset at which each partition begins."""
         if begin_ms is None:
             return first
         found = await self._offsets(begin_ms, confirmed=True)
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # Begin nearer to the message, but not later than any record that decides its log time.
-            near = await self._offsets(message.at_ms)  # A damaged index costs only the order here, and skips nothing.
+            # Begin nearer to the message, but not later than a record that decides the message's log time.
+            # A damaged time index may change the order of events here, but skips none.
+            near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):
                 if one.topic == _MESSAGES and 0 <= near[number] <= message.offset:
                     starts[number] = max(starts[number], near[number])
         return starts
 
     async def _ends(self) -> list[int]:
-        """Return where each lane ends. A message's story needs only the message from `messages`."""
+        """Return the offset at which each partition ends. For a message's history, `messages` ends after the
+        message.
+        """
         message = self._wanted.message
         return [
             end if message is None or one.topic != _MESSAGES else min(end, message.offset + 1)
@@ -277,9 +277,9 @@ class _Reading:
         ]
 
     async def _offsets(self, at_ms: int, *, confirmed: bool = False) -> list[int]:
-        """Return the offset of each lane at a moment, which may be LATEST or EARLIEST.
+        """Return the offset of each partition at a time, or at its start or end (EARLIEST, LATEST).
 
-        confirmed: by the records themselves, see offsets_since().
+        With `confirmed`, the times of the records are compared too, because a time index may be damaged.
         """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(one.name for one in self._partitions):
@@ -290,7 +290,7 @@ class _Reading:
         return [found[one.name, one.partition] for one in self._partitions]
 
     async def _slice(self, before_ms: int) -> tuple[list[Entry], bool]:
-        """Return the next entries, and whether more may follow before this log time."""
+        """Return the next events, and whether more events before this log time may follow."""
         entries: list[Entry] = []
         pace = Pace(self._others)
         reads = size = 0
@@ -320,7 +320,7 @@ class _Reading:
         return entries, more
 
     async def _told(self, story: Story, event: Event, hears: Hears) -> bool:
-        """Return whether the event belongs to the story. Events come in the order of the log."""
+        """Return whether an event belongs to the message's history. Events must come in the order of the log."""
         if not story.tells(event):
             return False
         message, doubted = self._wanted.message, story.doubted(event)

@@ -266,7 +266,7 @@ async def test_other_kafka_clients_connect_as_the_documentation_says(kafka: Embe
 @pytest.mark.parametrize("mode", [0o770, 0o777])
 async def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path, mode: int):
     tmp_path.chmod(mode)
-    with pytest.raises(ConfigurationError, match=f"can write to the directory {tmp_path}: `chmod go-w {tmp_path}`"):
+    with pytest.raises(ConfigurationError, match=f"can write to the directory {tmp_path}: run `chmod go-w {tmp_path}`"):
         await EmbeddedKafka(tmp_path, progress=False).start()
 
 
@@ -274,7 +274,7 @@ async def test_a_password_that_others_can_read_is_refused(tmp_path: Path):
     path = password_file(tmp_path)
     path.write_text("correct-horse-battery\n")
     path.chmod(0o644)
-    with pytest.raises(ConfigurationError, match=f"can read or write {path}: `chmod go-rwx {path}`"):
+    with pytest.raises(ConfigurationError, match=f"can read or write {path}: run `chmod go-rwx {path}`"):
         await EmbeddedKafka(tmp_path, progress=False).start()
 
 

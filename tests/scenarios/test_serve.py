@@ -139,7 +139,7 @@ def test_a_directory_that_others_can_write_to_is_a_clear_error(tmp_path: Path):
     tmp_path.chmod(0o777)
     refused = everput("serve", "--data-dir", str(tmp_path), "--port", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
-    said = f"everput: other users can write to the directory {tmp_path}: `chmod go-w {tmp_path}`\n"
+    said = f"everput: other users can write to the directory {tmp_path}: run `chmod go-w {tmp_path}`\n"
     assert refused.stderr.endswith(said)
     assert not list(tmp_path.iterdir())
 
@@ -274,7 +274,7 @@ def test_a_port_in_use_is_a_clear_error(tmp_path: Path):
 def test_what_keeps_a_process_from_starting_ends_the_server_with_the_reason(tmp_path: Path):
     ended = everput("serve", "--data-dir", str(tmp_path / "data"), "--port", "0", EVERPUT_SEALING_KEY="nonsense")
     assert ended.returncode == 2
-    assert "the sealing key is not 32 bytes" in ended.stderr
+    assert "the sealing key must be 32 bytes" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -201,7 +201,7 @@ def test_the_sealing_key_is_made_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_sealing_key_of_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(files.SEALING_KEY_VARIABLE, "nonsense")
-    with pytest.raises(ConfigurationError, match="not 32 bytes"):
+    with pytest.raises(ConfigurationError, match="must be 32 bytes"):
         files.sealing_key(tmp_path)
 
 
@@ -244,7 +244,7 @@ def test_a_data_directory_that_others_can_write_to_is_refused_with_what_to_do(tm
     folder = tmp_path / "data"
     folder.mkdir()
     folder.chmod(mode)
-    with pytest.raises(ConfigurationError, match=f"can write to the directory {folder}: `chmod go-w {folder}`"):
+    with pytest.raises(ConfigurationError, match=f"can write to the directory {folder}: run `chmod go-w {folder}`"):
         files.make_data_dir(folder)
     folder.chmod(mode & ~0o022)
     files.make_data_dir(folder)
@@ -258,7 +258,7 @@ def test_a_secret_that_others_can_read_or_write_is_refused_with_what_to_do(tmp_p
     write_secret(path, "hush-hush")
     files.make_data_dir(tmp_path)
     path.chmod(mode)
-    with pytest.raises(ConfigurationError, match=f"can read or write {path}: `chmod go-rwx {path}`"):
+    with pytest.raises(ConfigurationError, match=f"can read or write {path}: run `chmod go-rwx {path}`"):
         files.make_data_dir(tmp_path)
 
 
