@@ -192,7 +192,8 @@ class StoredBytes:
         stored, bound = self._stored_by(self._tenant_of(organization_id)), self._bound_of(organization_id)
         return StorageFull(
             f"this organization's account stores {stored} bytes in all its organizations and may store {bound}; "
-            "the operator of this server can raise --organization-bytes-max, or have old messages deleted with --retain-messages"
+            "the operator of this server can raise --organization-bytes-max, "
+            "or have old messages deleted with --retain-messages"
         )
 
     def _step(self, tenant: str, bound: int | None) -> int:
