@@ -1,1 +1,3 @@
-"""How fast Everput is, as ratios within one run; see README.md here. Not for: tests, which assert no timing."""
+"""Benchmarks: the speed of Everput, as ratios within one run (see README.md). Not for: tests, which never assert
+timing.
+"""

@@ -1,7 +1,8 @@
-"""`python -m benchmarks [rates | cost | isolation | replay | return | scale | audit]`: each prints JSON, with ratios.
+"""`python -m benchmarks [rates | cost | isolation | replay | return | scale | audit]`: each prints JSON with ratios.
 
-Everything is started on a temporary folder: `everput serve` (embedded Kafka, fsync before each answer), a sink and
-publishers in processes of their own, all on this machine. `make bench` is `rates`. The sizes are options."""
+Each benchmark starts `everput serve` (embedded Kafka, fsync before each answer) on a temporary folder, and a sink and
+publishers as separate processes on the same machine. `make bench` is `rates`. The sizes are options.
+"""
 
 from __future__ import annotations
 
@@ -30,24 +31,24 @@ def _words(text: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     which = parser.add_subparsers(dest="which")
-    one = which.add_parser("rates", help="what it does, beside what its parts can do (this, if none is named)")
+    one = which.add_parser("rates", help="an installation, compared with what its parts can do (the default)")
     one.add_argument("--messages", type=int, default=20_000)
     one.add_argument("--rounds", type=int, default=3)
-    one = which.add_parser("cost", help="processor time per message, beside an empty PUT's and another checkout's")
+    one = which.add_parser("cost", help="processor time per message, compared with an empty PUT and another checkout")
     one.add_argument("--beside", default="", metavar="DIR", help="another checkout, with its .venv")
     one.add_argument("--messages", type=int, default=10_000)
     one.add_argument("--rounds", type=int, default=5)
-    one.add_argument("--rates", type=_numbers, default=[1_000, 3_000], metavar="N,…", help="messages a second")
-    one.add_argument("--idle-s", type=int, default=30, help="0: leave it out")
-    one = which.add_parser("isolation", help="a healthy listener alone and beside bad ones")
+    one.add_argument("--rates", type=_numbers, default=[1_000, 3_000], metavar="N,…", help="messages per second")
+    one.add_argument("--idle-s", type=int, default=30, help="0 skips it")
+    one = which.add_parser("isolation", help="a healthy listener alone and with bad ones")
     one.add_argument(
         "--kinds", type=_words, default=["dead", "hang", "slow"], metavar="KIND,…", help="or refuse, busy, drip"
     )
-    one.add_argument("--bad", type=int, default=200, help="of each kind")
+    one.add_argument("--bad", type=int, default=200, help="listeners of each kind")
     one.add_argument("--messages", type=int, default=3_000)
     one.add_argument("--rate", type=float, default=300)
     one.add_argument("--rounds", type=int, default=2)
-    one = which.add_parser("replay", help="a healthy listener alone and beside a big replay")
+    one = which.add_parser("replay", help="a healthy listener alone and during a big replay")
     one.add_argument("--replayed", type=int, default=300_000, help="messages of the replay")
     one.add_argument("--messages", type=int, default=3_000)
     one.add_argument("--rate", type=float, default=300)
@@ -55,19 +56,19 @@ def main() -> None:
     one = which.add_parser("return", help="a dead listener comes back")
     one.add_argument("--backlogs", type=_numbers, default=[4_000, 100_000], metavar="N,…")
     one.add_argument("--dead-s", type=float, default=20)
-    one.add_argument("--others", type=int, default=600, help="listeners that are dead meanwhile")
-    one.add_argument("--foreign", type=int, default=1_000_000, help="messages of another queue; 0: leave it out")
+    one.add_argument("--others", type=int, default=600, help="other listeners that are down all the time")
+    one.add_argument("--foreign", type=int, default=1_000_000, help="messages of another queue; 0 skips it")
     one = which.add_parser("scale", help="more workers, more listeners, a longer log")
     one.add_argument("--workers", type=_numbers, default=[1, 2, 4], metavar="N,…")
-    one.add_argument("--backlog", type=int, default=100_000, help="messages that wait for the workers; 0: leave it out")
+    one.add_argument("--backlog", type=int, default=100_000, help="messages that wait for the workers; 0 skips it")
     one.add_argument("--messages", type=int, default=20_000)
-    one.add_argument("--listeners", type=int, default=10_000, help="0: leave it out")
+    one.add_argument("--listeners", type=int, default=10_000, help="0 skips it")
     one.add_argument("--queues", type=int, default=1_000)
-    one.add_argument("--log", type=int, default=5_000_000, help="messages; 0: leave it out")
-    one = which.add_parser("audit", help="reading the log: a story, verify, exports, beside a bare Kafka read")
+    one.add_argument("--log", type=int, default=5_000_000, help="messages; 0 skips it")
+    one = which.add_parser("audit", help="reading the log: a story, verify, exports, compared with a bare Kafka read")
     one.add_argument("--events", type=int, default=2_000_000)
-    one.add_argument("--listeners", type=int, default=0, help="of the queue; all is delivered first")
-    one.add_argument("--folder", help="is kept, and used again as it is")
+    one.add_argument("--listeners", type=int, default=0, help="listeners of the queue; everything is delivered first")
+    one.add_argument("--folder", help="a folder that is kept, and used again as it is")
     given = sys.argv[1:]
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["rates", *given]

@@ -1,6 +1,7 @@
-"""What the log costs to read: one message's story, the check of all of it, exports, beside a bare Kafka read.
+"""Benchmark of reading the log: one message's story, `everput verify`, and exports, compared with a bare Kafka read.
 
-Not for: delivering (rates.py) or starting on a long log (scale.py)."""
+Not for: delivering (rates.py) or starting on a long log (scale.py).
+"""
 
 from __future__ import annotations
 
@@ -33,11 +34,13 @@ PUTS = 3000
 PUTS_PER_S = 300.0
 READ_S_MAX = 300.0
 DELIVERED_S_MAX = 1800.0
-MADE = "made.json"  # what a kept folder was filled with
+MADE = "made.json"  # describes the contents of a kept folder
 
 
 def auditing(*, events: int, listeners: int, folder: str | None) -> dict[str, Any]:
-    """events: messages put, to a queue of so many listeners. folder: kept, and not filled again if it is there."""
+    """Measure reads of a log with this many messages, put on a queue with this many listeners. `folder` is kept, and
+    not filled again if it exists.
+    """
     with contextlib.ExitStack() as stack:
         kept = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
         sink = stack.enter_context(sinking())
@@ -78,7 +81,7 @@ def _filled(up: Everput, record: Path, events: int, listeners: int) -> dict[str,
 
 
 def _compared(access: EmbeddedAccess, folder: str, url: str, commands: dict[str, list[str]]) -> dict[str, Any]:
-    """Each command beside the bare reads right before and right after it, for the machine may not be the same."""
+    """Run each command between two bare reads of the log, because the machine's speed may change."""
     rates, ratios = {}, {}
     before, records = _timed(lambda: _read(access))
     bare = [before]
@@ -97,14 +100,16 @@ def _compared(access: EmbeddedAccess, folder: str, url: str, commands: dict[str,
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    """(seconds, what it gave)."""
+    """Return the seconds that the call took, and its result."""
     began = time.monotonic()
     given = work()
     return time.monotonic() - began, given
 
 
 def _read(access: EmbeddedAccess) -> int:
-    """All records of the log through an independent client, their bytes not looked at; how many there are."""
+    """Read all records of the log with an independent Kafka client, without decoding them. Return how many
+    there are.
+    """
     options = {
         "bootstrap.servers": access.bootstrap,
         "security.protocol": "SASL_PLAINTEXT",
@@ -120,7 +125,7 @@ def _read(access: EmbeddedAccess) -> int:
     consumer.assign(places)
     deadline = time.monotonic() + READ_S_MAX
     while left > 0 and time.monotonic() < deadline:
-        for record in consumer.consume(min(left, 10_000), timeout=1):  # which waits until it has so many
+        for record in consumer.consume(min(left, 10_000), timeout=1):  # waits until it has this many
             error: KafkaError | None = record.error()
             assert error is None, error
             left -= 1
@@ -140,14 +145,14 @@ def _everput(*arguments: str, **environment: str) -> None:
 
 
 def _puts(up: Everput, queue_id: str, folder: str) -> dict[str, Any]:
-    """Alone, and while events are exported all the time."""
+    """Measure puts alone, and while events are exported."""
     found: dict[str, Any] = {}
     for what, pace in (("at_the_rate", PUTS_PER_S), ("at_full_speed", 0)):
         alone = up.publish([queue_id], PUTS, pace)
         done = Event()
         with ThreadPoolExecutor(1) as pool:
             exporting = pool.submit(_export_until, done, folder, up.url)
-            time.sleep(1)  # it has started
+            time.sleep(1)  # until the export has started
             beside = up.publish([queue_id], PUTS, pace)
             done.set()
             exporting.result()
@@ -162,7 +167,7 @@ def _export_until(done: Event, folder: str, url: str) -> None:
 
 
 def _stories(up: Everput, made: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds until a message's story is told, of the newest messages and of early ones."""
+    """Measure the milliseconds to read a message's story from the log, for the newest messages and for early ones."""
     path = f"/v1/queues/{made['queue_id']}/messages"
     newest = up.client.get(path, params={"limit": STORIES}).raise_for_status().json()["messages"]
     before = {"to": made["early"], "limit": STORIES}

@@ -1,8 +1,9 @@
-"""A listener that was dead and comes back: until its first delivery, and until its backlog is gone.
+"""Benchmark of a listener that was down and comes back: the times to its first delivery and to the end of its backlog.
 
-Others are dead all the while: half of them answer 503, the others' port refuses connections. They are a process of
-their own at the lowest priority: in the world they have machines of their own. And one comes back whose few messages
-are before and after very many of another queue. Not for: why it was dead."""
+Other listeners are down all the time: half of them answer 503, the port of the others refuses connections. Their
+process has the lowest CPU priority, because real listeners have their own machines. In another run, the listener has
+few messages, before and after very many of another queue. Not for: why a listener was down.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +16,19 @@ from typing import Any
 
 from benchmarks.running import Everput, Site, free_port, memory_mib, ratios, serving, sinking
 
-FOUND_OUT = 100  # messages that the others get
-FOUND_OUT_S = 15  # after which all of them are known to be down
-FEW = 1_000  # messages of its own on either side of the many
+FOUND_OUT = 100  # messages to the other listeners
+FOUND_OUT_S = 15  # After this time, Everput knows that the other listeners are down.
+FEW = 1_000  # messages before the other queue's messages, and after them
 FOREIGN_SIZE = 60
 RATE = 300
-MEANWHILE = 1_200  # messages that a healthy listener gets at this rate, while it comes back
+MEANWHILE = 1_200  # messages to a healthy listener in the same time
 
 
 def back(*, backlogs: list[int], dead_s: float, others: int, foreign: int) -> dict[str, Any]:
-    """backlogs: messages put while it is dead, each measured on a queue of its own. dead_s: for how long at least.
+    """Measure a listener that comes back after at least `dead_s` seconds, for each backlog in messages.
 
-    others: listeners of another queue that are dead meanwhile, and since some time before.
-    foreign: messages of another queue, put while it is dead; 0: this is left out.
+    `others` is the number of other listeners that are down all the time. `foreign` is the number of messages that
+    another queue gets while the listener is down; 0 skips this measurement.
     """
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
@@ -57,7 +58,7 @@ def _once(everput: Everput, size: int, dead_s: float) -> dict[str, Any]:
     queue_id = everput.queue(["back"])
     everput.at_sink.get("/reset")
     put = everput.publish([queue_id], size)
-    time.sleep(dead_s)  # its probes are as seldom as they get
+    time.sleep(dead_s)  # until its probe interval is longest
     everput.at_sink.get("/revive")
     stats = everput.until_delivered(put["accepted"], wait_s=600)
     return {
@@ -72,15 +73,17 @@ def _once(everput: Everput, size: int, dead_s: float) -> dict[str, Any]:
 
 
 def _among_foreign(everput: Everput, away: Site, foreign: int) -> dict[str, Any]:
-    """away: where the one that comes back is, that its latencies are not counted among the healthy one's."""
+    """Measure a listener that comes back, with its few messages before and after very many of another queue. Its sink
+    `away` is separate, so that its latencies are not counted with those of the healthy listener.
+    """
     away.at_sink.get("/bury")
     queue_id = everput.queue([])
     everput.listen(queue_id, f"{away.sink}/back")
     healthy = [everput.queue(["ok"])]
-    asyncio.run(everput.fill(queue_id, FEW, batch=FEW // 50))  # of so many batches some are in every partition
+    asyncio.run(everput.fill(queue_id, FEW, batch=FEW // 50))  # 50 batches reach every partition
     asyncio.run(everput.fill(everput.queue([]), foreign, FOREIGN_SIZE))
     asyncio.run(everput.fill(queue_id, FEW, first=FEW, batch=FEW // 50))
-    everput.deliver(healthy, 1, MEANWHILE // 4)  # warm
+    everput.deliver(healthy, 1, MEANWHILE // 4)  # warm-up
     alone = everput.deliver(healthy, 1, MEANWHILE, RATE)
     everput.at_sink.get("/reset")
     before = memory_mib(everput.pid)

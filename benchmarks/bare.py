@@ -1,9 +1,9 @@
-"""The same shape with nothing else: PUT, Kafka (two batches at a time, fsynced), read, sign, POST, commit.
+"""A minimal pipeline for comparison: PUT, Kafka (two batches at a time, with fsync), read, sign, POST, commit.
 
-The measure of what Everput's promises cost. It loses what fails, knows one queue, no keys, no events but one.
-One process takes puts and one delivers, where Everput delivers with two workers (its default).
-`python -m benchmarks.bare accept PORT KAFKA` answers PUTs. `… deliver KAFKA SINK LISTENERS` delivers what is put after
-its line `ready`, from the first line on that it is sent: so it can be given a backlog.
+It measures the cost of Everput's promises. It loses messages that fail, and has one queue, no keys, and one kind of
+event. One process takes puts and one delivers, where Everput delivers with two workers by default. `python -m
+benchmarks.bare accept PORT KAFKA` answers PUTs. `… deliver KAFKA SINK LISTENERS` delivers the messages that are put
+after its line `ready`, as soon as it has read a line from its standard input. So a backlog can be put before it starts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from broker.kafka.embedded.access import written_access
 TOPIC: Final = "bare"
 PARTITIONS: Final = 8
 BATCHES_UNDER_WAY: Final = 2
-CONNECTIONS: Final = 64  # of all listeners together
+CONNECTIONS: Final = 64  # to all listeners together
 LEAST_CONNECTIONS: Final = 4
 WAITING_MAX: Final = 2_000
 COMMIT_S: Final = 1.0
@@ -45,7 +45,7 @@ SECRET: Final = b"k" * 24
 
 
 class Appends:
-    """What comes while batches are on their way goes together as the next one, to the next partition."""
+    """A group commit: values that arrive while batches are in flight go into the next batch, to the next partition."""
 
     def __init__(self, producer: Any) -> None:
         self.producer = producer
@@ -89,14 +89,14 @@ async def put(request: Request) -> Response:
 
 
 def connection(directory: str) -> dict[str, Any]:
-    """aiokafka's options for the embedded Kafka of this directory."""
+    """Return aiokafka's options for the embedded Kafka in this directory."""
     access = written_access(Path(directory))
     assert access is not None
     return client_options(access.settings())
 
 
 async def accept(port: str, kafka: str) -> None:
-    """kafka: the embedded Kafka's directory; likewise of deliver()."""
+    """Serve PUTs, and append their messages to the embedded Kafka in the directory `kafka`."""
     options = connection(kafka)
     admin = AIOKafkaAdminClient(**options)
     await admin.start()
@@ -111,7 +111,7 @@ async def accept(port: str, kafka: str) -> None:
 
 
 class Connection(asyncio.Protocol):
-    """To one listener; it is free again when its request is answered."""
+    """A connection to one listener. It is free again when its request is answered."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
 
 
 class Listener:
-    """One path of the sink. done: by partition, the newest offset that was answered."""
+    """A listener: one path of the sink."""
 
     def __init__(self, sink: str, number: int) -> None:
         parts = urlsplit(sink)
@@ -137,7 +137,7 @@ class Listener:
         self.head = f"POST /ok{number} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n".encode()
         self.free: list[Connection] = []
         self.waiting: deque[tuple[int, int, bytes, bytes]] = deque()
-        self.done: dict[int, int] = {}
+        self.done: dict[int, int] = {}  # the newest answered offset of each partition
 
     async def connect(self, connections: int) -> None:
         loop = asyncio.get_running_loop()

@@ -1,7 +1,8 @@
-"""Processor time per message of a whole installation, beside an empty PUT's, and beside another checkout's.
+"""Benchmark of processor time per message of a whole installation, compared with an empty PUT and with another
+checkout.
 
-Processor time is what a noisy machine changes least: a rate is of all that runs there, publishers and listeners too.
-Installations are served in turn within each round. Not for: what the parts can do at best (rates.py).
+A noisy machine changes processor time less than rates, which also depend on publishers and listeners. The installations
+are measured in turn within each round. Not for: what the parts can do at best (rates.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ SETTLE_S = 2.0
 
 
 def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: int) -> dict[str, Any]:
-    """Measure this checkout and another one. beside: its directory, with a .venv of its own; "": only this one."""
+    """Measure this checkout, and another one in the directory `beside`, which has its own .venv. Without `beside`,
+    measure only this one.
+    """
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(sinking())
         empty_port = free_port()
@@ -36,7 +39,7 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
                 installations[name] = stack.enter_context(serving(folder, sink, checkout=checkout))
         for everput in installations.values():
-            for _ in range(2):  # until Java has compiled what it will
+            for _ in range(2):  # until Java's compiler has finished
                 everput.put_and_deliver(1, messages)
             everput.put_and_deliver(10, messages // 4)
         rows: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in installations}
@@ -60,18 +63,18 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
 
 
 def _empty(pid: int, put: tuple[str, ...], url: str, messages: int) -> float:
-    """Microseconds of processor time of an empty PUT's server."""
+    """Return the microseconds of processor time that an empty PUT costs its server."""
     before = processor_s([pid])
     run(*put, given=url)
     return round((processor_s([pid]) - before) * 1e6 / messages, 1)
 
 
 def _measured(everput: Everput, listeners: int, messages: int, rate: float) -> dict[str, Any]:
-    """Put one load, and return what it costs: microseconds of processor time per message, by kind of process."""
+    """Put one load, and return its cost in microseconds of processor time per message, by kind of process."""
     time.sleep(SETTLE_S)
     before = by_kind(everput.pid)
     found = everput.put_and_deliver(listeners, messages, rate)
-    time.sleep(SETTLE_S)  # the cursors are committed, too
+    time.sleep(SETTLE_S)  # until the cursors are committed
     after = by_kind(everput.pid)
     parts = {kind: round((after[kind] - before.get(kind, 0.0)) * 1e6 / messages, 1) for kind in after}
     return found | {"us_per_message": round(sum(parts.values()), 1), "us_by_process": parts}
@@ -86,7 +89,7 @@ def _idle(everput: Everput, idle_s: int) -> dict[str, float]:
 
 
 def processor_s(pids: list[int]) -> float:
-    """User and system time of these processes, of all their threads, in seconds."""
+    """Return the user and system time of these processes, in seconds."""
     found = 0.0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -96,7 +99,9 @@ def processor_s(pids: list[int]) -> float:
 
 
 def by_kind(pid: int) -> dict[str, float]:
-    """processor_s() of an installation by kind of process: serve, api, worker, kafka. pid: of `everput serve`."""
+    """Return the processor time in seconds of an installation by kind of process: serve, api, worker, kafka. `pid` is
+    that of `everput serve`.
+    """
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):

@@ -1,14 +1,15 @@
-"""A healthy listener alone, and beside hundreds that are dead, hang or are slow, on the same queue.
+"""Benchmark of a healthy listener alone, and with hundreds of listeners that are down, hang or are slow on the same
+queue.
 
-Not for: what those get. At a given rate for the latencies, and as fast as puts are answered for the rates: one that
-answers at once and, on a queue of its own, one that takes 50 ms and so needs all the attempts under way that it may
-have.
+Not for: deliveries to the bad listeners. Latencies are measured at a given rate, and rates as fast as puts are
+answered. One healthy listener answers at once. Another one, on its own queue, takes 50 ms and so needs all the attempts
+in flight that it may have.
 
-The machine's speed drifts, so alone and beside take turns: while it is alone the others are paused. That this is as
-good as their not being there is checked by what is measured before there are any; how much two rounds differ that
-should not, by one alone and the next. The bad ones are a process of their
-own at the lowest priority: in the world they have machines of their own. Half of the dead answer 503, the others' port
-refuses connections."""
+The machine's speed drifts, so both cases are measured in turn, and the bad listeners are paused for the rounds without
+them. A measurement before the bad listeners exist checks that pausing them is good enough. The difference between two
+rounds without them shows the noise. The bad listeners' process has the lowest CPU priority, because real listeners have
+their own machines. Half of the dead ones answer 503, the port of the others refuses connections.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +20,19 @@ from typing import Any
 
 from benchmarks.running import free_port, memory_mib, ratios, serving, sinking
 
-WARM = 20_000  # messages before anything is measured: until then it gets quicker with each round
-FULL = 10  # times as many messages at full speed: some seconds
-FIRST_S = 5  # in which the dead are found out; of the hanging it takes a time-out
-KNOWN_S = 25  # after which all are
-AGAIN_S = 5  # before each round beside: they have just been resumed
+WARM = 20_000  # warm-up messages, because the first rounds are slower
+FULL = 10  # factor of messages at full speed, for some seconds
+FIRST_S = 5  # After this time, dead listeners are known to be down. Hanging ones take a timeout.
+KNOWN_S = 25  # After this time, all bad listeners are known to be down.
+AGAIN_S = 5  # warm-up after the bad listeners were resumed
 
-Rows = dict[str, dict[str, Any]]  # of a round, by what is measured
+Rows = dict[str, dict[str, Any]]  # results of one round, by measurement
 
 
 def isolation(*, kinds: list[str], bad: int, messages: int, rate: float, rounds: int) -> dict[str, Any]:
-    """kinds: paths of the sink. bad: listeners of each. rate: puts a second for the latencies."""
+    """Measure a healthy listener alone and with bad ones. `kinds` are paths of the sink with `bad` listeners each, and
+    `rate` is the number of puts per second for the latencies.
+    """
     refusing = f"http://127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
@@ -83,14 +86,14 @@ def isolation(*, kinds: list[str], bad: int, messages: int, rate: float, rounds:
 
 
 def _ratios(alone: list[dict[str, Any]], beside: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each round beside to the one alone right after it."""
+    """Return the ratios of each round with bad listeners to the round without them right after it."""
     rounds = [ratios(one, other) for one, other in zip(alone, beside, strict=True)]
     names = rounds[0] if rounds else ()
     return {"median": {name: median(row[name] for row in rounds) for name in names}, "rounds": rounds}
 
 
 def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each figure by itself."""
+    """Return the median of each figure."""
     return {
         "put_per_s": median(row["put_per_s"] for row in rows),
         "delivered_per_s": median(row["delivered_per_s"] for row in rows),

@@ -1,7 +1,7 @@
-"""What an installation can do at best, measured beside Everput: an empty PUT through Starlette, a bare HTTP poster.
+"""The best that an installation could do, for comparison: an empty PUT through Starlette, and a bare HTTP poster.
 
-`python -m benchmarks.limits empty PORT` serves the first; `… post PORT POSTS CONNECTIONS SIZE`
-is the second: it POSTs to a sink on that port and prints posts a second.
+`python -m benchmarks.limits empty PORT` serves the empty PUT. `… post PORT POSTS CONNECTIONS SIZE` POSTs to a sink on
+that port, and prints the posts per second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The payload that sink and publishers share: `ld:<number>:<unix ns>:` and padding; the sink needs no other state."""
+"""The payload that sink and publishers share: `ld:<number>:<unix ns>:` and padding. The sink needs no other state."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ MARK: Final = re.compile(rb"ld:(\d+):(\d+):")
 
 
 def payload(number: int, at_ns: int, size: int) -> str:
-    """A message's data of this many characters."""
+    """Return a message's data with this many characters."""
     return f"ld:{number}:{at_ns}:".ljust(size, "x")
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """p50, p99 and max, in the values' unit."""
+    """Return p50, p99 and max, in the unit of the values."""
     ordered = sorted(values) or [0.0]
     last = len(ordered) - 1
     return {

@@ -1,7 +1,7 @@
 """The publishers: many connections that each PUT one message after the other, as fast as they are answered.
 
-`python -m benchmarks.publish KEY MESSAGES CONNECTIONS SIZE [RATE]` prints one JSON line: rate, latency, errors. The
-URLs, to be put to in turn, come by standard input, with commas between them.
+`python -m benchmarks.publish KEY MESSAGES CONNECTIONS SIZE [RATE]` prints one JSON line with rate, latency and errors.
+It reads the URLs from standard input, separated by commas, and puts to them in turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.marks import payload, percentiles
 
 
 class Publisher(asyncio.Protocol):
-    """One connection. It ends when the numbers do."""
+    """A connection that PUTs messages until the run has no more."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -58,7 +58,9 @@ class Publisher(asyncio.Protocol):
 
 
 class Run:
-    """All publishers of one run. rate: PUTs a second over all, 0 for as many as are answered."""
+    """All publishers of one run. `rate` is the number of PUTs per second over all of them; 0 is as fast as they are
+    answered.
+    """
 
     def __init__(self, urls: list[str], key: str, messages: int, size: int, rate: float) -> None:
         parts = urlsplit(urls[0])

@@ -1,6 +1,7 @@
-"""What this installation does, beside what its parts can do, in one run: rates, latencies, ratios.
+"""Benchmark of an installation, compared with what its parts can do, in one run: rates, latencies, ratios.
 
-The rounds alternate: a noisy machine is noisy for all. Not for: bad listeners, size (isolation.py, back.py, scale.py).
+The rounds alternate, so that a noisy machine is noisy for all. Not for: bad listeners, size (isolation.py, back.py,
+scale.py).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def bench(messages: int, rounds: int) -> dict[str, Any]:
         wait_for_port(bare_port)
         shape = Bare(f"http://127.0.0.1:{bare_port}", "none", sink, kafka)
         memory = memory_mib(everput.pid)
-        everput.put_and_deliver(1, messages)  # until Java has compiled what it will
+        everput.put_and_deliver(1, messages)  # until Java's compiler has finished
         shape.put_and_deliver(1, messages)
         empty_url = f"http://127.0.0.1:{empty_port}/v1/queues/q/messages"
         put = ("benchmarks.publish", "none", str(messages), str(PUBLISHERS), str(SIZE))
@@ -65,7 +66,7 @@ def bench(messages: int, rounds: int) -> dict[str, Any]:
 
 
 class Bare(Site):
-    """benchmarks/bare.py, in the place of an installation."""
+    """The minimal pipeline of benchmarks/bare.py, measured like an installation."""
 
     def __init__(self, url: str, key: str, sink: str, kafka: str) -> None:
         super().__init__(url, key, sink)
@@ -100,7 +101,7 @@ def report(
     empties: list[float],
     posts: list[float],
 ) -> dict[str, Any]:
-    """Ratios of each round, of what was measured next to each other, and their medians."""
+    """Return the ratios of measurements that were made next to each other, for each round, and their medians."""
 
     def rates(found: dict[str, list[dict[str, Any]]], name: str) -> list[float]:
         return [

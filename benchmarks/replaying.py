@@ -1,7 +1,8 @@
-"""A healthy listener alone, and beside a big replay of another queue to a listener that is as quick.
+"""Benchmark of a healthy listener alone, and during a big replay of another queue to a listener that is as fast.
 
-Not for: what a replay delivers (tests/kafka/test_replay.py). At a given rate for the latencies, and as fast as puts are
-answered for the rates."""
+Not for: what a replay delivers (tests/kafka/test_replay.py). Latencies are measured at a given rate, and rates as fast
+as puts are answered.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ ALONE_S = 20.0
 
 
 def replaying(*, replayed: int, messages: int, rate: float, rounds: int) -> dict[str, Any]:
-    """replayed: messages that a replay has. rate: puts a second for the latencies."""
+    """Measure a healthy listener alone and during a replay of `replayed` messages. `rate` is the number of puts per
+    second for the latencies.
+    """
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everput-bench-"))
         everput = stack.enter_context(serving(folder, stack.enter_context(sinking())))
@@ -26,7 +29,7 @@ def replaying(*, replayed: int, messages: int, rate: float, rounds: int) -> dict
         asyncio.run(everput.fill(past, replayed))
         listener = f"/v1/queues/{past}/listeners/{everput.listen(past, everput.sink + '/aside')}"
         good = everput.queue(["ok"])
-        everput.deliver([good], 1, messages // 4)  # warm
+        everput.deliver([good], 1, messages // 4)  # warm-up
         found: dict[str, Any] = {"replayed_per_s_alone": [], "replayed_per_s_beside": []}
         with _replay(everput, listener, found["replayed_per_s_alone"]):
             time.sleep(ALONE_S)
@@ -46,7 +49,7 @@ def replaying(*, replayed: int, messages: int, rate: float, rounds: int) -> dict
 
 @contextlib.contextmanager
 def _replay(everput: Everput, listener: str, per_s: list[int]) -> Iterator[None]:
-    """Under way from its first delivery on. per_s: what it has delivered a second meanwhile is added."""
+    """Run a replay from its first delivery on, and cancel it at the end. Add its deliveries per second to `per_s`."""
     begun = everput.client.post(f"{listener}/replay", json={"from": "beginning"}).raise_for_status().json()
     replay = begun["_links"]["self"]["href"]
     before = everput.stats()["aside"]

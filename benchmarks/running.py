@@ -1,6 +1,7 @@
-"""A running installation, and the processes around it: what every benchmark starts, asks and measures.
+"""A running installation, and the processes around it: what every benchmark starts, requests and measures.
 
-For: starting them, making queues, putting and waiting for deliveries, memory. Not for: what is compared."""
+For: starting them, creating queues, putting messages and waiting for deliveries, memory. Not for: what is compared.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +36,9 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def process(*arguments: str, ready: str, nice: int = 0, checkout: str = "") -> Iterator[subprocess.Popen[str]]:
-    """A Python process of ours, from its ready line on; ended by SIGTERM.
+    """Start a Python process and wait for its line that begins with `ready`. End it with SIGTERM.
 
-    nice: as for nice(1). checkout: the directory of another one, with a .venv of its own.
+    `nice` is a CPU priority as for nice(1). `checkout` is the directory of another checkout, with its own .venv.
     """
     python = f"{checkout}/.venv/bin/python" if checkout else sys.executable
     command = ["nice", "-n", str(nice), python, *arguments]
@@ -54,7 +55,7 @@ def process(*arguments: str, ready: str, nice: int = 0, checkout: str = "") -> I
 
 
 def run(*arguments: str, given: str | None = None) -> Any:
-    """What a module of ours prints as JSON. given: its standard input."""
+    """Run a module, and return the JSON that it prints. `given` is its standard input."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments], stdout=subprocess.PIPE, text=True, check=True, input=given
     )
@@ -71,7 +72,7 @@ def wait_for_port(port: int) -> None:
 
 
 def memory_mib(pid: int) -> dict[str, int]:
-    """Resident memory of a process's children, by what they are: of several workers the one that has the most."""
+    """Return the resident memory in MiB of a process's children, by kind. Of several workers, count the largest."""
     found: dict[str, int] = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -86,15 +87,17 @@ def memory_mib(pid: int) -> dict[str, int]:
 
 
 class Site:
-    """Where messages are put, and where what comes of them is counted."""
+    """An installation, together with the sink that counts its deliveries."""
 
     def __init__(self, url: str, key: str, sink: str) -> None:
         self.url, self.key, self.sink = url, key, sink
-        # One connection for all that is asked of the sink: when it has thousands there may be none left.
+        # Keep one connection to the sink, because the sink may refuse new ones when it has thousands.
         self.at_sink = httpx.Client(base_url=sink, timeout=60, limits=httpx.Limits(keepalive_expiry=None))
 
     def publish(self, queue_ids: Sequence[str], messages: int, rate: float = 0) -> dict[str, Any]:
-        """Put messages to these queues in turn, as fast as they are answered or at a rate a second."""
+        """Put messages on these queues in turn, at a rate per second, or as fast as they are answered if
+        `rate` is 0.
+        """
         urls = ",".join(f"{self.url}/v1/queues/{queue_id}/messages" for queue_id in queue_ids)
         found: dict[str, Any] = run(
             "benchmarks.publish", self.key, str(messages), str(PUBLISHERS), str(SIZE), str(rate), given=urls
@@ -106,14 +109,14 @@ class Site:
         return found
 
     def until_delivered(self, wanted: int, wait_s: float = WAIT_S) -> dict[str, Any]:
-        """The sink's figures once it has so many, or when it takes too long."""
+        """Return the sink's figures once it has received this many messages, or after `wait_s`."""
         deadline = time.monotonic() + wait_s
         while int(self.at_sink.get("/count").text) < wanted and time.monotonic() < deadline:
             time.sleep(0.05)
         return self.stats()
 
     def deliver(self, queue_ids: Sequence[str], listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
-        """The end-to-end rate is until the last delivery. listeners: healthy ones of each queue."""
+        """Put messages on these queues, each with this many healthy listeners, and measure until the last delivery."""
         self.at_sink.get("/reset")
         start = time.perf_counter()
         put = self.publish(queue_ids, messages, rate)
@@ -131,7 +134,7 @@ class Site:
         }
 
     def drained(self, messages: int, begin: Callable[[], object]) -> dict[str, Any]:
-        """A backlog's delivery, which this begins, nobody putting anything."""
+        """Measure the delivery of a backlog, which `begin` starts, while no messages are put."""
         self.at_sink.get("/reset")
         begin()
         stats = self.until_delivered(messages)
@@ -143,16 +146,16 @@ class Site:
 
 
 class Everput(Site):
-    """A running installation, through its REST API. ready_s: how long it took to start."""
+    """A running installation, used through its REST API."""
 
     def __init__(self, url: str, key: str, sink: str, admin: str, pid: int, ready_s: float) -> None:
         super().__init__(url, key, sink)
-        self.admin, self.pid, self.ready_s = admin, pid, ready_s
+        self.admin, self.pid, self.ready_s = admin, pid, ready_s  # `ready_s` is the time it took to start.
         self.client = httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=30)
         self.queues = 0
 
     def queue(self, paths: list[str], **settings: object) -> str:
-        """A new queue with a listener per path of the sink, with these settings."""
+        """Create a queue with a listener for each path of the sink, all with these settings."""
         self.queues += 1
         queue = self.client.put("/v1/queues", json={"name": f"bench-{self.queues}"}).raise_for_status().json()["queue"]
         for path in paths:
@@ -160,24 +163,24 @@ class Everput(Site):
         return str(queue["id"])
 
     def listen(self, queue_id: str, url: str, **settings: object) -> str:
-        """A new listener of a queue, named as the URL's path."""
+        """Create a listener of a queue, named like the URL's path."""
         settings = {"name": url.rpartition("/")[2], "notify_url": url, "liveness_url": url, **settings}
         made = self.client.put(f"/v1/queues/{queue_id}/listeners", json=settings).raise_for_status().json()
         return str(made["listener"]["id"])
 
     def steer(self, queue_id: str, listener_ids: Iterable[str], what: str) -> None:
-        """Pause or resume these listeners of a queue. what: which."""
+        """Pause or resume these listeners of a queue. `what` is `pause` or `resume`."""
         for listener_id in listener_ids:
             self.client.post(f"/v1/queues/{queue_id}/listeners/{listener_id}/{what}").raise_for_status()
 
     def metric(self, name: str) -> float:
-        """The sum of all its samples, of all processes."""
+        """Return the sum of a metric over all processes."""
         text = httpx.get(f"{self.admin}/metrics", timeout=30).raise_for_status().text
         families = text_string_to_metric_families(text)
         return sum(one.value for family in families for one in family.samples if one.name == name)
 
     async def fill(self, queue_id: str, messages: int, size: int = SIZE, *, first: int = 0, batch: int = BATCH) -> None:
-        """Put messages in batches, each marked as the publishers mark theirs, numbered from the first on."""
+        """Put messages in batches, each marked as the publishers mark theirs, and numbered from `first` on."""
         starts = iter(range(first, first + messages, batch))
         async with httpx.AsyncClient(base_url=self.url, headers={"x-api-key": self.key}, timeout=60) as client:
 
@@ -191,7 +194,7 @@ class Everput(Site):
             await asyncio.gather(*(put() for _ in range(4)))
 
     def drain(self, messages: int, path: str = "ok", **settings: object) -> dict[str, Any]:
-        """Have a backlog of a listener delivered, nobody putting anything."""
+        """Measure the delivery of a backlog to one listener, while no messages are put."""
         queue_id = self.queue([path], **settings)
         listeners = self.client.get(f"/v1/queues/{queue_id}/listeners").raise_for_status().json()["listeners"]
         listener_ids = [listener["id"] for listener in listeners]
@@ -200,13 +203,13 @@ class Everput(Site):
         return self.drained(messages, lambda: self.steer(queue_id, listener_ids, "resume"))
 
     def put_and_deliver(self, listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
-        """Put messages to a new queue of so many healthy listeners."""
+        """Put messages on a new queue with this many healthy listeners, and measure their delivery."""
         return self.deliver([self.queue([f"ok{number}" for number in range(listeners)])], listeners, messages, rate)
 
 
 @contextlib.contextmanager
 def sinking(nice: int = 0) -> Iterator[str]:
-    """The listeners' process; its URL."""
+    """Run a process for the listeners, and yield its URL."""
     port = free_port()
     with process("-m", "benchmarks.sink", str(port), ready="ready", nice=nice):
         yield f"http://127.0.0.1:{port}"
@@ -214,7 +217,7 @@ def sinking(nice: int = 0) -> Iterator[str]:
 
 @contextlib.contextmanager
 def serving(folder: str, sink: str, *options: str, checkout: str = "") -> Iterator[Everput]:
-    """`everput serve` on a data directory, from `ready` on. checkout: as of process()."""
+    """Run `everput serve` on a data directory, and yield the installation once it is ready."""
     port, admin = free_port(), free_port()
     started = time.monotonic()
     given = ["--data-dir", folder, "--port", str(port), "--admin-port", str(admin), "--allow-network", "127.0.0.0/8"]
@@ -225,7 +228,7 @@ def serving(folder: str, sink: str, *options: str, checkout: str = "") -> Iterat
 
 
 def ratios(alone: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, float]:
-    """Of two runs of deliver()."""
+    """Return the ratios of two results of deliver()."""
 
     def ratio(one: float, other: float) -> float:
         return round(one / other, 3) if other else 0.0

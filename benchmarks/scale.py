@@ -1,6 +1,7 @@
-"""What more workers, more listeners and a longer log change.
+"""Benchmark of more workers, more listeners and a longer log.
 
-Not for: other listeners than healthy ones (isolation.py)."""
+Not for: bad listeners (isolation.py).
+"""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ import httpx
 from benchmarks.running import Everput, memory_mib, serving, sinking
 
 AT_ONCE = 32
-MARK_BYTES = 1  # the log's messages are their marks, nothing more
-IN_FLIGHT = (
-    256  # of the listener that takes 5 ms: with 64 it would take 12,800 a second, about what one worker delivers
-)
+MARK_BYTES = 1  # no padding after the marks
+IN_FLIGHT = 256  # With only 64, a listener that takes 5 ms would limit the rate to 12,800 per second.
 
 
 def scale(*, workers: list[int], backlog: int, messages: int, listeners: int, queues: int, log: int) -> dict[str, Any]:
-    """backlog: messages that wait for the workers. log: messages in it for the last measurement. 0: it is left out."""
+    """Measure more workers with a `backlog` of messages, more listeners, and a `log` of this many messages. A value of
+    0 skips the measurement.
+    """
     with sinking() as sink:
         return {
             "workers": _workers(sink, workers, backlog) if backlog else None,
@@ -32,7 +33,9 @@ def scale(*, workers: list[int], backlog: int, messages: int, listeners: int, qu
 
 
 def _workers(sink: str, counts: list[int], backlog: int) -> dict[str, Any]:
-    """One queue, one listener that takes 5 ms for a message, and nobody puts: the API is not what is measured."""
+    """Measure the delivery of a backlog to one listener that takes 5 ms for a message. No messages are put, so the API
+    does not matter.
+    """
     rows = {}
     for count in counts:
         with contextlib.ExitStack() as stack:
@@ -45,7 +48,7 @@ def _workers(sink: str, counts: list[int], backlog: int) -> dict[str, Any]:
 
 
 def _listeners(sink: str, listeners: int, queues: int, messages: int) -> dict[str, Any]:
-    """So many listeners on so many queues: a start, memory, and a load on all of them."""
+    """Measure the start, the memory and a load with this many listeners on this many queues."""
     each = max(1, listeners // queues)
     with tempfile.TemporaryDirectory(prefix="everput-bench-") as folder:
         with serving(folder, sink) as everput:
@@ -71,7 +74,7 @@ def _listeners(sink: str, listeners: int, queues: int, messages: int) -> dict[st
 
 
 async def _make(everput: Everput, queues: int, each: int) -> list[str]:
-    """Queues with so many listeners each."""
+    """Create queues with this many listeners each."""
     turns = asyncio.Semaphore(AT_ONCE)
     limits = httpx.Limits(max_connections=AT_ONCE)
     headers = {"x-api-key": everput.key}
@@ -91,7 +94,7 @@ async def _make(everput: Everput, queues: int, each: int) -> list[str]:
 
 
 def _log(sink: str, messages: int) -> dict[str, Any]:
-    """A start on an empty log, and one on a log of so many messages."""
+    """Measure a start on an empty log, and one on a log of this many messages."""
     with tempfile.TemporaryDirectory(prefix="everput-bench-") as folder:
         with serving(folder, sink) as everput:
             empty = {"ready_s": everput.ready_s, "memory_mib": memory_mib(everput.pid)}

@@ -1,10 +1,11 @@
-"""The listeners: one process that takes every POST, counts what arrives by path and number, and how long it took.
+"""The listeners: one process that takes every POST, counts what arrives by path and number, and measures how long it
+took.
 
-`python -m benchmarks.sink PORT`. GET /stats answers what was received, GET /count how many of it, which costs little
-however many there are, GET /reset forgets it, any other GET is a liveness answer. Paths: /ok… answers 200, /five…
-after 5 ms, /fifty… after 50 ms, /slow… after a second, /dead… 503 (liveness too), /refuse… 422, /busy… 429, /drip… 200
-without end, /hang… never, /back… is dead from GET /bury to GET /revive, /aside… answers 200 and is only counted, apart
-and never forgotten.
+`python -m benchmarks.sink PORT`. GET /stats answers what was received. GET /count answers only the number of messages,
+which is cheap. GET /reset forgets everything. Any other GET is a liveness answer. Paths: /ok… answers 200, /five… after
+5 ms, /fifty… after 50 ms, /slow… after a second, /dead… 503 (liveness too), /refuse… 422, /busy… 429, /drip… 200
+without end, /hang… never. /back… is dead from GET /bury to GET /revive. /aside… answers 200; its messages are counted
+separately, and not reset.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
 class Received:
-    """by_path: numbers received. latency_ms: put to delivered, of the healthy paths."""
+    """The messages that the sink has received."""
 
     buried = False
     aside = 0
@@ -38,10 +39,10 @@ class Received:
         self.reset()
 
     def reset(self) -> None:
-        self.by_path: defaultdict[bytes, set[int]] = defaultdict(set)
+        self.by_path: defaultdict[bytes, set[int]] = defaultdict(set)  # the messages' numbers
         self.posts = 0
         self.first_at = self.last_at = 0.0
-        self.latency_ms: list[float] = []
+        self.latency_ms: list[float] = []  # from put to delivery, on healthy paths
         self.revived_at = self.first_good_answer_at = 0.0
 
     def take(self, path: bytes, body: bytes) -> None:

@@ -307,7 +307,7 @@ def _decoded(text: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(text, type=shape)
     except msgspec.MsgspecError as error:
-        raise NoAnswer(f"the answer is not from Everput: {error}") from error
+        raise NoAnswer(f"the answer is not from Everput, so check the URL: {error}") from error
 
 
 def _problem(response: httpx.Response) -> EverputError:

@@ -1,10 +1,10 @@
-"""Asks an export questions with DuckDB.
+"""Queries an export with DuckDB.
 
     everput export --format parquet out
     pip install duckdb
     python examples/query_export.py out
 
-It reads the JSON Lines of `everput export` as well. docs/events.md says what is in an event.
+It also reads the JSON Lines files of `everput export`. docs/events.md describes the events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-# Of first attempts that were taken at once a record holds many: one row for each, as for the others.
+# One `deliveries.settled` event holds many first attempts that succeeded. Make a row of each.
 ATTEMPTS = """
     SELECT event->>'listener_id' AS listener, 'delivered' AS outcome, CAST(attempt->>3 AS BIGINT) AS took_ms
     FROM (SELECT event, unnest(CAST(event->'rows' AS JSON[])) AS attempt FROM events WHERE type = 'deliveries.settled')

@@ -1,11 +1,11 @@
-"""Reads Everput's events with a plain Kafka client: nothing of Everput is imported.
+"""Reads Everput's events with a plain Kafka client, without importing Everput.
 
     pip install confluent-kafka
     python examples/read_topics.py 127.0.0.1:9092 control messages
 
-For the Kafka that `everput serve` runs, whose address its log names, add `--password-file data/kafka/password`.
-Each event is one JSON object, documented in docs/events.md. This prints what is there now and ends; a program that goes
-on takes the loop without the break, and a group.id of its own to remember where it was.
+`everput serve` logs the address of its embedded Kafka; for it, add `--password-file data/kafka/password`.
+Each event is one JSON object, documented in docs/events.md. This program prints the existing events and ends. To
+follow new events, leave out the break, and use your own group.id to remember the position.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(bootstrap: str, *topics: str, password_file: Path | None = None) -> Non
                 raise KafkaException(record.error())
             ended += 1
             continue
-        if record.value() is None:  # in `outstanding`: what was owed under this key is so no more
+        if record.value() is None:  # a tombstone: the delivery with this key has ended
             continue
         event = json.loads(record.value())
         at = datetime.fromtimestamp(event["at_ms"] / 1000, UTC)

@@ -92,7 +92,9 @@ class Projections:
                 await self._first_of(self._assigned.wait())
         except TimeoutError:
             await self.stop()
-            raise LogUnavailable("Kafka did not hand the `control` topic to the projections in time") from None
+            raise LogUnavailable(
+                f"Kafka did not assign the topic `control` to this process within {timeout_s:g} s"
+            ) from None
         except BaseException:
             await self.stop()
             raise
@@ -122,7 +124,7 @@ class Projections:
         stop().
         """
         if self._ended is None:
-            raise RuntimeError("the projections were not started")
+            raise RuntimeError("the projections were not started; call start() first")
         return await asyncio.shield(self._ended)
 
     def failed(self, reason: BaseException) -> None:
@@ -140,11 +142,11 @@ class Projections:
         """Wait for something, or raise the error that ended the projections before it."""
         task = asyncio.ensure_future(waiting)
         if self._ended is None:
-            raise RuntimeError("the projections were not started")
+            raise RuntimeError("the projections were not started; call start() first")
         await asyncio.wait([task, self._ended], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
-            raise LogUnavailable(f"the projections ended while starting: {self._ended.result()!r}")
+            raise LogUnavailable(f"the projections ended while they were starting: {self._ended.result()!r}")
 
     async def _on_assigned(self, *_app_and_partitions: Any, **_more: Any) -> None:
         self._assigned.set()

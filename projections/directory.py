@@ -81,7 +81,7 @@ class DirectoryProjection:
                 await waiter
         except TimeoutError:
             raise ViewBehind(
-                f"the directory has folded `control` up to {self.position}, and not yet offset {offset}"
+                f"this process has read the topic `control` up to {self.position}, but not offset {offset} yet; retry"
             ) from None
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
@@ -89,7 +89,9 @@ class DirectoryProjection:
             async with asyncio.timeout(timeout_s):
                 end = await self._end_offset()
         except TimeoutError:
-            raise ViewBehind("the end of `control` was not found in time") from None
+            raise ViewBehind(
+                f"Kafka did not return the end offset of the topic `control` within {timeout_s:g} s"
+            ) from None
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:

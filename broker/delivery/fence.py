@@ -18,7 +18,7 @@ from broker.ports import NoMember
 
 
 async def _handed_over() -> None:
-    raise LogUnavailable("the partitions were handed over")
+    raise LogUnavailable("this worker does not own the partitions any more, because it has handed them over")
 
 
 class Fence:
@@ -53,7 +53,7 @@ class Fence:
             self._asked_at = float("-inf")
             raise
         if ask is not self._ask:
-            raise LogUnavailable("the partitions were handed over meanwhile")
+            raise LogUnavailable("this worker handed its partitions over while it asked Kafka whether it owns them")
         self._asked_at = asked_at
 
     async def assure(self) -> None:

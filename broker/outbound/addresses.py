@@ -243,7 +243,7 @@ class Resolver:
                 elif isinstance(error, NotAsked) or (
                     isinstance(error, TimeoutError) and self.lookups.kept_waiting(host)
                 ):
-                    raise NotAsked("no thread was free to look this name up in time") from None
+                    raise NotAsked("no thread was free in time for the DNS look-up of this name") from None
                 else:
                     said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)
                     kept = self._keep(host, [], said)
@@ -268,5 +268,5 @@ class Resolver:
     def _allowed(self, host: str, found: Sequence[str]) -> list[str]:
         allowed = [text for text in found if self._may_be_at(text)]
         if not allowed:
-            raise Refused(f"{host} has no public address, and no other that --allow-network allows")
+            raise Refused(f"{host} has no public IP address, and none that --allow-network allows")
         return allowed

@@ -109,7 +109,7 @@ def message_of(delivery: Delivery) -> Message:
     """Return the message of a delivery whose state holds one."""
     message = delivery.message
     if message is None:
-        raise RuntimeError(f"a delivery that is {delivery.state} holds no message")
+        raise RuntimeError(f"a delivery in the state {delivery.state} holds no message")
     return message
 
 

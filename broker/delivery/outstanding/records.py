@@ -127,7 +127,8 @@ class OutstandingRecords:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
         if message is None and behind:
             raise LogUnavailable(
-                f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}"
+                f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}; "
+                "it is read again later"
             )
         return message
 
@@ -150,7 +151,8 @@ class OutstandingRecords:
                 break
             if fetched.next_offset <= at:
                 raise LogUnavailable(
-                    f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on"
+                    f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on; "
+                    "it is read again later"
                 )
             found += (message for message in messages(fetched.records) if message.offset <= last)
             at = fetched.next_offset
@@ -166,7 +168,8 @@ class OutstandingRecords:
             return None
         if fetched.end_offset <= place:
             raise LogUnavailable(
-                f"Kafka returned no record of {self._messages_topic}/{partition} from offset {place} on"
+                f"Kafka returned no record of {self._messages_topic}/{partition} from offset {place} on; "
+                "it is read again later"
             )
         return next((message for message in messages(fetched.records) if message.offset == place), None)
 
