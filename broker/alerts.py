@@ -57,25 +57,26 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
 _AT_ONCE: Final = 50  # listeners whose cursors are loaded together
-_PAUSE_S: Final = 0.25  # after each of these
-_GONE: Final = "the listener answered 410"  # the beginning of the reason why a worker has paused a listener
-_SETTLED_MS: Final = 30_000  # A message that another worker was about to put is put or lost after so long.
-_ID_VALID_MS: Final = 5 * 60_000  # An id may be made from an older time only by its event's own process.
-_BURST: Final = 100.0  # alerts of one organization at once
-_PER_S: Final = 0.1  # and afterwards
+_PAUSE_S: Final = 0.25  # seconds to wait after each such group
+_GONE: Final = "the listener answered 410"  # A pause by a worker has a reason that begins with this.
+# A message that another worker was about to put is stored or lost after this time.
+_SETTLED_MS: Final = 30_000
+# A message id may use the time of an event only if the event is younger than this.
+_ID_VALID_MS: Final = 5 * 60_000
+_BURST: Final = 100.0  # alerts that an organization may get at once
+_PER_S: Final = 0.1  # alerts a second after the first 100
 
-# Tells how many messages wait for a listener, as far as this worker knows; None if it does not serve the listener.
+# Returns how many messages wait for a listener, as far as this worker knows; None if it does not serve it.
 LocalLag = Callable[[str], int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The sources of the facts of one worker.
+    """The functions from which one worker learns the facts for alerts.
 
-    owns: whether it owns a partition of `messages`.
-    assure: raises LogUnavailable if another worker may own the partitions by now.
-    lag: see LocalLag.
-    disk: the free space and the space below which an alert begins, in bytes; None for no disk to watch.
+    `owns` says whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker may
+    own its partitions by now. `disk` returns the free bytes, and the limit below which an alert begins; it is None if
+    there is no disk to watch.
     """
 
     cursors: Cursors
@@ -87,7 +88,9 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The subject of an alert. key_id, listener_id, queue_id: empty where it is none."""
+    """The subject of an alert: a listener of a queue, an API key, or a whole organization. The ids of the others are
+    empty.
+    """
 
     organization_id: str
     listener_id: str = ""
@@ -101,7 +104,7 @@ class Subject:
 
 @dataclass(slots=True)
 class _Allowance:
-    """The alerts that an organization may still begin, as a token bucket."""
+    """The token bucket that limits how many alerts an organization may get."""
 
     left: float = _BURST
     at_ms: int = 0
@@ -117,11 +120,10 @@ class _Allowance:
 
 @dataclass(slots=True)
 class AlertWatch:
-    """The alerts that one worker looks after.
+    """Starts and ends the alerts for the listeners, API keys and organizations of one worker.
 
-    partitions: the number of partitions of `messages`.
-    public_url: the base of links; None for none.
-    count: called with the organization and the size of each message.
+    `partitions` is the number of partitions of `messages`. Links in the messages begin with `public_url`. `count` is
+    called with the organization and the size of each message.
     """
 
     log: Log
@@ -138,7 +140,7 @@ class AlertWatch:
         return self.view.state
 
     async def run(self) -> None:
-        """Look at everything, again and again."""
+        """Check all conditions for alerts every ten seconds."""
         while True:
             try:
                 await self.look()
@@ -147,7 +149,10 @@ class AlertWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look(self, at_ms: int | None = None) -> None:
-        """Look once at everything that is this worker's. Raises a BrokerError. at_ms: None for now."""
+        """Check once all conditions that this worker must check, and put the messages of new alerts.
+
+        `at_ms` is the current time; None means the clock's. Raises a BrokerError if Kafka does not answer.
+        """
         await self._tell_rest(at_ms or now_ms())
         state = self._directory
         ours = [one for one in list(state.listeners.values()) if self._is_watched(one)]
@@ -176,7 +181,7 @@ class AlertWatch:
         return self.sources.owns(self._home(subject_id))
 
     def _home(self, subject_id: str) -> int:
-        """Return the partition whose owner looks after a subject."""
+        """Return the partition whose owner checks the alerts of this listener, API key or organization."""
         return crc32(subject_id.encode()) % self.partitions
 
     def _is_watched(self, listener: Listener) -> bool:
@@ -221,7 +226,7 @@ class AlertWatch:
         await self._judge(subject, readings(facts, limits, at_ms), known, at_ms)
 
     async def _judge_installation(self, at_ms: int) -> None:
-        """Look at the log and the disk, for the organizations that the operator has created."""
+        """Check the log and the disk, for the organizations that the operator has created."""
         state = self._directory
         operators = [one.id for one in list(state.organizations.values()) if one.by_shell and self._is_ours(one.id)]
         if not operators:
@@ -244,7 +249,7 @@ class AlertWatch:
     async def _judge(
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
-        """Take the readings of one subject, and record and tell what has changed."""
+        """Compare the new levels of one subject with its alerts, and start or end alerts."""
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             if kind not in triggers:
@@ -257,7 +262,7 @@ class AlertWatch:
                 else:
                     began_at_ms = at_ms - now[kind].hold_ms if step is Step.BEGIN else at_ms
                     await self._record(kind, subject, step, began_at_ms, facts, at_ms)
-            except BaseException:  # The next look does it again.
+            except BaseException:  # The next check tries again.
                 del self._triggers[subject.id]
                 raise
 
@@ -299,7 +304,10 @@ class AlertWatch:
             await self._tell(event)
 
     async def _tell(self, event: AlertRaised | AlertCleared, *, again: bool = False) -> None:
-        """Put the message of an event, and record that. again: another process may have put it."""
+        """Put the message of an alert's event, and record that it was put.
+
+        `again` says that another process may have put the message already, so it is looked up first.
+        """
         context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
         if event.organization_id not in self._directory.organizations:
             return
@@ -329,7 +337,7 @@ class AlertWatch:
         await record(self.log.control, self.view, told)
 
     async def _tell_rest(self, at_ms: int) -> None:
-        """Put the messages that another process has recorded and not put."""
+        """Put the messages of events that another process has recorded without putting their messages."""
         untold = [
             one
             for (_, subject_id), one in list(self._directory.alerts.episodes.items())
@@ -349,7 +357,7 @@ class AlertWatch:
         return {one.id: one.name for one in found if one is not None}
 
     def _forget(self) -> None:
-        """Forget the subjects that are not this worker's any more, or have ended."""
+        """Forget the subjects that were deleted, or that another worker checks now."""
         state = self._directory
         for subject_id in list(self._triggers):
             known = subject_id in state.listeners or subject_id in state.keys or subject_id in state.organizations

@@ -12,24 +12,20 @@ from broker.core.event import Event
 
 
 class AlertThresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """The thresholds from which Everput alerts about a listener. None: as for the queue, or else the default. 0: never.
+    """The thresholds from which Everput alerts about a listener.
 
-    lag_messages: messages that wait.
-    lag_s: the age of the oldest message that waits.
-    parked: parked deliveries.
-    down_s: how long the listener is down.
-    failing_s: how long the listener is failing.
+    None means the threshold of the queue, or else the default. 0 means that there is no alert.
     """
 
-    lag_messages: int | None = None
-    lag_s: int | None = None
-    parked: int | None = None
-    down_s: int | None = None
-    failing_s: int | None = None
+    lag_messages: int | None = None  # messages that wait
+    lag_s: int | None = None  # age of the oldest message that waits
+    parked: int | None = None  # parked deliveries
+    down_s: int | None = None  # how long the listener is down
+    failing_s: int | None = None  # how long the listener is failing
 
 
 class QueueAlertsSet(Event, frozen=True, kw_only=True, tag="queue.alerts_set"):
-    """The event that a queue got other thresholds for alerts about its listeners."""
+    """The event that the thresholds for alerts about a queue's listeners were changed."""
 
     queue_id: str
     alerts: AlertThresholds
@@ -37,14 +33,10 @@ class QueueAlertsSet(Event, frozen=True, kw_only=True, tag="queue.alerts_set"):
 
 
 class AlertEvent(Event, frozen=True, kw_only=True):
-    """The base class of the events of alerts. It is not an event itself.
+    """The base class of the events of alerts. No event has this class itself.
 
-    alert: the kind, such as `listener.down` (alerts.py).
-    alert_id: one for each episode.
-    listener_id, queue_id, key_id: the subject; empty where it is none.
-    began_at_ms: when the condition began.
-    facts: what was known of the subject, by name.
-    quiet: no message tells it.
+    `alert` is the kind, such as `listener.down`. Each occurrence has its own `alert_id`. The ids of the listener, queue
+    and API key are empty if the alert is not about one.
     """
 
     alert: str
@@ -52,9 +44,9 @@ class AlertEvent(Event, frozen=True, kw_only=True):
     listener_id: str = ""
     queue_id: str = ""
     key_id: str = ""
-    began_at_ms: int = 0
-    facts: dict[str, int | str] = msgspec.field(default_factory=dict)
-    quiet: bool = False
+    began_at_ms: int = 0  # when the condition began
+    facts: dict[str, int | str] = msgspec.field(default_factory=dict)  # what was known of the subject, by name
+    quiet: bool = False  # no message is put for this event
 
 
 class AlertRaised(AlertEvent, frozen=True, kw_only=True, tag="alert.raised"):
@@ -66,7 +58,7 @@ class AlertCleared(AlertEvent, frozen=True, kw_only=True, tag="alert.cleared"):
 
 
 class AlertTold(Event, frozen=True, kw_only=True, tag="alert.told"):
-    """The event that the message of an alert's beginning or end was put. message_id: that message."""
+    """The event that the message about an alert's beginning or end was put. `message_id` is that message."""
 
     alert_id: str
     message_id: str

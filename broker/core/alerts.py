@@ -20,43 +20,35 @@ from msgspec import UNSET, UnsetType
 from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold
 from broker.core.event import Event
 
-ALERTS_QUEUE: Final = "everput.alerts"  # This name of an organization's queue is reserved for its alerts.
+ALERTS_QUEUE: Final = "everput.alerts"  # the reserved name of an organization's queue for alerts
 INTERVAL_MS: Final = 10 * 60_000
-BACK_MS: Final = 30_000  # A listener that was down or failing must be well for so long.
-CALM_MS: Final = 60_000  # Other alerts end after so long below the lower threshold.
+BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for this long.
+# Other alerts end after the value was below the lower threshold for this long.
+CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
 
 
 class Kind(StrEnum):
-    """The kinds of alerts.
+    """The kinds of alerts."""
 
-    DOWN, FAILING: the listener's health.
-    LAG: too many messages wait for the listener, or one waits for too long.
-    PARKED: too many deliveries are parked.
-    SECRET: a former signing secret of the listener soon stops signing.
-    KEY: an API key soon ends.
-    DAMAGED: a part of the log can't be read.
-    DISK: the disk of the embedded Kafka is getting full.
-    """
-
-    DOWN = "listener.down"
-    FAILING = "listener.failing"
-    LAG = "listener.lag"
-    PARKED = "listener.parked"
+    DOWN = "listener.down"  # the listener is down
+    FAILING = "listener.failing"  # the listener rejects too many attempts
+    LAG = "listener.lag"  # too many messages wait, or one waits too long
+    PARKED = "listener.parked"  # too many deliveries are parked
     SECRET = "secret.expiring"  # noqa: S105 - the kind's name
-    KEY = "key.expiring"
-    DAMAGED = "log.damaged"
-    DISK = "disk.low"
+    KEY = "key.expiring"  # an API key expires soon
+    DAMAGED = "log.damaged"  # a part of the log can't be read
+    DISK = "disk.low"  # the disk of the embedded Kafka is getting full
 
 
 BACK: Final = "listener.back"  # the type of the message that ends DOWN or FAILING
 _HEALTH: Final = (Kind.DOWN, Kind.FAILING)
-_SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)  # The end of these alerts is no news.
+_SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)  # No message is sent when these alerts end.
 
 
 class Level(IntEnum):
-    """The level of a condition. OFF: nobody wants this alert, so an open one ends without a message."""
+    """The level of a condition. OFF means that nobody wants this alert, so an open one ends without a message."""
 
     OFF = 0
     LOW = 1
@@ -66,7 +58,10 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The level of one condition at a moment. hold_ms: how long it must be HIGH; calm_ms: how long LOW."""
+    """The level of one condition now.
+
+    An alert begins after the level was HIGH for `hold_ms`, and ends after it was LOW for `calm_ms`.
+    """
 
     level: Level
     hold_ms: int = 0
@@ -75,20 +70,20 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The thresholds that hold for a listener. 0: never. The fields are those of AlertThresholds."""
+    """The thresholds from which alerts about a listener begin. 0 means that there is no alert."""
 
-    lag_messages: int = 10_000
-    lag_s: int = 900
-    parked: int = 1
-    down_s: int = 60
-    failing_s: int = 300
+    lag_messages: int = 10_000  # messages that wait
+    lag_s: int = 900  # age of the oldest message that waits
+    parked: int = 1  # parked deliveries
+    down_s: int = 60  # how long the listener is down
+    failing_s: int = 300  # how long the listener is failing
 
 
 DEFAULTS: Final = Thresholds()
 
 
 def thresholds(*sources: AlertThresholds | UnsetType) -> Thresholds:
-    """Combine thresholds, those of the listener before those of its queue. A value that nobody has set is the
+    """Return the thresholds for a listener. Each value comes from the first source that sets it, or else is the
     default.
     """
     set_ones: dict[str, int] = {}
@@ -104,26 +99,18 @@ def thresholds(*sources: AlertThresholds | UnsetType) -> Thresholds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerFacts:
-    """The facts about a listener that alerts depend on.
+    """The facts about a listener that its alerts depend on."""
 
-    health: as in health.py: down, failing, paused, replaying, new, healthy.
-    lag: messages that wait, at least.
-    oldest_at_ms: when the oldest of them was put; None when none waits.
-    parked: deliveries.
-    error: of the last attempt; None when it was accepted.
-    secret_ends_at_ms: when the next former secret stops signing; None when there is none.
-    """
-
-    health: str = "healthy"
-    lag: int = 0
-    oldest_at_ms: int | None = None
-    parked: int = 0
-    error: str | None = None
-    secret_ends_at_ms: int | None = None
+    health: str = "healthy"  # down, failing, paused, replaying, new or healthy
+    lag: int = 0  # at least this many messages wait
+    oldest_at_ms: int | None = None  # when the oldest waiting message was put
+    parked: int = 0  # parked deliveries
+    error: str | None = None  # error of the last attempt; None if it was accepted
+    secret_ends_at_ms: int | None = None  # when the next former signing secret ends
 
 
 def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
-    """Compare a listener's facts with its thresholds."""
+    """Return the level of each condition of a listener, compared with its thresholds."""
     age_ms = 0 if facts.oldest_at_ms is None else max(0, at_ms - facts.oldest_at_ms)
     lag = max(
         (_part(facts.lag, limits.lag_messages), _part(age_ms, limits.lag_s * 1000)),
@@ -153,7 +140,7 @@ def _health_level(health: str, bad: str, limit: int) -> Level:
 
 
 def _part(value: int, limit: int) -> Level:
-    """Return the level of a number: HIGH from its limit on, LOW below a half of it."""
+    """Return the level of a number: HIGH from its limit on, LOW below half of the limit."""
     if not limit:
         return Level.OFF
     if value >= limit:
@@ -162,7 +149,7 @@ def _part(value: int, limit: int) -> Level:
 
 
 class Step(IntEnum):
-    """A change of an alert. END_QUIETLY: no message tells it."""
+    """A change of an alert. END_QUIETLY means that it ends without a message."""
 
     BEGIN = 1
     END = 2
@@ -171,20 +158,18 @@ class Step(IntEnum):
 
 @dataclass(slots=True)
 class Trigger:
-    """The memory of one alert: its kind and its subject are known to the caller.
+    """The state of one alert about one subject.
 
-    open: the alert has begun and not ended.
-    begun_at_ms: when it began the last time; 0 for never.
-    since_ms: the level has been what it is (HIGH, or LOW) since then; 0: not known.
+    The condition has had its present level since `since_ms`; 0 if that is not known.
     """
 
-    open: bool = False
-    begun_at_ms: int = 0
+    open: bool = False  # the alert has begun and not ended
+    begun_at_ms: int = 0  # when it last began; 0 for never
     since_ms: int = 0
     _level: Level = Level.BETWEEN
 
     def step(self, reading: Reading, at_ms: int) -> Step | None:
-        """Take one reading, and return what has changed. Times never go back."""
+        """Add the newest level of the condition. Return whether the alert begins or ends. Times must not go back."""
         level = reading.level
         if level is not self._level:
             self._level, self.since_ms = level, at_ms
@@ -205,10 +190,9 @@ class Trigger:
 
 
 def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: int) -> dict[Kind, Step]:
-    """Take the readings of one subject, and return what has changed by kind.
+    """Add the newest levels of all conditions of one subject. Return which alerts begin or end.
 
-    A listener that is down is not alerted as failing, too: that alert ends without a message, and so does not come back
-    twice.
+    A listener that goes down is no longer alerted as failing: that alert ends without a message.
     """
     changed: dict[Kind, Step] = {}
     for kind, reading in now.items():
@@ -226,15 +210,13 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
 
 @dataclass(slots=True)
 class Episode:
-    """The latest episode of an alert, as the log has it.
+    """The latest occurrence of an alert, as it is recorded in the log.
 
-    latest: its newest event.
-    begun_at_ms: of its beginning.
-    told: whether the message of the newest event was put, or none is wanted.
+    `latest` is its newest event. `told` says that the message of this event was put, or that none is wanted.
     """
 
     latest: AlertEvent
-    begun_at_ms: int
+    begun_at_ms: int  # when the alert began
     told: bool
 
     @property
@@ -244,15 +226,15 @@ class Episode:
 
 @dataclass(slots=True)
 class Alerts:
-    """The latest episode of each alert, by kind and subject: the fold of `alert.raised`, `alert.cleared` and
-    `alert.told`.
+    """The latest occurrence of each alert, by kind and subject, computed from the events `alert.raised`,
+    `alert.cleared` and `alert.told`.
     """
 
     episodes: dict[tuple[str, str], Episode] = field(default_factory=dict)
     _by_id: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def apply(self, event: Event) -> bool:
-        """Fold an event. A second beginning, or an end of what is not open, changes nothing."""
+        """Apply an event. A second beginning changes nothing, nor does the end of an alert that is not open."""
         if isinstance(event, AlertTold):
             episode = self.episodes.get(self._by_id.get(event.alert_id, ("", "")))
             if episode is None or episode.told:
@@ -277,20 +259,20 @@ class Alerts:
         return True
 
     def forget(self, subject_id: str) -> None:
-        """Drop the alerts of a subject that has ended."""
+        """Forget the alerts of a deleted listener, API key or organization."""
         for kind in Kind:
             episode = self.episodes.pop((kind, subject_id), None)
             if episode is not None:
                 self._by_id.pop(episode.latest.alert_id, None)
 
     def trigger(self, kind: Kind, subject_id: str) -> Trigger:
-        """Return the memory of an alert as the log has it."""
+        """Return the state of an alert as it is recorded in the log."""
         episode = self.episodes.get((kind, subject_id))
         return Trigger() if episode is None else Trigger(open=episode.open, begun_at_ms=episode.begun_at_ms)
 
 
 def subject(event: AlertEvent) -> str:
-    """Return the id of the event's subject: a listener, an API key, or the organization."""
+    """Return the id of the listener, API key or organization that the alert is about."""
     return event.listener_id or event.key_id or event.organization_id
 
 
@@ -298,10 +280,10 @@ def subject(event: AlertEvent) -> str:
 
 
 def message(event: AlertEvent, names: Mapping[str, str], base_url: str | None) -> dict[str, Any]:
-    """Return the data of the message that tells of an event. docs/alerts.md describes it.
+    """Return the content of the message about an alert, which docs/alerts.md describes.
 
-    names: of the listener, the queue and the key, by id.
-    base_url: of the console; None when it is not known.
+    `names` has the names of the listener, the queue and the API key, by id. Links begin with `base_url`; without it,
+    there is no link.
     """
     kind, ended = Kind(event.alert), isinstance(event, AlertCleared)
     return {
@@ -330,7 +312,7 @@ def _place(event: AlertEvent) -> str:
 
 
 def text(event: AlertEvent, names: Mapping[str, str]) -> str:
-    """Say in a sentence what an event means, for people."""
+    """Return a sentence that explains the alert to people."""
     facts, ended = event.facts, isinstance(event, AlertCleared)
     listener = f"The listener {names.get(event.listener_id, '')} of the queue {names.get(event.queue_id, '')}"
     match Kind(event.alert):

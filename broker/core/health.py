@@ -16,54 +16,44 @@ from typing import Final, NamedTuple
 from broker.core.cursor import Cursor
 from broker.core.varints import pack, unpack
 
-MINUTES: Final = 5  # A rate is of the present minute and those before it, this many in all.
-ENOUGH: Final = 8  # Of fewer attempts in this time, the last one decides.
-FAILING: Final = 0.25  # A listener that refuses more than this part of its attempts is failing.
-MENDED_MS: Final = 60_000  # A listener that has accepted everything for so long is not failing any more.
+MINUTES: Final = 5  # A rate is computed over this many minutes, including the current one.
+ENOUGH: Final = 8  # With fewer attempts in this time, the last attempt decides.
+FAILING: Final = 0.25  # A listener that rejects more than this fraction of its attempts is failing.
+# A listener that has accepted every attempt for this long is no longer failing.
+MENDED_MS: Final = 60_000
 _MINUTE_MS: Final = 60_000
 
 
 class Health(StrEnum):
-    """The health of a listener, the worst first.
+    """The health of a listener, from worst to best."""
 
-    DOWN: no attempt is made until the liveness_url answers 2xx.
-    FAILING: it is alive, and too many attempts fail.
-    PAUSED: nothing is sent, as somebody asked, or because the listener answered 410.
-    REPLAYING: healthy, and a replay to it is running.
-    NEW: no attempt has ended yet.
-    HEALTHY: it accepts messages.
-    """
-
-    DOWN = "down"
-    FAILING = "failing"
-    PAUSED = "paused"
-    REPLAYING = "replaying"
-    NEW = "new"
-    HEALTHY = "healthy"
+    DOWN = "down"  # no attempt is made until the liveness_url answers 2xx
+    FAILING = "failing"  # it can be reached, but too many attempts fail
+    PAUSED = "paused"  # a user paused it, or it answered 410
+    REPLAYING = "replaying"  # healthy, and a replay to it is running
+    NEW = "new"  # no attempt has ended yet
+    HEALTHY = "healthy"  # it accepts messages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a listener's deliveries.
+    """The facts about a listener's deliveries that its health depends on.
 
-    down: a worker makes no attempts until the liveness_url answers 2xx. False if it does, and attempts fail all the
-        same.
-    parked, retrying: deliveries.
-    accepted, refused: attempts in the last MINUTES. A refused one has failed for any reason.
-    accepted_at_ms, refused_at_ms: the last of each; 0 for never.
+    `down` is False once the liveness_url answers 2xx, even if attempts still fail. `accepted` and `refused` count the
+    attempts of the last MINUTES minutes.
     """
 
     down: bool = False
-    parked: int = 0
-    retrying: int = 0
+    parked: int = 0  # deliveries
+    retrying: int = 0  # deliveries
     accepted: int = 0
     refused: int = 0
-    accepted_at_ms: int = 0
-    refused_at_ms: int = 0
+    accepted_at_ms: int = 0  # time of the last accepted attempt; 0 for never
+    refused_at_ms: int = 0  # time of the last failed attempt; 0 for never
 
     @property
     def failing(self) -> bool:
-        """Whether too many of the latest attempts were refused."""
+        """Whether too many of the latest attempts failed."""
         if self.accepted_at_ms - self.refused_at_ms >= MENDED_MS:
             return False
         attempts = self.accepted + self.refused
@@ -72,7 +62,10 @@ class Facts:
         return self.refused > FAILING * attempts
 
     def health(self, *, paused: bool, replaying: bool = False) -> Health:
-        """Decide the health. paused: the listener is. replaying: a replay to it is running."""
+        """Return the listener's health.
+
+        `paused` says that the listener is paused, and `replaying` that a replay to it is running.
+        """
         if paused:
             return Health.PAUSED
         if self.down:
@@ -85,10 +78,9 @@ class Facts:
 
 
 class Recent:
-    """The latest attempts of one stream.
+    """The latest attempts to one listener for the messages of one partition.
 
-    accepted_at_ms, refused_at_ms: as in Facts.
-    minutes: (minute since the epoch, accepted, refused), the newest first, at most MINUTES of them.
+    `minutes` has (minute since the epoch, accepted, failed), newest first, for at most MINUTES minutes.
     """
 
     __slots__ = ("_text", "_with", "accepted_at_ms", "minutes", "refused_at_ms")
@@ -115,7 +107,10 @@ class Recent:
         self._with = (-1, -1, False)
 
     def text(self, parked: int, retrying: int, *, alive: bool) -> str:
-        """Write the counts as text, with those of the stream's outstanding deliveries. alive: see Counts."""
+        """Return the counts as text, together with the numbers of parked and retrying deliveries.
+
+        `alive` says that the liveness_url has answered 2xx although no attempts are made.
+        """
         if self._with != (parked, retrying, alive):
             numbers = [int(alive), parked, retrying, self.accepted_at_ms, self.refused_at_ms]
             newest = self.minutes[0][0] if self.minutes else 0
@@ -127,7 +122,9 @@ class Recent:
 
 
 class Counts(NamedTuple):
-    """The counts in a cursor. alive: although no attempts are made, the liveness_url has answered 2xx."""
+    """The counts that are stored in a cursor. `alive` says that the liveness_url has answered 2xx although no attempts
+    are made.
+    """
 
     alive: bool
     parked: int
@@ -136,7 +133,7 @@ class Counts(NamedTuple):
 
 
 def read(text: str) -> Counts:
-    """Read what Recent.text() wrote. Other text counts as nothing."""
+    """Return the counts that Recent.text() has written. Any other text counts as zero."""
     try:
         alive, parked, retrying, accepted_at_ms, refused_at_ms, newest, *rest = unpack(text)
     except ValueError:
@@ -148,7 +145,7 @@ def read(text: str) -> Counts:
 
 
 def facts(*, down: bool, parked: int, retrying: int, recent: Iterable[Recent], at_ms: int) -> Facts:
-    """Return the facts of a listener. recent: the latest attempts of its streams. at_ms: now."""
+    """Return the facts about a listener from the latest attempts in all partitions. `at_ms` is the current time."""
     since, accepted, refused, accepted_at_ms, refused_at_ms = at_ms // _MINUTE_MS - MINUTES, 0, 0, 0, 0
     for stream in recent:
         accepted_at_ms = max(accepted_at_ms, stream.accepted_at_ms)
@@ -168,7 +165,7 @@ def facts(*, down: bool, parked: int, retrying: int, recent: Iterable[Recent], a
 
 
 def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
-    """Return the facts of a listener from the cursors of its streams."""
+    """Return the facts about a listener from its cursors in all partitions."""
     down, counted = False, []
     for cursor in cursors:
         counts = read(cursor.counts)

@@ -9,14 +9,14 @@ import re
 from typing import Final, NamedTuple
 
 HEADER: Final = b"traceparent"
-_BYTES_MAX: Final = 128  # A later version may be longer than the 55 bytes of version 00.
-# This pattern takes linear time: fixed lengths
+_BYTES_MAX: Final = 128  # later versions may be longer than the 55 bytes of version 00
+# This pattern takes linear time, because it has fixed lengths.
 _PARTS: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _NO_VERSION: Final = b"ff"
 
 
 class TraceParent(NamedTuple):
-    """The place of a span in a trace. All values are lower-case hex digits: 32, 16 and 2 of them."""
+    """The ids of a trace and of a span in it. All values are lower-case hex: 32, 16 and 2 digits."""
 
     trace_id: str
     span_id: str
@@ -27,9 +27,9 @@ class TraceParent(NamedTuple):
 
 
 def parse(value: bytes) -> TraceParent | None:
-    """Read the value of the header; None if it is not valid, in which case it counts as missing.
+    """Parse the value of the header `traceparent`. Return None if it is not valid, and treat the header as missing.
 
-    A version after 00 is read as version 00, as the specification asks.
+    A later version is read like version 00, as the specification says.
     """
     found = _PARTS.match(value) if len(value) <= _BYTES_MAX else None
     if found is None:
@@ -44,5 +44,5 @@ def parse(value: bytes) -> TraceParent | None:
 
 
 def _sampled(flags: bytes) -> str:
-    """Return the flags of a later version: of these, only the lowest bit is known."""
+    """Return the flags of a later version. Only the lowest bit has a known meaning."""
     return "01" if int(flags, 16) & 1 else "00"
