@@ -1,16 +1,20 @@
 """The OpenAPI 3.1 document of the API.
 
 For: creating the document from the routes, from their entries in reference.py and descriptions.py, and from the shapes
-of bodies. A shape's docstring describes its schema: the first paragraph the whole, each line `name: text` a field. Not
-for: serving the document (docs.py).
+of bodies. The docstrings of a shape and of its attributes describe its schema and the fields. Not for: serving the
+document (docs.py).
 """
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
-from inspect import cleandoc
+from inspect import getsource
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -28,8 +32,6 @@ _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
 # This pattern takes linear time. It searches only paths from this source code.
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-# This pattern takes linear time. It searches only the start of each line of a docstring in this source code.
-_FIELD = re.compile(r"(\w+): ")
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # a bad query is a 400 or 422
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
@@ -151,15 +153,26 @@ def _is_ours(shape: type) -> bool:
 
 
 def described(shape: type) -> tuple[str, dict[str, str]]:
-    """Split a shape's docstring into its first paragraph and the texts of its fields, by field name."""
-    about, _, rest = cleandoc(shape.__doc__ or "").partition("\n\n")
-    fields: dict[str, str] = {}
-    name = ""
-    for line in rest.splitlines():
-        found = _FIELD.match(line)
-        name, text = (found[1], line[found.end() :]) if found is not None else (name, line)
-        fields[name] = f"{fields.get(name, '')} {text.strip()}".strip()
-    return " ".join(about.split()), fields
+    """Return a shape's description and those of its own fields: the docstrings of the class and its attributes."""
+    return _one_line(shape.__doc__ or ""), _field_docstrings(shape.__module__)[shape.__name__]
+
+
+@cache
+def _field_docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Return the docstrings of the attributes of a module's classes, by class and attribute."""
+    found: dict[str, dict[str, str]] = {}
+    for kind in ast.parse(getsource(sys.modules[module])).body:
+        if isinstance(kind, ast.ClassDef):
+            found[kind.name] = {}
+            for field, text in pairwise(kind.body):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                        found[kind.name][name] = _one_line(words)
+    return found
+
+
+def _one_line(docstring: str) -> str:
+    return " ".join(docstring.split())
 
 
 def _operation(

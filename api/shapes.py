@@ -39,232 +39,202 @@ Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
 class AlertsBody(Struct, forbid_unknown_fields=True, kw_only=True):
     """The thresholds from which Everput alerts about a listener. 0 means never. A value that is left out or null is the
     one of the listener's queue, or else the default.
-
-    lag_messages: The messages that wait for the listener. Default: 10,000.
-    lag_s: The age of the oldest waiting message, in seconds. Default: 900.
-    parked: The parked deliveries. Default: 1.
-    down_s: The seconds for which the listener is down. Default: 60.
-    failing_s: The seconds for which the listener is failing. Default: 300.
     """
 
     lag_messages: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    """The messages that wait for the listener. Default: 10,000."""
     lag_s: Annotated[int, Meta(ge=0, le=366 * _DAY_S)] | None = None
+    """The age of the oldest waiting message, in seconds. Default: 900."""
     parked: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    """The parked deliveries. Default: 1."""
     down_s: Annotated[int, Meta(ge=0, le=366 * _DAY_S)] | None = None
+    """The seconds for which the listener is down. Default: 60."""
     failing_s: Annotated[int, Meta(ge=0, le=366 * _DAY_S)] | None = None
+    """The seconds for which the listener is failing. Default: 300."""
 
 
 class QueueBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to create a queue.
-
-    name: The name, with 1 to 200 printable characters. The name `everput.alerts` is that of the organization's alerts.
-    alerts: The thresholds for alerts about the queue's listeners.
-    """
+    """The body of a request to create a queue."""
 
     name: Name
+    """The name, with 1 to 200 printable characters. The name `everput.alerts` is that of the organization's alerts."""
     alerts: AlertsBody | UnsetType = UNSET
+    """The thresholds for alerts about the queue's listeners."""
 
 
 class QueueChangeBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to change a queue. Fields that are left out keep their values.
-
-    name: The new name, with 1 to 200 printable characters.
-    alerts: The new thresholds for alerts about the queue's listeners, which replace the present ones.
-    """
+    """The body of a request to change a queue. Fields that are left out keep their values."""
 
     name: Name | UnsetType = UNSET
+    """The new name, with 1 to 200 printable characters."""
     alerts: AlertsBody | UnsetType = UNSET
+    """The new thresholds for alerts about the queue's listeners, which replace the present ones."""
 
 
 class NameBody(Struct, forbid_unknown_fields=True):
-    """The body of a request that names an organization.
-
-    name: The name, with 1 to 200 printable characters.
-    """
+    """The body of a request that names an organization."""
 
     name: Name
+    """The name, with 1 to 200 printable characters."""
 
 
 class AccountBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to register or to sign in.
-
-    email: The e-mail address of the account.
-    password: The password.
-    """
+    """The body of a request to register or to sign in."""
 
     email: Email
+    """The e-mail address of the account."""
     password: str
+    """The password."""
 
 
 class PasswordBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to change a password.
-
-    password: The current password.
-    new_password: The new password.
-    """
+    """The body of a request to change a password."""
 
     password: str
+    """The current password."""
     new_password: str
+    """The new password."""
 
 
 class DeletionBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to delete an account.
-
-    password: The current password.
-    even_if_last: Delete the account even if it is the last member of an organization who can sign in.
-    """
+    """The body of a request to delete an account."""
 
     password: str
+    """The current password."""
     even_if_last: bool = False
+    """Delete the account even if it is the last member of an organization who can sign in."""
 
 
 class KeyBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to create an API key.
-
-    name: The name: the program or person that uses the key.
-    scopes: The scopes of the key. Default: `queues` and `messages`.
-    queues: The IDs of the queues that the key is restricted to. Default: all queues.
-    expires_at: The time from which the key is refused. Default: never.
-    """
+    """The body of a request to create an API key."""
 
     name: Name
+    """The name: the program or person that uses the key."""
     scopes: Annotated[tuple[str, ...], Meta(extra_json_schema={"items": {"enum": [*SCOPES]}})] | None = None
+    """The scopes of the key. Default: `queues` and `messages`."""
     queues: tuple[str, ...] | None = None
+    """The IDs of the queues that the key is restricted to. Default: all queues."""
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+    """The time from which the key is refused. Default: never."""
 
 
 class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The delivery settings of a listener. A setting that is left out keeps its value, or has its default if it is new.
-
-    max_in_flight: The most requests to the listener at a time, over all workers; each worker may send at least one.
-        Default: 64.
-    rate_per_s: The most deliveries per second; null for no limit. Default: no limit.
-    timeout_ms: The time that an attempt may take, in milliseconds. Default: 15,000.
-    max_attempts: The attempts after which a delivery is parked; null for no limit. Default: no limit.
-    max_age_s: The seconds after its first attempt at which a failing delivery is parked. Default: 259,200 (72 hours).
-    retry_first_ms: The longest delay after the first failure, in milliseconds; it doubles with each further failure.
-        Default: 1,000.
-    retry_max_s: The longest delay between two attempts, in seconds. Default: 3,600.
-    headers: The headers to add to each request, up to 32. The value `…` keeps the saved value of a header.
-    alerts: The thresholds for alerts about the listener, which replace the present ones.
+    """The delivery settings of a listener. A setting that is left out keeps its value, or has its default if it
+    is new.
     """
 
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
+    """The most requests to the listener at a time, over all workers; each worker may send at least one. Default: 64."""
     rate_per_s: Annotated[float, Meta(ge=0.001, le=1000000)] | UnsetType | None = UNSET
+    """The most deliveries per second; null for no limit. Default: no limit."""
     timeout_ms: Annotated[int, Meta(ge=100, le=120_000)] | UnsetType = UNSET
+    """The time that an attempt may take, in milliseconds. Default: 15,000."""
     max_attempts: Annotated[int, Meta(ge=1, le=1000000)] | UnsetType | None = UNSET
+    """The attempts after which a delivery is parked; null for no limit. Default: no limit."""
     max_age_s: Annotated[int, Meta(ge=1, le=366 * _DAY_S)] | UnsetType = UNSET
+    """The seconds after its first attempt at which a failing delivery is parked. Default: 259,200 (72 hours)."""
     retry_first_ms: Annotated[int, Meta(ge=100, le=3_600_000)] | UnsetType = UNSET
+    """The longest delay after the first failure, in milliseconds; it doubles with each further failure.
+    Default: 1,000.
+    """
     retry_max_s: Annotated[int, Meta(ge=1, le=7 * _DAY_S)] | UnsetType = UNSET
+    """The longest delay between two attempts, in seconds. Default: 3,600."""
     headers: dict[str, str] | UnsetType = UNSET
+    """The headers to add to each request, up to 32. The value `…` keeps the saved value of a header."""
     alerts: AlertsBody | UnsetType = UNSET
+    """The thresholds for alerts about the listener, which replace the present ones."""
 
 
 class NewListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
-    """The body of a request to create a listener.
-
-    name: The name, unique in the queue.
-    notify_url: The URL to which each message is sent by POST. A 2xx status accepts the message.
-    liveness_url: The URL that is checked by GET while deliveries fail. A 2xx status resumes them.
-    secret: The signing secret, `whsec_…`. Default: a new one.
-    begin: The first message to deliver: `now`, `beginning`, or a time such as `2026-01-31T12:00:00Z`.
-    """
+    """The body of a request to create a listener."""
 
     name: Name
+    """The name, unique in the queue."""
     notify_url: Url
+    """The URL to which each message is sent by POST. A 2xx status accepts the message."""
     liveness_url: Url
+    """The URL that is checked by GET while deliveries fail. A 2xx status resumes them."""
     secret: str | None = None
+    """The signing secret, `whsec_…`. Default: a new one."""
     begin: str = msgspec.field(default="now", name="from")
+    """The first message to deliver: `now`, `beginning`, or a time such as `2026-01-31T12:00:00Z`."""
 
 
 class ListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):
-    """The body of a request to change a listener. Fields that are left out keep their values.
-
-    name: The new name, unique in the queue.
-    notify_url: The new URL for messages. If its scheme, host or port changes, give the values of `headers` again, or
-        `{}` for no headers.
-    liveness_url: The new URL for liveness checks.
-    """
+    """The body of a request to change a listener. Fields that are left out keep their values."""
 
     name: Name | None = None
+    """The new name, unique in the queue."""
     notify_url: Url | None = None
+    """The new URL for messages. If its scheme, host or port changes, give the values of `headers` again, or `{}` for no
+    headers.
+    """
     liveness_url: Url | None = None
+    """The new URL for liveness checks."""
 
 
 class RotationBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to rotate a signing secret.
-
-    secret: The new secret, `whsec_…`. Default: a new one.
-    overlap_s: The seconds for which previous secrets sign, too. If a secret has leaked, use 0.
-    """
+    """The body of a request to rotate a signing secret."""
 
     secret: str | None = None
+    """The new secret, `whsec_…`. Default: a new one."""
     overlap_s: Annotated[int, Meta(ge=0, le=OVERLAP_S_MAX)] = OVERLAP_S
+    """The seconds for which previous secrets sign, too. If a secret has leaked, use 0."""
 
 
 class RedriveBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to retry deliveries now.
-
-    messages: The IDs of the messages to retry. Default: all parked and retrying deliveries.
-    """
+    """The body of a request to retry deliveries now."""
 
     messages: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
+    """The IDs of the messages to retry. Default: all parked and retrying deliveries."""
 
 
 class ReplayBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The body of a request to start or count a replay.
-
-    begin: The start of the time range: a time, or `beginning`.
-    to: The end of the time range. Default: now.
-    only: The messages to deliver: `all`, those that `failed`, or those `undelivered`.
-    dry_run: Count the messages and deliver none.
-    rate_per_s: The most deliveries per second. Default: the listener's own limit.
-    notify_url: The URL to deliver to. Default: the listener's own.
-    liveness_url: The URL to check while deliveries fail. Default: the listener's own.
-    send_headers: Send the listener's headers even to a `notify_url` with another scheme, host or port.
-    """
+    """The body of a request to start or count a replay."""
 
     begin: str = msgspec.field(name="from")
+    """The start of the time range: a time, or `beginning`."""
     to: str | None = None
+    """The end of the time range. Default: now."""
     only: str = "all"
+    """The messages to deliver: `all`, those that `failed`, or those `undelivered`."""
     dry_run: bool = False
+    """Count the messages and deliver none."""
     rate_per_s: Annotated[float, Meta(ge=0.001, le=1000000)] | None = None
+    """The most deliveries per second. Default: the listener's own limit."""
     notify_url: str | None = None
+    """The URL to deliver to. Default: the listener's own."""
     liveness_url: str | None = None
+    """The URL to check while deliveries fail. Default: the listener's own."""
     send_headers: bool = False
+    """Send the listener's headers even to a `notify_url` with another scheme, host or port."""
 
 
 class MessageBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to put a message.
-
-    data: The data: any text up to 1 MiB of UTF-8.
-    name: The name. Default: the queue's name, `-message-` and a short ID.
-    key: The ordering key. Messages of a queue with the same key are delivered one at a time, in order.
-    deliver_at: The time before which the message is not delivered, up to 366 days ahead. Default: now.
-    """
+    """The body of a request to put a message."""
 
     data: str
+    """The data: any text up to 1 MiB of UTF-8."""
     name: Name | None = None
+    """The name. Default: the queue's name, `-message-` and a short ID."""
     key: Name | None = None
+    """The ordering key. Messages of a queue with the same key are delivered one at a time, in order."""
     deliver_at: Annotated[datetime, Meta(tz=True)] | None = None
+    """The time before which the message is not delivered, up to 366 days ahead. Default: now."""
 
 
 class MessageDataBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to change a message.
-
-    data: The new data: any text up to 1 MiB of UTF-8.
-    """
+    """The body of a request to change a message."""
 
     data: str
+    """The new data: any text up to 1 MiB of UTF-8."""
 
 
 class BatchBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to put several messages.
-
-    messages: The messages, 1 to 1,000.
-    """
+    """The body of a request to put several messages."""
 
     messages: Annotated[list[MessageBody], Meta(min_length=1, max_length=1000)]
+    """The messages, 1 to 1,000."""
 
 
 def parse(body: bytes, shape: type[T]) -> T:

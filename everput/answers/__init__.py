@@ -1,6 +1,6 @@
 """The shapes of the API's answers.
 
-For: the fields that a client may expect. The API reference is made from these docstrings, field by field
+For: the fields that a client may expect. The API reference is made from the docstrings of the classes and attributes
 (api/openapi.py). Not for: creating an answer (the API's resources do; its tests compare every answer with its shape),
 requests (requests.py)."""
 

@@ -8,203 +8,167 @@ from everput.answers.base import Answer, Count, Id, Links, Named, PageLinks, Tim
 
 
 class AccountFields(Answer):
-    """An account: a person who can sign in.
-
-    id: The account's ID.
-    email: The e-mail address to sign in with.
-    """
+    """An account: a person who can sign in."""
 
     id: Id
+    """The account's ID."""
     email: str
+    """The e-mail address to sign in with."""
 
 
 class AccountAnswer(Answer):
-    """An account.
-
-    account: The account.
-    """
+    """An account."""
 
     account: AccountFields
+    """The account."""
 
 
 class DeletedAccountAnswer(Answer):
-    """A deleted account.
-
-    account: The account as it was.
-    without_members: The organizations that now have no member who can sign in.
-    """
+    """A deleted account."""
 
     account: AccountFields
+    """The account as it was."""
     without_members: list[Named]
+    """The organizations that now have no member who can sign in."""
 
 
 class MemberFields(AccountFields):
-    """A member of an organization.
-
-    blocked: Whether the operator has blocked the account, so that it can't sign in.
-    """
+    """A member of an organization."""
 
     blocked: bool
+    """Whether the operator has blocked the account, so that it can't sign in."""
 
 
 class MemberAnswer(Answer):
-    """A member.
-
-    member: The member.
-    """
+    """A member."""
 
     member: MemberFields
+    """The member."""
 
 
 class MembersAnswer(Answer):
-    """The members of an organization.
-
-    members: The members, in the order in which they joined.
-    """
+    """The members of an organization."""
 
     members: list[MemberFields]
+    """The members, in the order in which they joined."""
 
 
 class SessionFields(Answer):
-    """A session of a signed-in account.
-
-    id: The session's ID.
-    expires_at: The time at which the session ends.
-    """
+    """A session of a signed-in account."""
 
     id: Id
+    """The session's ID."""
     expires_at: Time
+    """The time at which the session ends."""
 
 
 class NewSessionFields(SessionFields):
-    """A new session with its token.
-
-    token: The token for the header `Authorization: Bearer evs_…`. It is shown only once.
-    """
+    """A new session with its token."""
 
     token: str
+    """The token for the header `Authorization: Bearer evs_…`. It is shown only once."""
 
 
 class NewSessionAnswer(Answer):
-    """A new session and its account.
-
-    session: The session.
-    account: The account that signed in.
-    """
+    """A new session and its account."""
 
     session: NewSessionFields
+    """The session."""
     account: AccountFields
+    """The account that signed in."""
 
 
 class SessionAnswer(Answer):
-    """The current session and its account.
-
-    session: The session.
-    account: The account that is signed in.
-    """
+    """The current session and its account."""
 
     session: SessionFields
+    """The session."""
     account: AccountFields
+    """The account that is signed in."""
 
 
 class EndedSessionAnswer(Answer):
-    """The session of the request that ended sessions.
-
-    session: The session.
-    """
+    """The session of the request that ended sessions."""
 
     session: SessionFields
+    """The session."""
 
 
 class OrganizationFields(Named):
-    """An organization, which owns queues, listeners, messages and keys.
-
-    stored_bytes: The bytes that the organization stores, as far as the answering process knows.
-    stored_bytes_max: The most bytes that the organization may store: what the other organizations of the account that
-        created it leave of the account's limit. null for no limit.
-    log_damaged: Whether a part of the installation's log can't be read, of this or another organization. Missing from
-        an older server.
-    """
+    """An organization, which owns queues, listeners, messages and keys."""
 
     stored_bytes: Count
+    """The bytes that the organization stores, as far as the answering process knows."""
     stored_bytes_max: Count | None
+    """The most bytes that the organization may store: what the other organizations of the account that created it leave
+    of the account's limit. null for no limit.
+    """
     log_damaged: bool | UnsetType = UNSET
+    """Whether a part of the installation's log can't be read, of this or another organization. Missing from an older
+    server.
+    """
 
 
 class OrganizationAnswer(Answer):
-    """An organization.
-
-    organization: The organization.
-    """
+    """An organization."""
 
     organization: OrganizationFields
+    """The organization."""
 
 
 class OrganizationsAnswer(Answer):
-    """The organizations of an account, or the organization of a key.
-
-    organizations: The organizations.
-    """
+    """The organizations of an account, or the organization of a key."""
 
     organizations: list[OrganizationFields]
+    """The organizations."""
 
 
 class KeyFields(Named):
-    """An API key, without its secret.
-
-    prefix: The first characters of the key, by which to recognize it.
-    scopes: The scopes of the key: what it may do.
-    queues: The IDs of the queues that the key is restricted to; null for all.
-    expires_at: The time from which the key is refused; null for never.
-    created_at: The time at which the key was created.
-    last_used_at: The time at which the key was last used, up to an hour behind; null if never.
-    """
+    """An API key, without its secret."""
 
     prefix: str
+    """The first characters of the key, by which to recognize it."""
     scopes: list[str]
+    """The scopes of the key: what it may do."""
     queues: list[Id] | None
+    """The IDs of the queues that the key is restricted to; null for all."""
     expires_at: Time | None
+    """The time from which the key is refused; null for never."""
     created_at: Time
+    """The time at which the key was created."""
     last_used_at: Time | None
+    """The time at which the key was last used, up to an hour behind; null if never."""
 
 
 class KeyAnswer(Answer):
-    """An API key with its links.
-
-    key: The key.
-    links: Links of the key.
-    """
+    """An API key with its links."""
 
     key: KeyFields
+    """The key."""
     links: Links = field(name="_links")
+    """Links of the key."""
 
 
 class NewKeyFields(KeyFields):
-    """A new API key with its secret.
-
-    secret: The key itself, for the header `X-API-KEY`. It is shown only once.
-    """
+    """A new API key with its secret."""
 
     secret: str
+    """The key itself, for the header `X-API-KEY`. It is shown only once."""
 
 
 class NewKeyAnswer(Answer):
-    """A new API key with its links.
-
-    key: The key.
-    links: Links of the key.
-    """
+    """A new API key with its links."""
 
     key: NewKeyFields
+    """The key."""
     links: Links = field(name="_links")
+    """Links of the key."""
 
 
 class KeysAnswer(Answer):
-    """A page of the organization's API keys.
-
-    keys: The keys, oldest first.
-    links: Links to this page and the next.
-    """
+    """A page of the organization's API keys."""
 
     keys: list[KeyFields]
+    """The keys, oldest first."""
     links: PageLinks = field(name="_links")
+    """Links to this page and the next."""

@@ -18,70 +18,58 @@ class Answer(Struct, kw_only=True):
 
 
 class Link(Answer):
-    """A link to a resource.
-
-    href: The URL of the resource.
-    """
+    """A link to a resource."""
 
     href: str
+    """The URL of the resource."""
 
 
 class Links(Answer):
-    """The links of an answer.
-
-    self_: The resource that the answer shows.
-    """
+    """The links of an answer."""
 
     self_: Link = field(name="self")
+    """The resource that the answer shows."""
 
 
 class PageLinks(Links):
-    """The links of a page of a list.
-
-    next: The next page. Missing on the last page.
-    """
+    """The links of a page of a list."""
 
     next: Link | UnsetType = UNSET
+    """The next page. Missing on the last page."""
 
 
 class ErrorLocation(Answer):
-    """The part of a request that is wrong: a place in its body, a parameter of its query, or a header.
-
-    detail: The error at this place, and how to correct it.
-    pointer: The place in the body, as an RFC 6901 pointer such as `/notify_url`.
-    parameter: The name of the query's parameter.
-    header: The name of the header.
-    """
+    """The part of a request that is wrong: a place in its body, a parameter of its query, or a header."""
 
     detail: str
+    """The error at this place, and how to correct it."""
     pointer: str | UnsetType = UNSET
+    """The place in the body, as an RFC 6901 pointer such as `/notify_url`."""
     parameter: str | UnsetType = UNSET
+    """The name of the query's parameter."""
     header: str | UnsetType = UNSET
+    """The name of the header."""
 
 
 class ProblemAnswer(Answer):
-    """Problem details (RFC 9457): the answer to a request that failed.
-
-    type: The kind of the problem, such as `/problems/name-taken`. Programs compare this field.
-    title: The name of the HTTP status.
-    status: The HTTP status.
-    detail: The error in this request, and what to do about it. For people; the words may change.
-    errors: The parts of the request that are wrong, if the problem is about such a part.
-    """
+    """Problem details (RFC 9457): the answer to a request that failed."""
 
     type: str
+    """The kind of the problem, such as `/problems/name-taken`. Programs compare this field."""
     title: str
+    """The name of the HTTP status."""
     status: int
+    """The HTTP status."""
     detail: str
+    """The error in this request, and what to do about it. For people; the words may change."""
     errors: list[ErrorLocation] | UnsetType = UNSET
+    """The parts of the request that are wrong, if the problem is about such a part."""
 
 
 class Named(Answer):
-    """The ID and name of a thing.
-
-    id: The ID, a UUID. It never changes.
-    name: The name.
-    """
+    """The ID and name of a thing."""
 
     id: Id
+    """The ID, a UUID. It never changes."""
     name: str
+    """The name."""

@@ -9,232 +9,200 @@ from everput.answers.queues import AlertFields
 
 
 class ListenerFields(Named, kw_only=True):
-    """A listener: the URL that gets every message of a queue.
-
-    notify_url: The URL to which each message is sent by POST. A tunnel's URL is shown without its secret part.
-    liveness_url: The URL that is checked by GET while deliveries fail.
-    max_in_flight: The most requests to the listener at a time, over all workers; each worker may send at least one.
-    rate_per_s: The most deliveries per second; null for no limit.
-    timeout_ms: The time that an attempt may take, in milliseconds.
-    max_attempts: The attempts after which a delivery is parked; null for no limit.
-    max_age_s: The seconds after its first attempt at which a failing delivery is parked.
-    retry_first_ms: The longest delay after the first failure, in milliseconds. It doubles with each further failure.
-    retry_max_s: The longest delay between two attempts, in seconds.
-    headers: The headers added to each request. Values are shown as `…`.
-    alerts: The thresholds for alerts about the listener; absent if none is set.
-    paused: The reason for which the listener is paused; null if it is not.
-    created_at: The time at which the listener was created.
-    """
+    """A listener: the URL that gets every message of a queue."""
 
     notify_url: str
+    """The URL to which each message is sent by POST. A tunnel's URL is shown without its secret part."""
     liveness_url: str
+    """The URL that is checked by GET while deliveries fail."""
     max_in_flight: int
+    """The most requests to the listener at a time, over all workers; each worker may send at least one."""
     rate_per_s: float | None
+    """The most deliveries per second; null for no limit."""
     timeout_ms: int
+    """The time that an attempt may take, in milliseconds."""
     max_attempts: int | None
+    """The attempts after which a delivery is parked; null for no limit."""
     max_age_s: int
+    """The seconds after its first attempt at which a failing delivery is parked."""
     retry_first_ms: int
+    """The longest delay after the first failure, in milliseconds. It doubles with each further failure."""
     retry_max_s: int
+    """The longest delay between two attempts, in seconds."""
     headers: dict[str, str]
+    """The headers added to each request. Values are shown as `…`."""
     paused: str | None
+    """The reason for which the listener is paused; null if it is not."""
     created_at: Time
+    """The time at which the listener was created."""
     alerts: AlertFields | UnsetType = UNSET
+    """The thresholds for alerts about the listener; absent if none is set."""
 
 
 class ListenerAnswer(Answer):
-    """A listener with its links.
-
-    listener: The listener.
-    links: Links of the listener.
-    """
+    """A listener with its links."""
 
     listener: ListenerFields
+    """The listener."""
     links: Links = field(name="_links")
+    """Links of the listener."""
 
 
 class NewListenerFields(ListenerFields):
-    """A new listener with its signing secret.
-
-    secret: The secret that signs the requests (Standard Webhooks). Give it to the listener.
-    """
+    """A new listener with its signing secret."""
 
     secret: str
+    """The secret that signs the requests (Standard Webhooks). Give it to the listener."""
 
 
 class NewListenerAnswer(Answer):
-    """A new listener with its links.
-
-    listener: The listener.
-    links: Links of the listener.
-    """
+    """A new listener with its links."""
 
     listener: NewListenerFields
+    """The listener."""
     links: Links = field(name="_links")
+    """Links of the listener."""
 
 
 class ListenerHealth(ListenerFields):
-    """A listener with its health. A request for a past time gets none of these fields.
-
-    health: The state: `healthy`; `failing`: it is sent messages and refuses more than a quarter of them; `down`: it is
-        sent nothing until its liveness_url answers; `paused`; `replaying`: healthy, and a replay to it is running;
-        `new`: no attempt has ended yet.
-    parked: The number of parked deliveries.
-    retrying: The number of deliveries with a failed attempt that are retried. In the list of deliveries, those of the
-        last minute are missing.
-    recent_attempts: The attempts of the last 5 minutes.
-    recent_failures: Those of them that failed.
-    last_success_at: The time of the last attempt that the listener accepted; null if there is none.
-    last_failure_at: The time of the last attempt that failed; null if there is none.
-    """
+    """A listener with its health. A request for a past time gets none of these fields."""
 
     health: str | UnsetType = UNSET
+    """The state: `healthy`; `failing`: it is sent messages and refuses more than a quarter of them; `down`: it is sent
+    nothing until its liveness_url answers; `paused`; `replaying`: healthy, and a replay to it is running; `new`: no
+    attempt has ended yet.
+    """
     parked: Count | UnsetType = UNSET
+    """The number of parked deliveries."""
     retrying: Count | UnsetType = UNSET
+    """The number of deliveries with a failed attempt that are retried. In the list of deliveries, those of the last
+    minute are missing.
+    """
     recent_attempts: Count | UnsetType = UNSET
+    """The attempts of the last 5 minutes."""
     recent_failures: Count | UnsetType = UNSET
+    """Those of them that failed."""
     last_success_at: Time | UnsetType | None = UNSET
+    """The time of the last attempt that the listener accepted; null if there is none."""
     last_failure_at: Time | UnsetType | None = UNSET
+    """The time of the last attempt that failed; null if there is none."""
 
 
 class ListenerNow(ListenerHealth):
-    """A listener with its current state. A request for a past time gets none of the fields about the state.
-
-    state: `live`, `down` or `paused`. It does not say whether a live listener accepts what it is sent; `health` does.
-    lag: The number of messages still to be delivered, without parked ones and those whose `deliver_at` is to come.
-    oldest_pending_at: The time at which the oldest of these messages was put; null if there is none.
-    last_error: The last error of an attempt or a liveness check; null if there is none.
-    """
+    """A listener with its current state. A request for a past time gets none of the fields about the state."""
 
     state: str | UnsetType = UNSET
+    """`live`, `down` or `paused`. It does not say whether a live listener accepts what it is sent; `health` does."""
     lag: Count | UnsetType = UNSET
+    """The number of messages still to be delivered, without parked ones and those whose `deliver_at` is to come."""
     oldest_pending_at: Time | UnsetType | None = UNSET
+    """The time at which the oldest of these messages was put; null if there is none."""
     last_error: str | UnsetType | None = UNSET
+    """The last error of an attempt or a liveness check; null if there is none."""
 
 
 class ListenerNowAnswer(Answer):
-    """A listener with its current state and its links.
-
-    listener: The listener.
-    links: Links of the listener.
-    """
+    """A listener with its current state and its links."""
 
     listener: ListenerNow
+    """The listener."""
     links: Links = field(name="_links")
+    """Links of the listener."""
 
 
 class ListenersAnswer(Answer):
-    """A page of a queue's listeners.
-
-    listeners: The listeners, oldest first.
-    links: Links to this page and the next.
-    """
+    """A page of a queue's listeners."""
 
     listeners: list[ListenerHealth]
+    """The listeners, oldest first."""
     links: PageLinks = field(name="_links")
+    """Links to this page and the next."""
 
 
 class Former(Answer):
-    """A previous signing secret that still signs. The secret itself is not shown.
-
-    ends_at: The time at which it stops signing.
-    """
+    """A previous signing secret that still signs. The secret itself is not shown."""
 
     ends_at: Time
+    """The time at which it stops signing."""
 
 
 class SecretAnswer(Answer):
-    """A listener's signing secret.
-
-    secret: The secret, `whsec_…`.
-    former: The previous secrets that still sign, too.
-    links: Links of the secret.
-    """
+    """A listener's signing secret."""
 
     secret: str
+    """The secret, `whsec_…`."""
     former: list[Former]
+    """The previous secrets that still sign, too."""
     links: Links = field(name="_links")
+    """Links of the secret."""
 
 
 class TrialFields(Answer):
-    """The result of a test message.
-
-    message_id: The ID in the test's `webhook-id` header. No message with this ID is stored.
-    status: The HTTP status that the listener answered; null if it did not answer.
-    error: The reason for which there was no answer, such as `refused`; null if there was one.
-    took_ms: The duration of the request, in milliseconds.
-    """
+    """The result of a test message."""
 
     message_id: str
+    """The ID in the test's `webhook-id` header. No message with this ID is stored."""
     status: int | None
+    """The HTTP status that the listener answered; null if it did not answer."""
     error: str | None
+    """The reason for which there was no answer, such as `refused`; null if there was one."""
     took_ms: int
+    """The duration of the request, in milliseconds."""
 
 
 class TrialAnswer(Answer):
-    """The result of a test.
-
-    test: The result.
-    """
+    """The result of a test."""
 
     test: TrialFields
+    """The result."""
 
 
 class Delivered(Named):
-    """The message of a delivery.
-
-    created_at: The time at which the message was put.
-    """
+    """The message of a delivery."""
 
     created_at: Time
+    """The time at which the message was put."""
 
 
 class OutstandingFields(Answer):
-    """A delivery that waits: for its next attempt, for its `deliver_at`, or for a redrive.
-
-    message: The message.
-    state: The state: `retrying`, `parked`, or `pending` before the message's `deliver_at`.
-    attempts: The number of attempts so far.
-    last_status: The HTTP status of the last attempt; null if there was no answer, or no attempt yet.
-    last_error: The reason for which the last attempt had no answer; null if it had one.
-    last_attempt_at: The time of the last attempt; null before the first.
-    next_attempt_at: The time of the next attempt; null if none is planned.
-    """
+    """A delivery that waits: for its next attempt, for its `deliver_at`, or for a redrive."""
 
     message: Delivered
+    """The message."""
     state: str
+    """The state: `retrying`, `parked`, or `pending` before the message's `deliver_at`."""
     attempts: int
+    """The number of attempts so far."""
     last_status: int | None
+    """The HTTP status of the last attempt; null if there was no answer, or no attempt yet."""
     last_error: str | None
+    """The reason for which the last attempt had no answer; null if it had one."""
     last_attempt_at: Time | None
+    """The time of the last attempt; null before the first."""
     next_attempt_at: Time | None
+    """The time of the next attempt; null if none is planned."""
 
 
 class DeliveriesAnswer(Answer):
-    """A page of a listener's waiting deliveries.
-
-    deliveries: The deliveries. A page may be short, or empty, while there is a next one.
-    links: Links to this page and the next.
-    """
+    """A page of a listener's waiting deliveries."""
 
     deliveries: list[OutstandingFields]
+    """The deliveries. A page may be short, or empty, while there is a next one."""
     links: PageLinks = field(name="_links")
+    """Links to this page and the next."""
 
 
 class DeliveriesLink(Answer):
-    """The links of a redrive.
-
-    deliveries: The listener's waiting deliveries.
-    """
+    """The links of a redrive."""
 
     deliveries: Link
+    """The listener's waiting deliveries."""
 
 
 class RedriveAnswer(Answer):
-    """The result of a redrive.
-
-    count: The number of deliveries that are retried, counted just before.
-    links: Links of the redrive.
-    """
+    """The result of a redrive."""
 
     count: Count
+    """The number of deliveries that are retried, counted just before."""
     links: DeliveriesLink = field(name="_links")
+    """Links of the redrive."""

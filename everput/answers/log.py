@@ -10,21 +10,19 @@ from everput.answers.base import Answer
 
 
 class LogLine(Answer):
-    """A line of the log: an event with its position, or a cursor to continue from. The last line is a cursor.
-
-    topic: The topic of the event.
-    partition: The partition of the event in its topic.
-    offset: The offset of the event in its partition.
-    log_ms: The time that orders the event in the log, in milliseconds since the epoch.
-    event: The event. Its fields are described in docs/events.md.
-    cursor: The position after the events before this line. Pass it as `cursor` to continue there.
-    complete: Whether the log had no further event of the range when the line was written.
-    """
+    """A line of the log: an event with its position, or a cursor to continue from. The last line is a cursor."""
 
     topic: str | UnsetType = UNSET
+    """The topic of the event."""
     partition: int | UnsetType = UNSET
+    """The partition of the event in its topic."""
     offset: int | UnsetType = UNSET
+    """The offset of the event in its partition."""
     log_ms: int | UnsetType = UNSET
+    """The time that orders the event in the log, in milliseconds since the epoch."""
     event: dict[str, Any] | UnsetType = UNSET
+    """The event. Its fields are described in docs/events.md."""
     cursor: str | UnsetType = UNSET
+    """The position after the events before this line. Pass it as `cursor` to continue there."""
     complete: bool | UnsetType = UNSET
+    """Whether the log had no further event of the range when the line was written."""

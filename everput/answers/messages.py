@@ -8,132 +8,112 @@ from everput.answers.base import Answer, Links, Named, PageLinks, Time
 
 
 class PutAnswer(Answer):
-    """A message that was put.
-
-    message: The message's ID and name.
-    links: Links of the message.
-    """
+    """A message that was put."""
 
     message: Named
+    """The message's ID and name."""
     links: Links = field(name="_links")
+    """Links of the message."""
 
 
 class BatchAnswer(Answer):
-    """The messages of a batch.
-
-    messages: One result for each message, in the order of the request.
-    """
+    """The messages of a batch."""
 
     messages: list[PutAnswer]
+    """One result for each message, in the order of the request."""
 
 
 class MessageFields(Named):
-    """A message.
-
-    data: The data, as it is now.
-    key: The ordering key; null for none.
-    deliver_at: The time before which the message is not delivered; null for none.
-    created_at: The time at which the message was put.
-    updated_at: The time at which the data was last changed; null if never.
-    """
+    """A message."""
 
     data: str
+    """The data, as it is now."""
     key: str | None
+    """The ordering key; null for none."""
     deliver_at: Time | None
+    """The time before which the message is not delivered; null for none."""
     created_at: Time
+    """The time at which the message was put."""
     updated_at: Time | None
+    """The time at which the data was last changed; null if never."""
 
 
 class MessagesAnswer(Answer):
-    """A page of a queue's messages.
-
-    messages: The messages, newest first. A page may be short, or empty, while there is a next one.
-    links: Links to this page and the next.
-    """
+    """A page of a queue's messages."""
 
     messages: list[MessageFields]
+    """The messages, newest first. A page may be short, or empty, while there is a next one."""
     links: PageLinks = field(name="_links")
+    """Links to this page and the next."""
 
 
 class AttemptFields(Answer):
-    """An attempt to deliver a message.
-
-    number: The number of the attempt, from 1.
-    at: The time of the attempt.
-    status: The HTTP status that the listener answered; null if it did not answer.
-    took_ms: The duration of the attempt, in milliseconds.
-    error: The reason for which there was no answer, such as `timeout`; null if there was one.
-    """
+    """An attempt to deliver a message."""
 
     number: int
+    """The number of the attempt, from 1."""
     at: Time
+    """The time of the attempt."""
     status: int | None
+    """The HTTP status that the listener answered; null if it did not answer."""
     took_ms: int
+    """The duration of the attempt, in milliseconds."""
     error: str | None
+    """The reason for which there was no answer, such as `timeout`; null if there was one."""
 
 
 class DeliveryFields(Named):
-    """The delivery of a message to a listener. `id` and `name` are the listener's.
-
-    state: The state: `pending`, `retrying`, `parked`, `delivered` or `cancelled`; `unknown` if too many messages
-        were put since to tell.
-    attempts: The attempts so far, oldest first.
-    next_attempt_at: The time of the next attempt; null if none is planned.
-    """
+    """The delivery of a message to a listener. `id` and `name` are the listener's."""
 
     state: str
+    """The state: `pending`, `retrying`, `parked`, `delivered` or `cancelled`; `unknown` if too many messages were put
+    since to tell.
+    """
     attempts: list[AttemptFields]
+    """The attempts so far, oldest first."""
     next_attempt_at: Time | None
+    """The time of the next attempt; null if none is planned."""
 
 
 class MessageNow(MessageFields):
-    """A message with its deliveries.
-
-    listeners: The delivery to each listener. Missing if the API does not know it.
-    """
+    """A message with its deliveries."""
 
     listeners: list[DeliveryFields] | UnsetType = UNSET
+    """The delivery to each listener. Missing if the API does not know it."""
 
 
 class MessageAnswer(Answer):
-    """A message with its deliveries and links.
-
-    message: The message.
-    links: Links of the message.
-    """
+    """A message with its deliveries and links."""
 
     message: MessageNow
+    """The message."""
     links: Links = field(name="_links")
+    """Links of the message."""
 
 
 class ChangedDelivery(Named):
-    """The delivery of a changed or deleted message to a listener. `id` and `name` are the listener's.
-
-    state: `delivered` if the listener already had the message as it was before, `unknown` if that is not known.
-        Otherwise `cancelled` if the message was deleted, or `pending`, `retrying` or `parked`.
-    """
+    """The delivery of a changed or deleted message to a listener. `id` and `name` are the listener's."""
 
     state: str
+    """`delivered` if the listener already had the message as it was before, `unknown` if that is not known. Otherwise
+    `cancelled` if the message was deleted, or `pending`, `retrying` or `parked`.
+    """
 
 
 class ChangedMessage(MessageFields):
-    """A message that was changed or deleted.
-
-    listeners: The delivery to each listener at the time of the change.
-    """
+    """A message that was changed or deleted."""
 
     listeners: list[ChangedDelivery]
+    """The delivery to each listener at the time of the change."""
 
 
 class ChangedMessageAnswer(Answer):
-    """A changed or deleted message with its links.
-
-    message: The message.
-    links: Links of the message.
-    """
+    """A changed or deleted message with its links."""
 
     message: ChangedMessage
+    """The message."""
     links: Links = field(name="_links")
+    """Links of the message."""
 
 
 class NotifiedQueue(Named):
@@ -141,20 +121,16 @@ class NotifiedQueue(Named):
 
 
 class NotifiedMessage(Named):
-    """The message that a listener gets.
-
-    data: The data, as it was put or last changed.
-    """
+    """The message that a listener gets."""
 
     data: str
+    """The data, as it was put or last changed."""
 
 
 class Notification(Answer):
-    """The body of the request that a listener gets.
-
-    queue: The queue of the message.
-    message: The message.
-    """
+    """The body of the request that a listener gets."""
 
     queue: NotifiedQueue
+    """The queue of the message."""
     message: NotifiedMessage
+    """The message."""

@@ -8,50 +8,42 @@ from everput.answers.base import Answer, Links, Named, PageLinks
 
 
 class AlertFields(Answer):
-    """The thresholds for alerts that are set. 0 means never. Others are those of the queue, or the defaults.
-
-    lag_messages: The messages that wait for a listener.
-    lag_s: The age of the oldest waiting message, in seconds.
-    parked: The parked deliveries.
-    down_s: The seconds for which a listener is down.
-    failing_s: The seconds for which a listener is failing.
-    """
+    """The thresholds for alerts that are set. 0 means never. Others are those of the queue, or the defaults."""
 
     lag_messages: int | UnsetType = UNSET
+    """The messages that wait for a listener."""
     lag_s: int | UnsetType = UNSET
+    """The age of the oldest waiting message, in seconds."""
     parked: int | UnsetType = UNSET
+    """The parked deliveries."""
     down_s: int | UnsetType = UNSET
+    """The seconds for which a listener is down."""
     failing_s: int | UnsetType = UNSET
+    """The seconds for which a listener is failing."""
 
 
 class QueueFields(Named, kw_only=True):
-    """A queue.
-
-    listeners: The queue's listeners, oldest first.
-    alerts: The thresholds for alerts about its listeners; absent if none is set.
-    """
+    """A queue."""
 
     listeners: list[Named]
+    """The queue's listeners, oldest first."""
     alerts: AlertFields | UnsetType = UNSET
+    """The thresholds for alerts about its listeners; absent if none is set."""
 
 
 class QueueAnswer(Answer):
-    """A queue with its links.
-
-    queue: The queue.
-    links: Links of the queue.
-    """
+    """A queue with its links."""
 
     queue: QueueFields
+    """The queue."""
     links: Links = field(name="_links")
+    """Links of the queue."""
 
 
 class QueuesAnswer(Answer):
-    """A page of the organization's queues.
-
-    queues: The queues, oldest first.
-    links: Links to this page and the next.
-    """
+    """A page of the organization's queues."""
 
     queues: list[QueueFields]
+    """The queues, oldest first."""
     links: PageLinks = field(name="_links")
+    """Links to this page and the next."""

@@ -10,112 +10,99 @@ from everput.answers.base import Answer, Count, Id, Links, PageLinks, Time
 
 
 class ReplaySpan(Answer):
-    """The messages that a replay delivers.
-
-    from_: The start of the time range; messages put at or after it are delivered.
-    to: The end of the time range; messages put before it are delivered.
-    only: The choice of messages: `all`, `failed` or `undelivered`.
-    rate_per_s: The replay's own limit of deliveries per second; null for none.
-    count: The number of messages, counted at the start.
-    count_is_exact: Whether `count` is exact. If not, there may be more.
-    """
+    """The messages that a replay delivers."""
 
     from_: Time = field(name="from")
+    """The start of the time range; messages put at or after it are delivered."""
     to: Time
+    """The end of the time range; messages put before it are delivered."""
     only: str
+    """The choice of messages: `all`, `failed` or `undelivered`."""
     rate_per_s: float | None
+    """The replay's own limit of deliveries per second; null for none."""
     count: Count
+    """The number of messages, counted at the start."""
     count_is_exact: bool
+    """Whether `count` is exact. If not, there may be more."""
 
 
 class ReplayFields(ReplaySpan):
-    """A replay: a second delivery of messages to a listener.
-
-    id: The replay's ID.
-    state: The state: `running`, `paused`, `finished` or `cancelled`.
-    notify_url: The URL that gets the messages; null for the listener's own.
-    liveness_url: The URL that is checked while deliveries fail; null for the listener's own.
-    send_headers: Whether a `notify_url` of another origin gets the listener's headers.
-    paused: The reason for which the replay is paused; null if it is not.
-    created_at: The time at which the replay was started.
-    ended_at: The time at which the replay ended; null before.
-    """
+    """A replay: a second delivery of messages to a listener."""
 
     id: Id
+    """The replay's ID."""
     state: str
+    """The state: `running`, `paused`, `finished` or `cancelled`."""
     notify_url: str | None
+    """The URL that gets the messages; null for the listener's own."""
     liveness_url: str | None
+    """The URL that is checked while deliveries fail; null for the listener's own."""
     send_headers: bool
+    """Whether a `notify_url` of another origin gets the listener's headers."""
     paused: str | None
+    """The reason for which the replay is paused; null if it is not."""
     created_at: Time
+    """The time at which the replay was started."""
     ended_at: Time | None
+    """The time at which the replay ended; null before."""
 
 
 class ReplayNow(ReplayFields):
-    """A replay with its progress.
-
-    progress: The finished part, from 0 to 1.
-    """
+    """A replay with its progress."""
 
     progress: Annotated[float, Meta(ge=0, le=1)]
+    """The finished part, from 0 to 1."""
 
 
 class ReplayBegun(ReplaySpan):
-    """A replay that was started or, for a dry run, only counted. A dry run has only the range and `estimated_s`.
-
-    estimated_s: The expected duration in seconds: at `rate_per_s`, and at 2,000 per second at most. A slow listener
-        takes longer.
-    id: The replay's ID.
-    state: The state: `running`, `paused`, `finished` or `cancelled`.
-    notify_url: The URL that gets the messages; null for the listener's own.
-    liveness_url: The URL that is checked while deliveries fail; null for the listener's own.
-    send_headers: Whether a `notify_url` of another origin gets the listener's headers.
-    paused: The reason for which the replay is paused; null if it is not.
-    created_at: The time at which the replay was started.
-    ended_at: The time at which the replay ended; null before.
-    progress: The finished part, from 0 to 1.
-    """
+    """A replay that was started or, for a dry run, only counted. A dry run has only the range and `estimated_s`."""
 
     estimated_s: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    """The expected duration in seconds: at `rate_per_s`, and at 2,000 per second at most. A slow listener takes
+    longer.
+    """
     id: Id | UnsetType = UNSET
+    """The replay's ID."""
     state: str | UnsetType = UNSET
+    """The state: `running`, `paused`, `finished` or `cancelled`."""
     notify_url: str | UnsetType | None = UNSET
+    """The URL that gets the messages; null for the listener's own."""
     liveness_url: str | UnsetType | None = UNSET
+    """The URL that is checked while deliveries fail; null for the listener's own."""
     send_headers: bool | UnsetType = UNSET
+    """Whether a `notify_url` of another origin gets the listener's headers."""
     paused: str | UnsetType | None = UNSET
+    """The reason for which the replay is paused; null if it is not."""
     created_at: Time | UnsetType = UNSET
+    """The time at which the replay was started."""
     ended_at: Time | UnsetType | None = UNSET
+    """The time at which the replay ended; null before."""
     progress: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    """The finished part, from 0 to 1."""
 
 
 class ReplayBegunAnswer(Answer):
-    """A started or counted replay with its links.
-
-    replay: The replay.
-    links: Links of the replay. Missing for a dry run.
-    """
+    """A started or counted replay with its links."""
 
     replay: ReplayBegun
+    """The replay."""
     links: Links | UnsetType = field(name="_links", default=UNSET)
+    """Links of the replay. Missing for a dry run."""
 
 
 class ReplayAnswer(Answer):
-    """A replay with its links.
-
-    replay: The replay.
-    links: Links of the replay.
-    """
+    """A replay with its links."""
 
     replay: ReplayNow
+    """The replay."""
     links: Links = field(name="_links")
+    """Links of the replay."""
 
 
 class ReplaysAnswer(Answer):
-    """A page of a listener's replays.
-
-    replays: The replays, oldest first.
-    links: Links to this page and the next.
-    """
+    """A page of a listener's replays."""
 
     replays: list[ReplayFields]
+    """The replays, oldest first."""
     links: PageLinks = field(name="_links")
+    """Links to this page and the next."""

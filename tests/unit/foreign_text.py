@@ -142,7 +142,6 @@ OURS: Final[dict[str, str]] = {
     "Address.convert": "the user's own option",
     "whole_id": "an ID that the user pasted; fixed length",
     "_is_here": "a file in the user's working directory",
-    "described": "our own docstrings",
     "TunnelClient._pass_on": "a body that the API made, orjson",
     "_store_cursors": "lines of an export, orjson",
     "record": "lines of an export, orjson",
