@@ -1,7 +1,8 @@
-"""The common parts of the commands that ask the REST API.
+"""The common parts of commands that use the REST API.
 
-For: a client whose errors become the command's, finding things by name or ID, showing answers as tables or JSON.
-Not for: the options (api_options.py), the requests (everput/)."""
+For: a client whose errors become the command's errors, finding things by name or id, and showing answers as tables or
+JSON. Not for: the options (api_options.py), the requests (everput/).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ T = TypeVar("T")
 
 
 class WaitingClient(Client):
-    """A client that says what it waits for after a second, and gives up at once where nothing listens."""
+    """An API client for commands. After a second it says what it waits for. If nothing listens at the URL, it fails at
+    once.
+    """
 
     def __init__(self, url: str, key: str | None, *, give_up_after_s: float) -> None:
         super().__init__(url, key, give_up_after_s=give_up_after_s, refused_at_once=True)
@@ -44,7 +47,9 @@ class WaitingClient(Client):
 
 
 def asks(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the options of the API and --json; it is called with `client` and `as_json`."""
+    """Decorate a command that uses the API with the options for the API and `--json`. It is called with `client` and
+    `as_json`.
+    """
 
     @api_options
     @click.option(
@@ -61,18 +66,21 @@ def asks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def api_client(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> Iterator[Client]:
-    """Yield a client whose errors become the command's, as in errors_as_refusals()."""
+    """Yield an API client whose errors become errors of the command."""
     with errors_as_refusals(url), WaitingClient(url, key, give_up_after_s=give_up_after_s) as client:
         yield client
 
 
 @contextmanager
 def errors_as_refusals(url: str) -> Iterator[None]:
-    """Turn a client's errors into a command's: Refused; ConfigurationError if no API answers or the key is refused."""
+    """Turn errors of the API client into errors of a command.
+
+    Raises Refused if the API refuses the request, and ConfigurationError if no API answers or the key is not accepted.
+    """
     try:
         httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"{url} is not a URL: {error}") from error
+        raise ConfigurationError(f"the API's address {url} is not a URL: {error}") from error
     try:
         yield
     except Problem as error:
@@ -90,12 +98,15 @@ def errors_as_refusals(url: str) -> Iterator[None]:
 
 
 def nothing_answers(url: str, error: Exception) -> ConfigurationError:
-    """Return the error of a server to which no connection could be made."""
+    """Return the error for a server that can't be connected to."""
     return ConfigurationError(f"nothing answers at {url}; is `everput serve` running? ({error})")
 
 
 def find_queue(client: Client, queue: str) -> str:
-    """Return the ID of the queue with this ID or name. NotFound; NoNames if the key may not look names up."""
+    """Return the id of the queue with this id or name.
+
+    Raises NotFound, or NoNames if the API key may not look names up.
+    """
     try:
         if is_id(queue) and _is_there(client, queue):
             return queue
@@ -105,7 +116,7 @@ def find_queue(client: Client, queue: str) -> str:
     except Problem as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        if is_id(queue):  # A key for messages can use the queue without reading it.
+        if is_id(queue):  # an API key for messages can use the queue without reading it
             return queue
         raise NoNames(queue) from error
     raise NotFound(f"no queue has the name or ID {queue}; `everput queues list` shows all")
@@ -122,7 +133,7 @@ def _is_there(client: Client, queue_id: str) -> bool:
 
 
 def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
-    """Return the IDs of the queue and of its listener with this name or ID. Raises NotFound."""
+    """Return the ids of the queue and its listener, each given by name or id. Raises NotFound."""
     queue_id = find_queue(client, queue)
     for page in client.pages(list_listeners(queue_id)):
         for found in page.listeners:
@@ -132,7 +143,7 @@ def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
 
 
 def show(item: Answer, *, as_json: bool) -> None:
-    """Print one thing: its fields, one a line."""
+    """Print one item: each field on a line of its own, or JSON."""
     fields = msgspec.to_builtins(item)
     if as_json:
         say_json(msgspec.json.encode(fields))
@@ -144,14 +155,14 @@ def show(item: Answer, *, as_json: bool) -> None:
 
 
 def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Print several things as a table. columns: heading to field."""
+    """Print several items as a table, or one JSON object for each line. `columns` maps headings to field names."""
     if as_json:
         for item in items:
             say_json(msgspec.json.encode(item))
         return
     table = Table(box=box.SIMPLE)
     for heading, field in columns.items():
-        # IDs are shown whole, so that they can be copied.
+        # Ids are shown whole, so that users can copy them.
         table.add_column(heading, no_wrap=field == "id", overflow="fold")
     for item in items:
         fields = msgspec.to_builtins(item)

@@ -1,7 +1,8 @@
-"""The options of every command that asks the REST API: the server's URL and the key.
+"""The options of every command that uses the REST API: the server's URL and the API key.
 
-For: `--url`, `--key`, `--profile`, `--data-dir`, and finding the URL and the key that belong together. Not for:
-requests (api_commands.py)."""
+For: `--url`, `--key`, `--profile`, `--data-dir`, and finding a URL and a key that belong together. Not for: requests
+(api_commands.py).
+"""
 
 from __future__ import annotations
 
@@ -55,17 +56,17 @@ _OPTIONS = (
 
 
 class Connection(NamedTuple):
-    """A server's URL, and a key that was meant for it."""
+    """The URL of a server, and an API key for that server."""
 
     url: str
     key: str
 
 
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
-    """Find the URL and the key for a command. Raises ConfigurationError if there is no key.
+    """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key.
 
-    A profile's key is sent to that profile's URL only. The URL in DIR/url gets the key in DIR/api-key; it gets another
-    key only if it is on this machine.
+    The key of a profile is sent only to the URL of that profile. The URL in the file DIR/url gets the key in
+    DIR/api-key.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
@@ -95,7 +96,9 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
 
 
 def _is_here(url: str) -> bool:
-    """Tell whether a URL is on this machine. A file in the working directory may send a given key nowhere else."""
+    """Return whether a URL is on this machine. Only then may a file in the working directory decide where a key is
+    sent.
+    """
     host = urlsplit(url).hostname or ""
     try:
         return ip_address(host).is_loopback
@@ -104,7 +107,9 @@ def _is_here(url: str) -> bool:
 
 
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with these options; it is called with `url` and `key`. ConfigurationError: there is no key."""
+    """Decorate a command with the options for the API. It is called with `url` and `key`. Raises ConfigurationError
+    without a key.
+    """
 
     @functools.wraps(command)
     def with_key(*, url: str | None, key: str | None, profile: str | None, data_dir: Path, **values: Any) -> Any:

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from broker.errors import BrokerError, ConfigurationError
 from cli.groups import Group, examples
 
-# The commands by section, in the order of `--help`. The texts are here, so that `--help` imports no command.
+# The commands by section, in the order of `--help`. Their help texts are here, so that `--help` imports no command.
 SECTIONS: Final = {
     "Start": {
         "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),
@@ -64,7 +64,7 @@ _COMMANDS: Final = {name: told for section in SECTIONS.values() for name, told i
 
 
 class _OneLine(click.ClickException):
-    """An error whose message is all that the user needs."""
+    """An error whose message is all that the user needs to see. It is shown without a traceback."""
 
     def __init__(self, error: BrokerError) -> None:
         super().__init__(str(error))
@@ -73,7 +73,7 @@ class _OneLine(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's signature
         from cli.printing import say_error
 
-        logging.shutdown()  # Write pending log lines first, because the error must be the last line.
+        logging.shutdown()  # write pending log lines first, so that the error is the last line
         say_error(f"everput: {self.message}")
 
 
@@ -88,13 +88,13 @@ class _Commands(Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
-        width = max(map(len, _COMMANDS))  # the same in all sections
+        width = max(map(len, _COMMANDS))  # the same width in all sections
         for title, section in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), words) for name, (_, words) in section.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete a command's name as click does, but without importing every command."""
+        """Complete the name of a command, without importing every command."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [

@@ -1,7 +1,7 @@
-"""The arguments QUEUE and LISTENER, whose names a shell can complete.
+"""The arguments QUEUE and LISTENER, which a shell can complete.
 
-For: asking the API for names while a command line is typed. Not for: finding what a name stands for
-(api_commands.py)."""
+For: asking the API for names while a command line is typed. Not for: finding the id of a name (api_commands.py).
+"""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from broker.errors import BrokerError
 from cli.api_options import connection
 from everput import Client, EverputError, list_listeners, list_queues
 
-_ANSWER_S: Final = 1.0  # nobody waits longer for a completion
+_ANSWER_S: Final = 1.0  # seconds; a completion must not take longer
 _NAMES_MAX: Final = 1_000
 
 
 def _names(context: click.Context, list_names: Callable[[Client], list[str]]) -> list[str]:
-    """Return names, or none if the API does not answer in time."""
+    """Return names from the API for a completion, or none if the API does not answer in time."""
     found: list[str] = []
 
     def ask() -> None:
@@ -51,7 +51,7 @@ def _queues(client: Client) -> list[str]:
 
 
 class QueueName(click.ParamType):
-    """A queue, by name or ID."""
+    """A queue, given by name or id. A shell can complete it."""
 
     name = "queue"
 
@@ -60,7 +60,7 @@ class QueueName(click.ParamType):
 
 
 class ListenerName(click.ParamType):
-    """A listener of the queue in the argument before, by name or ID."""
+    """A listener of the queue in the previous argument, given by name or id. A shell can complete it."""
 
     name = "listener"
 

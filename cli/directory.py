@@ -1,7 +1,8 @@
-"""The directory, for commands of the operator that read and change it in Kafka itself.
+"""The directory of accounts, organizations and queues, for commands that read and change it in Kafka itself.
 
-For: one run of a command with the `control` log and its fold. Not for: which Kafka (cli/operate.py), what is changed
-(broker/commands/accounts.py, broker/commands/organizations.py)."""
+For: running a command with the topic `control` and the state folded from it. Not for: which Kafka (cli/operate.py),
+what is changed (broker/commands/accounts.py, broker/commands/organizations.py).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 class OpenDirectory(NamedTuple):
-    """The `control` log, and the directory as folded to its end."""
+    """The topic `control`, and the directory folded from all of its events."""
 
     control: ControlLog
     view: DirectoryView
@@ -35,7 +36,7 @@ class OpenDirectory(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
-    """Open the directory of a Kafka whose topics exist. Raises Unavailable."""
+    """Yield the directory of an existing installation on Kafka. Raises Unavailable."""
     async with contextlib.AsyncExitStack() as stack:
         log = KafkaLog(kafka)
         await log.start()
@@ -48,9 +49,10 @@ async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
 
 
 def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]) -> T:
-    """Run work with the directory of --kafka, or of the Kafka that `everput serve` runs on the data directory.
+    """Run `work` with the directory in Kafka, which is either --kafka or the Kafka of the `everput serve` on
+    --data-dir.
 
-    ConfigurationError: also when Kafka can't be reached.
+    Raises ConfigurationError if Kafka can't be reached.
     """
 
     async def run() -> T:
@@ -61,9 +63,9 @@ def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]
 
 
 def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
-    """Run work that prints its result. Only warnings are logged meanwhile."""
+    """Run work that prints its own result. Only warnings are logged meanwhile."""
     logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/processes/process.py
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # the event loop that all processes use
 
     async def run() -> T:
         return await work

@@ -1,6 +1,7 @@
-"""Events as lines for people: one line an event, cut to the terminal, with names in place of IDs.
+"""Events as lines for people: one line for each event, cut to the terminal, with names instead of ids.
 
-For: `everput log`. Not for: reading the log (log_client.py), the fields of events (broker/core/catalogue.py)."""
+For: `everput log`. Not for: reading the log (log_client.py), the fields of events (broker/core/catalogue.py).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ from broker.core.codec import CLASSES
 from cli.short_ids import short_id
 from cli.visible import visible
 
-Part = str | tuple[str, str]  # text, or text and its color
+Part = str | tuple[str, str]  # a text, or a text and its color
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# The ID that a line shows: the first of these that the event has. Queues and listeners are shown by name.
+# A line shows the first of these ids that its event has. Queues and listeners are shown by name.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
@@ -27,8 +28,10 @@ _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "del
 
 
 class EventLines:
-    """The lines of events. names: of queues and listeners, by ID; events add to it. width: of the terminal in columns;
-    None for no terminal: lines are whole, times have their date, and IDs are not shortened."""
+    """The formatter of events as lines. It learns the names of queues and listeners from the events.
+
+    `width` is the width of the terminal in columns. Without a terminal it is None: lines and ids are then whole.
+    """
 
     def __init__(self, names: dict[str, str], width: int | None) -> None:
         self._names = names
@@ -36,7 +39,9 @@ class EventLines:
         self._date = ""
 
     def of(self, event: dict[str, Any]) -> Iterator[list[Part]]:
-        """Yield the printed lines of an event: one for each delivery where several were recorded together, else one."""
+        """Yield the lines of an event. An event that records several deliveries has a line for each, any other event
+        one line.
+        """
         self._learn(event)
         if event["type"] == "deliveries.settled":
             for offset, at_ms, status, took_ms in event["rows"]:
@@ -96,7 +101,7 @@ class EventLines:
 
 
 def fitted(text: str, columns: int) -> str:
-    """Return a text cut to so many columns of a terminal, with … where it was cut. Wide characters take two columns."""
+    """Return a text cut to `columns` columns of a terminal, with … at the cut. Wide characters take two columns."""
     used = 0
     for place, char in enumerate(text):
         wide = 0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
@@ -107,7 +112,7 @@ def fitted(text: str, columns: int) -> str:
 
 
 def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return an attempt's event without the fields that its text says, and the text."""
+    """Return the text of a delivery attempt, and the event without the fields that this text contains."""
     rest = dict(event)
     number, outcome, took_ms = (rest.pop(name) for name in ("number", "outcome", "took_ms"))
     status, error, next_at_ms = (rest.pop(name) for name in ("status", "error", "next_at_ms"))

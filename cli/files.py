@@ -1,7 +1,8 @@
-"""The files of the data directory: the API key, the first account's password, the sealing key, the lock.
+"""The files of the data directory: the API key, the console's password, the sealing key, the lock.
 
-For: where they are, and secrets that come by the environment or by a file named there. Not for: reading and writing a
-secret (broker/private_files.py), the embedded Kafka's own folder (broker/kafka/embedded/kafka.py)."""
+For: their paths, and secrets from the environment or from files that it names. Not for: reading and writing a secret
+(broker/private_files.py), the embedded Kafka's own folder (broker/kafka/embedded/kafka.py).
+"""
 
 from __future__ import annotations
 
@@ -35,9 +36,10 @@ def sealing_key_file(data_dir: Path) -> Path:
 
 
 def secret_setting(variable: str) -> str | None:
-    """Return a secret from the variable, or from the file that `<variable>_FILE` names; None where neither is set.
+    """Return a secret from an environment variable, or from the file that `<variable>_FILE` names; None if both are
+    unset.
 
-    ConfigurationError: both are set, or the file is missing, unreadable or empty.
+    Raises ConfigurationError if both are set, or if the file is missing, unreadable or empty.
     """
     secret, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
     if secret and file:
@@ -51,14 +53,15 @@ def secret_setting(variable: str) -> str | None:
 
 
 def make_data_dir(data_dir: Path) -> None:
-    """Make the directory with mode 0700 if it is missing.
+    """Create the data directory with mode 0700 if it is missing.
 
-    ConfigurationError: it can't be made or written to, or another user can change it or read a secret in it.
+    Raises ConfigurationError if it can't be created or written to, or if other users can change it or read a secret in
+    it.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ConfigurationError(f"can't make the data directory {data_dir}: {error.strerror}") from error
+        raise ConfigurationError(f"can't create the data directory {data_dir}: {error.strerror}") from error
     if not os.access(data_dir, os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"can't write to the data directory {data_dir}; change its owner, or choose another with --data-dir"
@@ -69,7 +72,7 @@ def make_data_dir(data_dir: Path) -> None:
 
 
 def server_id(data_dir: Path) -> str:
-    """Return the id that distinguishes this data directory's server. The first call makes it."""
+    """Return the id of this data directory's server. The first call creates it."""
     path = data_dir / "server-id"
     found = read_secret(path)
     if found is None:
@@ -79,7 +82,7 @@ def server_id(data_dir: Path) -> str:
 
 
 def lock(data_dir: Path) -> FileLock:
-    """Lock the data directory for as long as the server runs (ConfigurationError when another one runs)."""
+    """Lock the data directory while the server runs. Raises ConfigurationError if another server runs on it."""
     held = FileLock(data_dir / "serve.lock")
     try:
         held.acquire(timeout=0)
@@ -91,10 +94,10 @@ def lock(data_dir: Path) -> FileLock:
 
 
 def sealing_key(data_dir: Path, *, make: bool = False) -> str:
-    """Return the sealing key from the environment, or else from DIR/sealing-key.
+    """Return the sealing key from the environment, or else from the file DIR/sealing-key. With `make`, create it if
+    missing.
 
-    ConfigurationError: there is none, it is invalid, or others can read it.
-    make: write a new one to the file when there is none.
+    Raises ConfigurationError if there is no key, if it is invalid, or if other users can read it.
     """
     path = sealing_key_file(data_dir)
     sealing_key = secret_setting(SEALING_KEY_VARIABLE)

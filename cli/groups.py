@@ -1,6 +1,7 @@
-"""Groups of commands: suggestions for typing errors, and the examples in each command's help.
+"""Groups of commands, with suggestions for mistyped names, and the examples in each command's help.
 
-For: the class of every group. Not for: which commands there are (app.py)."""
+For: the class of every group. Not for: which commands exist (app.py).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Final
 
 import click
 
-# Other programs have these names for some commands; the values are the names here.
+# Other programs use these names for some commands. The values are the names of the commands here.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 
@@ -31,5 +32,5 @@ class Group(click.Group):
 
 
 def examples(*lines: str) -> str:
-    """Return the end of a command's help: one example a line, each as it is typed after the prompt."""
+    """Return the examples at the end of a command's help, one for each line."""
     return "\n".join(["\b", "Examples:" if lines[1:] else "Example:", *(f"  {line}" for line in lines)])

@@ -1,7 +1,8 @@
-"""The lines of a file or a pipe, read as they come and in bounded memory.
+"""The lines of a file or a pipe, read as they arrive and in bounded memory.
 
-For: cutting bytes into numbered lines; a line that is too long or no UTF-8 is one too, with its fault.
-Not for: what a line becomes (cli/publish.py)."""
+For: cutting bytes into numbered lines. A line that is too long or no UTF-8 is returned with its fault. Not for: what
+becomes of a line (cli/publish.py).
+"""
 
 from __future__ import annotations
 
@@ -12,26 +13,26 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import IO, Final
 
-LINE_BYTES_MAX: Final = 4 << 20  # The limit is above the size of any message; the server says what it does not accept.
+LINE_BYTES_MAX: Final = 4 << 20  # this limit is above the size of any message
 _CHUNK_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class TextLine:
-    """A line of a file.
+    """A line of a file, with its number."""
 
-    number: from 1, as editors count.
-    text: without its end.
-    fault: why it can't be a message; None when it can.
-    """
-
+    # The number of the line, counted from 1.
     number: int
     text: str
+    # The reason why the line can't be a message; None if it can.
     fault: str | None = None
 
 
 class TextLines:
-    """The lines of a file, to be iterated over once. skipped: empty lines so far. size: in bytes; None when unknown."""
+    """The lines of a file, which can be iterated over once.
+
+    `skipped` counts the empty lines so far. `size` is the file's size in bytes, or None if it is unknown.
+    """
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
@@ -44,7 +45,7 @@ class TextLines:
 
     async def __aiter__(self) -> AsyncIterator[TextLine]:
         held = bytearray()
-        too_long = False  # The rest of a line that exceeds the limit is thrown away.
+        too_long = False  # the rest of a line that exceeds the limit is dropped
         async for chunk in self._chunks():
             self.bytes_read += len(chunk)
             held += chunk
@@ -79,7 +80,7 @@ class TextLines:
             while chunk := await asyncio.to_thread(os.read, self._source.fileno(), _CHUNK_BYTES):
                 yield chunk
             return
-        # A pipe may be silent for long, and a thread that waits in read() could not be interrupted.
+        # The event loop reads a pipe, because a thread that waits for a silent pipe can't be interrupted.
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._source)

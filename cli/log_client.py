@@ -1,7 +1,8 @@
-"""Reads the log over the REST API, to its end or for ever. It continues after a broken connection, without repeats.
+"""The client that reads the log over the REST API, and continues after a broken connection without repeats.
 
-For: `everput log` and `everput export`. Not for: how it is shown (cli/commands/log.py) or kept
-(cli/exports/export.py)."""
+For: `everput log` and `everput export`. Not for: how the log is shown (cli/commands/log.py) or stored
+(cli/exports/export.py).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from cli.printing import say
 from cli.waiting import waiting
 from everput.client import AGAIN, PAUSE_S_MAX, PAUSE_S_MIN, TIMEOUT
 
-STORY_PAUSE_S: Final = 1.0  # A story is complete at once, unlike the rest of the log, so there is nothing to wait for.
+STORY_PAUSE_S: Final = 1.0  # seconds between two requests for the story of a message
 _MARK: Final = b'{"cursor"'
 
 
@@ -34,7 +35,7 @@ class Refused(BrokerError):
 
 
 class Part(NamedTuple):
-    """A part of the log: events in order, each a line as the API sent it, and the cursor after them."""
+    """A part of the log: events in order, each as a line of JSON, and the cursor after them."""
 
     lines: list[bytes]
     cursor: str
@@ -42,17 +43,20 @@ class Part(NamedTuple):
 
 
 def client(url: str, key: str) -> httpx.Client:
-    """Create a client; close it after use. Raises ConfigurationError if the URL is not one."""
+    """Create an HTTP client, which the caller closes. Raises ConfigurationError if the URL is invalid."""
     try:
         return httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=TIMEOUT, trust_env=False)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"{url} is not a URL: {error}") from error
+        raise ConfigurationError(f"the API's address {url} is not a URL: {error}") from error
 
 
 def read(
     http_client: httpx.Client, query: Mapping[str, str], *, follow: bool = False, give_up_after_s: float = 60.0
 ) -> Iterator[Part]:
-    """Yield all parts. follow: never end. Raises Refused, or ConfigurationError if the API does not answer in time."""
+    """Yield the parts of the log up to its end. With `follow`, wait for further events and never end.
+
+    Raises Refused, or ConfigurationError if the API does not answer in time.
+    """
     query = dict(query)
     tells = _teller(query)
     pause_s, alive_s, reached, said = PAUSE_S_MIN, time.monotonic(), False, ""
@@ -75,7 +79,7 @@ def read(
                     time.sleep(STORY_PAUSE_S)
                 continue
         except httpx.UnsupportedProtocol as error:
-            raise ConfigurationError(f"{http_client.base_url} is not a URL: {error}") from error
+            raise ConfigurationError(f"the API's address {http_client.base_url} is not a URL: {error}") from error
         except httpx.TransportError as error:
             if isinstance(error, httpx.ConnectError) and not reached:
                 raise nothing_answers(str(http_client.base_url), error) from error
@@ -90,7 +94,10 @@ def read(
 
 
 def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
-    """Return the JSON at a path; None for 404 and for a key that may not read it. Refused, ConfigurationError."""
+    """Return the JSON at a path of the API; None for a 404 or a key that may not read it.
+
+    Raises Refused or ConfigurationError.
+    """
     try:
         with waiting(f"the API at {http_client.base_url}"):
             answer = http_client.get(path, params=query)
@@ -108,9 +115,9 @@ def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | 
 
 
 def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
-    """Return a test for the lines of the message that is asked for; None if none is.
+    """Return a test for the lines that belong to the message in the query; None if the query names no message.
 
-    The API does not know which events it sent before the cursor; only this process does.
+    The API can't make this test after a cursor, because it does not know which events it sent before.
     """
     parts = parse_message_id(query.get("message", ""))
     if parts is None:
@@ -121,7 +128,7 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
     def tells(line: bytes) -> bool:
         try:
             return story.tells(decode(orjson.dumps(orjson.loads(line)["event"])))
-        except UnknownEvent:  # The event is of a newer API or incomplete; no story depends on it.
+        except UnknownEvent:  # an event of a newer version is shown, whatever it concerns
             return True
 
     return tells
@@ -148,7 +155,7 @@ def _ask(http_client: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
 
 
 def _lines(answer: httpx.Response) -> Iterator[list[bytes]]:
-    """Yield whole lines as they come. httpx's iter_lines() would also split at other characters."""
+    """Yield whole lines as they arrive. The library's `iter_lines` would also split at other characters."""
     rest = b""
     for chunk in answer.iter_bytes():
         *whole, rest = (rest + chunk).split(b"\n")

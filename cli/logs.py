@@ -1,8 +1,9 @@
-"""Log lines: one event each, on stderr: `moment LEVEL process event key=value …`, or a JSON object.
+"""Log lines on stderr, one for each event: `time LEVEL process event key=value …`, or a JSON object.
 
-For: the format, how loud each library is, and that nobody waits for whoever reads stderr: a thread writes, and what
-finds no room is left out and counted. Not for: what is logged, which every module decides for itself; no key, secret or
-body of a message is ever among it."""
+For: the format, the level of each library, and writing in a thread, so that a slow reader of stderr delays nothing.
+Lines that do not fit the queue are dropped and counted. Not for: what is logged, which every module decides. No API
+key, secret or body of a message is ever logged.
+"""
 
 from __future__ import annotations
 
@@ -20,33 +21,33 @@ from typing import Any, Final
 
 from cli.visible import visible
 
-LINES_MAX: Final = 10_000  # that wait to be written
-_LAST_S: Final = 2.0  # The end of the process waits this long for its log lines.
+LINES_MAX: Final = 10_000  # the most lines that wait to be written
+_LAST_S: Final = 2.0  # seconds that the end of a process waits for its log lines
 _LOOK_S: Final = 0.005
 _STDERR: Final = 2
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-# These libraries log in many lines what one of ours says.
-# aiokafka reports each failed connection while Kafka is away; our callers log the result.
+# These libraries are quieter, because Everput has log lines of its own for the same events.
+# aiokafka, for example, logs each failed connection while Kafka is away.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,
     "mode": logging.ERROR,
-    "projections.app": logging.WARNING,  # This is the module of our faust.App, which logs its start and stop there.
+    "projections.app": logging.WARNING,  # our Faust app logs its start and stop under this name
     "uvicorn": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
-# This logger shows requests, and passwords in them.
+# This logger shows requests with the passwords in them.
 _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
 def line(event: str, **fields: object) -> str:
-    """Format `event key=value …`. None is left out, and a text with spaces is quoted."""
+    """Format a log line as `event key=value …`. Leave out None, and quote texts with spaces."""
     return " ".join([event, *(f"{name}={_value(value)}" for name, value in fields.items() if value is not None)])
 
 
@@ -62,7 +63,7 @@ class TextFormatter(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = visible(" ".join(record.message.split("\n")))  # One event is one line. A traceback follows it.
+        record.message = visible(" ".join(record.message.split("\n")))  # one event is one line; a traceback may follow
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
@@ -70,10 +71,10 @@ class TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(TextFormatter):
-    """The formatter of an event as one JSON object: time, level, from (the process), event, and its fields by name.
+    """The formatter of a log line as one JSON object: time, level, from (the process), event, and the event's fields.
 
-    A library's line has the event "library", and its text and logger as the fields message and logger. A traceback is
-    the field traceback. Numbers stay numbers; every other value is text.
+    A line of a library has the event `library`, with its text in the field `message` and its logger in `logger`.
+    Numbers stay numbers, and every other value is text.
     """
 
     def __init__(self, process: str) -> None:
@@ -90,7 +91,7 @@ class _JsonFormatter(TextFormatter):
         }
         for name, value in values.items():
             if value is not None:
-                # A field must not pass for the line's own time, level, from or event.
+                # A field with the name of one of the line's own fields gets an underscore.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )
@@ -100,7 +101,7 @@ class _JsonFormatter(TextFormatter):
 
 
 def _named(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
-    """Return event and fields of a line whose template is `event key=%s …`, as all of ours are."""
+    """Return the event and the fields of a log line that was written as `event key=%s …`."""
     arguments = iter(record.args if isinstance(record.args, tuple) else ())
     try:
         first, *rest = shlex.split(str(record.msg))
@@ -114,21 +115,20 @@ def _named(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
 
 
 def _filled(template: str, arguments: Iterator[object]) -> object:
-    """Fill a template with the next of the arguments. Return the argument itself where it is the whole value."""
+    """Fill a template with its arguments. If the template is `%d` or `%s` alone, return the argument itself."""
     used = tuple(islice(arguments, template.count("%")))
     return used[0] if used and template in ("%d", "%s") else template % used
 
 
 class Writer(logging.Handler):
-    """A log handler whose lines are written by a thread, because a pipe that nobody empties must not stop the event
-    loop.
+    """A log handler that writes in a thread, because a pipe that nobody reads must not stop the event loop.
 
-    logging calls flush() when the process ends, also after an error.
+    The module `logging` calls `flush` when the process ends, also after an error.
     """
 
     def __init__(self, fd: int, *, lines_max: int = LINES_MAX) -> None:
         super().__init__()
-        # The file is not sys.stderr, whose lock the process needs at its end.
+        # The file is not sys.stderr, because Python needs the lock of sys.stderr when it ends.
         self._file = FileIO(fd, "w", closefd=False)
         self._lines: queue.Queue[bytes] = queue.Queue(lines_max)
         self._left_out = 0
@@ -140,7 +140,7 @@ class Writer(logging.Handler):
         return self._lines.unfinished_tasks
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a line. logging calls it from one thread at a time."""
+        """Put a line into the queue for writing."""
         try:
             text = self.format(record)
         except Exception:  # noqa: BLE001 - as all handlers do
@@ -157,7 +157,7 @@ class Writer(logging.Handler):
             self._left_out = 0
 
     def flush(self) -> None:
-        """Wait until everything is written, for a bounded time."""
+        """Wait for a bounded time until all lines are written."""
         until_s = time.monotonic() + _LAST_S
         while self._lines.unfinished_tasks and time.monotonic() < until_s:
             time.sleep(_LOOK_S)
@@ -165,21 +165,21 @@ class Writer(logging.Handler):
     def _write(self) -> None:
         while True:
             rest = self._lines.get()
-            with suppress(OSError):  # nobody reads it any more
+            with suppress(OSError):  # the reader of stderr has gone
                 while rest:
                     rest = rest[self._file.write(rest) or 0 :]
             self._lines.task_done()
 
 
 def formatter(process: str, form: str) -> logging.Formatter:
-    """Return the formatter of log lines. process, form: as for set_up()."""
+    """Return the formatter for log lines of this process."""
     return _JsonFormatter(process) if form == "json" else TextFormatter(process)
 
 
 def set_up(process: str, level: str, form: str = "text") -> None:
-    """Log to stderr from now on.
+    """Send all log lines of this process to stderr from now on.
 
-    process: who speaks, such as `worker-1`. level: one of LEVELS. form: one of FORMATS.
+    `process` is the name in each line, such as `worker-1`. `level` is one of LEVELS, and `form` one of FORMATS.
     """
     handler = Writer(_STDERR)
     handler.setFormatter(formatter(process, form))
@@ -201,7 +201,7 @@ class Logger:
         self._say(logging.WARNING, event, fields)
 
     def error(self, event: str, error: BaseException | None = None, **fields: Any) -> None:
-        """Log an error. error: its traceback follows the line."""
+        """Log an error. If an exception is given, its traceback follows the line."""
         self._say(logging.ERROR, event, fields, error)
 
     def _say(self, level: int, event: str, fields: dict[str, Any], error: BaseException | None = None) -> None:

@@ -1,6 +1,7 @@
-"""Queues by name or ID.
+"""Queues by name or id.
 
-For: recognizing an ID, and the error for a key that may not look names up. Not for: requests (api_commands.py)."""
+For: recognizing an id, and the error for a key that may not look names up. Not for: requests (api_commands.py).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from broker.errors import ConfigurationError
 
 
 def is_id(text: str) -> bool:
-    """Tell whether the text has the form of an ID. A queue's name may have it, too."""
+    """Return whether the text has the form of an id. A queue's name may have this form, too."""
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:
@@ -18,7 +19,7 @@ def is_id(text: str) -> bool:
 
 
 class NoNames(ConfigurationError):
-    """The key may not read queues. It can use a queue by its ID."""
+    """The error that an API key may not look up queues by name. It may still use a queue by its id."""
 
     def __init__(self, queue: str) -> None:
         super().__init__(f"this API key lacks the scope 'queues', so it can't look up {queue}: give the queue's ID")

@@ -1,7 +1,8 @@
-"""Access to Kafka for the operator's commands, which read or write the topics themselves.
+"""Access to Kafka for operators' commands, which read or write the topics themselves.
 
-For: choosing the Kafka (--kafka, or the one that `everput serve` runs on the data directory) and reading its topics'
-shape. Not for: the commands (cli/commands/verify.py, cli/exports/export.py)."""
+For: choosing the Kafka (--kafka, or the Kafka of the `everput serve` on the data directory) and reading the numbers of
+partitions. Not for: the commands (cli/commands/verify.py, cli/exports/export.py).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from cli.waiting import waiting
 
 
 class Cluster(NamedTuple):
-    """A reachable Kafka. requests: started. table: the topics with their real numbers of partitions."""
+    """A Kafka that was reached, with a started client and the topics with their actual numbers of partitions."""
 
     kafka: KafkaSettings
     requests: KafkaRequests
@@ -29,7 +30,9 @@ class Cluster(NamedTuple):
 
 
 def kafka_of(options: Options) -> KafkaSettings:
-    """Return the Kafka of the options, else that of the data directory's server. Raises ConfigurationError."""
+    """Return the Kafka that the options name, else the one of the data directory. Raises ConfigurationError if there is
+    none.
+    """
     if options.kafka is not None:
         return options.kafka_settings()
     embedded = written_access(options.data_dir / "kafka")
@@ -42,7 +45,10 @@ def kafka_of(options: Options) -> KafkaSettings:
 
 @contextlib.asynccontextmanager
 async def cluster(options: Options) -> AsyncIterator[Cluster]:
-    """Yield the cluster with its topics' partitions. ConfigurationError: unreachable, or a half-finished import."""
+    """Connect to Kafka, and yield it with its topics.
+
+    Raises ConfigurationError if Kafka can't be reached, or if an import into it is unfinished.
+    """
     kafka = kafka_of(options)
     requests = KafkaRequests(kafka)
     table = topics(kafka)

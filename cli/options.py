@@ -1,8 +1,9 @@
-"""The options that the servers and the operator's commands share, each also an `EVERPUT_…` environment variable.
+"""The options that the servers and the operators' commands share. Each is also an environment variable `EVERPUT_…`.
 
-For: reading the options, turning them into `Settings`, and passing them to child processes. Not for: what they do
-(docs/operations.md says it for people, broker/settings.py for the code). Secrets are never options, because the process
-list would show them; they come from the environment or from a file (cli/files.py)."""
+For: reading the options, turning them into `Settings`, and passing them to child processes. Not for: their meaning
+(docs/operations.md for people, broker/settings.py for the code). Secrets are never options, because other users can see
+a command line. They come from the environment or from a file (cli/files.py).
+"""
 
 from __future__ import annotations
 
@@ -32,11 +33,11 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# Where strangers may register (decision 0191), these are far above one client's needs and below a process's capacity.
+# These defaults apply where strangers may register. They are far above what one client needs (decision 0191).
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
-ORGANIZATION_BYTES_MAX: Final = 1 << 30  # where somebody may register (docs/decisions/0190)
+ORGANIZATION_BYTES_MAX: Final = 1 << 30  # applies if registration is open (docs/decisions/0190)
 
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -50,7 +51,9 @@ def _parts(text: str) -> list[str]:
 
 
 class _Network(click.ParamType):
-    """A network such as `10.0.0.0/8`, or one address. In the environment, several separated by spaces or commas."""
+    """A network such as `10.0.0.0/8`, or one address. An environment variable may hold several, separated by spaces or
+    commas.
+    """
 
     name = "cidr"
 
@@ -67,7 +70,7 @@ class _Network(click.ParamType):
 
 
 class _Host(click.ParamType):
-    """A host name. In the environment, several separated by spaces or commas."""
+    """A host name. An environment variable may hold several, separated by spaces or commas."""
 
     name = "host"
 
@@ -76,7 +79,7 @@ class _Host(click.ParamType):
 
 
 _SECONDS_OF: Final = {"h": 3600, "d": 86_400}
-# An Idempotency-Key is valid for one day, and its topic keeps it for two. A repeated request must find its messages.
+# A put that is repeated within the day of its Idempotency-Key must still find its messages.
 _RETAIN_S_MIN: Final = 2 * 86_400
 
 
@@ -86,20 +89,20 @@ class _Age(click.ParamType):
     name = "age"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        # This pattern takes linear time: bounded
+        # This pattern takes linear time, because its repeats are bounded.
         if not re.fullmatch(r"[1-9][0-9]{0,5}[hd]", str(value)) or age_s(str(value)) < _RETAIN_S_MIN:
             self.fail(f"{value!r} is not a number of hours or days such as 30d, of 2d at least", param, ctx)
         return value
 
 
 def age_s(text: str) -> int:
-    """Return an age such as `36h` or `30d` in seconds."""
+    """Convert an age such as `36h` or `30d` to seconds."""
     return int(text[:-1]) * _SECONDS_OF[text[-1]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The shared options as given, a field for each. None: the option is not given."""
+    """The shared options as they were given, one field for each. None means that the option was not given."""
 
     data_dir: Path
     host: str
@@ -141,9 +144,10 @@ class Options:
     kafka_key_file: Path | None
 
     def settings(self, *, sealing_key: str, embedded: EmbeddedAccess | None = None) -> Settings:
-        """Return the settings of the parts. Raises ConfigurationError if options contradict each other.
+        """Return the settings for the broker. Raises ConfigurationError if options contradict each other.
 
-        embedded: the access to an embedded Kafka, which has its own defaults: one broker, synced at each batch.
+        `embedded` is the access to an embedded Kafka, which has other defaults: one broker that syncs each batch to
+        disk.
         """
         return Settings(
             kafka=self.kafka_settings(embedded),
@@ -164,33 +168,33 @@ class Options:
         )
 
     def hosts(self) -> Hosts:
-        """Return the names that the servers of a process answer to."""
+        """Return the host names that this process's servers accept."""
         public = None if self.public_url is None else urlsplit(self.public_url).hostname
         own = (self.host, self.admin_host, self.tunnel_host, public)
         return Hosts([*self.allowed_host, *(name for name in own if name is not None)])
 
     def disk_marks(self) -> Marks:
-        """Return the amounts of free space below which writing is refused, for disk.watch()."""
+        """Return the amounts of free disk space below which writing is refused."""
         return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 
     def _limit(self, said: N | None, default: N) -> N | None:
-        """Return a limit as Settings has it: None for no limit."""
+        """Return a rate limit, or its default if the option is missing; None for no limit."""
         limit = (default if self._open_to_strangers else None) if said is None else said
         return limit or None
 
     @property
     def _organization_bytes_max(self) -> int | None:
-        """Return the bound as Settings has it: None for no bound."""
+        """Return the bound on stored bytes; None for no bound."""
         said = self.organization_bytes_max
         return ((ORGANIZATION_BYTES_MAX if self.registration else None) if said is None else said) or None
 
     @property
     def _open_to_strangers(self) -> bool:
-        """Tell whether people on other machines may register an account."""
+        """Return whether people on other machines may register an account."""
         return self.registration and (self.public_url is not None or not is_loopback(self.host))
 
     def kafka_settings(self, embedded: EmbeddedAccess | None = None) -> KafkaSettings:
-        """Return Settings.kafka. --kafka may also name the embedded Kafka of the data directory."""
+        """Return the settings for Kafka. `--kafka` may also name the embedded Kafka of the data directory."""
         if embedded is None and self.kafka is not None:
             embedded = written_access(self.data_dir / "kafka", bootstrap=self.kafka)
         if embedded is not None:
@@ -224,11 +228,11 @@ class Options:
             min_insync=self.min_insync or min(MIN_INSYNC, replication),
             flush_each_batch=bool(self.flush_each_batch),
         )
-        client_options(settings)  # raises if the settings are impossible
+        client_options(settings)  # raises an error if the settings are impossible
         return settings
 
     def environment(self) -> dict[str, str]:
-        """Return the same options as environment variables, for a child process."""
+        """Return these options as environment variables for a child process."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {variable(name): _text(value) for name, value in values if value is not None}
 
@@ -396,7 +400,7 @@ def _declaration(name: str) -> str:
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the shared options; it is called with `options`, an Options."""
+    """Decorate a command with the shared options. It is called with `options`."""
 
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Prints what commands say: lines and tables for people, JSON for scripts.
+"""The output of commands: lines and tables for people, JSON for scripts.
 
-For: text from outside (names, data, URLs, errors), which must neither drive the terminal nor be taken for markup. Every
-command prints here: ruff refuses `click.echo` and rich's `Console` in other modules. Not for: which characters
-are shown escaped (visible.py), log lines (logs.py)."""
+For: printing text from outside (names, data, URLs, errors) so that it neither controls the terminal nor counts as
+markup. Every command prints here: ruff refuses `click.echo` and rich's `Console` in other modules. Not for: which
+characters are escaped (visible.py), log lines (logs.py).
+"""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ from rich.text import Text
 
 from cli.visible import visible, visible_json
 
-WIDTH: Final = 200  # A table that goes to no terminal has this many columns.
+WIDTH: Final = 200  # the columns of a table that is not shown on a terminal
 
 
 def say(*parts: str | tuple[str, str], err: bool = False) -> None:
-    """Print one line for people. A part is text, or (text, color). err: on stderr."""
+    """Print one line for people. A part is a text, or a pair of text and color. With `err`, print on stderr."""
     plain = bool(os.environ.get("NO_COLOR"))
     shown = [
         visible(part) if isinstance(part, str) else click.style(visible(part[0]), fg=None if plain else part[1])
@@ -31,18 +32,20 @@ def say(*parts: str | tuple[str, str], err: bool = False) -> None:
 
 
 def say_error(text: str) -> None:
-    """Print an error on stderr. Only its first line begins at the margin: what follows can't pass for another error."""
+    """Print an error on stderr. Indent all lines but the first, so that text from outside can't look like another
+    error.
+    """
     click.echo("\n  ".join(visible(text, layout=True).split("\n")), err=True)  # noqa: TID251 - here it is escaped
 
 
 def say_json(value: str | bytes) -> None:
-    """Print a line of JSON. What visible() escapes stands there as a JSON escape: scripts read the same value."""
+    """Print a line of JSON. Control characters become JSON escapes, so scripts read the same values."""
     text = value if isinstance(value, str) else value.decode(errors="replace")
     click.echo(visible_json(text).encode())  # noqa: TID251 - here it is escaped
 
 
 class _Console(Console):
-    """A console that shows text in tables as it is: no markup, no emoji codes, control characters escaped."""
+    """A console of the library rich that shows text as it is: no markup, no emoji codes, control characters escaped."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -52,16 +55,16 @@ class _Console(Console):
 
 
 def terminal_width() -> int | None:
-    """Return the width of the terminal that standard output is, in columns; None if it is none."""
+    """Return the width of the terminal in columns; None if standard output is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def stdout() -> Console:
-    """Return a console on standard output, as wide as the terminal, or WIDTH columns for a pipe or a file."""
+    """Return a console for standard output, as wide as the terminal. For a pipe or a file it has WIDTH columns."""
     found = _Console()
     return found if found.is_terminal or "COLUMNS" in os.environ else _Console(width=WIDTH)
 
 
 def stderr() -> Console:
-    """Standard error, for progress bars."""
+    """Return a console for progress bars on stderr."""
     return _Console(stderr=True)

@@ -1,6 +1,7 @@
-"""The profiles that `everput login` keeps: for each a server's URL and an API key, in one file with mode 0600.
+"""The profiles that `everput login` saves: a server's URL and an API key each, in one file with mode 0600.
 
-For: reading and writing them. Not for: which one a command uses (api_options.py)."""
+For: reading and writing them. Not for: which profile a command uses (api_options.py).
+"""
 
 from __future__ import annotations
 
@@ -17,43 +18,43 @@ DEFAULT: Final = "default"
 
 
 class Profile(msgspec.Struct):
-    """A server and a key for it."""
+    """The URL of a server and an API key for it."""
 
     url: str
     key: str
 
 
 class Profiles(msgspec.Struct):
-    """All profiles by name. current: the name of the profile that commands use unless they are told otherwise."""
+    """All saved profiles by name. `current` names the profile that commands use by default."""
 
     current: str | None = None
     by_name: dict[str, Profile] = {}
 
     def find(self, name: str) -> Profile:
-        """Return the profile of this name. Raises ConfigurationError if there is none."""
+        """Return the profile with this name. Raises ConfigurationError if there is none."""
         if name not in self.by_name:
             known = ", ".join(self.by_name) or "none yet"
             raise ConfigurationError(f"there is no profile {name} (profiles: {known}); `everput login` makes one")
         return self.by_name[name]
 
     def of_url(self, url: str) -> Profile | None:
-        """Return a profile for the server at this URL, the current one first."""
+        """Return a profile for the server at this URL, the current profile first."""
         names = sorted(self.by_name, key=lambda name: name != self.current)
         return next((self.by_name[name] for name in names if same_url(self.by_name[name].url, url)), None)
 
 
 def same_url(one: str, other: str) -> bool:
-    """Tell whether two base URLs are the same but for a slash at the end."""
+    """Return whether two base URLs are equal, apart from a slash at the end."""
     return one.rstrip("/") == other.rstrip("/")
 
 
 def profiles_file() -> Path:
-    """Return where the profiles are, such as ~/.config/everput/profiles.json."""
+    """Return the path of the profiles, such as ~/.config/everput/profiles.json."""
     return platformdirs.user_config_path("everput") / "profiles.json"
 
 
 def load() -> Profiles:
-    """Read the profiles. Raises ConfigurationError if the file is unreadable or others can read it."""
+    """Read the saved profiles. Raises ConfigurationError if the file is damaged or other users can read it."""
     path = profiles_file()
     refuse_shared_file(path)
     text = read_secret(path)
@@ -64,7 +65,7 @@ def load() -> Profiles:
 
 
 def save(profiles: Profiles) -> None:
-    """Write the profiles with mode 0600, in a directory with mode 0700."""
+    """Write the profiles to a file with mode 0600, in a directory with mode 0700."""
     path = profiles_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -13,8 +13,9 @@ from cli.visible import visible
 
 
 class Progress:
-    """The progress bar of a file. total_bytes: None when unknown, so that the bar only moves. shown: False for none at
-    all.
+    """The progress bar of `everput put`.
+
+    `total_bytes` is the size of the file, or None if it is unknown. If `shown` is False, there is no bar.
     """
 
     def __init__(self, *, total_bytes: int | None, shown: bool) -> None:

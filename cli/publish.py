@@ -1,7 +1,8 @@
-"""Puts messages over the REST API, many at a time.
+"""The publisher of many messages over the REST API.
 
-For: sending with the client of everput/, which sends again what was not answered, and counting. Of `put` and `demo`.
-Not for: where the lines come from (cli/lines.py), how it is shown (cli/commands/put.py, cli/demo/demo.py)."""
+For: sending for `everput put` and `everput demo`, with repeats of unanswered requests, and counting. Not for: where the
+lines come from (cli/lines.py), how progress is shown (cli/commands/put.py, cli/demo/demo.py).
+"""
 
 from __future__ import annotations
 
@@ -18,22 +19,27 @@ import httpx
 from cli.lines import TextLine
 from everput import AsyncClient, EverputError, Problem, put_batch, put_message
 
-CONNECTIONS_EACH: Final = 4  # Each client has few connections, because httpx examines all of them at every request.
-# Waiting lines go together: a batch is one claim and one record batch, whatever it holds.
+# Each HTTP client has few connections, because httpx examines all of them at every request.
+CONNECTIONS_EACH: Final = 4
+# Waiting lines are sent as one batch, because a batch costs Kafka one claim and one record batch, whatever its size.
 BATCH_LINES_MAX: Final = 100
 BATCH_CHARS_MAX: Final = 1 << 18
 _ONE_BY_ONE: Final = frozenset(
     {400, 413, 415, 422}
-)  # A batch is refused because of one of its lines, so each line is now sent alone.
+)  # if a batch is refused for one of its lines, each line is sent alone
 
 
 @dataclass(slots=True)
 class Tally:
-    """The counts of a run. put: answered 200. refused: not. skipped: empty lines. again: repeated requests."""
+    """The counts of one run of a publisher."""
 
+    # Messages that were answered 200.
     put: int = 0
+    # Messages that were not answered 200.
     refused: int = 0
+    # Empty lines.
     skipped: int = 0
+    # Requests that were repeated.
     again: int = 0
     started_s: float = field(default_factory=time.monotonic)
 
@@ -55,17 +61,15 @@ class Tally:
         return ", ".join(parts)
 
 
-# A function that is told of each line, and why it was refused, if it was.
+# A function that is called for each finished line, with the reason if the line was refused.
 Settled = Callable[[TextLine, str | None], None]
 
 
 class Publisher:
-    """A publisher of many lines. It is an async context manager.
+    """The publisher of many lines as messages. It is an async context manager.
 
-    url: of the API.
-    concurrency: requests in flight.
-    give_up_after_s: for a request with its repeats.
-    transport: replaces the network in tests.
+    `concurrency` is the number of requests in flight. `give_up_after_s` bounds a request with its repeats. `transport`
+    replaces the network in tests.
     """
 
     def __init__(
@@ -96,15 +100,15 @@ class Publisher:
 
     @property
     def again(self) -> int:
-        """Requests that were sent again."""
+        """The number of requests that were repeated."""
         return sum(client.again for client in self._clients)
 
     def client(self, number: int) -> AsyncClient:
-        """Return the client of the sender with this number, below `concurrency`."""
+        """Return the HTTP client of the sender with this number."""
         return self._clients[number % len(self._clients)]
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:
-        """Put all lines, each once; settled is told of each. The order is not kept."""
+        """Put each line as a message, once, in any order. Call `settled` for each finished line."""
         waiting = _Waiting(max(2 * self.concurrency, BATCH_LINES_MAX))
 
         async def send(number: int) -> None:
@@ -125,7 +129,7 @@ class Publisher:
     async def _put_lines(
         self, queue_id: str, lines: Sequence[TextLine], number: int
     ) -> Sequence[tuple[TextLine, str | None]]:
-        """Put the lines together or, if that is refused, one by one."""
+        """Put several lines as one batch, or one by one if the batch is refused."""
         client = self.client(number)
         if len(lines) > 1:
             try:
@@ -146,7 +150,7 @@ class Publisher:
 
 
 class _Waiting:
-    """The lines that no sender has taken yet, at most `size` of them; None after the last one."""
+    """The lines that wait for a sender, at most `size` of them. None marks the end."""
 
     def __init__(self, size: int) -> None:
         self._lines: asyncio.Queue[TextLine | None] = asyncio.Queue(size)
@@ -155,7 +159,9 @@ class _Waiting:
         await self._lines.put(line)
 
     async def take(self) -> list[TextLine]:
-        """Take as many waiting lines as may go together, at least one; none at the end, for every sender."""
+        """Return the waiting lines that fit one batch, at least one. At the end, return an empty list to every
+        sender.
+        """
         taken: list[TextLine] = []
         chars = 0
         line = await self._lines.get()
@@ -165,5 +171,5 @@ class _Waiting:
             if len(taken) >= BATCH_LINES_MAX or chars >= BATCH_CHARS_MAX or self._lines.empty():
                 return taken
             line = self._lines.get_nowait()
-        self._lines.put_nowait(None)  # A line was just taken, so there is room.
+        self._lines.put_nowait(None)  # there is room, because a line was just taken
         return taken

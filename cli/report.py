@@ -1,6 +1,6 @@
-"""The report of an installation: every listener by the REST API, every process by its admin address.
+"""The report on an installation: all listeners from the REST API, all processes from their admin addresses.
 
-For: asking, and judging what is wrong. Not for: showing it (cli/commands/status.py).
+For: asking, and judging what is wrong. Not for: showing the report (cli/commands/status.py).
 """
 
 from __future__ import annotations
@@ -25,50 +25,47 @@ ASK_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerRow:
-    """The row of a listener.
-
-    state: live, down or paused.
-    health: healthy, failing, down, paused, replaying or new; the state where the API does not know the health.
-    lag: messages that wait.
-    parked, retrying: deliveries.
-    recent_attempts, recent_failures: of the last 5 minutes.
-    pending_s: since the oldest of them was put; None when none waits, or unknown.
-    wrong: the reason why this is a problem; None when it is not.
-    """
+    """A listener in the report of `everput status`."""
 
     queue: str
     listener: str
     id: str
+    # live, down or paused
     state: str
+    # healthy, failing, down, paused, replaying or new; an API that does not know it gives the state
     health: str
+    # the number of messages that wait
     lag: int
     parked: int
     retrying: int
+    # the attempts, and the failed attempts, of the last 5 minutes
     recent_attempts: int
     recent_failures: int
+    # seconds since the oldest waiting message was put; None if none waits
     pending_s: float | None
     last_error: str | None
+    # the reason why this row counts as a problem, or None
     wrong: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageRow:
-    """The bytes of messages that the organization stores.
-
-    stored_bytes_max: None for no bound.
-    wrong: as in ListenerRow.
-    log_damaged: whether a part of the installation's log can't be read.
-    """
+    """The bytes that the organization stores, in the report of `everput status`."""
 
     stored_bytes: int
+    # None means that there is no bound.
     stored_bytes_max: int | None
+    # whether a part of the installation's log can't be read
     log_damaged: bool
     wrong: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRow:
-    """The row of a process. address: the admin address that told of it. figures: by the names of FIGURES."""
+    """A process in the report of `everput status`.
+
+    `address` is the admin address that reported the process. `figures` holds the numbers that FIGURES names.
+    """
 
     address: str
     process: str
@@ -76,10 +73,10 @@ class ProcessRow:
     wrong: str | None
 
 
-# The troubles of a listener that a caller may count as wrong: three states, and two kinds of deliveries.
+# The problems of a listener that the option --fail-on may name.
 TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
 _COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
-# The figures of a process are sums over the samples of one metric.
+# Each figure of a process is the sum of all samples of one metric.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",
@@ -92,19 +89,18 @@ FIGURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What counts as wrong.
+    """The limits beyond which `everput status` counts a listener as a problem."""
 
-    messages, age_s: the limits of a listener's lag; None for no limit.
-    fail_on: the names of TROUBLES that count.
-    """
-
+    # the most messages that may wait for a listener; None for no limit
     messages: int | None
+    # the longest time in seconds that a message may wait; None for no limit
     age_s: float | None
+    # the problems that count, named as in TROUBLES
     fail_on: frozenset[str] = frozenset(("down", "failing", "parked"))
 
 
 async def listeners(client: AsyncClient, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
-    """Return the listeners of all queues of the organization, or of one, by id or name. Raises EverputError."""
+    """Return the listeners of all queues, or of one queue that is given by id or name. Raises EverputError."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(queue_id: str, queue_name: str, listener_id: str) -> ListenerRow | None:
@@ -114,7 +110,7 @@ async def listeners(client: AsyncClient, limits: Limits, queue: str | None = Non
         except Problem as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            return None  # deleted meanwhile
+            return None  # the listener was deleted meanwhile
         return _row(queue_name, msgspec.to_builtins(told.listener), limits)
 
     asked = []
@@ -158,7 +154,7 @@ def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
 
 
 async def storage(client: AsyncClient) -> StorageRow:
-    """Return the storage of the key's organization. Raises EverputError."""
+    """Return the stored bytes of the API key's organization. Raises EverputError."""
     told = (await client.send(list_organizations())).organizations[0]
     most = told.stored_bytes_max
     wrong = "full: puts are refused" if most is not None and told.stored_bytes >= most else None
@@ -167,7 +163,7 @@ async def storage(client: AsyncClient) -> StorageRow:
 
 
 async def processes(addresses: Sequence[str]) -> list[ProcessRow]:
-    """Return the processes behind each admin address: one, or all of a supervisor."""
+    """Return the processes behind each admin address. A supervisor's address stands for all of its processes."""
     async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
         return [row for rows in await asyncio.gather(*(_behind(client, one) for one in addresses)) for row in rows]
 
@@ -178,7 +174,7 @@ async def _behind(client: httpx.AsyncClient, address: str) -> list[ProcessRow]:
         health = await client.get(f"{address}/health")
         metrics = (await client.get(f"{address}/metrics")).raise_for_status().text
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise ConfigurationError(f"{address} is not a URL: {error}") from error
+        raise ConfigurationError(f"the admin address {address} is not a URL: {error}") from error
     except httpx.HTTPError as error:
         return [ProcessRow(address=address, process="", figures={}, wrong=f"does not answer: {type(error).__name__}")]
     found: dict[str, dict[str, float]] = {}

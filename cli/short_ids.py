@@ -1,7 +1,8 @@
-"""Short forms of IDs: 22 letters and digits instead of a UUID's 36 characters, so that a line fits the terminal.
+"""Short forms of ids: 22 letters and digits instead of a UUID's 36 characters, so that a line fits the terminal.
 
-For: showing an ID on a terminal, and taking a pasted one back. A short ID is the whole UUID in base 58, so nothing
-needs to be looked up. Not for: scripts, which get whole IDs."""
+For: showing an id on a terminal, and accepting a pasted one. A short id is the whole UUID in base 58, so it needs no
+look-up. Not for: scripts, which get whole ids.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +13,15 @@ from uuid import UUID
 
 import click
 
-# The letters 0, O, I and l look alike and are left out.
+# The characters 0, O, I and l are left out, because they look alike.
 _DIGITS: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _LENGTH: Final = 22
-# This pattern takes linear time: fixed length
+# This pattern takes linear time, because it has a fixed length.
 _SHORT: Final = re.compile(f"[{_DIGITS}]{{{_LENGTH}}}")
 
 
 def short_id(text: str) -> str:
-    """Return the short form of a UUID, and any other text as it is."""
+    """Return the short form of a UUID. Return any other text unchanged."""
     try:
         value = UUID(text).int
     except ValueError:
@@ -35,7 +36,7 @@ def short_id(text: str) -> str:
 
 
 def whole_id(text: str) -> str:
-    """Return the UUID of a short ID, and any other text as it is."""
+    """Return the UUID of a short id. Return any other text unchanged."""
     if _SHORT.fullmatch(text) is None:
         return text
     value = 0
@@ -45,12 +46,12 @@ def whole_id(text: str) -> str:
 
 
 def shown_id(text: str) -> str:
-    """Return the short form if standard output is a terminal, else the whole ID."""
+    """Return the short form of an id if standard output is a terminal, else the whole id."""
     return short_id(text) if sys.stdout.isatty() else text
 
 
 class Id(click.ParamType):
-    """The type of an ID in an argument. A short ID is replaced by the whole one."""
+    """An id as an argument of a command. A short id is converted to the whole one."""
 
     name = "id"
 

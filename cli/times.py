@@ -1,6 +1,7 @@
 """Times as people type them on a command line.
 
-For: the options --from, --to, --at and --expires. Not for: times in requests (api/pages.py)."""
+For: the options --from, --to, --at and --expires. Not for: times in requests (api/pages.py).
+"""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Time(click.ParamType):
-    """A time: RFC 3339, a date, or a duration such as `90s`, `15m`, `2h`, `7d`. It becomes RFC 3339.
+    """A time on the command line: an RFC 3339 time, a date, or a duration such as `90s`, `15m`, `2h` or `7d`.
 
-    ahead: the duration counts from now on, instead of back.
+    It is converted to an RFC 3339 time. With `ahead`, a duration counts into the future, otherwise into the past.
     """
 
     name = "time"
@@ -27,7 +28,7 @@ class Time(click.ParamType):
         self._words = "from now on" if ahead else "ago"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        # This pattern takes linear time: bounded
+        # This pattern takes linear time, because its repeats are bounded.
         ago = re.fullmatch(r"(\d{1,9})([smhd])", value)
         if ago is not None:
             at = datetime.fromtimestamp(max(0.0, time.time() + self._sign * int(ago[1]) * _UNITS_S[ago[2]]), UTC)

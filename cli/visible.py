@@ -1,25 +1,26 @@
-"""Text from outside, made safe to show: control characters are escaped.
+"""Text from outside with its control characters escaped, so that it can be shown.
 
-For: what commands print (printing.py) and processes log (logs.py)."""
+For: what commands print (printing.py) and processes log (logs.py).
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-# C0 and DEL, C1, marks that change the direction of text, separators of lines, and halves of surrogate pairs.
-# This pattern takes linear time: one character
+# These are control characters, marks of text direction, line separators, and halves of surrogate pairs.
+# This pattern takes linear time, because it matches a single character.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# This pattern takes linear time: one character
+# This pattern takes linear time, because it matches a single character.
 _CONTROL_BUT_LAYOUT: Final = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 
 def visible(text: str, *, layout: bool = False) -> str:
-    r"""Show control characters escaped, as Python does: `\x1b`, `\u202e`, `\n`. layout: keep tabs and line ends."""
+    r"""Escape control characters as Python does: `\x1b`, `\u202e`, `\n`. With `layout`, keep tabs and line ends."""
     found = _CONTROL_BUT_LAYOUT if layout else _CONTROL
     return found.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def visible_json(text: str) -> str:
-    r"""Show control characters of a line of JSON escaped as JSON does: `\u009b`. JSON itself escapes only C0."""
+    r"""Escape control characters in a line of JSON as JSON does: `\u009b`. JSON itself escapes only those below 32."""
     return _CONTROL_BUT_LAYOUT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -1,6 +1,7 @@
-"""A line on stderr that says what a command waits for, once that has taken a second.
+"""A line on stderr that says what a command waits for, after a second of waiting.
 
-For: requests to the API and to Kafka. Not for: progress that can be counted (progress.py)."""
+For: requests to the API and to Kafka. Not for: progress that can be counted (progress.py).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ SAID_AFTER_S: Final = 1.0
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Say "waiting for …" if the block takes longer than a second. what: such as `the API at URL`."""
+    """Print "waiting for `what` …" on stderr if the `with` block takes longer than a second."""
     timer = threading.Timer(SAID_AFTER_S, say, [f"waiting for {what} …"], {"err": True})
     timer.daemon = True
     timer.start()

@@ -1,6 +1,7 @@
-"""`everput accounts`: the operator's commands on accounts, on Kafka itself and so without a session or a key.
+"""`everput accounts`: the operator's commands for accounts. They use Kafka itself, and need no session and no API key.
 
-Not for: what an account's owner does over HTTP (api/accounts.py), what the commands do (broker/commands/accounts.py).
+Not for: what the owner of an account does over HTTP (api/accounts.py), what the commands do
+(broker/commands/accounts.py).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class _Row(Answer):
 def command() -> None:
     """List, block, unblock and delete accounts, reset a password, end sessions. ACCOUNT is an e-mail address or an ID.
 
-    The commands connect to Kafka: that of --kafka, or that of the running `everput serve` on --data-dir.
+    The commands connect to Kafka: the cluster of --kafka, or the Kafka of the running `everput serve` on --data-dir.
     """
 
 
@@ -151,7 +152,7 @@ def end_sessions(options: Options, account: str) -> None:
 
 
 def find_account(opened: OpenDirectory, text: str) -> Account:
-    """Return the account with this e-mail address or ID. Raises NotFound."""
+    """Return the account with this e-mail address or id. Raises NotFound."""
     accounts = opened.view.state.accounts
     found = accounts.account(text) or accounts.by_id.get(text)
     if found is None:
@@ -177,7 +178,7 @@ def _say_ownerless(organizations: Iterable[Organization]) -> None:
 
 
 def _say_keys(state: Directory, account: Account) -> None:
-    """Name the keys that the account created: anybody who has one of them can still use it."""
+    """Name the API keys that the account created, because anybody who has one of them can still use it."""
     made = [api_key for api_key in state.keys.values() if api_key.created_by == f"account:{account.id}"]
     for api_key in made:
         name = state.organizations[api_key.organization_id].name

@@ -16,5 +16,5 @@ def command(context: click.Context, shell: str) -> None:
     """Print the script that makes SHELL complete commands, options, and names of queues and listeners."""
     found = get_completion_class(shell)
     if found is None or context.parent is None:
-        raise ConfigurationError(f"there is no completion for {shell}")
+        raise ConfigurationError(f"there is no completion for the shell {shell}; choose bash, zsh or fish")
     print(found(context.parent.command, {}, "everput", "_EVERPUT_COMPLETE").source())

@@ -1,7 +1,8 @@
 """`everput events`: the catalog of events, as Markdown.
 
 For: docs/events.md (`make events`), and readers of the topics with another Kafka client. Not for: the meaning of a
-field (broker/core/catalogue.py)."""
+field (broker/core/catalogue.py).
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def command() -> None:
 
 
 def catalogue() -> str:
-    """Return docs/events.md."""
+    """Return the text of docs/events.md."""
     lines = [_HEAD, *_table([(name, _json_type(_type_of(name)), FIELDS[name]) for name in _COMMON])]
     for topic in (*TOPICS, *PASSING):
         found = [name for name, where in TOPIC_OF.items() if where == topic]

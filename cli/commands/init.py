@@ -1,8 +1,9 @@
-"""`everput init`: create an account, an organization and a key from the shell.
+"""`everput init`: create an account, an organization and an API key from the shell.
 
-For: an existing Kafka, where no `everput serve` creates them, and the Kafka of a running `everput serve`, for one more
-account or organization. The command needs no session, because access to Kafka allows everything.
-Not for: how they are created (cli/processes/first_start.py)."""
+For: an existing Kafka cluster, where no `everput serve` creates them, and one more account or organization on the Kafka
+of a running `everput serve`. The command needs no session, because access to Kafka allows everything. Not for: how they
+are created (cli/processes/first_start.py).
+"""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ async def _make(
     options: Options, organization_id: str | None, name: str | None, owner: tuple[str, str] | None
 ) -> tuple[str, Organization]:
     async with contextlib.AsyncExitStack() as stack:
-        if options.kafka is None:  # That Kafka belongs to an `everput serve`, which has created the topics.
+        if options.kafka is None:  # the running `everput serve` has created the topics
             kafka = (await stack.enter_async_context(cluster(options))).kafka
         else:
             kafka = options.kafka_settings()

@@ -13,7 +13,7 @@ from everput import Client
 
 
 def _own(client: Client) -> str:
-    """Return the ID of the organization that the key belongs to."""
+    """Return the id of the API key's organization."""
     return client.send(everput.list_organizations()).organizations[0].id
 
 

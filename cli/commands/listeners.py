@@ -15,7 +15,7 @@ from cli.arguments import alert_option, listener_arguments, queue_argument
 from cli.groups import Group, examples
 from everput import Client
 
-NO_LIMIT: Final = object()  # The option says `none`. Python's None means that the option is missing.
+NO_LIMIT: Final = object()  # stands for `none`; Python's None means that the option is missing
 
 
 @click.group("listeners", cls=Group)
@@ -29,7 +29,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: Seque
 
 
 class _OrNone(click.ParamType):
-    """A number, or `none` for no limit, the API's null."""
+    """A number as an option, or `none` for no limit."""
 
     name = "number"
 
@@ -75,7 +75,7 @@ _SETTINGS = (
     ),
     alert_option,
 )
-# A file, because other users of the machine can see a command line.
+# The secret is read from a file, because other users of the machine can see a command line.
 _secret = click.option(
     "--secret-file",
     "secret",

@@ -1,6 +1,7 @@
 """`everput log`: the events of an organization, for people and for scripts.
 
-For: the command. Not for: reading (cli/log_client.py), an event as a line for people (cli/event_lines.py)."""
+For: the command. Not for: reading (cli/log_client.py), the line of an event (cli/event_lines.py).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from cli.printing import say, say_json, terminal_width
 from cli.short_ids import Id, whole_id
 from cli.times import Time
 
-_NAME_PAGES_MAX: Final = 10  # of 1,000 queues
+_NAME_PAGES_MAX: Final = 10  # pages of 1,000 queues
 
 
 @click.command(
@@ -67,10 +68,10 @@ def command(
 ) -> None:
     """Show the organization's events in the order of the log, oldest first. The key needs the scope `audit`.
 
-    New events are shown after two seconds, because until then an earlier event of another process may still arrive.
-    The events of one message (--message) are shown at once.
+    New events are shown after two seconds, because until then an earlier event of another process may still arrive. The
+    events of one message (--message) are shown at once.
 
-    On a terminal, each event is one line that fits it, and IDs are short; all commands take short IDs. Elsewhere, lines
+    On a terminal, each event is one line that fits it, and IDs are short; all commands take short IDs. Otherwise, lines
     and IDs are whole. Times are UTC.
     """
     if follow and end is not None:
@@ -104,7 +105,7 @@ def command(
 
 
 def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the names of queues and of listeners, by ID; none if the key may not read queues."""
+    """Return the names of queues and of listeners by id; nothing if the API key may not read queues."""
     queues: dict[str, str] = {}
     listeners: dict[str, str] = {}
     query = {"limit": "1000"}
@@ -123,7 +124,9 @@ def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _id_of(text: str, names: dict[str, str]) -> str:
-    """Return the ID of the thing with this name, else the text as an ID: it may be the ID of a deleted thing."""
+    """Return the id of the queue or listener with this name. Otherwise the text itself may be the id of a
+    deleted one.
+    """
     return next((one for one, name in names.items() if name == text), whole_id(text))
 
 

@@ -1,6 +1,7 @@
-"""`everput login`: a server's URL and an API key, checked and saved as a profile.
+"""`everput login`: check a server's URL and an API key, and save them as a profile.
 
-For: the command. Not for: the file (cli/profiles.py), which profile a command uses (cli/api_options.py)."""
+For: the command. Not for: the file (cli/profiles.py), which profile a command uses (cli/api_options.py).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""`everput mend`: put damaged records back from an export, or give them up.
+"""`everput mend`: restore damaged records of the log from an export, or give them up.
 
-For: the command. Not for: finding damage in a file, and proving that a restored batch is the original
-(broker/kafka/embedded/segments.py), the deliveries afterwards (broker/delivery/outstanding/damaged.py)."""
+For: the command. Not for: finding damage in a file and proving that a restored batch is the original
+(broker/kafka/embedded/segments.py), the deliveries afterwards (broker/delivery/outstanding/damaged.py).
+"""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
 
-_RECORD_BYTES: Final = 8  # A record in a batch has at least this many bytes.
-# This pattern takes linear time: bounded repeats, each class excludes what follows it
+_RECORD_BYTES: Final = 8  # a record in a batch has at least this many bytes
+# This pattern takes linear time: its repeats are bounded, and each class excludes the character after it.
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 
@@ -81,7 +82,7 @@ def command(options: Options, folder: Path | None, log_dir: Path | None, give_up
 def _range(text: str) -> DamagedRange:
     found = _RANGE.fullmatch(text)
     if found is None:
-        raise ConfigurationError(f"--give-up {text} is not of the form messages/3:10-12")
+        raise ConfigurationError(f"--give-up {text} is not a range of offsets such as messages/3:10-12")
     first, last = int(found[3]), int(found[4] or found[3])
     return DamagedRange(found[1], int(found[2]), first, last)
 
@@ -89,7 +90,7 @@ def _range(text: str) -> DamagedRange:
 async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
     if not opened.view.state.damage.covers(one):
         known = ", ".join(map(str, opened.view.state.damage)) or "none"
-        raise ConfigurationError(f"{one} is not known to be damaged; known damage: {known}")
+        raise ConfigurationError(f"the range {one} is not known to be damaged; known damage: {known}")
     await opened.control.append(mended(one, given_up=True, actor="shell"))
 
 
@@ -103,7 +104,7 @@ def _load(folder: Path) -> Manifest:
 
 
 def _mend(options: Options, log_dir: Path, folder: Path | None, made: Manifest | None) -> int:
-    """Put batches back where possible, and return how many remain damaged."""
+    """Restore damaged record batches where possible, and return how many remain damaged."""
     left = 0
     table = by_name(topics(KafkaSettings(bootstrap="", topic_prefix=options.topic_prefix)))
     with segments.stopped(log_dir):
@@ -115,10 +116,10 @@ def _mend(options: Options, log_dir: Path, folder: Path | None, made: Manifest |
 
 
 def _mend_partition(path: Path, place: str, records_of: Callable[[segments.DamagedBatch], list[Record]] | None) -> int:
-    """Restore the batches of a partition, and return how many remain damaged.
+    """Restore the damaged batches of one partition, and return how many remain damaged.
 
-    records_of: the records that an export has for a batch.
-    Batches behind an altered length are found only after that one is restored.
+    `records_of` returns the records that an export has for a batch. A batch behind one with an altered length is found
+    only after that one is restored.
     """
     damaged: list[str] = []
     mended = True
@@ -141,7 +142,7 @@ def _mend_partition(path: Path, place: str, records_of: Callable[[segments.Damag
 
 
 def _records(folder: Path, made: Manifest, name: str, number: int, batch: segments.DamagedBatch) -> list[Record]:
-    """Return the export's records that may belong to the batch: no more than a batch can hold."""
+    """Return the records of an export that may belong to a damaged batch, no more than a batch can hold."""
     found, size = list[Record](), 0
     for one in made.files:
         if one.topic == name and one.partition == number and (batch.until is None or one.first < batch.until):

@@ -115,7 +115,7 @@ def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
 
 
 def _fitting(text: str) -> str:
-    """Return one line, cut to the terminal if there is one."""
+    """Return the text as one line that fits the terminal."""
     width = terminal_width()
     return visible(text) if width is None else fitted(visible(text), width)
 

@@ -1,6 +1,7 @@
-"""`everput organizations`: the operator's commands on any organization, on Kafka itself.
+"""`everput organizations`: the operator's commands for any organization. They use Kafka itself.
 
-Not for: what a member does over HTTP (api/members.py, api/keys.py)."""
+Not for: what a member does over HTTP (api/members.py, api/keys.py).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ class _Row(Answer):
 def command() -> None:
     """List organizations, remove a member, revoke a key. To create an organization, use `everput init`.
 
-    The commands connect to Kafka: that of --kafka, or that of the running `everput serve` on --data-dir.
+    The commands connect to Kafka: the cluster of --kafka, or the Kafka of the running `everput serve` on --data-dir.
     """
 
 
@@ -91,7 +92,7 @@ def revoke(options: Options, key_id: str) -> None:
     async def work(opened: OpenDirectory) -> None:
         api_key = opened.view.state.keys.get(key_id)
         if api_key is None:
-            raise NotFound(f"no key has the ID {key_id}")
+            raise NotFound(f"no API key has the ID {key_id}; `everput keys list` shows an organization's keys")
         await revoke_key(opened.control, opened.view, _shell(api_key.organization_id), api_key.id)
         say(f"revoked the key {api_key.name} of the organization {api_key.organization_id}")
 

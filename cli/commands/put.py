@@ -1,7 +1,7 @@
 """`everput put`: put each line of a file as a message.
 
-For: the command, its progress bar and its summary. Not for: sending (cli/publish.py), reading lines
-(cli/lines.py)."""
+For: the command, its progress bar and its summary. Not for: sending (cli/publish.py), reading lines (cli/lines.py).
+"""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def _queue(client: Client, queue: str, *, create: bool) -> str:
-    """Return the queue's ID. Raises ConfigurationError if the queue is missing and --create is not given."""
+    """Return the queue's id. Raises ConfigurationError if the queue is missing and --create is not given."""
     try:
         return find_queue(client, queue)
     except NotFound as error:

@@ -15,7 +15,7 @@ from cli.printing import say, say_json
 from cli.short_ids import Id
 from everput import Client
 
-_MESSAGES_MAX: Final = 1_000  # in one request
+_MESSAGES_MAX: Final = 1_000  # the most messages in one request
 
 
 @click.command(

@@ -1,6 +1,7 @@
 """`everput replay`: deliver the messages of a time range to a listener again.
 
-For: the command and its progress bar. Not for: running and ended replays (cli/commands/replays.py)."""
+For: the command and its progress bar. Not for: running and ended replays (cli/commands/replays.py).
+"""
 
 from __future__ import annotations
 

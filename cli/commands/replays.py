@@ -1,6 +1,7 @@
 """`everput replays`: show, pause, resume and cancel the replays of a listener.
 
-For: the command and its table. Not for: starting a replay (cli/commands/replay.py)."""
+For: the command and its table. Not for: starting a replay (cli/commands/replay.py).
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def command(
         show_all(found, {}, as_json=True)
         return
     table = Table("replay", "state", "from", "to", "only", "messages", "progress", box=box.SIMPLE)
-    table.columns[0].no_wrap = True  # IDs are shown whole, so that they can be copied.
+    table.columns[0].no_wrap = True  # ids are shown whole, so that users can copy them
     for one in found:
         count = f"{'' if one.count_is_exact else '~'}{one.count:,}"
         table.add_row(shown_id(one.id), one.state, one.from_, one.to, one.only, count, f"{one.progress:.0%}")

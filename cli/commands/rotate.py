@@ -1,7 +1,8 @@
 """`everput rotate-sealing-key`: encrypt the secrets in the log with a new key.
 
-For: the order of the steps, so that after a crash between any two every secret is readable and the command can be
-repeated. Not for: encrypting (broker/sealing.py), what the events change (broker/core/directory.py)."""
+For: the order of the steps: after a crash between any two of them, every secret can still be decrypted, and the command
+can be repeated. Not for: encrypting (broker/sealing.py), what the events change (broker/core/directory.py).
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def command(options: Options) -> None:
     command, set the key to NEW, and restart them again.
     """
     logs.set_up("rotate", "warning" if options.log_level == "info" else options.log_level)
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as in cli/processes/process.py
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # the event loop that all processes use
     try:
         if options.kafka is None:
             count = _embedded(options)
@@ -57,7 +58,10 @@ def command(options: Options) -> None:
 
 
 def _embedded(options: Options) -> int:
-    """Replace the sealing key. The new key is in the file before it is used, and it is alone there at the end."""
+    """Replace the sealing key of the embedded Kafka's server.
+
+    The file holds the old and the new key before the new one is used. At the end it holds only the new key.
+    """
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:
             raise ConfigurationError(f"{variable} is set: give --kafka, or unset the variable and use the file in DIR")
@@ -82,8 +86,9 @@ async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
 
 
 async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
-    """Encrypt with the first key what another key has encrypted. Return for how many listeners (ConfigurationError,
-    Unavailable).
+    """Encrypt all secrets of listeners with the first sealing key. Return the number of changed listeners.
+
+    Raises ConfigurationError, or Unavailable if Kafka does not answer.
     """
     await refuse_unfinished(settings)
     count = 0

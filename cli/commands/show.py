@@ -1,6 +1,7 @@
 """`everput show queue`: a queue and its listeners, now or at a past time.
 
-For: the command and its lines. Not for: past states (the API folds them from the log)."""
+For: the command and its lines. Not for: past states, which the API computes from the log.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bo
 
 
 def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:
-    """Find a queue by name, else by ID. Raises NotFound."""
+    """Find a queue by name or id. Raises NotFound."""
     named = log_client.ask(http_client, "/v1/queues", name=queue, **then)
     if named is not None and named["queues"]:
         found: dict[str, Any] = named["queues"][0]

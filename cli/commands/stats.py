@@ -1,6 +1,7 @@
 """`everput stats`: a queue's or a listener's counts over time, as a table with a sparkline for each column.
 
-For: the command and its table. Not for: what is counted (broker/core/statistics.py)."""
+For: the command and its table. Not for: what is counted (broker/core/statistics.py).
+"""
 
 from __future__ import annotations
 
@@ -84,7 +85,9 @@ def command(
 
 
 def sparkline(counts: Sequence[int], *, together: Callable[[Sequence[int]], int] = sum) -> str:
-    """Return one bar for each step, or for several steps together where there are more than fit a line."""
+    """Return a sparkline with one bar for each step. If the steps do not fit a line, one bar stands for several
+    steps.
+    """
     size = max(1, -(-len(counts) // _SPARK_MAX))
     bars = [together(counts[first : first + size]) for first in range(0, len(counts), size)]
     most = max(bars, default=0)

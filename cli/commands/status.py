@@ -1,6 +1,7 @@
 """`everput status`: the state of every listener and, with `--admin`, of every process.
 
-For: the command, its tables and its exit code. Not for: requests and verdicts (cli/report.py)."""
+For: the command, its tables and its exit code. Not for: requests and judgments (cli/report.py).
+"""
 
 from __future__ import annotations
 
@@ -100,7 +101,7 @@ def command(
 
 
 class _Status:
-    """A run of the command. wrong: whether the last look found something wrong."""
+    """A run of the command `everput status`. `wrong` tells whether its last report has a problem."""
 
     def __init__(self, client: AsyncClient, url: str, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
         self._url = url
@@ -111,7 +112,7 @@ class _Status:
         self._limits = limits
 
     async def run(self, every_s: float | None, *, as_json: bool) -> None:
-        """Look and print, again every so many seconds; None to look once."""
+        """Print the report once, or every `every_s` seconds."""
         console = stdout()
         live = Live(console=console, auto_refresh=False) if every_s and not as_json and console.is_terminal else None
         async with self._client:
@@ -129,7 +130,7 @@ class _Status:
                     await asyncio.sleep(every_s)
 
     async def look(self) -> tuple[list[ListenerRow], StorageRow, list[ProcessRow]]:
-        """Ask for the current state, and set `wrong`. Raises ConfigurationError."""
+        """Return the current report, and set `wrong`. Raises ConfigurationError."""
         with waiting(f"the API at {self._url}"):
             seen, stored, behind = await asyncio.gather(
                 listeners(self._client, self._limits, self._queue), storage(self._client), processes(self._admin)
@@ -152,7 +153,7 @@ def _json(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Proc
 
 
 def tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow]) -> Group:
-    """Return the tables, with the worst rows first."""
+    """Return the tables of the report, with the worst rows first."""
     table = Table()
     for heading in ("queue", "listener", "state"):
         table.add_column(heading, overflow="fold")
@@ -172,7 +173,7 @@ def tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Pro
 
 
 def _trouble(row: ListenerRow) -> tuple[bool, int, int, int, str, str]:
-    """Return the key that sorts the rows: what is wrong first, then by state, parked deliveries and backlog."""
+    """Return the sort key of a listener's row: problems first, then by state, parked deliveries and backlog."""
     order = _ORDER.index(row.health) if row.health in _ORDER else _WELL
     if order >= _WELL and row.parked:
         order = _WELL - 1

@@ -1,6 +1,7 @@
 """`everput verify`: check that the log is consistent, and that running processes agree with it.
 
-For: the command, its progress bar, its lines and its exit code. Not for: the rules (broker/core/checks.py)."""
+For: the command, its progress bar, its lines and its exit code. Not for: the rules (broker/core/checks.py).
+"""
 
 from __future__ import annotations
 
@@ -43,10 +44,11 @@ Lives = Mapping[str, Mapping[str, Any]]
 def command(options: Options, admin: Sequence[str]) -> None:
     """Read the whole log and report every inconsistency, one a line. The exit code is 1 if there is one.
 
-    Checked: IDs against partitions and times; every mentioned ID against the event that created it; versions, times and
-    missing offsets; outcomes against messages; cursors against outcomes. With --admin: the state of each process
-    against the log. For an embedded Kafka: its index files. Not checked: the data of messages and the settings of
-    queues and listeners, because they are stored only once.
+    These are checked: IDs against partitions and times; every mentioned ID against the event that created it; versions,
+    times and missing offsets; results of attempts against messages; committed offsets against results. With --admin:
+    the state of each process against the log. For an embedded Kafka: its index files.
+
+    The data of messages and the settings of queues and listeners are not checked, because they are stored only once.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
     lives = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
@@ -57,7 +59,7 @@ def command(options: Options, admin: Sequence[str]) -> None:
 
 
 async def _verify(options: Options, lives: Lives) -> int:
-    """Return the number of findings, and print the first SHOWN_MAX."""
+    """Verify the log, print the first SHOWN_MAX findings, and return the number of findings."""
     console = stderr()
     found = 0
 
@@ -89,7 +91,7 @@ async def _verify(options: Options, lives: Lives) -> int:
                         tell(text)
             for name, live in left.items():
                 tell(f"{name} is at offset {live['position']} of control, which is not in the log")
-            if options.kafka is None:  # Only the files of the embedded Kafka are on this machine.
+            if options.kafka is None:  # only an embedded Kafka has its files on this machine
                 for text in await asyncio.to_thread(wrong_files, options.data_dir / "kafka" / "kafka", table):
                     tell(text)
         say(f"{size:,} records, state {state_hash(verifier.control.state)}", err=True)
@@ -97,7 +99,7 @@ async def _verify(options: Options, lives: Lives) -> int:
 
 
 def wrong_files(log_dir: Path, table: Topics) -> list[str]:
-    """List what the index files of these topics say wrongly."""
+    """Return what is wrong in Kafka's index files of these topics."""
     return [
         f"{name}/{one.partition} offset {one.offset}: {one}"
         for name, topic in by_name(table).items()
@@ -106,7 +108,7 @@ def wrong_files(log_dir: Path, table: Topics) -> list[str]:
 
 
 def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
-    """Yield the first difference in words: which thing and which of its fields, with the hashes of both states."""
+    """Yield how the state of a process differs from the log: the first item that differs, and which of its fields."""
     if live["sha256"] == state.sha256:
         return
     theirs = live["digests"]

@@ -36,7 +36,7 @@ REFUSE_FROM: Final = 0.25  # of the messages put
 KILL_AT: Final = 0.5
 ACCEPT_AFTER_S: Final = 2.0  # after the last put
 TICK_S: Final = 0.1
-# The demo gives up after this time without progress, which is more than Kafka needs to notice a dead worker.
+# The demo gives up after this many seconds without progress. Kafka needs less to notice a dead worker.
 PATIENCE_S: Final = 40.0
 CONCURRENCY: Final = 16
 _OVER: Final = object()
@@ -88,7 +88,8 @@ def command(*, file: Path, messages: int | None, pace_s: float) -> None:
 
 async def _run(folder: Path, messages: list[str], pace_s: float) -> bool:
     this = asyncio.current_task()
-    if this is not None:  # With this handler, SIGTERM cleans up like Ctrl-C.
+    # This handler makes SIGTERM clean up as Ctrl-C does.
+    if this is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with AsyncExitStack() as stack:
         return await Demo(folder, messages, pace_s).run(stack)
@@ -153,7 +154,7 @@ class Demo:
                 group.create_task(send(task, numbered))
 
     async def _watch(self, putting: asyncio.Task[None]) -> None:
-        """Run the course of the demo. Return when everything has arrived, or nothing moves any more."""
+        """Run the demo until every message has arrived, or until nothing moves any more."""
         course = self._course(putting)
         progress: object = None
         moved_s = time.monotonic()
@@ -171,7 +172,7 @@ class Demo:
             await asyncio.sleep(TICK_S)
 
     def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
-        """Let things go wrong one after another; it is resumed at each tick."""
+        """Start the failures of the demo one after another. The generator is resumed at each tick."""
         server, listeners, view = self._server, self._listeners, self._view
         while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():
             yield

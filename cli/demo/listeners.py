@@ -25,16 +25,16 @@ from cli.processes.server import Server
 from cli.processes.sockets import bind
 
 REPORT_S: Final = 0.2
-CLOCK_SKEW_S: Final = 300  # Standard Webhooks: refuse requests that are older or newer.
+# Standard Webhooks: refuse requests whose timestamp differs by more seconds than this.
+CLOCK_SKEW_S: Final = 300
 ENOUGH_S: Final = 0.5
 
 
 class Listener:
     """A listener of the demo.
 
-    received: by message id, how often it was accepted.
-    refused: requests answered 503.
-    probes: requests to its liveness URL.
+    `received` counts by message id how often it was accepted. `refused` counts answers 503, and `probes` counts
+    requests to the liveness URL.
     """
 
     def __init__(self, name: str, secret: str) -> None:
@@ -89,7 +89,7 @@ def _tell(message: dict[str, Any]) -> None:
 
 
 async def _obey(listeners: Sequence[Listener]) -> None:
-    """Obey lines of stdin until it ends: {"refuse": name}, {"accept": name}, {"everything": true}."""
+    """Obey commands from stdin, one for each line: {"refuse": name}, {"accept": name} or {"everything": true}."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     by_name = {listener.name: listener for listener in listeners}

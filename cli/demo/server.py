@@ -25,11 +25,11 @@ from cli import files
 from cli.options import Options, variable
 from cli.processes import supervisor_link as link
 
-READY_S: Final = 600.0  # the first start fetches Kafka
+READY_S: Final = 600.0  # seconds; the first start downloads Kafka
 STOP_S: Final = 32.0
-# Only our own text: lines of our own log
+# Only our own text: the lines come from our own log, so no linear time is needed.
 _STARTED: Final = re.compile(r" process\.started process=(\S+) pid=(\d+)")
-# Only our own text: lines of our own log
+# Only our own text: the lines come from our own log, so no linear time is needed.
 _READY: Final = re.compile(r" process\.ready process=(\S+)")
 
 
@@ -41,7 +41,7 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
         *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        # The children have a session of their own, so that Ctrl-C reaches the demo only, which stops them in order.
+        # The children have a session of their own: Ctrl-C reaches only the demo, which stops them in order.
         start_new_session=True,
         **more,
     )
@@ -56,10 +56,10 @@ def _environment() -> dict[str, str]:
 
 
 class DemoServer:
-    """The server of the demo.
+    """The server of the demo, `everput serve` as a child process.
 
-    url, api_key: once it is started.
-    pids, ready: by process name, from the server's log.
+    `url` and `api_key` are known once it has started. `pids` and `ready` are read from its log, by the name of the
+    process.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -74,13 +74,15 @@ class DemoServer:
         self._link: socket.socket | None = None
 
     async def start(self) -> None:
-        """Start the server, and return when it is ready (ConfigurationError with its last words if it fails)."""
+        """Start the server, and return when it is ready. Raises ConfigurationError with its last log lines if
+        it fails.
+        """
         self._link, theirs = socket.socketpair()
         with theirs:
             self._process = process = await _spawn(
                 *("cli.app", "serve", "--data-dir", str(self._data_dir), "--port", "0"),
                 *("--allow-network", "127.0.0.0/8", "--allow-network", "::1/128"),
-                # The demo's own folder holds what a killed process leaves behind.
+                # Temporary files are in the demo's folder, so that a killed process leaves nothing behind.
                 environment={
                     **_environment(),
                     link.VARIABLE: str(theirs.fileno()),
@@ -110,7 +112,7 @@ class DemoServer:
         return pid
 
     async def stop(self) -> None:
-        """Stop the server by SIGTERM, or by force if that takes too long."""
+        """Stop the server by SIGTERM, or kill it if that takes too long."""
         if self._process is None:
             return
         if self._process.returncode is None:
@@ -133,8 +135,9 @@ class DemoServer:
 
 
 class DemoListeners:
-    """The listeners of the demo. ports: by name, once they are started. counts: by name, up to a fifth of a second
-    old.
+    """The listeners of the demo, which run in a process of their own.
+
+    `ports` holds their ports by name. `counts` holds their counts by name, at most a fifth of a second old.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:

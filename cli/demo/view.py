@@ -22,26 +22,24 @@ PLAIN_EVERY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The counts of one listener.
-
-    received: different messages.
-    waiting: put, and not received yet.
-    refused: answered 503.
-    retries: received at a second or later attempt.
-    duplicates: received again.
-    """
+    """The counts of one listener, as the demo shows them."""
 
     name: str
     state: str
+    # different messages that were received
     received: int
+    # messages that were put and not received yet
     waiting: int
+    # requests that were answered 503
     refused: int
+    # messages received at a second or later attempt
     retries: int
+    # messages that were received again
     duplicates: int
 
 
 class View:
-    """The view of the demo's progress, a context manager around the run."""
+    """The view of the demo's progress. It is a context manager."""
 
     def __init__(self, total: int) -> None:
         self.console = stdout()
@@ -66,7 +64,7 @@ class View:
         self._print(f"{time.monotonic() - self._started_s:6.1f} s  {text}")
 
     def show(self, put: int, rows: Sequence[Row], *, now: bool = False) -> None:
-        """Show the present counts. now: also where plain lines come once a second."""
+        """Show the present counts. `now` prints plain lines at once, which otherwise come once a second."""
         if self._live is not None:
             self._live.update(self._table(put, rows), refresh=True)
             return

@@ -1,7 +1,8 @@
 """`everput check`: compare the files of an export with its manifest.
 
-For: the command, for exports of either kind. Not for: the manifest (cli/exports/manifest.py), whether the events in
-them make sense (cli/commands/verify.py)."""
+For: the command, for exports of both kinds. Not for: the manifest (cli/exports/manifest.py), whether the events in the
+files make sense (cli/commands/verify.py).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def command(folder: Path) -> None:
     """
     made = manifest.load(folder)
     if made is None:
-        raise ConfigurationError(f"{folder} holds no export: it has no manifest")
+        raise ConfigurationError(f"{folder} holds no export: it has no manifest; choose the folder of an export")
     console = stderr()
     columns = "{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

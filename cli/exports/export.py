@@ -1,7 +1,8 @@
 """`everput export`: write an organization's events to files.
 
-For: the command, files of a bounded number of events, continuing after a kill. Not for: reading (cli/log_client.py),
-the manifest (cli/exports/manifest.py), all organizations at once (cli/exports/export_all.py)."""
+For: the command, files with a bounded number of events, continuing after a kill. Not for: reading (cli/log_client.py),
+the manifest (cli/exports/manifest.py), all organizations at once (cli/exports/export_all.py).
+"""
 
 from __future__ import annotations
 
@@ -106,7 +107,7 @@ def _export(folder: Path, made: Manifest, url: str, key: str) -> None:
 
 
 class _Writer:
-    """A writer that cuts what is read into files, and writes each in a thread while the next part is read."""
+    """A writer that splits the events into files. A thread writes each file while the next events are read."""
 
     def __init__(self, folder: Path, made: Manifest) -> None:
         self._folder = folder
@@ -131,19 +132,19 @@ class _Writer:
             self._lines, self._size = [], 0
 
     def finish(self) -> None:
-        """Write the last file, and record that the export is complete."""
+        """Write the last file, and record in the manifest that the export is complete."""
         self._wait()
         self._made.complete = True
         _write(self._folder, self._made, self._lines, "")
 
     def _wait(self) -> None:
-        """Wait for the previous file, so that no more than two are in memory. Raise its error."""
+        """Wait until the previous file is written, so that at most two files are in memory. Raise its error."""
         if self._writing is not None:
             self._writing.result()
 
 
 def _check_owner(made: Manifest, part: log_client.Part) -> None:
-    """Refuse another organization's key: a cursor of the folder is not valid for it."""
+    """Refuse an API key of another organization, because the stored cursor is not valid for it."""
     if part.lines:
         owner = orjson.loads(part.lines[0])["event"]["organization_id"]
         made.organization_id = made.organization_id or owner
@@ -152,9 +153,10 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
 
 
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
-    """Write the next file, and the cursor after it."""
+    """Write the next file, and store the cursor after its events."""
     if not made.files:
-        manifest.save(folder, made)  # Without this, a kill after the first file would leave a folder that is no export.
+        # Without this manifest, a kill after the first file would leave a folder that is not recognized as an export.
+        manifest.save(folder, made)
     made.cursor = cursor
     if not lines:
         manifest.save(folder, made)

@@ -1,7 +1,8 @@
-"""`everput export-all`: write all topics and cursors to files, from which `everput import` restores an installation.
+"""`everput export-all`: write all topics and committed offsets to files, from which `everput import` restores them.
 
-For: the command, a consistent moment for the export, continuing after a kill. Not for: the manifest
-(cli/exports/manifest.py), one organization's events (cli/exports/export.py)."""
+For: the command, a consistent export, continuing after a kill. Not for: the manifest (cli/exports/manifest.py), one
+organization's events (cli/exports/export.py).
+"""
 
 from __future__ import annotations
 
@@ -85,10 +86,11 @@ async def _export(options: Options, folder: Path) -> Manifest:
 
 
 async def _begin(found: Cluster, folder: Path) -> Manifest:
-    """Write the cursors and `outstanding`, then choose where the other topics end (docs/backup.md).
+    """Write the listeners' committed offsets and the topic `outstanding`, then choose the end offsets of the other
+    topics.
 
-    An export that was interrupted before that starts anew: only a quick reading of all of `outstanding` is of one
-    moment.
+    If the export was interrupted before that, start it again, because `outstanding` must be read in one go
+    (docs/backup.md).
     """
     _, requests, table = found
     made = Manifest(kind="all", partitions=table.messages.partitions)
@@ -111,10 +113,11 @@ async def _begin(found: Cluster, folder: Path) -> Manifest:
 
 
 async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
-    """Choose where the topics end, so that no event names a record behind the end of another topic.
+    """Choose the end offsets of the topics, so that no exported event refers to a record behind the end of another
+    topic.
 
-    Messages need `control`, which has their queue. No listener may begin after the messages' end: it would miss
-    messages that are put on the new installation.
+    The end of `control` must not be before that of `messages`, so that each message's queue is exported. No listener
+    may begin after the end of `messages`, because it would miss messages of the restored installation.
     """
     deliveries = await _ends(requests, table.deliveries)
     changes = await _ends(requests, table.changes)
@@ -150,10 +153,10 @@ async def _ends(requests: KafkaRequests, topic: Topic) -> list[int]:
 async def _partition(
     requests: KafkaRequests, topic: Topic, number: int, end: int | None, folder: Path, made: Manifest, name: str
 ) -> AsyncGenerator[int, None]:
-    """Write the rest of a partition, one file at a time. Yield how many offsets each fetch had.
+    """Write the rest of a partition, one file at a time. Yield how many offsets each fetch covered.
 
-    end: None for the end at the moment when it is reached. For a compacted topic that gives every key's record of that
-        moment. With an end chosen before, compaction could have removed a record that was written again later.
+    Without `end`, the partition is read to its current end. For a compacted topic this includes the record of every
+    key. With an `end` that was chosen before, compaction could have removed a record that was written again later.
     """
     mine = sum(one.topic == name and one.partition == number for one in made.files)
     at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])

@@ -1,8 +1,9 @@
-"""A folder of exported files and its manifest: what is in them, how many, their hashes, and where to go on.
+"""A folder of exported files and its manifest: the files, their hashes, and where to continue.
 
-For: writing, for the owner's eyes only, so that a crash at any moment leaves whole files and a manifest that knows
-them; reading back what was written, and nothing else. Not for: what is exported (cli/exports/export.py,
-cli/exports/export_all.py) or imported (cli/exports/restore.py)."""
+For: writing for the owner's eyes only, so that a crash at any moment leaves whole files and a matching manifest, and
+reading them back. Not for: what is exported (cli/exports/export.py, cli/exports/export_all.py) or imported
+(cli/exports/restore.py).
+"""
 
 from __future__ import annotations
 
@@ -23,54 +24,50 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class File(msgspec.Struct, kw_only=True):
-    """A file of an export.
-
-    rows: how many events or records it has.
-    topic, partition, first: where its first row was in Kafka (first: its offset). Only `everput export-all` sets them.
-    """
+    """A file of an export, as the manifest lists it."""
 
     name: str
+    # The number of events or records in the file.
     rows: int
     size: int
     sha256: str
+    # Only `everput export-all` sets the topic, the partition and the offset of the file's first record.
     topic: str = ""
     partition: int = 0
     first: int = 0
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """The manifest of an export.
+    """The manifest of an export, which lists its files."""
 
-    kind: `organization` or `all`.
-    query: what was asked for.
-    cursor: where an interrupted export continues.
-    organization_id: of the events; empty while there are none, or in an export of all.
-    ends: in an export of all, by topic, where each partition ends.
-    next: by topic and partition, where to continue.
-    partitions: of all topics but `control`.
-    damaged: unreadable ranges, which the files don't have.
-    """
-
+    # `organization` for the events of one organization, or `all` for a whole installation.
     kind: str
+    # The parameters of the request to `/v1/log`.
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False
+    # The organization of the events; empty while there are none, or in an export of a whole installation.
     organization_id: str = ""
     cursor: str = ""
+    # The end offset of each partition by topic, in an export of a whole installation.
     ends: dict[str, list[int]] = {}
+    # The offset from which an interrupted export continues, by topic and partition.
     next: dict[str, int] = {}
+    # The number of partitions of all topics except `control`.
     partitions: int = 0
+    # The unreadable ranges of offsets, which the files do not contain.
     damaged: list[str] = []
     format: str = FORMAT
     version: int = 1
 
 
 def load(folder: Path) -> Manifest | None:
-    """Load the folder's manifest; None when the folder is empty or missing (ConfigurationError: it is something
-    else's).
+    """Load the manifest of a folder; None if the folder is empty or missing.
+
+    Raises ConfigurationError if the folder holds something else.
     """
     try:
-        if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):  # drafts, at most
+        if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):  # only unfinished files
             return None
         manifest = msgspec.json.decode((folder / NAME).read_bytes(), type=Manifest)
     except FileNotFoundError:
@@ -85,12 +82,12 @@ def load(folder: Path) -> Manifest | None:
 
 
 def save(folder: Path, manifest: Manifest) -> None:
-    """Save the manifest completely or not at all. It is on the disk on return."""
+    """Write the manifest completely or not at all. On return it is on the disk."""
     _replace(folder / NAME, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
 def add(folder: Path, manifest: Manifest, name: str, rows: int, write: Callable[[Path], None], **place: Any) -> None:
-    """Write a file, and then the manifest that lists it. write: fills the empty file at the given path."""
+    """Write a file of the export with the function `write`, and then the manifest that lists the file."""
     draft = folder / f".{name}"
     make_private(draft)
     write(draft)
@@ -103,7 +100,7 @@ def add(folder: Path, manifest: Manifest, name: str, rows: int, write: Callable[
 
 
 def begin_anew(folder: Path, manifest: Manifest) -> None:
-    """Replace the folder's manifest, and delete the files of the old one."""
+    """Replace the manifest of the folder, and delete the files that the old one lists."""
     before = load(folder)
     save(folder, manifest)
     for one in () if before is None else before.files:
@@ -111,13 +108,13 @@ def begin_anew(folder: Path, manifest: Manifest) -> None:
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 of the manifest in hex, which names the export."""
+    """Return the SHA-256 of the manifest in hex, which identifies the export."""
     return hash_of(folder / NAME)[0]
 
 
 def check(folder: Path, manifest: Manifest) -> Iterator[int]:
-    """Hash all files again, and yield the size of each.
-    Raises ConfigurationError if a file differs from what was exported.
+    """Hash all files again, and yield the size of each. Raises ConfigurationError if a file differs from the
+    manifest.
     """
     for one in manifest.files:
         try:
@@ -130,7 +127,7 @@ def check(folder: Path, manifest: Manifest) -> Iterator[int]:
 
 
 def hash_of(path: Path) -> tuple[str, int]:
-    """(SHA-256 in hex, bytes)."""
+    """Return the SHA-256 of a file in hex, and its size in bytes."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

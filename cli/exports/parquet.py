@@ -1,6 +1,7 @@
-"""Events as Parquet, with pyarrow, which comes with `pip install 'everput[parquet]'`.
+"""Events as Parquet files, written by pyarrow, which `pip install 'everput[parquet]'` installs.
 
-For: the columns. Not for: which events (cli/exports/export.py)."""
+For: the columns. Not for: which events (cli/exports/export.py).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from broker.errors import ConfigurationError
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """The columns that queries group and filter by. The whole event is there as JSON, too."""
+    """The fields of an event that have columns of their own. A further column has the whole event as JSON."""
 
     type: str
     at_ms: int
@@ -39,7 +40,7 @@ _NUMBERS: Final = {"partition": "int32", "offset": "int64", "log_ms": "int64", "
 
 
 def check_installed() -> None:
-    """ConfigurationError when pyarrow is missing."""
+    """Raise ConfigurationError if pyarrow is missing."""
     try:
         import pyarrow.parquet  # noqa: F401 - large, and optional
     except ImportError:
@@ -47,7 +48,7 @@ def check_installed() -> None:
 
 
 def rows(path: Path) -> int:
-    """Count the rows of a file (ConfigurationError when pyarrow is missing)."""
+    """Count the rows of a file. Raises ConfigurationError if pyarrow is missing."""
     check_installed()
     import pyarrow.parquet as pq
 
@@ -55,7 +56,7 @@ def rows(path: Path) -> int:
 
 
 def write(path: Path, lines: Sequence[bytes]) -> None:
-    """Write a Parquet file. lines: as `GET /v1/log` sends them."""
+    """Write lines of `GET /v1/log` to a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

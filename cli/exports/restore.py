@@ -1,7 +1,8 @@
 """`everput import`: restore an installation from a backup of `everput export-all`.
 
-For: the command, into topics that are empty or hold a part of the backup; all hashes are checked first.
-Not for: the files (cli/exports/manifest.py, cli/exports/rows.py), writing records (broker/kafka/restore.py)."""
+For: the command. It writes into topics that are empty or hold a part of the backup, after it has checked all hashes.
+Not for: the files (cli/exports/manifest.py, cli/exports/rows.py), writing records (broker/kafka/restore.py).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ from cli.printing import say, stderr
 
 _APPEND_RECORDS: Final = 5_000
 _CURSORS_AT_ONCE: Final = 1_000
-_SHIFTING: Final = ("outstanding", "claims")  # nothing speaks of their offsets
+_SHIFTING: Final = ("outstanding", "claims")  # no record refers to offsets of these topics
 
 
 @click.command("import", epilog=examples("everput import backup --data-dir new-data"))
@@ -105,7 +106,9 @@ async def _import(options: Options, folder: Path, made: Manifest) -> int:
 
 @contextlib.asynccontextmanager
 async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSettings]:
-    """Yield the cluster that is named, or else a Kafka that runs in the data directory meanwhile."""
+    """Yield the Kafka cluster that the options name, or else an embedded Kafka that runs in the data directory
+    meanwhile.
+    """
     options = replace(options, partitions=made.partitions)
     if options.kafka is not None:
         yield options.kafka_settings()
@@ -121,10 +124,10 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
 
 
 def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
-    """Return, by topic and partition, the first offset where it is not 0, because retention has removed what was
-    before.
+    """Return the first offset of each partition whose beginning retention has removed.
 
-    Other events and cursors name messages' offsets, so these must stay the same. Raises ConfigurationError.
+    Other records refer to offsets of messages, so the import must keep them. Raises ConfigurationError if records are
+    missing.
     """
     found = {}
     places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]
@@ -151,7 +154,7 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
-    """Return, by topic and partition, how many records were written. An import continues after them."""
+    """Return the number of records that each partition has already. An import continues after them."""
     found: dict[tuple[str, int], int] = {}
     for name, topic in by_name(table).items():
         ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
@@ -162,7 +165,7 @@ async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int]
 async def _begin_at(
     kafka: KafkaSettings, requests: KafkaRequests, topic: str, partition: int, there: int, begin: int
 ) -> None:
-    """Make a partition begin at an offset, as the exported one does. there: the records that it has."""
+    """Make a partition begin at the offset `begin`, as the exported one does."""
     if there < begin:
         await fill(kafka, topic, partition, begin - there)
     await requests.delete_before(topic, partition, begin)
@@ -177,7 +180,7 @@ def _check_empty(there: dict[tuple[str, int], int]) -> None:
 
 
 async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File, there: int) -> int:
-    """Write those records of a file that are missing, and return how many are there already."""
+    """Write the records of a file that are missing in Kafka, and return how many are there already."""
     topic = by_name(table)[one.topic]
     skipped = min(there, one.rows)
     left = skipped

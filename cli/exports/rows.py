@@ -1,6 +1,7 @@
-"""A record of a topic as a line of an exported file, and back, byte for byte.
+"""A Kafka record as a line of an exported file, and back, byte for byte.
 
-For: export-all and import. Not for: events (they are not looked at)."""
+For: export-all and import. Not for: the events in the records.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from broker.kafka.requests import Record
 
 
 def line(record: Record) -> bytes:
-    """Encode a record as a JSON object. Bytes that are not UTF-8 are base64, in a field of their own."""
+    """Encode a Kafka record as a JSON object. Bytes that are no UTF-8 are in a field of their own as base64."""
     row: dict[str, Any] = {"offset": record.offset, "at_ms": record.timestamp}
     row |= _field("key", record.key) | _field("value", record.value)
     if record.headers:
@@ -23,7 +24,7 @@ def line(record: Record) -> bytes:
 
 
 def record(text: bytes) -> Record:
-    """ConfigurationError when the line is none of line()'s."""
+    """Decode a line of an exported file. Raises ConfigurationError if the line is no record."""
     try:
         row = orjson.loads(text)
         headers = tuple((one["name"], _bytes(one, "value")) for one in row.get("headers", ()))

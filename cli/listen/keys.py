@@ -1,6 +1,6 @@
 """The keys of `everput listen` at a terminal: send a request again, show a body, list the requests.
 
-For: the meaning of keys, the requests that they can name, and reading keys without Enter. Not for: sending
+For: the meaning of keys, the requests that they refer to, and reading keys without Enter. Not for: sending
 (tunnel_client.py), the lines (show.py).
 """
 
@@ -27,14 +27,17 @@ _ACTIONS: Final = {"r": "resend", "b": "body", "l": "list", "q": "quit", "?": "h
 
 
 class Action(NamedTuple):
-    """An action: resend, body, list, quit or help. number: the request's number; None for the last one."""
+    """The action of a key: resend, body, list, quit or help."""
 
     name: str
+    # The number of the request that the action is about; None for the last request.
     number: int | None
 
 
 class Keyboard:
-    """A reader of keys: a letter is an action, digits before it are its number. Other keys discard the digits."""
+    """The reader of keys. A letter is an action, and digits before it are a request's number. Other keys discard the
+    digits.
+    """
 
     def __init__(self) -> None:
         self._digits = ""
@@ -50,19 +53,21 @@ class Keyboard:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request that came. number: from 1, as shown. request: as the tunnel brought it. fields: those of its answer.
+    """A request that the tunnel brought."""
 
-    resend: sends the request to the local address again.
-    """
-
+    # The request's number in the output, counted from 1.
     number: int
     request: dict[str, Any]
+    # What was shown of the local program's answer.
     fields: dict[str, Any]
+    # Sends the request to the local address again.
     resend: Callable[[], None]
 
 
 class History:
-    """The newest requests: at most RECEIVED_MAX, with at most RECEIVED_BYTES_MAX of bodies; the last one always."""
+    """The newest requests, at most RECEIVED_MAX, with bodies of at most RECEIVED_BYTES_MAX. The last one is always
+    kept.
+    """
 
     def __init__(self) -> None:
         self._all: deque[Received] = deque()
@@ -79,7 +84,7 @@ class History:
         return one
 
     def find(self, number: int | None) -> Received | None:
-        """Return the request with this number, or the last one for None; None if it is not in the list."""
+        """Return the request with this number, or the last one for None. Return None if it is not kept."""
         if number is None:
             return self._all[-1] if self._all else None
         return next((one for one in self._all if one.number == number), None)
@@ -89,23 +94,27 @@ class History:
 
 
 def is_ours(descriptor: int) -> bool:
-    """Tell whether this is a terminal that may be read. Reading in the background would stop the process."""
+    """Return whether this is a terminal from which the process may read. Reading in the background would stop the
+    process.
+    """
     if not os.isatty(descriptor):
         return False
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except OSError:  # It is a terminal, but not the controlling one.
+    except OSError:  # this is a terminal, but not the controlling one
         return True
 
 
 @contextlib.contextmanager
 def keys(descriptor: int, pressed: Callable[[str], None]) -> Iterator[None]:
-    """Call `pressed` with each key. Ctrl-C keeps its meaning; afterwards the terminal is as before."""
+    """Call `pressed` with each key inside the `with` block. Ctrl-C keeps its meaning. Restore the terminal
+    afterwards.
+    """
     loop = asyncio.get_running_loop()
 
     def read() -> None:
         text = os.read(descriptor, 1024).decode(errors="replace")
-        if not text:  # nobody is there any more
+        if not text:  # the terminal was closed
             loop.remove_reader(descriptor)
         for key in text:
             pressed(key)

@@ -1,7 +1,8 @@
 """`everput listen`: deliver the messages of queues to addresses on this machine, however far away the API is.
 
-For: the command and its keys. Not for: addresses and filters (targets.py), the socket and the local address
-(tunnel_client.py), the lines (show.py), the keyboard (keys.py)."""
+For: the command and its keys. Not for: addresses and filters (targets.py), the WebSocket and the local address
+(tunnel_client.py), the lines (show.py), the keyboard (keys.py).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ GIVE_UP_AFTER_S = 10.0
 
 
 class _Place(NamedTuple):
-    """A listener to be: its queue, its name, and the local address behind it."""
+    """A listener that the command serves: its queue, its name, and the local address."""
 
     queue: str
     queue_id: str
@@ -123,7 +124,7 @@ def command(
 
 
 def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[str, str]]) -> list[_Place]:
-    """Find the queues. Raises ConfigurationError if one is missing."""
+    """Find the queues by name or id. Raises ConfigurationError if one is missing."""
     try:
         with api_client(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
             ids = [(queue, find_queue(client, queue)) for queue in dict.fromkeys(queues)]
@@ -133,7 +134,7 @@ def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[s
 
 
 def _end(url: str, key: str, made: dict[str, _Place], *, temporary: bool) -> None:
-    """Delete the listeners that this command created, if they are temporary; else say that they stay. made: by ID."""
+    """Delete the listeners that this command has created if they are temporary. Otherwise say that they stay."""
     for listener_id, place in made.items():
         if not temporary:
             say(
@@ -152,7 +153,7 @@ def _end(url: str, key: str, made: dict[str, _Place], *, temporary: bool) -> Non
 
 
 async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> None:
-    """Show the secret with which the requests are signed, so that the local program can verify them."""
+    """Show the secret that signs the requests, so that the local program can verify them."""
     with contextlib.suppress(everput.EverputError):
         async with everput.AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
             secret = (await client.send(everput.get_secret(place.queue_id, listener_id))).secret
@@ -160,7 +161,7 @@ async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> N
 
 
 class _Listening:
-    """A run of the command. terminal: whether keys are read and requests are numbered."""
+    """A run of `everput listen`. At a terminal, it reads keys and numbers the requests."""
 
     def __init__(self, show: Show, *, once: bool, terminal: bool) -> None:
         self._show = show
@@ -179,9 +180,9 @@ class _Listening:
         wants: Callable[[dict[str, Any]], bool] | None,
         made: dict[str, _Place],
     ) -> None:
-        """Hold a tunnel for each place until the end. Raises Lost or ConfigurationError.
+        """Hold a tunnel for each local address until the command ends. Raises Lost or ConfigurationError.
 
-        wants: whether a message is passed on; None for all. made: gets each listener's ID and place.
+        `wants` returns whether a message is passed on. `made` receives each listener's id and address.
         """
 
         showing: list[asyncio.Task[None]] = []
@@ -205,7 +206,7 @@ class _Listening:
                 await self._end.wait()
                 for one in (*running, *self._tasks):
                     one.cancel()
-            if showing:  # the first message may have come sooner than the secret
+            if showing:  # the first message may have arrived before the secret was shown
                 await asyncio.wait(showing, timeout=GIVE_UP_AFTER_S)
 
     def _told(
@@ -237,7 +238,7 @@ class _Listening:
             self._act(action)
 
     def _act(self, action: Action) -> None:
-        """Do what a key asks for."""
+        """Perform the action of a key."""
         show, number = self._show, action.number
         if action.name == "quit":
             self._end.set()

@@ -1,6 +1,7 @@
 """The output of `everput listen`: a line for each event, as text or as JSON.
 
-Not for: the events themselves (tunnel_client.py), the keys (keys.py)."""
+Not for: the events themselves (tunnel_client.py), the keys (keys.py).
+"""
 
 from __future__ import annotations
 
@@ -13,14 +14,16 @@ from cli.printing import say, say_json
 
 
 class Show:
-    """The printer of events. body: whether bodies are shown, too. as_json: print one JSON object a line."""
+    """The printer of events of `everput listen`. `body` says whether bodies are shown, too."""
 
     def __init__(self, *, body: bool, as_json: bool) -> None:
         self.body = body
         self._as_json = as_json
 
     def __call__(self, event: str, *, number: int | None = None, resent: bool = False, **fields: Any) -> None:
-        """Print an event: listening, disconnected or answered. number: the request's number, if keys can name it."""
+        """Print an event: listening, disconnected or answered. `number` is the request's number if keys can refer to
+        it.
+        """
         if self._as_json:
             shown = {name: value for name, value in fields.items() if name != "body" or self.body}
             say_json(orjson.dumps({"event": event, "at": time.time(), **shown}))
@@ -35,7 +38,7 @@ class Show:
         say(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def again(self, number: int, fields: dict[str, Any]) -> None:
-        """Print a line again."""
+        """Print the line of an earlier request again."""
         self._line(" " * 8, fields, number=number, resent=False)
 
     @staticmethod

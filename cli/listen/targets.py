@@ -1,6 +1,7 @@
-"""The local addresses of `everput listen`, the names of their listeners, and which messages they get.
+"""The local addresses of `everput listen`, the names of their listeners, and the messages that they get.
 
-For: reading the options. Not for: the command (listen.py), the tunnel (tunnel_client.py)."""
+For: reading the options. Not for: the command (listen.py), the tunnel (tunnel_client.py).
+"""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ from broker.core.names import NAME_CHARS_MAX
 from broker.errors import ConfigurationError
 
 FIELDS: Final = ("name", "data", "queue")
-# This pattern takes linear time: bounded repeats, each followed by what it can't contain
+# This pattern takes linear time: its repeats are bounded, and what follows each can't be part of it.
 _PORT: Final = re.compile(r"(\d{1,5})(/.*)?", re.ASCII | re.DOTALL)
-# This pattern takes linear time: one bounded class, then fixed characters
+# This pattern takes linear time: it is one bounded character class, then fixed characters.
 _HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL)
 
 
 class Address(click.ParamType):
-    """A local address: `3000`, `3000/hook`, `localhost:3000`, or a URL. It is converted to a URL."""
+    """A local address as an option: `3000`, `3000/hook`, `localhost:3000`, or a URL. It is converted to a URL."""
 
     name = "address"
 
@@ -43,7 +44,7 @@ class Address(click.ParamType):
 
 
 class Filter(click.ParamType):
-    """A condition on messages, such as `name=order-*`. Becomes a field and a pattern."""
+    """A condition on messages as an option, such as `name=order-*`. It is converted to a field and a pattern."""
 
     name = "filter"
 
@@ -55,16 +56,17 @@ class Filter(click.ParamType):
 
 
 def wanted(filters: Sequence[tuple[str, str]], notification: dict[str, Any]) -> bool:
-    """Tell whether a message matches all filters. notification: the body that a listener gets."""
+    """Return whether a message matches all filters. `notification` is the body that a listener gets."""
     message = notification["message"]
     values = {"name": message["name"], "data": message["data"], "queue": notification["queue"]["name"]}
     return all(fnmatchcase(values[field], pattern) for field, pattern in filters)
 
 
 def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = False) -> Sequence[str]:
-    """Return a listener's name for each address. Raises ConfigurationError if two would have the same.
+    """Return the name of the listener for each local address. Raises ConfigurationError if two would have the same
+    name.
 
-    temporary: the names are new, so that no listener that is there already is deleted at the end.
+    With `temporary`, the names are new, so that the command deletes no listener that existed before.
     """
     if given and len(given) != len(targets):
         raise ConfigurationError("give as many --name as --to, or none")
@@ -77,7 +79,7 @@ def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = 
 
 
 def _shortened(name: str) -> str:
-    """Return a name that this address always has on this machine, and no other address."""
+    """Return a name of allowed length, which is always the same for the same long name."""
     if len(name) <= NAME_CHARS_MAX:
         return name
     digest = sha256(name.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The client's end of a tunnel: a WebSocket to the API, kept open, and the local address behind it.
+"""The client's end of a tunnel: a WebSocket to the API that is kept open, and the local address.
 
 For: connecting, reconnecting, passing each request on and its answer back. Not for: the API's end (api/tunnel.py),
 output (cli/listen/show.py).
@@ -21,27 +21,26 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, W
 
 from broker.errors import ConfigurationError
 
-REVOKED: Final = 4401  # as in api/tunnel.py
+REVOKED: Final = 4401  # the WebSocket close codes of api/tunnel.py
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-TEXT_BYTES_MAX: Final = 32 << 20  # A message of 8 MiB may double in size when its quotes are escaped.
-ANSWER_S: Final = 120.0  # This is the longest timeout_ms that a listener may have.
+# A message of 8 MiB may double in size, because quotes are escaped in JSON.
+TEXT_BYTES_MAX: Final = 32 << 20
+ANSWER_S: Final = 120.0  # the longest `timeout_ms` that a listener may have
 ALIVE_S: Final = 1.0
 PAUSE_S_MIN: Final = 0.5
 PAUSE_S_MAX: Final = 10.0
 
 
 class Lost(Exception):
-    """The tunnel has ended: another client has the listener, or the listener was deleted, or the key was revoked."""
+    """The tunnel has ended: another client has taken over, or the listener was deleted, or the key was revoked."""
 
 
 class TunnelClient:
-    """The client's end of one tunnel.
+    """The client's end of one tunnel, which passes requests on to the local address `target`.
 
-    url: of the API. target: the local address. wants: whether a message is passed on; None for all.
-    told: called as told(event, **fields). Events: listening (name, id); disconnected (reason); answered (status, error,
-    took_ms, message_id, attempt, body, to). The last has request and resend(), which sends the request again, or
-    resent=True after that.
+    `told` is called with the name of each event and its fields: listening, disconnected or answered. `wants` returns
+    whether a message is passed on; None passes all on.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class TunnelClient:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Hold the tunnel until cancelled. Raises Lost; ConfigurationError if the API refuses."""
+        """Hold the tunnel until cancelled. Raises Lost, or ConfigurationError if the API refuses the tunnel."""
         pause_s = PAUSE_S_MIN
         async with self._http:
             while True:
@@ -79,7 +78,7 @@ class TunnelClient:
                 await asyncio.sleep(pause_s)
 
     async def _connected(self) -> str:
-        """Serve one connection, and return why it ended."""
+        """Serve one connection until it ends, and return the reason."""
         headers = {"x-api-key": self._key}
         try:
             async with connect(
@@ -118,17 +117,17 @@ class TunnelClient:
         try:
             await socket.send(orjson.dumps({"number": message["number"], **fields}).decode())
         except ConnectionClosed:
-            return  # the message comes again
+            return  # Everput will send the message again
         if shown is not None:
             self._told("answered", request=message, resend=partial(self.resend, message), **shown)
 
     async def resend(self, message: dict[str, Any]) -> None:
-        """Send a request to the local address again. Only `told` gets the answer."""
+        """Send a request to the local address again, and show the answer. The API does not get it."""
         _, shown = await self._pass_on_wanted(message)
         self._told("answered", resent=True, **shown)
 
     async def _alive(self, _message: dict[str, Any]) -> tuple[dict[str, Any], None]:
-        """Tell whether something listens at the local address."""
+        """Answer whether a program listens at the local address."""
         try:
             async with asyncio.timeout(ALIVE_S):
                 _, writer = await asyncio.open_connection(*self._place)
@@ -149,7 +148,7 @@ class TunnelClient:
             answer = await self._http.post(self._target, content=body.encode(), headers=headers)
             status, text = answer.status_code, answer.headers.get("retry-after", "")
             after = int(text) if text.isdecimal() else None
-        except httpx.ConnectError:  # Nothing was sent: the message waits until a program listens.
+        except httpx.ConnectError:  # nothing was sent, so the message waits until a program listens
             status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
         except httpx.HTTPError as failure:
             status, error = int(HTTPStatus.BAD_GATEWAY), type(failure).__name__

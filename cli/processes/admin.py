@@ -1,8 +1,7 @@
-"""The admin address of a process: whether it lives, whether it does its work, its metrics, what it has folded.
+"""The admin address of a process: whether it runs, whether it does its work, its metrics, and its state.
 
-For: `/health`, `/health/live`, `/health/ready`, `/metrics`, `/state`, on an address of their own, without a key: the
-default is loopback.
-Not for: which metrics there are (cli/processes/metrics.py), the processes of a supervisor together
+For: `/health`, `/health/live`, `/health/ready`, `/metrics` and `/state`, without an API key, on a loopback address by
+default. Not for: which metrics there are (cli/processes/metrics.py), all processes of a supervisor
 (cli/processes/admin_all.py).
 """
 
@@ -36,11 +35,9 @@ _RANGES_SHOWN: Final = 3
 
 
 class Health:
-    """The health of one process.
+    """The health of one process, as its admin address shows it.
 
-    view, ready: set while it starts.
-    registry: for metrics.
-    look: awaited before metrics are read.
+    `view` and `ready` are set while the process starts. `look` is awaited before metrics are read from `registry`.
     """
 
     def __init__(self) -> None:
@@ -50,22 +47,27 @@ class Health:
         self.ready = False
 
     async def check(self) -> None:
-        """Raise Unavailable unless the process works, Kafka is reachable and the projections have caught up."""
+        """Raise Unavailable unless the process works, Kafka can be reached, and the process has read all events of
+        `control`.
+        """
         if self.view is None or not self.ready:
             raise Unavailable("This server is starting. Try again.")
         await self.view.caught_up()
 
     async def check_whole(self) -> None:
-        """Check like check(), and raise Damaged while a part of the log can't be read. A restart would not help
+        """Check like `check`, and raise Damaged while a part of the log can't be read. A restart would not help
         then.
         """
         await self.check()
         if self.view is not None and self.view.state.damage:
-            raise Damaged(f"of the log these can't be read as they were written: {damage_text(self.view.state.damage)}")
+            raise Damaged(
+                f"these ranges of the log can't be read as they were written: {damage_text(self.view.state.damage)}"
+            )
 
     def state(self) -> dict[str, Any]:
-        """Return the state that this process has folded (Unavailable): its position, its hash, and a digest of each
-        thing.
+        """Return the offset in `control` that this process has read, the hash of its state, and a digest of each item.
+
+        Raises Unavailable while the process starts.
         """
         if self.view is None:
             raise Unavailable("This server is starting. Try again.")
@@ -84,7 +86,7 @@ class Damaged(Unavailable):
 
 
 def damage_text(damage: Damage) -> str:
-    """Describe the first damaged ranges in words."""
+    """Describe the first damaged ranges of the log."""
     ranges = list(damage)
     more = f", and {len(ranges) - _RANGES_SHOWN} more" if len(ranges) > _RANGES_SHOWN else ""
     return ", ".join(map(str, ranges[:_RANGES_SHOWN])) + more
@@ -96,11 +98,10 @@ def make_app(
     metrics: Callable[[], Awaitable[CollectorRegistry]],
     states: Callable[[], Awaitable[dict[str, Any]]],
 ) -> Starlette:
-    """Make the application of the admin address.
+    """Create the application of an admin address.
 
-    check: raises Unavailable with what is not ready.
-    check_whole: also when the log is damaged.
-    states: what each process has folded, by its name.
+    `check` raises Unavailable if the process is not ready. `check_whole` does so also if the log is damaged. `states`
+    returns the state of each process by its name.
     """
 
     async def live(_request: Request) -> Response:
@@ -141,7 +142,7 @@ async def _nothing() -> None: ...
 
 
 def process_app(health: Health) -> Starlette:
-    """Make the application of one process."""
+    """Create the application for the admin address of one process."""
 
     async def metrics() -> CollectorRegistry:
         await health.look()
@@ -155,9 +156,8 @@ def process_app(health: Health) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def serving(app: Starlette, host: str, port: int, hosts: Hosts) -> AsyncIterator[str]:
-    """Serve the application inside the `with` block, and yield its URL.
-    Raises ConfigurationError if the address is taken.
-    hosts: see Server.
+    """Serve the application inside the `with` block, and yield its URL. Raises ConfigurationError if the address is
+    taken.
     """
     with bind(host, port) as listening:
         server = Server(app, hosts=hosts)

@@ -1,7 +1,7 @@
-"""The admin address of a supervisor: what its processes say on theirs, together.
+"""The admin address of a supervisor: the answers of all its processes together.
 
-For: asking each, and putting the label `process` on what it answers. Not for: what they say (cli/processes/admin.py).
-A process that does not answer is missing from the metrics, and `everput_up` says so.
+For: asking each process, and adding the label `process` to its metrics. Not for: the answers themselves
+(cli/processes/admin.py). A process that does not answer is missing from the metrics, and `everput_up` is 0 for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ASK_S: Final = 3.0
 
 
 def all_app(children: Sequence[Child]) -> Starlette:
-    """Ready when all of them are."""
+    """Create the application for the admin address of a supervisor. It is ready when all of its processes are."""
 
     async def check() -> None:
         answers = await _ask(children, "/health/ready")
@@ -35,7 +35,9 @@ def all_app(children: Sequence[Child]) -> Starlette:
             raise Unavailable(f"not ready: {', '.join(missing)}")
 
     async def check_whole() -> None:
-        """Check the children for damage. All know the same damage, so the first answer is enough."""
+        """Check one process after another for damage of the log. All know the same damage, so the first answer is
+        enough.
+        """
         import httpx  # as in _ask()
 
         await check()
@@ -61,8 +63,10 @@ def all_app(children: Sequence[Child]) -> Starlette:
 
 
 async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
-    """Return the body of each child's 200, by process; processes without an answer in time are left out."""
-    import httpx  # Importing httpx takes a tenth of a second of the start.
+    """Return the body of each process's answer 200, by the process's name. Leave out processes that do not answer in
+    time.
+    """
+    import httpx  # importing httpx delays the start by a tenth of a second
 
     async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
 
@@ -79,7 +83,7 @@ async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
 
 
 class _Together(Collector):
-    """The metrics of all children together. texts: by process, its answer."""
+    """The metrics of all processes together, from the text that each process has answered."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self._texts = texts

@@ -1,7 +1,8 @@
 """`everput api`: one API process.
 
-For: wiring the log, the projections and the Starlette app, and serving it until told to stop.
-Not for: what is answered (api/)."""
+For: connecting the log, the projections and the Starlette application, and serving until a signal ends the process. Not
+for: what is answered (api/).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""One child process of the supervisor, kept running.
+"""One child process of the supervisor, restarted whenever it dies.
 
-For: starting it, telling it when Kafka is there, learning when it is ready, starting it again when it died, and
-stopping it. Not for: which processes there are and in which order they stop (cli/processes/serve.py)."""
+For: starting it, telling it when Kafka is ready, learning when the process is ready, restarting and stopping it. Not
+for: which processes there are and in which order they stop (cli/processes/serve.py).
+"""
 
 from __future__ import annotations
 
@@ -22,20 +23,20 @@ from cli.processes import supervisor_link as link
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # A process that lived this long does not count as dying again.
+STEADY_S: Final = 10.0  # a process that ran this long is restarted without a long pause
 EXIT_CONFIGURATION: Final = 2
 
 _log = Logger(__name__)
 
 
 class Pauses:
-    """The pauses before a process is restarted: 0.1 s, doubled up to 5 s while it keeps dying young."""
+    """The pauses before a process is restarted: 0.1 s, doubled up to 5 s while the process keeps dying early."""
 
     def __init__(self) -> None:
         self._next_s = PAUSE_S_MIN
 
     def after(self, lived_s: float) -> float:
-        """Return the pause in seconds. lived_s: how long the process lived this time."""
+        """Return the pause in seconds after a process that ran for `lived_s` seconds."""
         if lived_s >= STEADY_S:
             self._next_s = PAUSE_S_MIN
         pause_s, self._next_s = self._next_s, min(self._next_s * 2, PAUSE_S_MAX)
@@ -45,11 +46,8 @@ class Pauses:
 class Child:
     """A child process of the supervisor.
 
-    name: for the log, such as `worker-1`.
-    arguments: of the `everput` command.
-    kafka: done when Kafka is there, with the access to an embedded one, or None for a cluster.
-    environment: instead of this process's.
-    pass_fds: descriptors that the child inherits.
+    `kafka` is done when Kafka is ready; its result is the access to an embedded Kafka, or None for a cluster.
+    `environment` replaces this process's environment. `pass_fds` are the file descriptors that the child inherits.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Child:
     ) -> None:
         self.name = name
         self.ready = asyncio.Event()
-        self.admin_url: str | None = None  # of the process that runs now
+        self.admin_url: str | None = None  # the address of the process that runs now
         self._arguments = arguments
         self._environment = environment
         self._kafka = kafka
@@ -75,7 +73,9 @@ class Child:
         self._error: str | None = None
 
     async def keep(self) -> None:
-        """Run the child again and again until stop() (ConfigurationError when it can't start because of one)."""
+        """Run the child, and restart it until `stop` is called. Raises ConfigurationError if its configuration is
+        wrong.
+        """
         loop = asyncio.get_running_loop()
         pauses = Pauses()
         try:
@@ -95,7 +95,7 @@ class Child:
             self._ended.set()
 
     async def _run(self) -> int:
-        """Run the child once. Return its exit code, negative for a signal."""
+        """Run the child once, and return its exit code, which is negative for a signal."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -108,7 +108,7 @@ class Child:
             code = await process.wait()
             self.ready.clear()
             self.admin_url = None
-            await asyncio.wait([talk], timeout=1)  # its last words
+            await asyncio.wait([talk], timeout=1)  # read the last lines that it wrote
             talk.cancel()
             with suppress(asyncio.CancelledError):
                 await talk
@@ -117,15 +117,17 @@ class Child:
     async def _start(self, descriptor: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            "-P",  # A module of the same name in the working directory must not replace ours.
+            # With -P, a module in the working directory can't replace one of ours.
+            "-P",
             "-m",
             "cli.app",
             *self._arguments,
             env={**self._environment, link.VARIABLE: str(descriptor)},
             pass_fds=(*self._pass_fds, descriptor),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),  # Only the supervisor writes to stdout: one line, `ready`.
-            # Ctrl-C in a terminal reaches the supervisor only, which stops all processes in order.
+            # Only the supervisor writes to stdout, the line `ready`. Output of its processes is sent to stderr.
+            stdout=sys.stderr.fileno(),
+            # Ctrl-C in a terminal must reach only the supervisor, which stops all processes in order.
             start_new_session=True,
         )
 
@@ -147,7 +149,7 @@ class Child:
     async def _go(self, ours: socket.socket) -> None:
         access = await asyncio.shield(self._kafka)
         go = {"embedded": None if access is None else asdict(access)}
-        with suppress(OSError):  # it died meanwhile, which keep() notices
+        with suppress(OSError):  # the process has died, and keep() notices that
             await asyncio.get_running_loop().sock_sendall(ours, json.dumps(go).encode() + b"\n")
 
     def _heard(self, message: dict[str, object]) -> None:
@@ -161,7 +163,7 @@ class Child:
             self._error = str(message["error"])
 
     async def stop(self, *, timeout_s: float) -> None:
-        """Ask the child to end, wait, and kill it after timeout_s. keep() then returns."""
+        """Ask the child to end, and kill it after `timeout_s` seconds."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
         try:
@@ -172,7 +174,7 @@ class Child:
             await self._ended.wait()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the child at once."""
         self._stopping.set()
         self._signal(signal.SIGKILL)
 

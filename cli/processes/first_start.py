@@ -1,7 +1,8 @@
-"""The first organization, key and account: made by the first start of `everput serve`, or by `everput init`.
+"""The first organization, API key and account, created by the first start of `everput serve` or by `everput init`.
 
-For: making them once and keeping the only copies of key and password safe (docs/security.md). Not for: what makes a
-key (broker/commands/organizations.py) or an account (broker/commands/accounts.py)."""
+For: creating them once, and keeping the only copies of key and password safe (docs/security.md). Not for: what a key
+(broker/commands/organizations.py) or an account (broker/commands/accounts.py) consists of.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from broker.private_files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
-# The account belongs to no person: the password in the file signs in to the console.
+# This account belongs to no person. The password in the file signs in to the console.
 EMAIL: Final = "admin@everput.local"
 _PASSWORD_BYTES: Final = 15
 
@@ -34,13 +35,11 @@ async def new_key(
     name: str | None = None,
     owner: tuple[str, str] | None = None,
 ) -> tuple[str, Organization]:
-    """Create a key with all scopes. Return the whole key, which is stored nowhere, and its organization.
+    """Create an API key with all scopes. Return the key, which is stored nowhere, and its organization.
 
-    organization_id: of the organization that gets the key. None: the oldest organization that the shell created, with
-        this name and with the owner as a member if these are given; or else a new one. An organization that was
-        registered over HTTP is used only by its id.
-    owner: e-mail address and password of an account that becomes a member, and is created if needed.
-    Refused, NotFound, WrongPassword, LogUnavailable, InDoubt.
+    Without `organization_id`, use the oldest organization that was created in the shell and has this name and this
+    member, or create one. `owner` is the e-mail address and password of an account that becomes a member. Raises
+    Refused, NotFound, WrongPassword, LogUnavailable or InDoubt.
     """
     account = None
     if owner is not None:
@@ -50,7 +49,7 @@ async def new_key(
     if organization_id is not None:
         found = view.state.organizations.get(organization_id)
         if found is None:
-            raise NotFound(f"no organization has the id {organization_id}")
+            raise NotFound(f"no organization has the id {organization_id}; `everput organizations list` shows all")
     else:
         found = _of_the_shell(view, name=name, member=account)
     if found is None:
@@ -64,7 +63,9 @@ async def new_key(
 def _of_the_shell(
     view: DirectoryView, *, name: str | None = None, member: Account | None = None
 ) -> Organization | None:
-    """Return the oldest organization that the shell created, with this name and this member if they are given."""
+    """Return the oldest organization that was created in the shell and has this name and this member, if they are
+    given.
+    """
     return next(
         (
             one
@@ -76,18 +77,21 @@ def _of_the_shell(
 
 
 async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Path, password_file: Path) -> None:
-    """Write a key to one file, unless it has one, and the password of EMAIL to the other, unless there is an account.
+    """Create what the first start needs: the account of the console with its password file, and an API key with its
+    file.
 
-    After a crash at any point the next start creates what is missing.
+    After a crash at any point, the next start creates what is missing.
     """
     password = read_secret(password_file)
     if not view.state.accounts.by_id:
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
-            write_secret(password_file, password)  # Write the password first, because only its owner can change it.
+            # Write the password before the account is created, because an account with an unknown password is useless.
+            write_secret(password_file, password)
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
-        except EmailTaken:  # Another machine on the same Kafka was first, and has the account.
+        # Another server on the same Kafka was first, and has created the account.
+        except EmailTaken:
             remove_secret(password_file)
             password = None
     if read_secret(key_file) is None:
@@ -98,5 +102,5 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        with contextlib.suppress(WrongPassword):  # somebody else has the address
+        with contextlib.suppress(WrongPassword):  # the account was created by somebody else
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

@@ -1,7 +1,8 @@
-"""Names that a server answers to: the header Host of each request is one of them.
+"""The host names of a server: the header Host of each request must have one of them.
 
-For: DNS rebinding, where a page's own name is made to lead to this machine, and what links in answers may start with.
-Not for: who may ask (api/auth.py)."""
+For: preventing DNS rebinding, where an attacker's host name is made to lead to this machine, and choosing the base of
+links. Not for: who may send requests (api/auth.py).
+"""
 
 from __future__ import annotations
 
@@ -12,15 +13,14 @@ from typing import Final
 
 ANY: Final = "*"
 _REMEMBERED_MAX: Final = 1000
-# This pattern takes linear time: bounded repeats, each class excludes what follows it
+# This pattern takes linear time: its repeats are bounded, and each class excludes the character after it.
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::[0-9]{0,5})?")
 
 
 class Hosts:
-    """The set of values of a Host header that a server accepts, with or without a port.
+    """The host names that a server accepts in the header Host, with or without a port. `*` accepts every name.
 
-    IP addresses and names of one label, such as `localhost` or `api`, are always in it: no page on the internet has
-    such a name. Other names are in it where they are given. names: lower or upper case; `*` accepts every name.
+    IP addresses and names without a dot, such as `localhost`, are always accepted, because an attacker can't own them.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

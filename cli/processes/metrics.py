@@ -1,8 +1,8 @@
 """The Prometheus metrics of a process.
 
-For: names, labels and help of every metric, made on request from existing counts. Not for: counting (broker/delivery,
-broker/kafka/log.py), serving (cli/processes/admin.py). Only the listeners that lag most are named, so the number of
-series does not grow with the number of listeners.
+For: names, labels and help of every metric, created on request from counts that exist already. Not for: counting
+(broker/delivery, broker/kafka/log.py), serving (cli/processes/admin.py). Only the listeners that lag most are named, so
+the number of time series does not grow with the number of listeners.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from broker.core.catalogue import PASSING, TOPICS
 from broker.core.health import Health
 from broker.core.histogram import BOUNDS_MS, Histogram
 
-if TYPE_CHECKING:  # The supervisor imports this module, and must not import a Kafka client.
+if TYPE_CHECKING:  # the supervisor imports this module, and must not import a Kafka client
     from api.request_counts import RequestCounts
     from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, Trouble
     from broker.delivery.worker import Worker
@@ -30,32 +30,33 @@ if TYPE_CHECKING:  # The supervisor imports this module, and must not import a K
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# Each process shows the listeners with the most messages waiting, and those that wait longest.
+# Each process names the listeners with the most waiting messages, and those that wait longest.
 LISTENERS_SHOWN: Final = 20
 
 
 def new_registry() -> CollectorRegistry:
-    """Make a registry with the system's metrics of this process: memory, processor time, open files."""
+    """Create a registry with the operating system's metrics of this process: memory, processor time, open files."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry
 
 
 class _Collector(Collector):
-    """Metrics made by a function at each question."""
+    """A collector whose metrics are created by a function at each request."""
 
     def __init__(self, make: Callable[[], Iterable[Metric]]) -> None:
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        return []  # Otherwise the registry would call collect() at once, before there is anything to tell.
+        # Without this method, the registry would call collect() before there are any counts.
+        return []
 
     def collect(self) -> Iterable[Metric]:
         return self._make()
 
 
 def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
-    """Show the puts of an API process."""
+    """Add the metrics of an API process's puts to the registry."""
     writer = log.messages.writer
 
     def make() -> Iterator[Metric]:
@@ -73,9 +74,9 @@ def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
 
 
 def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: StoredBytes) -> None:
-    """Show the requests of an API process, and the organizations that store most.
+    """Add the metrics of an API process's requests, and of the organizations that store most.
 
-    Labels of requests hold neither ids nor foreign text, so there are only as many series as routes.
+    The labels hold neither ids nor text from outside, so the number of time series is bounded.
     """
 
     def make() -> Iterator[Metric]:
@@ -99,7 +100,7 @@ def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: S
 
 
 def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog) -> None:
-    """Show how much of the log is damaged."""
+    """Add the metrics that tell how much of the log is damaged."""
     bad_copies = log.requests.bad_copies
 
     def make() -> Iterator[Metric]:
@@ -116,7 +117,7 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
 
 
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
-    """Show the deliveries of a worker, as of the last call of the returned function."""
+    """Add the metrics of a worker's deliveries. They show the state at the last call of the returned function."""
     now: Condition | None = None
 
     async def look() -> None:
@@ -188,7 +189,7 @@ def _lags(lags: list[Lag], at_ms: float) -> Iterator[Metric]:
 
 
 def _troubles(now: Condition) -> Iterator[Metric]:
-    """Show how many listeners are in each state, and of those in trouble the worst."""
+    """Yield the metrics of listeners by state, and of the worst listeners."""
     text = "Listeners by health, as `everput status` names it"
     health = GaugeMetricFamily("everput_listeners_health", text, labels=["state"])
     for state in Health:
@@ -225,7 +226,7 @@ def _retrying(troubles: Iterable[Trouble]) -> list[int]:
 
 
 def _worst(troubles: Iterable[Trouble], counts: Iterable[int]) -> list[Trouble]:
-    """Return the listeners with the highest counts above zero, LISTENERS_SHOWN at most."""
+    """Return the listeners with the highest counts above zero, at most LISTENERS_SHOWN."""
     ranked = sorted(zip(counts, troubles, strict=True), key=lambda one: -one[0])
     return [one for count, one in ranked[:LISTENERS_SHOWN] if count]
 

@@ -1,7 +1,7 @@
 """The common parts of an API process and a worker.
 
-For: waiting for Kafka, the event loop, signals, file descriptors, the garbage collector, telling that it is ready, and
-what its end means. Not for: the work itself (cli/processes/api.py, cli/processes/worker.py).
+For: waiting for Kafka, the event loop, signals, file descriptors, the garbage collector, reporting that the process is
+ready, and its exit code. Not for: the work itself (cli/processes/api.py, cli/processes/worker.py).
 """
 
 from __future__ import annotations
@@ -33,37 +33,36 @@ from cli.processes.signals import on_end
 from cli.processes.supervisor_link import Link
 
 _GIVE_UP_S: Final = 5.0
-CATCH_UP_S: Final = 120.0  # A start may take this long to fold all of `control`, at about 15,000 events a second.
+CATCH_UP_S: Final = 120.0  # seconds that a start may take to read all events of `control`
 
 _PYTHONS_SOUND: Final = {
     (3, 11): 10,
     (3, 12): 6,
-}  # These are the first patch releases with the security fixes that we know of.
+}  # the first patch releases with the security fixes
 
 _log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """The parts of a process that its work uses.
-
-    stop: set by cli/processes/signals.py. Before the process is ready, the work is cancelled, too.
-    kafka: waits for Kafka and all topics.
-    ready: called once, with what to print after `ready`.
-    health: gets what the admin address shows.
-    """
+    """The parts of a process that its work uses."""
 
     settings: Settings
+    # Set when the process must end.
     stop: asyncio.Event
+    # The work reports here what the admin address shows.
     health: Health
+    # Waits until Kafka answers and all topics exist.
     kafka: Callable[[], Awaitable[None]]
+    # Called once when the process is ready, with the text after `ready`.
     ready: Callable[[str], None]
 
 
 def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]]) -> None:
-    """Run the work until it returns, which it does after `stop` is set (ConfigurationError when it can't start).
+    """Run the work of a process until it returns, which it does after `stop` is set.
 
-    An error in the work ends the process with exit code 1. The supervisor, or systemd, restarts it.
+    Exit with code 2 if the configuration is wrong, and with code 1 after another error. The supervisor or systemd
+    restarts the process.
     """
     logs.set_up(os.environ.get("EVERPUT_PROCESS", name), options.log_level, options.log_format)
     threading.excepthook = _thread_failed
@@ -73,11 +72,11 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         )
     link = Link.from_environment()
     try:
-        # Everything is imported by now. The embedded Kafka may still be starting; its address comes with `go`.
+        # The modules are imported while the embedded Kafka starts; only then is its address awaited.
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
-        # Faust asks the policy for its loop, so a loop factory is not enough.
+        # Faust takes its event loop from the policy, so passing a loop factory is not enough.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(_run(settings, options, link, work))
     except ConfigurationError as error:
@@ -85,7 +84,8 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
             raise
         link.failed(str(error))
         sys.exit(2)
-    except (Unavailable, Suspended) as error:  # Kafka went away, or the machine slept: no traceback is needed.
+    # If Kafka is gone or the machine slept, a traceback would tell nothing.
+    except (Unavailable, Suspended) as error:
         _log.error("process.failed", reason=error)
         if link is not None:
             link.failed(str(error))
@@ -96,7 +96,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
 
 
 def outdated(version: tuple[int, int, int]) -> str | None:
-    """Return the first release of this Python's minor version that has the security fixes; None where this one has."""
+    """Return the first release of this Python version with the security fixes; None if this release has them."""
     sound = _PYTHONS_SOUND.get(version[:2], 0)
     return None if version[2] >= sound else f"{version[0]}.{version[1]}.{sound}"
 
@@ -134,7 +134,7 @@ async def _run_work(
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if stop.is_set() and not health.ready:  # A process that is still starting has nothing to finish.
+    if stop.is_set() and not health.ready:  # a process that is still starting has nothing to finish
         working.cancel()
         await asyncio.wait([working], timeout=_GIVE_UP_S)
         return
@@ -142,29 +142,29 @@ async def _run_work(
 
 
 async def _await_kafka(kafka: KafkaSettings) -> None:
-    """However long it takes."""
+    """Wait until Kafka answers and all topics exist."""
     while True:
-        with suppress(Unavailable):  # which has said so
+        with suppress(Unavailable):  # the error was logged already
             await ensure_topics(kafka, topics(kafka))
             return
 
 
 def _thread_failed(told: threading.ExceptHookArgs) -> None:
-    """Ignore the end of Faust's consumer thread, which cancels itself while Kafka is away."""
+    """Log the error that ended a thread, except for Faust's consumer thread, which ends while Kafka is away."""
     if not isinstance(told.exc_value, asyncio.CancelledError):
         _log.error("thread.failed", told.exc_value, thread=None if told.thread is None else told.thread.name)
 
 
 def _raise_limits() -> None:
-    """Raise the limit of open files to the highest allowed; the soft limit is often 1,024."""
+    """Raise the limit of open files to the highest value allowed. The default is often 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS refuses its own "unlimited"
+    with suppress(OSError, ValueError):  # macOS refuses its own value for "unlimited"
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _settle_garbage() -> None:
-    """Exempt modules and long-lived objects from garbage collection, and make collections rare: their pauses are the
-    p99.
+    """Make garbage collections rare, and exempt long-lived objects from them, because their pauses are the p99
+    latency.
     """
     gc.collect()
     gc.freeze()

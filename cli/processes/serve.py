@@ -1,8 +1,9 @@
 """`everput serve`: the supervisor of the embedded Kafka, the API processes and the workers.
 
-For: which processes there are, in which order they start and stop, and the one line `ready`.
-Not for: keeping one of them running (cli/processes/children.py), what they do (cli/processes/api.py,
-cli/processes/worker.py). It holds no state of its own: killing it loses nothing."""
+For: which processes there are, in which order they start and stop, and the line `ready`. Not for: restarting one of
+them (cli/processes/children.py), what they do (cli/processes/api.py, cli/processes/worker.py). The supervisor has no
+state of its own, so killing it loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
-# All of this takes less than the 30 s in which `serve` must end.
+# These times must sum up to less than 30 s, in which `serve` must end.
 # The admin address closes together with the API (FINISH_S in cli/processes/server.py).
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
@@ -43,7 +44,7 @@ KAFKA_STOP_S: Final = 9.0
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 _log = Logger(__name__)
-_WORKERS: Final = min(2, os.cpu_count() or 1)  # A worker keeps one processor busy (docs/architecture.md).
+_WORKERS: Final = min(2, os.cpu_count() or 1)  # a worker keeps one processor busy (docs/architecture.md)
 
 
 @click.command(
@@ -91,10 +92,11 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
     none of --public-url, --trusted-proxy and --allowed-host is given.
     """
     if options.kafka is not None and kafka_port is not None:
-        raise ConfigurationError("--kafka-port is the embedded Kafka's; leave it out with --kafka")
+        raise ConfigurationError("--kafka-port sets the port of the embedded Kafka; leave it out with --kafka")
     options = with_loopback(options)
     logs.set_up("serve", options.log_level, options.log_format)
-    Link.from_environment()  # If `everput demo` has started this process, end together with it.
+    # If `everput demo` has started this process, it ends together with the demo.
+    Link.from_environment()
     files.make_data_dir(options.data_dir)
     with files.lock(options.data_dir):
         supervisor = Supervisor(options, api_processes=api_processes, workers=workers, kafka_port=kafka_port)
@@ -110,7 +112,7 @@ def with_loopback(options: Options) -> Options:
 
 
 class Supervisor:
-    """The supervisor. Construct it inside the running event loop, and await run() once."""
+    """The supervisor of `everput serve`. Construct it inside the running event loop, and await `run` once."""
 
     def __init__(self, options: Options, *, api_processes: int, workers: int, kafka_port: int | None = None) -> None:
         self._kafka_port = kafka_port
@@ -120,12 +122,12 @@ class Supervisor:
         self._kafka: EmbeddedKafka | None = None
 
     async def run(self) -> None:
-        """Run until a signal ends it (ConfigurationError when it can't start)."""
+        """Run until a signal ends it. Raises ConfigurationError if the server can't start."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         on_end(partial(self._signalled, stop))
         if self._options.kafka is not None:
-            self._options.kafka_settings()  # Report wrong settings before anything is started.
+            self._options.kafka_settings()  # report wrong settings before anything is started
         environment = self.environment()
         access: asyncio.Future[EmbeddedAccess | None] = loop.create_future()
         async with contextlib.AsyncExitStack() as stack:
@@ -147,7 +149,7 @@ class Supervisor:
             try:
                 done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
-                    task.result()  # These tasks never return by themselves, so this raises their error.
+                    task.result()  # these tasks return only with an error, which this call raises
             finally:
                 for task in (announce, stopped):
                     task.cancel()
@@ -157,7 +159,7 @@ class Supervisor:
     def environment(self) -> dict[str, str]:
         options = self._options
         key = files.sealing_key(options.data_dir, make=True)
-        # Each child reports its own admin address over its link.
+        # Each child process uses a port of its own for its admin address, and reports it to the supervisor.
         own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0", variable("tunnel_port"): "0"}
         inherited = {name: text for name, text in os.environ.items() if name != f"{files.SEALING_KEY_VARIABLE}_FILE"}
         return {**inherited, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
@@ -167,7 +169,7 @@ class Supervisor:
     ) -> None:
         for number in range(self._counts["api"]):
             extra = {"EVERPUT_LISTEN_FD": str(listening)}
-            if number == 0:  # it looks what is missing
+            if number == 0:  # this process creates the first key and account
                 extra["EVERPUT_FIRST_START"] = "1"
             self._children["api"].append(
                 Child(
@@ -188,7 +190,7 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     async def _announce(self, url: str) -> None:
-        while not all(child.ready.is_set() for child in self._all()):  # One child may die while another one is awaited.
+        while not all(child.ready.is_set() for child in self._all()):  # one child may die while another one is awaited
             for child in self._all():
                 await child.ready.wait()
         options = self._options
@@ -199,7 +201,7 @@ class Supervisor:
         write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
         if options.log_format == "text":
-            logging.getLogger().handlers[0].flush()  # The banner follows everything that was logged before.
+            logging.getLogger().handlers[0].flush()  # write earlier log lines before the banner
             sign_in = f"  (sign in as {EMAIL}; the password is in {password})" if password.exists() else ""
             say("Everput is ready.", err=True)
             say(f"  API      {options.public_url or url}", err=True)
@@ -232,7 +234,7 @@ class Supervisor:
                     _log.error("kafka.did-not-start", reason=error)
 
     async def _stop_all(self, tasks: list[asyncio.Task[None]], admin: contextlib.AsyncExitStack) -> None:
-        """Stop the API first, then the workers, then Kafka."""
+        """Stop the API processes first, then the workers, then Kafka."""
         _log.info("stopping")
         await asyncio.gather(admin.aclose(), *(child.stop(timeout_s=API_STOP_S) for child in self._children["api"]))
         await asyncio.gather(*(child.stop(timeout_s=WORKER_STOP_S) for child in self._children["worker"]))

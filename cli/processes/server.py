@@ -1,6 +1,7 @@
-"""An HTTP server on a socket that is bound already: uvicorn with our settings, and bounds on what a client may do.
+"""An HTTP server on a bound socket: uvicorn with our settings, and with bounds on what a client may do.
 
-For: the API processes and the listeners of `everput demo`. Not for: signals (the process has its own) or the app."""
+For: API processes, and the listeners of `everput demo`. Not for: signals (the process handles them) or the application.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +25,22 @@ from api.problems import MEDIA_TYPE, framework_problem
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # Keep connections for longer than common proxies do, which is 60 s.
-FINISH_S: Final = 7  # for running requests, after should_exit
+KEEP_ALIVE_S: Final = 75  # connections are kept longer than in common proxies, which is 60 s
+FINISH_S: Final = 7  # seconds that running requests get to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-FRAMING_BYTES_MAX: Final = 32 << 10  # The limit is for chunk extensions and trailers, which are neither head nor body.
-_CHUNK_BYTES: Final = 20  # A chunk has a size of up to 16 digits and two line ends.
-PIPELINED_MAX: Final = 32  # This many requests of a connection may wait for the answer to the one before.
-WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # A tunnel's client sends only short answers.
-_READ_BYTES_MIN: Final = 64 << 10  # A client that reads less of its answer within request_s seconds is dropped.
-_LOOK_TICKS: Final = 20  # of 100 ms
+# This bound is for chunk extensions and trailers of a request, which are neither head nor body.
+FRAMING_BYTES_MAX: Final = 32 << 10
+_CHUNK_BYTES: Final = 20  # a chunk's size has up to 16 digits, and two line ends follow
+PIPELINED_MAX: Final = 32  # the most pipelined requests of a connection that may wait
+WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # a tunnel's client sends only short answers
+_READ_BYTES_MIN: Final = 64 << 10  # a client that reads less of its answer within `request_s` is disconnected
+_LOOK_TICKS: Final = 20  # ticks of 100 ms
 
-# These are uvicorn's lines about clients that break the protocol, do not read, or were refused.
-# Anybody may cause thousands of them; what matters has a line of our own.
+# uvicorn logs these texts about clients that break the protocol, do not read, or were refused.
+# They are not logged, because any client can cause thousands. Everput has log lines of its own for what matters.
 _CLIENTS_FAULTS: Final = (
-    "ASGI callable returned without completing",  # The answer was cut off (stream.cut), or the WebSocket was refused.
+    "ASGI callable returned without completing",  # the answer was cut off, or the WebSocket was refused
     "opening handshake failed",
     "parser failed",
     "Invalid UTF-8 sequence",
@@ -52,19 +54,15 @@ class _Config(uvicorn.Config):
     connections_max: int | None = None
     hosts: Hosts = Hosts([ANY])
     clients: Clients | None = None
-    connections_of: Counter[str]  # by client
+    connections_of: Counter[str]  # connections by client
 
 
 class Server(uvicorn.Server):
-    """An HTTP server with bounds. Await serve(sockets=[…]); set should_exit to end it.
+    """An HTTP server with bounds. Await `serve(sockets=[…])`, and set `should_exit` to end it.
 
-    app: ASGI.
-    accepts: called once when requests are accepted.
-    request_s: how long a client may take to send a request, to begin its first one, or to read its answer.
-    connections_max: concurrent clients; None for no limit.
-    websockets: whether the app accepts some.
-    hosts: accepted names; another name in the header Host is answered 421.
-    clients: one client may have half of connections_max; None: all.
+    `accepts` is called once, when the server accepts requests. A client has `request_s` seconds to send a request, and
+    must read its answer at a minimum rate. A request for a host that is not in `hosts` is answered 421. With `clients`,
+    one client may have half of `connections_max`.
     """
 
     config: _Config
@@ -132,7 +130,8 @@ class _Written(asyncio.Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    _unread_since = 0.0  # The client has read little of its answer since this time; 0.0: nothing is left to read.
+    # The client has read little of its answer since this time. 0.0 means that nothing is left to read.
+    _unread_since = 0.0
     _unread_bytes = 0
 
     def resume_writing(self) -> None:
@@ -140,7 +139,7 @@ class _Written(asyncio.Protocol):
         super().resume_writing()
 
     def drop_if_unread_since(self, before: float) -> None:
-        """Drop the connection if the client has read little or nothing of its answer since that time."""
+        """Disconnect a client that has read little or nothing of its answer since that time."""
         left = self.transport.get_write_buffer_size()
         if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
             self._unread_since = self.loop.time() if left else 0.0
@@ -150,10 +149,10 @@ class _Written(asyncio.Protocol):
 
 
 class _WebSocket(_Written, WebSocketsSansIOProtocol):
-    """A WebSocket that ignores a client's text before it is open, which uvicorn's protocol would raise an error for."""
+    """A WebSocket that ignores text from a client before it is open. uvicorn's class would raise an error."""
 
     def keepalive_timeout(self) -> None:
-        """Drop a client that answers no ping, because it may not read, either."""
+        """Disconnect a client that answers no ping, because it may not read, either."""
         super().keepalive_timeout()
         self.transport.abort()
 
@@ -165,10 +164,10 @@ class _WebSocket(_Written, WebSocketsSansIOProtocol):
 
 
 class _Lingering:
-    """A connection's transport whose close() waits until the client has sent its whole request.
+    """A transport whose `close` waits until the client has sent its whole request.
 
-    Closing earlier would reset the connection, and a client that is still sending would never see its answer
-    (RFC 9112, 9.6).
+    An earlier close would reset the connection, and a client that is still sending would never see the answer (RFC
+    9112, 9.6).
     """
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
@@ -180,28 +179,27 @@ class _Lingering:
 
 
 class _Connection(_Written, HttpToolsProtocol):
-    """A client's connection, with the bounds that uvicorn lacks, and with errors as problem details.
+    """The connection of a client, with bounds that uvicorn lacks, and with errors as problem details.
 
-    The size of a head, the time of a request, and the bytes of a chunked body's framing are bounded. Trailers are
-    dropped (RFC 9112, 7.1.2), because uvicorn would append them to the headers. After too many unanswered requests,
-    further ones are dropped: uvicorn would hold them all. The answer to the last accepted one says that the connection
-    closes (RFC 9112, 9.3.2 and 9.6).
+    The size of a head, the time of a request, and the framing of a chunked body are bounded. Trailers are dropped.
+    After too many pipelined requests, further ones are dropped, and the last answer closes the connection.
     """
 
     config: _Config
-    # The rest of a request has been awaited since this time; None: none is under way.
+    # The time since which the rest of a request is awaited; None if the request is complete.
     _waiting_since: float | None = None
-    # The bytes of an unfinished head. The read in which it began does not count, so the count is below 0 until its end.
+    # The size of an unfinished head. It is negative until the read in which the head began has ended.
     _head_bytes = 0
-    _read_bytes = 0  # in this read
+    _read_bytes = 0  # bytes of this read
     _in_head = False
-    # The bytes that came after the head and are no content, such as chunk sizes. A whole read is added at its end, so
-    # the head and the content in it are subtracted before: the count is below 0 until then.
+    # The bytes after the head that are no content, such as chunk sizes.
+    # It is negative until the current read ends, because a whole read is added at its end.
     _framing_bytes = 0
     _client_name: str | None = None
-    _last_taken = False  # no request comes after this one
-    _deaf = False  # and another one began
-    _closing = False  # The last answer was sent; the rest of its request is read and dropped until request_s is over.
+    _last_taken = False  # no further request is accepted on this connection
+    _deaf = False  # a further request has begun and is ignored
+    # The last answer was sent. The rest of its request is read and dropped for at most `request_s`.
+    _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -224,25 +222,24 @@ class _Connection(_Written, HttpToolsProtocol):
         self._release_client()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over to a WebSocket, unless the request was refused or opens none.
+        """Hand the connection over to a WebSocket, unless the request is refused or is no valid WebSocket request.
 
-        uvicorn's protocol does not answer a head that the websockets library can't read, and has no time limit before a
-        WebSocket is open.
+        uvicorn itself does not answer an invalid one, and has no time limit before a WebSocket is open.
         """
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._take_last()  # Its answer must not come before those of earlier requests.
+            self._take_last()  # its answer must come after those of earlier requests
             self._deaf = True
             return
         if not self._opens_websocket():
             self._refuse(400, "The request does not open a WebSocket: RFC 6455, section 4.2.1, says what it must have.")
             return
-        self._release_client()  # another protocol has the transport now
+        self._release_client()  # the WebSocket has the connection now
         super().handle_websocket_upgrade()
 
     def _opens_websocket(self) -> bool:
-        """Return whether the websockets library accepts the request's head, in the way that uvicorn asks it."""
+        """Return whether the websockets library accepts this request, by asking the library as uvicorn does."""
         trial = ServerProtocol()
         lines = [b"%b: %b\r\n" % pair for pair in self.headers]
         trial.receive_data(b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines)))
@@ -266,7 +263,7 @@ class _Connection(_Written, HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
                 self._refuse_head()
-        elif self._waiting_since is not None:  # the request is not complete
+        elif self._waiting_since is not None:  # the request is incomplete
             self._framing_bytes += len(data)
             if self._framing_bytes > FRAMING_BYTES_MAX and not self.transport.is_closing():
                 self._refuse_unfinished(
@@ -276,7 +273,7 @@ class _Connection(_Written, HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._last_taken:
             self._deaf = True
-            raise BufferError  # the parser stops here
+            raise BufferError  # this stops the parser
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = -self._read_bytes
@@ -289,7 +286,7 @@ class _Connection(_Written, HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._framing_bytes = -self._read_bytes
-        # A head that comes in one small read needs no counting.
+        # A head that arrives in one small read is within the bound.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
@@ -304,22 +301,21 @@ class _Connection(_Written, HttpToolsProtocol):
                 self.cycle.transport = _Lingering(self.transport, self._close_when_received)  # type: ignore[assignment]
 
     def _close_when_received(self) -> None:
-        """Close the connection when the client has sent its whole request, or when close_if_waiting_since() does."""
+        """Close the connection when the client has sent its whole request, or after the time limit for a request."""
         if self._waiting_since is None:
             self.transport.close()
         else:
             self._closing = True
 
     def _take_last(self) -> None:
-        """Close when the newest request is answered, and say so in its answer."""
+        """Close the connection after the answer to the newest request, and say so in that answer."""
         self._last_taken = True
         self.cycle.scope["headers"].append((b"connection", b"close"))  # type: ignore[attr-defined]
         self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
-        """Check the headers that say whom the request is for and where it ends. If they are wrong, answer and close.
-
-        RFC 9112, 3.2 (Host) and 6.1 (Transfer-Encoding, of which httptools accepts any that ends in chunked).
+        """Check the headers Host and Transfer-Encoding of a request (RFC 9112, 3.2 and 6.1). If they are wrong, answer
+        and close.
         """
         host = coding = None
         hosts = 0
@@ -355,7 +351,7 @@ class _Connection(_Written, HttpToolsProtocol):
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:
-        """Close the connection if the client has owed the rest of a request since that time."""
+        """Close the connection if the rest of a request is missing since that time."""
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return
         self._refuse_unfinished(408, "The request took too long to arrive.")
@@ -365,7 +361,7 @@ class _Connection(_Written, HttpToolsProtocol):
             self._refuse(400, msg)
 
     def _refuse_unfinished(self, status: int, detail: str) -> None:
-        """Answer an incomplete request and close; only close if its answer has begun."""
+        """Answer an incomplete request with an error, and close the connection. If its answer has begun, only close."""
         if self._in_head or (self.cycle is not None and not self.cycle.response_started):
             self._refuse(status, detail)
         else:
@@ -376,7 +372,9 @@ class _Connection(_Written, HttpToolsProtocol):
         self._refuse(status, f"The request's line and headers may have at most {HEAD_BYTES_MAX} bytes.")
 
     def _refuse(self, status: int, detail: str, header: bytes = b"") -> None:
-        """Answer without the app, and close. header: an additional one, with its line end."""
+        """Answer an error without the application, and close the connection. `header` is a further line of the answer's
+        head.
+        """
         answer = framework_problem(status, detail)
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]
         lines.append(b"x-content-type-options: nosniff")

@@ -1,6 +1,6 @@
 """The signals that ask a process to end cleanly.
 
-For: the supervisor, and the processes that it or somebody else starts. Not for: what they do then.
+For: the supervisor and its processes. Not for: what they do then.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 
 def on_end(callback: Callable[[], None]) -> None:
-    """Call back in the running loop for each SIGTERM and SIGINT, and for SIGHUP once.
+    """Call `callback` for each SIGTERM and SIGINT, and for the first SIGHUP.
 
-    SIGHUP says that a terminal was closed, which shell and kernel may both report; `nohup` has it ignored.
+    SIGHUP says that the terminal was closed. The shell and the kernel may both send it. `nohup` makes processes ignore
+    it.
     """
     loop = asyncio.get_running_loop()
     heard = False

@@ -1,7 +1,8 @@
-"""Listening sockets: bound once; the API's is shared by all API processes.
+"""Listening sockets. The API's socket is bound once by the supervisor and shared by all API processes.
 
-For: binding it, taking it over from the supervisor, and its URL. Not for: serving on it (cli/processes/api.py).
-While one API process is replaced the others, or the kernel's backlog, hold the connections."""
+For: binding it, inheriting it, and its URL. Not for: serving on it (cli/processes/api.py). While one API process is
+replaced, the others accept the connections, or the kernel holds them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ BACKLOG: Final = 2048
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind a listening socket, so that early connections wait (ConfigurationError when it can't be bound)."""
+    """Bind a listening socket, so that early connections wait. Raises ConfigurationError if the address can't
+    be bound.
+    """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -42,6 +45,6 @@ def inherited(descriptor: int) -> socket.socket:
 
 
 def address(listening: socket.socket, host: str) -> str:
-    """Return the socket's URL, with the port that was picked."""
+    """Return the URL of a socket, with its actual port."""
     port = listening.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,11 +1,11 @@
-"""The API's socket while its process starts: who asks is told to come again, rather than left waiting.
+"""The server on the API's socket while an API process starts. It answers 503 instead of letting clients wait.
 
-For: when to begin to answer, and what, before the app is there. Not for: serving (cli/processes/server.py), the app
-(api/app.py).
+For: when to begin to answer, and what, before the application exists. Not for: serving (cli/processes/server.py), the
+application (api/app.py).
 
-Processes of one server share the socket, and a connection that one takes is another's no more. So a start of the usual
-length answers nothing: others do, or the kernel holds the connection. One that waits for Kafka answers after KAFKA_S:
-without Kafka the others can't do much either (docs/decisions/0173).
+All API processes of a server share the socket, and a connection that one process accepts is lost to the others. So a
+start of the usual length answers nothing: other processes answer, or the kernel holds the connection. A start that
+waits for Kafka answers after KAFKA_S, because without Kafka the others can't do much either (docs/decisions/0173).
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
 class StartupServer:
-    """The server that answers while the process starts. Construct it in the running loop; close() ends it.
-
-    connections_max, hosts, clients: see Server.
+    """The server that answers 503 while an API process starts. Construct it in the running event loop. `close`
+    ends it.
     """
 
     def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
@@ -50,31 +49,31 @@ class StartupServer:
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 
     def kafka_is_there(self) -> None:
-        """Note that Kafka is there, and only the log must still be read."""
+        """Record that Kafka answers. Only the log must still be read."""
         self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()
         self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
 
     async def open(self, app: App) -> None:
-        """Have the app answer from now on, and return when requests are accepted."""
+        """Let the application answer from now on. Return when requests are accepted."""
         self._app = app
         self._begin()
         await self._accepts.wait()
 
     async def served(self) -> None:
-        """Wait until the server has ended, which it does not do by itself. Call it after open()."""
+        """Wait until the server has ended. Call this after `open`."""
         if self._serving is not None:
             await asyncio.shield(self._serving)
 
     async def close(self) -> None:
-        """Finish the requests under way."""
+        """Finish running requests, and end the server."""
         self._later.cancel()
         if self._serving is not None:
             self._server.should_exit = True
             await self._serving
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """Answer as the app that open() got, or that it is too early (ASGI)."""
+        """Answer with the application if there is one, otherwise with the error that it is too early."""
         if self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

@@ -1,8 +1,9 @@
-"""The socket between the supervisor and each process it started, seen from the process.
+"""The socket between the supervisor and a process that it has started, used in the process.
 
-For: `go`, with the address and the password of an embedded Kafka, from the supervisor; the admin address, `ready`, or
-why not, from the process; and the end of the process when the supervisor is gone, however it went. Lines of JSON.
-Not for: the supervisor's end (cli/processes/children.py)."""
+For: lines of JSON. The supervisor sends `go` with the address and password of an embedded Kafka. The process sends its
+admin address, and `ready` or an error. The process ends when the supervisor is gone. Not for: the supervisor's end
+(cli/processes/children.py).
+"""
 
 from __future__ import annotations
 
@@ -18,24 +19,24 @@ VARIABLE = "EVERPUT_SUPERVISOR_FD"
 
 
 class Link:
-    """The process's end."""
+    """The connection of a process to its supervisor."""
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(True)
         self._socket.set_inheritable(False)
         self._go: Future[EmbeddedAccess | None] = Future()
-        # By a thread, because the event loop may be busy or may not exist yet.
+        # A thread reads the socket, because the event loop may be busy or may not exist yet.
         threading.Thread(target=self._listen, name="link", daemon=True).start()
 
     @classmethod
     def from_environment(cls) -> Link | None:
-        """Return the link; None when no supervisor started this process."""
+        """Return the connection to the supervisor; None if no supervisor started this process."""
         descriptor = os.environ.pop(VARIABLE, None)
         return None if descriptor is None else cls(int(descriptor))
 
     def wait_for_go(self) -> EmbeddedAccess | None:
-        """Block until Kafka is there. Return how to reach it if it is embedded."""
+        """Block until Kafka is ready. Return the access to it if it is embedded."""
         return self._go.result()
 
     def admin(self, url: str) -> None:
@@ -46,7 +47,7 @@ class Link:
         self._send({"ready": True})
 
     def failed(self, message: str) -> None:
-        """Tell why this process can't start; the supervisor shows it."""
+        """Tell the supervisor why this process can't start."""
         self._send({"error": message})
 
     def _send(self, message: dict[str, object]) -> None:
@@ -60,5 +61,5 @@ class Link:
                     self._go.set_result(None if embedded is None else EmbeddedAccess(**embedded))
         except OSError:
             pass
-        # End at once, without tidying up: Kafka ends together with its supervisor.
+        # End without cleaning up, because the embedded Kafka ends together with the supervisor.
         os._exit(1)

@@ -1,6 +1,8 @@
 """`everput worker`: one worker process.
 
-For: wiring the log, the projections and the deliveries, until told to stop. Not for: delivering (broker/delivery)."""
+For: connecting the log, the projections and the deliveries, until a signal ends the process. Not for: delivering
+(broker/delivery).
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,7 @@ def _alerts(
     stored: StoredBytes,
 ) -> AlertWatch:
     def disk() -> tuple[int, int]:
-        """Return the free bytes, and twice the amount below which the API refuses to write."""
+        """Return the free bytes of the disk, and twice the amount below which the API refuses to write."""
         return shutil.disk_usage(options.data_dir).free, 2 * options.disk_free_bytes_min
 
     sources = Sources(

@@ -292,7 +292,7 @@ def test_a_data_directory_has_one_server(tmp_path: Path):
 
 def test_a_data_directory_that_is_a_file_is_a_clear_error(tmp_path: Path):
     (tmp_path / "data").write_text("")
-    with pytest.raises(ConfigurationError, match="can't make the data directory"):
+    with pytest.raises(ConfigurationError, match="can't create the data directory"):
         files.make_data_dir(tmp_path / "data")
 
 
