@@ -57,14 +57,14 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
 _AT_ONCE: Final = 50  # listeners whose cursors are loaded together
-_PAUSE_S: Final = 0.25  # seconds to wait after each such group
+_PAUSE_S: Final = 0.25  # seconds after each group
 _GONE: Final = "the listener answered 410"  # A pause by a worker has a reason that begins with this.
 # A message that another worker was about to put is stored or lost after this time.
 _SETTLED_MS: Final = 30_000
 # A message id may use the time of an event only if the event is younger than this.
 _ID_VALID_MS: Final = 5 * 60_000
-_BURST: Final = 100.0  # alerts that an organization may get at once
-_PER_S: Final = 0.1  # alerts a second after the first 100
+_BURST: Final = 100.0  # alerts at once
+_PER_S: Final = 0.1  # alerts a second after that
 
 # Returns how many messages wait for a listener, as far as this worker knows; None if it does not serve it.
 LocalLag = Callable[[str], int | None]

@@ -24,13 +24,13 @@ from broker.errors import Refused, Unavailable
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # A hash takes 46 MiB, and less than 0.1 s of a processor.
-WAITING_MAX: Final = 150  # more than the rate limits for strangers allow (api/accounts.py)
-_SCORE_MIN: Final = 2  # zxcvbn's score from 0 to 4; 2 means at least a million guesses
+WAITING_MAX: Final = 150  # more than strangers' rate limits allow
+_SCORE_MIN: Final = 2  # 2 means a million guesses
 # zxcvbn tries all meanings of symbols such as @ and 4 as letters, so its time grows with their product.
-# 72 hostile characters take 14 s. Within these limits the worst known case takes 0.2 s.
+# zxcvbn takes 14 s for 72 hostile characters. Within these limits the worst known case takes 0.2 s.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
-_judging: Final = Lock()  # zxcvbn keeps the words of an account in a global variable
+_judging: Final = Lock()  # zxcvbn has a global variable
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """
     judged = _judged(_normal(password).decode())
-    if len(judged) < CHARS_MIN:  # So many different symbols in so few characters can't be a word.
+    if len(judged) < CHARS_MIN:  # A text with so many different symbols in so few characters can't be a word.
         return None
     known = [part for text in about for part in (text, *text.split("@"))]
     with _judging:

@@ -18,8 +18,8 @@ from broker.core.health import Facts
 from broker.core.statistics import Series
 from broker.errors import LogUnavailable
 
-EARLIEST: Final = -2  # as a time, this means the first offset of a partition
-LATEST: Final = -1  # as a time, this means the end offset of a partition
+EARLIEST: Final = -2  # time that means the first offset
+LATEST: Final = -1  # time that means the end offset
 # If a worker is killed and no worker replaces it, nobody serves its partitions for this long.
 SESSION_TIMEOUT_MS: Final = 10_000
 

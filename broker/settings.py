@@ -29,7 +29,7 @@ class KafkaSettings:
     ca_file: Path | None = None  # PEM file, like the next two
     cert_file: Path | None = None
     key_file: Path | None = None
-    topic_prefix: str = "everput."  # prefix of the names of topics and consumer groups
+    topic_prefix: str = "everput."  # of topics and consumer groups
     partitions: int = 16
     replication: int = 3
     min_insync: int = 2
@@ -44,17 +44,17 @@ class Settings:
     """
 
     kafka: KafkaSettings
-    sealing_key: str = field(repr=False)  # Fernet key that encrypts listeners' secrets in the log
-    allow_networks: tuple[Network, ...] = ()  # allowed addresses of listeners that are not public
-    public_url: str | None = None  # base of `_links`; None: the address of the request
-    trusted_proxies: tuple[Network, ...] = ()  # networks of proxies that may state the client's address
-    registration: bool = True  # anybody who reaches the API may create an account
+    sealing_key: str = field(repr=False)  # encrypts listeners' secrets
+    allow_networks: tuple[Network, ...] = ()  # private addresses for listeners
+    public_url: str | None = None  # None: the request's address
+    trusted_proxies: tuple[Network, ...] = ()  # proxies with X-Forwarded-For
+    registration: bool = True  # accounts may be created
     requests_per_s: float | None = None  # requests of an organization's API keys
-    bytes_per_s: int | None = None  # bytes of messages that an organization puts
+    bytes_per_s: int | None = None  # of an organization's messages
     queues_max: int = 10_000  # of one organization
     listeners_max: int = 10_000  # of one organization
-    changes_per_min: int | None = None  # events that an organization may add to `control`
-    organization_bytes_max: int | None = None  # bytes that all organizations of one account may store
-    retain_messages_s: int | None = None  # older messages may be deleted; None keeps all
-    append_timeout_ms: int = 5_000  # how long a request waits for Kafka's acknowledgement
+    changes_per_min: int | None = None  # in `control`, by one organization
+    organization_bytes_max: int | None = None  # of all organizations of an account
+    retain_messages_s: int | None = None  # None keeps all messages
+    append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement
     body_bytes_max: int = 8 << 20  # largest body of a request

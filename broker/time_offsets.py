@@ -16,7 +16,7 @@ from broker.ports import EARLIEST, LATEST, FetchResult, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
-_ONE_BATCH: Final = 1  # bytes; Kafka answers with one whole batch
+_ONE_BATCH: Final = 1  # Kafka returns one whole batch
 
 
 class Offsets(Protocol):

@@ -20,18 +20,18 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# A count is recorded when it reaches this fraction of the limit, or of the stored bytes if there is no limit.
+# Stored bytes are recorded when they reach this fraction of the limit, or of all stored bytes if there is no limit.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # Kafka stores at most this many bytes for a record, in addition to its value.
-# A batch with one record takes 61 bytes, lengths and times take 27, and the key and the headers take 77.
+# A batch with one record adds 61 bytes, lengths and times add 27, and the key and the headers add 77.
 RECORD_BYTES: Final = 192
 # Kafka's index files add this fraction of everything: at most 20 bytes for each 4,096.
 _INDEX_PART: Final = 128
-# For an organization without a limit, the fraction is computed from at least this many bytes.
+# For an organization without a limit, recording steps are computed from at least this many bytes.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
-# Changes may exceed the limit by this fraction of it, so that a full organization can repair its listeners.
+# Changes may exceed the limit of stored bytes by this fraction, so that a full organization can repair its listeners.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -72,7 +72,7 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # The bytes that each tenant may store before its limit is checked again. Below 0, concurrent puts stored more.
+        # The bytes that each tenant may store before its limit is checked again. Concurrent puts may bring it below 0.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
@@ -220,7 +220,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # The event is stored, or probably is; recording it again would count it twice.
+        # The event with the count is stored, or probably is. Recording it again would count the bytes twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

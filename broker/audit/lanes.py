@@ -26,7 +26,7 @@ from broker.kafka.requests import EARLIEST, FetchResult, OffsetTooOld
 _CONTROL: Final = TOPIC_OF[wire_name(ListenerRedriven)]
 _TRIES_MAX: Final = 100
 _PAUSE_S: Final = 0.02
-# A placeholder for an event that is too large to keep in memory. The event is read again when it is its turn.
+# A placeholder for an event that is too large to wait in memory. The event is read again when it is needed.
 _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
@@ -173,7 +173,7 @@ class LaneReader:
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
         """Add to the merge as many of the fetched records as the partition may hold in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        # This may go past the partition's end, because none of the skipped records is wanted.
+        # The partition may be skipped past its end, because none of the skipped records is wanted.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take

@@ -36,7 +36,8 @@ from broker.time_offsets import offsets_since
 
 _SLOT_WAIT_S: Final = 60.0
 _SLICE_BYTES: Final = 256 << 10
-_STEPS_S: Final = 0.001  # longest work on a slice before it yields to the event loop
+# Reading the log yields to the event loop after this time.
+_STEPS_S: Final = 0.001
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
 
@@ -95,11 +96,11 @@ class ReaderTuning:
     settle_ms: int = 2_000
     open_max: int = 32  # requests at once in this process
     open_each_max: int = 8  # requests at once of one tenant
-    held_bytes_max: int = 4 << 20  # bytes that one request holds in memory
-    share_bytes_min: int = 32 << 10  # bytes that one partition of a request may hold at least
-    rest_bytes_max: int = 16 << 20  # fetched bytes that wait in the cache, of all requests
-    slice_events: int = 256  # events in one answer part, at most
-    slice_reads: int = 16  # reads for one answer part, at most
+    held_bytes_max: int = 4 << 20  # bytes in memory, per request
+    share_bytes_min: int = 32 << 10  # bytes per partition, at least
+    rest_bytes_max: int = 16 << 20  # bytes in the cache, all requests
+    slice_events: int = 256  # events per slice
+    slice_reads: int = 16  # reads per slice
 
 
 class LogReader:
@@ -116,7 +117,7 @@ class LogReader:
         self.past = Past(records, table, self.others, view.state.tenant_of)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
-        # Work on one slice at a time and let organizations take turns, so that requests get the rest of the time.
+        # The log is read in one slice at a time, and organizations take turns, so that other requests are not delayed.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self.rests = Rests(tuning.rest_bytes_max)
@@ -159,8 +160,8 @@ class LogReader:
                 raise NotFound("No queue of this organization has, or had, this ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
-            # A client with a page token has already learned that the listener exists.
-            # For a message's history, `control` is not read from its start.
+            # A client with a page token has already learned in its first request that the listener exists.
+            # For the history of a message, the topic `control` is not read from its start.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener of this organization has, or had, this ID.")
@@ -224,7 +225,7 @@ class _Reading:
                     yield Slice(entries, self._merge.page_token(), complete)
                 if complete or self._left == 0:
                     return
-                # The remaining records are too recent to be complete: wait, then read what has arrived meanwhile.
+                # The remaining records are too recent for a final order: wait, then read what has arrived meanwhile.
                 if not more:
                     await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                     safe_ms = end_ms
@@ -258,7 +259,7 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # Begin nearer to the message, but not later than a record that decides the message's log time.
+            # Begin near the message, but not after any record that decides the log time of the message.
             # A damaged time index may change the order of events here, but skips none.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):

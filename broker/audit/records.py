@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from broker.kafka.requests import FetchResult
 
-FETCH_BYTES: Final = 256 << 10  # small, so that searching it does not delay other requests
+FETCH_BYTES: Final = 256 << 10  # small, so that requests stay quick
 
 
 class Records(Protocol):

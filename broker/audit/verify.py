@@ -60,7 +60,7 @@ class Verifier:
         self._claims_topic = table.claims
         self._workers_group = workers_group(kafka)
         self.control = ControlChecks(0)
-        self._damage: list[LogDamaged] = []  # unreadable ranges that are not reported yet
+        self._damage: list[LogDamaged] = []  # unreadable ranges, not reported yet
 
     async def size(self) -> int:
         """Return about how many offsets the check must read. Raises LogUnavailable if Kafka does not answer."""
@@ -165,7 +165,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # These records may belong to queues that were created meanwhile; the next check will judge them.
+                # These records may belong to queues that were created meanwhile, so the next run will judge them.
                 if not finding.wrong:
                     yield finding
             for checks in others:
@@ -176,7 +176,7 @@ class Verifier:
         named, who = self.control.named.get(number, (0, ""))
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end")
-        # Retention deletes messages first, and their outcomes later.
+        # Retention deletes messages first, and the records of their deliveries later.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)

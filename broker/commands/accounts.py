@@ -23,7 +23,7 @@ from broker.passwords import Passwords
 from broker.ports import ControlLog, DirectoryView
 
 SESSION_S: Final = 7 * 86_400
-ORGANIZATIONS_MAX: Final = 20  # organizations that an account may be in, or may create
+ORGANIZATIONS_MAX: Final = 20  # organizations of one account
 _ONE_TIME_S: Final = 86_400  # seconds until a one-time password expires
 _ONE_TIME_BYTES: Final = 15
 _BLOCKED: Final = "This account is blocked. Ask the operator of this server."
@@ -104,7 +104,7 @@ class AccountCommands:
             raise WrongPassword(_WRONG)
         if account.blocked:
             raise AccountBlocked(_BLOCKED)
-        if not account.may_sign_in(now_ms()):  # the one-time password was used, or has expired
+        if not account.may_sign_in(now_ms()):  # The one-time password was used before, or has expired.
             raise WrongPassword(_WRONG)
         return account
 
@@ -132,7 +132,7 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        if session is None:  # An account has a limited number of sessions; the oldest is removed.
+        if session is None:  # An account may have a limited number of sessions; a new one ends the oldest.
             raise Unavailable(
                 "This session has ended, because too many sessions of this account were started at once. Try again."
             )

@@ -27,9 +27,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-_ANSWER_BYTES: Final = 1024  # bytes of a worker's answer to a change, without its listeners
-_LISTENER_BYTES: Final = 64  # bytes of each listener in a worker's answer, at most
-_PAGE_BYTES_MAX: Final = 8 << 20  # bytes of updated data in a page, but at least one message
+_ANSWER_BYTES: Final = 1024  # of an answer without its listeners
+_LISTENER_BYTES: Final = 64  # of each listener in an answer
+_PAGE_BYTES_MAX: Final = 8 << 20  # of updated data in a page
 _NONE: Final = "No message of this queue has this ID."
 _DELETED: Final = "This message was deleted."
 _CHANGED: Final = (
@@ -49,7 +49,7 @@ class StoredMessage:
     partition: int
     offset: int
     data: str
-    updated_at_ms: int | None  # None if the message was never updated
+    updated_at_ms: int | None  # None if never updated
     version: int
 
 
@@ -167,7 +167,7 @@ async def _change(
     if count is not None:
         count(event.organization_id, len(encode(event)) + _ANSWER_BYTES + _LISTENER_BYTES * len(queue.listeners))
     offset, answers_from = await changes.append(event)
-    if event.if_version is not UNSET:  # Another change may come first in the log.
+    if event.if_version is not UNSET:  # Another change of the same message may come first in the log.
         try:
             counted = await changes.counted(event)
         except Unavailable as error:

@@ -30,7 +30,7 @@ from broker.ports import ControlLog, DirectoryView
 
 _FOLD_S: Final = 2.0
 _CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
-Versions = Collection[int]  # the versions that a change may be made to
+Versions = Collection[int]  # versions that may be changed
 # This pattern takes linear time, because it has fixed lengths.
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -44,13 +44,13 @@ from broker.ports import DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
 
-# The limit applies to the unencrypted headers of one listener. Each event of the listener holds all of them encrypted.
+# The limit applies to the unencrypted headers of one listener. Each event of the listener stores all of its headers.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
 # An update is tried this often while other requests change the same listener.
 _UPDATES_TRIED: Final = 10
 HIDDEN: Final = "…"  # shown instead of a header's value
-LISTENERS_MAX: Final = 10_000  # of an organization; concurrent requests may exceed it a little
+LISTENERS_MAX: Final = 10_000  # of one organization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

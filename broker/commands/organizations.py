@@ -94,7 +94,7 @@ async def create_key(
         expires_at_ms=expires_at_ms,
     )
     api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
-    if api_key is None:  # The organization does not exist, or has already revoked the key.
+    if api_key is None:  # The organization does not exist, or has already revoked the new API key.
         raise NotFound("You can reach no organization with this ID.")
     return api_key, secret
 

@@ -31,7 +31,7 @@ from broker.errors import (
 )
 from broker.ports import ControlLog, DirectoryView
 
-QUEUES_MAX: Final = 10_000  # of an organization; concurrent requests may exceed it a little
+QUEUES_MAX: Final = 10_000  # of one organization
 
 
 class QueueCommands:
@@ -139,6 +139,6 @@ async def alerts_queue(control: ControlLog, view: DirectoryView, context: Contex
     queue = view.state.queues_by_name.get((context.organization_id, ALERTS_QUEUE))
     if queue is None:
         event = ev.QueueCreated(**event_fields(context), queue_id=str(uuid4()), name=ALERTS_QUEUE)
-        await record(control, view, event)  # It does not matter if another process creates it first.
+        await record(control, view, event)  # It does not matter if another process creates the queue first.
         queue = view.state.queues_by_name[context.organization_id, ALERTS_QUEUE]
     return queue

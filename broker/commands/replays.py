@@ -26,7 +26,7 @@ from broker.settings import Network
 ONLY: Final = ("all", "failed", "undelivered")
 _RUNNING_MAX: Final = 10  # running replays of one listener
 _RUNNING_ALL_MAX: Final = 100  # running replays of one organization
-_PICKED_MAX: Final = 50_000  # messages that an event can list one by one
+_PICKED_MAX: Final = 50_000  # offsets listed in an event
 _PAGE: Final = 1000
 
 
@@ -223,7 +223,7 @@ class ReplayCommands:
 
         The listener never got messages before its own start, and has not taken messages above the top of its cursor.
         """
-        # Read the cursors first: a delivery that leaves memory after that is found in the topic `outstanding`.
+        # Read the cursors first: a delivery that leaves a worker's memory later is found in the topic `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])

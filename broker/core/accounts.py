@@ -15,7 +15,7 @@ from typing import Any, Final
 from broker.core import events as ev
 
 SESSIONS_MAX: Final = 20
-EMAIL_CHARS_MAX: Final = 254  # RFC 5321, 4.5.3.1.3, without the angle brackets
+EMAIL_CHARS_MAX: Final = 254  # limit of RFC 5321, 4.5.3.1.3
 # Only ASCII, because the comparison must not depend on a version of Unicode.
 # This pattern takes quadratic time in the part after the @, whose length is limited first (EMAIL_CHARS_MAX).
 _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")
@@ -113,7 +113,7 @@ class Accounts:
     def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
         match event:
             case ev.AccountPasswordChanged():
-                # If two sessions change the password at once, the earlier event ends the other session.
+                # If two sessions change the password at once, the earlier event in the log ends the other session.
                 if event.session_id not in self._sessions_of.get(account.id, {}):
                     return False
                 self._end_all(account, but=event.session_id)

@@ -18,7 +18,7 @@ class AlertThresholds(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     lag_messages: int | None = None  # messages that wait
-    lag_s: int | None = None  # age of the oldest message that waits
+    lag_s: int | None = None  # age of the oldest waiting message
     parked: int | None = None  # parked deliveries
     down_s: int | None = None  # how long the listener is down
     failing_s: int | None = None  # how long the listener is failing
@@ -45,8 +45,8 @@ class AlertEvent(Event, frozen=True, kw_only=True):
     queue_id: str = ""
     key_id: str = ""
     began_at_ms: int = 0  # when the condition began
-    facts: dict[str, int | str] = msgspec.field(default_factory=dict)  # what was known of the subject, by name
-    quiet: bool = False  # no message is put for this event
+    facts: dict[str, int | str] = msgspec.field(default_factory=dict)  # facts about the subject, by name
+    quiet: bool = False  # the event gets no message
 
 
 class AlertRaised(AlertEvent, frozen=True, kw_only=True, tag="alert.raised"):

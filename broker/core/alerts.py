@@ -20,10 +20,11 @@ from msgspec import UNSET, UnsetType
 from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold
 from broker.core.event import Event
 
-ALERTS_QUEUE: Final = "everput.alerts"  # the reserved name of an organization's queue for alerts
+# Every organization's queue for alerts has this reserved name.
+ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
 BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for this long.
-# Other alerts end after the value was below the lower threshold for this long.
+# An alert of another kind ends after its value was below the lower threshold for this long.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -34,17 +35,18 @@ class Kind(StrEnum):
 
     DOWN = "listener.down"  # the listener is down
     FAILING = "listener.failing"  # the listener rejects too many attempts
-    LAG = "listener.lag"  # too many messages wait, or one waits too long
+    LAG = "listener.lag"  # too many messages wait too long
     PARKED = "listener.parked"  # too many deliveries are parked
     SECRET = "secret.expiring"  # noqa: S105 - the kind's name
     KEY = "key.expiring"  # an API key expires soon
-    DAMAGED = "log.damaged"  # a part of the log can't be read
-    DISK = "disk.low"  # the disk of the embedded Kafka is getting full
+    DAMAGED = "log.damaged"  # unreadable part of the log
+    DISK = "disk.low"  # disk of the embedded Kafka
 
 
-BACK: Final = "listener.back"  # the type of the message that ends DOWN or FAILING
+# The message about the end of an alert DOWN or FAILING has this type.
+BACK: Final = "listener.back"
 _HEALTH: Final = (Kind.DOWN, Kind.FAILING)
-_SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)  # No message is sent when these alerts end.
+_SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)  # No message is sent when an alert of one of these kinds ends.
 
 
 class Level(IntEnum):
@@ -73,7 +75,7 @@ class Thresholds:
     """The thresholds from which alerts about a listener begin. 0 means that there is no alert."""
 
     lag_messages: int = 10_000  # messages that wait
-    lag_s: int = 900  # age of the oldest message that waits
+    lag_s: int = 900  # age of the oldest waiting message
     parked: int = 1  # parked deliveries
     down_s: int = 60  # how long the listener is down
     failing_s: int = 300  # how long the listener is failing
@@ -101,12 +103,12 @@ def thresholds(*sources: AlertThresholds | UnsetType) -> Thresholds:
 class ListenerFacts:
     """The facts about a listener that its alerts depend on."""
 
-    health: str = "healthy"  # down, failing, paused, replaying, new or healthy
+    health: str = "healthy"  # a value of `Health`
     lag: int = 0  # at least this many messages wait
-    oldest_at_ms: int | None = None  # when the oldest waiting message was put
+    oldest_at_ms: int | None = None  # of the oldest waiting message
     parked: int = 0  # parked deliveries
-    error: str | None = None  # error of the last attempt; None if it was accepted
-    secret_ends_at_ms: int | None = None  # when the next former signing secret ends
+    error: str | None = None  # of the last attempt
+    secret_ends_at_ms: int | None = None  # end of the next former secret
 
 
 def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
@@ -163,8 +165,8 @@ class Trigger:
     The condition has had its present level since `since_ms`; 0 if that is not known.
     """
 
-    open: bool = False  # the alert has begun and not ended
-    begun_at_ms: int = 0  # when it last began; 0 for never
+    open: bool = False  # begun and not ended
+    begun_at_ms: int = 0  # last beginning; 0 for never
     since_ms: int = 0
     _level: Level = Level.BETWEEN
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.core import events as ev
 
-# An expired API key is listed for this long, or until the next key is created after that.
+# An expired API key stays in the list for at least 30 days. The next creation of a key after that removes it.
 EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000
 
 
@@ -31,7 +31,7 @@ class ApiKey:
     scopes: tuple[str, ...]
     created_at_ms: int
     last_used_at_ms: int | None = None
-    created_by: str = ""  # the author of the event that created the key
+    created_by: str = ""  # the creating event's actor
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
 

@@ -16,10 +16,10 @@ from broker.core.codec import CLASSES, encode, wire_name
 from broker.core.events import AlertThresholds, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
-# Two events with the same millisecond are ordered by the position of their topics in this list.
+# The topics in the order of the log: of two events with the same time, the one in the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
-# The order of the log leaves out these topics, because Kafka deletes or compacts their records.
-# `outstanding` is compacted, `claims` keeps two days, and `statistics` keeps thirty days.
+# The order of the log leaves these topics out, because Kafka deletes or compacts their records.
+# Kafka compacts `outstanding`, keeps records of `claims` for two days, and records of `statistics` for thirty days.
 PASSING: Final = ("outstanding", "claims", "statistics")
 
 _ELSEWHERE: Final[Mapping[str, str]] = {
@@ -38,7 +38,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }
 TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in get_args(ControlEvent)}, **_ELSEWHERE}
 
-# Each description holds for every event that has a field of this name.
+# The description of an event field holds for every event that has a field of this name.
 FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
@@ -149,7 +149,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_at_ms": "the time in the ids of the messages",
     "ids_seed": "the seed of the random bits in the ids of the messages",
 }
-# Only operators see these fields, because offsets in shared partitions tell how much other organizations put.
+# Only operators see these event fields, because offsets in shared partitions tell how much other tenants put.
 INTERNAL: Final = frozenset(
     {
         *("start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"),
@@ -186,7 +186,7 @@ _UNSEALED: Final = Former(
     "nothing is sealed: the values in `settings.headers`, in the clear, are those that are sent",
 )
 _UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts whatever version the message is at")
-# There is one row for each upcaster in codec.py.
+# Former versions of events, one for each upcaster in codec.py.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("key.created", 1): Former(
         frozenset({"queue_ids", "expires_at_ms"}), "the key is for all queues, and does not end by itself"
@@ -205,7 +205,7 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
 }
 _HIDDEN: Final = SECRET | INTERNAL
 _MASKED: Final = "…"
-_DAMAGED: Final = "damaged"  # shown instead of offsets, because organizations share partitions
+_DAMAGED: Final = "damaged"  # replaces offsets in shared partitions
 _TUNNEL: Final = "tunnel://"
 
 

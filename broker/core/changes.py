@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
 
-# Changes are searched from the message's time minus this, because the clocks of API processes may differ.
+# A search for changes starts this long before the message's time, because the clocks of API processes may differ.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 

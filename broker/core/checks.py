@@ -21,11 +21,11 @@ from broker.core.events import Event
 from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 
-# The clocks of the writing machines may differ by this much, and a record may wait this long for Kafka.
+# A record's time may differ by this much from its event's time, because clocks differ and Kafka may be slow.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "key", "queue", "listener", "replay")
-_BY_ITSELF: Final = ("worker", "shell")  # events of these actors need no request id
-_OF_NOBODY: Final = (ev.VolumeRecorded,)  # events that an API process writes for many requests at once
+_BY_ITSELF: Final = ("worker", "shell")  # actors without a request id
+_OF_NOBODY: Final = (ev.VolumeRecorded,)  # events without a single author
 _MAKING: Final = ("created", "started")
 
 
@@ -166,8 +166,8 @@ class ControlChecks(Checks):
 
     def __init__(self, begin: int) -> None:
         super().__init__("control", 0, begin)
-        self.state = Directory()  # the state after the events checked so far
-        self.queues: dict[str, str] = {}  # organization ids by queue id, including deleted queues
+        self.state = Directory()  # state after the checked events
+        self.queues: dict[str, str] = {}  # organization ids by queue id
         self.receivers: dict[str, str] = {}
         self.named: dict[int, tuple[int, str]] = {}
         self._made: dict[str, set[str]] = {noun: set() for noun in _NOUNS}

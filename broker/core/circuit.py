@@ -43,7 +43,7 @@ class Circuit:
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.faults = 0
-        self.relapses = 0  # when the next probe is due, and when the listener went down
+        self.relapses = 0  # times of probe and outage
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 
@@ -96,6 +96,7 @@ class Circuit:
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        self.relapses = 0  # A listener whose probe fails is really down, so its return is trusted at once.
+        # A failed probe shows that the listener was really down, so it is served at once when it returns.
+        self.relapses = 0
         self.probe_at_ms = at_ms + interval_ms
         return False

@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 from broker.core.events import PutClaimed
 
 KEPT_MS: Final = 24 * 3600 * 1000
-CLAIMS_MAX: Final = 8_000_000  # claims of the last 24 hours in the index, 16 bytes each
+# The index holds at most this many idempotency claims of the last 24 hours, with 16 bytes for each.
+CLAIMS_MAX: Final = 8_000_000
 FEW: Final = 10_000
-# A claim that takes over within this time keeps the message ids: a search for a message starts at its id's time.
+# A repeated request keeps the message ids for this time only: a search for a message starts at the time in its id.
 IDS_KEPT_MS: Final = 60_000
-CLOCKS_MS: Final = 10_000  # largest difference between the clocks of two API processes
+CLOCKS_MS: Final = 10_000  # largest clock difference of processes
 _RUN_MAX: Final = 1 << 16
 _RUN_MS_MAX: Final = 3600 * 1000
 _OFFSET_BITS: Final = 48
@@ -129,7 +130,7 @@ class ClaimIndex:
         self._run_max = run_max
         self.runs: list[_Run] = []
         self._owners = _Owners()
-        self._since_ms = self._until_ms = 0  # of the claims that are not in a sorted list yet
+        self._since_ms = self._until_ms = 0  # of the unsorted claims
         self._begin()
 
     def __len__(self) -> int:

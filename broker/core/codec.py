@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
-# The upcaster for (wire name, version) converts to the next version. Old versions are read but never written.
+# Functions that convert an event from (wire name, version) to its next version. Old versions are only read.
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     # added queue_ids and expires_at_ms
     ("key.created", 1): lambda fields: fields | {"v": 2},
@@ -29,7 +29,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # added after_offsets
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # Version 3 added send_headers; before, the listener's headers were sent to any notify_url.
+    # Version 3 of replay.started added send_headers. Before, the listener's headers were sent to any notify_url.
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 
@@ -62,7 +62,7 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
 
 
 _NAMES: Final = {kind: name for name, kind in CLASSES.items()}
-# Invalid UTF-8 raises ValueError, and nesting that is too deep raises RecursionError.
+# Decoding raises ValueError for invalid UTF-8, and RecursionError for JSON that is nested too deeply.
 _UNDECODED: Final = (ValueError, RecursionError)
 _encoder = msgspec.json.Encoder()
 _any_event = msgspec.json.Decoder(AnyEvent)
@@ -84,7 +84,7 @@ def decode(value: bytes) -> Event:
         event: Event = _any_event.decode(value)
     except _UNDECODED:
         return _decode_other(value)
-    # msgspec fills in a missing `v` with the newest version.
+    # msgspec fills in a missing field `v` with the newest version, so check that the bytes have the field.
     if event.v == VERSIONS[_NAMES[type(event)]] and b'"v":' in value:
         return event
     return _decode_other(value)
@@ -104,7 +104,7 @@ def _decode_other(value: bytes) -> Event:
                 f"the event {name} has version {version}, which is newer than this program; upgrade Everput"
             )
         return msgspec.convert(fields, kind)
-    except (KeyError, TypeError, ValueError) as error:  # ValueError includes the errors of orjson and msgspec.
+    except (KeyError, TypeError, ValueError) as error:  # orjson and msgspec raise subclasses of ValueError
         raise UnknownEvent(f"not an event that this program knows: {error}") from error
 
 

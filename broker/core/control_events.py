@@ -149,7 +149,7 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     scopes: tuple[str, ...]
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
-    # Version 2 keeps an older program from reading a restricted key as an unrestricted one.
+    # The version was raised so that an older program does not read a restricted API key as an unrestricted one.
     v: int = 2
 
 
@@ -195,14 +195,14 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     `sealed_headers` holds encrypted ones.
     """
 
-    max_in_flight: int = 64  # concurrent requests over all workers; at least one for each worker
+    max_in_flight: int = 64  # over all workers
     rate_per_s: float | None = None
     timeout_ms: int = 15_000  # for one attempt
     max_attempts: int | None = None
-    max_age_s: int = 72 * 3600  # time from the first attempt, after which a failing delivery is parked
+    max_age_s: int = 72 * 3600  # then a failing delivery is parked
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}
-    retry_first_ms: int = 1_000  # longest wait after the first failure; it doubles with each failure
+    retry_first_ms: int = 1_000  # longest first wait, doubles each time
     retry_max_s: int = 3_600  # longest wait after any failure
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
 

@@ -38,9 +38,9 @@ class Cursor:
     top: int
     open: tuple[int, ...] = ()
     pending: int = 0
-    oldest_at_ms: int | None = None  # when the oldest pending message was put
+    oldest_at_ms: int | None = None  # of the oldest pending message
     state: str = "live"  # `live` or `down`
-    error: str | None = None  # error of the last attempt; None if it succeeded
+    error: str | None = None  # of the last attempt
     attempts: tuple[int, ...] = ()
     counts: str = ""
 
@@ -67,7 +67,7 @@ class Cursor:
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         error = f"{self.error or '-'};{self.counts}" if self.counts else self.error or "-"
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {error}"
-        # Dropping open offsets lowers the top, and everything above it is delivered again.
+        # Without its highest open offsets, the cursor gets a lower top, and messages above the top are delivered again.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()
@@ -97,7 +97,7 @@ class Cursor:
             )
         except (ValueError, TypeError):  # TypeError means too many fields
             return cls(top=offset)
-        # Refuse impossible metadata, because a top that is too high would skip messages.
+        # Ignore impossible metadata of a cursor, because a top that is too high would skip messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))

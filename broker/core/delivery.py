@@ -21,9 +21,9 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-# A tunnel answers with this status if no client has received the message, so no attempt was made.
+# A tunnel answers with this HTTP status if no client has received the message, so no attempt was made.
 TUNNEL_AWAY: Final = 599
-SLOW_DOWN: Final = (429, 503)  # A listener that is overloaded answers with one of these.
+SLOW_DOWN: Final = (429, 503)  # HTTP statuses of an overloaded listener
 TIMEOUTS: Final = ("timeout", "connect-timeout")
 
 
@@ -115,7 +115,7 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.DROPPED: "its partition was handed over, or its listener has ended",
 }
 
-# By the state that a delivery leaves: why it moves to the next state.
+# The legal transitions of a delivery: for each state, the states that may follow, with the reason.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "its message is read",
@@ -194,13 +194,16 @@ def legal(before: State, after: State) -> bool:
 class Decision(Enum):
     """The possible decisions about what follows an attempt."""
 
-    RETRY = "retry"  # The attempt failed, and the next one is due soon; the delivery waits in memory.
-    # The attempt failed, and the next one is due later; the delivery waits in the topic `outstanding`.
+    # The attempt failed, and the next attempt is due soon. The delivery waits in memory.
+    RETRY = "retry"
+    # The attempt failed, and the next attempt is due later. The delivery waits in the topic `outstanding`.
     SET_ASIDE = "set aside"
-    PARK = "park"  # The attempt failed and was the last one.
-    PUT_OFF = "put off"  # No attempt was made, and the listener is not to blame; it is made in a moment.
-    AWAY = "away"  # No attempt was made, because the tunnel has no client; it is made after a good probe.
-    # No attempt was made, because the listener had closed the idle connection; it is made at once.
+    PARK = "park"  # the last attempt has failed
+    # No attempt was made, and the listener is not to blame. The attempt is made a moment later.
+    PUT_OFF = "put off"
+    # No attempt was made, because the tunnel has no client. The attempt is made after the next good probe.
+    AWAY = "away"
+    # No attempt was made, because the listener had closed the idle connection. The attempt is made at once.
     AGAIN = "again"
 
 
@@ -213,7 +216,7 @@ class Verdict:
     """
 
     decision: Decision
-    due_ms: int | None = None  # when the next attempt is due, if the decision has a time
+    due_ms: int | None = None  # time of the next attempt
     fault: bool = False
     slow_down: bool = False
 
@@ -234,9 +237,9 @@ class Failure:
     status: int | None = None
     error: str | None = None
     retry_after_s: int | None = None
-    tried: bool = True  # False if no request was sent, without the listener's fault
+    tried: bool = True  # whether a request was sent
     connected: bool = True  # False if there was no connection
-    tunnel: bool = False  # whether the listener's address is a tunnel of an API process
+    tunnel: bool = False  # the address is a tunnel
     stale: bool = False
 
 
@@ -251,9 +254,9 @@ class History:
     number: int
     first_at_ms: int
     since_ms: int
-    again: bool = False  # the last attempt was repeated at once
-    outstanding: bool = False  # the delivery comes from the topic `outstanding`
-    crowded: bool = False  # other deliveries need its place in memory
+    again: bool = False  # last attempt was repeated at once
+    outstanding: bool = False  # comes from the topic `outstanding`
+    crowded: bool = False  # others need its place
 
 
 def taken(status: int) -> bool:
@@ -275,7 +278,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # The API process of the tunnel has ended, and another program answers on its port.
+        # The tunnel's API process has ended, and the answer comes from another program on its port.
         return AWAY
     due_ms = next_at_ms(
         policy,

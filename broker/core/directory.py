@@ -26,7 +26,7 @@ from broker.core.origins import same_origin
 from broker.core.redrives import NO_REDRIVES
 from broker.core.replays import Replay, Replays
 
-# This header marks a replayed message; its value is the replay's id.
+# The value of this HTTP header is the id of the replay that a message is sent for.
 REPLAY_HEADER: Final = "everput-replay"
 
 
@@ -47,7 +47,7 @@ class Directory:
         self.keys_by_sha256 = self._api_keys.by_sha256
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
-        self.listeners: dict[str, Listener] = {}  # including the listeners that stand for running replays
+        self.listeners: dict[str, Listener] = {}  # with stand-ins for running replays
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
         self.replays = Replays()
         self.damage = Damage()
@@ -55,8 +55,8 @@ class Directory:
         self.alerts = Alerts()
         self._queues_of: dict[str, dict[str, Queue]] = {}
         self._organizations_of: dict[str, dict[str, None]] = {}  # organization ids by account id
-        self._founded: Counter[str] = Counter()  # how many organizations each account has created
-        self._bytes_of: dict[str, Counter[int]] = {}  # bytes of stored messages by tenant and day
+        self._founded: Counter[str] = Counter()  # organizations created, by account id
+        self._bytes_of: dict[str, Counter[int]] = {}  # stored bytes by tenant and day
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:
         """Return the queue, if it belongs to this organization."""

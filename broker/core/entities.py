@@ -27,10 +27,10 @@ class Organization:
 
     id: str
     name: str
-    members: tuple[str, ...] = ()  # account ids, in the order in which they joined
+    members: tuple[str, ...] = ()  # account ids in joining order
     founder: str = ""
     by_shell: bool = False
-    # Bytes of stored messages, by day since the UTC epoch.
+    # stored bytes by day since 1970
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)
 
     def bytes_since(self, at_ms: int) -> int:
@@ -57,11 +57,11 @@ class Listener:
     start_offsets: tuple[int, ...]
     settings: ListenerSettings
     created_at_ms: int
-    paused: str | None = None  # the reason; None if it is not paused
+    paused: str | None = None  # None if not paused
     version: int = 1  # increases by one with each change
     former_secrets: tuple[tuple[str, int], ...] = ()
     redrives: Redrives = NO_REDRIVES
-    replay: Replay | None = None  # the replay that this listener stands for; None for a real listener
+    replay: Replay | None = None  # None for a real listener
 
     def sealed(self) -> Iterator[str]:
         """Yield each encrypted text of the listener: its secrets and header values."""

@@ -16,8 +16,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
     urgent: ClassVar[bool] = False
 
-    at_ms: int  # milliseconds since the UTC epoch, by the writer's clock
-    organization_id: str  # empty for events of accounts and of the installation
+    at_ms: int  # by the writer's clock
+    organization_id: str  # empty for accounts, installation
     actor: str = ""
-    request_id: str = ""  # the HTTP request that caused it; empty if none did
+    request_id: str = ""  # empty without an HTTP request
     v: int = 1

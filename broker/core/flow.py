@@ -12,10 +12,11 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-# After a decrease, answers to attempts that began earlier must not decrease the limit again.
+# After the limit of attempts has been decreased, answers to earlier attempts must not decrease it again.
 _DECREASE_PAUSE_MS: Final = 1_000
-LATE_S: Final = 0.001  # An event loop that is later than this would slow down fast listeners.
-# A process that waits this fraction of the time for a processor: every process on the machine then waits too.
+# If the event loop is later than this on average, slow listeners get fewer attempts, for the sake of fast listeners.
+LATE_S: Final = 0.001
+# If a worker waits for a processor during this fraction of the time, the whole machine is overloaded.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512

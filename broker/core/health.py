@@ -16,8 +16,10 @@ from typing import Final, NamedTuple
 from broker.core.cursor import Cursor
 from broker.core.varints import pack, unpack
 
-MINUTES: Final = 5  # A rate is computed over this many minutes, including the current one.
-ENOUGH: Final = 8  # With fewer attempts in this time, the last attempt decides.
+# The rates of accepted and failed attempts are computed over this many minutes, including the current minute.
+MINUTES: Final = 5
+# With fewer attempts than this, only the last attempt decides whether the listener is failing.
+ENOUGH: Final = 8
 FAILING: Final = 0.25  # A listener that rejects more than this fraction of its attempts is failing.
 # A listener that has accepted every attempt for this long is no longer failing.
 MENDED_MS: Final = 60_000
@@ -27,10 +29,10 @@ _MINUTE_MS: Final = 60_000
 class Health(StrEnum):
     """The health of a listener, from worst to best."""
 
-    DOWN = "down"  # no attempt is made until the liveness_url answers 2xx
-    FAILING = "failing"  # it can be reached, but too many attempts fail
-    PAUSED = "paused"  # a user paused it, or it answered 410
-    REPLAYING = "replaying"  # healthy, and a replay to it is running
+    DOWN = "down"  # attempts wait for a good probe
+    FAILING = "failing"  # alive, but too many attempts fail
+    PAUSED = "paused"  # by a user, or after 410
+    REPLAYING = "replaying"  # healthy, with a running replay
     NEW = "new"  # no attempt has ended yet
     HEALTHY = "healthy"  # it accepts messages
 
@@ -48,8 +50,8 @@ class Facts:
     retrying: int = 0  # deliveries
     accepted: int = 0
     refused: int = 0
-    accepted_at_ms: int = 0  # time of the last accepted attempt; 0 for never
-    refused_at_ms: int = 0  # time of the last failed attempt; 0 for never
+    accepted_at_ms: int = 0  # last time; 0 for never
+    refused_at_ms: int = 0  # last time; 0 for never
 
     @property
     def failing(self) -> bool:

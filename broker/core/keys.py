@@ -17,8 +17,8 @@ from typing import Final
 PREFIX: Final = "evp_"
 SESSION_PREFIX: Final = "evs_"  # session tokens have the same length
 RANDOM_BYTES: Final = 32
-# The rights of each scope, shown in the API reference, the command line and docs/operations.md.
-# A scope with a colon is a part of the scope before the colon.
+# The rights of each scope of API keys, as the API reference, the command line and docs/operations.md show them.
+# A scope with a colon, such as `messages:put`, is a part of the scope before the colon.
 SCOPES: Final[Mapping[str, str]] = {
     "queues": (
         "create, read, rename and delete queues; create, read, change, pause, test, redrive, replay to and delete "
@@ -33,8 +33,8 @@ SCOPES: Final[Mapping[str, str]] = {
     "audit": "read the organization's whole log, with the data of every message but no secrets",
 }
 SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # these four include all other scopes
-SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # scopes that a key restricted to some queues may have
-QUEUES_MAX: Final = 100  # number of queues that a key may be restricted to
+SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # scopes for keys restricted to queues
+QUEUES_MAX: Final = 100  # queues of a restricted key
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS: Final = 43
 _CHECK_DIGITS: Final = 6

@@ -44,7 +44,7 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     ids_seed: str
     partition: int
     number: int = 1
-    of: str = ""  # claim_id of the claim with number 1; empty in that claim itself
+    of: str = ""  # empty in the first claim itself
 
 
 class MessageChange(Event, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
     queue_id: str
     message_id: str
     partition: int
-    change_offset: int  # the change's offset in the topic `changes`
+    change_offset: int  # offset in the topic `changes`
     applied: bool
     listeners: tuple[tuple[str, str], ...]
 
@@ -145,11 +145,11 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     error: str | None
     took_ms: int
     next_at_ms: int | None
-    waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted; see DeliveriesSettled
+    waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted
 
 
-# A row has these columns: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms,
-# then failed attempts by answer, and deliveries by bucket of histogram.BOUNDS_MS.
+# A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, times.
+# In that row, `failures` counts failed attempts by answer, and `times` counts deliveries by histogram bucket.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 
@@ -165,11 +165,11 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     minutes: tuple[StatisticsRow, ...]
 
 
-# A delivery has this error if only a newer version can read its message. Its record has no copy of the message.
+# A delivery gets this error if only a newer version of Everput can read its message. No copy of it is stored.
 UNDECODABLE: Final = "undecodable"
-# A delivery has this error if its message is damaged. Its record has no copy of the message.
+# A delivery gets this error if its message is damaged. No copy of the message is stored.
 DAMAGED: Final = "damaged"
-BARE: Final = (UNDECODABLE, DAMAGED)  # errors of records without a copy of the message
+BARE: Final = (UNDECODABLE, DAMAGED)  # errors without a stored message
 
 
 class KeptDelivery(Event, frozen=True, kw_only=True):
@@ -194,8 +194,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     key: str | None = None
     redrives: int = 0
     forgiven: int = 0
-    since_ms: int = 0  # the last redrive or the message's `deliver_at`; 0 for neither
-    first_at_ms: int = 0  # first attempt, 0 before it; the age counts from the later of the two
+    since_ms: int = 0  # last redrive or `deliver_at`, or 0
+    first_at_ms: int = 0  # first attempt, or 0
     traceparent: str | UnsetType = UNSET
 
     def put(self) -> MessagePut:

@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.circuit import PROBE_MS_FIRST, PROBE_MS_MAX
 
-_PART: Final = 20  # the interval between probes is the downtime divided by this
+_PART: Final = 20  # downtime divided by probe interval
 
 L = TypeVar("L")
 
@@ -38,9 +38,9 @@ class Probes(Generic[L]):
     __slots__ = ("_by_loss", "_due", "_last_gone", "_later", "_numbers")
 
     def __init__(self) -> None:
-        self._later: list[tuple[int, int, int, L]] = []  # a heap of (when due, number, down since, listener)
+        self._later: list[tuple[int, int, int, L]] = []  # heap: when due, number, down since
         self._due: OrderedDict[int, tuple[int, int, L]] = OrderedDict()  # by number, longest due first
-        self._by_loss: list[tuple[int, int, L]] = []  # the due probes, sorted by (down since, number)
+        self._by_loss: list[tuple[int, int, L]] = []  # sorted by when they went down
         self._numbers = count()
         self._last_gone = True
 

@@ -18,7 +18,7 @@ from typing import Final
 from broker.core import events as ev
 from broker.core.varints import pack, unpack
 
-# Each process remembers this many ended replays of an organization.
+# Each process remembers this many ended replays of each organization.
 ENDED_MAX: Final = 1_000
 
 
@@ -36,21 +36,21 @@ class Replay:
     from_ms: int
     to_ms: int
     only: str
-    notify_url: str | None  # None: the listener's own URL, whatever it is at that time
-    liveness_url: str | None  # None: the listener's own; with a notify_url, that one is probed
+    notify_url: str | None  # None: the listener's own URL
+    liveness_url: str | None  # None: listener's own, or notify_url
     rate_per_s: float | None
-    start_offsets: tuple[int, ...]  # first offset of the range, by partition
+    start_offsets: tuple[int, ...]  # by partition
     end_offsets: tuple[int, ...]
     before_offsets: tuple[int, ...]
     after_offsets: tuple[int, ...]
     picked: tuple[str, ...] | None  # packed offsets by partition, see pick()
-    count: int  # number of messages at the start, exact if counted_all is True
+    count: int  # messages at the start
     counted_all: bool
-    send_headers: bool  # send the listener's headers even to another origin
+    send_headers: bool  # even to another origin
     created_at_ms: int
     finished: tuple[int, ...] = ()  # partitions in which everything is settled
-    paused: str | None = None  # the reason; None if it is not paused
-    ended: str | None = None  # `finished` or `cancelled`; None while it runs
+    paused: str | None = None  # None if not paused
+    ended: str | None = None  # None while it runs
     ended_at_ms: int | None = None
 
     def chooser(self, partition: int) -> Callable[[int], bool] | None:
@@ -78,7 +78,7 @@ class Replays:
     def __init__(self) -> None:
         self._by_id: dict[str, Replay] = {}
         self._of: dict[str, list[str]] = {}
-        # The ids of ended replays by organization, in the order in which they ended.
+        # The ids of ended replays, by organization, in the order of their ends.
         self._ended_of: dict[str, dict[str, None]] = {}
         self._running: Counter[str] = Counter()  # number of running replays by organization
 

@@ -19,7 +19,7 @@ class RetryPolicy:
     delay_ms_max: int = 3_600_000
     delay_ms_min: int = 100
     max_attempts: int | None = None  # None for no limit
-    max_age_ms: int = 72 * 3_600_000  # time from the first attempt, after which a failing delivery is parked
+    max_age_ms: int = 72 * 3_600_000  # then a failing delivery is parked
 
 
 _DOUBLINGS_MAX: Final = 32  # far more than any delay_ms_max needs

@@ -39,9 +39,9 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# These events concern many messages and belong to the history of each of them.
+# An event of one of these types concerns many messages, so it belongs to the history of each of these messages.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
-# Everput's encoder begins every event with these bytes. Events that begin otherwise are always decoded.
+# Everput writes every event with these first bytes. A record that begins otherwise is always decoded.
 _TYPED: Final = b'{"type":"'
 
 
@@ -81,11 +81,11 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    # Each of these texts must be in a record's bytes.
+    # A record matches only if its bytes contain all of these ids.
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # A record's bytes must contain one of these texts, if there are any.
+    # A record matches only if its bytes contain one of these texts, unless there are none.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

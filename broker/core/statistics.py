@@ -21,7 +21,7 @@ from broker.core.histogram import BOUNDS_MS, buckets
 MINUTE_MS: Final = 60_000
 # The topic `statistics` keeps its records for this long, and older times are not counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# A counting event is ignored if this many other records came between its writer's reading and its writing.
+# A counting event is ignored if more than this many records were written after its writer had read the topic.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -63,9 +63,9 @@ class Counts:
     put: int = 0
     delivered: int = 0
     parked: int = 0  # deliveries
-    waited_ms: int = 0  # sum of the times from the put to the accepted attempt
-    failed: dict[str, int] = field(default_factory=dict)  # attempts by HTTP status, or by error if there was no answer
-    waited: dict[int, int] = field(default_factory=dict)  # deliveries by bucket of BOUNDS_MS, for the same times
+    waited_ms: int = 0  # of times from put to acceptance
+    failed: dict[str, int] = field(default_factory=dict)  # attempts by HTTP status or error
+    waited: dict[int, int] = field(default_factory=dict)  # deliveries by histogram bucket
 
     def add(self, other: Counts) -> None:
         self.put += other.put

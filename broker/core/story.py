@@ -17,7 +17,7 @@ class Story:
     """
 
     def __init__(self, *, whole: bool) -> None:
-        self._owed: dict[str, bool] = {}  # whether the last attempt failed, by listener
+        self._owed: dict[str, bool] = {}  # last attempt failed, by listener
         self._whole = whole
 
     def tells(self, event: Event) -> bool:

@@ -37,8 +37,8 @@ class Appender:
         self._producer = producer
         self._timeout_s = timeout_s
         self.name = topic
-        self.refusal: Refusal | None = None  # why append_one() refuses records, if it does
-        # Records that wait while an earlier batch of append_one() is in flight, by partition.
+        self.refusal: Refusal | None = None  # why append_one() refuses records
+        # Records that wait while an earlier batch of the same partition is in flight, by partition.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -81,7 +81,7 @@ class Appender:
     async def _write(self, partition: int, waiting: deque[_Waiting]) -> None:
         """Write the waiting records, batch after batch, until no record waits."""
         try:
-            # Skip records whose callers have timed out.
+            # Leave out records whose callers have stopped waiting.
             while some := [one for one in waiting if not one.offset.done()]:
                 waiting.clear()
                 records = [one.record for one in some]

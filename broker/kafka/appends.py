@@ -20,8 +20,8 @@ class Append:
     """
 
     __slots__ = ("build", "deadline", "done", "size")
-    count = 1  # number of messages: a Part may have several
-    together: Together | None = None  # the group that this message belongs to, if any
+    count = 1  # messages; a Part may have several
+    together: Together | None = None  # the message's group, if any
 
     def __init__(self, build: BuildRecord, done: asyncio.Future[Any], deadline: float, size: int) -> None:
         self.size = size

@@ -27,12 +27,12 @@ _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
 # This many bytes of the next batch are enough to read its base offset.
 FOLLOWING_BYTES: Final = _LENGTH.size
-_OLD_CRC_AT: Final = 12  # Formats 0 and 1 keep their CRC-32 at this position.
-_MAGIC: Final = 2  # the batch format since Kafka 0.11; older ones are 0 and 1
-_BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # smallest batch in bytes, by batch format
+_OLD_CRC_AT: Final = 12  # Record batches of the old formats 0 and 1 have their CRC-32 at this byte.
+_MAGIC: Final = 2  # format since Kafka 0.11
+_BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # smallest sizes, by format
 _BYTES_MAX: Final = 9 << 20  # A batch may be slightly larger than the topic's max.message.bytes.
-_CHECKED_AT_ONCE: Final = 256 << 10  # bytes to check before yielding to the event loop
-RECORDS_AT_ONCE: Final = 500  # records to parse before yielding to the event loop
+_CHECKED_AT_ONCE: Final = 256 << 10  # checked before a yield
+RECORDS_AT_ONCE: Final = 500  # parsed before a yield
 
 
 async def parse(
@@ -96,7 +96,7 @@ def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *
         return (base >= offset or not exact) and (follows_at is None or follows_at >= after)
     if exact or base >= offset:
         return base == offset
-    return after in (follows_at, end_offset)  # the next batch must confirm this base offset
+    return after in (follows_at, end_offset)  # the next batch must confirm it
 
 
 def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
@@ -130,7 +130,7 @@ def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] |
                 return _first(first, offset, after), end_offset - 1
         if not (offset < base < after <= end_offset and batch.validate_crc()):
             continue
-        if follows_at is None or follows_at >= after:  # a smaller offset means that a base offset is damaged
+        if follows_at is None or follows_at >= after:  # otherwise a base offset is damaged
             return _first(first, offset, base), base - 1
     return None
 
@@ -165,7 +165,7 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
             yield DefaultRecordBatch(batch), follows_at, size
         elif zlib.crc32(batch[_MAGIC_AT:]) == int.from_bytes(batch[_OLD_CRC_AT:_MAGIC_AT]):
             yield LegacyRecordBatch(batch, magic), follows_at, size
-        else:  # The parser would read beyond a damaged batch, so the checksum is compared first.
+        else:  # The parser of old batches would read beyond a damaged batch, so compare the checksum first.
             yield None, None, 0
             return
         at += size

@@ -25,11 +25,11 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# An hour more than claims are valid, for clock differences and because the index drops claims in large groups.
+# Claims are kept an hour longer than they are valid, because clocks differ and claims are dropped in large groups.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
-_CLAIM_BYTES: Final = 4096  # small, because Kafka returns at least one whole batch
+_CLAIM_BYTES: Final = 4096  # Kafka returns whole batches
 
 
 class _Owned(msgspec.Struct):
@@ -66,7 +66,7 @@ class ClaimsTopic:
         self._positions: dict[int, int] = {}
         self._locks = [asyncio.Lock() for _ in range(topic.partitions)]
         self._reads_begun = [0] * topic.partitions
-        self._read_done = [0] * topic.partitions  # number of the newest completed read, by partition
+        self._read_done = [0] * topic.partitions  # newest completed read, by partition
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -117,7 +117,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            except OffsetTooOld:  # Nothing was read here for longer than Kafka keeps claims.
+            except OffsetTooOld:  # The last read was longer ago than Kafka keeps records of the topic `claims`.
                 self._positions.pop(partition, None)
                 raise
             self._read_done[partition] = self._reads_begun[partition]
@@ -128,7 +128,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # If a claim is unreadable, a repeated put with its key is stored again.
+        # If a claim of an Idempotency-Key is unreadable, a repeated put with this key is stored again.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:

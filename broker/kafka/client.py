@@ -14,8 +14,8 @@ from broker.errors import ConfigurationError
 from broker.settings import KafkaSettings
 
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-# A broker that is silent for this long counts as lost, and the client looks for new partition leaders.
-# The defaults (aiokafka 40 s, Faust 90 s) would make the outage after a hanging broker that long.
+# A broker that does not answer for this long counts as lost, and clients look for new partition leaders.
+# With the default timeouts (aiokafka 40 s, Faust 90 s), a broker that hangs would cause outages of that length.
 ANSWER_MS: Final = 15_000
 # This pattern takes linear time, because each class excludes the character that must follow it.
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")

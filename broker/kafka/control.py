@@ -53,7 +53,7 @@ class ControlTopic:
                 f"Kafka did not acknowledge ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat it."
             ) from error
-        # Kafka recognized a repeat but no longer knows its offset: the record is somewhere before the end.
+        # Kafka recognized a repeated record but no longer knows its offset. The record is somewhere before the end.
         if offset < 0:
             return await self.end_offset() - 1
         return offset

@@ -17,7 +17,7 @@ from broker.kafka.topics import group_listener, listener_group, topics
 from broker.ports import NotStored
 from broker.settings import KafkaSettings
 
-# The most requests to the group coordinators at a time; more would block the event loop.
+# More requests to the group coordinators at a time would block the event loop.
 _UNDER_WAY_MAX: Final = 32
 
 

@@ -32,9 +32,10 @@ from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
-_FINAL_IF_REDRIVEN: Final = ("delivered",)  # a redriven delivery may be attempted again after it was parked
-_READS_MAX: Final = 64  # reads of 1 MiB, at most, for each requested message
-_LAG_READS_MAX: Final = 4  # Each partition gets this many reads; a longer backlog is reported as "at least".
+_FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
+_READS_MAX: Final = 64  # of 1 MiB, for each message
+# A partition's backlog is counted with this many reads of 1 MiB. A longer backlog is reported as "at least".
+_LAG_READS_MAX: Final = 4
 
 
 class KafkaDeliveries:
@@ -83,7 +84,7 @@ class KafkaDeliveries:
             for listener in concerned.values()
         }
         attempts, all_read = await self._attempts(partition, offset, max(at_ms, deliver_at_ms), final, listeners)
-        # An outstanding delivery counts as settled in the cursor; its last recorded attempt tells its real state.
+        # A cursor counts an outstanding delivery as settled. The delivery's last recorded attempt tells its state.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -114,7 +115,7 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        def damaged(_damage: LogDamaged) -> None:  # the attempt may be in the unreadable range
+        def damaged(_damage: LogDamaged) -> None:  # the range may hold the attempt
             nonlocal all_read
             all_read = False
 
@@ -131,7 +132,7 @@ class KafkaDeliveries:
                     _collect(record, offset, found)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
-                # The first read is nearly always enough. Only further reads take a read slot.
+                # The first read is nearly always enough, so only further reads wait for a read slot.
                 if reads == 1:
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read and reads < reads_max

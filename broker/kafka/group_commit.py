@@ -31,14 +31,14 @@ from broker.ports import BuildRecord
 log = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "queue"
-# After a batch of at least _COMPANY messages, the same broker gets the next one this many seconds later.
+# A broker gets its next record batch this many seconds after a batch of at least _COMPANY messages.
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # messages
-_IN_DOUBT_MAX: Final = 2  # record batches in flight while all brokers are late
+_IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # This many messages may wait for a record batch. More are refused, because Kafka is too slow.
 _WAITING_MAX: Final = 20_000
-_WAITING_BYTES_MAX: Final = 64 << 20  # bytes that the waiting messages may have
-_QUEUE_SHARE: Final = 2  # Messages for one partition may use half of both limits.
+_WAITING_BYTES_MAX: Final = 64 << 20  # bytes of the waiting messages
+_QUEUE_SHARE: Final = 2  # Messages for one partition may use half of the limits of waiting messages.
 # Upper bound of a record's overhead in a batch, in bytes: lengths, offset, time, header name.
 _RECORD_BYTES_EXTRA: Final = 40
 _SWEEP_S: Final = 0.1
@@ -93,22 +93,22 @@ class GroupCommit:
         self.in_doubt = self.refused = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # Messages with an ordering key that wait for a batch, by partition; empty queues are left out.
+        # Messages with an ordering key that wait for a record batch, by partition. Empty queues are left out.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
-        self.away: set[int | None] = set()  # brokers with a batch so late that its callers have timed out
-        # When the newest acknowledged batch was sent, by broker.
+        self.away: set[int | None] = set()  # brokers whose callers have timed out
+        # The time when the newest acknowledged record batch was sent, by broker.
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
         self._wake = asyncio.Event()
-        self._busy = asyncio.Event()  # set while messages wait or are in flight, so that the sweep runs
-        self._resting: set[int | None] = set()  # brokers in the short pause after a batch
+        self._busy = asyncio.Event()  # set while messages wait
+        self._resting: set[int | None] = set()  # brokers in their short pause
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0
         self._waiting_max = waiting_max
         self._refusal: str | None = None
-        # True: messages without a key that stay together did not fit behind keyed messages, so they are next.
+        # A batch of messages without a key did not fit behind keyed messages, so it comes first next time.
         self._left_out = False
 
     def start(self) -> None:
@@ -223,7 +223,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # None: all callers of these messages have given up, so try another partition.
+                # If the callers of all these messages have given up, there is no record batch: try another partition.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -243,7 +243,7 @@ class GroupCommit:
         producer = self._producer.get()
         try:
             metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
-        except Exception as error:  # The group commit must survive any error of one batch.
+        except Exception as error:  # The group commit must continue after any error of one record batch.
             doubt = InDoubt(
                 f"Kafka did not acknowledge ({type(error).__name__}). The message may have been stored; "
                 "with an Idempotency-Key it is safe to repeat the request."
@@ -282,12 +282,12 @@ class GroupCommit:
         for waiting in queues:
             while waiting:
                 item = waiting.first
-                if item.done.done():  # the caller has given up, or the sweep has failed the message
+                if item.done.done():  # the message is no longer wanted
                     self._pop(waiting)
                     continue
                 if item.together is not None:
                     if not self._take_together(batch, items, item.together, partition):
-                        # What does not fit comes first in the next batch.
+                        # Messages that do not fit come first in the next record batch.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
@@ -347,7 +347,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        elif len(self._under_way) < _IN_DOUBT_MAX:  # All leaders are late, so none is preferred.
+        elif len(self._under_way) < _IN_DOUBT_MAX:  # The leaders of all partitions are late, so none is preferred.
             usable = self._led()
         else:
             return -1

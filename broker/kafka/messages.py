@@ -25,9 +25,9 @@ from broker.time_offsets import offsets_since
 log = logging.getLogger(__name__)
 
 Kept = Callable[[int, str, str], Awaitable[tuple[int, bytes] | None]]
-_CHUNK: Final = 200  # A page of a list reads this many records of a partition at a time.
-_CHUNK_BYTES_MAX: Final = 512 << 10  # bytes held of these records, but at least one record
-_PAGE_BYTES_MAX: Final = 8 << 20  # bytes of records in one page, but at least one record
+_CHUNK: Final = 200  # records of a partition per read
+_CHUNK_BYTES_MAX: Final = 512 << 10  # bytes of these records, at most
+_PAGE_BYTES_MAX: Final = 8 << 20  # bytes of records in a page
 
 
 class MessagesTopic:
@@ -49,8 +49,8 @@ class MessagesTopic:
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._requests = requests
-        # A message may be this much later in the log than the time in its id.
-        # Ids of repeated puts are kept for a while, an append may wait, and the clocks of three machines differ.
+        # A message may be stored this much later than the time in its id.
+        # Repeated puts keep their message ids for a while, an append may wait, and the clocks of three machines differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept
@@ -213,7 +213,7 @@ class MessagesTopic:
             if record.value is not None and record.headers and record.headers[0][1] == queue:
                 found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
                 held += len(record.value)
-            while held > _CHUNK_BYTES_MAX and len(found) > 1:  # A later page will show the oldest message.
+            while held > _CHUNK_BYTES_MAX and len(found) > 1:  # A later page of the list will show the oldest message.
                 dropped = found.popleft()
                 held -= dropped.size
                 start, oldest_at_ms = dropped.offset + 1, dropped.at_ms

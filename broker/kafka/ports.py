@@ -14,9 +14,9 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-# These ports are below every system's ephemeral range, from which clients get their source ports.
-# Otherwise a client that connects while Kafka is down could get Kafka's own port as its source port.
-# That client would connect to itself, and Kafka could not bind the port again.
+# Free ports are chosen below every system's ephemeral range, from which clients get their source ports.
+# A client that connects while Kafka is down could otherwise get Kafka's own port as its source port.
+# A client with Kafka's port as its source port would connect to itself, and Kafka could not bind the port again.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"
 

@@ -21,7 +21,7 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-BATCH_BYTES_MAX: Final = 1 << 20  # A record that is larger becomes a batch of its own.
+BATCH_BYTES_MAX: Final = 1 << 20  # A larger record becomes a batch of its own.
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
 

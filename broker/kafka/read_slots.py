@@ -15,9 +15,9 @@ from broker.errors import Busy
 
 # This many large reads run at once in a process. Each takes one or two MiB, and milliseconds of the event loop.
 AT_ONCE: Final = 4
-EACH: Final = 2  # large reads at once for each tenant
+EACH: Final = 2  # reads at once, per tenant
 WAIT_S: Final = 10.0
-COUNT_READS_MAX: Final = 16  # reads of 1 MiB for each partition, when messages are counted
+COUNT_READS_MAX: Final = 16  # of 1 MiB, per partition
 
 
 class ReadSlots:
@@ -31,7 +31,7 @@ class ReadSlots:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        # By tenant; the list has an item for each request that holds a slot or waits for one.
+        # The waiting and running large reads of each tenant: its semaphore, and a list with one item for each request.
         self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 

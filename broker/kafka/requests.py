@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # Kafka accepts this generation and member id for a commit while the group has no members.
 _NO_MEMBER: Final = (-1, "")
 _RETRY_PAUSE_S: Final = 0.05
-_COPY_BYTES: Final = 16 << 20  # larger than any batch, so that the next batch is always included
+_COPY_BYTES: Final = 16 << 20  # larger than any batch
 _BAD_COPIES_MAX: Final = 1_000  # damaged copies that are remembered
 _CORRUPT: Final = b"\0"  # bytes that are no valid batch
 _PROBE_BYTES: Final = 1  # Kafka answers with one whole batch.
@@ -173,7 +173,7 @@ class KafkaRequests:
             raise OffsetTooOld(
                 f"Kafka no longer has offset {offset} of {topic}/{partition}; read from the partition's first offset"
             )
-        # The broker has found the damage itself, so its answer can't be trusted.
+        # The broker has found damage in the partition, so nothing in its answer can be trusted.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)
@@ -295,7 +295,7 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # Without reading ahead, nothing is left to close if the caller stops early.
+        # A scan that does not read ahead leaves nothing to close if the caller stops early.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record
@@ -335,7 +335,8 @@ class KafkaRequests:
                         last = error
                     failed()
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    await self.client.force_metadata_update()  # This may wait for as long as a request does.
+                    # The metadata update may wait for as long as a request does.
+                    await self.client.force_metadata_update()
         except TimeoutError:
             # A broker that hangs may no longer lead its partitions, and aiokafka would notice only after five minutes.
             self.look_again()

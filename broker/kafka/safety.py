@@ -16,7 +16,7 @@ from broker.settings import KafkaSettings
 # This many brokers must store a record before it is acknowledged, unless every batch is synced to disk.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
-# The cursor of a listener that is down or idle is kept this long; Kafka's default of 7 days would lose it.
+# Kafka must keep the committed offsets of an idle listener for this long; its default of 7 days would lose them.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
 # The broker settings that the safety of the log depends on.
@@ -164,7 +164,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        case "segment.bytes":  # It only decides how soon compaction runs.
+        case "segment.bytes":  # The segment size only decides how soon compaction runs.
             return True
         case "flush.messages":
             return int(now) <= int(wanted)

@@ -29,20 +29,20 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
-ROWS_MAX: Final = 2_000  # With this many rows in memory, they are written to Kafka.
+ROWS_MAX: Final = 2_000  # rows before a write to Kafka
 # Counts are written this soon after the first of them, so that users see new messages soon.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# A batch that was read but not counted within this time is read again.
+# A batch of records that was read but not counted within this time is read again.
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
 # Read this many records of `statistics` first, and twice as many until every partition's position is found.
 _LOOK_BACK: Final = 1_000
-# A record may count minutes up to this long after its own time, because clocks differ.
+# A record of `statistics` may count minutes that are up to this much later than its own time, because clocks differ.
 _CLOCKS_MS: Final = 600_000
-# Yield to the event loop after this many records, about a millisecond.
+# Reading statistics yields to the event loop after this many records, about a millisecond.
 _RECORDS_AT_ONCE: Final = 64
-_SERIES_READS_MAX: Final = 1_024  # reads of 1 MiB for one API request
+_SERIES_READS_MAX: Final = 1_024  # of 1 MiB, per API request
 
 
 class Batch(NamedTuple):
@@ -208,7 +208,8 @@ class Counting:
                 return []
             if batch.end > batch.begin:
                 batches.append(batch)
-                del self._fetched[lane]  # Move this partition to the end of the order, so that others come first.
+                # Move this partition to the end of the order, so that other partitions are read next.
+                del self._fetched[lane]
                 self._fetched[lane] = batch.end
             else:
                 ends[lane] = batch.begin
@@ -303,7 +304,7 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        # This includes cancellation. The next assignment finds out whether the record was written.
+        # Cancellation raises here too. The next assignment finds out whether the counts were written.
         except BaseException:
             if assignment == self._assignment:
                 self._overtaken()

@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
-# Any request may take this long, because joining the group takes as long as the slowest worker's hand-over.
+# Any request of a group member may take this long, because joining takes as long as the slowest hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
 # A consumer that has had only errors for this long does not recover by itself.
 FAILING_S_MAX: Final = 9.0
 
-# These errors mean a wrong checksum, or a wrong length.
+# Errors of aiokafka that mean a wrong checksum or a wrong length of a record batch.
 _DAMAGED: Final = (kafka_errors.CorruptRecordException, kafka_errors.RecordTooLargeError)
 
 Gained = Callable[[Collection[int]], None]
@@ -56,7 +56,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         self._requests = requests
         self._name = name
         self._consumer: Any = None
-        self._positions: dict[TopicPartition, int] = {}  # of the partitions whose reading has begun
+        self._positions: dict[TopicPartition, int] = {}  # next offsets to read
         self._member = (0, "")
         self._failing_since: float | None = None
         self._gained: Gained
@@ -193,7 +193,7 @@ async def poll(
         batches = await consumer.getmany(**options)
     except kafka_errors.KafkaError as error:
         # getmany() drops the records of other partitions, and does not say which partition failed.
-        # It also skips an offset whose batch claims to be longer than the bytes that Kafka sent.
+        # getmany() also skips an offset whose batch claims to be longer than the bytes that Kafka sent.
         for partition, position in positions.items():
             consumer.seek(partition, position)
         if not isinstance(error, _DAMAGED):

@@ -13,7 +13,7 @@ from broker.settings import KafkaSettings
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Kafka compacts only full segments, and a new owner reads them all: the default of 1 GiB is too large.
+# Kafka compacts only full segments, and each new owner of a partition reads all: the default of 1 GiB is too large.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -46,7 +46,7 @@ class Topics:
 
 def topics(kafka: KafkaSettings) -> Topics:
     """Return all topics with the names and settings that follow from the configuration."""
-    # This is Kafka's default; clusters may have a lower value.
+    # A record may have as many bytes as Kafka allows by default; clusters may have a lower default.
     common = {
         "max.message.bytes": "1048588",
         "min.insync.replicas": str(kafka.min_insync),

@@ -28,10 +28,10 @@ USER: Final = "everput"
 MECHANISM: Final = "SCRAM-SHA-256"
 LISTENER: Final = "CLIENT"
 _SHA_256: Final = 1  # Kafka's number for SCRAM-SHA-256
-# This is Kafka's minimum. More iterations protect nothing, because the password has 256 random bits.
+# This is Kafka's minimum of SCRAM iterations. More would not help, because the password has 256 random bits.
 _ITERATIONS: Final = 4096
 
-# Errors of a server that is unreachable, or that can't prove that it knows the password.
+# Exceptions if a Kafka server is unreachable, or can't prove that it knows the password.
 NO_ANSWER: Final = (kafka_errors.KafkaError, OSError, TimeoutError, ValueError, KeyError, AssertionError)
 
 _CLIENT_PROPERTIES: Final = f"""\
@@ -150,7 +150,7 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
 
 
 # aiokafka lacks this request (https://kafka.apache.org/protocol, key 51).
-# Its fields are secrets and are never logged.
+# The fields of this request are secrets and are never logged.
 class _AlterUserScramCredentialsResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0

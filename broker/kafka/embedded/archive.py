@@ -31,7 +31,7 @@ from broker.kafka.topics import topics
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
-_AFTER_S: Final = 10.0  # Let the processes that need Kafka start first.
+_AFTER_S: Final = 10.0  # Let the processes that need Kafka start before the class archive is made.
 _STEP_WITHIN_S: Final = 120.0
 _SILENT: Final = "-Xlog:aot*=error"
 _ALIKE: Final = ("-Xmx512m", _SILENT)
@@ -43,7 +43,7 @@ def existing(jars: Sequence[Path]) -> Path | None:
     if not path.exists():
         return None
     with suppress(OSError):
-        os.utime(path)  # The new file time shows that this archive is in use.
+        os.utime(path)  # The new file time shows that this class archive is in use.
     return path
 
 

@@ -101,7 +101,7 @@ def collect(
         directory.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(directory / ".lock")
         with lock.acquire(timeout=_LOCK_WAIT_S, cancel_check=cancelled.is_set):
-            for left in directory.glob(f"{_STAGING}*"):  # A killed process has left this directory.
+            for left in directory.glob(f"{_STAGING}*"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
             missing = _missing(wanted, directory)  # Another process may have downloaded the jars meanwhile.
             if missing:
@@ -182,7 +182,7 @@ def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Ev
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
     """Download one jar and check it before it gets its final name, so that every named jar is complete and correct."""
     for number in range(1, _TRIES + 1):
-        # Each try has its own directory, because jgo would accept a half-written file of an earlier try.
+        # Each try of a download has its own directory, because jgo would accept a half-written file of an earlier try.
         with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
             try:
                 fetched = fetch(pin, Path(staging), advance)
@@ -236,7 +236,7 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]
         def advance(size: int) -> None:
             nonlocal done
             with lock:
-                done = min(done + size, total)  # A second try of a jar counts its bytes again.
+                done = min(done + size, total)  # A second try of a download counts its bytes again.
                 bar.update(task, completed=done)
 
         yield advance

@@ -21,17 +21,18 @@ _TETHER: Final = Path(__file__).with_name("parent_watch.py")
 ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 JAVA_OPTIONS: Final = (
-    # These options come from Kafka's own start script, for short pauses.
+    # The options of Java come from Kafka's own start script, which asks for short pauses.
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:TieredStopAtLevel=1",  # The optimizing compiler costs more time here than its code saves.
-    "-XX:+ExitOnOutOfMemoryError",  # A Kafka that has ended is restarted; one that is out of memory would hang.
-    "-XX:-UsePerfData",  # write no file into the temporary directory
+    "-XX:TieredStopAtLevel=1",  # Java's optimizing compiler costs more time here than its code saves.
+    "-XX:+ExitOnOutOfMemoryError",  # The supervisor restarts a Kafka that has ended, but not one that hangs.
+    "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
-    # Limit the buffer of each thread; otherwise one large request keeps its memory as long as the thread lives.
+    # Limit Java's buffer for each thread. Otherwise one large request keeps its memory as long as the thread lives.
     "-Djdk.nio.maxCachedBufferSize=262144",
-    "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps files with Unsafe; without this option Java 25 warns.
+    # Without this option Java 25 warns, because Kafka unmaps files with Unsafe.
+    "--sun-misc-unsafe-memory-access=allow",
 )
 
 

@@ -36,7 +36,7 @@ _COMPACTED: Final = "outstanding"
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
-# Failed checks in a row. Checks are counted rather than seconds, because this process may be suspended too.
+# Kafka is killed after this many failed checks in a row. Seconds don't count, because this process may be suspended.
 _MISSED_MAX: Final = 12
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
@@ -134,7 +134,7 @@ class EmbeddedKafka:
         start() does.
         """
         await self.running_process.stop()
-        # If somebody deleted the password file, write it again: a new password begins only with start().
+        # If the password file was deleted, write it again: only start() begins with a new password.
         if read_secret(password_file(self.data_dir)) != self._password:
             write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)
@@ -226,7 +226,7 @@ class EmbeddedKafka:
             for one in lost:
                 end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
                 if end > one.last:
-                    continue  # Kafka found more records than the files seemed to have.
+                    continue  # After its start, Kafka has more records than the files seemed to have.
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)
                 if not one.topic.endswith(_COMPACTED):

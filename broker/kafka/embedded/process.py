@@ -207,7 +207,7 @@ class KafkaProcess:
 
     async def _tell_password(self) -> bool:
         """Store the password in a Kafka that does not know it, such as a new one. Return whether Kafka knows it now."""
-        if not listens_as_us(self.port):  # Another program has the port, and Kafka has not noticed it yet.
+        if not listens_as_us(self.port):  # Another program listens on the port, and Kafka has not noticed it yet.
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)
         try:
@@ -225,7 +225,7 @@ class KafkaProcess:
         staging = self.directory / "kafka.new"
         shutil.rmtree(staging, ignore_errors=True)
         properties = self._write_properties(staging)
-        # The id must not begin with `-`, which would look like an option.
+        # A cluster id that begins with `-` would look like a command option.
         cluster_id = "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
         command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
         try:

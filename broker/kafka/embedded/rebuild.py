@@ -18,11 +18,11 @@ from aiokafka.record.util import calc_crc32c
 from broker.kafka.embedded.segments import BATCH_BYTES_MAX, HEADER, MAGIC, DamagedBatch
 from broker.ports import Record
 
-_EPOCH_AT: Final = slice(12, 16)  # The checksum does not cover the leader's epoch.
+_EPOCH_AT: Final = slice(12, 16)  # not covered by the checksum
 _CRC_AT: Final = slice(17, 21)
 _COVERED_FROM: Final = 21
 _LAST_DELTA_AT: Final = slice(23, 27)
-_PRODUCER_AT: Final = range(43, 57)  # the producer's id, its epoch, and the sequence number of the first record
+_PRODUCER_AT: Final = range(43, 57)  # producer id, epoch, first sequence number
 _CODECS: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 _CODEC_BITS: Final = 0b111
 

@@ -24,9 +24,10 @@ from broker.errors import ConfigurationError
 
 MAGIC: Final = 2
 BATCH_BYTES_MAX: Final = 16 << 20
-PREFIX_BYTES: Final = 12  # bytes of base offset and length, which the length field does not count
-# The header of a record batch: base offset, length, leader epoch, magic, CRC, attributes, last offset delta,
-# then first and last time, producer id and epoch, first sequence number, and number of records.
+# The length field does not count these first bytes of a record batch: the base offset and the length itself.
+PREFIX_BYTES: Final = 12
+# Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
+# It continues with last offset delta, two times, producer id and epoch, first sequence number, and record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 # An entry of an offset index: a relative offset, and the position in the file where its batch begins.
 _ENTRY: Final = struct.Struct(">ii")
@@ -140,7 +141,7 @@ def lying_indexes(log_dir: Path) -> Iterator[Path]:
 
     After a clean stop Kafka finds the end of a partition by this entry.
     """
-    if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds the indexes.
+    if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds its offset indexes itself.
         return
     for index in sorted(log_dir.glob("*/*.index")):
         raw = index.read_bytes()
@@ -243,7 +244,7 @@ def _batches(path: Path) -> Iterator[_Row]:
         at = 0
         while at + HEADER.size <= len(raw):
             header = raw[at : at + HEADER.size]
-            if not any(header):  # The rest is space that Kafka has reserved.
+            if not any(header):  # Kafka has reserved the rest of the file.
                 return
             _, length, _, magic, *_ = HEADER.unpack(header)
             size = PREFIX_BYTES + length
