@@ -132,7 +132,7 @@ async def test_the_worst_come_first_and_what_counts_as_wrong_can_be_chosen(asked
     assert await wrong() == []
     status = _Status(client, "http://api.test", None, [], NO_LIMITS)
     out = io.StringIO()
-    Console(file=out, width=160).print(status_module._tables(*await status.look()))
+    Console(file=out, width=160).print(status_module.tables(*await status.look()))
     assert status.wrong
     assert "60 of 60" in out.getvalue()
 
