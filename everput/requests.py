@@ -53,8 +53,8 @@ def rename_queue(queue_id: str, name: str, *, if_match: str | None = None) -> Re
 def set_queue_alerts(
     queue_id: str, thresholds: Mapping[str, int] | None = None, *, if_match: str | None = None
 ) -> Request[answers.QueueAnswer]:
-    """Set the thresholds for alerts about a queue's listeners. thresholds: by the API's names, such as `parked`; others
-    become the defaults.
+    """Set the thresholds for alerts about a queue's listeners, by their names in the API, such as `parked`. Thresholds
+    that are left out get their defaults.
     """
     body = {"alerts": dict(thresholds or {})}
     return Request(method="PUT", path=_queue(queue_id), answer=answers.QueueAnswer, body=body, **_condition(if_match))

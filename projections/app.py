@@ -139,7 +139,7 @@ class Projections:
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
 
     async def _first_of(self, waiting: Any) -> None:
-        """Wait for something, or raise the error that ended the projections before it."""
+        """Wait for `waiting`, or raise an error if the projections end first."""
         task = asyncio.ensure_future(waiting)
         if self._ended is None:
             raise RuntimeError("the projections were not started; call start() first")

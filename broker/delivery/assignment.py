@@ -40,7 +40,7 @@ class Shared:
 
     kafka: Ports
     view: DirectoryView
-    dispatchers: Mapping[str, Dispatcher]  # by listener id; they outlive an assignment
+    dispatchers: Mapping[str, Dispatcher]  # by listener id; kept across rebalances
     metrics: Metrics
     tuning: Tuning
     retain_s: int | None
@@ -136,7 +136,9 @@ class Assignment:
             raise
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
-        """Yield the dispatchers of a queue's listeners whose position on the partition is known."""
+        """Yield the dispatchers of a queue's listeners, except those whose cursor on this partition is not
+        loaded yet.
+        """
         partition, queue = self.partitions[number], self._shared.view.state.queues.get(queue_id)
         for listener_id in () if queue is None else queue.listeners:
             dispatcher = self.dispatchers.get(listener_id)
@@ -176,8 +178,8 @@ class Assignment:
     # Deliveries that leave their window
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Write the delivery to the topic `outstanding`, to be attempted again at `due_ms`. If `due_ms` is None, it is
-        parked.
+        """Write the delivery to the topic `outstanding`, to be attempted again at `due_ms` (ms since the epoch). If
+        `due_ms` is None, the delivery is parked.
         """
         if delivery.message is None:
             return
@@ -187,9 +189,7 @@ class Assignment:
         task.add_done_callback(self.leaving.discard)
 
     async def _set_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
-        """Write the delivery to the topic `outstanding`. Settle it only then, so that the committed offset never skips
-        it.
-        """
+        """Write the delivery to the topic `outstanding`, and only then let the committed offset pass its message."""
         dispatcher = delivery.stream.dispatcher
         if self.known_changes and self.changes.deleted(delivery):
             self.outstanding.expect_no_more(delivery)

@@ -33,7 +33,7 @@ class Tuning:
     set_aside_after_ms: int = 60_000  # A delivery that fails for longer moves to `outstanding`.
     near_ms: int = 10_000  # A scheduled message that is due within this time waits in memory.
     put_off_ms: int = 1_000  # An attempt that failed for want of DNS or sockets is repeated after this.
-    set_aside_at_once: int = 64  # Retention moves at most this many deliveries of a listener at once.
+    set_aside_at_once: int = 64  # Retention moves this many deliveries of a listener to `outstanding` at once.
     # Deliveries that retention moves at once have at most this many bytes, except a single larger one.
     set_aside_bytes_max: int = 1 << 20
 
@@ -68,7 +68,7 @@ class Tuning:
     probes_max: int = 50  # A tick starts at most this many probes, if the machine is idle.
     probes_calm: int = 10  # Probe intervals are chosen so that a tick starts this many probes.
     probes_min: int = 2  # A tick may start this many probes even on a busy machine.
-    permits_per_probe: int = 2  # One probe is started for this many permitted attempts of low-priority listeners.
+    permits_per_probe: int = 2  # On a busy machine, low-priority listeners start this many attempts for each probe.
     probe_timeout_s: float = 3.0
     # This part of a probe interval is random, so that listeners that failed together are probed at different times.
     probe_jitter: float = 0.2
@@ -99,9 +99,9 @@ class Tuning:
     record_bytes_more: int = 1 << 20  # If a read was too small for its record, the next one has this size.
 
     # Checkpoints (checkpoint/)
-    checkpoint_s: float = 1.0  # A crash repeats deliveries of this time.
+    checkpoint_s: float = 1.0  # After a crash, the deliveries of this time are repeated.
     low_priority_s: float = 3.0  # The cursors of a low-priority listener are committed this often.
-    outcomes_waiting_max: int = 64  # With more outcomes than this, a low-priority listener is committed now.
+    outcomes_waiting_max: int = 64  # A low-priority listener with more outcomes is committed sooner.
     # A process that was suspended for longer may have lost all its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
@@ -111,7 +111,7 @@ class Tuning:
     idle_commit_pause_s: float = 0.005  # short, because checkpoints wait for it
     # The cursor of an idle listener is committed again after this time, so that Kafka does not expire it.
     idle_checkpoint_s: float = 60.0
-    conditions_at_once: int = 16  # listeners whose lag is calculated between yields
+    conditions_at_once: int = 16  # listeners examined between yields to the event loop
 
     # The fence (fence.py)
     sure_s: float = (
@@ -122,7 +122,7 @@ class Tuning:
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # A stream that is more messages behind is served by a catch-up reader, and new messages are not delayed for it.
+    # A listener that is more messages behind gets them from a catch-up reader, so that new messages are not delayed.
     tail_backlog_max: int = 10_000
     no_cursor_ms: int = 180_000  # A missing cursor is logged only for a listener that is older than this.
     load_pause_s: float = 0.5  # After an error of Kafka, taking partitions over is retried after this pause.

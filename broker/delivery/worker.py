@@ -152,8 +152,8 @@ class Worker:
                 dispatcher.close()
 
     def lag(self, listener_id: str) -> int | None:
-        """Estimate how many messages wait for a listener: those in the worker's partitions, for all partitions. None if
-        it is not served here.
+        """Estimate how many messages wait for a listener in all partitions, from the partitions of this worker. Return
+        None if this worker does not serve the listener.
         """
         dispatcher, assignment = self.roster.dispatchers.get(listener_id), self.assignment
         if dispatcher is None or not assignment.partitions:
@@ -161,7 +161,7 @@ class Worker:
         return round(waiting(dispatcher, assignment.partitions) / assignment.share.partitions)
 
     async def assure(self) -> None:
-        """Make sure that no other worker owns the worker's partitions yet. Raises LogUnavailable."""
+        """Return if this worker surely still owns its partitions. Raises LogUnavailable otherwise."""
         await self.assignment.fence.assure()
 
     async def condition(self) -> Condition:

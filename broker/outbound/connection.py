@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
-            elif self._ended == 1:  # A second answer could be taken for the next request's.
+            elif self._ended == 1:  # Checked here, because a second answer could be taken for the next request's.
                 self._ended = 0
                 status = self._parser.get_status_code()
                 if self._bytes == len(data) <= _AGAIN_BYTES_MAX and status not in _MAY_SAY_WHEN:

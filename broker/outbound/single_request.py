@@ -21,7 +21,7 @@ class Answer(NamedTuple):
 
 
 class _SingleRequest:
-    """The owner of the connection, which takes its answer."""
+    """The receiver of the answer to a single request."""
 
     def __init__(self) -> None:
         self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -28,7 +28,9 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 @dataclass(slots=True)
 class _UnderWay:
-    """An attempt in flight when a change of its message arrived. The attempt's number tells it from later attempts."""
+    """A delivery attempt that was in flight when an update or deletion of its message arrived. Its number tells it from
+    later attempts of the same delivery.
+    """
 
     delivery: Delivery
     number: int
@@ -37,12 +39,12 @@ class _UnderWay:
 
 @dataclass(slots=True)
 class ChangeReply:
-    """A change of a message, and the worker's answer to it: the state of each listener's delivery."""
+    """An update or deletion of a message, and the worker's answer to it: the state of each listener's delivery."""
 
     offset: int  # of the change's record
     event: MessageChange
     in_doubt: bool  # A crashed worker may have sent the message.
-    honoured: bool  # The change may have taken effect earlier.
+    honoured: bool  # The update or deletion may already have taken effect.
     applied: bool = True  # False if the message was deleted before
     states: dict[str, str] = field(default_factory=dict)  # by listener id
     # Attempts in flight whose results decide the answer, by listener id.
@@ -50,7 +52,7 @@ class ChangeReply:
 
 
 class Answers:
-    """The answers of one assignment to changes of messages, written to the topic `deliveries`."""
+    """The answers of a worker to updates and deletions of messages, written to the topic `deliveries`."""
 
     def __init__(
         self,
@@ -62,14 +64,16 @@ class Answers:
         tuning: Tuning = TUNED,
     ) -> None:
         self._tuning = tuning
-        self._confirm = confirm  # raises if the partitions may be lost
-        self._placed = placed  # yields a queue's dispatchers on a partition
+        self._confirm = confirm  # raises if the worker may have lost them
+        self._placed = placed  # yields the dispatchers of a queue's listeners
         self._deliveries = deliveries
         self._outstanding = outstanding
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return the state of each listener's delivery at the moment a change of its message arrived."""
+        """Return the state of each listener's delivery at the moment when an update or deletion of its
+        message arrived.
+        """
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):
             listener = dispatcher.listener
@@ -83,8 +87,8 @@ class Answers:
         return reply
 
     async def tell(self, partition: int, changes: Iterable[ChangeReply]) -> None:
-        """Write the answers as soon as all states are known. After `answer_s` seconds, an unknown state is reported as
-        `unknown`.
+        """Write the answers to updates and deletions as soon as the state of every delivery is known. After `answer_s`
+        seconds, a state that is still open is written as `unknown`.
         """
         deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)
@@ -95,7 +99,7 @@ class Answers:
             ready = [_answer(reply) for reply in waiting if not reply.under_way]
             if ready:
                 with contextlib.suppress(LogUnavailable):  # Without an answer, the client gets `unknown`.
-                    await self._confirm()  # Other workers may have delivered the message since.
+                    await self._confirm()  # Another worker may own the partition and have delivered the message.
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]
             if waiting:
@@ -119,8 +123,8 @@ class Answers:
                 del reply.under_way[listener_id]
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
-        """Return None while the attempt is in flight. Return `delivered` if the listener accepted what was sent before
-        the change.
+        """Return the delivery's state, or None while the attempt is in flight. The state is `delivered` if the listener
+        accepted the message as it was before the change.
         """
         delivery, stream = attempt.delivery, attempt.delivery.stream
         if delivery.state is DROPPED:

@@ -44,19 +44,19 @@ _OWNERSHIP: Final = b"partition"  # the record key of ownership events
 
 @dataclass(slots=True)
 class Taken:
-    """The changes of one partition's messages, read before the worker begins to deliver the partition."""
+    """The updates and deletions of one partition's messages, read before the worker begins to deliver the partition."""
 
-    floor: int  # `found` has all changes of messages from here on
+    floor: int  # `found` has all changes of messages from this offset on
     position: int  # the next offset of `changes` to read
     in_doubt_below: int  # Earlier messages may have been sent before a crash.
     honoured_below: int  # Earlier changes may have been applied by another worker.
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    # Changes whose clients may still wait for an answer, and whether each change takes effect.
+    # Updates and deletions whose clients may still wait for an answer. The flag says whether the change takes effect.
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
 class Changes:
-    """The updates and deletions of messages that one assignment applies to its deliveries."""
+    """The updates and deletions of messages that a worker applies to the deliveries of its partitions."""
 
     def __init__(
         self,
@@ -78,13 +78,13 @@ class Changes:
         self._outstanding = outstanding
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._placed = placed  # yields a queue's dispatchers on a partition
+        self._placed = placed  # yields the dispatchers of a queue's listeners
         self._messages = event_log.messages.name
         self._run = run  # starts a background task
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # Changes before this offset, by partition, may have taken effect before the deliveries were examined.
+        # Updates and deletions before this offset may have taken effect before this worker looked at the deliveries.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -93,8 +93,8 @@ class Changes:
     # Ownership
 
     async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
-        """Read the changes of messages that must be known before these partitions are delivered, after
-        Outstanding.read(). Raises LogUnavailable.
+        """Read the updates and deletions of messages that must be known before these partitions are delivered. Call it
+        after Outstanding.read(). Raises LogUnavailable.
 
         `lows` has each partition's lowest unsettled offset, and `ends` each partition's end offset.
         """
@@ -118,7 +118,7 @@ class Changes:
         )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
-        """Use the changes that read() has found, now that the worker owns the partitions."""
+        """Use the updates and deletions that read() has found, now that the worker owns the partitions."""
         for partition, one in taken.items():
             self._floors[partition] = one.floor
             self._positions[partition] = one.position
@@ -128,8 +128,8 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer the changes that arrived while no worker owned the partitions. Call it once the dispatchers' cursors
-        are known.
+        """Answer the updates and deletions that arrived while no worker owned the partitions. Call it once the
+        listeners' cursors are known.
         """
         for partition, one in taken.items():
             recent = []
@@ -159,8 +159,8 @@ class Changes:
         await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in handed_over.items()})
 
     async def cover(self, lows: Mapping[int, int]) -> None:
-        """Read older changes of messages, for new listeners that start at an earlier offset than all others. Raises
-        LogUnavailable.
+        """Read older updates and deletions of messages, for new listeners that start at an earlier offset than all
+        others. Raises LogUnavailable.
         """
         self._covering += 1
         try:
@@ -198,8 +198,8 @@ class Changes:
         return end, changes_end
 
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
-        """Read the changes from offset `begin` to before `taken.position`, and keep those of messages from the floor
-        on. If `kept` is true, also keep those of messages in the topic `outstanding`.
+        """Read the updates and deletions from offset `begin` to before `taken.position`, and keep those of messages at
+        or above the offset `taken.floor`. If `kept` is true, also keep those of messages in the topic `outstanding`.
         """
         if not taken.position:
             return
@@ -236,13 +236,13 @@ class Changes:
             return fetched.records[0].timestamp if fetched.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
-        """Replace the known changes of these messages with those that were just read."""
+        """Replace the known updates and deletions of these messages with those that were just read."""
         for offset, (message_id, _, counts) in taken.found.items():
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id
 
     def _note(self, partition: int, offset: int, message_id: str, new: Change) -> bool:
-        """Apply a change from now on. Return False if an earlier deletion of the message prevails."""
+        """Apply an update or deletion from now on. Return False if an earlier deletion of the message prevails."""
         before = self.known.get((partition, offset))
         counts = prevailing(before, new)
         if counts is new:
@@ -284,8 +284,8 @@ class Changes:
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
     async def mended(self, partition: int, first: int, last: int) -> None:
-        """Apply the changes at these offsets, which were unreadable before. Changes that were given up as lost are
-        skipped.
+        """Apply the updates and deletions at these offsets, which were unreadable before. Those that were given up as
+        lost are skipped.
         """
         while partition in self._floors:
             try:
@@ -362,7 +362,7 @@ class Changes:
     # Forgetting settled messages
 
     async def prune(self) -> None:
-        """Forget the changes of messages that every listener has settled, in an endless loop."""
+        """Forget the updates and deletions of messages that every listener has settled, in an endless loop."""
         while True:
             await asyncio.sleep(self._tuning.prune_s)
             for number in list(self._partitions) if self.known else ():

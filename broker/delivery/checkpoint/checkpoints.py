@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one assignment. Each of them writes outcomes to the topic `deliveries`, and then commits the
+    """The checkpoints of a worker. Each of them writes outcomes to the topic `deliveries`, and then commits the
     cursors.
     """
 
@@ -90,9 +90,8 @@ class Checkpoints:
         self._dirty.add(stream)
 
     def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
-        """Have a listener's cursors in the next checkpoint: it is down now, or up again, or deliveries were parked.
-
-        partitions: None for all.
+        """Include a listener's cursors in the next checkpoint, because the listener went down or came up, or its
+        deliveries were parked. If `partitions` is None, include all partitions.
         """
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
@@ -108,7 +107,7 @@ class Checkpoints:
         self._hurried = True
         try:
             await self.checkpoint()
-            await self._confirm()  # A checkpoint without commits has not asked Kafka.
+            await self._confirm()  # A checkpoint without commits has not checked the ownership.
         finally:
             self._hurried = False
 
@@ -170,7 +169,7 @@ class Checkpoints:
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
                 refused = await self._store(cursors, pause_s=pause_s)
-            except BaseException:  # Also if cancelled, so that a stopping worker's last checkpoint repeats the writes.
+            except BaseException:  # Even if cancelled, so that the last checkpoint repeats the writes.
                 self._failed(streams, cursors)
                 raise
             self._note_stored(cursors, began)
@@ -271,7 +270,9 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Take the cursors that changed() has named and that no stream has. The streams' own come with them."""
+        """Collect the cursors of listeners for which changed() was called, on partitions where they have no stream.
+        Streams are only marked, because they are collected with their outcomes.
+        """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
         changed, self._changed = self._changed, {}
@@ -338,7 +339,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                together = len(rows)  # Time was lost, so commit all others at once.
+                together = len(rows)  # The refused commit took time, so commit all other listeners at once.
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
         return NotStored(failed) if failed else None
@@ -353,7 +354,9 @@ class Checkpoints:
         return {listener_id: idle for listener_id, idle in found if idle}
 
     def _idle_of(self, dispatcher: Dispatching, numbers: Iterable[int] | None = None) -> dict[int, Cursor]:
-        """Return a dispatcher's cursors on these partitions that have no stream. numbers: None for all."""
+        """Return a listener's cursors on the partitions where it has no stream. If `numbers` is None, use all
+        partitions.
+        """
         idle, listener_id = {}, dispatcher.listener.id
         down = dispatcher.circuit.state is circuit.State.OPEN
         for number in self._partitions if numbers is None else numbers:

@@ -51,14 +51,16 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # Where messages are not read yet, those of other queues are counted, too.
+    # Messages that are not read yet are counted even if they belong to other queues.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A listener that does not accept everything, as far as this worker knows."""
+    """A listener that is down, failing or paused, or that has parked or retrying deliveries, as far as this worker
+    knows.
+    """
 
     listener_id: str
     queue_id: str
@@ -88,7 +90,9 @@ class Condition:
 
 
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
-    """Count the messages in the worker's partitions that a listener has not settled, at most."""
+    """Return how many messages in the worker's partitions the listener has not settled. The number is an
+    upper bound.
+    """
     messages = 0
     for number, stream in dispatcher.streams.items():
         window, partition = stream.window, partitions.get(number)

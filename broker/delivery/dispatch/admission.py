@@ -82,7 +82,7 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        if not in_window and assignment.overtakes(delivery):  # An earlier delivery of the key has failed since.
+        if not in_window and assignment.overtakes(delivery):  # An earlier delivery of its key has failed since.
             return Admission.RETURNED
         return BEGIN
 

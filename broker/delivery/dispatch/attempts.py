@@ -92,7 +92,7 @@ class Attempts:
         self._loop = loop
         self.error: str | None = None  # why the last attempt was not accepted
         self._tracing = network.tracing
-        self._spans: dict[Delivery, Span] = {}  # of requests without an answer so far
+        self._spans: dict[Delivery, Span] = {}  # spans of requests in flight
         target = parse_url(dispatcher.listener.notify_url)
         self.connections = Connections(self, network, target, dispatcher.tuning)
 
@@ -173,7 +173,7 @@ class Attempts:
         )
 
     def _trace_line(self, delivery: Delivery, message: Message) -> bytes:
-        """Return the header line that says where in a trace the attempt belongs. Only for a message with a place."""
+        """Return the `traceparent` header line of an attempt. Call it only for a message that is part of a trace."""
         span = self._begin_span(delivery, delivery.number)
         place = message.traceparent if span is None else span.traceparent
         return f"traceparent: {place}\r\n".encode()

@@ -23,13 +23,13 @@ from broker.ports import Tracing
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The network access that the dispatchers of a worker share. tracing: None when nothing is traced."""
+    """The network access that the dispatchers of a worker share."""
 
     resolver: Resolver
     sockets: Sockets  # counts the open connections
     tls: ssl.SSLContext
     connect: Callable[[Owner, Target, Resolver, ssl.SSLContext], Awaitable[Connection]] = connect
-    tracing: Tracing | None = None
+    tracing: Tracing | None = None  # None if tracing is off
 
 
 class Connections:

@@ -153,7 +153,7 @@ class Dispatcher:
         if not self.sending or not ready:
             return
         connections, attempts = self.connections, self.attempts
-        sent, making = connections.sent, connections.making  # `connections.busy` would be a call for each delivery
+        sent, making = connections.sent, connections.making  # A call of `connections.busy` would be slower.
         most = self.limits.most(len(sent) + len(making))
         while ready and len(sent) + len(making) < most:
             delivery = ready.popleft()
@@ -225,8 +225,8 @@ class Dispatcher:
             self.deliveries.first_leaves(delivery, key, others_follow=due_ms is not None)
 
     def _give_back(self, delivery: Delivery) -> None:
-        """Return a delivery to the index of the topic `outstanding`, where it came from, because it can't be attempted
-        now.
+        """Return a delivery to the index of the topic `outstanding`, from which it was taken, because it can't be
+        attempted now.
         """
         delivery.state = RETURNED
         delivery.stream.from_outstanding.discard(delivery)

@@ -101,7 +101,7 @@ class Limits:
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            if self._samples < tuning.answers_weighed:  # The first answers weigh less than an average does later.
+            if self._samples < tuning.answers_weighed:  # The first answers form a plain mean.
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()

@@ -41,7 +41,7 @@ class Assigned(Protocol):
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
-    # The listener is down now, or up again.
+    # called when a listener goes down or comes up
     def changed(self, listener_id: str, /) -> None: ...
     def touched(self, stream: Stream, /) -> None: ...
     def lagging(self, stream: Stream, /) -> None: ...
@@ -267,7 +267,9 @@ class Stream:
 
 
 def counts_text(dispatcher: Dispatching, partition: int, parked: int, retrying: int) -> str:
-    """Return the counts of a stream for its cursor: its deliveries, and its latest attempts (broker/core/health.py)."""
+    """Return the counts that are stored with a cursor: the listener's parked and retrying deliveries on the partition,
+    and its latest attempts.
+    """
     recent, alive = dispatcher.recent.get(partition), dispatcher.circuit.alive
     if recent is None:
         return Recent().text(parked, retrying, alive=alive) if parked or retrying or alive else ""
@@ -275,7 +277,7 @@ def counts_text(dispatcher: Dispatching, partition: int, parked: int, retrying: 
 
 
 def note_attempts(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made]) -> None:
-    """Count the attempts of a checkpoint among the latest ones of the stream."""
+    """Add the results since the last checkpoint to the counts of the listener's latest attempts."""
     if not rows and not attempts:
         return
     recent = stream.dispatcher.recent.get(stream.partition)

@@ -65,7 +65,7 @@ class Retention:
         tuning: Tuning = TUNED,
     ) -> None:
         self._tuning = tuning
-        self._assure = assure  # raises if the partitions may be lost
+        self._assure = assure  # raises if the worker may have lost them
         self._requests = event_log.requests
         self._messages = event_log.messages.name
         self._changes, self._deliveries = event_log.changes.name, event_log.deliveries.name
@@ -170,5 +170,5 @@ class Retention:
 
 
 def _earlier(before_ms: int, put_ms: int | None) -> int:
-    """Return the earlier of a time and the put of the oldest message, if there is one."""
+    """Return the earlier of two times: `before_ms`, and the time of the put of the oldest message, if there is one."""
     return before_ms if put_ms is None else min(before_ms, put_ms - CLOCK_SKEW_MS)

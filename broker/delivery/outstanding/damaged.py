@@ -42,7 +42,7 @@ class DamagedDeliveries:
         self._dispatchers = dispatchers
         self._enter = enter  # adds a written record to the index
         self._remove = remove  # removes a record from the index
-        self._assure = assure  # raises if the partition may be lost
+        self._assure = assure  # raises if the worker may have lost it
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
         """Write records for the deliveries that these listeners may have in unreadable ranges, each given by its first

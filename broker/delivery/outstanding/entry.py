@@ -19,8 +19,8 @@ KeyQueue = tuple[str, int, str]  # a listener's id, a partition, an ordering key
 
 @dataclass(slots=True, eq=False)
 class OutstandingEntry:
-    """A delivery in the topic `outstanding`, as a row of the SQLite index. It holds the values of the moment when the
-    row was read. The uncommented fields are those of KeptDelivery.
+    """A delivery in the topic `outstanding`, as a row of the SQLite index at the time when the row was read. Fields
+    without a comment have the same meaning as in the event KeptDelivery.
     """
 
     id: int  # new each time the row is written
@@ -84,8 +84,8 @@ def ids_in(key: bytes) -> tuple[str, str]:
 
 
 def entry_of(event: KeptDelivery, offset: int, *, found: bool, record: bytes | None = None) -> OutstandingEntry:
-    """Return an index row for a record of the topic `outstanding`, which is still to be inserted. Pass the record's
-    bytes as `record` if its offset is unknown.
+    """Return an index row for a record of the topic `outstanding`. The row is not inserted yet. Pass the record's bytes
+    as `record` if its offset is unknown.
     """
     since_ms, due_ms = event.since_ms, event.next_at_ms if isinstance(event, DeliverySetAside) else None
     first_at_ms = event.first_at_ms

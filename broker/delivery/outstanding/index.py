@@ -24,7 +24,7 @@ BEGIN: Final = (-1, -1)
 
 # The column `queued_ms` is the time at which a delivery is examined next.
 # It is null if the delivery is parked, waits behind others of its ordering key, or is with its dispatcher.
-# These conditions keep rows out of indices that never find them.
+# These conditions make partial indices: each index holds only the rows that its queries look for.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
@@ -58,7 +58,7 @@ class Count:
     due: dict[int, int] = field(default_factory=dict)  # not parked, by partition
     # Deliveries that are due or retrying, by partition. Those that wait for their `deliver_at` time are not counted.
     waiting: dict[int, int] = field(default_factory=dict)
-    retrying: dict[int, int] = field(default_factory=dict)  # of each partition: not parked, with a failed attempt
+    retrying: dict[int, int] = field(default_factory=dict)  # by partition: not parked, with a failed attempt
     parked: dict[int, int] = field(default_factory=dict)  # of each partition
     queued_keys: int = 0  # not parked, with an ordering key
 

@@ -22,7 +22,7 @@ from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES_MIN: Final = 128  # Every message in Kafka is larger than this.
+_RECORD_BYTES_MIN: Final = 128  # No record of a message has fewer bytes.
 
 
 class Source(Protocol):
