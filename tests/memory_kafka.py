@@ -127,6 +127,8 @@ class MemoryReader:
             raise OffsetTooOld(f"partition {partition} of the log can't be read from offset {offset}")
         most = 1 if bytes_max == 1 else self._cluster.records_max
         there = [row for row in rows[offset:] if row is not None]
+        while most > 1 and sum(len(row.value or b"") for row in there[:most]) > bytes_max:
+            most //= 2
         records, more = there[:most], len(there) > most
         next_offset = records[-1].offset + 1 if more else end
         raw = b"".join(b"%b %b %b" % (row.key, row.value or b"", _headers(row)) for row in records)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from itertools import count
@@ -15,18 +15,21 @@ from types import SimpleNamespace
 from msgspec import UNSET, UnsetType
 
 from broker.core.codec import encode
+from broker.core.directory import Directory
 from broker.core.entities import Listener, Queue
-from broker.core.events import DeliveriesSettled, DeliveryAttempted, ListenerSettings, MessagePut
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, DeliveryParked, ListenerSettings, MessagePut
 from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
+from broker.delivery.assignment import Assignment, Shared
+from broker.delivery.background import Background
+from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets, deal_permits, share_out
 from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
-from broker.delivery.outstanding.schedule import Outstanding
-from broker.delivery.reading.catch_up import CatchUp
-from broker.delivery.reading.message import Message
+from broker.delivery.ports import Ports
+from broker.delivery.reading.message import messages
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
@@ -34,6 +37,15 @@ from broker.outbound.addresses import Resolver
 from broker.outbound.connection import Connection, connect
 from broker.outbound.dns import Ask, ask_system
 from broker.outbound.request import Opened
+from broker.ports import FetchResult, Record
+from tests.memory_kafka import (
+    MemoryChangeFeed,
+    MemoryCursors,
+    MemoryKafka,
+    MemoryLog,
+    MemoryMembership,
+    MemoryReader,
+)
 from tests.outstanding_topic import OutstandingTopic
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -134,14 +146,54 @@ class ListenerServer:
         await writer.drain()
 
 
+class Log(MemoryLog):
+    """DeliveryLog of one partition. topic: its `outstanding`."""
+
+    def __init__(self, cluster: MemoryKafka, topic: OutstandingTopic) -> None:
+        super().__init__(cluster)
+        self.requests = Reader(cluster, topic)
+        self.outstanding = topic
+
+
+class Reader(MemoryReader):
+    """LogReader. fetches: how many messages each read of the log brought."""
+
+    def __init__(self, cluster: MemoryKafka, topic: OutstandingTopic) -> None:
+        super().__init__(cluster)
+        self.fetches: list[int] = []
+        self._outstanding = topic
+
+    async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        if topic == self._outstanding.name:
+            return await self._outstanding.offsets(topic, at_ms)
+        return await super().offsets(topic, at_ms)
+
+    async def read(self, topic: str, partition: int, offset: int, **how) -> FetchResult:
+        if topic == self._outstanding.name:
+            return await self._outstanding.read(topic, partition, offset, **how)
+        fetched = await super().read(topic, partition, offset, **how)
+        self.fetches.append(len(fetched.records))
+        return fetched
+
+
+class OfficeMembership(MemoryMembership):
+    """Membership. no_member: raised by confirm(). refused: how often it was."""
+
+    no_member: LogUnavailable | None = None
+    refused = 0
+
+    async def confirm(self, offsets: Mapping[int, int]) -> None:
+        if self.no_member is not None:
+            self.refused += 1
+            raise self.no_member
+
+
 class Office:
-    """What a worker is to one dispatcher: the partition, the log behind it, ticks, probes; and it keeps the books.
+    """What a worker is to one dispatcher: its assignment, with Kafka in memory, ticks, probes; and it keeps the books.
 
     new: the listener has not answered yet. dice: 0.0, the jitter at its least: a retry comes after 100 ms.
     outcomes: by offset, (number, outcome, status or error) of each attempt.
-    fetches: how many messages each read of the log brought.
-    settled: offsets, in that order. no_member: raised where it must be known that the partition is still ours, and
-    refused: how often it was.
+    settled: offsets, in that order.
     """
 
     def __init__(
@@ -159,43 +211,27 @@ class Office:
         connect: Callable[..., Awaitable[Connection]] = connect,
         ask: Ask = ask_system,
     ) -> None:
-        self.tuning = tuning
-        self.log: list[Message] = []
-        self.fetches: list[int] = []
+        self.tuning = tuning = replace(tuning, sure_s=-1.0)  # Kafka is asked each time
         self.dirty: set[Stream] = set()
         self.outcomes: dict[int, list[tuple[int, str, int | str | None]]] = defaultdict(list)
-        self.parked: list[int] = []
         self.gone: list[str] = []
         self.deleted: dict[tuple[int, int], object] = {}  # by partition and offset
-        self.partition = Partition(0, 0, tuning)
-        self.partitions = {0: self.partition}
-        self.catch_up = CatchUp(self, self.partitions, tuning)
+        self.kafka = MemoryKafka(1)
+        self.topic = topic or OutstandingTopic()
+        self.log = Log(self.kafka, self.topic)
+        self.membership = OfficeMembership(self.kafka)
         resolver, tls = Resolver(allow, ask), tls or ssl.create_default_context()
         self.liveness = Liveness(resolver, tls, dice, tuning)
-        self.no_member: LogUnavailable | None = None
-        self.refused = 0
         self.active: list[Dispatcher] = []
         self.shares_out = self.probes = True
         self.permits = 1_000  # what a slow listener may begin in a tick
         self.dispatchers: dict[str, Dispatcher] = {}
-        self.outstanding = Outstanding(
-            topic, topic, "messages", self.partitions, self.dispatchers, self.assure, tuning=tuning
-        )
-        self.leaving: set[asyncio.Task[None]] = set()
         self.changed: list[str] = []  # listeners that came to be down, or up again
         network = Network(resolver, Sockets(sockets), tls, connect)
-        assignment = SimpleNamespace(
-            known_changes=self.deleted,
-            touched=self._touched,
-            changed=self.changed.append,
-            lagging=self.catch_up.request,
-            set_aside=self._set_aside if topic is None else self._set_aside_in_topic,
-            overtakes=self.outstanding.overtakes,
-            is_outstanding=self.outstanding.is_outstanding,
-            delivered=self.outstanding.delivered,
-            returned=self.outstanding.returned,
-            hold=self._hold,
-        )
+        self.background = Background()
+        self.assignment = assignment = self._assignment()
+        self.partition = assignment.partitions[0] = Partition(0, 0, tuning)
+        self.outstanding, self.leaving = assignment.outstanding, assignment.leaving
         queue = Queue(id="q-1", organization_id="o", name="orders", created_at_ms=0)
         opened = Opened(Signer(b"k" * 32), headers=tuple(listener.settings.headers.items()))
         self.dispatcher = Dispatcher(
@@ -216,13 +252,38 @@ class Office:
         self.partition.place(self.dispatcher)
         self.ticker: asyncio.Task[None] | None = None
 
-    async def assure(self) -> None:
-        if self.no_member is not None:
-            self.refused += 1
-            raise self.no_member
+    def _assignment(self) -> Assignment:
+        """The real one, but for its books, and for who changes messages."""
+        ports = Ports(
+            log=self.log,
+            membership=self.membership,
+            cursors=MemoryCursors(self.kafka),
+            changes=MemoryChangeFeed(self.kafka),
+        )
+        made = Assignment(
+            Shared(
+                kafka=ports,
+                view=SimpleNamespace(state=Directory()),
+                dispatchers=self.dispatchers,
+                metrics=Metrics(),
+                tuning=self.tuning,
+                retain_s=None,
+                count=None,
+                run=self.background.run,
+                lost=lambda _: None,
+            )
+        )
+        made.touched, made.hold, made.known_changes = self._touched, self._hold, self.deleted
+        made.changed = self.changed.append
+        return made
+
+    @property
+    def parked(self) -> list[int]:
+        """The offsets of the messages that are parked."""
+        return [event.offset for event in self.topic.kept().values() if isinstance(event, DeliveryParked)]
 
     async def start(self) -> None:
-        self.readers = [asyncio.create_task(loop()) for loop in self.catch_up.loops()]
+        self.readers = [asyncio.create_task(loop()) for loop in self.assignment.catch_up.loops()]
         self.ticker = asyncio.create_task(self._tick())
 
     async def stop(self) -> None:
@@ -230,6 +291,7 @@ class Office:
             task.cancel()
         await asyncio.gather(self.ticker, *self.readers, return_exceptions=True)
         await self.liveness.stop()
+        self.background.cancel()
         self.dispatcher.close()
 
     async def _tick(self) -> None:
@@ -259,22 +321,6 @@ class Office:
         stream.dirty = True
         self.dirty.add(stream)
 
-    def _set_aside(self, delivery: Delivery, _status: int | None, _error: str | None, due_ms: int | None) -> None:
-        assert due_ms is None  # nothing here fails for a minute
-        self.parked.append(delivery.offset)
-        asyncio.get_running_loop().call_soon(self.dispatcher.settle, delivery)
-
-    def _set_aside_in_topic(self, delivery: Delivery, *how) -> None:
-        event = self.outstanding.expect(delivery, delivery.message, *how)
-
-        async def leave() -> None:
-            if await self.outstanding.set_aside(delivery, event):
-                self.dispatcher.settle(delivery)
-
-        task = asyncio.create_task(leave())
-        self.leaving.add(task)
-        task.add_done_callback(self.leaving.discard)
-
     def keep_books(self) -> None:
         for stream in self.dirty:
             stream.dirty = False
@@ -286,25 +332,6 @@ class Office:
                     said = event.status if event.status is not None else event.error
                     self.outcomes[event.offset].append((event.number, event.outcome, said))
         self.dirty.clear()
-
-    async def fetch(
-        self, _partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
-    ) -> tuple[list[Message], int]:
-        """The log, read again (catch_up.Source)."""
-        await asyncio.sleep(0)
-        read = list[Message]()
-        assert "q-1" in queue_ids
-        for message in self.log[offset:]:
-            read.append(self._copy(message))
-            bytes_max -= message.size
-            if bytes_max <= 0:
-                break
-        self.fetches.append(len(read))
-        return read, offset + len(read)
-
-    @staticmethod
-    def _copy(message: Message) -> Message:
-        return Message(message.offset, message.id, message.queue_id, message.put_at_ms, message.record)
 
     def put(
         self,
@@ -318,7 +345,8 @@ class Office:
     ) -> list[int]:
         """Append messages to the log and have the tail bring them; their offsets."""
         put_at_ms = now_ms() if put_at_ms is None else put_at_ms
-        first = len(self.log)
+        records = self.records
+        first = len(records)
         for offset in range(first, first + count):
             event = MessagePut(
                 at_ms=put_at_ms,
@@ -330,8 +358,10 @@ class Office:
                 key=key,
                 deliver_at_ms=deliver_at_ms,
             )
-            self.log.append(RecordedMessage(offset, put_at_ms, encode(event) if value is None else value))
-        self.partition.feed(map(self._copy, self.log[first:]))
+            self.kafka.time = lambda: put_at_ms / 1000
+            headers = (("queue", b"q-1"),)
+            self.kafka.write("messages", 0, b"m-%d" % offset, encode(event) if value is None else value, headers)
+        self.partition.feed(messages(records[first:]))
         return list(range(first, first + count))
 
     async def all_settled(self) -> None:
@@ -346,27 +376,22 @@ class Office:
         assert not dispatcher.connections.making
 
     @property
+    def records(self) -> list[Record | None]:
+        """The log."""
+        return self.kafka.records["messages"][0]
+
+    @property
     def settled(self) -> bool:
         stream = self.dispatcher.streams.get(0)
         return stream is None or (not stream.window.open and stream.window.attached)
 
     def check_books(self) -> None:
         """Each attempt has one outcome, they are numbered from 1, and the last one, and no other, settled it."""
-        assert sorted(self.outcomes) == list(range(len(self.log)))
+        assert sorted(self.outcomes) == list(range(len(self.records)))
         for rows in self.outcomes.values():
             assert [number for number, _, _ in rows] == list(range(1, len(rows) + 1)), rows
             assert [outcome for _, outcome, _ in rows[:-1]] == ["failed"] * (len(rows) - 1), rows
             assert rows[-1][1] in ("delivered", "parked"), rows
-
-
-class RecordedMessage(Message):
-    """Keeps the record's value, so that the log can be read again."""
-
-    __slots__ = ("record",)
-
-    def __init__(self, offset: int, put_at_ms: int, value: bytes) -> None:
-        super().__init__(offset, b"m-%d" % offset, "q-1", put_at_ms, value)
-        self.record = value
 
 
 def listener_at(url: str, *, liveness_url: str | None = None, **settings) -> Listener:

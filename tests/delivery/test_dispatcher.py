@@ -366,8 +366,8 @@ async def test_as_much_of_the_log_is_read_at_once_as_there_is_room_for(serve, op
     dispatcher.update(replace(dispatcher.listener, paused=None), share=WHOLE)
     await office.all_settled()
     office.check_books()
-    assert 1_000 <= sum(office.fetches) <= most_read
-    assert held == 8 or len(office.fetches) < 20  # it grows to what fits, not a small piece each time
+    assert 1_000 <= sum(office.log.requests.fetches) <= most_read
+    assert held == 8 or len(office.log.requests.fetches) < 20  # it grows to what fits, not a small piece each time
 
 
 async def test_where_it_has_room_its_partitions_have_their_turns(open_office):

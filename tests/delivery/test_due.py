@@ -17,7 +17,6 @@ from broker.delivery.dispatch.stream import now_ms, take_outcomes
 from broker.delivery.outstanding.entry import entry_key, entry_of
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
-from broker.kafka.requests import FetchResult, Record
 from tests.delivery.office import OK, Office, until
 from tests.outstanding_topic import OutstandingTopic
 
@@ -95,23 +94,6 @@ async def serve_all(office: Office, done) -> None:
             await asyncio.sleep(0.005)
 
 
-def read_the_log_too(topic: OutstandingTopic, office: Office) -> None:
-    """Of `messages`, what was put before."""
-    read, log = topic.read, list(office.log)
-
-    async def read_either(name, partition, offset, **how):
-        if name != "messages":
-            return await read(name, partition, offset, **how)
-        rows = [
-            Record(one.offset, now_ms(), one.id, one.record, (("queue", b"q-1"),))
-            for one in log
-            if one.offset >= offset
-        ]
-        return FetchResult(rows, 9, 9)
-
-    topic.read = read_either
-
-
 async def test_what_is_due_is_delivered_with_its_next_attempt_number_and_its_record_goes(serve, open_office, topic):
     taker = Taker()
     server = await serve(taker)
@@ -169,7 +151,6 @@ async def test_a_record_that_is_gone_is_delivered_from_the_log(serve, open_offic
     await until(lambda: taker.taken)
     await own(office, topic, set_aside(0))
     topic.records[0][0] = None
-    read_the_log_too(topic, office)
     await serve_all(office, lambda: len(taker.taken) == 2)
     assert server.posts[0].body == server.posts[1].body
     assert server.posts[1].attempt == 4
@@ -179,17 +160,17 @@ async def test_a_record_that_is_gone_is_delivered_from_the_log(serve, open_offic
 async def test_one_of_which_a_tombstone_or_nothing_is_left_is_owed_no_more(serve, open_office, topic, left):
     taker = Taker()
     office = await open_office(await serve(taker), office={"topic": topic})
-    if left != "nothing":
-        office.put(2)
-        await until(lambda: len(taker.taken) == 2)
-        taker.taken.clear()
+    office.put(2)
+    await until(lambda: len(taker.taken) == 2)
+    taker.taken.clear()
     await own(office, topic, set_aside(0))
     if left == "a tombstone":
         topic.write(0, b"l-1:m-0", None)
     if left == "a later message":
-        del office.log[0]
+        office.records[0] = None
+    if left == "nothing":
+        office.records[:] = [None, None]
     topic.records[0][0] = None
-    read_the_log_too(topic, office)
     await serve_all(office, lambda: not len(office.outstanding))
     assert not taker.taken
 
@@ -292,11 +273,11 @@ async def test_who_is_no_member_any_more_sets_nothing_aside(serve, open_office, 
     office = await open_office(
         server, office={"topic": topic, "tuning": Tuning(set_aside_after_ms=0, append_pause_s=0.005)}
     )
-    office.no_member = NO_MEMBER
+    office.membership.no_member = NO_MEMBER
     office.put()
-    await until(lambda: office.refused >= 2)
+    await until(lambda: office.membership.refused >= 2)
     assert not topic.kept()
-    office.no_member = None
+    office.membership.no_member = None
     await until(lambda: not office.leaving)
     assert sorted(topic.kept()) == [b"l-1:m-0"]
 
@@ -308,11 +289,11 @@ async def test_what_is_given_up_while_kafka_is_asked_is_not_set_aside(serve, ope
     office = await open_office(server, office={"topic": topic})
     asked, answered = asyncio.Event(), asyncio.Event()
 
-    async def assure() -> None:
+    async def assure(_offsets: object) -> None:
         asked.set()
         await answered.wait()
 
-    office.outstanding._assure = assure
+    office.membership.confirm = assure
     office.put()
     await asked.wait()
     office.dispatcher.drop(office.dispatcher.streams[0])
@@ -327,10 +308,10 @@ async def test_what_is_due_is_tried_only_by_a_member(serve, open_office, topic):
     server = await serve(taker)
     office = await open_office(server, office={"topic": topic})
     await own(office, topic, set_aside(1))
-    office.no_member = NO_MEMBER
-    await serve_all(office, lambda: office.refused >= 2)
+    office.membership.no_member = NO_MEMBER
+    await serve_all(office, lambda: office.membership.refused >= 2)
     assert not server.posts
-    office.no_member = None
+    office.membership.no_member = None
     await serve_all(office, lambda: taker.taken)
     assert taker.taken == ["m-1"]
 
@@ -466,7 +447,6 @@ async def test_a_redriven_message_that_could_not_be_decoded_is_read_from_the_log
     office.put(1)
     await until(lambda: taker.taken)
     await own(office, topic, set_aside(0, parked=True, number=0, status=None, error="undecodable", name="", data=""))
-    read_the_log_too(topic, office)
     redriven(office)
     await serve_all(office, lambda: len(taker.taken) == 2)
     assert server.posts[0].body == server.posts[1].body

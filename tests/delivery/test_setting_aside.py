@@ -62,7 +62,7 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(serve
     kept = topic.kept()
     assert sorted(event.offset for event in kept.values()) == list(range(OLD))
     assert {event.number for event in kept.values()} == {0}
-    assert dispatcher.streams[0].cursor(len(office.log)).offset == OLD
+    assert dispatcher.streams[0].cursor(len(office.records)).offset == OLD
     if how == "paused":
         dispatcher.update(paused(dispatcher.listener, None), share=WHOLE)
     else:
