@@ -75,10 +75,10 @@ class Worker:
             Resolver(settings.allow_networks), Sockets(tuning=tuning), tls_context(), tracing=tracing
         )
         self._liveness = Liveness(network.resolver, network.tls, dice, tuning)
-        self._ticks = Ticks(self._liveness, tuning)
-        means = Means(network, dice, tuning, self._ticks, self._background.run)
+        self.ticks = Ticks(self._liveness, tuning)
+        means = Means(network, dice, tuning, self.ticks, self._background.run)
         self.roster = Roster(kafka, view, sealer, means)
-        self._tail_loop = TailLoop(kafka.membership, self.roster, tuning)
+        self.tail_loop = TailLoop(kafka.membership, self.roster, tuning)
         self._shared = Shared(
             kafka=kafka,
             view=view,
@@ -110,12 +110,11 @@ class Worker:
         """Join the consumer group, and wait until the assigned partitions' cursors are loaded and delivery has begun.
         Raises LogUnavailable if Kafka does not answer.
         """
-        await self.kafka.changes.start()
-        await self.kafka.membership.start(self._gained, self._given_up)
+        await self.join()
         loops = {
             "roster": self.roster.run(),
-            "tail": self._tail_loop.run(),
-            "ticks": self._ticks.run(self.roster.dispatchers),
+            "tail": self.tail_loop.run(),
+            "ticks": self.ticks.run(self.roster.dispatchers),
         }
         self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
         loaded, failed = asyncio.create_task(self._loaded.wait()), asyncio.create_task(self.failed())
@@ -126,6 +125,11 @@ class Worker:
         finally:
             loaded.cancel()
             failed.cancel()
+
+    async def join(self) -> None:
+        """Join the consumer group. Raises LogUnavailable if Kafka does not answer."""
+        await self.kafka.changes.start()
+        await self.kafka.membership.start(self._gained, self._given_up)
 
     async def failed(self) -> None:
         """Wait until one of the worker's loops fails, and raise its error. The process must then be restarted."""

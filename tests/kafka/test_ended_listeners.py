@@ -85,7 +85,7 @@ async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig
     monkeypatch.setattr(worker._liveness, "tick", told_tick)
     await until(lambda: len(down) >= 10, what="some ticks more")
     assert down == [0] * len(down)
-    assert worker._ticks._active == {}
+    assert not len(worker.ticks)
 
 
 async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig):

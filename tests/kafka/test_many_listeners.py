@@ -150,4 +150,4 @@ async def test_idle_listeners_hold_nothing_and_each_gets_its_message_from_whiche
     assert {path: len(rig.listeners.taken(path)) for path in {got.path for got in rig.listeners.got}} == {
         f"l{number}": 2 for number in range(200)
     }
-    await until(lambda: not any(one._ticks._active for one in workers), what="none is visited any more")
+    await until(lambda: not any(len(one.ticks) for one in workers), what="none is visited any more")

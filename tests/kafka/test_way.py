@@ -95,7 +95,7 @@ async def bring(worker: Worker) -> None:
     """What the tail loop does, until it has brought a message."""
     tails = {number: partition.tail for number, partition in worker.assignment.partitions.items()}
     while all(partition.tail == tails[number] for number, partition in worker.assignment.partitions.items()):
-        await worker._tail_loop.feed(await worker.kafka.membership.read())
+        await worker.tail_loop.read_once()
 
 
 async def test_from_kafka_to_the_commit_of_its_cursor_a_message_goes_through_few_modules(rig: Rig):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.codec import decode
 from broker.core.cursor import Cursor
-from broker.delivery.ports import KeyAndValue, Ports
+from broker.delivery.ports import Gained, GivenUp, KeyAndValue, Ports
 from broker.errors import LogUnavailable
 from broker.kafka.changes import ChangesTopic
 from broker.ports import NoMember, Record
@@ -43,7 +43,7 @@ class SimKafka(MemoryKafka):
         self.time = lambda: world.now_ms / 1000
 
     async def asked(self) -> None:
-        await Pause()
+        await self._world.read_time()
         self.records_max = self._world.dice.randint(1, READ_MAX)
         if self._world.unavailable():
             raise LogUnavailable("an outage")
@@ -147,18 +147,28 @@ class SimCursors(MemoryCursors):
 
 
 class SimMembership:
-    """Membership. positions: by partition, where it reads on. share_now: as the group has agreed."""
+    """Membership. positions: by partition, where it reads on. share_now: as the group has agreed. gained, given_up: of
+    the worker that has joined.
+    """
 
     def __init__(self, world: World, worker: SimWorker) -> None:
         self._world, self._worker = world, worker
         self.positions: dict[int, int] = {}
         self.share_now: Share
+        self.gained: Gained
+        self.given_up: GivenUp
+
+    async def start(self, gained: Gained, given_up: GivenUp) -> None:
+        self.gained, self.given_up = gained, given_up
 
     def begin(self, offsets: Mapping[int, int]) -> None:
         self.positions.update(offsets)
 
     async def read(self) -> dict[int, list[Record]]:
         """A few records of one partition."""
+        await self._world.read_time()
+        if not self.positions:  # they were given up meanwhile
+            return {}
         dice, number = self._world.dice, self._world.dice.choice(list(self.positions))
         at = self.positions[number]
         rows = self._world.kafka.records["messages"][number][at : at + dice.randint(1, READ_MAX - 2)]
@@ -191,7 +201,7 @@ class SimFeed(MemoryChangeFeed):
         return self._positions
 
     async def read(self) -> list[tuple[int, int, Any]]:
-        await Pause()
+        await self._world.read_time()
         found = []
         for partition, at in self.at.items():
             rows = self._world.changes.rows[partition][at : at + self._world.dice.randint(0, 3)]

@@ -34,6 +34,7 @@ from projections.agents import follow
 from tests.stateful.simulated_log import Future, SimFeed, SimMembership
 
 if TYPE_CHECKING:
+    from broker.delivery.assignment import Assignment
     from tests.stateful.simulation import World
 
 SETTINGS = Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key="")
@@ -247,9 +248,12 @@ class SimWorker:
         self._loops: list[Task] = []  # what the assignment's loops would be doing
         self._serving: Task | None = None
         self._reading: Task | None = None
+        self._admitting: Task | None = None
         self._hearing: Any = None
-        self._ticking = self.worker._ticks.run(self.dispatchers)
+        self._pruning: Any = None
+        self._ticking = self.worker.ticks.run(self.dispatchers)
         self._ticking.send(None)
+        Task(self.worker.join(), self).step()
 
     def acts(self) -> None:
         """What the worker's parts ask of asyncio from now on, they ask in its name."""
@@ -287,11 +291,12 @@ class SimWorker:
         self.membership.share_now = share
         backlog_max = 10_000 if world.dice.random() < 0.7 else -1  # then the tail is at the end
         self.worker.tuning = replace(self.worker.tuning, tail_backlog_max=backlog_max)
-        self.worker._gained(list(numbers))
+        self._end_loops()
+        self.membership.gained(list(numbers))
         checkpoints = self.worker.assignment.checkpoints
         checkpoints.last = partial(self._last_of_all, checkpoints.last)
-        self._stop_hearing()
-        self._hearing = self.worker.assignment.changes.run()
+        if world.slow_reads:  # its steps come among all others
+            return
         outage = world.outage
 
         def meanwhile(slept_s: float) -> None:
@@ -301,15 +306,20 @@ class SimWorker:
 
         self.to_its_end(self.tasks[-1], meanwhile)
         world.outage = outage
-        for key, event in world.kept.items():
-            if event.partition in numbers and key in world.stored_late:
-                world.lasts(world.stored_late.pop(key))
+
+    def started(self, assignment: Assignment) -> None:
+        """For Assignment.start(): the take-over has come to its end."""
+        self._hearing, self._pruning = assignment.changes.run(), assignment.changes.prune()
+        for key, event in self.world.kept.items():
+            found = (event.partition, event.listener_id, event.message_id)
+            if key in self.world.stored_late and assignment.outstanding.state(*found) is not None:
+                self.world.lasts(self.world.stored_late.pop(key))
 
     def give_up(self) -> None:
         """The group agrees anew, the attempts under way having ended or not."""
         world, dice = self.world, self.world.dice
         if not self.partitions:
-            Task(self.worker._given_up(()), self).step()
+            Task(self.membership.given_up(()), self).step()
             return
         for request in list(self.requests):
             if dice.random() < 0.7:
@@ -326,17 +336,12 @@ class SimWorker:
             self.loop.settle()
 
         self.acts()
-        giving_up = self.worker._background.run(self.worker._given_up(list(self.partitions)))
+        giving_up = self.run(self.membership.given_up(list(self.partitions)))
         self.to_its_end(giving_up, meanwhile)
         world.crashed(self)
         self.ownership, self.gave_up = self.ownership + 1, len(world.record.crashes) - 1
         self.membership.positions.clear()
-        self._stop_hearing()
-        for task in self._loops:  # as Assignment.drop does
-            if task in self.tasks:
-                self.tasks.remove(task)
-                task.cancel()
-        self._loops.clear()
+        self._end_loops()
 
     async def _last_of_all(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         began_ms = self._begin()
@@ -361,19 +366,19 @@ class SimWorker:
         told, self._told = self._told, []
         for listener_id in told:
             follow(SimpleNamespace(listener_id=listener_id), self.state, self.worker.roster)
-        self.to_its_end(Task(self.worker.roster.admit(), self), lambda _: self.world.meanwhile())
+        if not self.world.slow_reads:
+            self.to_its_end(Task(self.worker.roster.admit(), self), lambda _: self.world.meanwhile())
+        elif self._admitting not in self.tasks:
+            self._admitting = self.run(self.worker.roster.admit())
 
     # What the tail and the catch-up readers do
 
     def feed(self) -> None:
         """The tail brings what it has read, as soon as that is known to be the worker's own."""
         if self._reading not in self.tasks and self.membership.positions:
-            self._reading = self.run(self._feed_some())
+            self._reading = self.run(self.worker.tail_loop.read_once())
         if self._reading in self.tasks:
             self._reading.step()
-
-    async def _feed_some(self) -> None:
-        await self.worker._tail_loop.feed(await self.membership.read())
 
     def catch_up(self) -> None:
         self._loop(self.worker.assignment.catch_up.serve_next(first=self.world.dice.random() < 0.5)).step()
@@ -391,16 +396,24 @@ class SimWorker:
         if self._hearing is not None:
             self._hearing.send(None)
 
-    def _stop_hearing(self) -> None:
-        if self._hearing is not None:
-            end(self._hearing)
-            self._hearing = None
-            self.tail.follow({})
-
     def prune(self) -> None:
-        """As Changes.prune."""
-        for number in self.partitions:
-            self.worker.assignment.changes.forget_settled(number)
+        """Forget some that are settled."""
+        self.acts()
+        if self._pruning is not None:
+            self._pruning.send(None)
+
+    def _end_loops(self) -> None:
+        """As Assignment.drop does."""
+        for one in (self._hearing, self._pruning):
+            if one is not None:
+                end(one)
+        self._hearing = self._pruning = None
+        self.tail.follow({})
+        for task in self._loops:
+            if task in self.tasks:
+                self.tasks.remove(task)
+                task.cancel()
+        self._loops.clear()
 
     # What is under way
 
@@ -409,14 +422,15 @@ class SimWorker:
         for one in (*self.loop.connecting, *self.tasks):
             one.cancel()
         self.tasks.clear()
-        for one in (self.under_checkpoint, self._hearing, self._ticking):
+        for one in (self.under_checkpoint, self._hearing, self._pruning, self._ticking):
             if one is not None:
                 end(one)
 
     def stir(self) -> None:
-        """A step of anything."""
-        if self.tasks and self.world.dice.random() < STIRS:
-            self.world.dice.choice(self.tasks).step()
+        """A step of anything, or a few while it takes over."""
+        for _ in range(1 if self.partitions else 3):
+            if self.tasks and self.world.dice.random() < STIRS:
+                self.world.dice.choice(self.tasks).step()
 
     def work(self) -> None:
         """A step or three of what is on its way to `outstanding`, or handed to dispatchers from there, and so on."""

@@ -114,6 +114,7 @@ class World:
         self.changes = SimChanges(self, PARTITIONS)
         self.changing = self.dice.random() < 0.5  # else more of everything else happens
         self.retaining = self.dice.random() < 0.4
+        self.slow_reads = self.dice.random() < 0.5  # else a take-over is over before anything else happens
 
     async def connect(self, owner: Attempts, target: Target, *_: object) -> Connection:
         if self.moods[owner.dispatcher.listener.name] == "down":
@@ -280,6 +281,11 @@ class World:
             one.note(listener.id)
             if one.cut is None and dice.random() < 0.7:
                 one.follow()
+
+    async def read_time(self) -> None:
+        """What a request takes, in awaits at which others go on."""
+        for _ in range(self.dice.choice((1, 1, 2, 4)) if self.slow_reads else 1):
+            await Pause()
 
     def meanwhile(self) -> None:
         """While a worker reads what it must know first."""
@@ -492,8 +498,8 @@ class World:
         worker.loop.settle()
 
     def _done(self) -> bool:
-        """Every stream stands at the end of the log."""
-        return all(
+        """Every partition is owned, and every stream stands at the end of the log."""
+        return sum(len(worker.partitions) for worker in self.workers) == PARTITIONS and all(
             not dispatcher_now.busy
             and not worker.tail.lags()
             and all(partition.tail == len(self.log[number]) for number, partition in worker.partitions.items())
@@ -546,6 +552,10 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
     def get_loop() -> Loop:
         return here[0].current.loop
 
+    def started(one: Assignment) -> None:
+        """Its loops are stepped, or what they do is done, one by one."""
+        here[0].current.started(one)
+
     def run(seed: int, steps: int) -> list[str]:
         here[:] = [World(random.Random(seed))]
         return here[0].run(steps)
@@ -573,7 +583,7 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         for module in (tail_loop, ticks):
             put_in(module, asyncio=SimpleNamespace(**pause))
         put_in(ticks, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
-        put_in(Assignment, start=lambda _: None)  # its loops are stepped, or what they do is done, one by one
+        put_in(Assignment, start=started)
         put_in(assignment, asyncio=SimpleNamespace(**pause))
         put_in(time_offsets, asyncio=SimpleNamespace(**pause))
         put_in(ownership, asyncio=SimpleNamespace(shield=lambda one: one, **pause))

@@ -37,8 +37,6 @@ SOAK_SEEDS = 20_000
 PLANTED_FIRST = 10_000
 PLANTED_SEEDS_MAX = 3_000
 STEPS = 120
-# A worker that crashes leaves its coroutines where they are, and Python closes them then.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)

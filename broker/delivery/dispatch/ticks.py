@@ -26,6 +26,10 @@ class Ticks:
         self._liveness = liveness
         self._active: dict[Dispatcher, None] = {}
 
+    def __len__(self) -> int:
+        """Count the dispatchers that need ticks."""
+        return len(self._active)
+
     def add(self, dispatcher: Dispatcher) -> None:
         """Call the dispatcher's tick() regularly, until it returns False."""
         self._active[dispatcher] = None

@@ -34,14 +34,18 @@ class TailLoop:
     async def run(self) -> None:
         """Read new messages in an endless loop. Raises LogUnavailable if Kafka does not answer for long."""
         while True:
-            try:
-                # A read may return records of partitions that were taken over during the read.
-                await self.feed(await self._membership.read())
-            except LogDamaged as damage:
-                self._pass_over(damage)
+            await self.read_once()
             await asyncio.sleep(0)  # Let other tasks run, even while more records are available.
 
-    async def feed(self, read: Mapping[int, Iterable[Record]]) -> None:
+    async def read_once(self) -> None:
+        """Read new messages once, and hand them to their partitions."""
+        try:
+            # A read may return records of partitions that were taken over during the read.
+            await self._feed(await self._membership.read())
+        except LogDamaged as damage:
+            self._pass_over(damage)
+
+    async def _feed(self, read: Mapping[int, Iterable[Record]]) -> None:
         """Hand new Kafka records to their partitions, after a check that this worker still owns them. If Kafka can't
         answer the check, read the same records again later.
         """
