@@ -226,7 +226,6 @@ class Office:
         self.shares_out = self.probes = True
         self.permits = 1_000  # what a slow listener may begin in a tick
         self.dispatchers: dict[str, Dispatcher] = {}
-        self.changed: list[str] = []  # listeners that came to be down, or up again
         network = Network(resolver, Sockets(sockets), tls, connect)
         self.background = Background()
         self.assignment = assignment = self._assignment()
@@ -274,7 +273,6 @@ class Office:
             )
         )
         made.touched, made.hold, made.known_changes = self._touched, self._hold, self.deleted
-        made.changed = self.changed.append
         return made
 
     @property
