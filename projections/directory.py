@@ -29,7 +29,7 @@ class DirectoryProjection:
 
     def __init__(self, control: ControlLog) -> None:
         self.state = Directory()
-        self.position = 0  # the next offset of `control` to fold
+        self.position = 0  # of the next event to fold
         self.complete = True
         self._control = control
         self._callbacks: list[Callable[[Event], None]] = []

@@ -44,7 +44,7 @@ class Shared:
     metrics: Metrics
     tuning: Tuning
     retain_s: int | None
-    count: Count | None  # counts the bytes written for each organization
+    count: Count | None  # adds to an organization's stored bytes
     # `run` starts a background task. An error of this task ends the worker.
     run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     # `lost` is called when Kafka answers that the worker is no longer a member of the consumer group.
@@ -62,7 +62,7 @@ class Assignment:
         self._shared = shared
         self.dispatchers = dispatchers
         self.partitions: dict[int, Partition] = {}  # empty until they are taken over
-        self.share = WHOLE  # this worker's part of each listener's limits
+        self.share = WHOLE  # its part of listeners' limits
         self.loops: set[asyncio.Task[None]] = set()
         self.leaving: set[asyncio.Task[None]] = set()  # writes to `outstanding` in flight
         self.fence = fence = Fence(self._ask, tuning)

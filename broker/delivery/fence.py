@@ -34,8 +34,8 @@ class Fence:
     ) -> None:
         self._tuning = tuning
         self._monotonic = monotonic
-        self._ask = ask  # raises NoMember if other workers own the partitions
-        self._asked_at = float("-inf")  # when the last answered request was sent
+        self._ask = ask  # raises NoMember if partitions are lost
+        self._asked_at = float("-inf")  # when the request was sent
         self._answer: asyncio.Future[None] | None = None  # set while assure() asks Kafka
 
     def end(self) -> None:

@@ -27,7 +27,7 @@ class Positions:
     listeners: Sequence[Listener]
     cursors: Mapping[str, Mapping[int, Cursor]]  # by listener id and partition
     begins: Mapping[int, int]  # each partition's first offset
-    ends: Sequence[int]  # end offsets of all partitions of the topic
+    ends: Sequence[int]  # end offsets of all partitions
 
     def of(self, listener_id: str) -> Mapping[int, Cursor]:
         """Return a listener's cursors."""

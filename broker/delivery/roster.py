@@ -73,8 +73,8 @@ class Roster:
         self.dispatchers: dict[str, Dispatcher] = {}
         self.sending = False  # whether attempts may begin
         self.unusable: set[str] = set()  # listeners whose secret can't be decrypted
-        self._replays: set[str] = set()  # ids of the dispatchers that serve replays
-        self._arrivals: dict[str, None] = {}  # ids of listeners whose cursors must be loaded
+        self._replays: set[str] = set()  # ids of replays
+        self._arrivals: dict[str, None] = {}  # The cursors of these listeners must be loaded.
         self._arrived = asyncio.Event()
 
     @property

@@ -22,7 +22,7 @@ class Tuning:
     # What one dispatcher may hold in memory (dispatch/room.py)
     held_max: int = 512  # A worker holds at most this many messages of one listener in memory.
     held_per_attempt: int = 4  # A new listener may hold this many messages for each allowed attempt.
-    held_bytes_max: int = 4 << 20  # as stored; decoded messages take twice as much
+    held_bytes_max: int = 4 << 20  # Decoded messages take twice as many bytes.
     held_bytes_min: int = 64 << 10  # A listener may always hold one message of this size.
     all_held_bytes_max: int = 128 << 20  # for all listeners together
     retries_max: int = 128  # If more retries wait in memory, further ones move to the topic `outstanding`.
@@ -38,7 +38,7 @@ class Tuning:
     set_aside_bytes_max: int = 1 << 20
 
     # Limits of one listener, and its priority (dispatch/limits.py)
-    attempts_max: int = 1024  # in flight in one worker (decision 0007)
+    attempts_max: int = 1024  # in flight in a worker
     attempts_min: int = 2  # Every listener may have this many attempts in flight, whatever the others use.
     # A listener that has not answered yet may hang, so it has at most this many attempts in flight.
     attempts_new_max: int = 2
@@ -111,7 +111,7 @@ class Tuning:
     idle_commit_pause_s: float = 0.005  # short, because checkpoints wait for it
     # The cursor of an idle listener is committed again after this time, so that Kafka does not expire it.
     idle_checkpoint_s: float = 60.0
-    conditions_at_once: int = 16  # listeners examined between yields to the event loop
+    conditions_at_once: int = 16  # listeners between two yields
 
     # The fence (fence.py)
     sure_s: float = (
@@ -126,7 +126,7 @@ class Tuning:
     tail_backlog_max: int = 10_000
     no_cursor_ms: int = 180_000  # A missing cursor is logged only for a listener that is older than this.
     load_pause_s: float = 0.5  # After an error of Kafka, taking partitions over is retried after this pause.
-    opened_at_once: int = 20  # listeners whose secrets are decrypted between yields
+    opened_at_once: int = 20  # secrets decrypted between two yields
     drain_s: float = 5.0  # When the process stops, attempts in flight may take this much longer.
     hand_over_s: float = 2.0  # At a rebalance, attempts in flight may take this much longer. All workers wait for it.
     hanging_s: float = 1.0  # An older attempt is not awaited at a rebalance, nor at shutdown if its listener fails.

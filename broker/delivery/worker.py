@@ -57,12 +57,12 @@ class Worker:
         kafka: Ports,
         view: DirectoryView,
         sealer: Sealer,
-        count: Count | None = None,  # counts the bytes written for each organization
+        count: Count | None = None,  # adds to an organization's stored bytes
         *,
         tuning: Tuning = TUNED,
         network: Network | None = None,  # for tests
         tracing: Tracing | None = None,
-        dice: Callable[[], float] = random,  # draws the jitter of retries and probes
+        dice: Callable[[], float] = random,  # for the jitter of retries
     ) -> None:
         self.kafka = kafka
         self.tuning = tuning

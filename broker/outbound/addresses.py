@@ -21,7 +21,7 @@ from broker.outbound.dns import DEFAULT, Ask, DnsLookups, DnsTuning, NotAsked, a
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
-TUNNEL: Final = "tunnel"  # the URL scheme of tunnels, which clients can't use
+TUNNEL: Final = "tunnel"  # Only Everput uses URLs with this scheme, for tunnels.
 AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the name of a response header
 _USABLE_S: Final = 600.0
@@ -50,7 +50,7 @@ _REFUSED: Final = tuple(
             "192.88.99.0/24",  # 6to4 relays, RFC 7526
             "198.18.0.0/15",  # benchmarks, RFC 2544
             "240.0.0.0/4",  # reserved, and broadcast
-            "::/3",  # not global unicast (RFC 4291), such as IPv4-mapped addresses and NAT64
+            "::/3",  # such as NAT64; not global unicast
             "2001::/23",  # IETF protocols such as Teredo, RFC 2928
             "2002::/16",  # 6to4, RFC 3056
             "3fff::/20",  # documentation, RFC 9637
@@ -84,7 +84,7 @@ class Target(NamedTuple):
     port: int
     authority: str  # the Host header
     target: str  # path and query
-    tunnel: bool = False  # a tunnel of Everput itself, so no check is needed
+    tunnel: bool = False  # An address of Everput itself needs no check.
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
@@ -188,7 +188,7 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        self.preferred: str | None = None  # the address that worked when others did not
+        self.preferred: str | None = None  # This address worked when others did not.
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
         # If DNS does not answer, the old answer may be used until this time.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0

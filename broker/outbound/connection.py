@@ -43,7 +43,7 @@ _SECONDS_DIGITS_MAX: Final = 9
 class ConnectionTuning:
     """The bounds of connections."""
 
-    connect_s: float = 5.0  # how long connecting may take, over all addresses
+    connect_s: float = 5.0  # for all addresses together
     next_address_s: float = 1.25  # If an address does not answer for this long, the next one is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
     end_s: float = 1.0  # The rest of an answer may take this long after its status line.
@@ -100,11 +100,11 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # answers that ended in the data just parsed; more than one is an error
-        self._head: list[bytes] = []  # the answer's bytes until its status is known
-        self._again = b""  # the last answer; the same bytes need no parsing
+        self._ended = 0  # Two answers in the bytes just parsed are an error.
+        self._head: list[bytes] = []  # the answer's first bytes
+        self._again = b""  # If the next answer has the same bytes, it is not parsed.
         self._again_status = 0
-        self.work: Any = None  # the owner's request, until its answer ends
+        self.work: Any = None  # The owner's request, until its answer has ended.
         self.at = 0.0  # when the request was sent
         self.used = 0  # number of finished requests
         self.well = False  # set by the owner

@@ -44,7 +44,7 @@ class DnsTuning:
     hanging_max: int = 1024  # Each has a thread of 27 KiB and an open file.
     slow_after: int = 2  # A name that hangs this often in a row counts as slow.
     answer_s: float = 2.5  # how long a caller waits
-    other_answer_s: float = 0.5  # while an older answer may be used
+    other_answer_s: float = 0.5  # with a usable older answer
     cache_s: float = 10.0  # how long an answer is fresh
     failure_cache_s: float = 1.0  # how long a failure is fresh
 
@@ -100,7 +100,7 @@ class DnsLookups:
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
-        self._hung: dict[str, int] = {}  # by host, the look-ups in a row that hung
+        self._hung: dict[str, int] = {}  # by host: hanging look-ups in a row
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """Look a host name up. Concurrent callers get the same future, so shield it. It may take long.

@@ -29,7 +29,7 @@ class ListenerTest(NamedTuple):
 
     message_id: str
     status: int | None  # None if there was no answer
-    error: str | None  # one word, if there was no answer
+    error: str | None  # if there was no answer
     took_ms: int  # includes connecting
 
 

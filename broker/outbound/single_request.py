@@ -17,7 +17,7 @@ class Answer(NamedTuple):
     """The answer to a single HTTP request."""
 
     status: int | None  # None if there was no valid answer
-    error: str | None  # one word, if there was no valid answer
+    error: str | None  # if there was no valid answer
 
 
 class _SingleRequest:

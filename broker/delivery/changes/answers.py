@@ -64,8 +64,8 @@ class Answers:
         tuning: Tuning = TUNED,
     ) -> None:
         self._tuning = tuning
-        self._confirm = confirm  # raises if the worker may have lost them
-        self._placed = placed  # yields the dispatchers of a queue's listeners
+        self._confirm = confirm  # raises if partitions are lost
+        self._placed = placed  # yields a queue's dispatchers
         self._deliveries = deliveries
         self._outstanding = outstanding
         self._partitions = partitions

@@ -47,7 +47,7 @@ class Taken:
     """The updates and deletions of one partition's messages, read before the worker begins to deliver the partition."""
 
     floor: int  # `found` has all changes of messages from this offset on
-    position: int  # the next offset of `changes` to read
+    position: int  # of the next record of `changes`
     in_doubt_below: int  # Earlier messages may have been sent before a crash.
     honoured_below: int  # Earlier changes may have been applied by another worker.
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Changes:
         self._outstanding = outstanding
         self._partitions = partitions
         self._dispatchers = dispatchers
-        self._placed = placed  # yields the dispatchers of a queue's listeners
+        self._placed = placed  # yields a queue's dispatchers
         self._messages = event_log.messages.name
         self._run = run  # starts a background task
         self._floors: dict[int, int] = {}
@@ -376,7 +376,7 @@ class Changes:
         if partition is None or number not in self._floors or self._covering:
             return
         low = partition.tail
-        under_way: set[int] = set()  # offsets of attempts that came from `outstanding`
+        under_way: set[int] = set()  # Deliveries taken from `outstanding` are not in a window.
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
                 return  # This dispatcher may start at an earlier offset.

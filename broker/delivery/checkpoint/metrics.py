@@ -27,7 +27,7 @@ class Metrics:
     def __init__(self) -> None:
         # Attempts by outcome and kind of answer, which is `2xx` … `5xx` or `none`.
         self.attempts: Counter[tuple[str, str]] = Counter()
-        self.delivered = Histogram()  # ms from the put to the accepting answer
+        self.delivered = Histogram()  # ms from put to delivery
         self.checkpoints = Histogram()  # duration in ms
         self.checkpoints_failed = 0
         self.cursors = 0  # committed cursors
@@ -82,10 +82,10 @@ class Condition:
     behind: int = 0  # offsets to be read again
     held: int = 0  # messages in memory for listeners
     held_bytes: int = 0
-    recent: int = 0  # recent messages in memory for streams that lag
+    recent: int = 0  # recent messages in memory
     recent_bytes: int = 0
-    lagging: int = 0  # streams that wait for a catch-up reader
-    outstanding: int = 0  # deliveries that are retried later, or parked
+    lagging: int = 0  # streams waiting for a reader
+    outstanding: int = 0  # deliveries retried later, or parked
     damaged: int = 0  # of these, with unreadable messages
 
 

@@ -90,7 +90,7 @@ class Attempts:
         self._tuning = dispatcher.tuning
         self._dice = dice  # draws the jitter of retries
         self._loop = loop
-        self.error: str | None = None  # why the last attempt was not accepted
+        self.error: str | None = None  # of the last attempt
         self._tracing = network.tracing
         self._spans: dict[Delivery, Span] = {}  # spans of requests in flight
         target = parse_url(dispatcher.listener.notify_url)

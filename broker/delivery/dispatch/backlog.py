@@ -42,7 +42,7 @@ class Backlog:
 
     def __init__(self, dispatcher: Lagging) -> None:
         self._dispatcher = dispatcher
-        self.behind: dict[Stream, None] = {}  # lagging streams, in the order of service
+        self.behind: dict[Stream, None] = {}  # The first of these lagging streams is served next.
 
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether this message may be loaded into memory, to send it or to write it to the topic

@@ -27,7 +27,7 @@ class DeliveryQueue:
         self._numbers = itertools.count()
         self.ready: deque[Delivery] = deque()  # may begin when the limits allow
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
-        self.keys: KeyOrder[Delivery] = KeyOrder()  # one delivery at a time for each ordering key
+        self.keys: KeyOrder[Delivery] = KeyOrder()  # Each ordering key has one delivery at a time.
         self.renewing: set[Delivery] = set()  # The new data of these messages is being read.
         # Deliveries that block their ordering key until they are written to the topic `outstanding`.
         self.leaving_first: set[Delivery] = set()

@@ -80,7 +80,7 @@ class Dispatcher:
         self.listener = listener
         self.opened = opened  # the listener's decrypted secrets and headers
         self._wants_tick = wants_tick  # makes tick() be called
-        self._tell_gone = gone  # called when the listener answers 410 Gone
+        self._tell_gone = gone  # called after a 410 Gone
         # `said_gone` is true if the listener has answered 410 Gone, and `sending` if attempts may begin.
         self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}  # by partition

@@ -32,7 +32,7 @@ class Limits:
     """The limits of one listener's attempts in a worker: how many may be in flight, and how many may start."""
 
     priority: Priority
-    low_priority: bool  # slow or failing, so starts are counted
+    low_priority: bool  # Slow and failing listeners have low priority.
 
     __slots__ = (
         *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_samples", "_too_early", "_tuning"),

@@ -41,7 +41,7 @@ class Assigned(Protocol):
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
-    # called when a listener goes down or comes up
+    # This is called when a listener goes down or comes up.
     def changed(self, listener_id: str, /) -> None: ...
     def touched(self, stream: Stream, /) -> None: ...
     def lagging(self, stream: Stream, /) -> None: ...
@@ -98,8 +98,8 @@ class Delivery:
         self.message = message  # None in states that hold no message
         self.state: State = MISSING
         self.number = 0  # attempts begun
-        self.again = False  # repeated at once on a new connection
-        self.first_of_key = False  # blocks later deliveries of its ordering key
+        self.again = False  # was repeated at once
+        self.first_of_key = False  # blocks its ordering key
         self.entry: OutstandingEntry | None = None  # if it comes from `outstanding`
         self.first_at_ms = 0  # start of the first attempt
         self.put_at_ms = 0  # kept when `message` is dropped
@@ -140,9 +140,9 @@ class Stream:
         self.assignment = dispatcher.assignment
         self.partition = partition
         self.window = window
-        self.rows: list[Row] = []  # successful first attempts, for the next checkpoint
+        self.rows: list[Row] = []  # first attempts that succeeded
         self.attempts: list[Made] = []  # all other attempts
-        self.behind_since_ms = 0  # when the oldest lagging message was put
+        self.behind_since_ms = 0  # put of the oldest lagging message
         self.dirty = False  # changed since the last checkpoint
         self.pressing = False  # must be in the next checkpoint
         self.requested = False  # waits for a catch-up reader

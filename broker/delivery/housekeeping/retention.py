@@ -65,7 +65,7 @@ class Retention:
         tuning: Tuning = TUNED,
     ) -> None:
         self._tuning = tuning
-        self._assure = assure  # raises if the worker may have lost them
+        self._assure = assure  # raises if partitions are lost
         self._requests = event_log.requests
         self._messages = event_log.messages.name
         self._changes, self._deliveries = event_log.changes.name, event_log.deliveries.name

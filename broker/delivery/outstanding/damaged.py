@@ -40,9 +40,9 @@ class DamagedDeliveries:
         self._topic = topic
         self._records = records
         self._dispatchers = dispatchers
-        self._enter = enter  # adds a written record to the index
+        self._enter = enter  # adds a record to the index
         self._remove = remove  # removes a record from the index
-        self._assure = assure  # raises if the worker may have lost it
+        self._assure = assure  # raises if partitions are lost
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
         """Write records for the deliveries that these listeners may have in unreadable ranges, each given by its first

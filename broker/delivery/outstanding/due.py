@@ -57,7 +57,7 @@ class Due:
         self._tuning = tuning
         self.taken: dict[int, OutstandingEntry] = {}  # handed to dispatchers, by row id
         self._due: dict[str, _Pass] = {}  # listeners with due deliveries
-        self._next_ms: dict[str, int] = {}  # when each listener's next delivery may be due
+        self._next_ms: dict[str, int] = {}  # by listener: the next due time
         self._soonest_ms: int | None = None  # the lowest of these times
         self._wake = asyncio.Event()
 

@@ -13,8 +13,8 @@ from broker.core.events import BARE, DAMAGED, DeliverySetAside, KeptDelivery
 from broker.core.redrives import Redrives
 
 UNREAD: Final = 2
-Key = tuple[str, str]  # a listener's id and a message's id
-KeyQueue = tuple[str, int, str]  # a listener's id, a partition, an ordering key
+Key = tuple[str, str]  # ids of a listener and message
+KeyQueue = tuple[str, int, str]  # listener id, partition, ordering key
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +23,7 @@ class OutstandingEntry:
     without a comment have the same meaning as in the event KeptDelivery.
     """
 
-    id: int  # new each time the row is written
+    id: int  # A rewritten row gets a new id.
     partition: int
     listener_id: str
     message_id: str
@@ -39,7 +39,7 @@ class OutstandingEntry:
     queued_ms: int | None  # when the row is examined next
     # `found` is true if the record is older than the take-over, so that the stream may read the same message again.
     found: int
-    record: bytes | None  # the record's value, if its offset is unknown
+    record: bytes | None  # If the offset is unknown, this is the record's value.
     # `bare` is true if the record has no data, so that the message must stay in Kafka.
     # It is UNREAD if the message can't be read there.
     bare: int = False

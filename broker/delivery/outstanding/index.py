@@ -58,7 +58,7 @@ class Count:
     due: dict[int, int] = field(default_factory=dict)  # not parked, by partition
     # Deliveries that are due or retrying, by partition. Those that wait for their `deliver_at` time are not counted.
     waiting: dict[int, int] = field(default_factory=dict)
-    retrying: dict[int, int] = field(default_factory=dict)  # by partition: not parked, with a failed attempt
+    retrying: dict[int, int] = field(default_factory=dict)  # by partition, with an attempt
     parked: dict[int, int] = field(default_factory=dict)  # of each partition
     queued_keys: int = 0  # not parked, with an ordering key
 

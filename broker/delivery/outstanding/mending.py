@@ -34,7 +34,7 @@ class Mending:
         self._index = index
         self._due = due
         self._owned = owned
-        self._park = park  # writes the missing record of a delivery
+        self._park = park  # writes a delivery's missing record
         self._cancel = cancel
         self._tuning = tuning
 

@@ -24,7 +24,7 @@ from broker.ports import EARLIEST, LATEST, Record
 
 _DELIVERED: Final = "delivered"
 
-Streams = Sequence[tuple[Listener, Cursor]]  # the listeners of a partition with their cursors
+Streams = Sequence[tuple[Listener, Cursor]]  # listeners of a partition with cursors
 
 
 class Outcomes:
@@ -34,7 +34,7 @@ class Outcomes:
         # The last failed attempt of each delivery that has not succeeded.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
-        self._delivered: dict[str, bytearray] = {}  # by listener, one bit for each delivered offset
+        self._delivered: dict[str, bytearray] = {}  # Each bit is one delivered offset of the listener.
 
     def delivered(self, listener_id: str, offset: int) -> bool:
         """Return whether the listener has accepted the message at this offset."""

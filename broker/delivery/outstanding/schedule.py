@@ -91,7 +91,7 @@ class Outstanding:
 
         while current() and (
             before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
-        ):  # left by an earlier try that failed
+        ):  # An earlier try that failed left these rows.
             for entry in before:
                 self._index.remove(entry)
             await asyncio.sleep(0)
@@ -108,7 +108,7 @@ class Outstanding:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # the first of its ordering key so far
+                entry.queued_ms = entry.due_ms  # Its ordering key has no earlier delivery so far.
         for before in self._index.write(partition, rows):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)

@@ -37,7 +37,7 @@ class Message:
         self._body = b""
         self.key: str | None = None
         self.deliver_at_ms = 0  # 0: deliver at once
-        self.traceparent: str | None = None  # the place in a trace that attempts belong to
+        self.traceparent: str | None = None  # the W3C trace context of the put
         self._change = -1
 
     def body(self, queue: Queue) -> bytes:

@@ -28,9 +28,9 @@ class Partition:
     def __init__(self, number: int, tail: int, tuning: Tuning = TUNED) -> None:
         self._ring_max, self._ring_bytes_max = tuning.ring_max, tuning.ring_bytes_max
         self.number = number
-        self.tail = tail  # the offset of the next new message
+        self.tail = tail  # offset of the next new message
         self._placed: set[Dispatching] = set()  # dispatchers whose cursor is known
-        self._fed: dict[str, dict[Dispatching, None]] = {}  # dispatchers that get new messages, by queue id
+        self._fed: dict[str, dict[Dispatching, None]] = {}  # By queue id, these dispatchers get new messages.
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
