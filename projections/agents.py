@@ -42,8 +42,8 @@ class DeliveryStreams(Protocol):
 
 
 def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
-    """Return the Faust agent that folds the topic `control` into the directory. `failed` is called with an error of the
-    fold, after which the process must end, because its state may be wrong.
+    """Return the Faust agent that applies the events of the topic `control` to the directory. `failed` is called with
+    any error, after which the process must end, because its state may be wrong.
     """
 
     async def control(stream: Any) -> None:

@@ -39,7 +39,7 @@ for _name in ("faust", "mode"):
 
 
 class Projections:
-    """The state that this process folds from the log, kept up to date while the process runs."""
+    """The state that this process builds from the event log, and keeps up to date while it runs."""
 
     def __init__(self, kafka: KafkaSettings, control: ControlLog) -> None:
         self._kafka = kafka
@@ -57,11 +57,11 @@ class Projections:
 
     @property
     def position(self) -> int:
-        """Return the next offset of the topic `control` to fold."""
+        """Return the offset of the next event of the topic `control` to apply."""
         return self._directory.position
 
     def on_change(self, callback: Callable[[Event], None]) -> None:
-        """Call `callback` with each event of the topic `control`, right after it was folded. Use this
+        """Call `callback` with each event of the topic `control`, right after it was applied to the directory. Use this
         before start().
         """
         self._directory.on_change(callback)
@@ -71,7 +71,7 @@ class Projections:
         self._agents[name] = agent
 
     async def start(self, *, timeout_s: float = 30.0) -> None:
-        """Begin to read the topic `control`, and return once everything in it is folded. Raises LogUnavailable or
+        """Begin to read the topic `control`, and return once everything in it is applied. Raises LogUnavailable or
         ViewBehind, or ConfigurationError if the topic was altered or has lost records.
         """
         await self._control.check()

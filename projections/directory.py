@@ -25,11 +25,11 @@ _PASSED_OVER_MAX: Final = 10_000  # Writers ask within milliseconds of their app
 
 
 class DirectoryProjection:
-    """The directory of queues, listeners, accounts and keys, as this process has folded it from the topic `control`."""
+    """The directory of queues, listeners, accounts and keys, built from the events of the topic `control`."""
 
     def __init__(self, control: ControlLog) -> None:
         self.state = Directory()
-        self.position = 0  # of the next event to fold
+        self.position = 0  # of the next event to apply
         self.complete = True
         self._control = control
         self._callbacks: list[Callable[[Event], None]] = []
@@ -41,14 +41,14 @@ class DirectoryProjection:
         self._next_end_lookup: asyncio.Task[int] | None = None
 
     def on_change(self, callback: Callable[[Event], None]) -> None:
-        """Call `callback` with each event right after it was folded, in log order. Errors of the callback
+        """Call `callback` with each event right after it was applied, in log order. Errors of the callback
         are logged.
         """
         self._callbacks.append(callback)
 
     def fold(self, offset: int, event: Event | None) -> None:
-        """Fold the event at this offset into the directory. None stands for an event that only a newer version can
-        decode. An offset that was folded before changes nothing.
+        """Apply the event at this offset to the directory. None stands for an event that only a newer version can
+        decode. An offset that was applied before changes nothing.
         """
         if offset < self.position:
             return  # After a rebalance, Faust reads from the beginning again.

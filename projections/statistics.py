@@ -99,8 +99,8 @@ class Statistics:
 
 
 def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
-    """Return the Faust agent that counts. `failed` is called with an error of the fold, after which counting restarts
-    from the last written record.
+    """Return the Faust agent that counts. `failed` is called with any error, after which counting restarts from the
+    last written record.
     """
 
     async def statistics(stream: Any) -> None:
@@ -146,7 +146,7 @@ class _Feed:
         return {TP(self._topics[batch.lane.topic], batch.lane.partition): [batch] for batch in batches}
 
     def again(self) -> None:
-        """Forget the batches that were fetched but not folded, so that they are fetched again."""
+        """Forget the batches that were fetched but not counted, so that they are fetched again."""
         self._counting.forget_reads()
 
 

@@ -36,7 +36,7 @@ from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """The parts of a worker that all of its assignments use. A new assignment begins at each rebalance."""
+    """The parts of a worker that stay the same when a rebalance gives it other partitions."""
 
     kafka: Ports
     view: DirectoryView
@@ -78,7 +78,7 @@ class Assignment:
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
         self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
-        # These attributes and methods implement the protocol `Assigned`, which dispatchers use.
+        # These attributes and methods implement the protocol `Assigned`.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.changed = self.checkpoints.changed
@@ -136,7 +136,7 @@ class Assignment:
             raise
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
-        """Yield the dispatchers of a queue's listeners, except those whose cursor on this partition is not
+        """Yield the dispatchers of a queue's listeners, except those whose committed offset on this partition is not
         loaded yet.
         """
         partition, queue = self.partitions[number], self._shared.view.state.queues.get(queue_id)

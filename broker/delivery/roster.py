@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The parts of a worker that all of its dispatchers use."""
+    """The parts of a worker that the dispatchers of all listeners use."""
 
     network: Network
     dice: Callable[[], float]  # draws the jitter of retries
@@ -60,7 +60,9 @@ class Means:
 
 
 class Roster:
-    """The dispatchers of one worker, by listener id. A dispatcher survives a rebalance, but its streams do not."""
+    """The dispatchers of one worker, one for each listener. A dispatcher survives a rebalance, but its delivery streams
+    do not.
+    """
 
     assignment: Assignment  # the worker's current one
 
@@ -81,7 +83,7 @@ class Roster:
     def _directory(self) -> Directory:
         return self._view.state
 
-    # The agent calls these methods once the directory has folded the event.
+    # The Faust agent calls these methods after the directory has applied the event.
 
     def concerned(self, event: Event) -> Collection[str]:
         """Return the ids of the listeners and replays whose delivery may change because of this event."""
@@ -106,7 +108,7 @@ class Roster:
         """Apply a change of the listener: paused, resumed, redriven, or a new URL or secret."""
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # A take-over or a later event has already applied the change.
+            return  # A rebalance or a later event has already applied the change.
         self.add(listener)
         if before.redrives.count != listener.redrives.count:
             self.assignment.outstanding.redrive(listener)

@@ -19,7 +19,7 @@ class Tuning:
     `_at_once` is the size of a batch, after which other tasks may run.
     """
 
-    # What one dispatcher may hold in memory (dispatch/room.py)
+    # Memory of one listener (dispatch/room.py)
     held_max: int = 512  # A worker holds at most this many messages of one listener in memory.
     held_per_attempt: int = 4  # A new listener may hold this many messages for each allowed attempt.
     held_bytes_max: int = 4 << 20  # Decoded messages take twice as many bytes.
@@ -54,7 +54,7 @@ class Tuning:
     connection_idle_s: float = 30.0  # An idle connection is closed after this time. Most servers keep it for longer.
     sockets_kept: int = 256  # This many file descriptors are reserved for Kafka, probes and logs.
 
-    # Ticks: how often dispatchers are examined (dispatch/ticks.py)
+    # Ticks: the regular work for each listener (dispatch/ticks.py)
     tick_s: float = 0.05
     tick_parts: int = 5  # Each tick is divided into this many parts, so that it does not block the event loop.
     share_ticks: int = 5  # Low-priority listeners, and the shares of all, are handled once in this many ticks.

@@ -93,7 +93,7 @@ class Worker:
         self._begin_assignment()  # without partitions
 
     def _begin_assignment(self) -> Assignment:
-        """Replace the current assignment with one that has no partitions."""
+        """Start without partitions, until Kafka assigns new ones."""
         self.assignment = self.roster.assignment = Assignment(self._shared)
         return self.assignment
 
@@ -199,7 +199,7 @@ class Worker:
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
-        """Stop sending, write the last checkpoint, and drop the assignment."""
+        """Stop sending, write the last checkpoint, and forget the partitions."""
         assignment = self.assignment
         if assignment.partitions:  # Without partitions, nothing needs to be written.
             await self._drain(assignment, at_end=at_end)
@@ -224,7 +224,9 @@ class Worker:
                 log.warning("checkpoint.last_failed error=%s", error or "it took too long")
 
     def _no_member(self, assignment: Assignment) -> None:
-        """Stop sending until the next take-over, because the worker is no longer a member of the consumer group."""
+        """Stop sending until Kafka assigns partitions again, because the worker is no longer a member of the consumer
+        group.
+        """
         if assignment is self.assignment:
             self.roster.let_send(sending=False)
 
@@ -246,7 +248,7 @@ class Worker:
                     await asyncio.sleep(self.tuning.tick_s)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
-        """Read all cursors, add the dispatchers, and begin to deliver."""
+        """Read all cursors, add a dispatcher for each listener, and begin to deliver."""
 
         async def read() -> tuple[Positions, dict[int, Taken]]:
             assignment.share = await self.kafka.membership.share(partitions)
@@ -268,7 +270,7 @@ class Worker:
             self._begin(assignment, *found)
 
     async def _ask(self, assignment: Assignment, ask: Callable[[], Awaitable[T]], waits: str) -> T | None:
-        """Repeat a request to Kafka until it is answered. Return None if the assignment was handed over in the
+        """Repeat a request to Kafka until it is answered. Return None if the partitions were handed over in the
         meantime.
         """
         while assignment is self.assignment:
@@ -283,9 +285,9 @@ class Worker:
 
     async def _add_dispatchers(self, listeners: Iterable[Listener], assignment: Assignment) -> bool:
         """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
-        rebalance has replaced the assignment.
+        rebalance has begun since.
         """
-        # Yield to the event loop here, because placing the streams later must not be interrupted.
+        # Yield to the event loop here, because starting the delivery streams later must not be interrupted.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)

@@ -376,10 +376,10 @@ class Changes:
         if partition is None or number not in self._floors or self._covering:
             return
         low = partition.tail
-        under_way: set[int] = set()  # Deliveries taken from `outstanding` are not in a window.
+        under_way: set[int] = set()  # offsets of deliveries taken from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                return  # This dispatcher may start at an earlier offset.
+                return  # This listener may start at an earlier offset.
             stream = dispatcher.streams.get(number)
             if stream is not None:
                 low = min(low, stream.window.top(partition.tail), *stream.window.open)

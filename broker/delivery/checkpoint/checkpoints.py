@@ -78,14 +78,14 @@ class Checkpoints:
         self._dirty: set[Stream] = set()
         # By listener id, the partitions whose cursor must be committed although no stream has changed.
         self._changed: dict[str, set[int]] = {}
-        # Outcomes that were collected from their streams but are not written yet, by partition.
+        # Outcomes of deliveries that are collected but not written to Kafka yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
         self._hurried = False  # True while the last checkpoint must not pause
 
     def touched(self, stream: Stream) -> None:
-        """Include the stream in the next checkpoint, because it has changed."""
+        """Include the delivery stream in the next checkpoint, because it has changed."""
         stream.dirty = True
         self._dirty.add(stream)
 
@@ -155,8 +155,8 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the outcomes and commit the cursors of all streams that have changed. Pause for `pause_s` after every
-        few commits. Raises LogUnavailable.
+        """Write the outcomes of deliveries, and commit the cursors of all delivery streams that have changed. Pause for
+        `pause_s` after every few commits. Raises LogUnavailable.
         """
         async with self.quiet:
             if self.suspended:
@@ -192,7 +192,7 @@ class Checkpoints:
                 raise error
 
     def _clean_up(self, streams: Iterable[Stream]) -> None:
-        """Drop the streams that have caught up with new messages and whose cursor is committed. They are created again
+        """Free the memory of delivery streams that have no lag and whose cursor is committed. They are created again
         when needed.
         """
         for stream in streams:
@@ -239,8 +239,8 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the outcomes and cursors of all changed streams that are due. Add the streams to `streams`, and their
-        cursors to `cursors`.
+        """Collect the outcomes and cursors of all delivery streams that have changed and are due. Add the streams to
+        `streams`, and their cursors to `cursors`.
         """
         self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}
@@ -380,7 +380,7 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
     def _standing(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        """Return those cursors of a dispatcher that do not depend on unwritten outcomes."""
+        """Return a listener's cursors, except those that depend on unwritten outcomes."""
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(dispatcher) | kept

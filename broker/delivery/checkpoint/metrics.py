@@ -34,7 +34,7 @@ class Metrics:
         self.gained = 0  # how often Kafka assigned partitions
 
     def count(self, rows: Sequence[Row], attempts: Iterable[Made]) -> None:
-        """Count the results of one stream's attempts since the last checkpoint."""
+        """Count the results of a listener's attempts since the last checkpoint."""
         if rows:
             self.attempts["delivered", "2xx"] += len(rows)
             self.delivered.add_all([max(0, at_ms - put_at_ms) for _, at_ms, _, _, put_at_ms in rows])

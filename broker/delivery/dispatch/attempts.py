@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Attempting(Protocol):
-    """The interface of a dispatcher that its attempts use."""
+    """The interface of a listener's dispatcher that the attempts use."""
 
     tuning: Tuning
     assignment: Assigned
@@ -366,7 +366,7 @@ class Attempts:
         log.warning("circuit.opened listener=%s error=%s", self.dispatcher.listener.id, self.error)
 
     def _note_error(self, error: str | None, stream: Stream) -> None:
-        """Record the last error, which the next checkpoint stores with the stream's cursor."""
+        """Record the last error, which the next checkpoint stores with the committed offset."""
         if error != self.error:
             self.error = error
             stream.pressing = True

@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """The interface of a dispatcher that its backlog uses."""
+    """The interface of a listener's dispatcher that its backlog uses."""
 
     sending: bool
     queue: Queue
@@ -42,7 +42,7 @@ class Backlog:
 
     def __init__(self, dispatcher: Lagging) -> None:
         self._dispatcher = dispatcher
-        self.behind: dict[Stream, None] = {}  # The first of these lagging streams is served next.
+        self.behind: dict[Stream, None] = {}  # The first of these lagging delivery streams is served next.
 
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether this message may be loaded into memory, to send it or to write it to the topic
@@ -54,8 +54,8 @@ class Backlog:
         )
 
     def refill(self) -> None:
-        """Request messages for the lagging streams, one stream after the other, while the dispatcher may hold more
-        messages.
+        """Request older messages for the listener's lagging partitions, one after the other, as long as it may hold
+        more messages in memory.
         """
         behind = self.behind
         if not self._dispatcher.sending or any(stream.requested for stream in behind):
@@ -69,7 +69,7 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # Queue the stream again at the end, because one read may not be enough.
+            # Queue the delivery stream again at the end, because one read may not be enough.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:

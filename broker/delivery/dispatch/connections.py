@@ -23,7 +23,7 @@ from broker.ports import Tracing
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The network access that the dispatchers of a worker share."""
+    """The network access that all listeners of a worker share."""
 
     resolver: Resolver
     sockets: Sockets  # counts the open connections

@@ -102,7 +102,7 @@ class DeliveryQueue:
         return idle + self.keys.restart([key for key in kept if key is not None])
 
     def drop(self, deliveries: Iterable[Delivery]) -> None:
-        """Remove these deliveries, and those that wait behind them for an ordering key. All belong to one stream."""
+        """Remove these deliveries of one partition, and those that wait behind them for an ordering key."""
         for delivery in deliveries:
             if delivery.first_of_key and (key := message_of(delivery).key) is not None:
                 self.keys.drop(key)

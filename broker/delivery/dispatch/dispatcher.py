@@ -121,7 +121,7 @@ class Dispatcher:
     # A message comes
 
     def room(self) -> bool:
-        """Return whether the dispatcher may hold one more message in memory."""
+        """Return whether one more message for the listener may be held in memory."""
         memory = self.memory
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
@@ -208,7 +208,7 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            stream.window.settle(delivery.offset)  # After a crash, the window may hold it, too.
+            stream.window.settle(delivery.offset)  # After a crash, the delivery may be in the window, too.
         elif stream.window.settle(delivery.offset) is None:
             return
         if not stream.dirty:
@@ -349,12 +349,12 @@ class Dispatcher:
 
     @property
     def held(self) -> int:
-        """The number of messages that the dispatcher holds in memory."""
+        """The number of messages for the listener that are in memory."""
         return self.memory.held
 
     @property
     def held_bytes(self) -> int:
-        """The size of the messages that the dispatcher holds in memory."""
+        """The size of the messages for the listener that are in memory."""
         return self.memory.held_bytes
 
     @property
@@ -379,7 +379,7 @@ class Dispatcher:
 
     @property
     def wants_more(self) -> bool:
-        """Whether a larger share of the worker's attempts would let the dispatcher begin more."""
+        """Whether more attempts would begin if the listener's share of the worker's attempts were larger."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:

@@ -23,7 +23,7 @@ SCHEDSTAT: Final = Path("/proc/self/schedstat")
 
 
 class Sharing(Protocol):
-    """The interface of a dispatcher that is used to share out a worker's resources."""
+    """The interface of a listener's dispatcher that is used to share out a worker's resources."""
 
     limits: Limits
     memory: Room
@@ -91,8 +91,8 @@ class Processor:
 
 
 def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
-    """Share out a worker's attempts in flight and memory among its busy dispatchers. Fast listeners come first, slow
-    ones share the rest, and failing ones share what is left then.
+    """Share out a worker's attempts in flight and memory among its listeners that have work. Fast listeners come first,
+    slow ones share the rest, and failing ones share what is left then.
     """
     by_priority: tuple[list[Sharing], ...] = ([], [], [])
     for dispatcher in dispatchers:
@@ -105,7 +105,7 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
-    """Divide among dispatchers of one priority what higher priorities do not use."""
+    """Divide the attempts and the memory that higher priorities do not use among the listeners of one priority."""
     wanting, used = 0, attempts_used
     for dispatcher in dispatchers:
         if dispatcher.wants_more:
@@ -120,11 +120,11 @@ def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_use
 
 
 def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int) -> list[DispatcherT]:
-    """Divide the attempts that low-priority listeners may start until the next call. Return the dispatchers that got
-    any.
+    """Divide the attempts that low-priority listeners may start until the next call. Return the dispatchers of the
+    listeners that got any.
 
-    At least half goes to slow listeners, if there are any, and the rest to failing ones. `turn` rotates which
-    dispatchers get the remainder of the division.
+    At least half goes to slow listeners, if there are any, and the rest to failing ones. `turn` rotates which listeners
+    get the remainder of the division.
     """
     slow: list[DispatcherT] = []
     others: list[DispatcherT] = []

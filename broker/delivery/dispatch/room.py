@@ -43,8 +43,8 @@ class Room:
 
     @property
     def running_low(self) -> bool:
-        """Whether at most half of the allowed memory is in use, so that messages of lagging streams should be
-        fetched.
+        """Whether at most half of the allowed memory is in use, so that older messages should be fetched if the
+        listener lags.
         """
         return self.held <= self.held_max // 2 and self.held_bytes <= self.bytes_share // 2
 

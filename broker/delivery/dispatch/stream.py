@@ -37,7 +37,7 @@ Made = tuple[DeliveryAttempted, int]  # with the same time
 
 
 class Assigned(Protocol):
-    """The interface of an assignment that dispatchers and their streams use."""
+    """The interface through which a listener's deliveries use the state of the worker's partitions."""
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
@@ -54,7 +54,7 @@ class Assigned(Protocol):
 
 
 class Dispatching(Protocol):
-    """The interface of a dispatcher that its streams, the catch-up readers and the checkpoints use."""
+    """The interface of a listener's dispatcher that delivery streams, catch-up readers and checkpoints use."""
 
     tuning: Tuning
     assignment: Assigned
@@ -154,23 +154,23 @@ class Stream:
         self.wants = None if replay is None else replay.chooser(partition)  # tests an offset
 
     def touch(self) -> None:
-        """Include the stream in the next checkpoint, because it has changed."""
+        """Include the delivery stream in the next checkpoint, because it has changed."""
         if not self.dirty:
             self.assignment.touched(self)
 
     @property
     def current(self) -> bool:
-        """Whether this is still its dispatcher's stream of the partition."""
+        """Whether the listener still uses this delivery stream for the partition. A rebalance replaces the streams."""
         return self.dispatcher.streams.get(self.partition) is self
 
     def cursor(
         self, tail: int, *, waiting: int = 0, since_ms: int | None = None, parked: int = 0, retrying: int = 0
     ) -> Cursor:
-        """Return the stream's cursor, which a checkpoint commits. `tail` is the offset of the next new message in the
-        partition.
+        """Return the cursor that a checkpoint commits for this listener and partition. `tail` is the offset of the next
+        new message.
 
-        `waiting` is the number of unsettled deliveries that have moved to the topic `outstanding`, and `since_ms` is
-        when the oldest of their messages was put. `parked` and `retrying` count deliveries in that topic, too.
+        `waiting` is the number of unsettled deliveries in the topic `outstanding`, and `since_ms` is when the oldest of
+        their messages was put. `parked` and `retrying` count deliveries in that topic, too.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)
@@ -190,7 +190,7 @@ class Stream:
 
     @property
     def retrying(self) -> int:
-        """The number of deliveries in the window that have failed at least once."""
+        """The number of deliveries in flight or waiting in memory that have failed at least once."""
         attempts = self._attempts_made(self.window.opened())
         return len(attempts) - attempts.count(0)
 
@@ -296,7 +296,7 @@ def now_ms() -> int:
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
-    """Remove and return the results of the stream's attempts since the last checkpoint."""
+    """Remove and return the results of the delivery stream's attempts since the last checkpoint."""
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []
     return rows, attempts

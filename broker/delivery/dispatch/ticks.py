@@ -19,7 +19,7 @@ from broker.delivery.tuning import Tuning
 
 
 class Ticks:
-    """The dispatchers that have something to do, and so need regular ticks."""
+    """The listeners' dispatchers that have something to do, and so need regular calls of tick()."""
 
     def __init__(self, liveness: Liveness, tuning: Tuning) -> None:
         self._tuning = tuning
@@ -31,7 +31,7 @@ class Ticks:
         return len(self._active)
 
     def add(self, dispatcher: Dispatcher) -> None:
-        """Call the dispatcher's tick() regularly, until it returns False."""
+        """Call tick() of the listener's dispatcher regularly, until it returns False."""
         self._active[dispatcher] = None
 
     def remove(self, dispatcher: Dispatcher) -> None:
@@ -40,8 +40,8 @@ class Ticks:
         self._active.pop(dispatcher, None)
 
     async def run(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Call the dispatchers' ticks in an endless loop. All of `dispatchers` also have their idle connections
-        closed.
+        """Call tick() of the listeners' dispatchers in an endless loop. All of `dispatchers` also have their idle
+        connections closed.
         """
         tuning = self._tuning
         gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
@@ -67,7 +67,7 @@ class Ticks:
                 dispatcher.connections.tidy()
 
     def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
-        """Call the ticks of these dispatchers, and yield those that still have something to do."""
+        """Call tick() of these listeners' dispatchers, and yield those that still have something to do."""
         at_ms = now_ms()
         for place, dispatcher in enumerate(dispatchers):
             if dispatcher not in self._active:  # Its listener was deleted.
@@ -83,8 +83,8 @@ class Ticks:
 
 
 async def pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
-    """Let the dispatchers begin the attempts that deal_permits() allowed, and yield to the event loop after every
-    few.
+    """Let the listeners' dispatchers begin the attempts that deal_permits() allowed, and yield to the event loop after
+    every few.
     """
     begun = 0
     for dispatcher in dispatchers:

@@ -39,7 +39,7 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The cleanup after deleted listeners, for the partitions of one assignment."""
+    """The cleanup after deleted listeners, for the partitions that a worker owns."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class Outstanding(Protocol):
 
 
 class ReplayProgress:
-    """The reports on which partitions of a replay are finished, for the replays of one assignment."""
+    """The reports on which of the worker's partitions of a replay are finished."""
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ class _Lag(NamedTuple):
 
 
 class Retention:
-    """The deletion of old messages in the partitions of one assignment."""
+    """The deletion of old messages in the partitions that a worker owns."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class _Pass:
 
 
 class Due:
-    """The deliveries in the topic `outstanding` that one assignment attempts now or later."""
+    """The deliveries in the topic `outstanding` that this worker attempts now or later."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Due:
                 await self._wake.wait()
 
     async def serve(self, *, owns_any: bool) -> bool:
-        """Hand due deliveries to dispatchers that can take them. Return whether more may be handed over at once."""
+        """Hand due deliveries to the dispatchers of their listeners. Return whether more may be handed over at once."""
         self._wake.clear()
         at_ms = now_ms()
         if self._soonest_ms is not None and self._soonest_ms <= at_ms:
@@ -170,8 +170,8 @@ class Due:
         return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, entry)
 
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
-        """Return the next delivery of an ordering key if its dispatcher has all earlier ones. Return None if it must
-        wait, or if the dispatcher already has many of the key.
+        """Return the next delivery of an ordering key, if all earlier ones are already with the listener's dispatcher.
+        Return None if it must wait, or if the dispatcher already has many of the key.
         """
         coming = self._coming.first(key_queue)
         for row_id, place in self._index.offsets(key_queue, self._tuning.key_taken_max):
@@ -203,7 +203,7 @@ class Due:
             self._wake.set()
 
     def _serve(self, entry: OutstandingEntry, message: Message | LogUnavailable | None) -> bool:
-        """Hand a delivery to its dispatcher. Return False if the dispatcher can't take it now."""
+        """Hand a delivery to the listener's dispatcher. Return False if the dispatcher can't take it now."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
             return True  # The delivery was cancelled, or its partition was handed over.
@@ -212,7 +212,7 @@ class Due:
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # The dispatcher became full during the read, or an earlier delivery of the ordering key must go first.
+            # During the read, the listener's memory became full, or an earlier delivery of the ordering key came up.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)
@@ -224,7 +224,7 @@ class Due:
         return True
 
     def put_back(self, entry: OutstandingEntry) -> None:
-        """Schedule a delivery again that its dispatcher could not attempt."""
+        """Schedule a delivery again that could not be attempted."""
         if self.taken.get(entry.id) is not entry:
             return  # The delivery was cancelled or replaced, or its partition was handed over.
         del self.taken[entry.id]

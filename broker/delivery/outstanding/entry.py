@@ -37,7 +37,8 @@ class OutstandingEntry:
     first_at_ms: int
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
-    # `found` is true if the record is older than the take-over, so that the stream may read the same message again.
+    # `found` is true if the record was written before this worker took the partition over.
+    # The worker may then read the same message again.
     found: int
     record: bytes | None  # If the offset is unknown, this is the record's value.
     # `bare` is true if the record has no data, so that the message must stay in Kafka.
@@ -84,8 +85,8 @@ def ids_in(key: bytes) -> tuple[str, str]:
 
 
 def entry_of(event: KeptDelivery, offset: int, *, found: bool, record: bytes | None = None) -> OutstandingEntry:
-    """Return an index row for a record of the topic `outstanding`. The row is not inserted yet. Pass the record's bytes
-    as `record` if its offset is unknown.
+    """Return a row of the SQLite index for a record of the topic `outstanding`. The row is not inserted yet. Pass the
+    record's bytes as `record` if its offset is unknown.
     """
     since_ms, due_ms = event.since_ms, event.next_at_ms if isinstance(event, DeliverySetAside) else None
     first_at_ms = event.first_at_ms

@@ -23,7 +23,7 @@ from broker.delivery.tuning import TUNED
 BEGIN: Final = (-1, -1)
 
 # The column `queued_ms` is the time at which a delivery is examined next.
-# It is null if the delivery is parked, waits behind others of its ordering key, or is with its dispatcher.
+# It is null if the delivery is parked, is being attempted, or waits behind others of its ordering key.
 # These conditions make partial indices: each index holds only the rows that its queries look for.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
@@ -101,8 +101,8 @@ class OutstandingIndex:
         return self._one("SELECT * FROM entries WHERE id = ?", (row_id,))
 
     def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> list[OutstandingEntry]:
-        """Write or replace rows, or remove those whose value is None. Return the former rows. A replaced row gets a new
-        id.
+        """Write or replace rows of the SQLite index, or remove those whose value is None. Return the former rows. A
+        replaced row gets a new id.
         """
         written = [entry for entry in rows.values() if entry is not None]
         before: list[OutstandingEntry] = []
@@ -138,7 +138,7 @@ class OutstandingIndex:
         return before
 
     def remove(self, entry: OutstandingEntry) -> bool:
-        """Remove a row. Return False if it was removed or replaced before."""
+        """Remove a row of the SQLite index. Return False if it was removed or replaced before."""
         gone = self._database.execute("DELETE FROM entries WHERE id = ?", (entry.id,)).rowcount > 0
         if gone:
             self._count(entry, -1)

@@ -20,7 +20,7 @@ from broker.errors import LogUnavailable
 
 
 class Mending:
-    """The parked deliveries of one assignment that wait until an unreadable part of the log is mended or given up."""
+    """The parked deliveries of a worker that wait until an unreadable part of the log is mended or given up as lost."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class Mending:
             await asyncio.sleep(0)
 
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
-        """Retry the deliveries that were parked because their message or its update was unreadable, as far as `damage`
-        no longer covers it. Cancel those whose messages are given up as lost.
+        """Retry the deliveries that were parked because their message or its update was unreadable, if they are not in
+        a damaged range any more. Cancel those whose messages are given up as lost.
         """
         # While outcomes are unreadable, a delivery stays parked, because it may have been delivered already.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)

@@ -117,7 +117,7 @@ async def rebuilt(
 
 
 class _Stream:
-    """A listener's stream on a partition, for testing which offsets it has passed."""
+    """A listener on a partition, with its cursor, for testing which offsets it has passed."""
 
     def __init__(self, listener: Listener, cursor: Cursor, partition: int) -> None:
         self.listener = listener
@@ -135,8 +135,8 @@ class _Stream:
 def _entry_of(
     record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool
 ) -> OutstandingEntry:
-    """Return the index row of a message's delivery. `failed` is its last attempt, or None if there was none or it is
-    unknown.
+    """Return the SQLite index row of a message's delivery. `failed` is its last attempt, or None if there was none or
+    it is unknown.
     """
     ordering_key, deliver_at_ms = None, 0
     try:
@@ -159,7 +159,7 @@ def _entry_of(
 
 
 def _entry_after(event: DeliveryAttempted, ordering_key: str | None = None) -> OutstandingEntry:
-    """Return the index row of a delivery whose last attempt failed."""
+    """Return the SQLite index row of a delivery whose last attempt failed."""
     return _row(
         event.partition,
         (event.listener_id, event.message_id),

@@ -101,7 +101,7 @@ class OutstandingRecords:
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
-        damaged = at < 0  # The record could not be read at the take-over.
+        damaged = at < 0  # The record was unreadable when the worker took the partition over.
         try:
             # Search up to the end of the partition: a repeated append may have left a later record with the same key.
             while not damaged:

@@ -37,7 +37,7 @@ class Schedule(Protocol):
 
 
 class Redrives:
-    """The redrives of all listeners in one assignment."""
+    """The redrives of all listeners in one worker, each of which makes parked and retrying deliveries due now."""
 
     def __init__(self, index: OutstandingIndex, owned: Collection[int], tuning: Tuning) -> None:
         self._index = index

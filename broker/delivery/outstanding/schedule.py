@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Outstanding:
-    """The deliveries of one assignment that are stored in the topic `outstanding`, because they wait for a later retry,
+    """The deliveries of a worker's partitions that are stored in the topic `outstanding`. They wait for a later retry,
     for their `deliver_at` time or for their ordering key, or are parked.
     """
 
@@ -81,8 +81,8 @@ class Outstanding:
     # Ownership
 
     async def read(self, partition: int, streams: Callable[[], Streams] = tuple) -> None:
-        """Read a partition's deliveries from the topic `outstanding` into the index, before take_over(). `streams` is
-        called only if the topic is damaged. Raises LogUnavailable.
+        """Read a partition's deliveries from the topic `outstanding` into the index, before take_over(). `streams`
+        returns the listeners' cursors; it is called only if the topic is damaged. Raises LogUnavailable.
         """
         reading = self._reading[partition] = object()
 
@@ -114,8 +114,8 @@ class Outstanding:
                 self._due.advance(before.key_queue, foreseen=True)
 
     def take_over(self, partition: int) -> None:
-        """Begin to serve the deliveries that read() has found. The worker owns the partition, and its dispatchers
-        exist.
+        """Begin to serve the deliveries that read() has found. The worker owns the partition, and the listeners'
+        dispatchers exist.
         """
         self._owned.add(partition)
         for listener_id, count in self._index.counts.items():
@@ -215,7 +215,7 @@ class Outstanding:
         return True
 
     def damaged(self) -> int:
-        """Return the number of index rows that stand for a range of unreadable messages."""
+        """Return the number of rows in the SQLite index that stand for a range of unreadable messages."""
         return sum(map(self._index.damaged, self._owned))
 
     def _enter(self, entry: OutstandingEntry) -> None:
@@ -347,13 +347,13 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Schedule a delivery again as soon as its dispatcher can take it, because it could not be attempted now."""
+        """Schedule a delivery again as soon as the listener can take it, because it could not be attempted now."""
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)
 
     def removed(self, listener_id: str) -> None:
-        """Schedule the deliveries of a removed dispatcher again, in case the dispatcher comes back. Forget those that
-        were being written.
+        """Schedule the deliveries of a listener again that has lost its dispatcher, in case the dispatcher comes back.
+        Forget those that were being written.
         """
         key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
         for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
@@ -364,8 +364,8 @@ class Outstanding:
     # Deliveries that are due
 
     async def serve_due(self) -> bool:
-        """Hand some due deliveries to dispatchers that can take them. Return whether more may be handed
-        over at once.
+        """Hand some due deliveries to the dispatchers of their listeners. Return whether more may be handed over at
+        once.
         """
         return await self._due.serve(owns_any=bool(self._owned))
 

@@ -44,8 +44,8 @@ class Source(Protocol):
 
 
 def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
-    """Double the size of the stream's next read if the stream took all messages, or halve it if the stream took less
-    than half of them.
+    """Double the size of the listener's next catch-up read if it took all messages, or halve it if it took less than
+    half of them.
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:
@@ -55,7 +55,7 @@ def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
 
 
 class CatchUpQueue:
-    """The streams that wait for a catch-up reader. Fast listeners have a queue of their own."""
+    """The delivery streams that wait for a catch-up reader. Those of fast listeners have a queue of their own."""
 
     def __init__(self) -> None:
         self._waiting: tuple[deque[Stream], deque[Stream]] = (deque(), deque())
@@ -70,8 +70,8 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Wait for a stream, and return the one that has waited longest. If `first` is true, prefer fast listeners,
-        else prefer the others.
+        """Wait for a delivery stream, and return the one that has waited longest. If `first` is true, prefer fast
+        listeners, else prefer the others.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
@@ -79,8 +79,8 @@ class CatchUpQueue:
 
 
 class CatchUp:
-    """The catch-up readers of a worker, which read older messages for lagging streams. One read serves all streams that
-    lack its messages.
+    """The catch-up readers of a worker, which read older messages for listeners that lag. One read serves all listeners
+    that lack its messages.
     """
 
     def __init__(self, source: Source, partitions: dict[int, Partition], tuning: Tuning = TUNED) -> None:
@@ -98,8 +98,8 @@ class CatchUp:
         return [partial(self._run, first) for first in turns]
 
     def request(self, stream: Stream) -> None:
-        """Bring a lagging stream the messages that it lacks. Take them from recent messages in memory if possible;
-        otherwise queue the stream for a catch-up reader.
+        """Bring a lagging delivery stream the messages that it lacks. Take them from recent messages in memory if
+        possible; otherwise queue the stream for a catch-up reader.
         """
         partition = self._partitions.get(stream.partition)
         if partition is None:
@@ -117,14 +117,14 @@ class CatchUp:
 
     @property
     def waiting(self) -> int:
-        """The number of streams that wait for a reader."""
+        """The number of delivery streams that wait for a catch-up reader."""
         return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:
-        """Wait for a lagging stream, and read messages for it. If `first` is true, prefer fast listeners."""
+        """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners."""
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # A read for another stream has served this one.
+            return  # A read for another listener has served this one.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -155,13 +155,13 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # The partition was handed over, or another read has served this stream.
+                continue  # The partition was handed over, or another read has served this listener.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                continue  # This read left out the messages of that stream's queue.
+                continue  # This read left out the messages of that listener's queue.
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                # Note this before refill(), which may queue the same stream again.
+                # Note this before refill(), which may request another read for the same listener.
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
@@ -169,13 +169,13 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # This read did not have the messages that the stream lacks, so let it ask again after a pause.
+        # This read did not have the messages that the listener lacks, so let it ask again after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
-        """Park the deliveries of all streams that lack these unreadable records, and let the streams continue after
-        them.
+        """Park the deliveries of these unreadable records for all listeners that lack them, and let the listeners
+        continue after them.
         """
         found = []
         for stream in list(self._lagging.get(partition.number, ())):
@@ -198,8 +198,8 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose lagging streams can be served by the next read, because they need offsets
-        that it is likely to reach.
+        """Return the ids of the queues whose lagging listeners can be served by the next read, because they need
+        offsets that it is likely to reach.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}

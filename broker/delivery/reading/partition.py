@@ -21,8 +21,8 @@ _offset = attrgetter("offset")
 
 
 class Partition:
-    """A partition that this worker owns. It hands new messages to the streams that keep up, and keeps recent messages
-    in memory for streams that lag a little.
+    """A partition that this worker owns. It hands new messages to the listeners that keep up, and keeps recent messages
+    in memory for listeners that lag a little.
     """
 
     def __init__(self, number: int, tail: int, tuning: Tuning = TUNED) -> None:
@@ -30,13 +30,13 @@ class Partition:
         self.number = number
         self.tail = tail  # offset of the next new message
         self._placed: set[Dispatching] = set()  # dispatchers whose cursor is known
-        self._fed: dict[str, dict[Dispatching, None]] = {}  # By queue id, these dispatchers get new messages.
+        self._fed: dict[str, dict[Dispatching, None]] = {}  # by queue id, for new messages
         self._ring: list[Message] = []
         self._ring_bytes = 0
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """Hand new messages to the streams that keep up."""
+        """Hand new messages to the listeners of their queues that keep up."""
         number, fed, ring = self.number, self._fed, self._ring
         for message in messages:
             offset = message.offset
@@ -73,7 +73,7 @@ class Partition:
 
     @property
     def recent(self) -> int:
-        """The number of messages kept in memory for streams that lag a little."""
+        """The number of messages kept in memory for listeners that lag a little."""
         return len(self._ring)
 
     @property
@@ -81,7 +81,7 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to this offset. Each stream then asks a catch-up reader, which parks the stream's
+        """Skip unreadable records up to this offset. Each listener then asks a catch-up reader, which parks the
         deliveries.
         """
         if last < self.tail:
@@ -99,7 +99,7 @@ class Partition:
         self._fed.clear()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Let a stream continue after unreadable records whose deliveries were parked: the offsets in `own`, and all
+        """Let a listener continue after unreadable records whose deliveries were parked: the offsets in `own`, and all
         from `begin` to `last`.
         """
         window = stream.window
@@ -115,8 +115,8 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Note that the dispatcher's cursor on this partition is known. A dispatcher without a stream here starts with
-        the next new message.
+        """Note that the listener's cursor on this partition is loaded. A listener without a delivery stream here starts
+        with the next new message.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
@@ -133,7 +133,7 @@ class Partition:
         return dispatcher in self._placed
 
     def feeds(self, dispatcher: Dispatching) -> bool:
-        """Return whether the tail brings new messages to the dispatcher's stream."""
+        """Return whether the listener gets new messages as they are read."""
         return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
 
     def _feed_to(self, dispatcher: Dispatching) -> None:
@@ -150,7 +150,9 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Hand the stream the messages that it lacks, if all of them are still in memory. Return False if not."""
+        """Hand a lagging listener the messages that it lacks, if all of them are still in memory. Return
+        False if not.
+        """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:
             return False
@@ -158,7 +160,9 @@ class Partition:
         return True
 
     def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
-        """Hand the stream as many as it can take of the messages that were read from offset `start` to before `end`."""
+        """Hand the listener as many as it can take of the messages that were read from offset `start` to
+        before `end`.
+        """
         window, dispatcher, wants = stream.window, stream.dispatcher, stream.wants
         queue_id = dispatcher.listener.queue_id
         reach = dispatcher.listener.reach(self.number, self.tail)

@@ -66,7 +66,7 @@ class TailLoop:
                 partition.feed(messages(read[number]))
 
     def _pass_over(self, damage: LogDamaged) -> None:
-        """Continue after unreadable records. Each stream parks its deliveries of them."""
+        """Continue after unreadable records. The deliveries of these records are parked for each listener."""
         partition = self._roster.assignment.partitions.get(damage.partition)
         if partition is not None:
             partition.pass_over(damage.last)
