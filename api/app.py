@@ -28,6 +28,7 @@ from api.clients import Clients
 from api.console import console_routes
 from api.damaged_ids import DamagedIds
 from api.deliveries import OutstandingDeliveries
+from api.direct_puts import DirectPuts
 from api.docs import Reference, docs_routes
 from api.keys import OrganizationKeys
 from api.listeners import Listeners
@@ -140,6 +141,7 @@ def make_app(
 
     queue, listener = "/v1/queues/{queue_id}", "/v1/queues/{queue_id}/listeners/{listener_id}"
     stores: list[Handler] = [messages.put, messages.put_batch, messages.update]
+    volume = None
     if settings.bytes_per_s is not None:
         volume = Volume(settings.bytes_per_s, bytes_max=settings.body_bytes_max * BATCH_TIMES_BYTES_MAX)
         stores = [volume.before(handler) for handler in stores]
@@ -241,6 +243,9 @@ def make_app(
     app.router.redirect_slashes = False
     app.router.default = elsewhere
     app.state.requests = service.requests
+    app.state.direct_puts = None  # The general way traces puts.
+    if tracing is None:
+        app.state.direct_puts = DirectPuts(service, log.messages, stored, volume=volume, came=reader.others.came)
     return app
 
 

@@ -45,7 +45,11 @@ class ApiKeys:
 
     It caches only hashes of keys, never the result, so that a key is refused as soon as the log says that it was
     revoked.
+
+    limit: of the requests of each organization; None: there is none.
     """
+
+    limit: Limit | None = None
 
     def __init__(self, view: DirectoryView, control: ControlLog) -> None:
         self._view = view
@@ -61,6 +65,13 @@ class ApiKeys:
         if api_key is None:
             return await self._look_up(text, request_id)
         check_unexpired(api_key)
+        return api_key
+
+    def remembered(self, text: bytes) -> ApiKey | None:
+        """Return a valid API key that was found before; None when find() must look it up, or refuse it."""
+        api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
+        if api_key is None or (api_key.expires_at_ms is not None and api_key.has_expired(now_ms())):
+            return None
         return api_key
 
     async def _look_up(self, text: bytes, request_id: bytes) -> ApiKey:
@@ -113,12 +124,14 @@ class LimitedApiKeys(ApiKeys):
 
     def __init__(self, view: DirectoryView, control: ControlLog, *, requests_per_s: float) -> None:
         super().__init__(view, control)
-        self._limit = _requests("keys", requests_per_s, refusal="This organization's keys make too many requests.")
+        self.limit: Limit = _requests(
+            "keys", requests_per_s, refusal="This organization's keys make too many requests."
+        )
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
         """Return the API key, and count the request. Raises Unauthenticated or TooManyRequests."""
         api_key = await super().find(text, headers, request_id)
-        self._limit.take(headers, api_key.organization_id)
+        self.limit.take(headers, api_key.organization_id)
         return api_key
 
 

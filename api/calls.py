@@ -28,6 +28,7 @@ from api.problems import (
     MethodNotAllowed,
     NoSession,
     NotJson,
+    Problem,
     TooLarge,
     Unauthenticated,
     problem,
@@ -80,6 +81,14 @@ class Service(NamedTuple):
     requests: RequestCounts
 
 
+def request_id_of(sent: Mapping[bytes, bytes]) -> bytes:
+    """Return the ID that the client gave its request, or else a new one. sent: the request's headers."""
+    given = sent.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
+        return given
+    return b"%016x" % random_bits()
+
+
 class Call:
     """An HTTP request, from its arrival to its answer.
 
@@ -113,11 +122,7 @@ class Call:
         self._service = service
         self.sent: dict[bytes, bytes] = dict(scope["headers"])  # the last of repeated headers counts
         self.api_key_text = self.sent.get(b"x-api-key", b"")
-        given = self.sent.get(b"x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
-            self.request_id = given
-        else:
-            self.request_id = b"%016x" % random_bits()
+        self.request_id = request_id_of(self.sent)
 
     @property
     def request_text(self) -> str:
@@ -406,13 +411,31 @@ async def answer_problem(
     send: Send, scope: Scope, error: BaseException, request_id: bytes, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> int:
     """Answer a request with the problem details of an error, and return the HTTP status. Log unexpected errors."""
+    status, headers, body = logged_problem(error, request_id, scope["path"], more)
+    return await answer(send, scope, status, headers, MEDIA_TYPE, body, request_id)
+
+
+def logged_problem(
+    error: BaseException, request_id: bytes, path: str, more: Sequence[tuple[bytes, bytes]] = ()
+) -> Problem:
+    """Return the problem of an error with all its headers, and log it if it is ours. more: headers."""
     status, headers, body = problem(error)
     headers += [*more, _NOT_STORED]
     if status == 500:
-        log.error("request.failed id=%s path=%s", request_id.decode(), scope["path"], exc_info=error)
+        log.error("request.failed id=%s path=%s", request_id.decode(), path, exc_info=error)
     elif isinstance(error, Unavailable):
-        log.warning("request.unavailable id=%s path=%s reason=%s", request_id.decode(), scope["path"], error)
-    return await answer(send, scope, status, headers, MEDIA_TYPE, body, request_id)
+        log.warning("request.unavailable id=%s path=%s reason=%s", request_id.decode(), path, error)
+    return Problem(status, headers, body)
+
+
+def whole_headers(headers: Headers, kind: bytes, body: bytes, request_id: bytes) -> Headers:
+    """Add the headers that every answer with a body ends with, and return them all."""
+    return [
+        *headers,
+        (b"content-type", kind),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id),
+    ]
 
 
 def _check_parameters(query: Mapping[str, str], known: Collection[str]) -> None:

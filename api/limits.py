@@ -69,6 +69,10 @@ class Limit:
         if whose != EVERYBODY or allowance.wait_s:
             self._tell(headers, allowance)
 
+    def permits(self, whose: str, count: int = 1) -> bool:
+        """Return whether take() would count the uses, rather than refuse them."""
+        return not self._buckets.look(whose, asyncio.get_running_loop().time(), count).wait_s
+
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:
         """Raise TooManyRequests if one more use would exceed the limit, but do not count a use.
 

@@ -73,7 +73,7 @@ class Messages:
     async def _put(self, call: Call, queue: Queue, body: MessageBody, traceparent: str | UnsetType) -> Any:
         if _IDEMPOTENCY_KEY in call.sent:
             (stored,) = await self._put_once(call, queue, body, [body], traceparent)
-            return _put_answer(call, queue.id, stored)
+            return put_answer(call.href(""), queue.id, stored)
         self._check_room(call.organization_id)
         put = await put_message(
             self._log,
@@ -87,7 +87,7 @@ class Messages:
             count=self._count,
             traceparent=traceparent,
         )
-        return _put_answer(call, queue.id, put)
+        return put_answer(call.href(""), queue.id, put)
 
     async def put_batch(self, call: Call) -> Any:
         """Put all messages of a batch, or none if one of them is refused. The results have the order of the
@@ -105,7 +105,8 @@ class Messages:
                 for put in made:
                     put.traceparent = traceparent
                 await append_puts(self._log, made)
-        return {"messages": [_put_answer(call, queue.id, put) for put in puts]}
+        base = call.href("")
+        return {"messages": [put_answer(base, queue.id, put) for put in puts]}
 
     async def _put_once(
         self,
@@ -227,10 +228,11 @@ def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | 
         put.end(error=error)
 
 
-def _put_answer(call: Call, queue_id: str, put: Put | Stored) -> dict[str, Any]:
+def put_answer(base: str, queue_id: str, put: Put | Stored) -> dict[str, Any]:
+    """Return the answer to a put. base: what links begin with."""
     return {
         "message": {"id": put.id, "name": put.name},
-        "_links": {"self": {"href": call.href(f"/v1/queues/{queue_id}/messages/{put.id}")}},
+        "_links": {"self": {"href": f"{base}/v1/queues/{queue_id}/messages/{put.id}"}},
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from api.calls import Call, Handler
 from api.limits import Limit
+from api.problems import Headers
 
 _WINDOW_S: Final = 10  # a burst may have the bytes of this many seconds
 
@@ -40,5 +41,13 @@ class Volume:
 
         return counted
 
+    def permits(self, organization_id: str, size: int) -> bool:
+        """Return whether take() would count the bytes, rather than refuse them."""
+        return self._limit.permits(organization_id, min(size, self._limit.size))
+
+    def take(self, headers: Headers, organization_id: str, size: int) -> None:
+        """Count the bytes of one request. Raises TooManyRequests. headers: of the answer."""
+        self._limit.take(headers, organization_id, min(size, self._limit.size))
+
     def _take(self, call: Call, size: int) -> None:
-        self._limit.take(call.headers, call.organization_id, min(size, self._limit.size))
+        self.take(call.headers, call.organization_id, size)

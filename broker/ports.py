@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory
@@ -133,6 +133,19 @@ Count = Callable[[str, int], None]
 BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
+class Acknowledged(Protocol):
+    """The writer of an append. It is told once, like a future, and must not raise."""
+
+    def done(self) -> bool:
+        """Return whether the writer was told, or no longer waits."""
+
+    def set_result(self, place: Any, /) -> None:
+        """Take the (partition, offset) of the message: all in-sync replicas have it."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Take the reason why the append failed."""
+
+
 class MessageLog(Protocol):
     """Appends messages to the topic `messages`, and finds them again."""
 
@@ -145,6 +158,13 @@ class MessageLog(Protocol):
         batch. An ordering key decides the partition.
 
         Raises LogUnavailable if nothing was stored, InDoubt if the message may have been stored.
+        """
+
+    def append_for(
+        self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
+    ) -> None:
+        """Append a message as append() does, and tell the writer instead of a future, which costs two more turns of
+        the event loop. LogUnavailable may be raised at once; then the writer is not told.
         """
 
     def append_together(

@@ -8,22 +8,19 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from broker.errors import InDoubt
-from broker.ports import BuildRecord
+from broker.ports import Acknowledged, BuildRecord
 
 
 class Append:
-    """A message that waits for its record batch, or is in one. The future `done` resolves to its (partition,
-    offset).
-    """
+    """A message that waits for its record batch, or is in one. `done` is told its (partition, offset)."""
 
     __slots__ = ("build", "deadline", "done", "size")
     count = 1  # messages; a Part may have several
     together: Together | None = None  # the message's group, if any
 
-    def __init__(self, build: BuildRecord, done: asyncio.Future[Any], deadline: float, size: int) -> None:
+    def __init__(self, build: BuildRecord, done: Acknowledged, deadline: float, size: int) -> None:
         self.size = size
         self.build = build
         self.done = done

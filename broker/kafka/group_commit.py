@@ -26,7 +26,7 @@ from broker.kafka.appends import Append, AppendQueue, Together, fail
 from broker.kafka.producer import BATCH_BYTES_MAX, Producer
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic
-from broker.ports import BuildRecord
+from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
@@ -147,11 +147,16 @@ class GroupCommit:
 
         Raises LogUnavailable at once while Kafka does not acknowledge writes, or while too many messages wait.
         """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[tuple[int, int]] = loop.create_future()
-        item = Append(build, done, loop.time() + self.timeout_s, size)
-        self._join(None if ordering_key is None else self.partition_of(ordering_key), item)
+        done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self.append_for(done, build, ordering_key=ordering_key, size=size)
         return done
+
+    def append_for(
+        self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
+    ) -> None:
+        """Append a message; see ports.MessageLog.append_for. Raise LogUnavailable at once, as append() does."""
+        item = Append(build, writer, _now_s() + self.timeout_s, size)
+        self._join(None if ordering_key is None else self.partition_of(ordering_key), item)
 
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0

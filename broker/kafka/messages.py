@@ -19,7 +19,7 @@ from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
-from broker.ports import BuildRecord
+from broker.ports import Acknowledged, BuildRecord
 from broker.time_offsets import offsets_since
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,12 @@ class MessagesTopic:
     ) -> Awaitable[tuple[int, int]]:
         """See ports.MessageLog.append."""
         return self.writer.append(build, ordering_key=ordering_key, size=size)
+
+    def append_for(
+        self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
+    ) -> None:
+        """See ports.MessageLog.append_for."""
+        self.writer.append_for(writer, build, ordering_key=ordering_key, size=size)
 
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0

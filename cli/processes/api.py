@@ -120,7 +120,7 @@ async def _serve(process: Process, options: Options) -> None:
             tracing=await stack.enter_async_context(tracing()),
         )
         show_answers(process.health.registry, app.state.requests, stored)
-        await startup_server.open(app)
+        await startup_server.open(app, app.state.direct_puts)
         process.ready(address(listening, options.host))
         serving = asyncio.create_task(startup_server.served())
         crashed = asyncio.create_task(projections.crashed())

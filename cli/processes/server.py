@@ -15,13 +15,14 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from api.clients import Clients
+from api.direct_puts import DirectPuts
 from api.problems import MEDIA_TYPE, framework_problem
+from cli.processes.direct import DirectConfig, DirectCycle, DirectPutProtocol
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
@@ -50,7 +51,7 @@ _uvicorn.setLevel(logging.ERROR)
 _uvicorn.addFilter(lambda record: not record.getMessage().startswith(_CLIENTS_FAULTS))
 
 
-class _Config(uvicorn.Config):
+class _Config(DirectConfig):
     connections_max: int | None = None
     hosts: Hosts = Hosts([ANY])
     clients: Clients | None = None
@@ -62,7 +63,7 @@ class Server(uvicorn.Server):
 
     `accepts` is called once, when the server accepts requests. A client has `request_s` seconds to send a request, and
     must read its answer at a minimum rate. A request for a host that is not in `hosts` is answered 421. With `clients`,
-    one client may have half of `connections_max`.
+    one client may have half of `connections_max`. `direct_puts` answers usual puts without the app.
     """
 
     config: _Config
@@ -77,6 +78,7 @@ class Server(uvicorn.Server):
         websockets: bool = False,
         hosts: Hosts | None = None,
         clients: Clients | None = None,
+        direct_puts: DirectPuts | None = None,
         look_ticks: int = _LOOK_TICKS,
     ) -> None:
         self._look_ticks = look_ticks
@@ -100,6 +102,7 @@ class Server(uvicorn.Server):
         )
         self.config.connections_max = connections_max
         self.config.clients = clients
+        self.config.direct_puts = direct_puts
         self.config.connections_of = Counter()
         if hosts is not None:
             self.config.hosts = hosts
@@ -116,6 +119,7 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, _Connection):
                     connection.close_if_waiting_since(before)
+                    connection.close_if_idle()
                 if isinstance(connection, _Written):
                     connection.drop_if_unread_since(before)
         return await super().on_tick(counter)
@@ -178,7 +182,7 @@ class _Lingering:
         return getattr(self._transport, name)
 
 
-class _Connection(_Written, HttpToolsProtocol):
+class _Connection(_Written, DirectPutProtocol):
     """The connection of a client, with bounds that uvicorn lacks, and with errors as problem details.
 
     The size of a head, the time of a request, and the framing of a chunked body are bounded. Trailers are dropped.
@@ -191,7 +195,6 @@ class _Connection(_Written, HttpToolsProtocol):
     # The size of an unfinished head. It is negative until the read in which the head began has ended.
     _head_bytes = 0
     _read_bytes = 0  # bytes of this read
-    _in_head = False
     # The bytes after the head that are no content, such as chunk sizes.
     # It is negative until the current read ends, because a whole read is added at its end.
     _framing_bytes = 0
@@ -259,7 +262,7 @@ class _Connection(_Written, HttpToolsProtocol):
             return
         self._read_bytes = len(data)
         super().data_received(data)
-        if self._in_head:
+        if self.in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
                 self._refuse_head()
@@ -275,16 +278,11 @@ class _Connection(_Written, HttpToolsProtocol):
             self._deaf = True
             raise BufferError  # this stops the parser
         super().on_message_begin()
-        self._in_head = True
         self._head_bytes = -self._read_bytes
         self._waiting_since = self.loop.time()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self.in_head = False
         self._framing_bytes = -self._read_bytes
         # A head that arrives in one small read is within the bound.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
@@ -294,11 +292,16 @@ class _Connection(_Written, HttpToolsProtocol):
                 return
         if not self.transport.is_closing() and self._is_well_formed():
             super().on_headers_complete()
-            if len(self.pipeline) >= PIPELINED_MAX:
-                self._take_last()
-            elif self.cycle is not None and not self.cycle.keep_alive:
-                self._last_taken = True
-                self.cycle.transport = _Lingering(self.transport, self._close_when_received)  # type: ignore[assignment]
+
+    def begun(self) -> None:
+        waiting = len(self.pipeline)
+        if self.unanswered:
+            waiting += len(self.unanswered) - 1  # The first one is being answered.
+        if waiting >= PIPELINED_MAX:
+            self._take_last()
+        elif self.cycle is not None and not isinstance(self.cycle, DirectCycle) and not self.cycle.keep_alive:
+            self._last_taken = True
+            self.cycle.transport = _Lingering(self.transport, self._close_when_received)  # type: ignore[assignment]
 
     def _close_when_received(self) -> None:
         """Close the connection when the client has sent its whole request, or after the time limit for a request."""
@@ -310,13 +313,18 @@ class _Connection(_Written, HttpToolsProtocol):
     def _take_last(self) -> None:
         """Close the connection after the answer to the newest request, and say so in that answer."""
         self._last_taken = True
-        self.cycle.scope["headers"].append((b"connection", b"close"))  # type: ignore[attr-defined]
+        if not isinstance(self.cycle, DirectCycle):
+            self.cycle.scope["headers"].append((b"connection", b"close"))  # type: ignore[attr-defined]
         self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
         """Check the headers Host and Transfer-Encoding of a request (RFC 9112, 3.2 and 6.1). If they are wrong, answer
         and close.
         """
+        names = dict(self.headers)
+        usual = len(names) == len(self.headers) and b"transfer-encoding" not in names
+        if usual and names.get(b"host", b"") in self.config.hosts:
+            return True
         host = coding = None
         hosts = 0
         for name, value in self.headers:
@@ -362,7 +370,7 @@ class _Connection(_Written, HttpToolsProtocol):
 
     def _refuse_unfinished(self, status: int, detail: str) -> None:
         """Answer an incomplete request with an error, and close the connection. If its answer has begun, only close."""
-        if self._in_head or (self.cycle is not None and not self.cycle.response_started):
+        if self.in_head or (self.cycle is not None and not self.cycle.response_started):
             self._refuse(status, detail)
         else:
             self.transport.close()

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from api.clients import Clients
+from api.direct_puts import DirectPuts
 from api.problems import MEDIA_TYPE, problem
 from broker.errors import LogUnavailable, Unavailable, ViewBehind
 from cli.processes.hosts import Hosts
@@ -54,9 +55,10 @@ class StartupServer:
         self._later.cancel()
         self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
 
-    async def open(self, app: App) -> None:
-        """Let the application answer from now on. Return when requests are accepted."""
+    async def open(self, app: App, direct_puts: DirectPuts | None) -> None:
+        """Let the application and `direct_puts` answer from now on. Return when requests are accepted."""
         self._app = app
+        self._server.config.direct_puts = direct_puts
         self._begin()
         await self._accepts.wait()
 

@@ -125,8 +125,11 @@ class Socket:
 
 
 async def make_api(**parts: Any) -> Api:
-    """parts: settings, and what make_app takes besides, such as deliveries. reading: the bounds of the log's reader."""
-    log = MemoryLog()
+    """parts: settings, and what make_app takes besides, such as deliveries. reading: the bounds of the log's reader.
+
+    log: a MemoryLog; left out, a new one.
+    """
+    log = parts.pop("log", None) or MemoryLog()
     organization = await create_organization(log.control, log.control, name="acme")
     _, key = await create_key(log.control, log.control, organization_id=organization.id, name="first")
     settings = Settings(

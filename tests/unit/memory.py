@@ -15,7 +15,7 @@ from broker.core.events import ChangeApplied, ControlEvent, Event, MessageChange
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record
-from broker.ports import BuildRecord, CountingChange, TooMuch
+from broker.ports import Acknowledged, BuildRecord, CountingChange, TooMuch
 
 
 class MemoryControl:
@@ -78,7 +78,7 @@ class MemoryMessages:
 
     def append(
         self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
-    ) -> Awaitable[tuple[int, int]]:
+    ) -> asyncio.Future[tuple[int, int]]:
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         if self.failing is not None:
             raise self.failing
@@ -87,6 +87,12 @@ class MemoryMessages:
         self.records[partition].append(build(partition))
         done.set_result((partition, len(self.records[partition]) - 1))
         return done
+
+    def append_for(
+        self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
+    ) -> None:
+        place = self.append(build, ordering_key=ordering_key, size=size).result()
+        asyncio.get_running_loop().call_soon(writer.set_result, place)
 
     async def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0

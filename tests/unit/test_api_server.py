@@ -37,7 +37,8 @@ WEBSOCKET = (
 async def serving(api=None, **options):
     api = api or await make_api()
     listening = socket.create_server(("127.0.0.1", 0))
-    api.server = server = Server(api.app, **{"look_ticks": 1, **options})
+    direct_puts = getattr(getattr(api.app, "state", None), "direct_puts", None)
+    api.server = server = Server(api.app, **{"look_ticks": 1, "direct_puts": direct_puts, **options})
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield listening.getsockname()[1]

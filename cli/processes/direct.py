@@ -1,0 +1,219 @@
+"""uvicorn's HTTP/1.1 protocol, which answers the usual put of a message by itself (docs/decisions/0260).
+
+For: telling a usual put from all other requests, pipelined ones, the order of answers, writing each in one piece.
+Not for: what a put checks and answers (api/direct_puts.py), what a client may do (server.py).
+
+A usual put has no scope, no task and no cycle of uvicorn's. The protocol collects the head itself. When a request turns
+out not to be usual, the protocol repeats the parser's calls to uvicorn, which then answers as if there were no other
+way. tests/unit/test_direct_puts.py has a contract test of the parts of uvicorn that this file depends on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from api.direct_puts import DirectPut, DirectPuts
+from api.problems import Headers
+
+log = logging.getLogger(__name__)
+
+DIRECT_PUTS_MAX: Final = 32  # of a connection; when so many are unanswered, further requests wait for them
+
+
+class DirectConfig(uvicorn.Config):
+    """The configuration of a server. direct_puts: answers usual puts; None: uvicorn's way answers all."""
+
+    direct_puts: DirectPuts | None = None
+    default_lines: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")  # the headers of each answer, and their lines
+
+
+class _NoEvent:
+    """The event of a request for which no task waits."""
+
+    def set(self) -> None:
+        pass
+
+
+class DirectCycle(DirectPut):
+    """A put that this protocol answers, and what uvicorn and server.py read of a request under way.
+
+    answer: status line and headers without the last line end; None: there is none yet. content: its body.
+    """
+
+    __slots__ = (
+        "answer",
+        "body",
+        "connection",
+        "content",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+    )
+    message_event: Final = _NoEvent()
+
+    def __init__(
+        self, connection: DirectPutProtocol, puts: DirectPuts, url: bytes, sent: Mapping[bytes, bytes], scheme: str
+    ) -> None:
+        super().__init__(puts, url, sent, scheme)
+        self.connection = connection
+        self.answer: bytes | None = None
+        self.content = self.body = b""
+        self.keep_alive = True
+        self.disconnected = self.response_started = self.response_complete = False
+
+    def send(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write the answer when those of earlier requests are written."""
+        lines = [STATUS_LINE[status], self.connection.default_lines(), *[b"%b: %b\r\n" % pair for pair in headers]]
+        self.answer, self.content = b"".join(lines), body
+        self.connection.write_answers()
+
+
+class DirectPutProtocol(HttpToolsProtocol):
+    """A connection that answers usual puts by itself."""
+
+    config: DirectConfig
+    in_head = False  # Headers that come later are trailers, and are dropped (RFC 9112, 7.1.2).
+    # The put whose head is complete and whose body is not; None: there is none, or uvicorn answers the request.
+    _candidate: DirectCycle | None = None
+    _before: Any = None  # uvicorn's cycle before the candidate
+    _idle_since = 0.0  # The newest answer was written at this time, and no request has begun; 0.0: uvicorn has a timer.
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.unanswered: deque[DirectCycle] = deque()
+
+    def begun(self) -> None:
+        """Called when uvicorn has a cycle for the newest request."""
+
+    def close_if_idle(self) -> None:
+        """Close the connection if its client has sent nothing for too long after a direct answer."""
+        if self._idle_since and self._idle_since + self.timeout_keep_alive < self.loop.time():
+            self.timeout_keep_alive_handler()
+
+    def data_received(self, data: bytes) -> None:
+        self._idle_since = 0.0
+        super().data_received(data)
+        candidate = self._candidate
+        if candidate is not None and self._is_for_uvicorn(candidate):
+            self._candidate = None
+            self._leave_to_uvicorn(candidate)
+
+    def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
+        """Return whether uvicorn answers a put whose body is not complete. Only a permitted head may wait here: in
+        uvicorn's way the bytes of unfinished bodies are counted and bounded (api/bodies.py).
+        """
+        return bool(candidate.body or self.unanswered) or not candidate.is_permitted()
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_head:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._before = None
+        elif isinstance(cycle, DirectCycle) and cycle.keep_alive and len(self.unanswered) < DIRECT_PUTS_MAX:
+            self._before = cycle
+        else:
+            self._begin_in_uvicorn()
+            return
+        puts = self.config.direct_puts
+        if (
+            puts is not None
+            and not self.pipeline
+            and not self.flow.write_paused
+            and not self.access_log
+            and self.limit_concurrency is None
+            and self.parser.get_method() == b"PUT"
+            and self.parser.get_http_version() == "1.1"
+        ):
+            sent = dict(self.headers)
+            if len(sent) == len(self.headers) and sent.get(b"host") and puts.looks_usual(self.url, sent):
+                candidate = DirectCycle(self, puts, self.url, sent, self.scheme or "http")
+                self._candidate = self.cycle = candidate  # type: ignore[assignment]
+                return
+        self._begin_in_uvicorn()
+
+    def _begin_in_uvicorn(self) -> None:
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        super().on_url(url)
+        for name, value in headers:
+            super().on_header(name, value)
+        super().on_headers_complete()
+        self.begun()
+
+    def _leave_to_uvicorn(self, candidate: DirectCycle) -> None:
+        """Have uvicorn answer a request, as if it had been given the head and this part of the body."""
+        self.cycle = self._before
+        self._begin_in_uvicorn()
+        if not candidate.keep_alive:  # The server is stopping.
+            self.cycle.keep_alive = False
+        if candidate.body:
+            super().on_body(candidate.body)
+
+    def on_body(self, body: bytes) -> None:
+        candidate = self._candidate
+        if candidate is None:
+            super().on_body(body)
+        else:
+            candidate.body += body
+
+    def on_message_complete(self) -> None:
+        candidate = self._candidate
+        if candidate is None:
+            super().on_message_complete()
+            return
+        self._candidate = None
+        self.unanswered.append(candidate)
+        if not candidate.begin(candidate.body):
+            self.unanswered.pop()
+            self._leave_to_uvicorn(candidate)
+            super().on_message_complete()
+            return
+        self._before = None
+        candidate.body = b""
+        if len(self.unanswered) > 1:  # Uvicorn does so, too, while a request waits for the answer to another one.
+            self.flow.pause_reading()
+
+    def default_lines(self) -> bytes:
+        """Return the header lines that every answer has."""
+        headers = self.server_state.default_headers
+        known, lines = self.config.default_lines
+        if known is not headers:
+            lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+            self.config.default_lines = headers, lines
+        return lines
+
+    def write_answers(self) -> None:
+        """Write the answers that no earlier request holds up, in the order of their requests, in one piece."""
+        unanswered = self.unanswered
+        written: list[bytes] = []
+        keep_alive = True
+        while unanswered and (answer := unanswered[0].answer) is not None:
+            cycle = unanswered.popleft()
+            cycle.response_started = cycle.response_complete = True
+            keep_alive = cycle.keep_alive
+            written += (answer, b"\r\n" if keep_alive else b"connection: close\r\n\r\n", cycle.content)
+        if not written or self.transport.is_closing():
+            return
+        self.transport.write(b"".join(written))
+        if not keep_alive:
+            self.transport.close()
+        elif self.pipeline and not unanswered:
+            self.on_response_complete()
+        elif not unanswered:
+            self.flow.resume_reading()
+            self._idle_since = self.loop.time()
