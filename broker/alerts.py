@@ -72,11 +72,10 @@ LocalLag = Callable[[str], int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The functions from which one worker learns the facts for alerts.
+    """The functions that tell one worker the facts for alerts.
 
     `owns` says whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker may
-    own its partitions by now. `disk` returns the free bytes, and the limit below which an alert begins; it is None if
-    there is no disk to watch.
+    own its partitions by now. `disk` returns the free bytes, and the limit below which an alert begins.
     """
 
     cursors: Cursors
@@ -88,7 +87,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The subject of an alert: a listener of a queue, an API key, or a whole organization. The ids of the others are
+    """The subject of an alert: a listener of a queue, an API key, or a whole organization. Ids that do not apply are
     empty.
     """
 
@@ -249,7 +248,7 @@ class AlertWatch:
     async def _judge(
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
-        """Compare the new levels of one subject with its alerts, and start or end alerts."""
+        """Take the newest levels for one listener, API key or organization, and begin or end its alerts."""
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             if kind not in triggers:
@@ -304,9 +303,9 @@ class AlertWatch:
             await self._tell(event)
 
     async def _tell(self, event: AlertRaised | AlertCleared, *, again: bool = False) -> None:
-        """Put the message of an alert's event, and record that it was put.
+        """Put the message about an alert into the organization's queue, and record that it was put.
 
-        `again` says that another process may have put the message already, so it is looked up first.
+        With `again`, another process may have put the message already, so it is looked up first.
         """
         context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
         if event.organization_id not in self._directory.organizations:
@@ -337,7 +336,7 @@ class AlertWatch:
         await record(self.log.control, self.view, told)
 
     async def _tell_rest(self, at_ms: int) -> None:
-        """Put the messages of events that another process has recorded without putting their messages."""
+        """Put the messages about alerts that another process has recorded but not put."""
         untold = [
             one
             for (_, subject_id), one in list(self._directory.alerts.episodes.items())
@@ -357,7 +356,9 @@ class AlertWatch:
         return {one.id: one.name for one in found if one is not None}
 
     def _forget(self) -> None:
-        """Forget the subjects that were deleted, or that another worker checks now."""
+        """Forget the alerts of listeners, API keys and organizations that were deleted, or that another worker checks
+        now.
+        """
         state = self._directory
         for subject_id in list(self._triggers):
             known = subject_id in state.listeners or subject_id in state.keys or subject_id in state.organizations

@@ -73,9 +73,9 @@ class DamageReports:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self, damage: LogDamaged) -> None:
-        """Remember damage that a read has found, and report it soon.
+        """Remember an unreadable range that a read has found, and report it soon.
 
-        Damage in the topic `statistics` is only logged, because that topic can be computed again.
+        In the topic `statistics` it is only logged, because that topic can be computed again.
         """
         if damage.topic not in self._names:
             log.error("log.damaged topic=%s first_offset=%d last_offset=%d", damage.topic, damage.first, damage.last)
@@ -86,7 +86,7 @@ class DamageReports:
             self._some.set()
 
     def given_up(self, damage: LogDamaged) -> bool:
-        """Return whether an operator has given up this range."""
+        """Return whether an operator has given up this unreadable range."""
         return self._view.state.given_up.covers(self._range(damage))
 
     def _range(self, damage: LogDamaged) -> DamagedRange:
@@ -131,7 +131,7 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Check these damaged ranges. Report those that can be read again, such as after a repair or with another
+        """Check unreadable ranges again. Report those that can be read now, such as after a repair or with another
         partition leader.
         """
         for one in known:

@@ -133,7 +133,7 @@ class InDoubt(Unavailable):
 
 
 class ViewBehind(Unavailable):
-    """This process has not read the log up to the needed event in time. Try again."""
+    """This process has not yet read the newest part of the log. Try again."""
 
     code = "view-behind"
 

@@ -82,27 +82,28 @@ class DirectoryView(Protocol):
 
     @property
     def position(self) -> int:
-        """Next offset of `control` to apply. The state includes every event before it."""
+        """Next offset of the topic `control` to apply. The state includes every event before it."""
 
     @property
     def complete(self) -> bool:
-        """Whether this version knew every event so far. If not, the state may lack something."""
+        """Whether this program knew every event of `control` so far. If not, the state may lack something."""
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
-        """Wait until the event at this offset of `control` is applied. `timeout_s` may be None for no limit.
+        """Wait until this process has applied the event at this offset of `control`. `timeout_s` may be None for no
+        limit.
 
         Raises ViewBehind if it takes longer.
         """
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event at this offset changed nothing, such as one with a name that another event took
-        first.
+        """Return whether the event at this offset of `control` changed nothing, such as one with a name that another
+        event took first.
 
         Only recent offsets are known: call this right after seen().
         """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """Wait until every event that is in `control` now is applied.
+        """Wait until this process has applied every event that is in `control` now.
 
         Raises ViewBehind if it takes longer than `timeout_s`, LogUnavailable if Kafka does not answer.
         """
@@ -204,7 +205,9 @@ class MessageLog(Protocol):
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Return (offset, value) of several messages with the same time in their ids. Missing messages are left out."""
+        """Return (offset, value) of several messages with the same time in their ids, by message id. Missing messages
+        are left out.
+        """
 
     async def count(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], organization_id: str
@@ -229,20 +232,21 @@ class ClaimLog(Protocol):
     """Appends to the topic `claims`, which holds the Idempotency-Keys in use, and reads it."""
 
     async def append(self, claim: PutClaimed) -> None:
-        """Append a claim. Return once all in-sync replicas have stored it.
+        """Append a claim of an Idempotency-Key. Return once all in-sync replicas have stored it.
 
         Raises ShareUsed if the organization has too many keys in use, Unavailable if the claim may not be stored.
         """
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
-        """Return all claims with this hash of the last 24 hours at least, in the order of the log.
+        """Return the claims of an Idempotency-Key, given by its hash, in the order of the log: those of the last 24
+        hours at least.
 
         Raises Unavailable if Kafka does not answer.
         """
 
 
 class TooMuch(Exception):
-    """The answer would be too large. Ask for fewer items."""
+    """The requested items are too large together. Ask for fewer of them."""
 
 
 class CountingChange(NamedTuple):
@@ -270,7 +274,7 @@ class ChangeLog(Protocol):
         """
 
     async def counted(self, event: MessageChange) -> int | None:
-        """Return the offset at which an appended change took effect. Return None if it had no effect.
+        """Return the offset at which an appended change of a message took effect. Return None if it had no effect.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -328,8 +332,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryState:
-    """The state of a delivery: pending, retrying, parked, delivered or cancelled. It is unknown if too much would have
-    to be read.
+    """The state of a delivery: pending, retrying, parked, delivered or cancelled. It is unknown if too many records
+    would have to be read.
 
     `attempts` holds the known attempts, oldest first.
     """
@@ -378,7 +382,9 @@ class ListenerStatus(Protocol):
         """Return the listener's condition now. Raises LogUnavailable if Kafka does not answer."""
 
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
-        """Return what is known of each listener's deliveries, by listener id. Raises LogUnavailable."""
+        """Return the facts that decide a listener's health, by listener id. Raises LogUnavailable if Kafka does not
+        answer.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -439,27 +445,27 @@ class Cursors(Protocol):
 
 
 class Span(Protocol):
-    """A span of a trace that is under way. traceparent: its place in the trace."""
+    """A span of a trace that has begun and not ended. `traceparent` identifies it for other services."""
 
     @property
     def traceparent(self) -> str: ...
 
     def end(self, *, status: int | None = None, error: str | None = None) -> None:
-        """End the span. status: the HTTP status of an answer. error: why there was none, in a word."""
+        """End the span. `status` is the HTTP status of an answer; without an answer, `error` is the reason."""
 
 
 class Tracing(Protocol):
-    """The tracing of one process, where there is any (cli/tracing.py)."""
+    """Starts the spans of one process, if tracing is configured."""
 
     def put(self, parent: str | None, queue: Queue) -> Span:
-        """Begin the span of a put. parent: the client's traceparent, if it sent one."""
+        """Begin the span of a put. `parent` is the client's `traceparent`, if it sent one."""
 
     def append(self, put: Span, queue: Queue) -> Span:
-        """Begin the span of the append to Kafka, below the one of the put."""
+        """Begin the span of the append to Kafka, as a child of the put's span."""
 
     def attempt(self, parent: str, listener: Listener, message_id: str, number: int) -> Span:
-        """Begin the span of an attempt, below the message's. One of a replay has a trace of its own, with a link to the
-        message's.
+        """Begin the span of an attempt, as a child of the message's span. An attempt of a replay begins a trace of its
+        own, with a link to the message's span.
         """
 
 
@@ -467,7 +473,7 @@ class Statistics(Protocol):
     """Reads the statistics of queues and listeners, per minute."""
 
     async def read(self, organization_id: str, series: Series) -> None:
-        """Add all counts from the beginning of the series on.
+        """Add all counts since the beginning of the series to it.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

@@ -38,9 +38,9 @@ class KafkaSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of a process. None means no limit where a limit is expected.
+    """The settings of one process of Everput. None means no limit.
 
-    Rates are for one API process. Rate limits allow bursts of ten seconds.
+    Rates are for one API process, and allow bursts of ten seconds.
     """
 
     kafka: KafkaSettings

@@ -15,8 +15,8 @@ from broker.errors import BrokerError
 class TenantSlots:
     """A fixed number of slots, shared by tenants. Half of them are reserved for tenants that have no slot yet.
 
-    An organization may have `each` slots of the `total`. `tenant_of` maps an organization id to its tenant. `refusal`
-    makes the error for a tenant that gets no slot.
+    An organization may have `each` of the `total` slots. `tenant_of` maps an organization id to its tenant. `refusal`
+    creates the error for a tenant that gets no slot.
     """
 
     def __init__(

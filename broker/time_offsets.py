@@ -30,11 +30,11 @@ class Offsets(Protocol):
 
 
 async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-    """Return an offset before which every record is older than the time, by partition. It is the end if all records are
+    """Return an offset by partition before which every record is older than a time; the end offset if all records are
     older.
 
-    It is the first offset of that time, or an earlier one if Kafka's time index is damaged. Writers' clocks differ, so
-    callers ask for an earlier time than they need. Raises LogUnavailable if Kafka does not answer.
+    If Kafka's time index is damaged, the offset may be earlier than necessary. Writers' clocks differ, so callers ask
+    for an earlier time than they need. Raises LogUnavailable if Kafka does not answer.
     """
     # Read the end offsets first, so that records which are appended meanwhile come after them.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
@@ -45,8 +45,8 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
 
 
 async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, first: int) -> int:
-    """Return `first` if the record before it is older than the time. Otherwise return an earlier offset for which this
-    holds.
+    """Return `first` if the record before it is older than the time. Otherwise return an earlier offset that has an
+    older record before it.
     """
     at, step, doubtful = first, 1, False
     while at > 0:

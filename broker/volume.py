@@ -86,7 +86,7 @@ class StoredBytes:
             self._grant(tenant, organization_id)
 
     def add(self, organization_id: str, size: int) -> None:
-        """Count a record that is being stored. `size` is the size of its value in bytes."""
+        """Count the bytes of a record that is being stored. `size` is the size of its value."""
         size = self._stored_size(size)
         tenant = self._tenant_of(organization_id)
         self._left[tenant] = self._left.get(tenant, 0) - size
@@ -96,7 +96,7 @@ class StoredBytes:
         counts[organization_id] += size
 
     def count(self, organization_id: str, size: int) -> None:
-        """Count a record that is stored even if the limit is reached: a worker's record about deliveries."""
+        """Count the bytes of a worker's record about deliveries, which is stored even if the limit is reached."""
         self.add(organization_id, size)
         tenant = self._tenant_of(organization_id)
         if self._left[tenant] <= 0:
@@ -117,7 +117,9 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Check the limit again after a process has recorded a count. This is called with every event that is read."""
+        """Check the limit of stored bytes again after a process has recorded its count. This is called with every event
+        of the log.
+        """
         if isinstance(event, VolumeRecorded):
             self._left.pop(self._tenant_of(event.organization_id), None)
 
@@ -145,7 +147,9 @@ class StoredBytes:
         return iter(sorted(((one, size) for one, size in every if size), key=lambda pair: -pair[1])[:count])
 
     async def run(self) -> None:
-        """Record the counts every six hours, also those of organizations that store little. This never returns."""
+        """Record the counts of stored bytes every six hours, also for organizations that store little. This never
+        returns.
+        """
         while True:
             await asyncio.sleep(RECORD_S)
             await self._record_all()
@@ -176,8 +180,8 @@ class StoredBytes:
         return self._view.state.bytes_of(tenant, self._since_ms()) + self._unrecorded_of(tenant).total()
 
     def _grant(self, tenant: str, organization_id: str) -> None:
-        """Let the tenant store some more bytes before the next check. Raises StorageFull if it has reached its
-        limit.
+        """Let the tenant store some more bytes before its limit is checked again. Raises StorageFull if it has reached
+        its limit.
         """
         bound = self._bound_of(organization_id)
         step = self._step(tenant, bound)

@@ -50,7 +50,7 @@ class _Ahead(NamedTuple):
 
 
 class Rests:
-    """A cache of fetched records that do not fit into memory limits yet, shared by all clients that read the log.
+    """A cache of fetched records that are not needed yet, shared by all requests that read the log.
 
     It holds at most `bytes_max` bytes; the oldest records are dropped first.
     """
@@ -61,7 +61,7 @@ class Rests:
         self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
-        """Keep the fetched records from `index` on, so that they need not be fetched again."""
+        """Keep the fetched records from `index` on in the cache, so that they need not be fetched again."""
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
         self._kept[lane] = rest
@@ -79,9 +79,9 @@ class Rests:
 
 
 class LaneReader:
-    """Reads the partitions that one client's request needs. Call stop() at the end.
+    """Reads the partitions that one request for the log needs. Call stop() at the end.
 
-    The records of one partition that wait in memory have at most about `share_bytes` bytes.
+    At most about `share_bytes` bytes of each partition's records wait in memory.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Read the next records of a partition, and add them to the merge. Raises Unavailable if Kafka does not
+        """Read the next records of a partition, and add them to the merged order. Raises Unavailable if Kafka does not
         answer.
         """
         self._lanes = merge.lanes
@@ -140,7 +140,10 @@ class LaneReader:
         )
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Return the events of the next records in the order. Raises Unavailable if Kafka does not answer."""
+        """Return the events of these records. Read events again that were too large to wait in memory.
+
+        Raises Unavailable if Kafka does not answer.
+        """
         found = [held.item for held in run.records]
         for index, event in enumerate(found):
             if event is _TOO_LARGE:
@@ -171,7 +174,7 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Add to the merge as many of the fetched records as the partition may hold in memory."""
+        """Add to the merged order as many of the fetched records as the partition may hold in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
         # The partition may be skipped past its end, because none of the skipped records is wanted.
         if fetched.left_out_ms is not None:

@@ -110,7 +110,9 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return an entry for a queue whose events have not been read yet: the offset where reading must begin."""
+        """Return an entry without listeners for a queue. It says only from which offset of `control` the queue's events
+        must be read.
+        """
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:
             return _Queue(await self._offset(EARLIEST))

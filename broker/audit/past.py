@@ -38,7 +38,7 @@ class PastView:
         self.complete = complete
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
-        """Return at once, because everything that this view will ever contain is applied."""
+        """Return at once: a past state is complete."""
 
     def passed_over(self, offset: int) -> bool:  # noqa: ARG002 - the protocol's signature
         return False

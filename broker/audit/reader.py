@@ -89,8 +89,8 @@ class Range:
 class ReaderTuning:
     """The limits for reading the log in one process.
 
-    An append that is not acknowledged after `settle_ms` is rare, and clocks differ by less. A request that follows the
-    log counts as open all the time.
+    Kafka acknowledges an append within `settle_ms`, with rare exceptions, so older events have their final order. A
+    request that follows the log counts as open all the time.
     """
 
     settle_ms: int = 2_000
@@ -147,7 +147,7 @@ class LogReader:
                     yield one
 
     async def _named(self, wanted: Selection, span: Range) -> Selection:
-        """Add the listeners of the wanted queue to the filter.
+        """Add the listeners of the wanted queue to the filter of a request.
 
         Raises NotFound if there never was such a queue or listener.
         """
@@ -168,7 +168,7 @@ class LogReader:
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[LogPartition]:
-        """Return the partitions that must be read for this filter."""
+        """Return the partitions that must be read for a filter of events."""
         lanes = []
         for topic in wanted.topics():
             of = self._table[topic]
@@ -291,7 +291,7 @@ class _Reading:
         return [found[one.name, one.partition] for one in self._partitions]
 
     async def _slice(self, before_ms: int) -> tuple[list[Entry], bool]:
-        """Return the next events, and whether more events before this log time may follow."""
+        """Return the next events of the log, and whether more events before the log time `before_ms` may follow."""
         entries: list[Entry] = []
         pace = Pace(self._others)
         reads = size = 0

@@ -28,9 +28,8 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """A hash of the directory after all events of `control` before the offset `position`.
-
-    `digests` has a checksum of each field.
+    """A hash of the directory, computed from all events of `control` before the offset `position`. `digests` has a
+    checksum of each field.
     """
 
     position: int
@@ -126,9 +125,7 @@ class Verifier:
             yield checks.damaged(one.first, one.last)
 
     async def _claims(self) -> AsyncGenerator[Finding, None]:
-        """Check whether the topic `claims` is readable. No other event refers to claims, so nothing else can be
-        checked.
-        """
+        """Check whether the topic `claims` is readable. Nothing else refers to claims, so no more can be checked."""
         topic = self._claims_topic
         begins, ends = await self._bounds(topic)
         for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):

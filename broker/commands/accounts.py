@@ -308,10 +308,12 @@ def _last(organizations: Sequence[Organization]) -> str:
 
 
 def _actor(account_id: str, request_id: str) -> str:
-    """Return the author of an event: the account, or the operator's shell if there is no HTTP request."""
+    """Return the author of an event about accounts: the account itself, or the operator's shell if there is no HTTP
+    request.
+    """
     return f"account:{account_id}" if request_id else "shell"
 
 
 def _without_organization(account_id: str, request_id: str) -> Context:
-    """Return the context for an event that belongs to no organization."""
+    """Return the author and time for an event that belongs to no organization."""
     return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

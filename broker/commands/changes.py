@@ -190,7 +190,8 @@ async def _change(
 
 
 def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the change is made to, so that a change which another process makes first is noticed.
+    """Return the version of a message that a change is made to. If another process changes the message first, the
+    change then has no effect.
 
     Raises Changed if the message does not have a version in `if_match`.
     """
@@ -214,7 +215,7 @@ def _stored(put: MessagePut, change: CountingChange | None, *, partition: int = 
 
 
 def _decoded(value: bytes) -> MessagePut | None:
-    """Decode a message. Return None for a message that only a newer version can read."""
+    """Decode a message from its Kafka record. Return None for a message that only a newer version can read."""
     try:
         return decode_message(value)
     except UnknownEvent:

@@ -37,7 +37,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The client that sends a command, and the time of its request.
+    """The author of a command, and the time of the request.
 
     `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`. `at_ms` is by this process's clock.
     """
@@ -117,9 +117,10 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that the change is made to, so that a change which another process makes first is noticed.
+    """Return the version that a change is made to. If another process changes the queue or listener first, the change
+    then has no effect.
 
-    Raises Changed if the item does not have a version in `if_match`.
+    Raises Changed if the queue or listener does not have a version in `if_match`.
     """
     if if_match is None:
         return UNSET

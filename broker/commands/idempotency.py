@@ -42,8 +42,8 @@ class Stored(NamedTuple):
 class Idempotency:
     """Puts messages with an Idempotency-Key, so that a repeated request stores them only once.
 
-    A process that holds the claim of a key puts messages only for `append_timeout_ms`. `check_room` raises an error if
-    the organization may store nothing more. `count` is called with the size of each claim.
+    A process that has claimed a key puts messages only for `append_timeout_ms`. `check_room` raises an error if the
+    organization may store nothing more. `count` is called with the size of each claim.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Return the messages that are already stored, by their number in the request."""
+        """Return the messages of a request that are already stored, by their number in the request."""
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}

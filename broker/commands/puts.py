@@ -40,10 +40,10 @@ _POOL_BYTES: Final = 4096
 
 
 class _RandomBits:
-    """Random numbers of 64 bits.
+    """A source of random 64-bit numbers.
 
-    It asks the operating system for many bytes at a time, because a call for each number would cost more than the rest
-    of the id.
+    It asks the operating system for many bytes at a time, because a call for each message id would cost more than the
+    rest of the id.
     """
 
     def __init__(self) -> None:
@@ -113,13 +113,14 @@ class Put:
         return len(self._data)
 
     def claimed(self, at_ms: int, random_bits: int) -> None:
-        """Use the time and the random bits of an idempotency claim for the message id."""
+        """Give the message an id with this time and these random bits, which a claim of an idempotency key has set."""
         self._at_ms = at_ms
         self._random_bits = random_bits
 
     def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
-        """Return key, value and header of the Kafka record. The message id contains the partition, so it is made only
-        now.
+        """Build the message's Kafka record: its key, value and queue id.
+
+        The message id contains the partition, so it is made only now.
         """
         queue = self._queue
         self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)

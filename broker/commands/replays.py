@@ -49,7 +49,7 @@ class ReplayInput:
 class ReplayCommands:
     """The commands on replays.
 
-    `cursors` says how far listeners and replays have got. `outstanding` finds deliveries that are retrying or parked.
+    `cursors` tells how far listeners and replays have got. `outstanding` finds deliveries that are retrying or parked.
     """
 
     def __init__(

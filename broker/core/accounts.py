@@ -25,8 +25,9 @@ _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")
 class Account:
     """A person's account, with an e-mail address and a password.
 
-    A blocked account has no session and gets none. After a reset by the operator, the password opens only one session,
-    and only before `one_time_until_ms`; then the value is 0. None means an ordinary password.
+    A blocked account has no session and gets none. After the operator has reset the password, it opens only one
+    session, before `one_time_until_ms`. That field is None for an ordinary password, and 0 when a one-time password was
+    used.
     """
 
     id: str
@@ -67,7 +68,7 @@ class Accounts:
         self._sessions_of: dict[str, dict[str, Session]] = {}
 
     def account(self, email: str) -> Account | None:
-        """Return the account with this e-mail address, ignoring upper and lower case."""
+        """Return the account with this e-mail address. Upper and lower case count as the same."""
         return self._by_email.get(email.lower())
 
     def sessions_of(self, account_id: str) -> list[Session]:
@@ -77,7 +78,7 @@ class Accounts:
         return list(self._sessions_of.get(account_id, {}).values())
 
     def apply(self, event: ev.AccountEvent | ev.SessionCreated | ev.SessionEnded) -> bool:
-        """Apply one event. Return False if it changes nothing."""
+        """Update the accounts and sessions with one event of the log. Return False if the event changes nothing."""
         match event:
             case ev.AccountCreated():
                 return self._created(event)

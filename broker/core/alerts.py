@@ -50,7 +50,9 @@ _SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)  # No message is sent when an aler
 
 
 class Level(IntEnum):
-    """The level of a condition. OFF means that nobody wants this alert, so an open one ends without a message."""
+    """The level of a condition that may cause an alert. OFF means that nobody wants the alert: an alert that has begun
+    ends without a message.
+    """
 
     OFF = 0
     LOW = 1
@@ -60,9 +62,9 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The level of one condition now.
+    """The level of a condition that may cause an alert, at one time.
 
-    An alert begins after the level was HIGH for `hold_ms`, and ends after it was LOW for `calm_ms`.
+    The alert begins after the level was HIGH for `hold_ms`, and ends after it was LOW for `calm_ms`.
     """
 
     level: Level
@@ -85,8 +87,8 @@ DEFAULTS: Final = Thresholds()
 
 
 def thresholds(*sources: AlertThresholds | UnsetType) -> Thresholds:
-    """Return the thresholds for a listener. Each value comes from the first source that sets it, or else is the
-    default.
+    """Return the alert thresholds for a listener. Each value comes from the first source that sets it; without any, it
+    is the default.
     """
     set_ones: dict[str, int] = {}
     for source in sources:
@@ -112,7 +114,7 @@ class ListenerFacts:
 
 
 def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
-    """Return the level of each condition of a listener, compared with its thresholds."""
+    """Compare the facts about a listener with its alert thresholds, and return the level of each condition."""
     age_ms = 0 if facts.oldest_at_ms is None else max(0, at_ms - facts.oldest_at_ms)
     lag = max(
         (_part(facts.lag, limits.lag_messages), _part(age_ms, limits.lag_s * 1000)),
@@ -142,7 +144,7 @@ def _health_level(health: str, bad: str, limit: int) -> Level:
 
 
 def _part(value: int, limit: int) -> Level:
-    """Return the level of a number: HIGH from its limit on, LOW below half of the limit."""
+    """Return the level of a value: HIGH from its limit on, LOW below half of the limit, and BETWEEN otherwise."""
     if not limit:
         return Level.OFF
     if value >= limit:
@@ -151,7 +153,7 @@ def _part(value: int, limit: int) -> Level:
 
 
 class Step(IntEnum):
-    """A change of an alert. END_QUIETLY means that it ends without a message."""
+    """The beginning or the end of an alert. END_QUIETLY means that it ends without a message."""
 
     BEGIN = 1
     END = 2
@@ -160,9 +162,9 @@ class Step(IntEnum):
 
 @dataclass(slots=True)
 class Trigger:
-    """The state of one alert about one subject.
+    """The state of one alert about one listener, API key or organization.
 
-    The condition has had its present level since `since_ms`; 0 if that is not known.
+    Its condition has had the present level since `since_ms`; 0 if that is not known.
     """
 
     open: bool = False  # begun and not ended
@@ -171,7 +173,9 @@ class Trigger:
     _level: Level = Level.BETWEEN
 
     def step(self, reading: Reading, at_ms: int) -> Step | None:
-        """Add the newest level of the condition. Return whether the alert begins or ends. Times must not go back."""
+        """Take the newest level of an alert's condition. Return whether the alert begins or ends now. Times must not go
+        back.
+        """
         level = reading.level
         if level is not self._level:
             self._level, self.since_ms = level, at_ms
@@ -192,9 +196,10 @@ class Trigger:
 
 
 def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: int) -> dict[Kind, Step]:
-    """Add the newest levels of all conditions of one subject. Return which alerts begin or end.
+    """Take the newest levels of all conditions of one listener, API key or organization. Return which alerts begin or
+    end.
 
-    A listener that goes down is no longer alerted as failing: that alert ends without a message.
+    When a listener goes down, its alert for failing ends without a message.
     """
     changed: dict[Kind, Step] = {}
     for kind, reading in now.items():
@@ -236,7 +241,10 @@ class Alerts:
     _by_id: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def apply(self, event: Event) -> bool:
-        """Apply an event. A second beginning changes nothing, nor does the end of an alert that is not open."""
+        """Update the alerts with one event of the log.
+
+        The beginning of an open alert and the end of a closed alert change nothing.
+        """
         if isinstance(event, AlertTold):
             episode = self.episodes.get(self._by_id.get(event.alert_id, ("", "")))
             if episode is None or episode.told:
@@ -274,7 +282,7 @@ class Alerts:
 
 
 def subject(event: AlertEvent) -> str:
-    """Return the id of the listener, API key or organization that the alert is about."""
+    """Return the id of the listener, API key or organization that an alert is about."""
     return event.listener_id or event.key_id or event.organization_id
 
 

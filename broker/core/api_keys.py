@@ -55,7 +55,7 @@ class ApiKeys:
         return iter(self._of.get(organization_id, {}).values())
 
     def apply(self, event: ev.KeyCreated | ev.KeyRevoked | ev.KeyUsed) -> bool:
-        """Apply one event. Return False if it changes nothing."""
+        """Update the API keys with one event of the log. Return False if the event changes nothing."""
         if isinstance(event, ev.KeyCreated):
             return self._created(event)
         api_key = self.by_id.get(event.key_id)

@@ -172,9 +172,9 @@ SECRET: Final = frozenset(
 
 
 class Former(NamedTuple):
-    """An earlier version of an event, which is still read but no longer written.
+    """An earlier version of an event type, which is still read but no longer written.
 
-    `lacks` names the fields that only the next version has. `read_as` says how the missing fields are understood.
+    `lacks` names the fields that only the next version has. `read_as` says what an event without these fields means.
     """
 
     lacks: frozenset[str]
@@ -301,8 +301,10 @@ _ALL_SHOWN: Final = frozenset(kind for kind in CLASSES.values() if _all_shown(ki
 
 
 def types_named(text: str) -> frozenset[str] | None:
-    """Return the event types that a filter names: one type, or all types of a noun such as `queue`. Return None if
-    there are none.
+    """Return the event types that a filter text selects: one type such as `queue.created`, or all types of a noun such
+    as `queue`.
+
+    Return None if it selects no type.
     """
     here = (name for name, topic in TOPIC_OF.items() if topic in TOPICS)
     found = frozenset(name for name in here if name == text or name.startswith(text + "."))

@@ -35,14 +35,15 @@ def change(offset: int, event: MessageChange) -> Change:
 
 
 def version(offset: int | None) -> int:
-    """Return a message's version: 1 before any change, otherwise a number made from the offset of the change that
+    """Return a message's version: 1 as it was put, or a number made from the offset of the newest change that
     counts.
     """
     return 1 if offset is None else offset + 2
 
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
-    """Return which change of a message counts, given the one that counted so far and the next one in the log.
+    """Return which change of a message counts after the next change in the log: the new one, or the one that counted
+    before.
 
     A deletion is final. Reading the same change again changes nothing.
     """

@@ -60,7 +60,7 @@ class Finding(NamedTuple):
 
 
 class Checks(ABC):
-    """The checks of `everput verify` that apply to every record of one partition. Subclasses check the events of their
+    """The checks of `everput verify` for every record of one partition. Subclasses also check the events of their
     topic.
 
     With `compacted`, offsets may be missing. With `late`, a record may be much younger than its event, because workers
@@ -117,7 +117,7 @@ class Checks(ABC):
                 yield self._finding(offset, what)
 
     def skip_to(self, offset: int) -> None:
-        """Continue at this offset, because retention has deleted everything before it."""
+        """Continue the check at this offset, because retention has deleted everything before it."""
         self._next = offset
 
     def damaged(self, first: int, last: int) -> Finding:
@@ -244,7 +244,7 @@ class MessageChecks(Checks):
 
     @property
     def complete(self) -> bool:
-        """Whether every message that this partition ever had could be read."""
+        """Whether all messages that this partition ever had could be read."""
         return self.begin == 0 and not self._damage
 
     def _unread(self, offset: int) -> bool:
@@ -276,7 +276,7 @@ class MessageChecks(Checks):
     def has(self, offset: int, queue_id: str) -> bool:
         """Return whether a message of this queue is at this offset.
 
-        Offsets that could not be checked count as correct: unreadable ones, and those before the first checked offset.
+        Return True for an offset that could not be read, because nothing is known to be wrong there.
         """
         if self._unread(offset):
             return True
@@ -287,7 +287,7 @@ class MessageChecks(Checks):
     def is_at(self, offset: int, message_id: str) -> bool:
         """Return whether this message is at this offset.
 
-        Offsets that could not be checked count as correct: unreadable ones, and those before the first checked offset.
+        Return True for an offset that could not be read, because nothing is known to be wrong there.
         """
         return self._unread(offset) or self.place(message_id) == offset
 

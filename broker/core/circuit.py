@@ -49,11 +49,13 @@ class Circuit:
 
     @property
     def alive(self) -> bool:
-        """Whether the circuit is open although the liveness_url has answered 2xx: attempts failed again after that."""
+        """Whether the circuit breaker is open although the liveness_url has answered 2xx, because attempts failed again
+        after that.
+        """
         return self.state is State.OPEN and self.relapses > 0
 
     def succeeded(self) -> None:
-        """Count an attempt that did not fail by the listener's fault."""
+        """Tell the circuit breaker that an attempt was accepted, or failed without the listener's fault."""
         self.faults = 0
         if self.state is State.PROBATION and self.allowance is not None:
             self.down_since_ms = 0
@@ -62,9 +64,9 @@ class Circuit:
                 self.state, self.allowance, self.relapses = State.CLOSED, None, 0
 
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
-        """Count an attempt that failed by the listener's fault. Return whether the circuit is open now because of it.
+        """Tell the circuit breaker that an attempt failed by the listener's fault. Return whether that opened it.
 
-        `new` says that no attempt to this listener has succeeded yet; then fewer failures open the circuit.
+        With `new`, no attempt to this listener has been accepted yet, and fewer failures open the circuit breaker.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER
@@ -76,7 +78,9 @@ class Circuit:
         return True
 
     def trip(self, at_ms: int) -> bool:
-        """Open the circuit at once, because the listener can't be reached. Return False if it was already open."""
+        """Open the circuit breaker at once, because the listener can't be reached. Return False if it was open
+        already.
+        """
         if self.state is State.OPEN:
             return False
         self._open(at_ms, PROBE_MS_FIRST)
@@ -87,7 +91,7 @@ class Circuit:
         self.down_since_ms = self.down_since_ms or at_ms
 
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
-        """Process the result of a probe. Return whether attempts may be made again.
+        """Tell the circuit breaker the result of a probe. Return whether attempts may be made again.
 
         After a failed probe, the next one is due in `interval_ms`.
         """

@@ -29,7 +29,7 @@ _PREFIX_BYTES: Final = 4
 
 
 class Claim(NamedTuple):
-    """An idempotency key that is in use.
+    """The claims of an idempotency key that is in use: each is a request that is about to put its messages.
 
     `first` is the claim of the first request. `holder` is the claim whose process may put the messages now. The ids of
     the messages come from one of the claims in `ids`, oldest first.
@@ -58,8 +58,8 @@ def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
 
 
 def random_bits(claim: PutClaimed, number: int) -> int:
-    """Return the random bits for the id of one message of a request. Every process computes the same bits from the
-    claim.
+    """Return the random bits for the id of message `number` in a request. Every process computes the same bits from the
+    claim of the request's idempotency key.
     """
     return int.from_bytes(hashlib.sha256(f"{claim.ids_seed}.{number}".encode()).digest()[:8])
 
@@ -67,7 +67,7 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
     """Return whether an organization that has `mine` of all stored idempotency keys may store another one.
 
-    It may use no more than is free, so that room is left for organizations that come later. The last quarter is
+    It may have no more keys than are free, so that organizations that come later find room. The last quarter is
     reserved for organizations with few keys.
     """
     free = claims_max - all_of_them
@@ -75,8 +75,9 @@ def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: 
 
 
 class _Owners:
-    """Counts the idempotency keys of each organization. It gives each organization a small number, which is reused when
-    its keys are gone.
+    """Counts the idempotency keys of each organization.
+
+    It gives each organization a small number, which is reused when the organization has no more keys.
     """
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class _Owners:
         self._free: list[int] = []
 
     def add(self, owner: str) -> int:
-        """Count one more idempotency key of an organization. Return the organization's number."""
+        """Count one more idempotency key of an organization. Return the number that stands for the organization."""
         number = self._numbers.get(owner)
         if number is None:
             number = self._numbers[owner] = self._free.pop() if self._free else len(self._names)
@@ -98,7 +99,7 @@ class _Owners:
         return number
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Subtract one idempotency key for each number in the list."""
+        """Subtract one idempotency key from an organization for each occurrence of its number."""
         for number, count in Counter(numbers).items():
             self._counts[number] -= count
             if not self._counts[number]:
@@ -111,7 +112,9 @@ class _Owners:
 
 
 class _Run(NamedTuple):
-    """A list of claims, sorted by the first bytes of their keys' hashes. `until_ms` is the time of the newest claim."""
+    """A list of idempotency claims, sorted by the first bytes of the hashes of their keys. `until_ms` is the time of
+    the newest claim.
+    """
 
     prefixes: array[int]
     places: array[int]
@@ -141,8 +144,9 @@ class ClaimIndex:
         return self._owners.count(owner)
 
     def add(self, digest: bytes, partition: int, offset: int, at_ms: int, owner: str) -> None:
-        """Add a claim. The claims of a partition must be added in the order of their offsets. `owner` is the
-        organization's id.
+        """Add an idempotency claim to the index. The claims of a partition must be added in the order of their offsets.
+
+        `owner` is the id of the organization.
         """
         recent = self._recent
         if recent.places and (len(recent.places) >= self._run_max or at_ms - self._since_ms >= _RUN_MS_MAX):
@@ -165,7 +169,7 @@ class ClaimIndex:
         return [(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1) for place in self._places(_prefix(digest))]
 
     def forget(self, before_ms: int) -> None:
-        """Drop the sorted lists whose claims are all older than this."""
+        """Drop the lists of idempotency claims that have only claims older than this time."""
         if self._recent.places and self._until_ms < before_ms:
             self._close_run()
         for run in self.runs:
@@ -186,9 +190,10 @@ class ClaimIndex:
         yield from reversed(found)
 
     def _begin(self) -> None:
-        """Begin a new list of claims.
+        """Begin a new list of idempotency claims.
 
-        `_latest` is the newest row with a prefix, and `_before` is the previous row with the same prefix.
+        `_latest` maps the first bytes of a key's hash to its newest row. `_before` maps a row to the previous row with
+        the same first bytes.
         """
         self._recent = _Run(array("I"), array("Q"), array("I"), 0)
         self._latest: dict[int, int] = {}

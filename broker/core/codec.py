@@ -43,7 +43,7 @@ CLASSES: Final[Mapping[str, type[Event]]] = {wire_name(kind): kind for kind in g
 
 
 def version_of(kind: type[Event]) -> int:
-    """Return the version in which this program writes an event type."""
+    """Return the version of an event type that this program writes."""
     return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "v")
 
 
@@ -123,7 +123,8 @@ def decode_message(value: bytes) -> MessagePut:
 
 
 def message_texts(value: bytes) -> MessageTexts:
-    """Decode the name and data of a message, but leave them as JSON text, because they are only put together again.
+    """Decode a message, but leave its name and data as JSON text, because they will only be joined into another JSON
+    text.
 
     Raises UnknownEvent if the record is no message that this version knows.
     """

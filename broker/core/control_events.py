@@ -61,7 +61,7 @@ class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account
 class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account.sessions_ended"):
     """The event that an account's sessions ended.
 
-    The session `kept_session_id` continues; the field is empty if all sessions ended.
+    The session with the id `kept_session_id` continues; the field is empty if all sessions ended.
     """
 
     kept_session_id: str = ""
@@ -173,7 +173,7 @@ class QueueCreated(Event, frozen=True, kw_only=True, tag="queue.created"):
 class QueueRenamed(Event, frozen=True, kw_only=True, tag="queue.renamed"):
     """The event that a queue was renamed.
 
-    With `if_version`, it counts only if the queue still has this version. Other events use the field in the same way.
+    With `if_version`, the event counts only if the queue still has this version.
     """
 
     queue_id: str
@@ -189,10 +189,10 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A listener's settings for deliveries. In a request, each one is optional.
+    """The settings for deliveries to a listener. A request may leave out each of them.
 
-    Settings with None have no limit. `headers` holds unencrypted header values of events from older versions;
-    `sealed_headers` holds encrypted ones.
+    None means no limit. `sealed_headers` holds encrypted header values; `headers` holds the unencrypted ones of old
+    events.
     """
 
     max_in_flight: int = 64  # over all workers
@@ -210,8 +210,8 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
     """The event that a listener was created.
 
-    `sealed_secret` is its signing secret, encrypted with the sealing key. It receives the messages from `start_offsets`
-    on, one offset for each partition of `messages`.
+    `sealed_secret` is its signing secret, encrypted with the sealing key. The listener gets the messages from
+    `start_offsets` on, which has an offset for each partition of `messages`.
     """
 
     listener_id: str
@@ -319,8 +319,8 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
-    """The event that a replay has settled every delivery in these partitions. It has finished when all partitions are
-    named.
+    """The event that a replay has settled every delivery in these partitions. A replay that has named all partitions
+    has finished.
     """
 
     partitions: tuple[int, ...]

@@ -50,11 +50,13 @@ class Cursor:
         return self.open[0] if self.open else self.top
 
     def settled(self, offset: int) -> bool:
-        """Return whether the delivery at this offset is settled, if the listener receives this message at all."""
+        """Return whether the delivery of the message at this offset is settled: delivered, parked, cancelled or kept in
+        the topic `outstanding`.
+        """
         return offset < self.top and offset not in self.open
 
     def metadata(self) -> str:
-        """Encode everything but the committed offset, in at most METADATA_BYTES_MAX bytes.
+        """Encode the details of a cursor as the metadata of a Kafka commit, in at most METADATA_BYTES_MAX bytes.
 
         If there are too many open offsets, the highest ones are left out and `top` is lowered.
         """
@@ -78,7 +80,9 @@ class Cursor:
 
     @classmethod
     def from_metadata(cls, offset: int, text: str) -> Cursor:
-        """Decode a committed cursor. Ignore metadata in another format, such as after a tool has reset the offset."""
+        """Decode a cursor from a committed offset and its metadata. Ignore metadata in another format, such as after a
+        tool has reset the offset.
+        """
         try:
             version, packed, pending, oldest, state, error, *more = text.split(" ")
             error, _, counts = error.partition(";")

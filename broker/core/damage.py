@@ -13,8 +13,8 @@ Span = tuple[int, int]
 
 
 class DamagedRange(NamedTuple):
-    """A range of offsets that can't be read. Both ends belong to it. The topic is named without the installation's
-    prefix.
+    """A range of log records that can't be read. Both `first` and `last` belong to it. The topic is named without the
+    installation's prefix.
     """
 
     topic: str
@@ -42,12 +42,12 @@ class Damage:
                 yield DamagedRange(topic, partition, first, last)
 
     def covers(self, found: DamagedRange) -> bool:
-        """Return whether the whole range is known to be damaged."""
+        """Return whether the whole range is known to be unreadable."""
         spans = self._spans.get((found.topic, found.partition), ())
         return any(first <= found.first and found.last <= last for first, last in spans)
 
     def add(self, found: DamagedRange) -> bool:
-        """Add a damaged range. Return whether any of it is new."""
+        """Add an unreadable range of the log. Return whether any part of it is new."""
         if found.last < found.first or self.covers(found):
             return False
         place = found.topic, found.partition
@@ -62,7 +62,7 @@ class Damage:
         return True
 
     def remove(self, mended: DamagedRange) -> bool:
-        """Remove a range that can be read again. Return whether any of it was there."""
+        """Remove a range of the log that can be read again. Return whether any part of it was known as unreadable."""
         place = mended.topic, mended.partition
         before = self._spans.get(place, [])
         left = [

@@ -46,7 +46,10 @@ class Kind(Enum):
 
 
 class State:
-    """A state of one delivery. Kinds with data of their own have a subclass; every other kind has one shared object."""
+    """The state of one delivery in a worker's memory.
+
+    Kinds of states with data of their own have a subclass. Every other kind has one shared object.
+    """
 
     __slots__ = ("kind",)
 
@@ -245,10 +248,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """The earlier attempts of a delivery, as far as they decide what comes next.
+    """The earlier attempts of a delivery, as far as they decide what follows.
 
-    `number` counts the attempts, including the current one but without those before the last redrive. The delivery's
-    age counts from `since_ms`, which is its first attempt or its last redrive.
+    `number` counts the attempts since the last redrive, including the current one. The delivery's age counts from
+    `since_ms`, which is its first attempt or its last redrive.
     """
 
     number: int
@@ -269,7 +272,7 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    The delivery is set aside if its next attempt is due more than `set_aside_after_ms` after its first one. `jitter` is
+    A delivery leaves memory if its next attempt is due more than `set_aside_after_ms` after its first one. `jitter` is
     a random number in [0, 1).
     """
     status, error = failure.status, failure.error
@@ -303,7 +306,7 @@ def judge(
 
 
 def picture() -> str:
-    """Return the state table for docs/delivery.md, as Markdown with a Mermaid diagram."""
+    """Return docs/delivery.md: the table of a delivery's states, in Markdown with a Mermaid diagram."""
     states = "\n".join(f"| {kind.value} | {means} | {_holds(kind)} |" for kind, means in MEANS.items())
     arrows = "\n".join(
         f"    {before.value} --> {after.value}: {why}"

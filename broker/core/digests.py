@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _queue_values(queue: Queue) -> list[Any]:
-    """Return a queue's values without its listeners, which have digests of their own."""
+    """Return a queue's values for a checksum, without its listeners, which have checksums of their own."""
     return [
         *(queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version),
         queue.alerts,
@@ -70,7 +70,10 @@ def _key(pair: tuple[tuple[str, str], object]) -> tuple[str, str]:
 
 
 def state_hash(directory: Directory) -> str:
-    """Return a SHA-256 of the whole state in a fixed order. Two processes with the same state get the same hash."""
+    """Return a SHA-256 of all accounts, organizations, queues and listeners in a fixed order.
+
+    Two processes with the same state get the same hash.
+    """
     everything = (
         directory.initialized,
         directory.accounts.everything(),
@@ -97,7 +100,9 @@ def state_hash(directory: Directory) -> str:
 
 
 def digests(directory: Directory) -> dict[str, str]:
-    """Return a short checksum of every field in the state, by kind and id. difference() compares two such results."""
+    """Return a short checksum of every field in the directory, by kind and id. difference() compares two such
+    results.
+    """
     things: dict[str, Iterable[Any]] = {
         "account": directory.accounts.by_id.values(),
         "session": directory.accounts.sessions.values(),
@@ -115,7 +120,7 @@ def digests(directory: Directory) -> dict[str, str]:
 
 
 def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
-    """Return the name of the first field that differs between two digests, and both checksums.
+    """Return the first field that differs between two digests of the same item, with both checksums.
 
     Return None if the digests come from programs with different fields.
     """

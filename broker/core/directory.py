@@ -113,9 +113,10 @@ class Directory:
         return self._api_keys.of(organization_id)
 
     def apply(self, event: Event) -> bool:
-        """Apply one event. An event that can't apply any more, such as one with a name that is taken, changes nothing.
+        """Update the directory with one event of the log. Return False if nothing changed.
 
-        Return False if nothing changed. Every process decides in the same way.
+        An event that can't apply any more, such as one with a name that is taken, changes nothing. Every process
+        decides in the same way.
         """
         match event:
             case ev.AccountDeleted():
@@ -261,7 +262,7 @@ class Directory:
         return True
 
     def _alert(self, event: ev.AlertEvent | ev.AlertTold) -> bool:
-        """Fold an event of an alert, if its listener still exists."""
+        """Update the alerts with an event, if its listener still exists."""
         if isinstance(event, ev.AlertEvent) and event.listener_id and event.listener_id not in self.listeners:
             return False
         return self.alerts.apply(event)

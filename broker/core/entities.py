@@ -78,13 +78,15 @@ class Listener:
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset up to which this listener's deliveries read a partition: its tail, or the end of a
-        replay.
+        """Return the offset up to which messages of a partition are delivered to this listener: the newest one, or the
+        end of a replay.
         """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-        """Return the listener's cursor in a partition: the committed one, or else its start."""
+        """Return a listener's cursor in a partition: the committed cursor, or else the offset where the
+        listener began.
+        """
         return cursors.get(partition) or Cursor(top=self.start_offsets[partition])
 
 

@@ -50,7 +50,9 @@ class Flow:
             self.limit = int(self._exact)
 
     def resize(self, max_in_flight: int) -> None:
-        """Apply a new `max_in_flight`, after a change of the listener's setting or of this worker's partitions."""
+        """Apply a new limit of concurrent attempts, after a change of the listener's setting or of this worker's
+        partitions.
+        """
         self.max_in_flight = max_in_flight
         self._exact = min(self._exact, float(max_in_flight))
         self.limit = int(self._exact)
@@ -69,7 +71,9 @@ class Pace:
         self._free_at_s = 0.0
 
     def begin(self, at_s: float) -> bool:
-        """Count an attempt, and return whether it may begin now. `at_s` is in seconds of any monotonic clock."""
+        """Count an attempt against the rate limit, and return whether it may begin now. `at_s` is in seconds of any
+        monotonic clock.
+        """
         if self._free_at_s > at_s + self._burst_s:
             return False
         self._free_at_s = max(self._free_at_s, at_s) + 1 / self.rate_per_s
@@ -89,9 +93,9 @@ class Share:
     rank: int = 0
 
     def of(self, total: int) -> int:
-        """Return this worker's part of a total number.
+        """Return this worker's part of a limit for all workers.
 
-        The parts of all workers add up to the total. If the total is less than the number of workers, each part is 1.
+        The parts of all workers add up to the limit. If the limit is less than the number of workers, each part is 1.
         """
         return max(1, total // self.workers + (self.rank < total % self.workers))
 
@@ -100,7 +104,7 @@ WHOLE: Final = Share()
 
 
 class Gate:
-    """The number of attempts that a worker's slow and failing listeners may start together in one tick.
+    """The number of attempts that a worker's slow and failing listeners may start together in one tick of its timer.
 
     It grows by one after a tick in time. It shrinks by 30 % after a late tick, or if the worker had to wait for a
     processor.
@@ -112,10 +116,10 @@ class Gate:
         self._exact = float(GATE_LEAST)
 
     def tick(self, late_s: float, *, waited: float) -> int:
-        """Return how many attempts may begin now.
+        """Return how many attempts to slow and failing listeners may begin now.
 
-        `late_s` is how late the event loop was, on average. `waited` is the fraction of the last tick in which the
-        worker was ready to run but had no processor.
+        `late_s` is how late the event loop was, on average. `waited` is the fraction of the time since the last call in
+        which the worker was ready to run but had no processor.
         """
         if late_s > LATE_S or waited > WAITED_MAX:
             self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)

@@ -109,7 +109,8 @@ class Recent:
         self._with = (-1, -1, False)
 
     def text(self, parked: int, retrying: int, *, alive: bool) -> str:
-        """Return the counts as text, together with the numbers of parked and retrying deliveries.
+        """Return the counts of attempts as text for a cursor, together with the numbers of parked and retrying
+        deliveries.
 
         `alive` says that the liveness_url has answered 2xx although no attempts are made.
         """
@@ -124,8 +125,9 @@ class Recent:
 
 
 class Counts(NamedTuple):
-    """The counts that are stored in a cursor. `alive` says that the liveness_url has answered 2xx although no attempts
-    are made.
+    """The counts of a listener's deliveries and attempts that are stored in its cursor.
+
+    `alive` says that the liveness_url has answered 2xx although no attempts are made.
     """
 
     alive: bool
@@ -135,7 +137,7 @@ class Counts(NamedTuple):
 
 
 def read(text: str) -> Counts:
-    """Return the counts that Recent.text() has written. Any other text counts as zero."""
+    """Return the counts of attempts from the text in a cursor. Any other text counts as zero."""
     try:
         alive, parked, retrying, accepted_at_ms, refused_at_ms, newest, *rest = unpack(text)
     except ValueError:

@@ -80,7 +80,7 @@ class KeyOrder(Generic[D]):
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
 
     def restart(self, held: Iterable[str]) -> list[D]:
-        """Remove and return all waiting deliveries, in order within each key.
+        """Remove and return all waiting deliveries, in order within each ordering key.
 
         Only the keys in `held` keep their delivery in progress.
         """
@@ -100,7 +100,7 @@ class ArrivingOffsets(Generic[K]):
         self._offsets: dict[K, list[int]] = {}
 
     def __len__(self) -> int:
-        """Return the number of keys that have offsets on the way."""
+        """Return the number of keys that have deliveries on the way to the topic `outstanding`."""
         return len(self._offsets)
 
     def join(self, key: K, offset: int) -> None:
@@ -109,7 +109,7 @@ class ArrivingOffsets(Generic[K]):
             insort(offsets, offset)
 
     def leave(self, key: K, offset: int) -> None:
-        """Remove an offset, because its delivery has arrived or will not arrive."""
+        """Remove the offset of a delivery that has arrived in the topic `outstanding`, or will not arrive there."""
         offsets = self._offsets.get(key, [])
         if offset in offsets:
             offsets.remove(offset)
@@ -121,7 +121,9 @@ class ArrivingOffsets(Generic[K]):
         return offsets[0] if offsets else None
 
     def forget(self, concerns: Callable[[K], bool]) -> list[K]:
-        """Remove and return the keys that match, because their deliveries will not arrive."""
+        """Remove and return the keys that match, because their deliveries will not arrive in the topic
+        `outstanding`.
+        """
         gone = [key for key in self._offsets if concerns(key)]
         for key in gone:
             del self._offsets[key]

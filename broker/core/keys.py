@@ -53,7 +53,7 @@ def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
 
 
 def is_key(text: str, *, prefix: str = PREFIX) -> bool:
-    """Return whether a text has the form of an API key, including its checksum. Others are refused without a
+    """Return whether a text has the form of an API key, including its checksum. A text without it is refused without a
     look-up.
     """
     if len(text) != _LENGTH or not text.startswith(prefix) or not text.isascii():
@@ -62,7 +62,7 @@ def is_key(text: str, *, prefix: str = PREFIX) -> bool:
 
 
 def covers(scopes: Collection[str], scope: str) -> bool:
-    """Return whether these scopes include the scope, or the larger scope that it belongs to."""
+    """Return whether these scopes of an API key include a scope, or the larger scope that it is a part of."""
     return scope in scopes or scope.partition(":")[0] in scopes
 
 

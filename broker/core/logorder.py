@@ -24,7 +24,9 @@ _NO_END_MS: Final = 1 << 63
 
 
 class Held(NamedTuple, Generic[T]):
-    """A record that was read, and waits until all earlier records of other partitions are read. `size` is in bytes."""
+    """A record that was read, and waits in memory until all earlier records of other partitions are read. `size` is in
+    bytes.
+    """
 
     log_ms: int
     offset: int
@@ -33,7 +35,7 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A partition during the merge of all partitions into one order.
+    """A partition of the log while all partitions are merged into one order by time.
 
     It is read from the offset `at` up to `end`. `rank` is its topic's position in the order. `floor_ms` is the log time
     of the newest record that was read.
@@ -117,7 +119,9 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the latest log time up to which the first partition's records come before those of all others."""
+        """Return the latest log time up to which the records of the first partition precede those of all other
+        partitions.
+        """
         if len(self._heap) == 1:
             return _NO_END_MS
         log_ms, rank, partition, *_ = min(self._heap[1:3])
@@ -126,7 +130,7 @@ class Merge(Generic[T]):
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
         """Add records that were read from the partition that next() returned. Reading continues at the offset `at`.
 
-        `records` are (offset, record time, size, item); the item is None for an unwanted record.
+        Each of `records` is (offset, record time, size, item). The item is None for an unwanted record.
         """
         log_ms = lane.floor_ms
         for offset, at_ms, size, item in records:
@@ -143,7 +147,7 @@ class Merge(Generic[T]):
         return min(open_lanes, key=lambda lane: lane.floor_ms, default=None)
 
     def extend(self, ends: Iterable[int]) -> None:
-        """Set the new end offsets of the partitions, in the same order."""
+        """Set new end offsets of the partitions, in the order of the partitions."""
         self._heap = []
         for lane, end in zip(self.lanes, ends, strict=True):
             lane.end = end
@@ -170,7 +174,7 @@ class Merge(Generic[T]):
             heapq.heappush(self._heap, entry)
 
     def _replace(self, lane: Lane[T]) -> None:
-        """Restore the heap after its first partition has advanced."""
+        """Restore the heap of partitions after its first partition has advanced."""
         entry = self._entry(lane)
         if entry is None:
             heapq.heappop(self._heap)

@@ -14,9 +14,9 @@ from broker.core.event import Event
 class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
     """The event that a message was put.
 
-    Messages with the same ordering key (`key`) are delivered one at a time, in order. With `deliver_at_ms`, the message
-    is not delivered before that time. A message may have only one of the two.
-    Attempts belong to the place in a trace that `traceparent` gives (trace.py), if there is one.
+    Messages with the same ordering key (`key`) are delivered one at a time, in order. A message with `deliver_at_ms` is
+    not delivered before that time; it has no ordering key. Attempts continue the trace that `traceparent` names, if it
+    is set.
     """
 
     message_id: str
@@ -29,11 +29,11 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
-    """The event that a request with an Idempotency-Key is about to put its messages. Only the first claim with its
-    number counts.
+    """The event that a request with an Idempotency-Key is about to put its messages. Only the first such event with its
+    `number` counts.
 
-    `digest` is the SHA-256 of organization and key. `body_sha256` is the SHA-256 of the request's values, which a
-    repeat must have too. A claim that takes over from an earlier one has the next `number`.
+    `digest` is the SHA-256 of organization and key. `body_sha256` is the SHA-256 of the values that a repeated request
+    must also have.
     """
 
     claim_id: str
@@ -78,7 +78,7 @@ class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.dele
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
-    """The event that the worker which owns the message's partition has processed a change of the message.
+    """The event that a worker has processed a change of a message. It is the worker that owns the message's partition.
 
     `applied` is False if the change does not count. `listeners` gives each listener's id and the state of its delivery
     at that time.
@@ -95,16 +95,16 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
 class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_over"):
     """The event that a worker owns a partition, and may send its messages from now on.
 
-    Until the next event of this kind or a hand-over, this worker owns the partition or has crashed.
+    The worker owns it until the next event of this kind or a hand-over, unless it crashes.
     """
 
     partition: int
 
 
 class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.handed_over"):
-    """The event that a worker has given up a partition after it wrote everything.
+    """The event that a worker has given up a partition after it has written everything.
 
-    `in_doubt_below` is set after an earlier owner has crashed: deliveries open below this offset may have been sent.
+    An earlier owner may have crashed: deliveries that were open below the offset `in_doubt_below` may have been sent.
     All changes below the offset `changes_below` were processed.
     """
 
@@ -199,9 +199,9 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     traceparent: str | UnsetType = UNSET
 
     def put(self) -> MessagePut:
-        """Return the event of the put, as the message was when the delivery was set aside.
+        """Return the event of the message's put, as the message was when the delivery was set aside.
 
-        The record must have a copy of the message.
+        The record of the delivery must have a copy of the message.
         """
         return MessagePut(
             at_ms=self.put_at_ms,

@@ -16,7 +16,7 @@ def same_origin(one: str, other: str) -> bool:
     """Return whether two URLs have the same origin: scheme, host and port (RFC 6454).
 
     A URL that can't be parsed has no origin. All tunnels count as one origin, because each connection of `everput
-    listen` gets another address.
+    listen` gets a new address.
     """
     return one == other or (_origin(one) is not None and _origin(one) == _origin(other))
 

@@ -21,11 +21,9 @@ from broker.core.ids import parse_damaged_id
 class OutcomeChecks(Checks):
     """The checks of `everput verify` for one partition of `changes`, `deliveries` or `outstanding`.
 
-    `outcomes` collects, by listener, the offsets of messages that are settled or outstanding. `deleted` holds the
-    offsets of deleted messages. `changed` maps an offset in `changes` to its message id.
-
-    `strangers` are findings about unknown listeners and replays. The caller must look them up first, because they may
-    have been created after the check read `control`.
+    `outcomes` collects the offsets of settled and outstanding messages, by listener. `strangers` are findings about
+    unknown listeners and replays, which may have been created after the check read `control`; the caller looks them up
+    first.
     """
 
     def __init__(
@@ -136,11 +134,11 @@ class OutcomeChecks(Checks):
             self.deleted.add(offset)
 
     def may_be_unseen(self) -> bool:
-        """Return whether an event names messages that have not been read yet."""
+        """Return whether an event has named messages that the check has not read yet."""
         return bool(self._unseen)
 
     def unseen(self) -> Iterator[Finding]:
-        """Check the events that named unread messages, after more of the topic `messages` was read. Yield the
+        """Check the events that named messages which were not read before, after more messages were read. Yield the
         findings.
         """
         messages = self._messages
@@ -153,7 +151,7 @@ class OutcomeChecks(Checks):
 
 
 def _key(event: Any) -> bytes:
-    """Return the record key that an event must have."""
+    """Return the key that the Kafka record of an event must have."""
     match event:
         case ev.KeptDelivery():
             return f"{event.listener_id}:{event.message_id}".encode()

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Found(NamedTuple, Generic[T]):
-    """A record of the queue that was found in a part of a partition. `size` is in bytes."""
+    """A message of the queue that was found while a page was read. `size` is in bytes."""
 
     at_ms: int
     offset: int
@@ -23,7 +23,8 @@ class Found(NamedTuple, Generic[T]):
 
 
 class Chunk(NamedTuple, Generic[T]):
-    """The records of a queue in the part [start, end) of one partition, in log order. The partition begins at `begin`.
+    """The messages of a queue in the offsets [start, end) of one partition, in log order. The partition begins at
+    `begin`.
 
     `oldest_at_ms` is the time of the record at `start`, or just before it; None if nothing was read.
     """
@@ -36,12 +37,11 @@ class Chunk(NamedTuple, Generic[T]):
 
 
 def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
-    """Return up to `limit` records, newest first, and for each partition the offset where the older records end.
+    """Return a page of a queue's messages: up to `limit`, newest first. Also return the offset in each partition where
+    the next page ends.
 
-    Within a partition, a later record counts as newer. A record is held back while another partition may have a newer
-    one that was not read yet, so a page may be short.
-
-    All records together have at most `bytes_max` bytes, but at least one record is returned.
+    A message is held back while another partition may have a newer one that was not read yet, so a page may be short.
+    All messages together have at most `bytes_max` bytes, but at least one message is returned.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)
@@ -68,5 +68,5 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield a time for each found record that is never lower than an earlier one."""
+    """Yield a time for each found message. A time is never lower than the time before it."""
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

@@ -17,7 +17,7 @@ MESSAGES_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redrives:
-    """The number of redrives of a listener, and which deliveries they concern.
+    """The number of a listener's redrives, and which deliveries they concern.
 
     `of_all` is the number of the last redrive of all deliveries, or 0. `of_messages` maps a message id to the number of
     the last redrive that named it.
@@ -28,7 +28,9 @@ class Redrives:
     of_messages: Mapping[str, int] = field(default_factory=dict)
 
     def and_of(self, message_ids: Sequence[str]) -> Redrives:
-        """Return the count after one more redrive of these messages, or of all deliveries if no message is named."""
+        """Return the redrives after one more redrive: of these messages, or of all deliveries if no message is
+        named.
+        """
         count = self.count + 1
         if not message_ids:
             return Redrives(count=count, of_all=count)
@@ -37,7 +39,7 @@ class Redrives:
         return Redrives(count=count, of_all=self.of_all, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
 
     def concern(self, message_id: str, *, since: int) -> bool:
-        """Return whether any redrive after number `since` concerns the delivery of this message."""
+        """Return whether any of the redrives after the first `since` ones concerns the delivery of this message."""
         return self.of_all > since or self.of_messages.get(message_id, 0) > since
 
 

@@ -26,8 +26,8 @@ ENDED_MAX: Final = 1_000
 class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    `only` is `all`, `failed` or `undelivered`. If `picked` is not None, the replay takes only the offsets in it, those
-    below `before_offsets`, and those from `after_offsets` on. Offsets are given by partition.
+    It takes `all`, `failed` or `undelivered` messages (`only`). If `picked` is not None, it takes only the offsets in
+    `picked`, those below `before_offsets`, and those from `after_offsets` on.
     """
 
     id: str
@@ -92,7 +92,7 @@ class Replays:
         return [self._by_id[replay_id] for replay_id in self._of.get(listener_id, ())]
 
     def apply(self, event: ev.ReplayEvent) -> Replay | None:
-        """Apply one event. Return the replay as it is then, or None if nothing changed."""
+        """Update the replays with one event of the log. Return the replay as it is then, or None if nothing changed."""
         before = self.find(event.organization_id, event.replay_id)
         if isinstance(event, ev.ReplayStarted):
             if event.replay_id in self._by_id:
@@ -142,7 +142,7 @@ class Replays:
 
 
 def started(event: ev.ReplayStarted) -> Replay:
-    """Return a replay as it is at its start."""
+    """Return the replay that an event starts."""
     return Replay(
         id=event.replay_id,
         organization_id=event.organization_id,

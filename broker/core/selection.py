@@ -21,14 +21,14 @@ from broker.errors import UnknownEvent
 class Unreadable(Event, frozen=True, kw_only=True, tag="unreadable"):
     """A placeholder for an event that only a newer version of Everput can read. It is never stored.
 
-    `written` is the event's type, so that clients learn that such an event exists.
+    `written` is the event's type. Clients see the placeholder, so that they know that such an event exists.
     """
 
     written: str
 
 
 class _Newer(msgspec.Struct):
-    """The fields that every event has, whichever version wrote it."""
+    """The fields that every event of the log has, whichever version wrote it."""
 
     type: str
     at_ms: int
@@ -68,10 +68,10 @@ class MessagePosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """A filter of events. An event must match every field that is not None.
+    """A filter of the log's events. An event must match every field that is not None.
 
-    `queue_listener_ids` holds all listeners and replays that the queue has ever had, for events that name only these.
-    With `message`, only events of the message's history match.
+    `queue_listener_ids` holds all listeners and replays that the queue has ever had, for events that name only a
+    listener. With `message`, only events of the message's history match.
     """
 
     organization_id: str
@@ -110,8 +110,8 @@ class Selection:
         return tuple(topic for topic in TOPICS if topic in wanted)
 
     def take(self, value: bytes | None) -> Event | None:
-        """Return the event of a record if it matches. An event that only a newer version can read becomes an
-        Unreadable.
+        """Return the event in a record if it matches the filter. An event that only a newer version can read is
+        returned as Unreadable.
         """
         if value is None or not self._may_be(value):
             return None
@@ -125,7 +125,7 @@ class Selection:
         return self._story_of(event) if self._is(event) else None
 
     def may_be_in(self, values: bytes) -> bool:
-        """Return whether a matching event may be in these bytes of several records.
+        """Return whether one of several records may match the filter, without decoding them.
 
         It can't be used for the topic `control`, because some of its events name neither a queue nor a message.
         """
@@ -162,8 +162,8 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the event if it concerns the message. If it concerns several messages, return only the rows of this
-        message.
+        """Return the event if it concerns the filter's message. From an event about several messages, return only the
+        rows of this one.
         """
         message = self.message
         if message is None:
@@ -181,7 +181,7 @@ class Selection:
 
 
 def _newer(value: bytes) -> Unreadable | None:
-    """Decode the fields that all events have. Return None if the bytes are no event."""
+    """Decode the fields that every event has. Return None if the bytes are no event."""
     try:
         fields = _newer_fields.decode(value)
     except msgspec.MsgspecError:

@@ -37,9 +37,9 @@ class Lane(NamedTuple):
 
 
 class Position(NamedTuple):
-    """The position up to which a partition is counted.
+    """The position up to which a partition is counted for statistics.
 
-    `offset` is the next record to count. `minute` is that of the newest record before it; 0 if there is none.
+    `offset` is the next record to count. `minute` is the minute of the newest counted record; 0 if there is none.
     """
 
     offset: int
@@ -47,8 +47,9 @@ class Position(NamedTuple):
 
 
 class Key(NamedTuple):
-    """The subject of a row of statistics. `listener_id` is empty for the puts of a queue; both ids are empty for
-    unreadable records.
+    """The minute, queue and listener of a row of statistics.
+
+    `listener_id` is empty for the puts of a queue. Both ids are empty for unreadable records.
     """
 
     minute: int
@@ -58,7 +59,7 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """The counts of one row. In the row of unreadable records, `put` counts their offsets."""
+    """The counts of one row of statistics. In the row for unreadable records, `put` is the number of their offsets."""
 
     put: int = 0
     delivered: int = 0
@@ -84,7 +85,7 @@ class Counts:
         self.waited_ms += sum([max(0, one) for one in waited_ms])
 
     def quantile_ms(self, share: float) -> int | None:
-        """Return the upper bound of the histogram bucket that contains this quantile.
+        """Return the upper bound of the histogram bucket that contains this quantile of the delivery times.
 
         Return None if there is no delivery, or if the quantile is above the last bound.
         """
@@ -97,7 +98,7 @@ class Counts:
         return None
 
     def mean_ms(self) -> float | None:
-        """Return the mean time in ms; None if there is no delivery whose time is known."""
+        """Return the mean delivery time in ms; None if no delivery has a known time."""
         total = sum(self.waited.values())
         return self.waited_ms / total if total else None
 
@@ -130,7 +131,7 @@ class Totals:
             self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
-        """Count an event of the topic `deliveries`. An event without an attempt changes nothing."""
+        """Count an event of the topic `deliveries`. An event that is not about an attempt changes nothing."""
         if isinstance(event, DeliveriesSettled):
             self._settled(event)
         elif isinstance(event, DeliveryAttempted):
@@ -160,17 +161,17 @@ class Totals:
         counts.parked += event.outcome == "parked"
 
     def passed(self, lane: Lane, offset: int, at_ms: int) -> None:
-        """Record that the record at this offset, written at `at_ms`, is counted."""
+        """Note that a partition is counted up to the record at this offset, which was written at `at_ms`."""
         at = self.positions.get(lane)
         minute = max(at_ms // MINUTE_MS, at.minute if at is not None else 0)
         self.positions[lane] = Position(offset + 1, minute)
 
     def skipped(self, lane: Lane, offset: int) -> None:
-        """Record that nothing before this offset is left to read."""
+        """Note that a partition has no more records to count before this offset."""
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """Record that these offsets are unreadable, so the counts of this minute are incomplete."""
+        """Note that these offsets of a partition are unreadable, so that the counts of the minute are incomplete."""
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
         self.positions[lane] = Position(last + 1, minute)
@@ -214,16 +215,17 @@ def _row(key: Key, counts: Counts) -> StatisticsRow:
 
 
 def read_row(row: StatisticsRow) -> tuple[Key, Counts]:
-    """Convert a row of a stored event into its key and its counts."""
+    """Convert a row of a stored counting event into its key and its counts."""
     minute, queue_id, listener_id, put, delivered, parked, waited_ms, failed, waited = row
     steps = {step: number for step, number in enumerate(waited) if number}
     return Key(minute, queue_id, listener_id), Counts(put, delivered, parked, waited_ms, dict(failed), steps)
 
 
 class Coverage:
-    """The rule for which counting events are valid: the first one that covers an offset of a partition.
+    """The rule for which counting events are valid: the first event that covers an offset of a partition counts, later
+    ones don't.
 
-    `positions` says up to where the valid events have counted each partition.
+    `positions` says up to which offset each partition is counted by valid events.
     """
 
     def __init__(self) -> None:
@@ -242,7 +244,7 @@ class Coverage:
 
 
 def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = None) -> dict[Key, Counts]:
-    """Add up the rows that have the same key."""
+    """Add up the rows of statistics that have the same minute, queue and listener."""
     sums = {} if into is None else into
     for key, counts in rows:
         if key in sums:
@@ -287,11 +289,13 @@ class Series:
                 self._mark(row[0] * MINUTE_MS, row[0] * MINUTE_MS)
 
     def lost(self) -> None:
-        """Record that a counting event can't be read, so that its counts are missing."""
+        """Note that a counting event can't be read, so that its counts are missing from the statistics."""
         self._lost = True
 
     def close(self) -> None:
-        """Mark the steps as incomplete if the last counting event could not be read."""
+        """Mark the steps of time as incomplete whose counts may be missing, if the last counting event could not be
+        read.
+        """
         if self._lost:
             self._mark(self.written_at_ms or 0, self.from_ms + self.step_ms * len(self.points))
 
@@ -302,7 +306,7 @@ class Series:
         return self.points[place] if place < len(self.points) else self.later
 
     def _mark(self, first_ms: int, last_ms: int) -> None:
-        """Mark the steps from one time to another as incomplete."""
+        """Mark the steps from one time to another as incomplete, because counts are missing."""
         first = (first_ms // MINUTE_MS * MINUTE_MS - self.from_ms) // self.step_ms
         last = (last_ms - self.from_ms) // self.step_ms
         for place in range(max(0, first), min(last + 1, len(self.points))):

@@ -34,8 +34,8 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """Return the listener that decides whether the event belongs to the history. Return None if it belongs there
-        anyway.
+        """Return the id of the listener that decides whether an event belongs to the message's history. Return None if
+        it belongs there anyway.
         """
         if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
             return None if event.listener_id in self._owed else event.listener_id

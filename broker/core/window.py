@@ -32,7 +32,8 @@ D = TypeVar("D")
 
 
 class Window(Generic[D]):
-    """The messages of one partition that are taken, settled, or still to be read, for one listener.
+    """The messages of one partition for one listener: which ones are taken, which are settled, and which must still be
+    read.
 
     `open` holds the deliveries that are taken but not settled, by offset. `missing` are open offsets whose message must
     be read again. The listener does not get messages below `begin`.
@@ -48,8 +49,9 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore the window from a stored cursor, with one delivery for each open offset. `tail` is the tail reader's
-        offset.
+        """Restore a listener's position in a partition from a stored cursor, with one delivery for each open offset.
+
+        `tail` is the offset up to which the newest messages were read.
         """
         self.open = dict(opened)
         self.missing = set(self.open)
@@ -63,16 +65,19 @@ class Window(Generic[D]):
         return self.scan_from is None and not self.behind
 
     def idle(self, tail: int) -> bool:
-        """Return whether nothing is known about this listener and partition except the tail reader's offset."""
+        """Return whether the listener has nothing open or unread in this partition, so that the reader of new messages
+        knows its position.
+        """
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
     @property
     def full(self) -> bool:
-        """Whether the cursor has no room for another open offset."""
+        """Whether the listener's cursor has no room for another open offset."""
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """Record that the tail reader is at a message of this listener. Return whether its delivery was taken.
+        """Tell that the reader of new messages has come to a message of this listener. Return whether its delivery was
+        taken.
 
         `delivery` is None if there is no room for it.
         """
@@ -88,21 +93,21 @@ class Window(Generic[D]):
         return False
 
     def wanted(self) -> int | None:
-        """Return the offset from which a catch-up reader should read for this listener. Return None if nothing is
-        missing.
+        """Return the offset from which a reader should read older messages for this listener. Return None if no message
+        is missing.
         """
         if self.missing:
             return min(self.missing)
         return self.behind[0] if self.behind else self.scan_from
 
     def may_take(self, offset: int) -> bool:
-        """Return whether take() may take the message at this offset, if there is room."""
+        """Return whether take() may take the message at this offset for the listener, if there is room."""
         if self.behind:
             return offset == self.behind[0]
         return self.scan_from is not None and offset >= self.scan_from
 
     def take(self, offset: int, delivery: D) -> None:
-        """Take a message that a catch-up reader has read and that may_take() allows."""
+        """Take an older message for the listener, one that may_take() allows."""
         if self.behind:
             self.behind.popleft()
         else:
@@ -110,9 +115,9 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """Record that a catch-up reader has read all of this listener's messages in [start, end).
+        """Note that all of this listener's messages in [start, end) have been read again.
 
-        While an earlier offset could not be taken, because the log no longer has its message, no later one is taken.
+        A message that the log no longer has keeps all later messages from being taken.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -120,58 +125,63 @@ class Window(Generic[D]):
                 self.scan_from = None
 
     def gone(self, offset: int) -> None:
-        """Forget an offset whose message the log no longer has. There is nothing to deliver."""
+        """Forget an offset of the listener, because the log no longer has its message."""
         self.missing.discard(offset)
         if self.behind and self.behind[0] == offset:
             self.behind.popleft()
         self.open.pop(offset, None)
 
     def scan(self, offset: int) -> None:
-        """Let catch-up readers scan from the tail's offset on, because the tail can't tell which messages the listener
-        gets.
+        """Let another reader read from this offset on, because the reader of new messages can't tell which of them the
+        listener gets.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)
 
     def within(self, first: int, last: int) -> tuple[list[int], int | None]:
-        """Return the listener's offsets in this range that must be read again, and where the scan of the rest begins.
+        """Return the listener's offsets in this range that must be read again, and the offset from which the rest must
+        be searched.
 
-        The second value is None if no scan is needed.
+        The second value is None if nothing must be searched.
         """
         own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
         begin = self.scan_from
         return own, begin if begin is not None and first <= begin <= last else None
 
     def found(self, offset: int) -> D | None:
-        """Return the open delivery that was waiting for the message at this offset, if there is one."""
+        """Return the open delivery that was waiting for the message at this offset, or None."""
         if offset not in self.missing:
             return None
         self.missing.remove(offset)
         return self.open[offset]
 
     def forget(self, offsets: Iterable[int]) -> None:
-        """Record that the messages of these open offsets were dropped to save memory, and must be read again."""
+        """Note that the messages of these open offsets were dropped to save memory, and must be read again."""
         self.missing.update(offsets)
 
     def settle(self, offset: int) -> D | None:
-        """Settle a delivery, because it was delivered, parked or cancelled.
+        """Remove a delivery that was delivered, parked or cancelled from the open ones, and return it.
 
-        Return the delivery, or None if it was not open, such as after a late answer.
+        Return None if it was not open, such as after a late answer.
         """
         if self.missing:
             self.missing.discard(offset)
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Return the offset below which every message of this listener was taken. `tail` is the tail reader's
-        offset.
+        """Return the offset below which every message of this listener was taken.
+
+        `tail` is the offset up to which the newest messages were read.
         """
         if self.behind:
             return self.behind[0]
         return max(tail, self.begin) if self.scan_from is None else self.scan_from
 
     def settled(self, offset: int, tail: int) -> bool:
-        """Return whether the message at this offset is settled. `tail` is the tail reader's offset."""
+        """Return whether the message at this offset is settled for the listener.
+
+        `tail` is the offset up to which the newest messages were read.
+        """
         return offset < self.top(tail) and offset not in self.open
 
     def opened(self) -> tuple[int, ...]:

@@ -24,14 +24,14 @@ _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
 class _Waiting(NamedTuple):
-    """A record that is in no batch yet, with a future that resolves to the record's offset."""
+    """A record that waits for its batch. The future `offset` resolves to the record's offset."""
 
     record: KeyAndValue
     offset: asyncio.Future[int]
 
 
 class Appender:
-    """Writes to one Kafka topic whose records are addressed by partition."""
+    """Appends records to the partitions of one Kafka topic. The caller chooses the partition."""
 
     def __init__(self, producer: Producer, topic: str, timeout_s: float) -> None:
         self._producer = producer

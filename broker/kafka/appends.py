@@ -45,7 +45,7 @@ class Together(Append):
         self.begun = False
 
     def part(self, count: int) -> Append:
-        """Take the first `count` messages that are in no batch yet, and return them as one part."""
+        """Take the first `count` messages of the group that are in no batch yet, and return them as one part."""
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(partial(self._part_done, count))
         self.builds = self.builds[count:]
@@ -99,9 +99,7 @@ class AppendQueue:
         self.size += item.size
 
     def pop(self) -> Append:
-        """Remove and return the first item. An item with several messages is subtracted with the size that it was added
-        with.
-        """
+        """Remove and return the first item of the queue. Its size is subtracted as it was added."""
         item = self._items.popleft()
         self.count -= item.count
         self.size -= item.size
@@ -109,7 +107,7 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Fail the items that have no result yet. Return the number of items that failed."""
+    """Raise the error in the callers of these messages that still wait. Return how many there are."""
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:
         begun = item.together is not None and item.together.begun

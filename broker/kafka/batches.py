@@ -86,8 +86,8 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
 
 
 def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *, holes: bool, exact: bool) -> bool:
-    """Return whether a record batch is intact and belongs at `offset`. With `exact`, it must not begin before
-    `offset`.
+    """Return whether a record batch is intact and belongs at `offset`. With `exact`, it must not begin before that
+    offset.
     """
     base, after = _base(batch, offset), batch.next_offset
     if not offset < after <= end_offset or not batch.validate_crc():
@@ -100,8 +100,8 @@ def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *
 
 
 def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Return (offset, size) of the bytes to fetch after this single batch, to confirm its base offset. Return None if
-    no further bytes are needed.
+    """Return (offset, size) of the bytes to fetch after a single record batch, to confirm the batch's base offset.
+    Return None if that is not needed.
 
     A batch that begins before the requested offset is trusted only if the next batch begins exactly where it ends.
     """
@@ -136,8 +136,8 @@ def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] |
 
 
 def bytes_wanted(raw: bytes) -> int:
-    """Return how many bytes to fetch so that the batch after the first one is included, if the first length is
-    right.
+    """Return how many bytes to fetch so that they include the record batch after the first one, if the first one's
+    length is right.
     """
     length = _LENGTH.unpack_from(raw)[1] if len(raw) >= _LENGTH.size else 0
     return (min(length, _BYTES_MAX) if length > 0 else 0) + _BYTES_MAX
@@ -179,7 +179,7 @@ def _base(batch: Any, otherwise: int) -> int:
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first unreadable offset: the damaged batch's own first offset if its header agrees with the next
+    """Return the first unreadable offset of a damaged batch: its own base offset if its header agrees with the next
     batch.
     """
     if batch is None or batch.next_offset != after:

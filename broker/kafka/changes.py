@@ -166,8 +166,8 @@ class ChangesTopic:
         return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-        """Return the offsets [first, end) of the changes since a time, by partition. Leave out partitions without
-        changes.
+        """Return the offsets [first, end) of the topic `changes` since a time, by partition. Leave out partitions
+        without changes.
         """
         firsts = await offsets_since(self._requests, self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
         ends = await self._requests.offsets(self._topic.name, dict.fromkeys(firsts, LATEST))
@@ -180,7 +180,8 @@ class ChangesTopic:
     async def since(
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield (offset, record time, event) of the changes in [begin, end) that are not older than `at_ms`.
+        """Yield (offset, record time, event) of the changes of messages in [begin, end) that are not older than
+        `at_ms`.
 
         Unreadable changes are skipped and have no effect. Raises LogUnavailable if Kafka does not answer.
         """

@@ -33,7 +33,7 @@ _CLAIM_BYTES: Final = 4096  # Kafka returns whole batches
 
 
 class _Owned(msgspec.Struct):
-    """The part of a stored claim that names the organization which made it."""
+    """The part of a stored idempotency claim that names its organization."""
 
     organization_id: str = ""
 
@@ -78,7 +78,7 @@ class ClaimsTopic:
             await asyncio.gather(self._following, return_exceptions=True)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse new claims for this reason; None accepts them again."""
+        """Refuse new Idempotency-Keys for this reason; None accepts them again."""
         self._writer.refusal = refusal
 
     async def append(self, claim: PutClaimed) -> None:
@@ -108,7 +108,9 @@ class ClaimsTopic:
         return int.from_bytes(digest[-4:]) % self._partitions
 
     async def _catch_up(self, partition: int) -> None:
-        """Read a partition up to its current end. Share the read with other callers if it began after this call."""
+        """Read the claims of a partition up to its current end. Share the work with another caller whose read begins
+        after this call.
+        """
         asked = self._reads_begun[partition]
         async with self._locks[partition]:
             if self._read_done[partition] > asked:
@@ -136,8 +138,8 @@ class ClaimsTopic:
             self._positions[partition] = fetched.next_offset
 
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
-        """Read a claim from Kafka. Return None if it belongs to another key, was written by a newer version, or is
-        gone.
+        """Read a claim of an Idempotency-Key from Kafka. Return None if it belongs to another key, was written by a
+        newer version, or is gone.
         """
         with contextlib.suppress(OffsetTooOld, LogDamaged, UnknownEvent):
             fetched = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)
@@ -148,7 +150,7 @@ class ClaimsTopic:
         return None
 
     async def _follow(self) -> None:
-        """Read new claims every 30 seconds, so that no request has to read a whole day of them."""
+        """Read new claims of Idempotency-Keys every 30 seconds, so that no request has to read a whole day of them."""
         while True:
             for partition in range(self._partitions):
                 with contextlib.suppress(BrokerError):
@@ -157,7 +159,7 @@ class ClaimsTopic:
 
 
 def _owner(value: bytes | None) -> str:
-    """Return the organization id in a claim without decoding the rest of it; empty if there is none."""
+    """Return the organization id in a stored claim without decoding the rest of it; empty if there is none."""
     try:
         return _owned.decode(value or b"").organization_id
     except msgspec.MsgspecError:

@@ -28,10 +28,10 @@ class ControlTopic:
         self.refusal: Refusal | None = None
 
     async def append(self, event: ControlEvent) -> int:
-        """Append an event, and return its offset once all in-sync replicas have stored it.
+        """Append an event to the topic `control`, and return its offset once all in-sync replicas have stored it.
 
-        Raises InDoubt if Kafka does not acknowledge, so that nobody knows whether it stored the event. Raises
-        DiskNearlyFull if the disk is nearly full and the event is not urgent.
+        Raises InDoubt if Kafka does not acknowledge, because the event may be stored. Raises DiskNearlyFull if the disk
+        is nearly full and the event is not urgent.
         """
         if self.refusal is not None:
             self.refusal.check(urgent=event.urgent)

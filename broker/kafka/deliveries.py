@@ -104,8 +104,8 @@ class KafkaDeliveries:
     ) -> tuple[dict[str, list[tuple[str, Attempt, int | None]]], bool]:
         """Read the recorded attempts of a message, up to the last attempt of each delivery.
 
-        Return (outcome, attempt, time of the next attempt) by listener, and whether everything was read. `final` gives
-        the outcomes after which no attempt follows, by listener.
+        Return (outcome, attempt, time of the next attempt) by listener, and whether everything could be read. `final`
+        has the outcomes after which no attempt follows, by listener.
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         topic = self._deliveries.name
@@ -181,8 +181,8 @@ class KafkaDeliveries:
         return {listener_id: facts_of(places.values(), at_ms) for listener_id, places in cursors.items()}
 
     async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
-        """Count the queue's messages in [top, end), within _LAG_READS_MAX reads. Return the count and the time of the
-        oldest.
+        """Count the queue's messages in [top, end), with at most _LAG_READS_MAX reads. Return the count and the time of
+        the oldest message.
         """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
@@ -238,9 +238,10 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 def _settled_state(
     known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
 ) -> DeliveryState:
-    """Return the state of a delivery that the cursor counts as settled but whose last attempt was not found.
+    """Return the state of a delivery that the cursor counts as settled, but whose last attempt was not found.
 
-    `kept` holds the deliveries that are still outstanding, by listener; None if they could not be read completely.
+    `kept` holds the message's deliveries in the topic `outstanding`, by listener; None if they could not be read
+    completely.
     """
     if kept is None:
         return DeliveryState(state="unknown", attempts=known.attempts)

@@ -64,8 +64,7 @@ class _Batch:
 class GroupCommit:
     """Group commit: messages that arrive while a record batch is in flight share the next batch, and so one fsync.
 
-    A caller waits at most `timeout_s` for Kafka's acknowledgement. `durable` is the histogram of the times until the
-    acknowledgement.
+    A caller waits at most `timeout_s` for Kafka's acknowledgement. `durable` is the histogram of the times until it.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class GroupCommit:
         self._waiting_max = self._most if reason is None else 0
 
     async def stop(self) -> None:
-        """Wait for the messages already accepted, at most `timeout_s`, and stop."""
+        """Wait for the messages that were accepted, for at most `timeout_s`, and stop the group commit."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timeout_s):
                 while self._unkeyed or self._keyed or self._under_way:
@@ -135,7 +134,9 @@ class GroupCommit:
         return zlib.crc32(ordering_key.encode()) % self._partitions
 
     def some_partition(self) -> int:
-        """Return a partition whose leader acknowledges writes, as far as is known. Each call takes the next of them."""
+        """Return a partition whose leader acknowledges writes, as far as is known. Each call returns another partition
+        in turn.
+        """
         usable = self._trusted() or self._led()
         self._turn += 1
         return usable[self._turn % len(usable)]
@@ -276,8 +277,8 @@ class GroupCommit:
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])
 
     def _next_batch(self, partition: int) -> tuple[list[Append], Any]:
-        """Make a record batch of the waiting messages that may go to this partition. The batch is None if none
-        is left.
+        """Make a record batch of the waiting messages that may go to this partition. The batch is None if no message is
+        left.
         """
         batch = self._producer.get().create_batch()
         items: list[Append] = []
@@ -314,7 +315,7 @@ class GroupCommit:
 
     @staticmethod
     def _take_together(batch: Any, items: list[Append], wanted: Together, partition: int) -> bool:
-        """Add messages that stay together to a record batch: all of them, or none if other messages leave too little
+        """Add messages that belong together to a record batch: all of them, or none if other messages leave too little
         room.
 
         Messages that are too large for any batch fill an empty one. Return whether all of them are in batches now.

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Client(Protocol):
-    """The part of KafkaRequests that these requests need: the client and its retries."""
+    """The part of KafkaRequests that requests about consumer groups need: the aiokafka client, and retries."""
 
     @property
     def client(self) -> Any: ...
@@ -33,14 +33,14 @@ class Client(Protocol):
 
 
 def check(code: int) -> None:
-    """Raise Kafka's error for this code; return if the code means success."""
+    """Raise the exception for an error code of Kafka; return if the code means success."""
     error = kafka_errors.for_code(code)
     if error is not kafka_errors.NoError:
         raise error
 
 
 class KafkaGroups:
-    """Requests about consumer groups. Each goes to the Kafka broker that coordinates the group."""
+    """Sends requests about consumer groups, each to the Kafka broker that coordinates the group."""
 
     def __init__(self, requests: Client) -> None:
         self._requests = requests

@@ -120,7 +120,7 @@ class MessagesTopic:
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Find messages by their ids, from the time in the ids on.
+        """Find messages by their ids. The log is read from the time in the ids on.
 
         The first read is usually enough, so only further reads take a read slot.
         """
@@ -208,7 +208,7 @@ class MessagesTopic:
         return newest(chunks, limit, bytes_max=_PAGE_BYTES_MAX)
 
     async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
-        """Read the last _CHUNK records before `end`, or fewer if the queue's messages are large."""
+        """Read the last _CHUNK records of a partition before `end`, or fewer if the queue's messages are large."""
         start = max(begin, end - _CHUNK)
         found: deque[Found[bytes]] = deque()
         held = 0

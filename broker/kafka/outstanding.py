@@ -94,7 +94,9 @@ class KafkaOutstanding:
         return [one for one in dict.fromkeys(message_ids) if prefix + one.encode() in there]
 
     async def _there(self, listener: Listener, partition: int, wanted: Collection[bytes] | None) -> set[bytes]:
-        """Return the record keys of the listener's retrying and parked deliveries, among `wanted` if it is given."""
+        """Return the keys of a listener's retrying and parked deliveries in the topic `outstanding`. With `wanted`,
+        return only those keys.
+        """
         there: set[bytes] = set()
         async for record in self._records(partition, 0, _prefix(listener)):
             record_key = record.key or b""
@@ -131,11 +133,11 @@ class KafkaOutstanding:
         return found
 
     async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
-        """Return a message that `messages` no longer holds from the copy in an outstanding delivery: its offset and its
-        event.
+        """Return a message's offset and its event from the copy in an outstanding delivery, because `messages` no
+        longer holds it.
 
-        Return None if no delivery of it is outstanding, or if another organization owns it. Raises Unavailable if Kafka
-        does not answer.
+        Return None if no delivery of the message is outstanding, or if another organization owns it. Raises Unavailable
+        if Kafka does not answer.
         """
         found: dict[bytes, bytes | None] = {}
         ending = _SEPARATOR + message_id.encode()

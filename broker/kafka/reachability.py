@@ -23,7 +23,9 @@ _MOMENT_S: Final = 1.5
 
 
 class _Wrong(Exception):
-    """A server's lasting refusal. A retry can't help; the text says what to change."""
+    """The reason why a Kafka server refuses this client for as long as nobody changes a setting. The text says what to
+    change.
+    """
 
 
 async def reachable(kafka: KafkaSettings, *, within_s: float = _MOMENT_S) -> dict[str, Any]:
@@ -35,7 +37,7 @@ async def reachable(kafka: KafkaSettings, *, within_s: float = _MOMENT_S) -> dic
 
 
 async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MOMENT_S) -> dict[str, Any]:
-    """Keep only the bootstrap servers that answer within `within_s`. Keep all if none answers, or if there is
+    """Leave out the bootstrap servers that do not answer within `within_s`. Keep all if none answers, or if there is
     only one.
     """
     servers: list[str] = options["bootstrap_servers"]
@@ -61,7 +63,7 @@ async def why_not(options: dict[str, Any]) -> str:
 
 
 async def _look(host: str, port: int, options: dict[str, Any], *, within_s: float = _LOOK_S) -> str | _Wrong:
-    """Return what is wrong with a server; an empty text if it answers."""
+    """Return what is wrong with a Kafka server; an empty text if it answers."""
     where = f"{host}:{port}"
     given = {name: value for name, value in options.items() if name != "bootstrap_servers"}
     try:

@@ -237,13 +237,13 @@ class KafkaRequests:
             log.error("log.bad_copy topic=%s partition=%d offset=%d broker=%s", *place)
 
     async def _damage(self, topic: str, partition: int, offset: int, end: int, raw: bytes) -> LogDamaged:
-        """Return the unreadable range at this offset, which ends before the next intact batch."""
+        """Return the range of unreadable offsets here. It ends before the next intact batch."""
         found = damaged_range(raw, offset, end)
         first, last = found or (offset, await self._next_readable(topic, partition, offset, end) - 1)
         return LogDamaged(topic, partition, first, last)
 
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
-        """Return the first offset after this one where an intact batch begins, or else the end offset.
+        """Return the first offset after a damaged batch where an intact batch begins, or else the end offset.
 
         After a damaged length field, Kafka can read again from the next entry of its offset index. All later offsets
         are readable, so a binary search finds the first.
@@ -318,8 +318,8 @@ class KafkaRequests:
         return leader
 
     async def retried(self, ask: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = lambda: None) -> T:
-        """Call `ask` until it succeeds, for at most `timeout_ms`, and return its result. Call `failed` before each
-        retry.
+        """Call `ask` until it succeeds, for at most `timeout_ms`, and return its result. Before each retry, call
+        `failed`.
 
         Raises LogUnavailable if time runs out, or if Kafka's error can't be retried.
         """

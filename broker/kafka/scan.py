@@ -18,13 +18,13 @@ _BYTES: Final = 1 << 20
 
 
 class Reads(Protocol):
-    """The `read` method that a scan calls repeatedly; KafkaRequests has it."""
+    """The method `read` of KafkaRequests, which a scan calls repeatedly."""
 
     async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = ...) -> FetchResult: ...
 
 
 def fail(damage: LogDamaged) -> NoReturn:
-    """End a scan at an unreadable range by raising its error."""
+    """Raise the error of an unreadable range, which ends a scan."""
     raise damage
 
 
@@ -45,10 +45,10 @@ async def scan(
     means the partition's end.
 
     `damaged` is called for an unreadable range. If it returns, the scan continues after the range; by default it raises
-    LogDamaged. If a new leader reports an earlier end than `end`, the scan waits `patience_s` for it and then raises
-    LogUnavailable; with None, it stops instead.
+    LogDamaged. With `ahead`, the next read starts before the caller has processed a result.
 
-    With `ahead`, the next read starts before the caller has processed a result.
+    A new leader may report an earlier end than `end`. The scan waits `patience_s` for the end and then raises
+    LogUnavailable; with None, it stops instead.
     """
     reads, patient_until_s = 0, 0.0
     begun: asyncio.Task[FetchResult] | None = None

@@ -70,7 +70,7 @@ def _event(record: Record) -> StatisticsCounted | None:
 
 
 class _Follower:
-    """A reader of the topic `statistics` that keeps track of which of its records count."""
+    """A reader of the topic `statistics` that keeps track of which counting events are valid."""
 
     def __init__(self, requests: KafkaRequests, topic: str, begin: int) -> None:
         self._requests = requests
@@ -92,7 +92,8 @@ class _Follower:
 
 
 async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
-    """Read the records from this offset on. Return them with the next offset, which is the same offset at the end.
+    """Read the records of a topic from this offset on. Return them with the offset of the next read, which is the same
+    at the end.
 
     Unreadable and deleted records are skipped.
     """
@@ -156,13 +157,15 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Drop the counts in memory, and continue where the written counts end."""
+        """Drop the counts in memory that are not written, and continue where the written counts end."""
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins
         self._restart({lane: counted.get(lane, begins.get(lane, Position(0))) for lane in self.lanes})
 
     async def _found(self, lanes: Collection[Lane]) -> _Follower:
-        """Return a reader of `statistics` that has found the last counted position of all these partitions."""
+        """Return a reader of the topic `statistics` that knows up to which offset each of these partitions is
+        counted.
+        """
         topic = self._writer.name
         first = (await self._requests.offsets(topic, {0: EARLIEST}))[0]
         end = (await self._requests.offsets(topic, {0: LATEST}))[0]
@@ -176,8 +179,8 @@ class Counting:
             back *= 2
 
     async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
-        """Return where to begin partitions that nobody has counted: at the oldest record that statistics may still
-        show.
+        """Return the offsets where counting begins for partitions that were never counted: their oldest records that
+        statistics may show.
         """
         found: dict[Lane, Position] = {}
         for source in SOURCES:
@@ -217,7 +220,7 @@ class Counting:
 
     @property
     def behind(self) -> bool:
-        """Whether read() has not yet reached the ends that it last asked Kafka for."""
+        """Whether some partitions have records that read() has not read yet."""
         return any(at < self._ends.get(lane, 0) for lane, at in self._fetched.items())
 
     async def _ask_ends(self) -> dict[Lane, int]:
@@ -242,7 +245,7 @@ class Counting:
         return Batch(lane, begin, fetched.next_offset, fetched.records, unreadable=False, assignment=assignment)
 
     def fold(self, batch: Batch) -> None:
-        """Count a batch of records. A batch that does not continue what is counted is ignored."""
+        """Count a batch of records. A batch that does not follow the counted records is ignored."""
         totals, lane = self._totals, batch.lane
         at = totals.positions.get(lane)
         if batch.assignment != self._assignment or at is None or at.offset != batch.begin:
@@ -321,7 +324,7 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the newest minute that is complete: all its records have had time to arrive."""
+    """Return the newest minute whose records have all had time to arrive."""
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 
 

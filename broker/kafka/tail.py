@@ -132,7 +132,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the share of all partitions that the worker with these partitions has.
+        """Return the share of this worker, which owns these partitions, in all partitions and workers.
 
         Raises LogUnavailable if Kafka does not answer, or during a rebalance.
         """
@@ -214,7 +214,7 @@ async def _read_otherwise(
     positions: dict[TopicPartition, int],
     partitions: Collection[TopicPartition],
 ) -> dict[int, list[Any]]:
-    """Read these partitions by single requests, which try followers if the leader's copy is damaged.
+    """Read these partitions by single requests, which try follower replicas if the leader's copy is damaged.
 
     Raises LogDamaged if no replica is intact.
     """

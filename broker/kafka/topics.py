@@ -86,8 +86,9 @@ def by_name(table: Topics) -> dict[str, Topic]:
 
 
 def import_mark(kafka: KafkaSettings, manifest_sha256: str = "") -> str:
-    """Return the name of the topic that marks an unfinished import of an export; without an export, the prefix of such
-    names.
+    """Return the name of the topic that marks an unfinished import of an export.
+
+    Without an export, return the beginning of all such names.
     """
     return f"{kafka.topic_prefix}import-{manifest_sha256[:32]}"
 

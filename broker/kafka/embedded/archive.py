@@ -85,10 +85,10 @@ def discard(path: Path | None) -> None:
 
 
 def _path(jars: Sequence[Path]) -> Path:
-    """Return the archive's path. Its name is a hash of everything that decides whether Java accepts the archive.
+    """Return the path of the class archive.
 
-    That is the class path and Java's own modules (path, size and time), the options, and Kafka's settings, because
-    other settings load other classes.
+    Its name is a hash of everything that must be the same for Java to accept the archive: the class path, Java's own
+    modules, the options, and Kafka's settings, because other settings load other classes.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
@@ -97,7 +97,8 @@ def _path(jars: Sequence[Path]) -> Path:
 
 
 async def _make(jars: Sequence[Path], path: Path) -> None:
-    """Start a temporary Kafka that records the classes it loads, and let Java create the archive from them.
+    """Create the class archive: start a temporary Kafka that records the classes it loads, and let Java write the
+    archive from them.
 
     The file gets its name when it is complete.
     """

@@ -22,8 +22,9 @@ _TIME: Final = struct.Struct(">qi")
 
 
 class WrongIndex(NamedTuple):
-    """An index file that contradicts its segment's batches. `offset` is the first offset that an entry is wrong
-    about.
+    """An index file of Kafka that contradicts the record batches of its segment.
+
+    `offset` is the first offset for which it has a wrong entry.
     """
 
     topic: str
@@ -96,15 +97,15 @@ def _wrong_time(raw: bytes, batches: _Batches, base: int, *, compacted: bool) ->
 
 
 def _ends_early(raw: bytes, batches: _Batches) -> int | None:
-    """Return the segment's first offset if its time index ends before the highest time. Kafka must have finished the
-    segment.
+    """Return the first offset of a finished segment whose time index ends before the highest record time. Return None
+    if the index is complete.
     """
     last_ms = max((at_ms for at_ms, _ in _entries(raw, _TIME)), default=-1)
     return batches.first[0] if batches.first and last_ms != batches.youngest_ms[-1] else None
 
 
 def _entries(raw: bytes, entry: struct.Struct) -> Iterator[tuple[int, int]]:
-    """Yield the entries of an index file. Kafka reserves space with zeros after the last entry."""
+    """Yield the entries of an index file. Zeros after the last entry are space that Kafka has reserved."""
     used = -(-len(raw.rstrip(b"\0")) // entry.size) * entry.size
     return entry.iter_unpack(raw[:used].ljust(used, b"\0"))
 

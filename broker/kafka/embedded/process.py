@@ -160,9 +160,9 @@ class KafkaProcess:
         return self._process
 
     async def start(self) -> None:
-        """Format the log directory if it is new, start Kafka, and return when it answers.
+        """Format Kafka's log directory if it is new, start Kafka, and return when it answers.
 
-        Raises ConfigurationError if Kafka ends or does not answer in time. No process is left running then.
+        Raises ConfigurationError if Kafka ends or does not answer in time. Then no process is left running.
         """
         await self.format()
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
@@ -206,7 +206,7 @@ class KafkaProcess:
             await asyncio.sleep(_POLL_S)
 
     async def _tell_password(self) -> bool:
-        """Store the password in a Kafka that does not know it, such as a new one. Return whether Kafka knows it now."""
+        """Store the password in Kafka, which does not know it yet. Return whether that worked."""
         if not listens_as_us(self.port):  # Another program listens on the port, and Kafka has not noticed it yet.
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)

@@ -56,8 +56,8 @@ def why_not(batch: DamagedBatch, records: Sequence[Record]) -> str:
 
 
 def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes | None:
-    """Return the record batch made of these records, if its checksum or the bytes in the file prove it to be the
-    original.
+    """Return the record batch that is made of these records, if its checksum or the bytes in the file prove it to be
+    the original.
     """
     fields = HEADER.unpack(batch.header)
     crc, producer = fields[4], fields[9:12]
@@ -81,9 +81,9 @@ def _proven(batch: DamagedBatch, records: Sequence[Record], last: int) -> bytes 
 
 
 def _with_flipped_bit(whole: bytearray, crc: int) -> bool:
-    """Find the single bit of the producer's fields that, when flipped, gives the batch this checksum.
+    """Find the single bit in the producer's fields of a record batch that, when flipped, gives the batch this checksum.
 
-    Leave it flipped and return True, or return False if no bit does.
+    Leave the bit flipped and return True, or return False if there is none.
     """
     for at in _PRODUCER_AT:
         for bit in range(8):

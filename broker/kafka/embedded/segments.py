@@ -65,9 +65,9 @@ def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
 
 @contextmanager
 def stopped(log_dir: Path) -> Iterator[None]:
-    """Lock a Kafka log directory. A running broker has the same lock.
+    """Hold the lock of a Kafka log directory, so that no broker starts on it.
 
-    Raises ConfigurationError if a broker is running, or if this is no such directory.
+    Raises ConfigurationError if a broker is running on it, or if it is no log directory.
     """
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(f"{log_dir} is no log directory of a Kafka broker (it has no meta.properties)")
@@ -121,8 +121,8 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """Yield, by partition, the record batch where a broker would truncate the partition at its next start, after a
-    crash.
+    """Yield the record batch where a broker would truncate a partition at its next start after a crash, for each such
+    partition.
 
     The broker reads again what it had not noted as synced, and treats the first damaged batch as the end.
     """
@@ -161,11 +161,10 @@ class LostEnd(NamedTuple):
 
 
 def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
-    """Yield the partitions whose files end before the offset up to which the broker noted that everything is
-    acknowledged.
+    """Yield the partitions whose files have lost records: they end before the offset up to which the broker noted that
+    all is acknowledged.
 
-    With a sync for each batch, no crash does this. Kafka does not notice, and would give the same offsets to new
-    records.
+    No crash does this if each batch is synced. Kafka does not notice, and would give the same offsets to new records.
     """
     for topic, partition, noted in _checkpoint(log_dir / _ACKNOWLEDGED):
         paths = sorted((log_dir / f"{topic}-{partition}").glob("*.log"))
@@ -198,7 +197,9 @@ def _end(path: Path) -> int:
 
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
-    """Return whether the batch at this byte of the segment file has this relative offset."""
+    """Return whether the batch at this byte of a segment file contains an offset. The offset is relative to the
+    segment's first.
+    """
     try:
         with index.with_suffix(".log").open("rb") as file:
             file.seek(at)
