@@ -327,9 +327,11 @@ _PICTURE: Final = """\
 
 Made by `make events` from `broker/core/delivery.py`; don't edit it.
 
-A delivery is the duty to bring one message to one listener. This is what one is in the memory of the worker that owns
-its message's partition. Every state but the final ones may also end in *dropped*: the partition was handed over, or the
-listener has ended. The next owner begins again with *missing* for what the cursor names as open.
+A delivery is the duty to bring one message to one listener. This page shows the states that a delivery has in the memory
+of the worker that owns its message's partition.
+
+Every state except the final ones may also end in *dropped*, when the partition moves to another worker or the listener
+ends. The next worker begins again with *missing* for each delivery that the committed offset names as unfinished.
 
 | state | meaning | message in memory |
 |---|---|---|
