@@ -25,14 +25,14 @@ _HEAD: Final = """\
 
 Made by `make events` from the program itself; don't edit it.
 
-Every event is one JSON object, which is the value of one Kafka record. A heading below, with the prefix `everput.`, is the
-name of the record's topic.
+Every event is one JSON object, which is the value of one Kafka record. A heading below, with the prefix `everput.`, is
+the name of the record's topic.
 
 Ignore fields that you do not know, because new versions of Everput may add fields. A change that breaks readers is a
 new version of the event. Earlier versions stay in the topics, and are described below the present one.
 
-Fields marked *secret* or *internal* are in the Kafka topics, but in no answer of the API. Internal fields are offsets in
-partitions that all organizations share.
+Fields marked *secret* or *internal* are in the Kafka topics, but in no answer of the API. Internal fields are offsets
+in partitions that all organizations share.
 
 `claims` keeps its records for two days, `statistics` for 30, and `outstanding` is compacted. The other topics are the
 log that `GET /v1/log` reads.
