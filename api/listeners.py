@@ -25,6 +25,7 @@ from broker.errors import LogUnavailable, Refused
 from broker.ports import DirectoryView, ListenerStatus
 
 _FACTS_S: Final = 2.0
+_STANDARD: Final = "standard"  # the format of a listener that has no other
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
 # This pattern takes linear time, because it is one character class of bounded length.
@@ -135,6 +136,8 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
     """
     settings = msgspec.structs.asdict(listener.settings)
     alerts = threshold_fields(settings.pop("alerts"))
+    if settings["format"] is UNSET:
+        settings["format"] = _STANDARD
     settings["headers"] = dict.fromkeys([*settings["headers"], *settings.pop("sealed_headers")], HIDDEN)
     return {
         "id": listener.id,
@@ -190,6 +193,8 @@ def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, 
     said = {name: value for name, value in fields.items() if value is not UNSET}
     if isinstance(body.alerts, AlertsBody):
         said["alerts"] = thresholds_of(body.alerts)
+    if said.get("format") == _STANDARD:
+        said["format"] = UNSET
     _check_headers(said.get("headers", {}), hidden=hidden)
     return said
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -143,6 +143,8 @@ class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
     """The headers to add to each request, up to 32. The value `…` keeps the saved value of a header."""
     alerts: AlertsBody | UnsetType = UNSET
     """The thresholds for alerts about the listener, which replace the present ones."""
+    format: Literal["standard", "slack"] | UnsetType = UNSET
+    """The format of the requests: `standard`, or `slack` for Slack's incoming webhooks. Default: `standard`."""
 
 
 class NewListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):

@@ -49,6 +49,7 @@ from broker.core.codec import Fields
 from broker.core.directory import Directory
 from broker.core.entities import Listener
 from broker.core.events import AlertCleared, AlertRaised, AlertTold
+from broker.core.health import Health, facts_of
 from broker.core.ids import message_id
 from broker.errors import BrokerError
 from broker.ports import Count, Cursors, DirectoryView, Log
@@ -196,16 +197,17 @@ class AlertWatch:
         found: dict[str, ListenerFacts] = {}
         for listener in several:
             places = cursors[listener.id].values()
+            known = facts_of(places, at_ms)
             oldest = [one.oldest_at_ms for one in places if one.pending and one.oldest_at_ms is not None]
             waiting = sum(one.pending for one in places)
-            health = "down" if any(one.state == "down" for one in places) and waiting else "healthy"
-            if listener.paused is not None:
-                health = "down" if listener.paused.startswith(_GONE) else "paused"
+            gone = listener.paused is not None and listener.paused.startswith(_GONE)
+            health = Health.DOWN if gone else known.health(paused=listener.paused is not None)
             ends = [ends_at_ms for _, ends_at_ms in listener.former_secrets if ends_at_ms > at_ms]
             found[listener.id] = ListenerFacts(
-                health=health,
+                health=health.value,
                 lag=max(waiting, self.sources.lag(listener.id) or 0),
                 oldest_at_ms=min(oldest, default=None),
+                parked=known.parked,
                 error=next((one.error for one in places if one.error is not None), None),
                 secret_ends_at_ms=min(ends, default=None),
             )

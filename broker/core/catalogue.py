@@ -137,6 +137,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "parked": "the number of parked deliveries; 0 for never",
     "down_s": "the seconds for which the listener is down; 0 for never",
     "failing_s": "the seconds for which the listener is failing; 0 for never",
+    "format": "the format of requests, such as `slack`; absent for Everput's own",
     "alert": "the kind of the alert, such as `listener.down`",
     "alert_id": "the episode of the alert, from its beginning to its end",
     "began_at_ms": "the time at which the condition began",

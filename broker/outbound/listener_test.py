@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from broker.core.entities import Listener, Queue
+from broker.core.formats import RENDER
 from broker.core.ids import message_id
 from broker.outbound.addresses import Resolver, parse_url
 from broker.outbound.request import also_signed, open_listener, post_head
@@ -49,6 +50,8 @@ async def try_out(
             "message": {"id": made, "name": "test", "data": "A test of this listener: no message was put."},
         }
     )
+    if isinstance(listener.settings.format, str):
+        body = RENDER[listener.settings.format](body)
     signed = {"message_id": made.encode(), "timestamp": b"%d" % (at_ms // 1000), "body": body}
     signature = opened.signer.sign(*signed.values()) + also_signed(opened.former, at_ms, **signed)
     head = b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\n" % (

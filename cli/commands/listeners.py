@@ -74,6 +74,11 @@ _SETTINGS = (
         help="Header to add to each request. May be repeated.",
     ),
     alert_option,
+    click.option(
+        "--format",
+        type=click.Choice(["standard", "slack"]),
+        help="Format of the requests; slack for Slack's incoming webhooks.  [default: standard]",
+    ),
 )
 # The secret is read from a file, because other users of the machine can see a command line.
 _secret = click.option(

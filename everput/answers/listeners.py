@@ -31,6 +31,8 @@ class ListenerFields(Named, kw_only=True):
     """The longest delay between two attempts, in seconds."""
     headers: dict[str, str]
     """The headers added to each request. Values are shown as `…`."""
+    format: str
+    """The format of the requests: `standard`, or `slack` for Slack's incoming webhooks."""
     paused: str | None
     """The reason for which the listener is paused; null if it is not."""
     created_at: Time

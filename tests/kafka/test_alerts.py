@@ -43,6 +43,7 @@ async def test_one_of_two_workers_tells_that_a_listener_is_down_and_another_one_
     await until(lambda: first.assignment.partitions and second.assignment.partitions, what="each worker has partitions")
     alerts = await rig.queue(ALERTS_QUEUE)
     await rig.listen(alerts, "pager")
+    await rig.listen(alerts, "slack", format="slack")
     orders = await rig.queue()
     with nobody() as port:
         listener = await rig.listen(orders, "billing", url=f"http://127.0.0.1:{port}/")
@@ -60,6 +61,8 @@ async def test_one_of_two_workers_tells_that_a_listener_is_down_and_another_one_
         assert told(alert)["listener"] == {"id": listener.id, "name": "billing"}
         assert told(alert)["facts"]["error"] == "refused"
         assert told(alert)["facts"]["lag"] == 40
+    (shown,) = await until(lambda: rig.listeners.taken("slack"), what="Slack gets it, too")
+    assert orjson.loads(shown.body)["text"].startswith(":red_circle: *listener.down* The listener billing of the queue")
     # The listener comes back, and the worker that was alone with the alert does not.
     asked = ListenerInput(notify_url=rig.listeners.url("billing"))
     await rig.commands.update_listener(rig.context, orders.id, listener.id, asked)

@@ -27,7 +27,7 @@ from api.clients import Clients
 from api.damaged_ids import DamagedIds
 from api.reference import OPERATION_DOCS
 from api.tunnel import Tunnel, Tunnels
-from broker.core import codec, ids, names, signing
+from broker.core import codec, formats, ids, names, signing, trace
 from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
 from broker.outbound.addresses import Target, literal_address, refuse_url
@@ -89,6 +89,8 @@ COVERED: Final[dict[str, str]] = {
     "signature": "verify",
     "signature's secret": "_secret_bytes",
     "shown": "visible",
+    "slack": "slack alert_in",
+    "traceparent": "parse",
     "shown JSON": "visible_json",
     "moment": "Time.convert",
     "age": "_Age.convert",
@@ -328,6 +330,8 @@ def text_parsers() -> dict[str, TextParser]:
         "signature": TextParser(_signature),
         "signature's secret": TextParser(lambda text: everput.verify(text, {}, b""), "whsec_"),
         "shown": TextParser(visible),
+        "slack": TextParser(lambda text: formats.slack(orjson.dumps({"message": {"name": "n", "data": text}}))),
+        "traceparent": TextParser(lambda text: trace.parse(text.encode()), "00-"),
         "shown JSON": TextParser(visible_json),
         "moment": TextParser(lambda text: Time().convert(text, None, None)),
         "age": TextParser(lambda text: _Age().convert(text, None, None)),

@@ -35,6 +35,7 @@ from broker.core.alerts import (
 from broker.core.codec import decode_message
 from broker.core.cursor import Cursor
 from broker.core.events import AlertThresholds, ListenerSettings
+from broker.core.health import Recent
 from broker.errors import LogUnavailable
 
 HOLD_MS = 60_000
@@ -227,8 +228,12 @@ class Installation:
         )
         return AlertWatch(self.log, self.view, sources, 2, "https://everput.example")
 
-    def state(self, state: str, listener_id: str | None = None, **more: object) -> None:
-        cursor = Cursor(top=9, pending=1, state=state, error="refused" if state == "down" else None, **more)
+    def state(self, state: str, listener_id: str | None = None, *, parked: int = 0) -> None:
+        recent = Recent()
+        recent.add(self.at_ms, accepted=state == "live", refused=state == "failing")
+        counts = recent.text(parked, 0, alive=False)
+        state, error = ("live", None) if state == "live" else ("down" if state == "down" else "live", "refused")
+        cursor = Cursor(top=9, pending=1, state=state, error=error, counts=counts)
         self.cursors.committed[listener_id or self.listener_id] = {1: cursor}
 
     async def look(self, after_ms: int = 0) -> None:
@@ -356,3 +361,31 @@ async def test_an_organization_gets_a_bounded_number_of_alerts_at_once():
     assert len(one.told()) == 100
     await one.look(100_000)
     assert len(one.told()) == 110
+
+
+async def test_a_listener_that_fails_for_long_and_parks_is_told_of_and_its_parked_ones_when_they_are_gone():
+    one = await Installation.make()
+    one.state("failing", parked=3)
+    await one.look()
+    await one.look(300_000)
+    assert [(each["type"], each["facts"]["parked"]) for each in one.told()] == [
+        ("listener.parked", 3),
+        ("listener.failing", 3),
+    ]
+    one.state("live")
+    await one.look()
+    await one.look(CALM_MS)
+    assert sorted(each["type"] for each in one.told()[2:]) == ["listener.back", "listener.parked"]
+
+
+async def test_a_listener_that_a_worker_paused_because_it_is_gone_is_down_and_one_that_somebody_paused_is_not():
+    one = await Installation.make()
+    by = {"at_ms": 1, "organization_id": one.organization_id, "listener_id": one.listener_id}
+    await one.log.control.append(ev.ListenerPaused(**by, reason="asked for"))
+    await one.look()
+    await one.look(60_000)
+    assert one.told() == []
+    await one.log.control.append(ev.ListenerPaused(**by, reason="the listener answered 410 Gone"))
+    await one.look()
+    await one.look(60_000)
+    assert [each["type"] for each in one.told()] == ["listener.down"]

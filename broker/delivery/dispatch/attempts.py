@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec import UnsetType
+
 from broker.core.circuit import Circuit
 from broker.core.delivery import (
     CONNECTING,
@@ -29,6 +31,7 @@ from broker.core.delivery import (
     taken,
 )
 from broker.core.entities import Listener, Queue
+from broker.core.formats import RENDER
 from broker.core.retry import RetryPolicy
 from broker.delivery.dispatch.connections import Connections, Network
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
@@ -72,7 +75,7 @@ class Attempts:
 
     __slots__ = (
         *("_circuit", "_deliveries", "_dice", "_former", "_head", "_limits", "_loop", "_queue", "_signer"),
-        *("_spans", "_timeout_s", "_tracing", "_tuning", "connections", "dispatcher", "error", "policy"),
+        *("_render", "_spans", "_timeout_s", "_tracing", "_tuning", "connections", "dispatcher", "error", "policy"),
     )
 
     def __init__(
@@ -111,6 +114,7 @@ class Attempts:
             max_age_ms=settings.max_age_s * 1000,
         )
         self._head = post_head(self.connections.target, opened)
+        self._render = None if isinstance(settings.format, UnsetType) else RENDER.get(settings.format)
 
     def under_way(self) -> set[Delivery]:
         """Return the deliveries whose request was sent and not answered yet."""
@@ -156,6 +160,8 @@ class Attempts:
         delivery.state = SENT
         delivery.number += 1
         body = message.body(self._queue)
+        if self._render is not None:
+            body = self._render(body)
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(message.id, timestamp, body)
         if self._former:

@@ -1,0 +1,52 @@
+"""The formats in which a listener may get a message instead of Everput's own JSON.
+
+For: turning the usual body of a request into another one. Pure. Not for: what an alert says (alerts.py), e-mail
+(broker/outbound/mail.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+
+SLACK: Final = "slack"
+_SLACK_CHARS_MAX: Final = 3_000  # Slack cuts longer texts.
+_SIGNS: Final = {"raised": ":red_circle:", "cleared": ":large_green_circle:"}
+
+
+def alert_in(data: str) -> dict[str, Any] | None:
+    """Return the alert in the data of a message; None if it is another message."""
+    try:
+        alert = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    texts = ("type", "state", "text")
+    return alert if isinstance(alert, dict) and all(isinstance(alert.get(name), str) for name in texts) else None
+
+
+def slack(body: bytes) -> bytes:
+    """Return a message as Slack's incoming webhooks take it: its alert, or else its name and data.
+
+    body: as listeners get it.
+    """
+    message = orjson.loads(body)["message"]
+    alert = alert_in(message["data"])
+    if alert is None:
+        text = f"*{_escaped(message['name'])}*\n{_escaped(message['data'])}"
+    else:
+        text = f"{_SIGNS.get(alert['state'], '')} *{_escaped(alert['type'])}* {_escaped(alert['text'])}".strip()
+        link = alert.get("link")
+        if isinstance(link, str) and link.startswith(("https://", "http://")) and "|" not in link:
+            text += f" <{_escaped(link)}|Console>"
+    return orjson.dumps({"text": text if len(text) <= _SLACK_CHARS_MAX else text[: _SLACK_CHARS_MAX - 1] + "…"})
+
+
+def _escaped(text: str) -> str:
+    """Escape the characters that mean something to Slack, so that a name can't mention everybody."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# The formats by name. A listener without a format gets the body as it is.
+RENDER: Final[Mapping[str, Callable[[bytes], bytes]]] = {SLACK: slack}
