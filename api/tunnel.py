@@ -209,8 +209,8 @@ class Tunnels:
 
         The body is held in memory only until it is sent.
         """
-        told = request.headers.get("content-length", "")
-        size = int(told) if told.isdecimal() else self.bounds.tunnel_bytes_max
+        length = request.headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else self.bounds.tunnel_bytes_max
         with tunnel.question() as (number, answer):
             async with tunnel.room.held(size), tunnel.tenants_room.held(size), self._room.held(size):
                 if self._open.get(token) is not tunnel:
@@ -226,8 +226,8 @@ class Tunnels:
             with contextlib.suppress(TimeoutError), tunnel.question() as (number, answer):
                 async with asyncio.timeout(LIVE_S):
                     await tunnel.say({"type": "live", "number": number})
-                    told = await _unless_left(request, answer)
-                    alive = told is not None and told.get("alive") is True
+                    reply = await _unless_left(request, answer)
+                    alive = reply is not None and reply.get("alive") is True
         return _response(token, 204 if alive else 503)
 
 
@@ -266,9 +266,9 @@ def _response(token: str, status: int, retry_after_s: int | None = None) -> Resp
 async def deny(websocket: WebSocket, error: BrokerError) -> None:
     """Refuse a WebSocket before it is accepted, with problem details."""
     status, headers, body = problem(error)
-    told = {name.decode(): value.decode() for name, value in headers}
-    told["x-content-type-options"] = "nosniff"  # the server adds this header to other answers
-    await websocket.send_denial_response(Response(body, status, told, media_type=MEDIA_TYPE.decode()))
+    answered = {name.decode(): value.decode() for name, value in headers}
+    answered["x-content-type-options"] = "nosniff"  # the server adds this header to other answers
+    await websocket.send_denial_response(Response(body, status, answered, media_type=MEDIA_TYPE.decode()))
 
 
 class Listen:

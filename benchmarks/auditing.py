@@ -175,8 +175,8 @@ def _stories(up: Everput, made: dict[str, Any]) -> dict[str, float]:
     took = []
     for message in [*newest, *oldest]:
         start = time.perf_counter()
-        told = up.client.get("/v1/log", params={"message": message["id"]}).raise_for_status()
+        answer = up.client.get("/v1/log", params={"message": message["id"]}).raise_for_status()
         took.append((time.perf_counter() - start) * 1000)
-        assert told.text.strip(), "the log has nothing of a message that is there"
+        assert answer.text.strip(), "the log has nothing of a message that is there"
     took.sort()
     return {"median": round(took[len(took) // 2], 1), "max": round(took[-1], 1)}

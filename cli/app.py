@@ -60,7 +60,7 @@ SECTIONS: Final = {
         "rotate-sealing-key": ("cli.commands.rotate", "Encrypt the secrets in the log with a new sealing key."),
     },
 }
-_COMMANDS: Final = {name: told for section in SECTIONS.values() for name, told in section.items()}
+_COMMANDS: Final = {name: text for section in SECTIONS.values() for name, text in section.items()}
 
 
 class _OneLine(click.ClickException):

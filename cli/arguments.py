@@ -40,9 +40,9 @@ def _names(context: click.Context, list_names: Callable[[Client], list[str]]) ->
             with Client(*at, give_up_after_s=0.0, refused_at_once=True) as client:
                 found.extend(list_names(client)[:_NAMES_MAX])
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_ANSWER_S)
+    request = threading.Thread(target=ask, daemon=True)
+    request.start()
+    request.join(_ANSWER_S)
     return list(found)
 
 

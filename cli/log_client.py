@@ -166,8 +166,8 @@ def _check(answer: httpx.Response) -> None:
     if answer.status_code == HTTPStatus.OK:
         return
     try:
-        told = answer.json()
-        detail = told.get("detail") or told.get("title")
+        problem = answer.json()
+        detail = problem.get("detail") or problem.get("title")
     except ValueError:
         detail = answer.reason_phrase
     raise Refused(f"the API refused the request: {answer.status_code} {detail}")

@@ -82,7 +82,7 @@ class _JsonFormatter(TextFormatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        event, values = getattr(record, "told", None) or _named(record)
+        event, values = getattr(record, "everput_event", None) or _named(record)
         shown: dict[str, Any] = {
             "time": f"{self.formatTime(record, self.datefmt)}.{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
@@ -147,8 +147,8 @@ class Writer(logging.Handler):
             self.handleError(record)
             return
         if self._left_out:
-            told = {"levelname": "WARNING", "msg": "log.left_out lines=%d", "args": (self._left_out,)}
-            text = f"{self.format(logging.makeLogRecord(told))}\n{text}"
+            left_out = {"levelname": "WARNING", "msg": "log.left_out lines=%d", "args": (self._left_out,)}
+            text = f"{self.format(logging.makeLogRecord(left_out))}\n{text}"
         try:
             self._lines.put_nowait(f"{text}\n".encode(errors="backslashreplace"))
         except queue.Full:
@@ -206,4 +206,6 @@ class Logger:
 
     def _say(self, level: int, event: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, "%s", line(event, **fields), exc_info=error, extra={"told": (event, fields)})
+            self._logger.log(
+                level, "%s", line(event, **fields), exc_info=error, extra={"everput_event": (event, fields)}
+            )

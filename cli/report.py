@@ -106,12 +106,12 @@ async def listeners(client: AsyncClient, limits: Limits, queue: str | None = Non
     async def one(queue_id: str, queue_name: str, listener_id: str) -> ListenerRow | None:
         try:
             async with turns:
-                told = await client.send(get_listener(queue_id, listener_id))
+                answer = await client.send(get_listener(queue_id, listener_id))
         except Problem as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return None  # the listener was deleted meanwhile
-        return _row(queue_name, msgspec.to_builtins(told.listener), limits)
+        return _row(queue_name, msgspec.to_builtins(answer.listener), limits)
 
     asked = []
     async for page in client.pages(list_queues()):
@@ -155,11 +155,11 @@ def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
 
 async def storage(client: AsyncClient) -> StorageRow:
     """Return the stored bytes of the API key's organization. Raises EverputError."""
-    told = (await client.send(list_organizations())).organizations[0]
-    most = told.stored_bytes_max
-    wrong = "full: puts are refused" if most is not None and told.stored_bytes >= most else None
-    damaged = told.log_damaged is True
-    return StorageRow(stored_bytes=told.stored_bytes, stored_bytes_max=most, log_damaged=damaged, wrong=wrong)
+    organization = (await client.send(list_organizations())).organizations[0]
+    most = organization.stored_bytes_max
+    wrong = "full: puts are refused" if most is not None and organization.stored_bytes >= most else None
+    damaged = organization.log_damaged is True
+    return StorageRow(stored_bytes=organization.stored_bytes, stored_bytes_max=most, log_damaged=damaged, wrong=wrong)
 
 
 async def processes(addresses: Sequence[str]) -> list[ProcessRow]:

@@ -215,26 +215,26 @@ class _Tries:
 
     def after_error(self, error: httpx.TransportError) -> float:
         not_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        told = (NotReached if not_sent else NoAnswer)(f"{type(error).__name__}: {error}")
+        failure = (NotReached if not_sent else NoAnswer)(f"{type(error).__name__}: {error}")
         refused = self._refused_at_once and isinstance(error, httpx.ConnectError)
         if refused or isinstance(error, httpx.UnsupportedProtocol) or not (self._repeatable or not_sent):
-            raise told from error
-        return self._wait(told, 0.0)
+            raise failure from error
+        return self._wait(failure, 0.0)
 
     def after_problem(self, response: httpx.Response) -> float:
-        told = _problem(response)
-        code = told.code if isinstance(told, Problem) else ""
+        failure = _problem(response)
+        code = failure.code if isinstance(failure, Problem) else ""
         again = response.status_code in AGAIN or code == _IN_FLIGHT
         known = response.status_code == httpx.codes.TOO_MANY_REQUESTS or code not in ("", _IN_DOUBT)
         if not again or not (self._repeatable or known):
-            raise told
-        return self._wait(told, _retry_after_s(response))
+            raise failure
+        return self._wait(failure, _retry_after_s(response))
 
-    def _wait(self, told: EverputError, asked_s: float) -> float:
+    def _wait(self, failure: EverputError, asked_s: float) -> float:
         wait_s = max(asked_s, random.uniform(0, self._pause_s))  # noqa: S311 - jitter
         self._pause_s = min(self._pause_s * 2, PAUSE_S_MAX)
         if time.monotonic() + wait_s > self._deadline_s:
-            raise told
+            raise failure
         return wait_s
 
 

@@ -268,14 +268,14 @@ def masked_url(url: str) -> str:
 
 
 def _visible(struct: msgspec.Struct) -> dict[str, Any]:
-    told = {
+    shown = {
         name: _value(name, getattr(struct, name))
         for name in struct.__struct_fields__
         if name in FIELDS and name not in _HIDDEN and getattr(struct, name) is not msgspec.UNSET
     }
     if isinstance(struct, ListenerSettings):
-        told["headers"] = dict.fromkeys([*struct.headers, *struct.sealed_headers], _MASKED)
-    return told
+        shown["headers"] = dict.fromkeys([*struct.headers, *struct.sealed_headers], _MASKED)
+    return shown
 
 
 def _value(name: str, value: Any) -> Any:

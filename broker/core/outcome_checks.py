@@ -85,9 +85,9 @@ class OutcomeChecks(Checks):
             yield f"{listener_id} does not listen to the queue {queue_id}"
 
     def _settled(self, at: int, event: ev.DeliveriesSettled) -> Iterator[str]:
-        told = self.outcomes.setdefault(event.listener_id, set())
+        recorded = self.outcomes.setdefault(event.listener_id, set())
         for offset, *_ in event.rows:
-            told.add(offset)
+            recorded.add(offset)
         wrong = [offset for offset, *_ in event.rows if not self._messages.has(offset, event.queue_id)]
         for offset in wrong:
             what = f"no message of the queue {event.queue_id} is at offset {offset}"
@@ -173,15 +173,15 @@ def unaccounted(
     """Find the messages below a listener's cursor that have no recorded outcome, and yield one finding about them."""
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)
-    told = set().union(*(checks.outcomes.get(listener.id, ()) for checks in others), place.open)
-    told.update(*(checks.deleted for checks in others))
+    recorded = set().union(*(checks.outcomes.get(listener.id, ()) for checks in others), place.open)
+    recorded.update(*(checks.deleted for checks in others))
     own = messages.by_queue.get(listener.queue_id, [])
     top = min(place.top, listener.reach(messages.partition, place.top))
     takes = None if listener.replay is None else listener.replay.chooser(messages.partition)
     left = [
         offset
         for offset in own[bisect_left(own, max(start, messages.begin)) : bisect_left(own, top)]
-        if offset not in told and (takes is None or takes(offset))
+        if offset not in recorded and (takes is None or takes(offset))
     ]
     if left:
         what = f"the {noun_of(listener)} {listener.id} has passed {len(left)} message(s) of which no outcome is told"

@@ -98,14 +98,14 @@ class Appender:
         sending = asyncio.create_task(self._bounded([send]))
         left = len(batch)
 
-        def told(_: object) -> None:
+        def done(_: object) -> None:
             nonlocal left
             left -= 1
             if left == 0:
                 sending.cancel()
 
         for one in batch:
-            one.offset.add_done_callback(told)
+            one.offset.add_done_callback(done)
         try:
             (first,) = await sending
         except asyncio.CancelledError:

@@ -45,7 +45,7 @@ async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MO
         return options
     hosts = collect_hosts(servers, randomize=False)
     found = await asyncio.gather(*(_look(host, port, options, within_s=within_s) for host, port, _ in hosts))
-    answer = [server for server, told in zip(servers, found, strict=True) if not told]
+    answer = [server for server, problem in zip(servers, found, strict=True) if not problem]
     return {**options, "bootstrap_servers": answer or servers}
 
 
@@ -56,10 +56,10 @@ async def why_not(options: dict[str, Any]) -> str:
     """
     hosts = collect_hosts(options["bootstrap_servers"], randomize=False)
     found = await asyncio.gather(*(_look(host, port, options) for host, port, _ in hosts))
-    wrong = [told for told in found if isinstance(told, _Wrong)]
+    wrong = [problem for problem in found if isinstance(problem, _Wrong)]
     if wrong and all(found):
         raise ConfigurationError(str(wrong[0]))
-    return "; ".join(str(told) for told in found if told) or "it answers again"
+    return "; ".join(str(problem) for problem in found if problem) or "it answers again"
 
 
 async def _look(host: str, port: int, options: dict[str, Any], *, within_s: float = _LOOK_S) -> str | _Wrong:

@@ -306,7 +306,7 @@ class KafkaRequests:
         async def ask() -> None:
             request = DeleteRecordsRequest([(topic, [(partition, offset)])], self._timeout_ms)
             answer = await self.client.send(self._leader(topic, partition), request)
-            for row in (row for told in answer.topics for row in told[1]):
+            for row in (row for topic in answer.topics for row in topic[1]):
                 check(row[2])
 
         await self.retried(ask)

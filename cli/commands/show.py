@@ -42,9 +42,9 @@ def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bo
         path = f"/v1/queues/{found['id']}/listeners"
         listeners = []
         for one in found["listeners"]:
-            told = log_client.ask(http_client, f"{path}/{one['id']}", **then)
-            if told is not None:
-                listeners.append(told["listener"])
+            answer = log_client.ask(http_client, f"{path}/{one['id']}", **then)
+            if answer is not None:
+                listeners.append(answer["listener"])
     if as_json:
         say_json(orjson.dumps({"queue": {**found, "listeners": listeners}}))
         return
@@ -63,8 +63,8 @@ def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[s
     if named is not None and named["queues"]:
         found: dict[str, Any] = named["queues"][0]
         return found
-    told = log_client.ask(http_client, f"/v1/queues/{queue}", **then)
-    if told is None:
+    answer = log_client.ask(http_client, f"/v1/queues/{queue}", **then)
+    if answer is None:
         raise NotFound(f"no queue has the name or ID {queue}" + (f" at {then['at']}" if then else ""))
-    found_queue: dict[str, Any] = told["queue"]
+    found_queue: dict[str, Any] = answer["queue"]
     return found_queue

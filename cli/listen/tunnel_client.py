@@ -39,8 +39,8 @@ class Lost(Exception):
 class TunnelClient:
     """The client's end of one tunnel, which passes requests on to the local address `target`.
 
-    `told` is called with the name of each event and its fields: listening, disconnected or answered. `wants` returns
-    whether a message is passed on; None passes all on.
+    `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants`
+    returns whether a message is passed on; None passes all on.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TunnelClient:
         queue_id: str,
         name: str,
         target: str,
-        told: Callable[..., None],
+        on_event: Callable[..., None],
         wants: Callable[[dict[str, Any]], bool] | None = None,
     ) -> None:
         self._wants = wants
@@ -63,7 +63,7 @@ class TunnelClient:
         )
         self._key = key
         self._target = target
-        self._told = told
+        self._on_event = on_event
         self._http = httpx.AsyncClient(timeout=ANSWER_S, trust_env=False)
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -73,7 +73,7 @@ class TunnelClient:
         async with self._http:
             while True:
                 began_s = time.monotonic()
-                self._told("disconnected", reason=await self._connected())
+                self._on_event("disconnected", reason=await self._connected())
                 pause_s = PAUSE_S_MIN if time.monotonic() - began_s > PAUSE_S_MAX else min(pause_s * 2, PAUSE_S_MAX)
                 await asyncio.sleep(pause_s)
 
@@ -87,10 +87,10 @@ class TunnelClient:
                 await self._serve(socket)
         except InvalidStatus as error:
             status = error.response.status_code
-            told = f"{status} {_detail(error.response.body)}".strip()
+            reason = f"{status} {_detail(error.response.body)}".strip()
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
-                return f"the API answered {told}"
-            raise ConfigurationError(f"the API refused the tunnel: {told}") from error
+                return f"the API answered {reason}"
+            raise ConfigurationError(f"the API refused the tunnel: {reason}") from error
         except InvalidURI as error:
             raise ConfigurationError(str(error)) from error
         except ConnectionClosed as error:
@@ -105,7 +105,7 @@ class TunnelClient:
         async for text in socket:
             message = orjson.loads(text)
             if message["type"] == "listening":
-                self._told("listening", **message["listener"])
+                self._on_event("listening", **message["listener"])
                 continue
             answer = self._alive if message["type"] == "live" else self._pass_on
             task = asyncio.create_task(self._answer(socket, message, answer))
@@ -119,12 +119,12 @@ class TunnelClient:
         except ConnectionClosed:
             return  # Everput will send the message again
         if shown is not None:
-            self._told("answered", request=message, resend=partial(self.resend, message), **shown)
+            self._on_event("answered", request=message, resend=partial(self.resend, message), **shown)
 
     async def resend(self, message: dict[str, Any]) -> None:
         """Send a request to the local address again, and show the answer. The API does not get it."""
         _, shown = await self._pass_on_wanted(message)
-        self._told("answered", resent=True, **shown)
+        self._on_event("answered", resent=True, **shown)
 
     async def _alive(self, _message: dict[str, Any]) -> tuple[dict[str, Any], None]:
         """Answer whether a program listens at the local address."""

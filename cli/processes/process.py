@@ -149,10 +149,10 @@ async def _await_kafka(kafka: KafkaSettings) -> None:
             return
 
 
-def _thread_failed(told: threading.ExceptHookArgs) -> None:
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """Log the error that ended a thread, except for Faust's consumer thread, which ends while Kafka is away."""
-    if not isinstance(told.exc_value, asyncio.CancelledError):
-        _log.error("thread.failed", told.exc_value, thread=None if told.thread is None else told.thread.name)
+    if not isinstance(failure.exc_value, asyncio.CancelledError):
+        _log.error("thread.failed", failure.exc_value, thread=None if failure.thread is None else failure.thread.name)
 
 
 def _raise_limits() -> None:

@@ -40,16 +40,16 @@ def merge_of(log: Times, page_token: PageToken | None = None) -> Merge[Position]
     return Merge(lanes, 0 if page_token is None else page_token.passed_ms)
 
 
-def read(merge: Merge[Position], log: Times, stretch: int, before_ms: int = 99, limit: int = 999) -> list[Position]:
+def read(merge: Merge[Position], log: Times, fetch_max: int, before_ms: int = 99, limit: int = 999) -> list[Position]:
     given: list[Position] = []
-    while (most := limit - len(given)) and (found := merge.next(before_ms, most=most, bytes_max=stretch)) is not None:
+    while (most := limit - len(given)) and (found := merge.next(before_ms, most=most, bytes_max=fetch_max)) is not None:
         if isinstance(found, Run):
-            assert 1 <= len(found.records) <= min(most, stretch)
+            assert 1 <= len(found.records) <= min(most, fetch_max)
             assert found.size == len(found.records)
             assert all(held.item == (found.lane.rank, held.offset) for held in found.records)
             given += [(held.log_ms, found.lane.rank, held.offset) for held in found.records]
             continue
-        end = min(found.at + stretch, found.end)
+        end = min(found.at + fetch_max, found.end)
         rows = [
             (offset, log[found.rank][offset], 1, (found.rank, offset) if wanted(found.rank, offset) else None)
             for offset in range(found.at, end)
@@ -59,24 +59,24 @@ def read(merge: Merge[Position], log: Times, stretch: int, before_ms: int = 99, 
 
 
 @given(logs, st.integers(1, 5))
-def test_the_order_is_that_of_the_definition_however_long_the_stretches_are(log: Times, stretch: int):
-    assert read(merge_of(log), log, stretch) == in_order(log)
+def test_the_order_is_that_of_the_definition_however_long_the_stretches_are(log: Times, fetch_max: int):
+    assert read(merge_of(log), log, fetch_max) == in_order(log)
 
 
 @given(logs, st.integers(1, 5), st.integers(1, 5), st.integers(1, 9))
-def test_a_cursor_goes_on_exactly_where_the_reading_stopped(log: Times, stretch: int, other: int, limit: int):
+def test_a_cursor_goes_on_exactly_where_the_reading_stopped(log: Times, fetch_max: int, other: int, limit: int):
     first = merge_of(log)
-    given = read(first, log, stretch, limit=limit)
+    given = read(first, log, fetch_max, limit=limit)
     page_token = PageToken.from_text(first.page_token().text())
     assert given + read(merge_of(log, page_token), log, other) == in_order(log)
 
 
 @given(logs, st.integers(1, 5), st.integers(0, 13))
-def test_a_moment_divides_the_log_in_two(log: Times, stretch: int, before_ms: int):
+def test_a_moment_divides_the_log_in_two(log: Times, fetch_max: int, before_ms: int):
     merge = merge_of(log)
-    given = read(merge, log, stretch, before_ms)
+    given = read(merge, log, fetch_max, before_ms)
     assert given == [place for place in in_order(log) if place[0] < before_ms]
-    assert given + read(merge_of(log, merge.page_token()), log, stretch) == in_order(log)
+    assert given + read(merge_of(log, merge.page_token()), log, fetch_max) == in_order(log)
 
 
 @settings(max_examples=200)

@@ -121,7 +121,7 @@ class Checkpoints:
         async with self.quiet:
             for first in range(0, len(dispatchers), self._tuning.dirty_at_once):
                 some = dispatchers[first : first + self._tuning.dirty_at_once]
-                cursors = {one.listener.id: standing for one in some if (standing := self._standing(one))}
+                cursors = {one.listener.id: written for one in some if (written := self._written_cursors(one))}
                 if self.suspended:
                     return
                 try:
@@ -379,7 +379,7 @@ class Checkpoints:
         parked, retrying = self._outstanding.held(stream.partition, listener_id)
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
-    def _standing(self, dispatcher: Dispatching) -> dict[int, Cursor]:
+    def _written_cursors(self, dispatcher: Dispatching) -> dict[int, Cursor]:
         """Return a listener's cursors, except those that depend on unwritten outcomes."""
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}

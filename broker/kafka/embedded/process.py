@@ -196,13 +196,13 @@ class KafkaProcess:
             self.running.send_signal(number)
 
     async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
-        told = False
+        sent = False
         while (answer := await _answer(self.port, self._password)) is not Answer.YES:
             if process.returncode is not None:
                 self.was_killed = process.returncode == -signal.SIGKILL
                 raise self._failure(f"ended with code {process.returncode} while starting")
-            if answer is Answer.WRONG_PASSWORD and not told:
-                told = await self._tell_password()
+            if answer is Answer.WRONG_PASSWORD and not sent:
+                sent = await self._tell_password()
             await asyncio.sleep(_POLL_S)
 
     async def _tell_password(self) -> bool:
