@@ -270,7 +270,7 @@ class ListenerCommands:
     def _check_url(self, pointer: str, url: str) -> None:
         reason = refuse_url(url, self._allow_networks)
         if reason is not None:
-            raise Refused(f"The URL {reason}.", pointer=pointer)
+            raise Refused(reason, pointer=pointer)
 
     def _listener_now(self, context: Context, listener_id: str) -> Listener:
         listener = self._view.state.listener(context.organization_id, listener_id)

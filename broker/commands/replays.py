@@ -265,4 +265,4 @@ class ReplayCommands:
         for pointer, url in (("/notify_url", asked.notify_url), ("/liveness_url", asked.liveness_url)):
             reason = None if url is None else refuse_url(url, self._allow_networks)
             if reason is not None:
-                raise Refused(f"The URL {reason}.", pointer=pointer)
+                raise Refused(reason, pointer=pointer)

@@ -28,8 +28,9 @@ _USABLE_S: Final = 600.0
 _CACHED_MAX: Final = 8192
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
+_SCHEMES: Final = "The URL must start with http:// or https://."
 _ALLOWING: Final = (
-    "The operator can allow a network with --allow-network. `everput listen` delivers to your own machine without it"
+    "The operator can allow a network with --allow-network. `everput listen` delivers to your own machine without it."
 )
 
 # This pattern takes linear time, because its repetition is bounded.
@@ -100,27 +101,27 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
     return not any(address in network for network in _REFUSED if network.version == address.version)
 
 
-@lru_cache(maxsize=4096)  # Each probe of a down listener needs it.
+@lru_cache(maxsize=4096)  # called for each probe of a listener
 def parse_url(url: str) -> Target:
     """Split a URL into its parts. Raises ValueError, with a text for users, if it is not a plain http or https URL."""
     if len(url) > URL_CHARS_MAX:
-        raise ValueError(f"is longer than {URL_CHARS_MAX} characters")
+        raise ValueError(f"The URL is longer than {URL_CHARS_MAX} characters.")
     if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):
-        raise ValueError("has characters that a URL must percent-encode")
+        raise ValueError("The URL has characters that must be percent-encoded.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("is not a URL") from None
+        raise ValueError("The text is not a URL.") from None
     if parts.scheme not in ("http", "https", TUNNEL):
-        raise ValueError("must start with http:// or https://")
+        raise ValueError(_SCHEMES)
     if parts.username is not None or parts.password is not None or "@" in parts.netloc:
-        raise ValueError("must not have a user name or password")
+        raise ValueError("The URL must not have a user name or password.")
     if "#" in url:
-        raise ValueError("must not have a fragment")
+        raise ValueError("The URL must not have a fragment (`#…`).")
     host = parts.hostname or ""
     if "%" in host or port == 0 or not (":" in host or _is_name(host)):
-        raise ValueError("has no proper host and port")
+        raise ValueError("The URL has no valid host and port.")
     tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(tls, host, port or (443 if tls else 80), parts.netloc, target, parts.scheme == TUNNEL)
@@ -158,26 +159,26 @@ def literal_address(host: str) -> Address | None:
 
 
 def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
-    """Return why a listener can't have this URL, as the end of a sentence about the URL, or None if it can. This check
-    does not use DNS.
+    """Return a sentence that says why a listener can't have this URL, or None if it can. This check does
+    not use DNS.
     """
     try:
         target = parse_url(url)
     except ValueError as error:
         return str(error)
     if target.tunnel:
-        return "must start with http:// or https://"
+        return _SCHEMES
     if target.port in PORTS_REFUSED:
-        return f"has the port {target.port}, which is not for HTTP"
+        return f"The URL has the port {target.port}, which is not for HTTP."
     address = literal_address(target.host)
     if address is None:
         if (
             target.host.rstrip(".").rsplit(".", 1)[-1] in ("localhost", "local", "internal", "localdomain")
             and not allow
         ):
-            return f"names a host that is not public. {_ALLOWING}"
+            return f"The URL names a host that is not public. {_ALLOWING}"
         return None
-    return None if address_allowed(address, allow) else f"has an address that is not public. {_ALLOWING}"
+    return None if address_allowed(address, allow) else f"The URL has an address that is not public. {_ALLOWING}"
 
 
 class _Kept:
@@ -200,7 +201,7 @@ class Resolver:
     """
 
     def __init__(self, allow: Sequence[Network], ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
-        @lru_cache(maxsize=4096)  # Each probe of a down listener needs it.
+        @lru_cache(maxsize=4096)  # called for each probe of a listener
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)
 

@@ -83,8 +83,8 @@ BAD_ADDRESSES = [
 GOOD_ADDRESSES = ["1.1.1.1", "8.8.8.8", "93.184.215.14", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "2a00:1450::1"]
 
 NOT_PUBLIC = (
-    "has an address that is not public. The operator can allow a network with --allow-network. "
-    "`everput listen` delivers to your own machine without it"
+    "The URL has an address that is not public. The operator can allow a network with --allow-network. "
+    "`everput listen` delivers to your own machine without it."
 )
 
 

@@ -107,7 +107,7 @@ class Checkpoints:
         self._hurried = True
         try:
             await self.checkpoint()
-            await self._confirm()  # A checkpoint without commits has not checked the ownership.
+            await self._confirm()  # Check this even if there was nothing to commit.
         finally:
             self._hurried = False
 
@@ -169,7 +169,7 @@ class Checkpoints:
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
                 refused = await self._store(cursors, pause_s=pause_s)
-            except BaseException:  # Even if cancelled, so that the last checkpoint repeats the writes.
+            except BaseException:  # After a cancellation, the last checkpoint writes these again.
                 self._failed(streams, cursors)
                 raise
             self._note_stored(cursors, began)
@@ -270,8 +270,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the cursors of listeners for which changed() was called, on partitions where they have no stream.
-        Streams are only marked, because they are collected with their outcomes.
+        """Collect the cursors of listeners for which changed() was called. A listener's delivery streams are only
+        marked, because their cursors are collected together with their outcomes.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)

@@ -323,7 +323,7 @@ class Attempts:
         )
 
     def _take_back(self, delivery: Delivery, failure: Failure) -> None:
-        """Make the delivery ready again, without counting an attempt."""
+        """Let the delivery be attempted again at once, without counting this attempt."""
         if failure.connected:
             delivery.number -= 1
         self._deliveries.put_first(delivery)

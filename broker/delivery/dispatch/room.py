@@ -65,8 +65,8 @@ class Room:
 
     @property
     def sets_aside_more(self) -> bool:
-        """Whether one more delivery may be written to `outstanding` before retention deletes its message. Their number
-        and size are limited.
+        """Whether one more delivery may be written to the topic `outstanding` before retention deletes its message.
+        Only a few are written at once.
         """
         leaving, tuning = self.setting_aside, self.tuning
         return len(leaving) < tuning.set_aside_at_once and sum(leaving.values()) < tuning.set_aside_bytes_max

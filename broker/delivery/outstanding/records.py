@@ -25,7 +25,7 @@ from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES: Final = 1  # Kafka then answers with a single record batch.
+_RECORD_BYTES: Final = 1  # With this limit, Kafka answers with a single record batch.
 
 
 class OutstandingRecords:
