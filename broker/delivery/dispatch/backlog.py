@@ -32,10 +32,8 @@ class Lagging(Protocol):
 
 
 class Backlog:
-    """The streams of one listener that lag, and so need older messages from Kafka.
-
-    Before retention deletes records, it sets `set_aside_below` on a stream. Unsettled deliveries below this offset are
-    then written to the topic `outstanding` with their data, a few at a time.
+    """The partitions on which one listener lags, so that it needs older messages from Kafka. If retention will delete
+    such messages, their deliveries are first written to the topic `outstanding` with their data, a few at a time.
     """
 
     __slots__ = ("_dispatcher", "behind")

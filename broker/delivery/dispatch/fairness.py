@@ -121,10 +121,7 @@ def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_use
 
 def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int) -> list[DispatcherT]:
     """Divide the attempts that low-priority listeners may start until the next call. Return the dispatchers of the
-    listeners that got any.
-
-    At least half goes to slow listeners, if there are any, and the rest to failing ones. `turn` rotates which listeners
-    get the remainder of the division.
+    listeners that got any. `turn` rotates which listeners get the remainder of the division.
     """
     slow: list[DispatcherT] = []
     others: list[DispatcherT] = []
@@ -134,6 +131,7 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
             limits.permits = 1  # A message that arrives before the next round may be sent.
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)
+    # At least half goes to slow listeners, if there are any, and the rest to failing ones.
     for_others = 0 if not others else permits // 2 if slow else permits
     _deal(slow, permits - for_others, turn)
     _deal(others, for_others, turn)

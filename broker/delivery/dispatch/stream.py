@@ -167,10 +167,7 @@ class Stream:
         self, tail: int, *, waiting: int = 0, since_ms: int | None = None, parked: int = 0, retrying: int = 0
     ) -> Cursor:
         """Return the cursor that a checkpoint commits for this listener and partition. `tail` is the offset of the next
-        new message.
-
-        `waiting` is the number of unsettled deliveries in the topic `outstanding`, and `since_ms` is when the oldest of
-        their messages was put. `parked` and `retrying` count deliveries in that topic, too.
+        new message. The other arguments describe the listener's deliveries in the topic `outstanding`.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)

@@ -244,15 +244,14 @@ class Due:
 
 
 def _may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
-    """Return whether the listener's stream has read far enough for this delivery to be attempted.
-
-    After a crash, the stream may read the same message again. If this delivery were attempted before that, a second
-    crash could repeat it. Earlier messages of the same ordering key must also be read first.
-    """
+    """Return whether the listener's delivery stream has read far enough for this delivery to be attempted."""
+    # After a crash, the stream may read the same message again.
+    # If the delivery were attempted before that, a second crash could repeat it.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)
     ):
         return False
+    # Earlier messages of the same ordering key must be read before this delivery is attempted.
     wanted = None if stream is None else stream.window.wanted()
     return entry.key_queue is None or entry.message_offset < min(tail, tail if wanted is None else wanted)

@@ -83,11 +83,8 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
-    """Yield the outstanding deliveries of these listeners in batches, in the order of their messages, found without the
-    topic `outstanding`. Raises LogUnavailable.
-
-    If some outcomes are unreadable, a delivery without an outcome is parked, because it may have been delivered.
-    `topic` is the name of the topic `messages`.
+    """Yield the outstanding deliveries of these listeners in batches, in the order of their messages, without reading
+    the topic `outstanding`. `topic` is the name of the topic `messages`. Raises LogUnavailable.
     """
     begin, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     by_queue: dict[bytes, list[_Stream]] = {}
@@ -146,6 +143,7 @@ def _entry_of(
         pass
     if failed is not None:
         return _entry_after(failed, ordering_key)
+    # If some outcomes are unreadable, the message may have been delivered, so park the delivery.
     due_ms = (deliver_at_ms or now_ms()) if known else None
     return _row(
         partition,

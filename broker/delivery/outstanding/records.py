@@ -48,11 +48,8 @@ class OutstandingRecords:
     async def all_of(
         self, partition: int, *, at_once: int, streams: Callable[[], Streams] = tuple
     ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
-        """Yield the deliveries in a partition's records, in batches and in the order of the records. None means that
-        the delivery has ended, or that only a newer version can decode it. Raises LogUnavailable.
-
-        If records are unreadable, first yield the deliveries that have no successful outcome (rebuild.py). Deliveries
-        that have succeeded are then left out, whatever their records say.
+        """Yield the deliveries in a partition's records, in batches, in the order of the records. None means that the
+        delivery has ended, or that only a newer version can decode it. Raises LogUnavailable.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -61,6 +58,8 @@ class OutstandingRecords:
             async for rows in self._rows(partition, at, end, at_once, pass_damaged=False):
                 yield rows
         except LogDamaged:
+            # Some records are unreadable, so first yield the deliveries without a successful outcome (rebuild.py).
+            # Afterwards leave out the deliveries that have succeeded, whatever their records say.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)
@@ -93,9 +92,7 @@ class OutstandingRecords:
 
     async def message(self, entry: OutstandingEntry) -> Message | None:
         """Read the message of a delivery from the topic `outstanding`, or else from `messages`. Return None if the
-        delivery has ended, because only its tombstone is left.
-
-        Raises LogUnavailable if a new partition leader may still get the record, and LogDamaged if the message is
+        delivery has ended. Raises LogUnavailable if Kafka may return the record later, and LogDamaged if the message is
         unreadable in both topics.
         """
         if entry.record is not None:
@@ -119,13 +116,13 @@ class OutstandingRecords:
             pass
         except LogDamaged:
             damaged = True
-        if buried:
+        if buried:  # Only the tombstone of the delivery is left.
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", entry.partition, entry.record_offset)
         message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
-        if message is None and behind:
+        if message is None and behind:  # A new partition leader may still get the record.
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}; "
                 "it is read again later"

@@ -147,12 +147,11 @@ class Outstanding:
     ) -> KeptDelivery:
         """Announce that a delivery will be written to the topic `outstanding`, and return its event. Later deliveries
         of its ordering key then wait for it, unless it is parked.
-
-        A redrive that arrives between this call and the write applies to this delivery.
         """
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
             self._coming.join(key_queue, delivery.offset)
+        # The event holds the present number of redrives, so that a redrive before the write still applies.
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
