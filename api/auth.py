@@ -44,9 +44,7 @@ class ApiKeys:
     """The look-up of API keys by the text that a client sends.
 
     It caches only hashes of keys, never the result, so that a key is refused as soon as the log says that it was
-    revoked.
-
-    limit: of the requests of each organization; None: there is none.
+    revoked. `limit` bounds the requests of each organization; None means no limit.
     """
 
     limit: Limit | None = None
@@ -68,7 +66,7 @@ class ApiKeys:
         return api_key
 
     def remembered(self, text: bytes) -> ApiKey | None:
-        """Return a valid API key that was found before; None when find() must look it up, or refuse it."""
+        """Return a valid API key that was found before; None if `find` must look it up or refuse it."""
         api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         if api_key is None or (api_key.expires_at_ms is not None and api_key.has_expired(now_ms())):
             return None

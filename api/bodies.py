@@ -23,8 +23,8 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """The memory for unfinished request bodies in one process. A tenant may fill at most half of what other tenants
-    leave.
+    """The memory for unfinished request bodies in one process. One tenant may use at most as much as it leaves free for
+    others.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:

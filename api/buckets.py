@@ -41,7 +41,7 @@ class Buckets:
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
     def taken(self, name: str, at_s: float) -> int:
-        """Return how many counted uses of the name the passing time has not yet restored."""
+        """Return how many uses of the name count now. The number falls as time passes."""
         return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
 
     def __len__(self) -> int:

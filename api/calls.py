@@ -82,7 +82,7 @@ class Service(NamedTuple):
 
 
 def request_id_of(sent: Mapping[bytes, bytes]) -> bytes:
-    """Return the ID that the client gave its request, or else a new one. sent: the request's headers."""
+    """Return the request id that the client has sent, or else a new one."""
     given = sent.get(b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
         return given
@@ -418,7 +418,7 @@ async def answer_problem(
 def logged_problem(
     error: BaseException, request_id: bytes, path: str, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> Problem:
-    """Return the problem of an error with all its headers, and log it if it is ours. more: headers."""
+    """Return the answer to an error, with all its headers. Log the error if it is ours."""
     status, headers, body = problem(error)
     headers += [*more, _NOT_STORED]
     if status == 500:
@@ -429,7 +429,7 @@ def logged_problem(
 
 
 def whole_headers(headers: Headers, kind: bytes, body: bytes, request_id: bytes) -> Headers:
-    """Add the headers that every answer with a body ends with, and return them all."""
+    """Return these headers and those that every answer with a body has."""
     return [
         *headers,
         (b"content-type", kind),

@@ -53,9 +53,7 @@ class Changes:
         return counted
 
     def take_more(self, organization_id: str, body_bytes: int) -> None:
-        """Count the body's part of a change whose size `take` did not know yet. Raises TooManyRequests or
-        StorageFull.
-        """
+        """Count the part of a change's body whose size was unknown to `take`. Raises TooManyRequests or StorageFull."""
         if self._limit is not None and body_bytes >= _BODY_BYTES:
             self._limit.take([], organization_id, min(body_bytes // _BODY_BYTES, self._limit.size))
         if body_bytes:

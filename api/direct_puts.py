@@ -1,6 +1,6 @@
 """The usual put of a message, answered without ASGI (docs/decisions/0260).
 
-For: which puts are usual, their checks, their append and their answer. Not for: HTTP (cli/processes/direct.py), all
+For: which puts are usual, their checks, their append and their answer. Not for: HTTP (cli/processes/direct.py), or all
 other requests and all refusals before the append, which calls.py and messages.py answer.
 
 A put is usual if nothing about it needs a wait or a refusal. Every check is made before anything is counted or
@@ -48,10 +48,9 @@ _UNUSUAL: Final = frozenset(
 
 
 class DirectPut:
-    """A put under way. Its subclass sends the answer.
+    """A put of a message that is answered without ASGI. A subclass sends the answer.
 
-    url, sent: the request's target and its headers, of which no two have the same name.
-    scheme: of the connection.
+    `url` and `sent` are the path and the headers of the request. No two of its headers have the same name.
     """
 
     __slots__ = ("_begun_s", "_headers", "_put", "_puts", "_request_id", "_told", "scheme", "sent", "url")
@@ -72,11 +71,14 @@ class DirectPut:
         raise NotImplementedError
 
     def is_permitted(self) -> bool:
-        """Return whether the key is known and may put there now."""
+        """Return whether the API key is known, and may put messages on this queue now."""
         return self._puts.target(self.url, self.sent) is not None
 
     def begin(self, body: bytes) -> bool:
-        """Check and append the put. Return False if it is not usual; then nothing was counted or appended."""
+        """Check the put and append its message. Return False for a put that must be answered in the general way.
+
+        In that case nothing was counted or appended.
+        """
         try:
             return self._puts.append(self, body)
         except Exception:  # noqa: BLE001 - The general way meets the same error, and answers it.
@@ -96,11 +98,11 @@ class DirectPut:
                 base = f"{self.scheme}://{self.sent[b'host'].decode('latin-1')}"
             queue_id = self.url[len(_BEFORE) : -len(_AFTER)].decode()
             self._finish(200, self._headers, _JSON, orjson.dumps(put_answer(base, queue_id, self._put)))
-        except Exception:  # The group commit has other writers to tell.
+        except Exception:  # an error here must not reach the group commit
             log.exception("put.not_answered id=%s", self._request_id.decode())
 
     def set_exception(self, error: BaseException) -> None:
-        """Answer why the message is not stored, or may not be."""
+        """Answer the error for which the message is not stored, or may not be stored."""
         try:
             problem = logged_problem(error, self._request_id, self.url.decode("latin-1"), self._headers)
             self._finish(problem.status, problem.headers, MEDIA_TYPE, problem.body)
@@ -115,17 +117,16 @@ class DirectPut:
             self._puts.answered("PUT", _ROUTE, status, self._begun_s)
 
     def appending(self, put: Put, request_id: bytes, headers: Headers) -> None:
-        """Take what the answer needs. headers: of the answer."""
+        """Store what the answer will need: the put, the request id, and headers."""
         self._put = put
         self._request_id = request_id
         self._headers = headers
 
 
 class DirectPuts:
-    """The checks and the append of usual puts, over the parts of the REST API.
+    """The checks and the append of usual puts, which are answered without ASGI.
 
-    came: called with each put that is appended.
-    volume: the limit on an organization's bytes; None for no limit.
+    `came` is called for each appended put. `volume` limits an organization's bytes; None means no limit.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class DirectPuts:
         self._body_bytes_max = min(BODY_BYTES_MAX, service.body_bytes_max)
 
     def looks_usual(self, url: bytes, sent: Mapping[bytes, bytes]) -> bool:
-        """Return whether the head may be that of a usual put. The method is PUT."""
+        """Return whether the head of this PUT request may be that of a usual put of a message."""
         length = sent.get(b"content-length", b"")
         return (
             url.startswith(_BEFORE)
@@ -162,7 +163,7 @@ class DirectPuts:
         )
 
     def target(self, url: bytes, sent: Mapping[bytes, bytes]) -> tuple[ApiKey, Queue] | None:
-        """Return the key and the queue of a put; None when the key is not known, or may not put there."""
+        """Return the API key and the queue of a put; None if the key is not known, or may not put on this queue."""
         api_key = self._keys.remembered(sent.get(b"x-api-key", b""))
         if api_key is None or not covers(api_key.scopes, _SCOPE):
             return None
@@ -173,7 +174,9 @@ class DirectPuts:
         return None if queue is None else (api_key, queue)
 
     def append(self, put: DirectPut, body: bytes) -> bool:
-        """Append the put. Return False, or raise an error, if it is not usual; then nothing was counted or appended."""
+        """Append the message of a usual put. For any other put, return False or raise an error, without counting or
+        appending.
+        """
         target = self.target(put.url, put.sent)
         if target is None:
             return False

@@ -19,8 +19,8 @@ EVERYBODY: Final = ""  # a limit's name for all clients together
 class Recent:
     """The number of recent sign-in attempts of each network.
 
-    Networks with many recent attempts yield to the others (see `left` of `Limit.check`). An attempt is remembered for
-    `each_s` seconds, one after the other, and at most `most` attempts are remembered for a network.
+    Networks with many recent attempts yield to the others (see `left` of `Limit.check`). One attempt of each network is
+    forgotten every `each_s` seconds, and at most `most` attempts of a network are remembered.
     """
 
     def __init__(self, most: int, *, each_s: float) -> None:
@@ -70,7 +70,7 @@ class Limit:
             self._tell(headers, allowance)
 
     def permits(self, whose: str, count: int = 1) -> bool:
-        """Return whether take() would count the uses, rather than refuse them."""
+        """Return whether `take` would count these uses instead of raising an error."""
         return not self._buckets.look(whose, asyncio.get_running_loop().time(), count).wait_s
 
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:

@@ -154,8 +154,8 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
 async def health_fields(
     view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
 ) -> list[dict[str, Any]]:
-    """Return the health of each listener, and its counts, as fields of an answer. They are missing while Kafka does
-    not answer.
+    """Return the health and the counts of each listener as JSON fields. While Kafka does not answer, there are no
+    fields.
     """
     try:
         async with asyncio.timeout(_FACTS_S):

@@ -207,9 +207,9 @@ def _states(queue: Queue, states: Mapping[str, str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | UnsetType]:
-    """Trace a put, if the process traces. Yield the place in the trace that attempts will belong to, if there is one.
+    """Trace a put if this process traces, and yield the `traceparent` that attempts of the message will send.
 
-    Without tracing, it is the place that the client sent. A header that is not valid counts as missing.
+    Without tracing, it is the `traceparent` that the client has sent. An invalid one counts as missing.
     """
     parent = trace.parse(call.sent.get(trace.HEADER, b""))
     if tracing is None:
@@ -229,7 +229,7 @@ def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | 
 
 
 def put_answer(base: str, queue_id: str, put: Put | Stored) -> dict[str, Any]:
-    """Return the answer to a put. base: what links begin with."""
+    """Return the answer to a put of a message. Its link begins with `base`."""
     return {
         "message": {"id": put.id, "name": put.name},
         "_links": {"self": {"href": f"{base}/v1/queues/{queue_id}/messages/{put.id}"}},

@@ -28,7 +28,10 @@ _NONCE_BYTES: Final = 12
 
 
 class PageTokens:
-    """The encryption of page tokens. It encrypts with the newest sealing key, and decrypts with any key."""
+    """The encryption of page tokens, with which a client requests the next page of a list.
+
+    It encrypts with the newest sealing key, and decrypts with any key.
+    """
 
     def __init__(self, sealer: Sealer) -> None:
         self._ciphers = [AESGCM(key) for key in sealer.derived_keys(_PURPOSE)]

@@ -80,12 +80,12 @@ def queue_fields(queue: Queue) -> dict[str, Any]:
 
 
 def thresholds_of(body: AlertsBody) -> AlertThresholds:
-    """Convert the thresholds of a request for an event."""
+    """Convert the alert thresholds in a request's body for an event."""
     return AlertThresholds(**msgspec.structs.asdict(body))
 
 
 def threshold_fields(alerts: AlertThresholds | msgspec.UnsetType | None) -> dict[str, int]:
-    """Return the thresholds that are set, for an answer."""
+    """Return the alert thresholds that are set, as JSON fields."""
     if alerts is None or alerts is UNSET or not isinstance(alerts, AlertThresholds):
         return {}
     return {name: value for name, value in msgspec.structs.asdict(alerts).items() if value is not None}

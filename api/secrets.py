@@ -85,7 +85,7 @@ class Secrets:
 
 
 def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
-    """Return an answer that shows a secret. former: until when earlier secrets sign, too; they are not shown again."""
+    """Return an answer with a signing secret. `former` has the times until which earlier secrets also sign."""
     going_on = [ends for _, ends in listener.former_secrets if ends > now_ms()]
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")
     return {

@@ -42,11 +42,11 @@ class Volume:
         return counted
 
     def permits(self, organization_id: str, size: int) -> bool:
-        """Return whether take() would count the bytes, rather than refuse them."""
+        """Return whether `take` would count these bytes instead of raising an error."""
         return self._limit.permits(organization_id, min(size, self._limit.size))
 
     def take(self, headers: Headers, organization_id: str, size: int) -> None:
-        """Count the bytes of one request. Raises TooManyRequests. headers: of the answer."""
+        """Count the bytes of one request, and append the `RateLimit` headers. Raises TooManyRequests."""
         self._limit.take(headers, organization_id, min(size, self._limit.size))
 
     def _take(self, call: Call, size: int) -> None:

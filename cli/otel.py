@@ -35,12 +35,12 @@ from cli.logs import Logger
 
 _log = Logger(__name__)
 
-_ERROR_STATUS: Final = 300  # An answer from this status on did not accept the message.
+_ERROR_STATUS: Final = 300  # a listener's answer from this status on is an error
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span under way (ports.Span)."""
+    """A running span (see ports.Span)."""
 
     otel: OtelSpan
 
@@ -126,7 +126,7 @@ def _of_queue(queue_id: str, name: str) -> dict[str, str]:
 
 
 def _context(traceparent: str | None) -> SpanContext | None:
-    """Return the place as OpenTelemetry has it; None for none."""
+    """Convert a `traceparent` to OpenTelemetry's context; None for a missing or invalid one."""
     place = None if traceparent is None else trace.parse(traceparent.encode())
     if place is None:
         return None

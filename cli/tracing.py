@@ -1,8 +1,8 @@
-"""Whether this process traces with OpenTelemetry, as the environment says.
+"""The decision whether this process traces with OpenTelemetry, from its environment variables.
 
-For: OpenTelemetry's own variables. OTEL_EXPORTER_OTLP_ENDPOINT turns tracing on; OTEL_SDK_DISABLED=true and
-OTEL_TRACES_EXPORTER=none turn it off. Without tracing nothing of OpenTelemetry is imported.
-Not for: spans (cli/otel.py), keeping and sending `traceparent`, which works without tracing (broker/core/trace.py).
+For: OTEL_EXPORTER_OTLP_ENDPOINT turns tracing on. OTEL_SDK_DISABLED=true and OTEL_TRACES_EXPORTER=none turn it off.
+Without tracing, no module of OpenTelemetry is imported. Not for: spans (cli/otel.py), storing and sending
+`traceparent`, which works without tracing (broker/core/trace.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def wanted(environment: Mapping[str, str]) -> bool:
 
 @asynccontextmanager
 async def tracing() -> AsyncIterator[OtelTracing | None]:
-    """Trace meanwhile. Yield None if the environment asks for no tracing, or the packages are missing."""
+    """Trace inside the `with` block. Yield None if the environment asks for no tracing, or if the packages are
+    missing.
+    """
     found = _start() if wanted(os.environ) else None
     try:
         yield found

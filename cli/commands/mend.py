@@ -56,9 +56,9 @@ _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.
 )
 @shared_options
 def command(options: Options, folder: Path | None, log_dir: Path | None, give_up: str | None) -> None:
-    """Find damaged batches in the files of a stopped Kafka, and put them back from an export.
+    """Find damaged batches in the files of a stopped Kafka, and restore them from an export.
 
-    A batch is put back only if the producer's checksum proves that it is the original. On a cluster, make a broker with
+    A batch is restored only if the producer's checksum proves that it is the original. On a cluster, make a broker with
     an undamaged copy the leader instead. After the next start, deliveries that were parked as damaged are made.
 
     --give-up is for a running installation: it cancels the deliveries that wait for these offsets. The exit code is 1

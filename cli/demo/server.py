@@ -169,7 +169,7 @@ class DemoListeners:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
     async def everything(self) -> dict[str, dict[str, int]]:
-        """Return how often each message was received, by listener name and message id."""
+        """Return how often the demo's listeners received each message, by listener name and message id."""
         self._everything = asyncio.get_running_loop().create_future()
         self.tell({"everything": True})
         return await self._everything

@@ -1,11 +1,11 @@
 """uvicorn's HTTP/1.1 protocol, which answers the usual put of a message by itself (docs/decisions/0260).
 
-For: telling a usual put from all other requests, pipelined ones, the order of answers, writing each in one piece.
-Not for: what a put checks and answers (api/direct_puts.py), what a client may do (server.py).
+For: recognizing a usual put, pipelined requests, the order of answers, and writing several answers at once. Not for:
+what a put checks and answers (api/direct_puts.py), what a client may do (server.py).
 
-A usual put has no scope, no task and no cycle of uvicorn's. The protocol collects the head itself. When a request turns
-out not to be usual, the protocol repeats the parser's calls to uvicorn, which then answers as if there were no other
-way. tests/unit/test_direct_puts.py has a contract test of the parts of uvicorn that this file depends on.
+A usual put has no ASGI scope and no task. The protocol collects the request's head itself. If the request turns out not
+to be usual, the protocol repeats the parser's calls to uvicorn, which then answers it. tests/unit/test_direct_puts.py
+has a contract test of the parts of uvicorn that this file depends on.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-DIRECT_PUTS_MAX: Final = 32  # of a connection; when so many are unanswered, further requests wait for them
+DIRECT_PUTS_MAX: Final = 32  # unanswered usual puts of one connection; further requests wait
 
 
 class DirectConfig(uvicorn.Config):
-    """The configuration of a server. direct_puts: answers usual puts; None: uvicorn's way answers all."""
+    """The configuration of a server. `direct_puts` answers usual puts without ASGI; None leaves all requests to
+    uvicorn.
+    """
 
     direct_puts: DirectPuts | None = None
-    default_lines: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")  # the headers of each answer, and their lines
+    default_lines: tuple[list[tuple[bytes, bytes]], bytes] = (
+        [],
+        b"",
+    )  # the headers of each answer, and their encoded lines
 
 
 class _NoEvent:
@@ -41,9 +46,9 @@ class _NoEvent:
 
 
 class DirectCycle(DirectPut):
-    """A put that this protocol answers, and what uvicorn and server.py read of a request under way.
+    """A put that is answered without ASGI, with the attributes that uvicorn reads from a running request.
 
-    answer: status line and headers without the last line end; None: there is none yet. content: its body.
+    `answer` is the status line with the headers, once it is known. `content` is the answer's body.
     """
 
     __slots__ = (
@@ -69,31 +74,35 @@ class DirectCycle(DirectPut):
         self.disconnected = self.response_started = self.response_complete = False
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """Write the answer when those of earlier requests are written."""
+        """Write the answer as soon as the answers to earlier requests are written."""
         lines = [STATUS_LINE[status], self.connection.default_lines(), *[b"%b: %b\r\n" % pair for pair in headers]]
         self.answer, self.content = b"".join(lines), body
         self.connection.write_answers()
 
 
 class DirectPutProtocol(HttpToolsProtocol):
-    """A connection that answers usual puts by itself."""
+    """A connection that answers usual puts without ASGI."""
 
     config: DirectConfig
-    in_head = False  # Headers that come later are trailers, and are dropped (RFC 9112, 7.1.2).
-    # The put whose head is complete and whose body is not; None: there is none, or uvicorn answers the request.
+    # Headers after the head are trailers, and are dropped (RFC 9112, 7.1.2).
+    in_head = False
+    # A put whose head is complete and whose body is not. None if there is none, or if uvicorn answers the request.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # uvicorn's cycle before the candidate
-    _idle_since = 0.0  # The newest answer was written at this time, and no request has begun; 0.0: uvicorn has a timer.
+    _before: Any = None  # the running request of uvicorn before this put
+    # The time of the newest answer, if no request has begun since. 0.0 means that uvicorn has a timer.
+    _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.unanswered: deque[DirectCycle] = deque()
 
     def begun(self) -> None:
-        """Called when uvicorn has a cycle for the newest request."""
+        """Called when uvicorn has begun to handle the newest request."""
 
     def close_if_idle(self) -> None:
-        """Close the connection if its client has sent nothing for too long after a direct answer."""
+        """Close the connection if its client has sent nothing for too long after a put that was answered
+        without ASGI.
+        """
         if self._idle_since and self._idle_since + self.timeout_keep_alive < self.loop.time():
             self.timeout_keep_alive_handler()
 
@@ -106,8 +115,10 @@ class DirectPutProtocol(HttpToolsProtocol):
             self._leave_to_uvicorn(candidate)
 
     def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
-        """Return whether uvicorn answers a put whose body is not complete. Only a permitted head may wait here: in
-        uvicorn's way the bytes of unfinished bodies are counted and bounded (api/bodies.py).
+        """Return whether uvicorn must answer this put, whose body is incomplete.
+
+        Only a permitted put may wait for its body here. Bodies that uvicorn receives are counted and bounded
+        (api/bodies.py).
         """
         return bool(candidate.body or self.unanswered) or not candidate.is_permitted()
 
@@ -156,10 +167,10 @@ class DirectPutProtocol(HttpToolsProtocol):
         self.begun()
 
     def _leave_to_uvicorn(self, candidate: DirectCycle) -> None:
-        """Have uvicorn answer a request, as if it had been given the head and this part of the body."""
+        """Let uvicorn answer a request, as if it had received the head and this part of the body itself."""
         self.cycle = self._before
         self._begin_in_uvicorn()
-        if not candidate.keep_alive:  # The server is stopping.
+        if not candidate.keep_alive:  # the server is stopping
             self.cycle.keep_alive = False
         if candidate.body:
             super().on_body(candidate.body)
@@ -185,7 +196,7 @@ class DirectPutProtocol(HttpToolsProtocol):
             return
         self._before = None
         candidate.body = b""
-        if len(self.unanswered) > 1:  # Uvicorn does so, too, while a request waits for the answer to another one.
+        if len(self.unanswered) > 1:  # uvicorn does this, too, for pipelined requests
             self.flow.pause_reading()
 
     def default_lines(self) -> bytes:
@@ -198,7 +209,7 @@ class DirectPutProtocol(HttpToolsProtocol):
         return lines
 
     def write_answers(self) -> None:
-        """Write the answers that no earlier request holds up, in the order of their requests, in one piece."""
+        """Write all answers that wait for no earlier request, in the order of the requests, with a single write."""
         unanswered = self.unanswered
         written: list[bytes] = []
         keep_alive = True

@@ -163,9 +163,7 @@ def _raise_limits() -> None:
 
 
 def _settle_garbage() -> None:
-    """Make garbage collections rare, and exempt long-lived objects from them, because their pauses are the p99
-    latency.
-    """
+    """Make garbage collections rare, and exempt long-lived objects, because the pauses determine the p99 latency."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
