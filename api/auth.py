@@ -113,7 +113,7 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        except BrokerError as error:  # the key's next use is recorded instead
+        except BrokerError as error:  # if this fails, the key's next use is recorded
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
 

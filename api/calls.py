@@ -323,7 +323,7 @@ class Method(NamedTuple):
     handler: Handler
     # The scope that an API key needs. None means that the handler itself authenticates the request.
     scope: str | None
-    # For a path without a queue: whether an API key that is restricted to queues may use it, and sees only those.
+    # Whether an API key for some queues may use a path that names no queue. It then sees only its own queues.
     narrows: bool = False
 
 

@@ -19,7 +19,7 @@ Address = IPv4Address | IPv6Address
 
 _HOPS_MAX: Final = 16  # the most proxies between a client and this process
 _ADDRESS_CHARS_MAX: Final = 64
-_IPV6_PREFIX: Final = 64  # an IPv6 client has a whole network of this size
+_IPV6_PREFIX: Final = 64  # the prefix length of the network that an IPv6 client may own
 IPV4_NETWORK_PREFIX: Final = 24
 IPV6_NETWORK_PREFIX: Final = 48
 _X_FORWARDED_FOR: Final = b"x-forwarded-for"

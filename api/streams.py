@@ -17,7 +17,7 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-_TAKE_S_MAX: Final = 30.0  # the client must take one chunk within this time
+_TAKE_S_MAX: Final = 30.0  # seconds in which the client must read one chunk
 
 
 class Stream(NamedTuple):

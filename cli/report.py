@@ -53,7 +53,7 @@ class StorageRow:
     """The bytes that the organization stores, in the report of `everput status`."""
 
     stored_bytes: int
-    # None means that there is no bound.
+    # The bound on the stored bytes; None for no bound.
     stored_bytes_max: int | None
     # whether a part of the installation's log can't be read
     log_damaged: bool

@@ -15,7 +15,7 @@ from cli.arguments import alert_option, listener_arguments, queue_argument
 from cli.groups import Group, examples
 from everput import Client
 
-NO_LIMIT: Final = object()  # stands for `none`; Python's None means that the option is missing
+NO_LIMIT: Final = object()  # stands for the option `none`; None means a missing option
 
 
 @click.group("listeners", cls=Group)

@@ -58,9 +58,9 @@ class Received:
     # The request's number in the output, counted from 1.
     number: int
     request: dict[str, Any]
-    # What was shown of the local program's answer.
+    # The fields of the local program's answer, as they were shown.
     fields: dict[str, Any]
-    # Sends the request to the local address again.
+    # This function sends the request to the local address again.
     resend: Callable[[], None]
 
 

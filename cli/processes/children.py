@@ -108,7 +108,7 @@ class Child:
             code = await process.wait()
             self.ready.clear()
             self.admin_url = None
-            await asyncio.wait([talk], timeout=1)  # read the last lines that it wrote
+            await asyncio.wait([talk], timeout=1)  # read the last lines that the process wrote
             talk.cancel()
             with suppress(asyncio.CancelledError):
                 await talk

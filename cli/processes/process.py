@@ -52,9 +52,9 @@ class Process:
     stop: asyncio.Event
     # The work reports here what the admin address shows.
     health: Health
-    # Waits until Kafka answers and all topics exist.
+    # This function waits until Kafka answers and all topics exist.
     kafka: Callable[[], Awaitable[None]]
-    # Called once when the process is ready, with the text after `ready`.
+    # This function is called once, when the process is ready, with the text after `ready`.
     ready: Callable[[str], None]
 
 

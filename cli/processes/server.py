@@ -39,7 +39,7 @@ _READ_BYTES_MIN: Final = 64 << 10  # a client that reads less of its answer with
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
 # uvicorn logs these texts about clients that break the protocol, do not read, or were refused.
-# They are not logged, because any client can cause thousands. Everput has log lines of its own for what matters.
+# Such lines are not logged, because any client can cause thousands. Everput has lines of its own for what matters.
 _CLIENTS_FAULTS: Final = (
     "ASGI callable returned without completing",  # the answer was cut off, or the WebSocket was refused
     "opening handshake failed",
@@ -196,7 +196,7 @@ class _Connection(_Written, DirectPutProtocol):
     _head_bytes = 0
     _read_bytes = 0  # bytes of this read
     # The bytes after the head that are no content, such as chunk sizes.
-    # It is negative until the current read ends, because a whole read is added at its end.
+    # The count is negative until the current read ends, because the read's size is added at its end.
     _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # no further request is accepted on this connection
