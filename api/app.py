@@ -48,6 +48,7 @@ from api.tunnel import Listen, Tunnels, deny
 from api.volume import Volume
 from broker.audit.reader import LogReader
 from broker.commands.accounts import AccountCommands
+from broker.commands.context import now_ms
 from broker.commands.idempotency import Idempotency
 from broker.commands.listeners import ListenerCommands
 from broker.commands.queues import QueueCommands
@@ -86,6 +87,7 @@ def make_app(
     account_limits: AccountLimits = DEFAULT_LIMITS,
     bodies_bytes_max: int = BYTES_MAX,
     dns: Ask = ask_system,
+    clock: Callable[[], int] = now_ms,
 ) -> Starlette:
     """Create the Starlette application of the REST API. Its event log and its projection must be started already."""
     resolver = Resolver(settings.allow_networks, dns)
@@ -149,7 +151,7 @@ def make_app(
     puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages"))
     outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens, DamagedIds(sealer))
     replay_commands = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
-    counted = StatisticsOf(view, statistics, status)
+    counted = StatisticsOf(view, statistics, status, clock)
     replays = Replays(replay_commands, view, changes.take_more)
     elsewhere = _Elsewhere(service)
     app = _App(

@@ -6,7 +6,7 @@ For: the parameters from, to and step, and the answer. Not for: what is counted 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from api.calls import Call
@@ -33,7 +33,10 @@ class StatisticsOf:
     listener.
     """
 
-    def __init__(self, view: DirectoryView, statistics: Statistics, status: ListenerStatus) -> None:
+    def __init__(
+        self, view: DirectoryView, statistics: Statistics, status: ListenerStatus, clock: Callable[[], int] = now_ms
+    ) -> None:
+        self._clock = clock
         self._view = view
         self._statistics = statistics
         self._status = status
@@ -41,7 +44,7 @@ class StatisticsOf:
     async def queue(self, call: Call) -> Any:
         """Answer with the counts of a queue and all of its listeners."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
-        series = _series(call.query(), queue.id, None)
+        series = _series(self._clock(), call.query(), queue.id, None)
         await self._statistics.read(queue.organization_id, series)
         return _answer(call, f"/v1/queues/{queue.id}/statistics", series, None)
 
@@ -49,7 +52,7 @@ class StatisticsOf:
         """Answer with the counts of a listener, its backlog, and the puts on its queue."""
         ids = call.path("queue_id"), call.path("listener_id")
         listener = await find_listener(self._view, call.organization_id, *ids)
-        series = _series(call.query(), listener.queue_id, listener.id)
+        series = _series(self._clock(), call.query(), listener.queue_id, listener.id)
         await self._statistics.read(listener.organization_id, series)
         waiting = (await self._status.condition(listener)).lag
         backlog = series.backlog(waiting, since_ms=listener.created_at_ms)
@@ -57,9 +60,8 @@ class StatisticsOf:
         return _answer(call, path, series, backlog)
 
 
-def _series(query: Mapping[str, str], queue_id: str, listener_id: str | None) -> Series:
+def _series(now: int, query: Mapping[str, str], queue_id: str, listener_id: str | None) -> Series:
     """Create the empty time series that the query asks for. Raises BadParameter."""
-    now = now_ms()
     to_ms = time_parameter(query, "to")
     to_ms = now if to_ms is None else min(to_ms, now)
     from_ms = time_parameter(query, "from")

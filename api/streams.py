@@ -17,7 +17,7 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-_TAKE_S_MAX: Final = 30.0  # seconds in which the client must read one chunk
+_TAKE_S: Final = 30.0
 
 
 class Stream(NamedTuple):
@@ -29,6 +29,8 @@ class Stream(NamedTuple):
     chunks: AsyncGenerator[bytes, None]
     # This function is called once, even if no chunk was sent.
     close: Callable[[], Awaitable[None]]
+    # The client must read one chunk within this time, in seconds.
+    take_s: float = _TAKE_S
 
 
 async def answer_stream(
@@ -58,7 +60,7 @@ async def _send_all(scope: Scope, send: Send, stream: Stream, headers: Headers) 
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if scope["method"] != "HEAD":
         async for chunk in stream.chunks:
-            async with asyncio.timeout(_TAKE_S_MAX):
+            async with asyncio.timeout(stream.take_s):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 

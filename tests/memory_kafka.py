@@ -22,7 +22,7 @@ from broker.kafka.changes import ChangesTopic
 from broker.kafka.requests import KafkaRequests
 from broker.ports import EARLIEST, LATEST, FetchResult, NoMember, OffsetTooOld, Record
 
-TOPICS = ("control", "messages", "changes", "deliveries", "outstanding")
+TOPICS = ("control", "messages", "changes", "deliveries", "outstanding", "claims")
 POLL_S = 0.05
 
 

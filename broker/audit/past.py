@@ -66,6 +66,10 @@ class Past:
             refusal=lambda: Busy("Too many requests read past states at the moment. Try again later."),
         )
 
+    def __len__(self) -> int:
+        """Count the states that are kept."""
+        return len(self._kept)
+
     async def view(self, organization_id: str, at_ms: int) -> PastView:
         """Return the organization's queues, listeners and keys at a past log time, including the events of that time.
 

@@ -19,7 +19,6 @@ from broker.core.events import PutClaimed
 from broker.disk import Refusal
 from broker.errors import BrokerError, LogDamaged, ShareUsed, UnknownEvent, ViewBehind
 from broker.kafka.appender import Appender
-from broker.kafka.producer import Producer
 from broker.kafka.requests import KafkaRequests, OffsetTooOld
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
@@ -49,10 +48,9 @@ class ClaimsTopic:
 
     def __init__(
         self,
-        producer: Producer,
+        writer: Appender,
         requests: KafkaRequests,
         topic: Topic,
-        timeout_s: float,
         *,
         claims_max: int = CLAIMS_MAX,
         few: int = FEW,
@@ -61,7 +59,7 @@ class ClaimsTopic:
         self._requests = requests
         self._topic = topic.name
         self._partitions = topic.partitions
-        self._writer = Appender(producer, topic.name, timeout_s)
+        self._writer = writer
         self._index = ClaimIndex()
         self._positions: dict[int, int] = {}
         self._locks = [asyncio.Lock() for _ in range(topic.partitions)]

@@ -38,7 +38,7 @@ class KafkaLog:
         kept = KafkaOutstanding(kafka, self.requests, self.read_slots).message
         self._writer = GroupCommit(self.producer, self.requests, names.messages, timeout_s)
         self.messages = MessagesTopic(self._writer, self.requests, names.messages, timeout_s, self.read_slots, kept)
-        self.claims = ClaimsTopic(self.producer, self.requests, names.claims, timeout_s)
+        self.claims = ClaimsTopic(Appender(self.producer, names.claims.name, timeout_s), self.requests, names.claims)
         self.deliveries = Appender(self.producer, names.deliveries.name, timeout_s)
         changes = Appender(self.producer, names.changes.name, timeout_s)
         self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.read_slots)

@@ -608,9 +608,7 @@ async def test_a_client_that_speaks_or_leaves_before_its_websocket_is_open_is_no
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_a_stream_that_its_client_does_not_read_is_one_line(caplog, monkeypatch):
-    monkeypatch.setattr("api.streams._TAKE_S_MAX", 0.2)
-
+async def test_a_stream_that_its_client_does_not_read_is_one_line(caplog):
     async def endless():
         while True:
             yield bytes(1 << 20)
@@ -620,7 +618,7 @@ async def test_a_stream_that_its_client_does_not_read_is_one_line(caplog, monkey
     api = await make_api()
 
     async def app(scope, receive, send):
-        await answer_stream(scope, receive, send, Stream(b"text/plain", endless(), close), b"r1", [])
+        await answer_stream(scope, receive, send, Stream(b"text/plain", endless(), close, take_s=0.2), b"r1", [])
 
     api.app = app
     async with serving(api) as port:

@@ -32,6 +32,12 @@ async def api(counted: CountedStatistics) -> Api:
     return await make_api(statistics=counted, status=Waiting())
 
 
+@pytest.fixture
+async def then(counted: CountedStatistics) -> Api:
+    """On 15 January 2026."""
+    return await make_api(statistics=counted, status=Waiting(), clock=lambda: 1_768_435_200_000)
+
+
 def event(*rows: tuple[Key, Counts]) -> StatisticsCounted:
     totals = Totals()
     totals.rows = dict(rows)
@@ -85,12 +91,9 @@ async def test_a_queue_and_its_listener_show_what_was_counted(api: Api, counted:
         ("from=2026-01-01T00:00:00Z&to=2026-01-11T00:00:00Z&step=3d", 259_200, 4),
     ],
 )
-async def test_the_steps_cover_the_time(
-    api: Api, monkeypatch: pytest.MonkeyPatch, query: str, step_s: int, points: int
-):
-    monkeypatch.setattr("api.statistics.now_ms", lambda: 1_768_435_200_000)  # 2026-01-15
-    queue, _ = await listened(api)
-    told = (await api.get(f"/v1/queues/{queue}/statistics?{query}")).json()["statistics"]
+async def test_the_steps_cover_the_time(then: Api, query: str, step_s: int, points: int):
+    queue, _ = await listened(then)
+    told = (await then.get(f"/v1/queues/{queue}/statistics?{query}")).json()["statistics"]
     assert (told["step_s"], len(told["points"])) == (step_s, points)
     assert told["from"] == told["points"][0]["at"]
     assert told["counted_at"] is None
@@ -112,12 +115,9 @@ async def test_the_steps_cover_the_time(
         ("at=2026-01-13T00:00:00Z", "at"),
     ],
 )
-async def test_what_makes_no_series_is_refused_by_name(
-    api: Api, monkeypatch: pytest.MonkeyPatch, query: str, parameter: str
-):
-    monkeypatch.setattr("api.statistics.now_ms", lambda: 1_768_435_200_000)
-    queue, _ = await listened(api)
-    answer = await api.get(f"/v1/queues/{queue}/statistics?{query}")
+async def test_what_makes_no_series_is_refused_by_name(then: Api, query: str, parameter: str):
+    queue, _ = await listened(then)
+    answer = await then.get(f"/v1/queues/{queue}/statistics?{query}")
     assert answer.status_code in (400, 422)
     assert answer.json()["errors"][0]["parameter"] == parameter
 

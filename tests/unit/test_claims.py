@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -15,9 +16,9 @@ from broker.core import claims
 from broker.core.claims import CLAIMS_MAX, FEW, KEPT_MS, ClaimIndex, decide, has_room
 from broker.core.events import PutClaimed
 from broker.errors import ShareUsed
-from broker.kafka import claims as claims_module
 from broker.kafka.claims import ClaimsTopic
 from broker.kafka.topics import Topic
+from tests.memory_kafka import MemoryAppender, MemoryKafka, MemoryReader
 
 
 def claimed(claim_id: str, at_ms: int = 0, *, seed: str | None = None, number: int = 1, of: str = "") -> PutClaimed:
@@ -137,25 +138,25 @@ def test_however_many_ask_for_all_they_can_get_another_one_finds_room(asked):
         assert has_room(FEW - 1, has.total())
 
 
-async def test_who_has_used_its_share_is_told_and_nobody_else(monkeypatch):
-    producer: Any = None
-    requests: Any = None
-    topic = ClaimsTopic(producer, requests, Topic("claims", 1, {}), 1.0, claims_max=40, few=2)
-    written: list[bytes] = []
+async def test_who_has_used_its_share_is_told_and_nobody_else():
+    kafka = MemoryKafka(1)
+    kafka.time = time.time
+    topic: Any = ClaimsTopic(
+        MemoryAppender(kafka, "claims"), MemoryReader(kafka), Topic("claims", 1, {}), claims_max=40, few=2
+    )
 
-    async def append_one(_partition: int, _key: bytes, value: bytes) -> int:
-        written.append(value)
-        topic._index.add(digest(len(written)), 0, len(written), 0, claims_module._owner(value))
-        return len(written)
+    async def claim(number: int, organization_id: str) -> None:
+        made = digest(number)
+        one = claimed(f"c{number}")
+        await topic.append(msgspec.structs.replace(one, organization_id=organization_id, digest=made.hex()))
+        assert len(await topic.claims(made)) == 1
 
-    monkeypatch.setattr(topic._writer, "append_one", append_one)
-    theirs = msgspec.structs.replace(claimed("c"), organization_id="theirs")
-    for _ in range(15):
-        await topic.append(theirs)
+    for number in range(15):
+        await claim(number, "theirs")
     with pytest.raises(ShareUsed):
-        await topic.append(theirs)
-    await topic.append(claimed("a"))
-    assert len(written) == 16
+        await claim(15, "theirs")
+    await claim(16, "o")
+    assert len(kafka.records["claims"][0]) == 16
 
 
 def test_one_alone_has_three_of_eight_and_then_it_is_another_s_turn():

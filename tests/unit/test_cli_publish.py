@@ -24,11 +24,6 @@ MADE_ID = "0180994c-b6b2-4d0e-b7ad-414716e83387"
 Answer = httpx.Response | Exception
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everput.client.PAUSE_S_MIN", 0.0)
-
-
 def publisher(handler: Callable[[httpx.Request], httpx.Response], *, give_up_after_s: float = 5.0) -> Publisher:
     return Publisher(
         "http://api.test", "key", concurrency=4, give_up_after_s=give_up_after_s, transport=httpx.MockTransport(handler)

@@ -17,12 +17,7 @@ from api_client import make_api
 import everput
 from api.reference import OPERATION_DOCS
 from broker.core import signing
-from everput import AsyncClient, Client, InvalidSignature, NoAnswer, Problem, client, verify
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr(client, "PAUSE_S_MIN", 0.0)
+from everput import AsyncClient, Client, InvalidSignature, NoAnswer, Problem, verify
 
 
 @pytest.fixture

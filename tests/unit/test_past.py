@@ -113,13 +113,13 @@ async def test_it_is_what_a_snapshot_taken_then_would_show(log: list[Event], par
 
 
 async def test_only_the_last_few_moments_are_kept():
-    api = await make_api()
-    for number in range(8):
-        await api.queue(f"q{number}")
-    past = Past(api.records, TABLE, Others())
-    for record in range(8):
-        await past._folded(api.organization_id, record)
-    assert len(past._kept) == 4
+    log = [
+        ev.QueueCreated(at_ms=at_ms, organization_id="o1", queue_id=f"q{at_ms}", name=f"q{at_ms}") for at_ms in range(8)
+    ]
+    past = Past(Control(log), TABLE, Others())
+    for at_ms in range(8):
+        assert len((await past.view("o1", at_ms)).state.queues) == at_ms + 1
+    assert len(past) == 4
 
 
 async def test_a_queue_and_its_listener_are_shown_as_they_were(monkeypatch: pytest.MonkeyPatch):
