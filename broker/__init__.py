@@ -1,1 +1,1 @@
-"""The write side and the delivery side of Everput; imports neither api nor projections."""
+"""The parts of Everput that write the log and deliver messages. They import neither `api` nor `projections`."""

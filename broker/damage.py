@@ -1,7 +1,8 @@
-"""Says once, in the log, what of the log can't be read, and that it can be read again.
+"""Records unreadable ranges of the log as events, and records when they can be read again.
 
-For: `log.damaged` and `log.mended` in `control`: one event for a range, whoever finds it and how often. Not for:
-finding it (broker/kafka/batches.py), the deliveries that it holds back (broker/delivery/outstanding/damaged.py).
+For: the events `log.damaged` and `log.mended` in `control`, one for each range, however many processes find it. Not
+for: finding damage (broker/kafka/batches.py), deliveries that wait because of damage
+(broker/delivery/outstanding/damaged.py).
 """
 
 from __future__ import annotations

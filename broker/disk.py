@@ -1,9 +1,11 @@
-"""Watches the disk that the embedded Kafka writes to, so that changes end before Kafka does.
+"""Watches the disk that the embedded Kafka writes to, so that Everput refuses changes before Kafka fails.
 
-For: the two marks of free space, and what is refused below each. Below the first only what makes the log grow is
-refused; revoking keys, signing in, deleting and pausing go on down to the second.
-Not for: refusing (broker/kafka/log.py), which events are urgent (broker/core/events.py), or a cluster of others: its
-operator watches its disks."""
+For: the two limits of free space, and what is refused below each. Below the first limit, only events that make the log
+grow are refused: revoking keys, signing in, deleting and pausing are allowed until the second limit.
+
+Not for: refusing events (broker/kafka/log.py), which events are urgent (broker/core/events.py), a cluster given with
+--kafka, whose operator watches its disks.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The tree of all errors.
+"""All errors that a caller may catch, in one class tree.
 
-For: the errors that a caller may catch. Not for: HTTP status codes (api/problems.py knows those)."""
+Not for: HTTP status codes (api/problems.py).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Password hashing: argon2id, by argon2-cffi, with 46 MiB, one pass, one lane (OWASP's first choice).
+"""Password hashing with argon2id: 46 MiB, one pass, one lane, which is OWASP's first choice.
 
-For: refusing a new password that is easy to guess; hashing beside the event loop, a bounded number at a time; taking as
-long for an account that does not exist as for one that does. Not for: how often somebody may guess (api/accounts.py).
+For: refusing new passwords that are easy to guess, and hashing a few passwords at a time in threads. A check takes as
+long for an unknown account as for a known one. Not for: rate limits (api/accounts.py).
 """
 
 from __future__ import annotations

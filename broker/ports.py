@@ -1,7 +1,7 @@
-"""The protocols between the parts of Everput, each as narrow as its users need.
+"""The protocols between the parts of Everput, each with only the methods that its users need.
 
-For: the protocols; broker/kafka and projections implement them, broker/commands, broker/delivery and api use them. Not
-for: any implementation.
+For: broker/kafka and projections implement them; broker/commands, broker/delivery and api use them. Not for: any
+implementation.
 """
 
 from __future__ import annotations

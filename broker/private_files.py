@@ -1,7 +1,8 @@
-"""Files and directories that only their owner may read or write: secrets, and the folders that hold them.
+"""Files and directories that only their owner may read or write, such as secrets.
 
-For: writing a secret so that a crash leaves all of it or nothing; reading it; refusing what other users could change.
-Not for: which secrets there are (cli/files.py, broker/kafka/embedded/access.py)."""
+For: writing a secret so that a crash leaves the old or the new one, reading it, and refusing files that other users
+could change. Not for: which secrets exist (cli/files.py, broker/kafka/embedded/access.py).
+"""
 
 from __future__ import annotations
 

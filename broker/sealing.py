@@ -1,7 +1,7 @@
 """The encryption of listeners' signing secrets and headers in the log.
 
-For: sealing (Fernet: AES-128-CBC and HMAC-SHA256) with one key, and opening with any of several, so that the key can be
-changed. Not for: where the keys are kept (cli/files.py), changing them (cli/commands/rotate.py).
+For: encrypting (Fernet: AES-128-CBC and HMAC-SHA256) with one key, and decrypting with any of several keys, so that the
+key can be changed. Not for: where the keys are stored (cli/files.py), changing them (cli/commands/rotate.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The settings of every process, one sentence for each.
+"""The settings of every process.
 
-For: the values, after the command line and the environment were read. Not for: reading them (cli/options.py).
+For: their values after the command line and the environment were read. Not for: reading them (cli/options.py).
 """
 
 from __future__ import annotations

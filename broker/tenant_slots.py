@@ -1,7 +1,8 @@
 """A fixed number of slots in one process, shared by all tenants (docs/decisions/0191).
 
-For: who may take a slot, so that no account and no organization keeps the others out. Not for: waiting for a slot
-(broker/kafka/read_slots.py) or the answer to a tenant that gets none."""
+For: who may take a slot, so that no tenant can use them all. Not for: waiting for a slot (broker/kafka/read_slots.py),
+the answer to a tenant that gets none.
+"""
 
 from __future__ import annotations
 

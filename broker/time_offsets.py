@@ -1,7 +1,7 @@
-"""Offsets of times, each confirmed by the records beside it.
+"""Finds the offset of a time, and confirms it by the records beside it.
 
-For: an offset before which every record is older than a time. Kafka looks a time up in its `.timeindex` files. They
-have no checksum, and Kafka trusts them after an orderly stop. Not for: reading the records from there on.
+For: an offset before which every record is older than a time. Kafka looks times up in its `.timeindex` files, which
+have no checksum and which it trusts after a clean stop. Not for: reading the records from that offset on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""The bytes that each organization has stored, and the bound on those of one account (docs/decisions/0190).
+"""The bytes that each organization has stored, and the limit for all organizations of one account
+(docs/decisions/0190).
 
-For: counting each put and each record of its deliveries, recording the sums in `control` now and then, refusing puts
-where the bound is reached. Not for: folding the sums (broker/core/directory.py), bytes a second (api/volume.py)."""
+For: counting each put and each record of its deliveries, recording the counts in `control` from time to time, and
+refusing puts at the limit. Not for: adding up the recorded counts (broker/core/directory.py), bytes a second
+(api/volume.py).
+"""
 
 from __future__ import annotations
 

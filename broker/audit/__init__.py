@@ -1,1 +1,1 @@
-"""The log as those read it who ask what happened."""
+"""Reads the log to answer what happened in the past."""

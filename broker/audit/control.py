@@ -1,6 +1,7 @@
-"""Walks through `control`, as a rule from its beginning.
+"""Reads the topic `control`, usually from its beginning.
 
-For: whoever must know what was, not only what is. Not for: the present (projections/)."""
+For: code that needs past states. Not for: the present state (projections/).
+"""
 
 from __future__ import annotations
 

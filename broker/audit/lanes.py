@@ -1,7 +1,7 @@
-"""The lanes of one reading of the log. Each lane is a partition that is read fetch by fetch, the next fetch begun
-ahead.
+"""The partitions (lanes) that one request for the log reads. Each is read one fetch at a time, and the next fetch
+starts early.
 
-For: holding fetched records until their turn comes, and keeping or reading again what has no room. Not for: the order
+For: keeping fetched records until they are needed, and reading again what does not fit into memory. Not for: the order
 (broker/core/logorder.py), slots and slices (reader.py).
 """
 

@@ -1,7 +1,6 @@
-"""The listeners and replays that there ever were. Ended ones are in no projection, but in `control`.
+"""All listeners and replays that have ever existed. Deleted ones are only in the topic `control`.
 
-For: readings of the log by queue, listener or message. Not for: present listeners (projections/), or earlier states
-(past.py).
+For: reading the log by queue, listener or message. Not for: existing listeners (projections/), past states (past.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The pace of long work in small steps, which shares the event loop with requests.
+"""Pauses in long work, so that requests get the event loop too.
 
-For: yielding half of the time to other requests, as long as there are any. Not for: the order of several such works
+For: leaving half of the time to requests, as long as there are any. Not for: the order of several pieces of long work
 (broker/kafka/read_slots.py).
 """
 

@@ -1,10 +1,10 @@
-"""The directory as it was: `control` folded by the same pure functions, up to a moment.
+"""The directory as it was at a past time, computed from the topic `control` up to that time.
 
-For: one organization's queues, listeners and keys at any time. Not for: the present (projections/), a message's past
-(its story, broker/audit/reader.py).
+For: one organization's queues, listeners and API keys at any time. Not for: the present (projections/), a message's
+history (broker/audit/reader.py).
 
-Only the organization's own events are folded, in slices; the last few results are kept, for whoever looks at a moment
-looks more than once.
+Only the organization's own events are applied, with pauses. The last few results are kept, because clients usually ask
+about the same time more than once.
 """
 
 from __future__ import annotations

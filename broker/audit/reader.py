@@ -1,8 +1,7 @@
-"""The reader of the log in its order: one slice at a time, in bounded memory, without delaying the process's other
-work.
+"""Reads the log in its order: in slices, with bounded memory, and without delaying other requests of the process.
 
-For: the I/O around broker/core/logorder.py: lanes, slots, and waiting until a moment is safely past. Not for: fetches
-(lanes.py), the choice of events (broker/core/selection.py), answers (api/log.py).
+For: the I/O around broker/core/logorder.py, slots, and waiting until a time is far enough in the past for a final
+order. Not for: fetches (lanes.py), which events match (broker/core/selection.py), HTTP answers (api/log.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""The port through which the readers of the log use Kafka.
-
-Not for: its implementation (broker/kafka/requests.py).
+"""The protocol through which the readers of the log use Kafka. Not for: its implementation
+(broker/kafka/requests.py).
 """
 
 from __future__ import annotations

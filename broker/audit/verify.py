@@ -1,11 +1,11 @@
-"""Folds the whole log again and tells what does not hold together.
+"""Reads the whole log again, and tells what is inconsistent.
 
-For: the order in which topics, partitions and cursors are read, so that a log that is being written to is judged
-fairly. Not for: the rules (broker/core/checks.py), how findings are shown (cli/commands/verify.py).
+For: the order of reading topics, partitions and cursors, which avoids false findings while the log is being written.
+Not for: the rules (broker/core/checks.py), how findings are shown (cli/commands/verify.py).
 
-The ends of `messages` are looked up first: whatever is before them speaks of queues that `control` has by then. A
-worker writes what came of a delivery before its cursor passes it, so the cursors are read before the outcomes. Outcomes
-that are newer than what was read of `messages` and `control` may speak of what was made since: that is looked up last.
+The ends of `messages` are read first, so that `control` has the queues of all messages before these ends. A worker
+records the outcome of a delivery before its cursor passes it, so cursors are read before outcomes. Outcomes may name
+messages and listeners that are newer than what was read. These are looked up last.
 """
 
 from __future__ import annotations

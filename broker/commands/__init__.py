@@ -1,1 +1,1 @@
-"""Commands: what a client asks for, checked against the projection and appended. Never waits on delivery."""
+"""Commands of clients: checked against the directory, and then appended to the log. They never wait for deliveries."""

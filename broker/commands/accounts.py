@@ -1,7 +1,8 @@
-"""Commands on accounts and sessions, and an account's organizations.
+"""Commands on accounts, their sessions and their memberships.
 
-For: who people are. Not for: keys (broker/commands/organizations.py), how a password is hashed (broker/passwords.py),
-how often somebody may try (api/accounts.py), who may ask (api/auth.py)."""
+Not for: API keys (organizations.py), hashing passwords (broker/passwords.py), rate limits (api/accounts.py), who may
+call a command (api/auth.py).
+"""
 
 from __future__ import annotations
 
@@ -159,7 +160,7 @@ class AccountCommands:
 
     async def _check_own_password(self, account: Account, password: str) -> None:
         if not await self._passwords.fits(password, account.password_hash):
-            raise Refused("This is not the account's password.", pointer="/password")
+            raise Refused("The password is wrong. Give the account's current password.", pointer="/password")
 
     async def reset_password(self, account_id: str) -> tuple[str, int]:
         """Create a one-time password and end the account's sessions. Return the password and when it expires.

@@ -1,11 +1,11 @@
-"""The commands on messages that are in the log already.
+"""Commands on messages that are already stored.
 
-For: finding, updating and deleting a message, and telling which listeners had it by then. Not for: putting it
-(broker/commands/puts.py), honoring a change (broker/delivery/changes/honour.py), the request (api/messages.py).
+For: finding, updating and deleting a message, and telling which listeners have already received it. Not for: putting it
+(puts.py), applying a change to deliveries (broker/delivery/changes/honour.py), the request (api/messages.py).
 
-A change waits until the worker that owns the message's partition says that it honors the change, and which listeners
-had the message. After ANSWER_S the answer is `unknown`. The change itself counts as soon as Kafka has it (decision
-0050).
+A change counts as soon as Kafka has stored it. The command then waits until the worker that owns the message's
+partition answers which listeners had the message. After ANSWER_S without an answer, it returns `unknown`
+(docs/decisions/0050).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The parts that all commands share: who asks, and recording an event.
+"""The parts that all commands share: the author of a command, and recording an event.
 
-For: the context of a request, finding the item that a command names, waiting until this process has folded the event.
-A writer learns from its own fold whether its event counts: of two writers that want one name, the first in the log has
-it. Not for: the commands (the modules beside this one), what an event changes (broker/core/directory.py).
+For: the context of a request, finding the item that a command names, and waiting until this process has applied the
+event. A writer learns only then whether its event counts: if two writers want the same name, the first one in the log
+gets it. Not for: the commands (the modules beside this one), what an event changes (broker/core/directory.py).
 """
 
 from __future__ import annotations

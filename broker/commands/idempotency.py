@@ -1,12 +1,13 @@
-"""Puts with an Idempotency-Key: the same key brings the same messages, once, whoever asks and whatever dies.
+"""Puts with an Idempotency-Key: repeated requests with the same key store the messages only once, even after crashes.
 
-For: claiming the key, putting what was claimed, answering again what was put (docs/decisions/0044). Not for: the rule
-who has a claim (broker/core/claims.py), how claims are kept (broker/kafka/claims.py), the header (api/messages.py).
+For: claiming the key, putting the claimed messages, and repeating the answer (docs/decisions/0044). Not for: which
+claim holds a key (broker/core/claims.py), storing claims (broker/kafka/claims.py), the header (api/messages.py).
 
-    claim appended -> first in the log: messages appended under the claim's ids -> answered
-                   -> not the first, or asked again: the messages are there -> answered
-                                                     they may still come -> InFlight
-                                                     they can't any more -> taken over by a claim of the next number
+    claim appended -> it is the first in the log: the messages are appended with its ids -> answer
+                   -> it is not the first, or the request is a repeat:
+                          the messages are stored -> answer
+                          they may still be stored -> InFlight
+                          they can't be stored any more -> a claim with the next number takes over
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Commands on listeners.
 
-For: creating, updating, pausing, resuming, redriving and deleting them. Not for: their secrets after that (secrets.py),
-replays (replays.py), what an event changes (broker/core/directory.py), who may ask (api/auth.py).
+For: creating, updating, pausing, resuming, redriving and deleting listeners. Not for: their secrets after the creation
+(secrets.py), replays (replays.py), what an event changes (broker/core/directory.py), who may call a command
+(api/auth.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Commands on organizations and their API keys.
 
-For: creating them, and revoking keys. Not for: members (accounts.py), who may ask (api/auth.py).
+For: creating both, and revoking keys. Not for: members (accounts.py), who may call a command (api/auth.py).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ async def create_key(
             )
         if queue_ids is not None and scope not in keys.SCOPES_OF_QUEUES:
             raise Refused(
-                f"A key that is restricted to some queues can't have the scope {scope!r}.", pointer=f"/scopes/{index}"
+                f"A key that is restricted to some queues can't have the scope {scope!r}. Leave out one of the two.",
+                pointer=f"/scopes/{index}",
             )
     if queue_ids is not None:
         await _check_queues(view, organization_id, queue_ids)

@@ -1,10 +1,9 @@
-"""Putting messages: the one command that is asked thousands of times a second.
+"""The command that puts messages. It is called thousands of times a second.
 
-For: checking them, their ids, and their append to `messages`. Not for: the other commands
-(broker/commands/context.py), record batches (broker/kafka/group_commit.py), the request around it
-(api/messages.py).
+For: checking messages, their ids, and their append to the topic `messages`. Not for: record batches
+(broker/kafka/group_commit.py), the request (api/messages.py).
 
-A put touches no projection but to look its queue up, and waits for nothing but Kafka's acknowledgement.
+A put looks up its queue in memory, and waits only for Kafka's acknowledgement.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Commands on queues.
 
-For: creating, renaming and deleting them. Not for: their listeners (listeners.py), what an event changes
-(broker/core/directory.py), who may ask (api/auth.py).
+For: creating, renaming and deleting queues, and their alerts. Not for: their listeners (listeners.py), what an event
+changes (broker/core/directory.py), who may call a command (api/auth.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Commands on replays: begin one, or say what it would be; pause, resume, cancel it; how far it is.
+"""Commands on replays: plan, start, pause, resume and cancel a replay, and tell its progress.
 
-For: which offsets a replay takes, and its events. Not for: what a replay is (broker/core/replays.py), delivering it
-(broker/delivery), the requests (api/replays.py).
+For: which offsets a replay takes, and its events. Not for: the fields of a replay (broker/core/replays.py), delivering
+it (broker/delivery), the requests (api/replays.py).
 """
 
 from __future__ import annotations

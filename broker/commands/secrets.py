@@ -1,7 +1,8 @@
-"""Commands on a listener's signing secrets: shown, and changed without a listener missing a message.
+"""Commands on a listener's signing secrets: show the secret, and replace it so that no message is rejected.
 
-For: rotation, by which the former secrets sign besides for a while. Not for: signing (broker/core/signing.py), the key
-they are encrypted with (broker/sealing.py)."""
+For: rotation, after which the former secrets also sign for a while. Not for: signing (broker/core/signing.py),
+encrypting the secrets (broker/sealing.py).
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""Everput's decisions, pure: no await, no clock, no randomness, no socket. Time arrives as `at_ms`."""
+"""Everput's decisions as pure functions and classes: no I/O, no clock, no randomness. Callers pass in the time as
+`at_ms`.
+"""

@@ -1,9 +1,9 @@
-"""Accounts and their sessions, folded from the `control` topic as a part of the directory.
+"""Accounts and their sessions, computed from the events of the topic `control` as a part of the directory.
 
-For: the state and the fold. Of two accounts that want one e-mail address the first in the log has it.
-Not for: passwords (broker/passwords.py), whose organization is whose (broker/core/directory.py).
+For: their state, and how an event changes it. If two accounts want the same e-mail address, the first one in the log
+gets it. An account has at most SESSIONS_MAX sessions; a new one removes the oldest.
 
-What has ended is let go in the fold: an account holds at most SESSIONS_MAX sessions, the oldest leaves first.
+Not for: passwords (broker/passwords.py), members of organizations (directory.py).
 """
 
 from __future__ import annotations

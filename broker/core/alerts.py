@@ -1,11 +1,13 @@
-"""Alerts: when one begins and ends, which ones are open, and the message that tells of one.
+"""Alerts: when an alert begins and ends, which alerts are open, and the message about an alert.
 
-For: the rule (Trigger), its readings of a listener, and the fold of the alerts' events. Pure; time is passed in.
-Not for: finding the facts and writing events and messages (broker/alerts.py), a listener's health (health.py).
+For: the rule (Trigger), the levels of a listener's conditions, and the state computed from the alerts' events.
+Everything is pure; callers pass in the time. Not for: finding the facts and writing events and messages
+(broker/alerts.py), a listener's health (health.py).
 
-An alert has one kind and one subject: a listener, an API key, or an organization. It begins when its level has been
-HIGH for some time, and ends when the level has been LOW for some time. BETWEEN the two thresholds nothing changes. Two
-beginnings are at least INTERVAL_MS apart. The events in `control` are the state, so an episode goes on after a restart.
+An alert has a kind and a subject: a listener, an API key, or an organization. It begins when its level has been HIGH
+for some time, and ends when the level has been LOW for some time. BETWEEN the two thresholds nothing changes. The same
+alert begins at most once in INTERVAL_MS. The state is in the events of `control`, so an alert continues after a
+restart.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""API keys, folded from `control`.
+"""API keys, computed from the events of the topic `control`.
 
-For: a key's fields, and what its events change. Not for: the form of a key's text (keys.py) or who may use one
-(api/auth.py)."""
+For: the fields of an API key, and how events change them. Not for: the form of a key's text (keys.py), who may use a
+key (api/auth.py).
+"""
 
 from __future__ import annotations
 

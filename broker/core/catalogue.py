@@ -1,7 +1,7 @@
-"""The description of each event and each of its fields, and the fields that no reader of the log is shown.
+"""The description of every event and every event field, and the list of fields that clients never see.
 
-For: the one table behind `GET /v1/log`, exports and docs/events.md. A field that is not in FIELDS, or is in SECRET or
-INTERNAL, is never shown, so a new field stays hidden until somebody describes it here. Not for: encoding (events.py).
+For: the table behind `GET /v1/log`, exports and docs/events.md. A field is shown only if it is in FIELDS and neither in
+SECRET nor in INTERNAL, so a new field stays hidden until somebody describes it here. Not for: encoding (codec.py).
 """
 
 from __future__ import annotations

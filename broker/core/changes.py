@@ -1,8 +1,7 @@
-"""The rule for which change of a message counts: a deletion is final, otherwise the last update for the present version
-counts.
+"""The rule for which change of a message counts: a deletion is final, otherwise the last valid update counts.
 
-For: folding a message's changes in the order of the log. Pure. Not for: reading `changes` (broker/kafka/changes.py),
-what a change means for deliveries (broker/delivery/changes/honour.py).
+For: the changes of one message in the order of the log. Pure. Not for: reading the topic `changes`
+(broker/kafka/changes.py), what a change means for deliveries (broker/delivery/changes/honour.py).
 """
 
 from __future__ import annotations

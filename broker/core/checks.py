@@ -1,8 +1,10 @@
-"""The rules of `everput verify`: each event must fit its place in the log and the events before it.
+"""The rules of `everput verify`: each event must fit its position in the log and the events before it.
 
-For: the rules, topic by topic; all records of a partition are given in order. Pure. Not for: reading the records
-(broker/audit/verify.py). No rule can tell whether a value that nothing repeats (a message's data, a queue's name) is
-the one that was written. There is no chain of hashes (docs/decisions/0091).
+For: the rules for each topic. Callers give all records of a partition in order. Pure. Not for: reading the records
+(broker/audit/verify.py).
+
+The rules can't notice a changed value that occurs only once, such as a message's data or a queue's name: the log has no
+chain of hashes (docs/decisions/0091).
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""The circuit breaker of a listener: closed (attempts flow), open (only its liveness_url is probed), probation.
+"""The circuit breaker of a listener: closed (attempts are made), open (only probes of its liveness_url), or probation.
 
-For: the state, from answers and probes, with the clock passed in. Not for: probing (broker/delivery).
+For: the state that follows from answers and probes. Callers pass in the time. Not for: sending probes
+(broker/delivery).
 
     closed --[some faults in a row]--> open --[a good probe]--> probation --[enough successes]--> closed
                                               ^-------[faults in a row]--'
 
-TRIP_AFTER faults in a row open the circuit, and TRIP_AFTER_NEW those of a new listener: hundreds of new listeners that
-are dead must not get five attempts each. While the circuit is open, no attempt is spent. Probation allows few attempts,
-and doubles them with each success. It ends with as many faults in a row as for a new listener, so a listener that fails
-half of its attempts gets through. A listener whose liveness_url works and whose notify_url fails is probed less and
-less often.
+TRIP_AFTER faults in a row open the circuit. For a new listener TRIP_AFTER_NEW are enough, because hundreds of new
+listeners that are dead must not get five attempts each. While the circuit is open, no attempt is made. Probation allows
+a few attempts, and twice as many after each success. It ends with as many faults in a row as for a new listener, so a
+listener that fails half of its attempts passes. A listener whose liveness_url works while its notify_url fails is
+probed less and less often.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Claims: who may put the messages of an Idempotency-Key, and where the claims of the last day are. Pure.
+"""Claims of Idempotency-Keys: which request may put the messages of a key, and where the claims of the last day are.
 
-For: the rule by which the log's order decides, the ids of claimed messages, and an index of 16 bytes a claim.
-Not for: reading the log (broker/kafka/claims.py), what is done with a claim (broker/commands/idempotency.py).
+For: the rule, which depends only on the order of the log; the ids of claimed messages; an index with 16 bytes for each
+claim. Pure. Not for: reading the log (broker/kafka/claims.py), using a claim (broker/commands/idempotency.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Events to bytes and back.
+"""The encoding of events as JSON, and their decoding.
 
-For: JSON, the wire name and version of each class, the upcasters from old versions. Not for: the events (events.py)."""
+For: the wire name and version of each event class, and the upcasters from old versions. Not for: the events
+(events.py).
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,7 @@ def _decode_other(value: bytes) -> Event:
             )
         return msgspec.convert(fields, kind)
     except (KeyError, TypeError, ValueError) as error:  # orjson and msgspec raise subclasses of ValueError
-        raise UnknownEvent(f"not an event that this program knows: {error}") from error
+        raise UnknownEvent(f"the record holds no event that this program knows: {error}") from error
 
 
 def decode_message(value: bytes) -> MessagePut:

@@ -1,6 +1,7 @@
-"""The events of the topic `control`: accounts, organizations, keys, queues, listeners, replays, damage.
+"""The events of the topic `control`: accounts, organizations, API keys, queues, listeners, replays, damage.
 
-For: their fields and wire names. Not for: what an event changes (directory.py)."""
+For: their fields and wire names. Not for: what an event changes (directory.py).
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
-"""A stream's cursor as Kafka keeps it: an offset that every Kafka tool understands, and metadata with the details.
+"""A listener's cursor in a partition, as Kafka stores it: a committed offset that every Kafka tool understands, and
+metadata.
 
-For: encoding and decoding. The committed offset is the lowest that is not settled, so a reader that ignores the
-metadata repeats some deliveries and skips none. Not for: storing it (broker/kafka/cursors.py).
+For: encoding and decoding. The committed offset is the lowest offset that is not settled, so a reader that ignores the
+metadata repeats some deliveries and skips none. Not for: storing cursors (broker/kafka/cursors.py).
 
 Metadata, version 1: `1 <open> <pending> <oldest_at_ms> <state> <error> <attempts>`, with `-` for a missing value.
-<open> is unpadded url-safe base64 of unsigned LEB128 varints: top - offset, then the open offsets, each as the distance
-to the one before (the first to the committed offset). OPEN_MAX of them fit Kafka's 4,096 bytes. <attempts> is written
-in the same way, a number for each open offset. It is left out, with the space before it, when all are 0 or it does not
-fit. <error> may be followed by `;` and the counts of the stream (health.py). Programs that do not know the counts take
-them for a part of the error.
+<open> is unpadded url-safe base64 of unsigned LEB128 varints: first top - offset, then each open offset as the distance
+from the one before, the first from the committed offset. OPEN_MAX open offsets fit into Kafka's 4,096 bytes. <attempts>
+has the same encoding, with a number for each open offset. It is left out, with the space before it, if all numbers are
+0 or if it does not fit. <error> may be followed by `;` and the listener's counts (health.py). Older programs read the
+counts as a part of the error.
 """
 
 from __future__ import annotations

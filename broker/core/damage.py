@@ -1,7 +1,7 @@
-"""The unreadable ranges of the log: those that were found, without those that were mended or given up.
+"""The unreadable ranges of the log: those that were found, without those that were repaired or given up.
 
-For: the fold of `log.damaged` and `log.mended`. Pure. Not for: finding damage (broker/kafka/batches.py), the deliveries
-that it holds back (broker/delivery/outstanding/damaged.py).
+For: the state computed from the events `log.damaged` and `log.mended`. Pure. Not for: finding damage
+(broker/kafka/batches.py), deliveries that wait because of damage (broker/delivery/outstanding/damaged.py).
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""One delivery as a state machine: its states, the transitions between them, and what an attempt's end means for it.
+"""One delivery as a state machine: its states, the transitions between them, and what follows an attempt.
 
-For: the table NEXT, its picture (docs/delivery.md), and judge(), which decides what follows an attempt. Pure: no clock,
-no dice, no I/O. Not for: acting on a verdict (broker/delivery/dispatch), which deliveries there are (window.py), or
-when the next attempt is due (retry.py).
+For: the table NEXT, its documentation (docs/delivery.md), and judge(), which decides what follows an attempt. Pure: no
+clock, no randomness, no I/O. Not for: carrying out the decision (broker/delivery/dispatch), which deliveries exist
+(window.py), when the next attempt is due (retry.py).
 
-A delivery lives in memory from when a stream takes its message until the stream's cursor may pass it. A worker sets
-`Delivery.state` at each transition; the tests check every one of them against NEXT (tests/legal.py).
+A delivery is in memory from when a worker takes its message until the listener's cursor may pass it. A worker sets
+`Delivery.state` at each transition, and the tests compare every transition with NEXT (tests/legal.py).
 
-Rule 1: the states in HOLDS hold the message in memory, and count against what a listener may hold; no other does.
-Rule 2: the states in ENDED are final. An answer that arrives for a delivery that was dropped changes nothing.
-Rule 3: an attempt begins in READY only, and at its end judge() alone says what follows.
+Rule 1: a delivery has its message in memory only in the states of HOLDS, which count against the listener's limit.
+Rule 2: the states in ENDED are final. A late answer for a dropped delivery changes nothing.
+Rule 3: an attempt begins only in READY, and only judge() decides what follows it.
 """
 
 from __future__ import annotations

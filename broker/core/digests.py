@@ -1,7 +1,8 @@
-"""Hashes of the directory, by which two folds of the log are compared.
+"""Hashes of the directory, which show whether two processes have computed the same state from the log.
 
-For: the hash of the whole state, and a CRC of each field that says where two states differ. Not for: comparing them
-(cli/commands/verify.py)."""
+For: a hash of the whole state, and a checksum of each field to find where two states differ. Not for: comparing them
+(cli/commands/verify.py).
+"""
 
 from __future__ import annotations
 

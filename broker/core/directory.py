@@ -1,9 +1,11 @@
-"""The directory: accounts, organizations, keys, queues and listeners, folded from the `control` topic.
+"""The directory: accounts, organizations, API keys, queues and listeners, computed from the events of the topic
+`control`.
 
-For: the state and the fold. The log's order decides: of two events that want one name the first counts and the
-fold passes over the second, the same way in every process; the writer of the second looks and sees it lost.
-Not for: accounts and sessions (broker/core/accounts.py), reading the log (projections/), writing to it
-(broker/commands)."""
+For: the state, and how an event changes it. If two events want the same name, the first one in the log gets it, and
+every process ignores the second. The writer of the second event notices this when it reads its own event.
+
+Not for: accounts and sessions (accounts.py), reading the log (projections/), writing to it (broker/commands).
+"""
 
 from __future__ import annotations
 

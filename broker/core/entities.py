@@ -1,7 +1,8 @@
 """Organizations, queues and listeners, as the directory holds them.
 
-For: their fields. Not for: API keys (api_keys.py), accounts (accounts.py), replays (replays.py), or the fold of events
-(directory.py)."""
+For: their fields. Not for: API keys (api_keys.py), accounts (accounts.py), replays (replays.py), how events change them
+(directory.py).
+"""
 
 from __future__ import annotations
 

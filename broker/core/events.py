@@ -1,8 +1,9 @@
-"""The events: what happened, in the past tense, as written to the log.
+"""All events of the log: facts, named in the past tense.
 
-For: every event by one name. A class may be renamed; its wire name and fields never change. A change of fields is a new
-version with an upcaster (codec.py) and a golden record in tests/golden. Not for: what an event changes (directory.py),
-where it is stored (broker/kafka/topics.py)."""
+For: importing every event from one module. A class may be renamed, but its wire name and its fields never change. To
+change fields, add a version with an upcaster (codec.py) and a golden record in tests/golden. Not for: what an event
+changes (directory.py), where it is stored (broker/kafka/topics.py).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The limits on attempts to one listener: how many may be in flight, and how many may begin in a second.
 
-For: the limit that follows the answers (additive increase, multiplicative decrease), the rate limit, a worker's share
-of what a listener may have, and the budget of slow listeners. Not for: the circuit of a listener that is down
-(circuit.py).
+For: the concurrency limit that adapts to answers (additive increase, multiplicative decrease), the rate limit, a
+worker's share of both, and the budget of slow listeners. Not for: the circuit breaker (circuit.py).
 """
 
 from __future__ import annotations

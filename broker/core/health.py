@@ -1,8 +1,8 @@
 """The health of a listener, decided from facts, and the counts of its latest attempts.
 
-For: the one rule that the API, the command line, the console and the metrics share. A worker counts attempts per stream
-and minute (Recent) and commits the counts with the stream's cursor (cursor.py), so any process can add them up.
-Pure; time is passed in. Not for: when a listener counts as down (circuit.py), reading cursors
+For: the one rule that the API, the command line, the console and the metrics share. A worker counts the attempts of
+each listener, partition and minute (Recent), and commits the counts with the cursor (cursor.py), so that any process
+can add them up. Pure; callers pass in the time. Not for: when a listener counts as down (circuit.py), reading cursors
 (broker/kafka/deliveries.py).
 """
 

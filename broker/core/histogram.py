@@ -1,6 +1,6 @@
-"""A histogram of durations with fixed steps.
+"""A histogram of durations with fixed buckets.
 
-For: counting cheaply where the work is done. Not for: showing it (cli/processes/metrics.py).
+For: counting durations with little work. Not for: showing them (cli/processes/metrics.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Message ids: UUIDv7 whose 12 `rand_a` bits carry the partition of the `messages` topic.
+"""Message ids: UUIDv7 with the partition of `messages` in their 12 `rand_a` bits.
 
-For: making one from parts and reading the parts back, so that a message is found by its id without an index; and what
-stands for the ids of messages that can't be read.
-Not for: drawing the random bits or reading the clock (the callers do that)."""
+For: making an id, and reading the time and the partition from it, so that a message is found by its id without an
+index. Also for the ids that stand for unreadable messages. Not for: the random bits and the clock, which the callers
+provide.
+"""
 
 from __future__ import annotations
 

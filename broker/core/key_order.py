@@ -1,8 +1,8 @@
-"""Ordering keys: the messages of one key go one at a time, in order, and only they wait.
+"""Ordering keys: the messages of one key are delivered one at a time, in order, and other messages do not wait for
+them.
 
-For: the delivery of each key that may be sent (KeyOrder), and the offsets on their way to `outstanding`
-(ArrivingOffsets). Pure; the deliveries are opaque.
-Not for: other reasons to wait (flow.py, circuit.py).
+For: which delivery of each key may be sent (KeyOrder), and which deliveries are on their way to the topic `outstanding`
+(ArrivingOffsets). Pure. Not for: other reasons to wait (flow.py, circuit.py).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""API keys and session tokens: their form, what the log holds of one, and what each scope lets a key do.
+"""API keys and session tokens: their text form, what the log stores of them, and the rights of each scope.
 
-For: making a text from random bytes, refusing a malformed one without a look-up, its SHA-256; the scopes.
-Not for: drawing the bytes (broker/commands/organizations.py) or finding whose key it is (broker/core/directory.py).
+For: making the text from random bytes, refusing a malformed text without a look-up, its SHA-256, the scopes. Not for:
+the random bytes (broker/commands/organizations.py), finding a key's owner (directory.py).
 
-`evp_`, 43 base62 digits of 256 random bits, 6 base62 digits of the CRC-32 of all before them. The first eight digits
-are shown as the key's prefix, which leaves 208 bits that nobody has seen.
+The text is `evp_`, 43 base62 digits of 256 random bits, and 6 base62 digits of the CRC-32 of everything before them.
+The first eight digits are shown as the key's prefix, so 208 bits stay secret.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The order of the log: one order over all partitions of its topics, the same at every reading.
+"""The order of the log: one order over all partitions of its topics, the same for every reader.
 
-For: merging partitions that are read a fetch at a time, and the page token where a reading may go on. Pure; what is
-merged is opaque. Not for: reading (broker/audit/reader.py), which events a reader wants (broker/core/selection.py).
+For: merging partitions that are read one fetch at a time, and the page token where a client continues. Pure. Not for:
+reading (broker/audit/reader.py), which events a client wants (selection.py).
 
-A record's *log time* is the latest record time in its partition up to and including its own: it never goes back. The
-order is that of (log time, topic, partition, offset). It needs nothing but what the partitions hold, so that every
-reading gives it, wherever it begins (docs/decisions/0090).
+A record's *log time* is the highest record time in its partition up to that record, so it never goes back. Records are
+ordered by (log time, topic, partition, offset). These values are all in the partitions themselves, so every reader gets
+the same order wherever it begins (docs/decisions/0090).
 """
 
 from __future__ import annotations

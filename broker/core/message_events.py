@@ -1,6 +1,7 @@
 """The events of messages and their deliveries.
 
-For: their fields and wire names. Not for: the topics they are stored in (broker/kafka/topics.py)."""
+For: their fields and wire names. Not for: the topics that store them (broker/kafka/topics.py).
+"""
 
 from __future__ import annotations
 

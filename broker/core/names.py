@@ -1,6 +1,6 @@
-"""The rule for names of organizations, keys, queues, listeners and messages, and the quoting of text from outside.
+"""The rule for the names of organizations, API keys, queues, listeners and messages.
 
-For: the rule and its error. Not for: whether a name is taken (broker/core/directory.py).
+For: the rule and its error text, and quoting text from outside. Not for: whether a name is taken (directory.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Tells whether two URLs have the same origin: scheme, host and port (RFC 6454, section 5).
 
-For: a listener's header values, which are secrets between its owner and one origin and are sent to no other unasked
-(docs/decisions/0042). Not for: which URLs a listener may have (broker/outbound/addresses.py)."""
+For: a listener's header values, which are secrets for one origin and are sent to another only if the owner asks for it
+(docs/decisions/0042). Not for: which URLs a listener may have (broker/outbound/addresses.py).
+"""
 
 from __future__ import annotations
 

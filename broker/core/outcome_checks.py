@@ -1,6 +1,7 @@
-"""The rules of `everput verify` for deliveries: their outcomes, and what cursors leave unaccounted for.
+"""The rules of `everput verify` for deliveries: their recorded outcomes, and deliveries without any.
 
-For: `deliveries` and `outstanding`. Pure. Not for: the other topics (checks.py)."""
+For: the topics `changes`, `deliveries` and `outstanding`. Pure. Not for: the other topics (checks.py).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A page of a queue's messages, newest first, out of partitions that are each read backwards a chunk at a time.
+"""A page of a queue's messages, newest first. Each partition is read backwards, some records at a time.
 
-For: which of the records read may be shown, and where the next page goes on. Not for: reading them
+For: which of the records may be shown, and where the next page begins. Not for: reading them
 (broker/kafka/messages.py).
 """
 

@@ -1,7 +1,7 @@
-"""The intervals between probes of listeners that are down, and their order when not all can be probed.
+"""The intervals between probes of listeners that are down, and the order of probes if not all can be sent.
 
-For: both, with the clock passed in; the listeners are opaque. Not for: probing, and how many may start
-(broker/delivery/dispatch/liveness.py); whether a listener is down, and since when (circuit.py).
+For: pure rules; callers pass in the time. Not for: sending probes and their rate
+(broker/delivery/dispatch/liveness.py), whether a listener is down (circuit.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The fold of a listener's redrives, which tells the deliveries that they concern.
+"""The redrives of a listener, and which deliveries each one concerns.
 
-For: comparing a redrive with what a record of `outstanding` knew. Redrives are counted, because clocks differ: the
-third redrive in the log is the third for every process. Pure. Not for: what a redrive does to a delivery
+For: comparing the redrives with those that the writer of a record in `outstanding` had seen. Redrives are numbered by
+their order in the log and not by time, because clocks differ. Pure. Not for: what a redrive does
 (broker/delivery/outstanding/schedule.py).
 """
 

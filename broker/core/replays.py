@@ -1,10 +1,10 @@
-"""Replays: a range of the log delivered once more, to a listener or to a URL given for the purpose.
+"""Replays: a range of a queue's messages that is delivered again, to a listener or to another URL.
 
-For: what a replay is, which offsets it takes, and their fold as a part of the directory. A replay is delivered as a
-listener of its own would be, one that begins and ends at offsets, so whatever holds for listeners holds for it:
-windows, retries, cursors, circuits.
-Not for: asking for one (broker/commands/replays.py), delivering (broker/delivery), the listener
-(broker/core/directory.py).
+For: the fields of a replay, the offsets that it takes, and how events change it. A replay is delivered like a listener
+that begins and ends at given offsets, so all rules for listeners also hold for replays.
+
+Not for: starting a replay (broker/commands/replays.py), delivering it (broker/delivery), the listener that stands for
+it (directory.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""When a failed attempt is made again.
+"""When a failed attempt is repeated.
 
-For: exponential backoff with full jitter, and Retry-After. Not for: whether the listener is down (circuit.py)."""
+For: exponential backoff with full jitter, and Retry-After. Not for: whether the listener is down (circuit.py).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The filter of the events that a reader of the log wants.
+"""The filter of the events that a client of the log wants.
 
-For: filtering a record's bytes first: they contain ids as they are, so most records need no decoding. Not for: where to
-look (broker/audit/reader.py), what is shown of an event (broker/core/catalogue.py).
+For: searching a record's bytes for ids first, so that most records need no decoding. Not for: where to read
+(broker/audit/reader.py), which fields are shown (catalogue.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Signs the request of one attempt.
+"""The signature of a delivery's HTTP request.
 
-For: the order of the signed bytes and the signature's form (Standard Webhooks 1.0, "Signature scheme").
-Not for: which secret is current (broker/core/directory.py) or sending (broker/outbound/connection.py)."""
+For: which bytes are signed, and the form of the signature (Standard Webhooks 1.0, "Signature scheme"). Not for: which
+secret is current (directory.py), sending (broker/outbound/connection.py).
+"""
 
 from __future__ import annotations
 

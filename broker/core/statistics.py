@@ -1,11 +1,11 @@
-"""Statistics per minute, as a fold of the log: what was put, delivered, refused and parked, and how long it took.
+"""Statistics per minute: how many messages were put, delivered, refused and parked, and how long deliveries took.
 
-For: counting records into minutes, and deciding which `statistics.counted` events of several writers count.
-Not for: reading or writing topics (broker/kafka/statistics.py), the Faust agent (projections/statistics.py).
+For: counting records by minute, and deciding which `statistics.counted` events are valid. Not for: reading and writing
+topics (broker/kafka/statistics.py), the Faust agent (projections/statistics.py).
 
 A lane is one partition of `messages` or `deliveries`. Each `statistics.counted` event names the range of offsets that
-it covers in each of its lanes. An event that covers an offset for a second time counts for nothing (Coverage), so the
-sum over the events that count is the fold of the lanes themselves, however the lanes were cut and whoever wrote.
+it covers in each lane. An event that covers an offset for the second time is ignored (Coverage). Therefore the sum of
+the valid events counts every record once, whoever counted it.
 """
 
 from __future__ import annotations

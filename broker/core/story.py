@@ -1,7 +1,8 @@
-"""The rule for which events of many or no messages belong to one message's story.
+"""The rule for which events that do not name a message still belong to its history.
 
-For: redrives of all deliveries of a listener, which concern the message only if it was outstanding; replays that take
-it. Pure; the events come in the order of the log. Not for: finding the events (selection.py, broker/audit/reader.py).
+For: redrives of all deliveries of a listener, which concern the message only if it was outstanding, and replays that
+include the message. Pure; events must come in the order of the log. Not for: finding the events (selection.py,
+broker/audit/reader.py).
 """
 
 from __future__ import annotations

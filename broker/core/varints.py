@@ -1,7 +1,8 @@
 """Lists of numbers as short text: unsigned LEB128 varints in unpadded url-safe base64.
 
-For: the open offsets in a cursor's metadata, the offsets that a replay picks, a reading's place in the log. Not for:
-what the numbers mean."""
+For: the open offsets of a cursor, the offsets that a replay takes, and page tokens. Not for: the meaning of the
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -43,5 +44,5 @@ def _numbers(packed: bytes) -> list[int]:
             numbers.append(number)
             number = shift = 0
     if shift:
-        raise ValueError("the packed numbers end in the middle of a number")
+        raise ValueError("the packed text ends in the middle of a number")
     return numbers

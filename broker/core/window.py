@@ -1,20 +1,20 @@
-"""One stream's place in its partition: what is taken, what is settled, what waits to be read.
+"""The progress of one listener in one partition (a stream): which messages are taken, settled, or still to be read.
 
-For: which offsets a stream takes, from the tail or from a catch-up reader, and what its cursor may say. Pure; the
-deliveries themselves are opaque. Not for: sending, retrying, or when there is room (broker/delivery/dispatch).
+For: which offsets a stream takes from the reader of new messages (the tail) or from a catch-up reader, and what its
+cursor says. Pure. Not for: sending, retrying, memory limits (broker/delivery/dispatch).
 
-A partition's offsets, for one stream (own offsets only; another queue's do not count):
+The offsets of a partition, for one stream. Only the offsets of its own queue's messages count:
 
-    settled, or open | behind: noted, not taken | not known: must be scanned | not written yet
+    settled, or open | behind: known, not taken | unknown: must be scanned  | not written yet
     .................|..........................|...........................|
                      top                        scan_from                   the tail
 
-Rule 1: an own offset is settled, open, behind, or at or after scan_from. Nothing is ever between the chairs.
-Rule 2: every open offset is below every one behind, and those are below scan_from.
-Rule 3: a stream with nothing behind and no scan_from is *attached*: the tail tells it of every own offset. Any other
-        one is told by catch-up readers, which begin at wanted() and never read past the tail.
-Rule 4: nothing is taken from the tail while the message of an earlier offset is missing: what has the same ordering
-        key must not overtake it.
+Rule 1: every own offset is settled, open, behind, or at or after scan_from.
+Rule 2: every open offset is below every offset that is behind, and those are below scan_from.
+Rule 3: a stream with nothing behind and no scan_from is *attached*: the tail tells it every own offset. Other streams
+        are told by catch-up readers, which begin at wanted() and never read past the tail.
+Rule 4: nothing is taken from the tail while the message of an earlier offset is missing, because messages with the
+        same ordering key must not overtake it.
 """
 
 from __future__ import annotations

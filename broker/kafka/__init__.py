@@ -1,1 +1,1 @@
-"""The only importer of aiokafka: topics, the log, the cursors, and the embedded Kafka."""
+"""The only package that imports aiokafka: topics, the log, cursors, and the embedded Kafka."""

@@ -1,7 +1,9 @@
-"""Brings the topics into being, and refuses a cluster that would lose what is written to it.
+"""Creates the topics, and refuses a Kafka cluster that would lose data.
 
-For: waiting for the cluster, creating, asking what is there. Not for: the rules (safety.py), the table (topics.py).
-Nothing that exists is altered: what to change is said, and whoever runs the cluster decides."""
+For: waiting for the cluster, creating topics, reading the cluster's settings. Not for: the safety rules (safety.py),
+the list of topics (topics.py). Existing topics are never altered: the error says what to change, and the operator
+decides.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The appender: records by partition, to `deliveries`, `outstanding`, `changes`, `claims` and `statistics`.
+"""Appends records to given partitions of `deliveries`, `outstanding`, `changes`, `claims` and `statistics`.
 
-For: writing them by partition, bounded in time; records that are appended one by one while a batch of theirs is under
-way become the next one. Not for: what is written when (broker/delivery/checkpoint/checkpoints.py)."""
+For: appends with a time limit. Records that are appended one by one while a batch is in flight become the next batch.
+Not for: which records are written when (broker/delivery/checkpoint/checkpoints.py).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Messages that wait for their batch of the group commit, alone or together with others, and the lines they wait in.
+"""Messages that wait for a record batch of the group commit, alone or as a group, and the queues in which they wait.
 
-For: what waits, how much of it, and what its writer is told. Not for: when it is sent and where (group_commit.py)."""
+For: what waits, its size, and passing on the result. Not for: when and where it is sent (group_commit.py).
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Record batches as Kafka sends them, each checked before anything in it is used.
+"""Record batches as Kafka sends them, each checked before its records are used.
 
-For: the checksum of every batch, and whether the batches follow each other without a hole.
-Not for: fetching (requests.py), nor for what the records mean.
+For: the checksum of every batch, and whether batches follow each other without a gap. Not for: fetching (requests.py),
+the meaning of records.
 
-The checksum (CRC-32C) covers a batch from its attributes on. It covers neither the base offset nor the length, so both
-are checked against the offset that was asked for, the batch before and the end of the partition.
+The checksum (CRC-32C) covers a batch from its attributes on, but neither its base offset nor its length. Both are
+therefore compared with the requested offset, the batch before, and the end of the partition.
 """
 
 from __future__ import annotations

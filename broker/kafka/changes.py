@@ -1,7 +1,8 @@
-"""The `changes` topic: messages updated and deleted, in the partition of the message (ports.ChangeLog).
+"""The topic `changes`: updates and deletions of messages, in the partition of the message (ports.ChangeLog).
 
-For: appending a change, what the partition's owner made of it, and which change of a message counts now.
-Not for: honouring changes (broker/delivery/changes/honour.py), following them (changes_tail.py)."""
+For: appending a change, reading the worker's answer, and finding which change of a message counts. Not for: applying
+changes to deliveries (broker/delivery/changes/honour.py), reading new changes (changes_tail.py).
+"""
 
 from __future__ import annotations
 

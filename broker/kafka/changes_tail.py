@@ -1,7 +1,8 @@
-"""The newest end of `changes`, as the owner of some partitions follows it.
+"""Reads the newest changes of messages, for the worker that owns their partitions.
 
-For: new changes within milliseconds of their append. Not for: who owns what (tail.py), what is done with a change
-(broker/delivery/changes/honour.py)."""
+For: getting a change within milliseconds of its append. Not for: which worker owns which partition (tail.py), applying
+a change (broker/delivery/changes/honour.py).
+"""
 
 from __future__ import annotations
 

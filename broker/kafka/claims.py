@@ -1,8 +1,9 @@
-"""The `claims` topic: which Idempotency-Keys were used in the last day (ports.ClaimLog).
+"""The topic `claims`: which Idempotency-Keys were used in the last day (ports.ClaimLog).
 
-For: appending a claim, and finding those of a key. A key's claims are in one partition, which is read up to its end
-when a key of it is asked for, and now and then in between. What is kept is where a claim is; the claim itself is
-read again. Not for: what a claim means (broker/core/claims.py)."""
+For: appending a claim, and finding the claims of a key. All claims of a key are in one partition. A look-up reads that
+partition up to its end first; between look-ups it is read every 30 seconds. The index stores only the offsets of
+claims, and a claim is read again when it is needed. Not for: what a claim means (broker/core/claims.py).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The connection settings of every Kafka client of this program.
 
-For: turning KafkaSettings into aiokafka's keyword arguments, the same for producer, consumer, admin and raw client. Not
-for: what a producer or a consumer adds (producer.py, tail.py), the topics (topics.py, admin.py).
+For: turning KafkaSettings into aiokafka's keyword arguments, the same for producer, consumer, admin client and raw
+client. Not for: further settings of a producer or consumer (producer.py, tail.py), the topics (topics.py, admin.py).
 """
 
 from __future__ import annotations
@@ -50,10 +50,14 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
 def _sasl(kafka: KafkaSettings) -> dict[str, Any]:
     if kafka.sasl_mechanism not in SASL_MECHANISMS:
         raise ConfigurationError(
-            f"{kafka.security_protocol} needs a SASL mechanism: one of {', '.join(SASL_MECHANISMS)}"
+            f"{kafka.security_protocol} needs a SASL mechanism: set --kafka-sasl-mechanism to one of "
+            f"{', '.join(SASL_MECHANISMS)}"
         )
     if not kafka.sasl_username or not kafka.sasl_password:
-        raise ConfigurationError(f"{kafka.security_protocol} needs a SASL user name and password")
+        raise ConfigurationError(
+            f"{kafka.security_protocol} needs a SASL user name and password: set --kafka-sasl-username and "
+            "EVERPUT_KAFKA_SASL_PASSWORD"
+        )
     return {
         "sasl_mechanism": kafka.sasl_mechanism,
         "sasl_plain_username": kafka.sasl_username,

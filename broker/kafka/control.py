@@ -1,7 +1,8 @@
-"""The ordered append to `control` (ports.ControlLog).
+"""Appends to the topic `control` in order (ports.ControlLog).
 
-For: one event at a time, and where the log ends. Not for: folding it (projections/), what may be said
-(broker/commands)."""
+For: appending one event at a time, and the end offset. Not for: applying events (projections/), which events are
+allowed (broker/commands).
+"""
 
 from __future__ import annotations
 

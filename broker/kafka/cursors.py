@@ -1,7 +1,6 @@
-"""The cursors: where every stream is, kept in Kafka as committed offsets of a group per listener.
+"""The cursors of listeners, stored in Kafka as committed offsets of one consumer group for each listener.
 
-For: reading, storing and deleting them. Not for: what a cursor means and how its metadata is written
-(broker/core/cursor.py).
+For: reading, storing and deleting cursors. Not for: what a cursor means, and its metadata (broker/core/cursor.py).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The state of deliveries and listeners, read from the cursors and the outcomes.
+"""The state of deliveries and listeners, read from cursors and recorded attempts.
 
-For: ports.Deliveries and ports.ListenerStatus. Not for: writing cursors and outcomes
-(broker/delivery/checkpoint/checkpoints.py).
+For: ports.Deliveries and ports.ListenerStatus. Not for: writing them (broker/delivery/checkpoint/checkpoints.py).
 
-An offset below a listener's cursor that is not open is settled. Its attempts are in `deliveries`, in the message's own
-partition, from the message's time on. If too much is there, or they have been deleted, `outstanding` says whether the
-delivery is outstanding. All of this is a checkpoint or more behind the deliveries (docs/architecture.md).
+A delivery is settled if its offset is below the listener's cursor and not open. Its attempts are in the topic
+`deliveries`, in the message's own partition, from the message's time on. If there are too many records, or if they were
+deleted, the topic `outstanding` tells whether the delivery is outstanding. All of this is at least one checkpoint
+behind the deliveries (docs/architecture.md).
 """
 
 from __future__ import annotations

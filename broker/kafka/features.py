@@ -1,4 +1,4 @@
-"""The features that a cluster has finalized, a part of Kafka's answer about versions that aiokafka leaves out.
+"""Reads which features a Kafka cluster has finalized. aiokafka leaves out this part of Kafka's answer about versions.
 
 For: one request. Not for: what a feature is needed for (safety.py).
 """

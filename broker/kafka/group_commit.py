@@ -1,12 +1,13 @@
-"""Group commit: all messages that arrive while earlier batches are under way become one record batch for one
-partition, so that one fsync covers them all. One batch is under way to each broker that leads partitions.
+"""Group commit: all messages that arrive while earlier batches are in flight become one record batch for one partition.
 
-A batch costs the same whatever is in it, so one that had company is followed by a short pause, in which the next one
-fills; a publisher who is alone waits for nobody. A broker whose batch is late gets no other one until it has
-acknowledged it: one that hangs holds up what must go to it, not the rest (docs/decisions/0173).
+One fsync then covers all messages of the batch. One batch is in flight to each broker that leads partitions.
 
-For: what makes the next batch and for which partition, who is told what. Not for: what waits (appends.py), sending
-(producer.py), reading (messages.py), what a record holds (broker/commands/puts.py).
+A batch costs about the same with one message or many. So after a batch with several messages there is a short pause, in
+which the next one fills. A single publisher does not wait. A broker that is late with an acknowledgement gets no other
+batch until it has acknowledged. It delays only messages that must go to it (docs/decisions/0173).
+
+For: which messages make the next batch, its partition, and its result. Not for: the queues of waiting messages
+(appends.py), sending (producer.py), reading (messages.py), the content of a record (broker/commands/puts.py).
 """
 
 from __future__ import annotations

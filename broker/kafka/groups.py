@@ -1,7 +1,7 @@
-"""Requests to Kafka's consumer groups: committed offsets, members, deletion.
+"""Requests about Kafka's consumer groups: committed offsets, members, deletion.
 
-For: finding the coordinator of a group, and again when it moved. Not for: membership itself (tail.py), or what the
-metadata of a commit means (broker/core/cursor.py).
+For: finding the coordinator of a group, also after it has moved. Not for: being a member (tail.py), the metadata of a
+commit (broker/core/cursor.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The mark of an import that is not whole: a topic, so that every process sees it and none works on half a log.
+"""The marker topic of an unfinished import. Every process sees it, so that none works on an incomplete log.
 
-For: setting it before the first record is written, and taking it away after the last. Its name says of which export
-it is. Not for: refusing to work while it is there (admin.py), what is written (restore.py).
+For: creating it before the first record is written, and deleting it after the last. Its name says which export is
+imported. Not for: refusing to work while it exists (admin.py), writing the records (restore.py).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def _topic_names(kafka: KafkaSettings) -> list[str]:
         async with connected(client_options(kafka)) as admin:
             return list(await admin.list_topics())
     except KafkaError as error:
-        raise LogUnavailable(f"Kafka did not list its topics: {type(error).__name__}") from error
+        raise LogUnavailable(f"Kafka did not list its topics: {type(error).__name__}; run the command again") from error
 
 
 def _check(code: int) -> None:

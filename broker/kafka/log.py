@@ -1,8 +1,9 @@
-"""The log: everything a process writes to Kafka, over one producer and one client for single requests.
+"""The log: everything that a process writes to Kafka, with one producer and one client for single requests.
 
-For: wiring the topics' files, starting and stopping them. Not for: what each does (control.py, messages.py,
-changes.py, claims.py, appender.py), what the events say (broker/core/events.py), folding them (projections/), the tail
-(tail.py)."""
+For: connecting, starting and stopping the objects of all topics. Not for: what each does (control.py, messages.py,
+changes.py, claims.py, appender.py), the events (broker/core/events.py), applying them (projections/), new messages for
+workers (tail.py).
+"""
 
 from __future__ import annotations
 

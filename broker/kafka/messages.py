@@ -1,7 +1,8 @@
-"""The `messages` topic: messages appended and read back (ports.MessageLog).
+"""The topic `messages`: appending messages, and reading them again (ports.MessageLog).
 
-For: finding messages by id, a queue's newest ones, offsets of times and ends. Not for: how appends become batches
-(group_commit.py), the tail that workers read (tail.py)."""
+For: finding messages by id, a queue's newest messages, the offsets of times and ends. Not for: record batches
+(group_commit.py), new messages for workers (tail.py).
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A listener's outstanding deliveries, read from the topic `outstanding` on request.
+"""A listener's outstanding deliveries, read from the topic `outstanding` for API requests.
 
 For: ports.Outstanding. Not for: writing or attempting them (broker/delivery/outstanding/schedule.py).
 
-A record counts while no later one of its partition has its key, so each request reads a partition to its end.
-Partitions are read one after another, and only the records of a page are held. A delivery that is written again moves
-towards the end, so a reader that continues from a place misses none.
+A record counts only if no later record of its partition has the same key, so each request reads a partition to its end.
+Partitions are read one after another, and only the records of a page are in memory. A delivery that is written again
+moves towards the end of its partition, so a client that continues from a position misses none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Free ports on loopback for the embedded Kafka.
 
-For: picking one that stays usable, and knowing that nobody else took it.
-Not for: keeping it reserved: whoever binds it first has it."""
+For: choosing a port that stays usable, and checking that no other user's program listens on it. Not for: reserving it:
+another program may bind it first.
+"""
 
 from __future__ import annotations
 

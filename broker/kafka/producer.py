@@ -1,6 +1,7 @@
-"""The one producer of a process, idempotent, and made anew when Kafka's answer has ended it.
+"""The idempotent producer of a process. A new one replaces it after an error that it can't recover from.
 
-For: sending, whole batches too. Not for: which records make a batch (group_commit.py), or what is in them."""
+For: sending records and whole batches. Not for: which records make a batch (group_commit.py), their content.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The servers of Kafka that answer, and the reason why the others do not.
+"""Finds which Kafka servers answer, and why others do not.
 
-For: one look at each server: before a client starts, which would wait long for a silent one; and after a client gave up
-on all of them without a reason. Not for: the clients' other settings (client.py), waiting (admin.py).
+For: checking each server before a client starts, because a client would wait long for a silent server; and after a
+client has failed on all servers without saying why. Not for: other settings of clients (client.py), waiting for a
+cluster (admin.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A limit on the long reads of the log that requests make at once, shared by tenants.
+"""A limit on the large reads of the log that API requests make at the same time, shared by tenants.
 
-For: the slots. A tenant that makes many long reads waits for its own slots and delays no other tenant. Not for: the
-reads, or those of workers. /v1/log has slots of its own (broker/audit/reader.py). Who holds a slot waits for no other.
+For: a tenant that makes many large reads waits for its own slots, and delays no other tenant. Not for: the reads
+themselves, reads of workers, /v1/log, which has slots of its own (broker/audit/reader.py). A caller that holds a slot
+must not wait for another.
 """
 
 from __future__ import annotations

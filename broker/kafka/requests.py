@@ -1,7 +1,7 @@
-"""Single Kafka requests that need no consumer: read a range of a partition, look offsets up, keep cursors.
+"""Single Kafka requests without a consumer: read a range of a partition, look up offsets, commit cursors.
 
-For: one request, one answer, with the leader or coordinator found, and found again when it moved. Not for: a tail
-that waits for new records (delivery uses a consumer for that), nor for what the records and metadata mean.
+For: one request and its answer. The leader or coordinator is found, and found again after it has moved. Not for:
+waiting for new records (tail.py), the meaning of records and metadata.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The writer of an exported log's records as they were: keys, values, headers and times.
+"""Writes the records of an export back, with their keys, values, headers and times.
 
-For: `everput import`, into empty topics. Not for: present records (log.py).
+For: `everput import` into empty topics. Not for: new records (log.py).
 """
 
 from __future__ import annotations

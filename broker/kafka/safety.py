@@ -1,7 +1,7 @@
-"""The rules for a Kafka cluster that loses no data. Each broken rule says what to change. Pure: facts in, sentences
-out.
+"""The rules for a Kafka cluster that loses no data. For each broken rule, an error says what to change.
 
-For: the rules. Not for: asking the cluster (admin.py), the topics' settings (topics.py).
+For: the rules, as pure functions from facts to error texts. Not for: reading the facts (admin.py), the topics' settings
+(topics.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A scan of a partition: one read after the other, from an offset to an end.
+"""Reads a partition from an offset to an end, one read after another.
 
-For: all code that reads a range of the log. Not for: one read (KafkaRequests.read()), several partitions in one order
-(broker/audit/lanes.py), or waiting for new records (tail.py)."""
+For: all code that reads a range of the log. Not for: a single read (KafkaRequests.read()), several partitions in one
+order (broker/audit/lanes.py), waiting for new records (tail.py).
+"""
 
 from __future__ import annotations
 

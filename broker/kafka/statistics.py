@@ -1,10 +1,11 @@
-"""The `statistics` topic: counting the lanes of a process into it, and reading a series from it.
+"""The topic `statistics`: counts the records of a process's partitions into it, and reads statistics from it.
 
-For: reading lanes in batches, writing what they come to, finding the place after a restart. Not for: what is counted
-and which records count (broker/core/statistics.py), sharing the lanes out (projections/statistics.py).
+For: reading partitions (lanes) in batches, writing their counts, and finding the position after a restart. Not for:
+what is counted and which counting events are valid (broker/core/statistics.py), assigning lanes to processes
+(projections/statistics.py).
 
-A restart begins where the last record that counts ends, for each lane by itself. Whoever folds a lane that somebody
-else has counted meanwhile drops what it holds and goes on from there.
+After a restart, each lane continues where its last valid counting event ends. A process that counts a lane which
+another process has counted meanwhile drops its own counts and continues from there.
 """
 
 from __future__ import annotations

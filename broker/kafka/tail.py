@@ -1,8 +1,8 @@
-"""The tail of `messages` and who owns which partition: one member of the workers' consumer group.
+"""Membership in the workers' consumer group, and the newest messages (the tail) of this worker's partitions.
 
-For: joining and leaving the group, being told of partitions gained and given up, and reading on from given offsets.
-Not for: what is done with the records (broker/delivery), nor the listeners' cursors (cursors.py): what this group
-commits nobody reads; that Kafka takes it shows who is a member.
+For: joining and leaving the group, learning which partitions were assigned or revoked, and reading from given offsets
+on. Not for: delivering the messages (broker/delivery), the listeners' cursors (cursors.py). Nobody reads the offsets
+that this group commits: a successful commit only shows that the worker is still a member.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         offsets as the group's progress.
         """
         if not offsets:
-            raise LogUnavailable("this worker owns no partitions")
+            raise LogUnavailable("this worker owns no partitions of the topic messages now")
         cursors = {partition: (offset, "") for partition, offset in offsets.items()}
         try:
             await self._requests.groups.commit(self._group, self._topic, cursors, member=self._member)
@@ -139,7 +139,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
         if sorted(partitions) not in workers:
-            raise LogUnavailable("the workers' consumer group is rebalancing")
+            raise LogUnavailable("the workers' consumer group is rebalancing; try again")
         return Share(
             partitions=len(partitions) / topics(self._kafka).messages.partitions,
             workers=len(workers),

@@ -1,6 +1,7 @@
-"""The topics: what each holds, how it is created, and whether an existing one would lose data.
+"""The Kafka topics of Everput: their names, partitions and settings.
 
-For: the table of all topics. Not for: reading or writing them (log.py), what the events mean (broker/core)."""
+For: the list of all topics. Not for: reading or writing them (log.py), the meaning of events (broker/core).
+"""
 
 from __future__ import annotations
 

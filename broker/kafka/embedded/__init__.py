@@ -1,1 +1,1 @@
-"""The embedded Apache Kafka: its jars, its Java, its process and who may use it."""
+"""The embedded Apache Kafka: its jars, Java, its process and its password."""

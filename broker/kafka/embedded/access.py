@@ -1,7 +1,7 @@
 """The access to the embedded Kafka: one user, whose password is in a file of Kafka's directory.
 
-For: making, keeping and reading that password, and storing it in Kafka (docs/decisions/0180). Not for: starting Kafka
-(process.py), a cluster's SASL settings (client.py).
+For: creating and reading the password, and storing it in Kafka (docs/decisions/0180). Not for: starting Kafka
+(process.py), the SASL settings of a cluster (client.py).
 """
 
 from __future__ import annotations

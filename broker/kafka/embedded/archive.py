@@ -1,8 +1,12 @@
-"""Java's ahead-of-time cache of Kafka's classes: Kafka is ready in a second instead of four (docs/operations.md).
+"""Java's ahead-of-time cache of Kafka's classes. With it, Kafka starts in a second instead of four
+(docs/operations.md).
 
-For: making that file once by a training run, finding it again, throwing a bad one away.
-Not for: anything that must work: every failure here only means a slower start.
-`python -m broker.kafka.embedded.archive` makes it now, where many a Kafka will be started: the tests."""
+For: creating the file once with a temporary Kafka, finding it again, deleting a bad one. Every failure here only means
+a slower start.
+
+`python -m broker.kafka.embedded.archive` creates it at once, for machines that start many Kafkas, such as those of the
+tests.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The index files of a broker's segments, checked against the batches that they name.
+"""Checks a broker's index files against the record batches in the segment files.
 
-For: every entry of the offset indexes and the time indexes of a topic, also while the broker runs. Neither file has a
-checksum. Not for: what makes a start of Kafka unsafe (segments.lying_indexes), nor a lookup that must not be fooled
-(broker/time_offsets.py).
+For: every entry of the offset indexes and time indexes of a topic, also while the broker runs. Index files have no
+checksum. Not for: damage that makes a start of Kafka unsafe (segments.lying_indexes), look-ups that must be right
+despite a damaged index (broker/time_offsets.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""The jars of Apache Kafka: fetched once, by coordinate, and used only when their SHA-256 is the pinned one.
+"""The jars of Apache Kafka: downloaded once by Maven coordinate, and used only if their SHA-256 is the pinned one.
 
-For: jars.lock (one line a jar: sha256, bytes, coordinate), the cache directory, the download by jgo.
-Not for: starting Kafka (kafka.py). `python -m broker.kafka.embedded.jars` walks the POMs anew and prints a new
-jars.lock: only when Kafka is upgraded; nothing else here reads a POM."""
+For: jars.lock (a line for each jar: sha256, bytes, coordinate), the cache directory, the download with jgo. Not for:
+starting Kafka (kafka.py).
+
+`python -m broker.kafka.embedded.jars` prints a new jars.lock for an upgrade of Kafka. Only this command reads POM
+files.
+"""
 
 from __future__ import annotations
 

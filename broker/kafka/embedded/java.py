@@ -1,4 +1,4 @@
-"""The Java process: its options, and a child process that does not outlive its parent.
+"""The Java process: its options, and a child process that ends with its parent.
 
 For: the command line, the environment, waiting for the end. Not for: Kafka's settings (process.py).
 """

@@ -1,8 +1,8 @@
 """Apache Kafka for one machine: a child process with a data directory of its own.
 
-For: one owner to a directory, ports on loopback, starting it again, never leaving it behind.
-Not for: how the process is made (process.py), deciding when to start it again (cli/processes/serve.py), topics
-(admin.py)."""
+For: locking the directory, ports on loopback, restarting Kafka, and never leaving it running. Not for: creating the
+process (process.py), deciding when to restart it (cli/processes/serve.py), topics (admin.py).
+"""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ class EmbeddedKafka:
                 f"another server uses the data directory {self.data_dir}; stop it, or choose another with --data-dir"
             ) from None
         except OSError as error:
-            raise ConfigurationError(f"the data directory {self.data_dir} can't be used: {error}") from error
+            raise ConfigurationError(
+                f"the data directory {self.data_dir} can't be used: {error}; choose another with --data-dir"
+            ) from error
         try:
             self._password = made_password(self.data_dir)
             await asyncio.to_thread(_end_orphan, self._pid_file, str(self.data_dir))

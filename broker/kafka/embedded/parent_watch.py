@@ -1,8 +1,9 @@
 """A program that runs a command and ends it with its parent: `python parent_watch.py PARENT_PID NICE COMMAND…`.
 
-For: being executed, not imported: between fork and exec nothing of the (threaded) parent runs, and the pid stays the
-same. Linux ends the command when the parent's *thread* that started it ends, for any reason. Elsewhere the command is
-only executed; kafka.py ends what an earlier run left behind. Not for: choosing the command (java.py).
+For: being executed, not imported. This way no code of the parent, which has threads, runs between fork and exec, and
+the process id stays the same. Linux kills the command when the parent's *thread* that started it ends, for any reason.
+On other systems the command is only executed, and kafka.py ends what an earlier run has left running. Not for: choosing
+the command (java.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A run of Apache Kafka as a child process: its files, its start and its end.
+"""Apache Kafka as a child process: its files, its start and its end.
 
-For: server.properties, log4j2, `kafka.tools.StorageTool`, knowing when the broker answers. Not for: who may connect
-(access.py); the Java command line (java.py); locking the directory, ports, restarts (kafka.py).
+For: server.properties, log4j2, `kafka.tools.StorageTool`, and detecting when the broker answers. Not for: who may
+connect (access.py), the Java command line (java.py), locking the directory, ports and restarts (kafka.py).
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class KafkaProcess:
     def running(self) -> asyncio.subprocess.Process:
         """Child process, running or ended. Raises RuntimeError before the start."""
         if self._process is None:
-            raise RuntimeError("Kafka has not been started")
+            raise RuntimeError("Kafka has not been started; call start() first")
         return self._process
 
     async def start(self) -> None:
@@ -177,7 +177,7 @@ class KafkaProcess:
         except BaseException as error:
             await self.kill()
             if isinstance(error, TimeoutError):
-                raise self._failure(f"did not answer within {READY_WITHIN_S:.0f} s") from None
+                raise self._failure(f"the embedded Kafka did not answer within {READY_WITHIN_S:.0f} s") from None
             raise
 
     async def stop(self, *, within_s: float = STOP_WITHIN_S) -> None:
@@ -200,7 +200,7 @@ class KafkaProcess:
         while (answer := await _answer(self.port, self._password)) is not Answer.YES:
             if process.returncode is not None:
                 self.was_killed = process.returncode == -signal.SIGKILL
-                raise self._failure(f"ended with code {process.returncode} while starting")
+                raise self._failure(f"the embedded Kafka ended with code {process.returncode} while it was starting")
             if answer is Answer.WRONG_PASSWORD and not sent:
                 sent = await self._tell_password()
             await asyncio.sleep(_POLL_S)
@@ -232,9 +232,11 @@ class KafkaProcess:
             process = await spawn((*self._java, *command), directory=self.directory, idle=self._idle)
             code = await finished(process, within_s=_FORMAT_WITHIN_S)
         except TimeoutError:
-            raise self._failure(f"could not format its directory within {_FORMAT_WITHIN_S:.0f} s") from None
+            raise self._failure(
+                f"the embedded Kafka did not format its directory within {_FORMAT_WITHIN_S:.0f} s"
+            ) from None
         if code != 0:
-            raise self._failure(f"could not format its directory (code {code})")
+            raise self._failure(f"the embedded Kafka could not format its directory (exit code {code})")
         for path in (*staging.rglob("*"), staging):
             _sync(path)
         staging.rename(self.directory / "kafka")
@@ -259,7 +261,7 @@ class KafkaProcess:
 
     def _failure(self, what: str) -> ConfigurationError:
         said = " ".join(_last_words(self.directory / name) for name in ("kafka.out", "kafka.log"))
-        return ConfigurationError(f"embedded Kafka {what}; see {self.directory / 'kafka.log'}. {said}".strip())
+        return ConfigurationError(f"{what}; see {self.directory / 'kafka.log'}. {said}".strip())
 
 
 def _last_words(path: Path) -> str:
@@ -280,7 +282,9 @@ def _escaped(path: Path) -> str:
     Raises ConfigurationError if the path has a comma, which would begin a second log directory.
     """
     if "," in str(path):
-        raise ConfigurationError(f"Kafka can't use a data directory with a comma in its name: {path}")
+        raise ConfigurationError(
+            f"Kafka can't use the data directory {path}, because its name has a comma: choose another with --data-dir"
+        )
     return str(path).replace("\\", "\\\\")
 
 

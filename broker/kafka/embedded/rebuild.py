@@ -1,10 +1,10 @@
-"""Makes a damaged record batch again from the records of an export.
+"""Rebuilds a damaged record batch from the records of an export.
 
-For: the bytes that were there, with proof. The proof is the checksum (CRC-32C) that the producer of the batch computed:
-the result must have it. Where the checksum itself was altered, all the bytes that it covers must be in the file.
-Not for: finding damaged batches and writing to files (segments.py).
+For: the original bytes, with proof: the result must have the checksum (CRC-32C) that the producer of the batch
+computed. If the checksum itself is damaged, all bytes that it covers must be in the file. Not for: finding damaged
+batches and writing to files (segments.py).
 
-An altered field of a batch's header is made from the records, or is tried with each of its bits flipped.
+A damaged header field is computed from the records, or tried with each of its bits flipped.
 """
 
 from __future__ import annotations

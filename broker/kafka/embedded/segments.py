@@ -1,7 +1,7 @@
-"""The segment files of a broker that is stopped: finding batches that were altered, and putting them back.
+"""The segment files of a stopped broker: finding damaged record batches, and restoring them.
 
-For: what is damaged in a partition's folder, and writing a batch to where it was. Not for: reading a log that is in use
-(requests.py), making the batch again (rebuild.py), where its records come from (cli/commands/mend.py).
+For: what is damaged in a partition's folder, and writing a batch back to its position. Not for: reading a log that is
+in use (requests.py), rebuilding a batch (rebuild.py), finding its records (cli/commands/mend.py).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def stopped(log_dir: Path) -> Iterator[None]:
     try:
         file = (log_dir / ".lock").open("a+b")  # A broker deletes its lock file when it ends.
     except OSError as error:
-        raise ConfigurationError(f"{log_dir} can't be used: {error.strerror}") from error
+        raise ConfigurationError(f"the Kafka log directory {log_dir} can't be used: {error.strerror}") from error
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
