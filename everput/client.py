@@ -70,6 +70,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close all connections."""
         self._http.close()
 
     def send(self, request: Request[T]) -> T:
@@ -150,6 +151,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._http.aclose()
 
     async def send(self, request: Request[T]) -> T:

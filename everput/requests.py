@@ -61,6 +61,7 @@ def set_queue_alerts(
 
 
 def delete_queue(queue_id: str, *, if_match: str | None = None) -> Request[answers.QueueAnswer]:
+    """Delete a queue and its listeners."""
     return Request(
         method="DELETE", path=_queue(queue_id), answer=answers.QueueAnswer, **{**_condition(if_match), **_ONCE}
     )
@@ -101,14 +102,17 @@ def delete_listener(queue_id: str, listener_id: str, *, if_match: str | None = N
 
 
 def pause_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerAnswer]:
+    """Send the listener no messages until it is resumed."""
     return Request(method="POST", path=_listener(queue_id, listener_id, "pause"), answer=answers.ListenerAnswer)
 
 
 def resume_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerAnswer]:
+    """Send messages to a paused listener again."""
     return Request(method="POST", path=_listener(queue_id, listener_id, "resume"), answer=answers.ListenerAnswer)
 
 
 def send_test(queue_id: str, listener_id: str) -> Request[answers.TrialAnswer]:
+    """Send the listener a test message now."""
     return Request(method="POST", path=_listener(queue_id, listener_id, "test"), answer=answers.TrialAnswer)
 
 
@@ -119,6 +123,9 @@ def get_secret(queue_id: str, listener_id: str) -> Request[answers.SecretAnswer]
 def rotate_secret(
     queue_id: str, listener_id: str, *, secret: str | None = None, overlap_s: int | None = None
 ) -> Request[answers.SecretAnswer]:
+    """Replace the listener's signing secret. `secret` is the new one, or None to create it. For `overlap_s` seconds,
+    the previous secret also signs.
+    """
     said = {"secret": secret, "overlap_s": overlap_s}
     return Request(
         method="POST",
@@ -204,6 +211,7 @@ def resume_replay(queue_id: str, listener_id: str, replay_id: str) -> Request[an
 
 
 def cancel_replay(queue_id: str, listener_id: str, replay_id: str) -> Request[answers.ReplayAnswer]:
+    """End a replay before it is finished."""
     path = _listener(queue_id, listener_id, "replays", replay_id)
     return Request(method="DELETE", path=path, answer=answers.ReplayAnswer)
 

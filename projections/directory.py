@@ -69,9 +69,11 @@ class DirectoryProjection:
                 waiter.set_result(None)
 
     def passed_over(self, offset: int) -> bool:
+        """Return whether the event had no effect."""
         return offset in self._passed_over
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
+        """Wait until this offset was applied. Raises ViewBehind."""
         if offset < self.position:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -85,6 +87,7 @@ class DirectoryProjection:
             ) from None
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
+        """Wait until all present events were applied. Raises ViewBehind."""
         try:
             async with asyncio.timeout(timeout_s):
                 end = await self._end_offset()

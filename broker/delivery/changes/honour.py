@@ -257,6 +257,7 @@ class Changes:
     # New changes
 
     async def run(self) -> None:
+        """Apply new changes and answer them, in an endless loop."""
         while True:
             by_partition: dict[int, list[ChangeReply]] = {}
             before = time.monotonic()
@@ -372,6 +373,7 @@ class Changes:
                 log.warning("changes.many count=%d", len(self.known))
 
     def forget_settled(self, number: int) -> None:
+        """Forget the changes that no delivery needs any more."""
         partition = self._partitions.get(number)
         if partition is None or number not in self._floors or self._covering:
             return

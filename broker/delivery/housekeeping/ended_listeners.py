@@ -65,6 +65,7 @@ class EndedListeners:
         self._wake.set()
 
     async def run(self) -> None:
+        """Clean up regularly, in an endless loop."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tuning.ended_look_s):

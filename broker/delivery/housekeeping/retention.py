@@ -77,6 +77,7 @@ class Retention:
         self._retain_s = retain_s  # None keeps messages forever
 
     async def run(self) -> None:
+        """Delete old messages regularly, in an endless loop."""
         while True:
             await asyncio.sleep(self._tuning.retention_look_s)
             if self._retain_s is not None:

@@ -235,6 +235,7 @@ class Due:
             self.advance(entry.key_queue)
 
     def remove(self, entry: OutstandingEntry) -> bool:
+        """Remove a delivery from the index."""
         if not self._index.remove(entry):
             return False
         self.taken.pop(entry.id, None)

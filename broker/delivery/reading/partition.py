@@ -205,6 +205,7 @@ def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
 
 
 def note_caught_up(stream: Stream) -> None:
+    """Note if the stream does not lag any more."""
     if stream.window.wanted() is None:
         stream.dispatcher.behind.pop(stream, None)
         stream.behind_since_ms = 0
