@@ -26,7 +26,7 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-# A request with a session names in this header the organization that it acts in.
+# This header names the organization in which a request with a session acts.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
 # Browsers accept the prefix `__Host-` only over TLS and only from this host, so no other site can set the cookie.
@@ -113,7 +113,7 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        except BrokerError as error:  # if this fails, the key's next use is recorded
+        except BrokerError as error:  # the key's next use is recorded instead
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
 
@@ -198,7 +198,10 @@ class Sessions:
         return session
 
     async def look_up(self, scope: Scope) -> Session:
-        """Return the session without counting the request. Raises NoSession or Forbidden."""
+        """Return the session whose token the request holds. Do not count the request for the rate limit.
+
+        Raises NoSession or Forbidden.
+        """
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
@@ -298,5 +301,5 @@ class Members:
         if self._limit is not None:
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:
-            raise NotFound("You can reach no organization with this ID.")
+            raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
         return session, organization_id

@@ -93,7 +93,7 @@ class Call:
     """An HTTP request, from its arrival to its answer.
 
     `organization_id` and `actor` say who sends the request. They are set before the handler is called, except for
-    methods without a scope. `sent` holds the request's headers, and `headers` further headers for the answer.
+    methods without a scope. `sent` holds the request's headers, and `headers` collects headers for the answer.
     """
 
     __slots__ = (
@@ -173,7 +173,7 @@ class Call:
                 raise NoSession("This session has ended. Sign in again.")
             organization_id = getattr(self, "organization_id", None)
             if organization_id is not None and not state.is_member(organization_id, self.session.account_id):
-                raise NotFound("You can reach no organization with this ID.")
+                raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
 
     def context(self) -> Context:
         """Return the requester and the time, for a command."""

@@ -106,11 +106,11 @@ class OrganizationKeys:
         if call.api_key_text:
             api_key = await call.admit_api_key("keys")
             if api_key.organization_id != organization_id:
-                raise NotFound("You can reach no organization with this ID.")
+                raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
             return _Administrator(organization_id, call.actor, api_key.scopes, api_key.expires_at_ms)
         session = await self._sessions.find(call.scope, call.headers)
         if not self._view.state.is_member(organization_id, session.account_id):
-            raise NotFound("You can reach no organization with this ID.")
+            raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
         call.by_member(session, organization_id)
         return _Administrator(organization_id, call.actor, SCOPES)
 

@@ -61,7 +61,8 @@ class Limit:
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
         """Count `count` uses for this name, and append the `RateLimit` headers. Raises TooManyRequests.
 
-        A limit that all clients share appears in the headers only when it refuses the request. See `check` for `left`.
+        A limit that all clients share appears in the headers only when it refuses the request. `left` uses must stay
+        free for other clients, as in `check`.
         """
         if left:
             self.check(headers, whose, left=left)

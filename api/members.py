@@ -50,7 +50,7 @@ class OrganizationMembers:
         session = await self._sessions.find(call.scope, call.headers)
         organization_id = call.path("organization_id")
         if not self._view.state.is_member(organization_id, session.account_id):
-            raise NotFound("You can reach no organization with this ID.")
+            raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
         call.by_member(session, organization_id)
 
 

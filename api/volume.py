@@ -35,7 +35,7 @@ class Volume:
             length = call.declared_length()
             if length is None:
                 call.when_received(partial(self._take, call))
-            else:  # the server ensures that this many bytes arrive
+            else:  # the server ensures that the announced number of bytes arrives
                 self._take(call, length)
             return await handler(call)
 

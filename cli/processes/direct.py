@@ -23,7 +23,7 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-DIRECT_PUTS_MAX: Final = 32  # unanswered usual puts of one connection; further requests wait
+DIRECT_PUTS_MAX: Final = 32  # the most unanswered puts of one connection; further requests wait
 
 
 class DirectConfig(uvicorn.Config):
@@ -115,9 +115,9 @@ class DirectPutProtocol(HttpToolsProtocol):
             self._leave_to_uvicorn(candidate)
 
     def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
-        """Return whether uvicorn must answer this put, whose body is incomplete.
+        """Return whether uvicorn must answer a put of a message whose body has not arrived completely.
 
-        Only a permitted put may wait for its body here. Bodies that uvicorn receives are counted and bounded
+        Only a put that is permitted may wait for its body here. uvicorn's bodies are counted and bounded
         (api/bodies.py).
         """
         return bool(candidate.body or self.unanswered) or not candidate.is_permitted()
