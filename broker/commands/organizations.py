@@ -96,7 +96,7 @@ async def create_key(
     )
     api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
     if api_key is None:  # The organization does not exist, or has already revoked the new API key.
-        raise NotFound("You can reach no organization with this ID.")
+        raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
     return api_key, secret
 
 
