@@ -17,6 +17,7 @@ from typing import Final
 from broker.core import events as ev
 from broker.core.damage import Damage, DamagedRange
 from broker.errors import BrokerError, LogDamaged
+from broker.kafka.outstanding_sums import holds_all
 from broker.kafka.requests import EARLIEST, KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topics, by_name
@@ -151,6 +152,8 @@ class DamageReports:
 
     async def _readable(self, one: DamagedRange) -> bool:
         at = one.first
+        if one.topic == "outstanding" and not await holds_all(self._requests, one.partition):
+            return False
         async for fetched in scan(self._requests, self._table[one.topic].name, one.partition, at, one.last + 1):
             at = fetched.next_offset
         return at > one.last

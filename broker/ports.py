@@ -6,7 +6,7 @@ implementation.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -121,10 +121,22 @@ class ControlLog(Protocol):
     async def end_offset(self) -> int:
         """Return the end offset of the topic `control`. Raises LogUnavailable if Kafka does not answer."""
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """Read the whole topic `control`. Raises ConfigurationError if it is damaged, LogUnavailable if Kafka does not
         answer.
+
+        Return whether a consumer can read the topic. A consumer reads the leader's copy, which may be damaged while
+        another broker's copy is good.
         """
+
+    def records(self, end: int) -> AsyncIterator[Record]:
+        """Yield the records before this offset, from any good copy. Raises LogUnavailable or LogDamaged."""
+
+    async def begin_group(self, group: str, offset: int) -> None:
+        """Have a consumer group without members begin at this offset. Raises LogUnavailable."""
+
+    async def delete_group(self, group: str) -> None:
+        """Delete a consumer group without members. Raises LogUnavailable."""
 
 
 # Called with an organization id and the number of bytes that are being stored for it.

@@ -11,15 +11,16 @@ of a Faust stream costs some 60 µs of processor time, and a record that is read
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from types import SimpleNamespace
+from typing import Any, Protocol, Self
 
 from broker.core.codec import decode
 from broker.core.directory import Directory
 from broker.core.entities import Listener
 from broker.core.events import Event
 from broker.errors import UnknownEvent
-from broker.ports import DirectoryView
+from broker.ports import DirectoryView, Record
 from projections.directory import DirectoryProjection
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,20 @@ class DeliveryStreams(Protocol):
     def change(self, listener: Listener, /) -> None: ...
     def stop(self, listener_id: str, /) -> None: ...
     def tell(self, event: Event, /) -> None: ...
+
+
+class RecordStream:
+    """Records of `control` as an agent reads them from Faust's stream."""
+
+    def __init__(self, records: AsyncIterator[Record]) -> None:
+        self._records = records
+
+    def noack(self) -> Self:
+        return self
+
+    async def events(self) -> AsyncIterator[SimpleNamespace]:
+        async for record in self._records:
+            yield SimpleNamespace(message=record)
 
 
 def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:

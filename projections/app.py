@@ -9,6 +9,7 @@ after minutes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from broker.kafka.reachability import reachable
 from broker.kafka.topics import topics
 from broker.ports import ControlLog, DirectoryView
 from broker.settings import KafkaSettings
-from projections.agents import Agent, fold_control
+from projections.agents import Agent, RecordStream, fold_control
 from projections.directory import DirectoryProjection
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Projections:
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._group: str | None = None  # a group that has a committed offset
 
     @property
     def directory(self) -> DirectoryView:
@@ -74,9 +76,12 @@ class Projections:
         """Begin to read the topic `control`, and return once everything in it is applied. Raises LogUnavailable or
         ViewBehind, or ConfigurationError if the topic was altered or has lost records.
         """
-        await self._control.check()
+        good = await self._control.check()
         self._ended = asyncio.get_running_loop().create_future()
-        self._app = app = faust_app(await reachable(self._kafka), f"{self._kafka.topic_prefix}projections.{uuid4()}")
+        group = f"{self._kafka.topic_prefix}projections.{uuid4()}"
+        if not good:
+            await self._fold_good_copies(group)
+        self._app = app = faust_app(await reachable(self._kafka), group)
         control = app.topic(
             topics(self._kafka).control.name, key_serializer="raw", value_serializer="raw", value_type=bytes
         )
@@ -100,6 +105,16 @@ class Projections:
             raise
         await self._directory.caught_up(timeout_s=timeout_s)
 
+    async def _fold_good_copies(self, group: str) -> None:
+        """Fold what there is by single requests, which read another broker's copy where the leader's is altered. Faust
+        reads only what comes after that. Raises LogUnavailable.
+        """
+        end = await self._control.end_offset()
+        for agent in self._agents.values():
+            await agent(RecordStream(self._control.records(end)))
+        self._group = group
+        await self._control.begin_group(group, end)
+
     async def stop(self) -> None:
         """Stop reading, and leave no consumer group and no file behind."""
         if self._watch is not None:
@@ -116,6 +131,10 @@ class Projections:
                 log.warning("projections.stop_unfinished after_s=%s", _STOP_S)
             elif stopping.exception() is not None:
                 log.warning("projections.stop_failed error=%r", stopping.exception())
+        group, self._group = self._group, None
+        if group is not None:
+            with contextlib.suppress(LogUnavailable):  # Kafka deletes it after days.
+                await self._control.delete_group(group)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 

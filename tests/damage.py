@@ -70,6 +70,17 @@ def cut(batch: Batch) -> None:
         file.truncate(batch.at)
 
 
+def split(batch: Batch) -> Path:
+    """Have a segment file of its own begin with this batch, as when Kafka begins a new one; that file."""
+    raw = batch.path.read_bytes()
+    path = batch.path.with_name(f"{batch.first:020}.log")
+    path.write_bytes(raw[batch.at :])
+    cut(batch)
+    for suffix in (".index", ".timeindex"):
+        batch.path.with_suffix(suffix).unlink(missing_ok=True)  # Kafka makes them again
+    return path
+
+
 def with_text(data_dir: Path, topic: str, text: bytes) -> tuple[int, Batch]:
     """The partition and the batch of a topic that hold this text."""
     for folder in sorted(data_dir.rglob(f"{topic}-*")):

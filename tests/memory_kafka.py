@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 from broker.core.codec import decode, encode
 from broker.core.cursor import Cursor
 from broker.core.events import ControlEvent, MessageChange
 from broker.core.flow import Share
 from broker.delivery.ports import Gained, GivenUp, KeyAndValue, Ports
-from broker.errors import LogUnavailable
+from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.requests import KafkaRequests
 from broker.ports import EARLIEST, LATEST, FetchResult, NoMember, OffsetTooOld, Record
@@ -40,6 +40,7 @@ class MemoryKafka:
         }
         self.begins: defaultdict[tuple[str, int], int] = defaultdict(int)
         self.committed: dict[str, dict[int, tuple[int, str]]] = {}
+        self.notes: dict[int, str] = {}
         self.members: list[MemoryMembership] = []
         self.generation = 0
         self.unavailable: LogUnavailable | None = None
@@ -100,6 +101,10 @@ class MemoryReader:
 
     def __init__(self, cluster: MemoryKafka) -> None:
         self._cluster = cluster
+        self.damage: list[LogDamaged] = []
+
+    def report(self, damage: LogDamaged) -> None:
+        self.damage.append(damage)
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         await self._cluster.asked()
@@ -258,12 +263,17 @@ class MemoryMembership:
                 self.positions[number] = rows[-1].offset + 1
         return found
 
-    async def confirm(self, offsets: Mapping[int, int]) -> None:
+    async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = MappingProxyType({})) -> None:
         if not offsets:
             raise LogUnavailable("no partition is ours")
         await self._cluster.asked()
         if self not in self._cluster.members or self.generation != self._cluster.generation:
             raise NoMember("the group does not know this member")
+        self._cluster.notes.update({number: notes.get(number, "") for number in offsets})
+
+    async def notes(self, partitions: Iterable[int]) -> dict[int, str]:
+        await self._cluster.asked()
+        return {number: text for number in partitions if (text := self._cluster.notes.get(number))}
 
     async def share(self, partitions: Collection[int]) -> Share:
         await self._cluster.asked()

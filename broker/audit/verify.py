@@ -21,6 +21,7 @@ from broker.core.events import ListenerCreated, ReplayStarted
 from broker.core.outcome_checks import OutcomeChecks, noun_of, unaccounted
 from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.cursors import KafkaCursors
+from broker.kafka.outstanding_sums import incomplete_copies
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, OffsetTooOld
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic, Topics, workers_group
@@ -96,7 +97,12 @@ class Verifier:
         for topic in (*self._topics.values(), self._claims_topic):
             for number, (begin, end) in enumerate(zip(*await self._bounds(topic), strict=True)):
                 with contextlib.suppress(LogDamaged):  # The unreadable range is already reported.
-                    await self._requests.check_copies(topic.name, number, begin, end)
+                    if topic is not self._topics["outstanding"]:
+                        await self._requests.check_copies(topic.name, number, begin, end)
+                        continue
+                    for node in await incomplete_copies(self._requests, number):
+                        what = f"the copy on broker {node} lacks deliveries that the partition's worker has noted"
+                        yield Finding("outstanding", number, None, what)
         for topic_name, partition, offset, node in self._requests.bad_copies:
             what = f"the copy on broker {node} is altered or incomplete; another broker's is good"
             yield Finding(topic_name, partition, offset, what)

@@ -129,7 +129,7 @@ class Assignment:
         """Ask Kafka whether the worker still owns its partitions. If it does not, stop sending and raise NoMember."""
         try:
             await self._shared.kafka.membership.confirm(
-                {number: partition.tail for number, partition in self.partitions.items()}
+                {number: partition.tail for number, partition in self.partitions.items()}, self.outstanding.notes()
             )
         except NoMember:
             self._shared.lost(self)

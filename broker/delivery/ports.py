@@ -14,6 +14,7 @@ from typing import Protocol
 from broker.core.cursor import Cursor
 from broker.core.events import ControlEvent, MessageChange
 from broker.core.flow import Share
+from broker.errors import LogDamaged
 from broker.ports import FetchResult, Record
 
 KeyAndValue = tuple[bytes, bytes | None]
@@ -54,6 +55,9 @@ class LogReader(Protocol):
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Delete the partition's records before this offset. Raises LogUnavailable."""
+
+    def report(self, damage: LogDamaged) -> None:
+        """Report a range that can't be read, or whose records are missing."""
 
 
 class Appender(Protocol):
@@ -157,11 +161,17 @@ class Membership(Protocol):
         Raises LogDamaged if the next records can't be read. To continue after them, call `begin()`.
         """
 
-    async def confirm(self, offsets: Mapping[int, int]) -> None:
+    async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = ...) -> None:
         """Ask Kafka whether this member still owns its partitions. Raises NoMember if it does not, or LogUnavailable if
         Kafka does not answer.
 
-        `offsets` are committed for operators who inspect the consumer group's lag.
+        `offsets` are committed for operators who inspect the consumer group's lag. `notes` are texts for the next owner
+        of each partition.
+        """
+
+    async def notes(self, partitions: Iterable[int]) -> dict[int, str]:
+        """Return, by partition, the text that its last owner gave to confirm(). Partitions without a text are left
+        out. Raises LogUnavailable if Kafka does not answer.
         """
 
     async def share(self, partitions: Collection[int]) -> Share:

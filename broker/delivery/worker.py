@@ -253,8 +253,12 @@ class Worker:
         async def read() -> tuple[Positions, dict[int, Taken]]:
             assignment.share = await self.kafka.membership.share(partitions)
             positions = await read_positions(self.kafka, self._directory.listeners.values(), partitions)
+            noted = await self.kafka.membership.notes(partitions)
             await asyncio.gather(
-                *(assignment.outstanding.read(one, partial(positions.streams, one)) for one in partitions)
+                *(
+                    assignment.outstanding.read(one, partial(positions.streams, one), noted=noted.get(one, ""))
+                    for one in partitions
+                )
             )
             return positions, await assignment.changes.read(positions.lows(), positions.ends)
 

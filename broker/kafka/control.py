@@ -7,6 +7,7 @@ allowed (broker/commands).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from aiokafka import errors as kafka_errors
 
@@ -15,7 +16,7 @@ from broker.core.events import ControlEvent
 from broker.disk import Refusal
 from broker.errors import ConfigurationError, InDoubt, LogDamaged
 from broker.kafka.producer import Producer
-from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 
 
 class ControlTopic:
@@ -59,26 +60,39 @@ class ControlTopic:
             return await self.end_offset() - 1
         return offset
 
-    async def check(self) -> None:
-        """Read the whole topic `control` once, before this process starts.
+    async def check(self) -> bool:
+        """Read the whole topic `control` once, before this process starts. Return whether a consumer can read it.
 
-        Raises ConfigurationError if the topic is unreadable, or if the copy of its partition leader is damaged.
+        Raises ConfigurationError if the topic is unreadable, or has lost its beginning.
         """
         begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
+        if begin > 0:
+            raise ConfigurationError(
+                f"{self._topic}/0 begins at offset {begin}: what was before it is lost. All state is folded from this "
+                "topic, so no process can start: put a copy of the missing file back, or import an export"
+            )
         try:
-            async for _ in self._requests.walk(self._topic, 0, begin, await self.end_offset()):
+            async for _ in self.records(await self.end_offset()):
                 pass
         except LogDamaged as damage:
             raise ConfigurationError(
                 f"{damage}. All state is rebuilt from this topic, so no process can start: restore the offsets from "
                 "another broker's copy or from an export (`everput mend --help`)"
             ) from damage
-        for topic, partition, offset, node in self._requests.bad_copies:
-            if topic == self._topic:
-                raise ConfigurationError(
-                    f"{topic}/{partition} is damaged from offset {offset} on in the copy of its leader, broker "
-                    f"{node}. Another broker has a good copy: make that broker the leader (kafka-leader-election)"
-                )
+        return all(topic != self._topic for topic, *_ in self._requests.bad_copies)
+
+    async def records(self, end: int) -> AsyncIterator[Record]:
+        """See ports.ControlLog.records."""
+        async for record in self._requests.walk(self._topic, 0, 0, end):
+            yield record
+
+    async def begin_group(self, group: str, offset: int) -> None:
+        """See ports.ControlLog.begin_group."""
+        await self._requests.groups.commit(group, self._topic, {0: (offset, "")})
+
+    async def delete_group(self, group: str) -> None:
+        """See ports.ControlLog.delete_group."""
+        await self._requests.groups.delete(group)
 
     async def end_offset(self) -> int:
         """Return the end offset of the topic `control`. Raises LogUnavailable if Kafka does not answer."""

@@ -49,7 +49,7 @@ class KafkaRequests:
     """
 
     def __init__(self, kafka: KafkaSettings, *, timeout_ms: int = 5_000) -> None:
-        self._kafka = kafka
+        self.kafka = kafka
         self._timeout_ms = timeout_ms
         self.client: Any = None
         self.groups = KafkaGroups(self)
@@ -66,7 +66,7 @@ class KafkaRequests:
         Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if it refuses the password or
         certificate.
         """
-        options = await reachable(self._kafka)
+        options = await reachable(self.kafka)
         self.client = AIOKafkaClient(**options, request_timeout_ms=self._timeout_ms)
         try:
             await self.client.bootstrap()
@@ -153,12 +153,16 @@ class KafkaRequests:
                 fetched = await self._from_another(topic, partition, offset, bytes_max, end, worth)
             if fetched is None:
                 damage = await self._damage(topic, partition, offset, end, raw)
-                if self.on_damage is not None:
-                    self.on_damage(damage)
+                self.report(damage)
                 raise damage
             return fetched
 
         return await self.retried(ask)
+
+    def report(self, damage: LogDamaged) -> None:
+        """Report a range that can't be read, or whose records are missing, to on_damage()."""
+        if self.on_damage is not None:
+            self.on_damage(damage)
 
     async def _fetch(self, node: int, topic: str, partition: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
         """Fetch a broker's bytes of a partition from this offset on, without checking them. Return them with the end
@@ -202,10 +206,18 @@ class KafkaRequests:
                     return fetched
         return None
 
-    async def check_copies(self, topic: str, partition: int, offset: int, end: int) -> None:
+    async def check_copies(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        end: int,
+        *,
+        seen: Callable[[int, FetchResult], None] | None = None,
+    ) -> None:
         """Check the followers' copies of [offset, end), and record the damaged ones in `bad_copies`.
 
-        A follower that lags is checked up to its own end.
+        A follower that lags is checked up to its own end. `seen` is called with a follower's node and its records.
         """
         leader = self.leader(topic, partition)
         for node in [node for node in self._copies(topic, partition) if node != leader]:
@@ -213,7 +225,8 @@ class KafkaRequests:
             while at < end:
                 try:
                     raw, own_end = await self._fetch(node, topic, partition, at, _COPY_BYTES)
-                    fetched = await parse(raw, at, own_end, lambda _: False, holes=topic in self._compacted)
+                    worth = (lambda _: False) if seen is None else None
+                    fetched = await parse(raw, at, own_end, worth, holes=topic in self._compacted)
                 except (kafka_errors.KafkaError, OSError, IndexError, OffsetTooOld):
                     break
                 if fetched is None:
@@ -221,6 +234,8 @@ class KafkaRequests:
                     fetched = await self.read(topic, partition, at, bytes_max=1)  # to find where to continue
                 if fetched.next_offset <= at:
                     break
+                if seen is not None:
+                    seen(node, fetched)
                 at = fetched.next_offset
 
     def _copies(self, topic: str, partition: int) -> list[int]:

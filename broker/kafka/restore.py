@@ -21,13 +21,15 @@ _RECORD_BYTES_MAX: Final = 8 << 20
 _FILL_AT_ONCE: Final = 100_000
 
 
-async def fill(kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0) -> None:
+async def fill(
+    kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0, key: bytes | None = None
+) -> None:
     """Write `count` nearly empty records to a partition. An import deletes them later, so that its own records get
-    their old offsets.
+    their old offsets. A compacted topic accepts only records with a key.
 
     Raises LogUnavailable if Kafka does not store them.
     """
-    nothing = Record(0, at_ms, None, b"", ())
+    nothing = Record(0, at_ms, key, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:
         for begin in range(0, count, _FILL_AT_ONCE):
             await restorer.append(topic, partition, [nothing] * min(_FILL_AT_ONCE, count - begin))

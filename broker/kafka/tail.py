@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -39,6 +39,8 @@ FAILING_S_MAX: Final = 9.0
 
 # Errors of aiokafka that mean a wrong checksum or a wrong length of a record batch.
 _DAMAGED: Final = (kafka_errors.CorruptRecordException, kafka_errors.RecordTooLargeError)
+
+_NO_NOTES: Final[Mapping[int, str]] = {}
 
 Gained = Callable[[Collection[int]], None]
 GivenUp = Callable[[Collection[int]], Awaitable[None]]
@@ -115,21 +117,26 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._consumer.resume(partition)
                 self._positions[partition] = offset
 
-    async def confirm(self, offsets: Mapping[int, int]) -> None:
+    async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = _NO_NOTES) -> None:
         """Confirm that this worker still owns its partitions, by committing these offsets as the current group member.
 
         Raises NoMember if the worker is no longer a member, LogUnavailable if Kafka does not answer. Tools show the
-        offsets as the group's progress.
+        offsets as the group's progress. The notes are the metadata of these commits.
         """
         if not offsets:
             raise LogUnavailable("this worker owns no partitions of the topic messages now")
-        cursors = {partition: (offset, "") for partition, offset in offsets.items()}
+        cursors = {partition: (offset, notes.get(partition, "")) for partition, offset in offsets.items()}
         try:
             await self._requests.groups.commit(self._group, self._topic, cursors, member=self._member)
         except LogUnavailable as error:
             if isinstance(error.__cause__, kafka_errors.UnknownMemberIdError | kafka_errors.IllegalGenerationError):
                 raise NoMember(str(error)) from error
             raise
+
+    async def notes(self, partitions: Iterable[int]) -> dict[int, str]:
+        """See broker.delivery.ports.Membership."""
+        found = await self._requests.groups.committed(self._group, self._topic, partitions)
+        return {partition: text for partition, (_, text) in found.items() if text}
 
     async def share(self, partitions: Collection[int]) -> Share:
         """Return the share of this worker, which owns these partitions, in all partitions and workers.

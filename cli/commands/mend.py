@@ -15,12 +15,14 @@ from typing import Final
 
 import click
 
+from broker.core.codec import encode
 from broker.core.damage import DamagedRange
 from broker.damage import mended
 from broker.errors import ConfigurationError
 from broker.kafka.embedded import segments
+from broker.kafka.embedded.lost import CONTROL, Lost, batches_of, lost, put_in, replace
 from broker.kafka.embedded.rebuild import rebuilt, why_not
-from broker.kafka.topics import by_name, topics
+from broker.kafka.topics import Topics, by_name, topics
 from broker.ports import Record
 from broker.settings import KafkaSettings
 from cli import files
@@ -58,25 +60,34 @@ _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.
 def command(options: Options, folder: Path | None, log_dir: Path | None, give_up: str | None) -> None:
     """Find damaged batches in the files of a stopped Kafka, and restore them from an export.
 
-    A batch is restored only if the producer's checksum proves that it is the original. On a cluster, make a broker with
-    an undamaged copy the leader instead. After the next start, deliveries that were parked as damaged are made.
+    A batch is restored only if the producer's checksum proves that it is the original. Offsets that are missing from
+    the embedded Kafka's files are restored, too. On a cluster, make a broker with an undamaged copy the leader instead.
+    After the next start, deliveries that were parked as damaged are made.
 
-    --give-up is for a running installation: it cancels the deliveries that wait for these offsets. The exit code is 1
-    if a batch remains damaged.
+    --give-up is for a running installation: it cancels the deliveries that wait for these offsets. For the topic
+    control, which stops everything, it is for a stopped one: what the events there said is lost. The exit code is 1 if
+    a batch remains damaged.
     """
     if give_up is not None:
         one = _range(give_up)
-        in_directory(options, lambda opened: _give_up(opened, one))
+        if one.topic == CONTROL:
+            _give_up_control(options, one)
+        else:
+            in_directory(options, lambda opened: _give_up(opened, one))
         say(f"given up: {one}")
         return
     made = None if folder is None else _load(folder)
     if log_dir is None:
         with files.lock(options.data_dir):
-            left = _mend(options, options.data_dir / "kafka" / "kafka", folder, made)
+            left = _mend(options, _log_dir(options), folder, made, embedded=True)
     else:
         left = _mend(options, log_dir, folder, made)
     if left:
         sys.exit(1)
+
+
+def _log_dir(options: Options) -> Path:
+    return options.data_dir / "kafka" / "kafka"
 
 
 def _range(text: str) -> DamagedRange:
@@ -94,6 +105,34 @@ async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
     await opened.control.append(mended(one, given_up=True, actor="shell"))
 
 
+def _give_up_control(options: Options, one: DamagedRange) -> None:
+    """Write the event that gives the range up to the range itself. Nothing can be appended while it is unreadable."""
+    topic, log_dir = by_name(_topics(options))[CONTROL].name, _log_dir(options)
+    event = mended(one, given_up=True, actor="shell")
+    record = Record(one.last, event.at_ms, b"", encode(event), ())
+    batch = batches_of([record], one.first)
+    with files.lock(options.data_dir), segments.stopped(log_dir):
+        folder = log_dir / f"{topic}-{one.partition}"
+        damaged = {(found.first, found.last): found for found in segments.damaged(folder)}
+        missing = {(found.first, found.last) for found in _lost(log_dir, folder, topic, one.partition)}
+        if (one.first, one.last) in damaged:
+            replace(damaged[one.first, one.last], batch)
+        elif (one.first, one.last) in missing:
+            put_in(folder, one.first, batch)
+        else:
+            known = ", ".join(f"{CONTROL}/0:{first}-{last}" for first, last in sorted({*damaged, *missing})) or "none"
+            raise ConfigurationError(f"{one} is not known to be damaged; known damage: {known}")
+
+
+def _lost(log_dir: Path, folder: Path, topic: str, partition: int) -> list[Lost]:
+    noted = segments.acknowledged(log_dir).get((topic, partition), 0)
+    return list(lost(folder, noted, begin=0 if topic.endswith(CONTROL) else None))
+
+
+def _topics(options: Options) -> Topics:
+    return topics(KafkaSettings(bootstrap="", topic_prefix=options.topic_prefix))
+
+
 def _load(folder: Path) -> Manifest:
     made = manifest.load(folder)
     if made is None or made.kind != "all":
@@ -103,23 +142,59 @@ def _load(folder: Path) -> Manifest:
     return made
 
 
-def _mend(options: Options, log_dir: Path, folder: Path | None, made: Manifest | None) -> int:
-    """Restore damaged record batches where possible, and return how many remain damaged."""
+def _mend(
+    options: Options, log_dir: Path, folder: Path | None, made: Manifest | None, *, embedded: bool = False
+) -> int:
+    """Restore damaged record batches where possible, and return how many remain damaged.
+
+    `embedded` also restores missing offsets. A broker of a cluster gets these from the other brokers.
+    """
     left = 0
-    table = by_name(topics(KafkaSettings(bootstrap="", topic_prefix=options.topic_prefix)))
+    table = by_name(_topics(options))
     with segments.stopped(log_dir):
         for name, topic in table.items():
+            holes = "compact" in topic.config["cleanup.policy"]
             for number, path in segments.partitions(log_dir, topic.name):
                 records_of = None if made is None or folder is None else partial(_records, folder, made, name, number)
-                left += _mend_partition(path, f"{name}/{number}", records_of)
+                damaged = _mend_partition(path, f"{name}/{number}", records_of)
+                if embedded and not damaged and not holes:
+                    missing = _lost(log_dir, path, topic.name, number)
+                    damaged = sum(not _put_in(one, f"{name}/{number}", records_of) for one in missing)
+                left += damaged
     return left
 
 
-def _mend_partition(path: Path, place: str, records_of: Callable[[segments.DamagedBatch], list[Record]] | None) -> int:
+_RecordsOf = Callable[[int, int | None], list[Record]]
+
+
+def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
+    """Restore missing offsets, as far as the export has them without a gap. Return whether it has all of them."""
+    at = missing.first
+    while records_of is not None and at <= missing.last:
+        records = [one for number, one in enumerate(records_of(at, missing.last + 1)) if one.offset == at + number]
+        if not records:
+            break
+        put_in(missing.folder, at, batches_of(records, at))
+        say(f"mended: {place} offsets {at} to {records[-1].offset}, which were missing")
+        at = records[-1].offset + 1
+    if at > missing.last:
+        return True
+    why = "--export DIR puts them back" if records_of is None else "the export does not hold them"
+    why += _or_give_up(place, at, missing.last)
+    say(f"damaged: {place} offsets {at} to {missing.last} are missing: {why}")
+    return False
+
+
+def _or_give_up(place: str, first: int, last: int) -> str:
+    """Return how to give up a range of the topic `control`; nothing for other topics."""
+    return f"; --give-up {place}:{first}-{last} gives up what it said" if place.startswith(CONTROL) else ""
+
+
+def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> int:
     """Restore the damaged batches of one partition, and return how many remain damaged.
 
-    `records_of` returns the records that an export has for a batch. A batch behind one with an altered length is found
-    only after that one is restored.
+    `records_of` returns the records that an export has from one offset to before another; the second is None if the
+    batch's end is unknown. A batch behind one with an altered length is found only after that one is restored.
     """
     damaged: list[str] = []
     mended = True
@@ -127,10 +202,11 @@ def _mend_partition(path: Path, place: str, records_of: Callable[[segments.Damag
         mended, damaged = False, []
         for batch in list(segments.damaged(path)):
             offsets = f"{place} offsets {batch.first} to {batch.last}, in {batch.path.name}"
-            records = [] if records_of is None else records_of(batch)
+            records = [] if records_of is None else records_of(batch.first, batch.until)
             whole = rebuilt(batch, records)
             if whole is None:
                 why = "--export DIR puts it back" if records_of is None else why_not(batch, records)
+                why += _or_give_up(place, batch.first, batch.last)
                 damaged.append(f"damaged: {offsets}: {why}")
             else:
                 segments.put_back(batch, whole)
@@ -141,18 +217,20 @@ def _mend_partition(path: Path, place: str, records_of: Callable[[segments.Damag
     return len(damaged)
 
 
-def _records(folder: Path, made: Manifest, name: str, number: int, batch: segments.DamagedBatch) -> list[Record]:
-    """Return the records of an export that may belong to a damaged batch, no more than a batch can hold."""
+def _records(
+    folder: Path, made: Manifest, name: str, number: int, first_offset: int, until: int | None
+) -> list[Record]:
+    """Return the records of an export in [first_offset, until), no more than a batch can hold."""
     found, size = list[Record](), 0
     for one in made.files:
-        if one.topic == name and one.partition == number and (batch.until is None or one.first < batch.until):
+        if one.topic == name and one.partition == number and (until is None or one.first < until):
             with (folder / one.name).open("rb") as file:
                 for text in file:
                     row = record(text)
-                    if row.offset < batch.first:
+                    if row.offset < first_offset:
                         continue
                     size += _RECORD_BYTES + len(row.value or b"")
-                    if size > segments.BATCH_BYTES_MAX or (batch.until is not None and row.offset >= batch.until):
+                    if size > segments.BATCH_BYTES_MAX or (until is not None and row.offset >= until):
                         return found
                     found.append(row)
     return found

@@ -68,6 +68,17 @@ class MembershipContract:
             await first.membership.confirm({0: 8})
         await second.membership.confirm({0: 9})
 
+    async def test_the_next_owner_is_given_the_last_note(self, memberships):
+        first, second = Member(memberships()), Member(memberships())
+        await first.join()
+        await until(lambda: first.owns == ALL, what="the first has all")
+        assert await first.membership.notes(ALL) == {}
+        await first.membership.confirm({0: 7, 1: 0}, {0: "1:2:3"})
+        await first.membership.confirm({0: 7, 1: 0}, {0: "4:5:6", 1: "7:8:9"})
+        await first.membership.stop()
+        await second.join()
+        assert await second.membership.notes([0, 1, 2]) == {0: "4:5:6", 1: "7:8:9"}
+
     async def test_a_share_is_that_of_the_partitions_owned(self, memberships):
         first, second = Member(memberships()), Member(memberships())
         await first.join()

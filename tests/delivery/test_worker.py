@@ -16,7 +16,7 @@ from broker.delivery.dispatch.ticks import Ticks, pump
 from broker.delivery.tuning import TUNED, Tuning
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
-from broker.ports import NoMember
+from broker.ports import NoMember, Record
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from projections.agents import follow
@@ -37,7 +37,15 @@ class Control:
     async def end_offset(self) -> int:
         return 0
 
-    async def check(self) -> None: ...
+    async def check(self) -> bool:
+        return True
+
+    def records(self, end: int) -> AsyncIterator[Record]:
+        raise NotImplementedError
+
+    async def begin_group(self, group: str, offset: int) -> None: ...
+
+    async def delete_group(self, group: str) -> None: ...
 
 
 class Member(MemoryMembership):

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import yaml
@@ -43,7 +44,14 @@ class Broker:
     process: asyncio.subprocess.Process
 
 
-def properties(environment: dict[str, object], *, ports: dict[str, tuple[int, int]], name: str, log_dir: Path) -> str:
+def properties(
+    environment: dict[str, object],
+    *,
+    ports: dict[str, tuple[int, int]],
+    name: str,
+    log_dir: Path,
+    more: Mapping[str, str],
+) -> str:
     """server.properties as the image makes it of the environment, but on loopback and with ports of our own."""
     found = {
         key.removeprefix("KAFKA_").lower().replace("_", "."): str(value)
@@ -57,20 +65,26 @@ def properties(environment: dict[str, object], *, ports: dict[str, tuple[int, in
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "controller.quorum.voters": voters,
         "log.dirs": str(log_dir),
+        **more,
     }
     return "".join(f"{key}={value}\n" for key, value in found.items())
 
 
 async def start(
-    name: str, directory: Path, ports: dict[str, tuple[int, int]], *, jars: Sequence[Path] | None = None
+    name: str,
+    directory: Path,
+    ports: dict[str, tuple[int, int]],
+    *,
+    jars: Sequence[Path] | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> Broker:
-    """jars: of another version of Kafka. A directory that is there already is not formatted."""
+    """jars: of another version of Kafka. more: properties. A directory that is there already is not formatted."""
     environment = SERVICES[name]["environment"]
     path = directory / "server.properties"
     command = java(directory, jars=jars or kafka_jars(), options=("-Xmx256m", "-XX:TieredStopAtLevel=1"))
     if not directory.exists():
         directory.mkdir()
-        path.write_text(properties(environment, ports=ports, name=name, log_dir=directory / "log"))
+        path.write_text(properties(environment, ports=ports, name=name, log_dir=directory / "log", more=more))
         tool = ("kafka.tools.StorageTool", "format", "-t", environment["CLUSTER_ID"], "-c", str(path))
         assert await finished(await spawn((*command, *tool), directory=directory), within_s=60) == 0
     return Broker(ports[name][0], await spawn((*command, "kafka.Kafka", str(path)), directory=directory))
@@ -78,8 +92,15 @@ async def start(
 
 @pytest.fixture
 async def cluster(tmp_path):
+    async with three_brokers(tmp_path) as brokers:
+        yield brokers
+
+
+@contextlib.asynccontextmanager
+async def three_brokers(tmp_path: Path, **more: str) -> AsyncIterator[list[Broker]]:
+    """more: properties."""
     ports = {name: (free_port(), free_port()) for name in NAMES}
-    brokers = await asyncio.gather(*(start(name, tmp_path / name, ports) for name in NAMES))
+    brokers = await asyncio.gather(*(start(name, tmp_path / name, ports, more=more) for name in NAMES))
     try:
         async with asyncio.timeout(60):
             for broker in brokers:

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from broker.audit.reader import LogReader, Range
 from broker.commands.changes import find_message
 from broker.core.events import MessagePut, MessageUpdated
+from broker.core.ids import parse_message_id
 from broker.core.selection import Selection
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded.process import answers
@@ -22,7 +23,7 @@ from broker.kafka.topics import by_name, topics
 from broker.settings import KafkaSettings
 from tests.damage import Batch, batches, cut, flip, partition_folder
 from tests.kafka.rig import Rig, running
-from tests.kafka.test_cluster import NAMES, cluster, patient, start
+from tests.kafka.test_cluster import NAMES, cluster, patient, start, three_brokers
 from tests.kafka.test_damage_elsewhere import wrong
 from tests.kafka.test_damage_of_files import with_many_segments
 from tests.listeners import until
@@ -31,7 +32,7 @@ from tests.scenarios.running import everput
 __all__ = ["cluster", "patient"]  # fixtures
 
 COUNT = 8
-TOPICS = ("messages", "changes", "deliveries", "claims")  # a damaged `control` is refused at the start, with what to do
+TOPICS = ("messages", "changes", "deliveries", "claims", "control", "outstanding")
 
 
 @pytest.fixture
@@ -52,14 +53,14 @@ def leaders_copies(rig: Rig, tmp_path: Path, name: str) -> list[tuple[int, list[
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_a_leader_s_damaged_copy_is_read_from_a_follower_by_everything_and_named(
-    cluster, settings, tmp_path, harm
-):
+async def test_a_leader_s_damaged_copy_is_read_from_a_follower_by_everything_and_named(cluster, settings, tmp_path):
     table = topics(settings)
     await ensure_topics(settings, table)
     async with running(settings) as rig:
         queue = await rig.queue()
         first = await rig.listen(queue, "first")
+        parks = await rig.listen(queue, "parks", max_attempts=1)
+        rig.listeners.status["parks"] = 400
         worker = await rig.work()
         ids = list[str]()
         for number in range(COUNT):
@@ -67,8 +68,10 @@ async def test_a_leader_s_damaged_copy_is_read_from_a_follower_by_everything_and
             await rig.update(queue, ids[-1], f"updated-{number}")
             await until(lambda: set(rig.listeners.ids("first")) == set(ids), what="they are delivered")
             await asyncio.gather(*rig.log.producer.send_all(table.claims.name, number % 2, [(b"key", b"no claim")]))
+        await until(lambda: len(worker.assignment.outstanding) == COUNT, what="they are parked")
         await rig.noted(worker)
         await rig.end(worker)
+        rig.listeners.status.clear()
         ids.extend(await rig.put(queue, "for the tail", "and this one", "and that one"))
         assert await wrong(rig) == set()
 
@@ -105,11 +108,16 @@ async def test_a_leader_s_damaged_copy_is_read_from_a_follower_by_everything_and
         await rig.noted(worker)
         assert (await rig.state(ids[0], first)).state == "delivered"
         assert (await rig.state(ids[-1], late)).state == "delivered"
+        states = [worker.assignment.outstanding.state(parse_message_id(one)[1], parks.id, one) for one in ids[:COUNT]]
+        assert states == ["parked"] * COUNT
+        await rig.listen(queue, "new")  # which `control` tells after what is damaged
+        new = await rig.put(queue, "for all")
+        await until(lambda: new[0] in rig.listeners.ids("new"), what="the new listener gets what comes now")
         reader = LogReader(rig.log.requests, table, rig.projections.directory)
         wanted = Selection(organization_id=rig.organization_id, types={"message.put", "message.updated"})
         async with aclosing(reader.read(wanted, Range())) as slices:
             events = [entry.event async for one in slices for entry in one.entries]
-        assert {one.message_id for one in events if isinstance(one, MessagePut)} == set(ids)
+        assert {one.message_id for one in events if isinstance(one, MessagePut)} == {*ids, *new}
         assert {one.message_id for one in events if isinstance(one, MessageUpdated)} == set(ids[:COUNT])
         assert not rig.projections.directory.state.damage
         assert harmed <= {(topic.removeprefix("everput."), number) for topic, number in await wrong(rig)}
@@ -135,18 +143,22 @@ async def test_files_that_one_broker_has_lost_cost_nothing(cluster, settings, tm
     async with running(settings) as rig:
         queue = await rig.queue()
         await rig.listen(queue, "it")
+        await rig.listen(queue, "parks", max_attempts=1)
         rig.listeners.down.add("it")
-        await rig.work()
+        rig.listeners.status["parks"] = 400
+        worker = await rig.work()
         ids = list[str]()
         for number in range(COUNT):
             ids.extend(await rig.put(queue, f"message-{number}"))
             await rig.update(queue, ids[-1], f"updated-{number}")
             await asyncio.gather(*rig.log.producer.send_all(table.claims.name, number % 2, [(b"key", b"no claim")]))
+            await until(lambda: len(worker.assignment.outstanding) == len(ids), what="it is parked")
+        await rig.noted(worker)
         cluster[0].process.terminate()
         await cluster[0].process.wait()
         gone = set[tuple[str, int]]()
         for name in TOPICS:
-            for number in range(2):
+            for number in range(by_name(table)[name].partitions):
                 folder = partition_folder(tmp_path / NAMES[0], by_name(table)[name].name, number)
                 found = list(batches(folder))
                 if harm == "cut" and found:
@@ -179,3 +191,50 @@ async def test_files_that_one_broker_has_lost_cost_nothing(cluster, settings, tm
         assert not rig.projections.directory.state.damage
         named = {(topic.removeprefix("everput."), number) for topic, number in await wrong(rig)}
         assert gone <= named if gone else not named
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_what_is_parked_is_known_though_the_leader_has_lost_its_records(tmp_path):
+    soon = {"leader.imbalance.check.interval.seconds": "1"}  # a broker that is back leads again
+    async with three_brokers(tmp_path, **soon) as brokers:
+        bootstrap = ",".join(f"127.0.0.1:{broker.port}" for broker in brokers)
+        settings = KafkaSettings(bootstrap=bootstrap, partitions=2, replication=3, min_insync=2, flush_each_batch=True)
+        table = topics(settings)
+        await ensure_topics(settings, replace(table, outstanding=with_many_segments(table.outstanding)))
+        async with running(settings) as rig:
+            queue = await rig.queue()
+            parks = await rig.listen(queue, "parks", max_attempts=1)
+            rig.listeners.status["parks"] = 400
+            worker = await rig.work()
+            ids = list[str]()
+            for number in range(COUNT):
+                ids.extend(await rig.put(queue, f"message-{number}"))
+                await until(lambda: len(worker.assignment.outstanding) == len(ids), what="it is parked")
+            await rig.noted(worker)
+            name = table.outstanding.name
+            leader = rig.log.requests.leader(name, 0)
+            at = NAMES[leader - 1]
+            brokers[leader - 1].process.terminate()
+            await brokers[leader - 1].process.wait()
+            folder = partition_folder(tmp_path / at, name, 0)
+            middle = list(batches(folder))[1]
+            for path in folder.glob(f"{middle.path.stem}.*"):
+                path.unlink()
+            brokers[leader - 1] = await start(at, tmp_path / at, {at: (brokers[leader - 1].port, 0)})
+
+            def leads() -> bool:
+                rig.log.requests.look_again()
+                return rig.log.requests.leader(name, 0) == leader
+
+            await until(leads, what="it leads again", within_s=120)
+            await rig.noted(worker)
+            assert ("outstanding", 0) in await wrong(rig)
+            await rig.end(worker)
+            worker = await rig.work()
+            states = [worker.assignment.outstanding.state(parse_message_id(one)[1], parks.id, one) for one in ids]
+            assert states == ["parked"] * COUNT
+            rig.listeners.status.clear()
+            rig.listeners.got.clear()
+            await rig.commands.redrive_listener(rig.context, queue.id, parks.id, [])
+            await until(lambda: set(rig.listeners.ids("parks")) == set(ids), what="all are delivered")

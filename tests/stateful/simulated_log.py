@@ -5,7 +5,7 @@ what may be written when (simulation.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from broker.core.codec import decode
@@ -178,11 +178,16 @@ class SimMembership:
     def lags(self) -> bool:
         return any(at < len(self._world.log[number]) for number, at in self.positions.items())
 
-    async def confirm(self, _offsets: Mapping[int, int]) -> None:
+    async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str]) -> None:
         await Pause()
         if self._worker.cut is not None:
             raise (NoMember if self._world.dice.random() < 0.3 else LogUnavailable)("no member any more")
+        self._world.kafka.notes.update({number: notes.get(number, "") for number in offsets})
         self._worker.confirmed = True
+
+    async def notes(self, partitions: Iterable[int]) -> dict[int, str]:
+        await Pause()
+        return {number: text for number in partitions if (text := self._world.kafka.notes.get(number))}
 
     async def share(self, _partitions: object) -> Share:
         await Pause()

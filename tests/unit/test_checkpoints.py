@@ -71,7 +71,7 @@ async def nothing() -> None: ...
 
 
 NOTHING_KEPT = SimpleNamespace(  # stands for Outstanding
-    flush=nothing, waiting=lambda *_: (0, None), held=lambda *_: (0, 0), take_changed=dict
+    flush=nothing, note=nothing, waiting=lambda *_: (0, None), held=lambda *_: (0, 0), take_changed=dict
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import msgspec
 import pytest
@@ -77,8 +77,13 @@ class Log:
     damage: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     bad_copies: tuple[()] = ()
 
-    async def check_copies(self, topic: str, partition: int, offset: int, end: int) -> None:
+    kafka: ClassVar[KafkaSettings] = KafkaSettings(bootstrap="none")
+
+    async def check_copies(self, topic: str, partition: int, offset: int, end: int, **_: object) -> None:
         """There is one copy."""
+
+    def leader(self, topic: str, partition: int) -> int:
+        return 1
 
     tail: int = 0
 

@@ -168,6 +168,7 @@ class Checkpoints:
                 await self._collect(streams, cursors, began)
                 unwritten = await self._write(cursors)
                 await self._outstanding.flush()
+                await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
             except BaseException:  # After a cancellation, the last checkpoint writes these again.
                 self._failed(streams, cursors)

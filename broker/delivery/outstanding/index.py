@@ -11,12 +11,14 @@ Not for: which delivery may be attempted when (schedule.py).
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Final
 
 from broker.core.ids import parse_message_id
+from broker.core.outstanding_sum import KeySum
 from broker.delivery.outstanding.entry import UNREAD, Key, KeyQueue, OutstandingEntry
 from broker.delivery.tuning import TUNED
 
@@ -72,6 +74,8 @@ class OutstandingIndex:
         self.queued_keys = 0
         # By listener id, the partitions whose counts have changed since the last checkpoint.
         self.changed: dict[str, set[int]] = {}
+        # By partition, the sum of the deliveries in the index.
+        self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)
         self._rows = 0
         self._last_id = 0
         self._opened: sqlite3.Connection | None = None
@@ -87,6 +91,7 @@ class OutstandingIndex:
             self._opened.close()
             self._opened = None
         self.counts.clear()
+        self.sums.clear()
         self.queued_keys = self._rows = 0
 
     # One delivery
@@ -305,6 +310,7 @@ class OutstandingIndex:
             count = self.counts[entry.listener_id] = Count()
         self._rows += by
         count.rows += by
+        self.sums[entry.partition].add(entry.key, by)
         if entry.due_ms is not None:
             self._count_due(entry, by)
         else:

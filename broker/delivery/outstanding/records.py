@@ -6,6 +6,7 @@ an API process (broker/kafka/outstanding.py), writing them (schedule.py).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
@@ -14,6 +15,7 @@ from msgspec import UNSET
 
 from broker.core.codec import decode, encode
 from broker.core.events import BARE, DAMAGED, DeliveryParked, DeliverySetAside, KeptDelivery
+from broker.core.outstanding_sum import KeySum, OutstandingSum
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.entry import Key, OutstandingEntry, entry_of, ids_in
 from broker.delivery.outstanding.rebuild import Outcomes, Streams, outcomes_of, rebuilt
@@ -25,6 +27,8 @@ from broker.ports import EARLIEST, LATEST, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
+_TRIES_MAX: Final = 10
+_PAUSE_S: Final = 0.2
 _RECORD_BYTES: Final = 1  # With this limit, Kafka answers with a single record batch.
 
 
@@ -43,32 +47,45 @@ class OutstandingRecords:
         self._requests = requests
         self._deliveries_topic = deliveries_topic
         self._topic = topic
+        self.fillers: dict[int, set[bytes]] = {}
         self._messages_topic = messages_topic
 
     async def all_of(
-        self, partition: int, *, at_once: int, streams: Callable[[], Streams] = tuple
+        self,
+        partition: int,
+        *,
+        at_once: int,
+        streams: Callable[[], Streams] = tuple,
+        noted: OutstandingSum | None = None,
+        found: Callable[[], KeySum] = KeySum,
     ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
         """Yield the deliveries in a partition's records, in batches, in the order of the records. None means that the
         delivery has ended, or that only a newer version can decode it. Raises LogUnavailable.
+
+        `noted` is the sum that the partition's last owner has noted, and `found` returns the sum of what was yielded.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
-        end = (await self._requests.offsets(name, {partition: LATEST}))[partition]
+        end = await self._end(partition, 0 if noted is None else noted.end)
         try:
             async for rows in self._rows(partition, at, end, at_once, pass_damaged=False):
                 yield rows
+            if noted is not None and noted.agrees(found().until(end)) is False:
+                damage = LogDamaged(name, partition, at, max(noted.end - 1, at))
+                self._requests.report(damage)
+                raise damage
         except LogDamaged:
-            # Some records are unreadable, so first yield the deliveries without a successful outcome (rebuild.py).
+            # Some records are unreadable or missing, so first yield the deliveries without a successful outcome (rebuild.py).
             # Afterwards leave out the deliveries that have succeeded, whatever their records say.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)
             every, count = streams(), 0
-            async for found in rebuilt(
+            async for some in rebuilt(
                 self._requests, self._messages_topic, partition, outcomes, every, at_once=at_once
             ):
-                count += len(found)
-                yield dict(found)
+                count += len(some)
+                yield dict(some)
             log.warning("outstanding.rebuilt partition=%d count=%d", partition, count)
             async for rows in self._rows(partition, at, end, at_once, pass_damaged=True):
                 yield {
@@ -76,12 +93,28 @@ class OutstandingRecords:
                     for key, entry in rows.items()
                 }
 
+    async def _end(self, partition: int, noted: int) -> int:
+        """Return the end of the partition. A new leader may report an earlier one for a moment than was noted."""
+        for tried in range(_TRIES_MAX):
+            end = (await self._requests.offsets(self._topic.name, {partition: LATEST}))[partition]
+            if end >= noted or tried == _TRIES_MAX - 1:
+                break
+            await asyncio.sleep(_PAUSE_S)
+        return end
+
     async def _rows(
         self, partition: int, at: int, end: int, at_once: int, *, pass_damaged: bool
     ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
         some: dict[Key, OutstandingEntry | None] = {}
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
+                continue
+            if record.value == b"":  # It stands for a record that a file has lost (embedded/kafka.py).
+                damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
+                if not pass_damaged:
+                    raise damage
+                self._requests.report(damage)
+                self.fillers.setdefault(partition, set()).add(record.key)
                 continue
             event = None if record.value is None else _decoded(record.value, partition, record.offset)
             some[ids_in(record.key)] = None if event is None else entry_of(event, record.offset, found=True)

@@ -10,8 +10,10 @@ it (dispatcher.py), deliveries in a window.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from typing import Final
 
 from broker.core.codec import encode
 from broker.core.delivery import DROPPED
@@ -19,6 +21,7 @@ from broker.core.entities import Listener
 from broker.core.events import DeliveryParked, KeptDelivery
 from broker.core.ids import parse_damaged_id
 from broker.core.key_order import ArrivingOffsets
+from broker.core.outstanding_sum import parse_sum
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
@@ -29,14 +32,17 @@ from broker.delivery.outstanding.mending import Mending
 from broker.delivery.outstanding.rebuild import Streams
 from broker.delivery.outstanding.records import OutstandingRecords, kept_event
 from broker.delivery.outstanding.redriving import Redrives
+from broker.delivery.outstanding.watched import WatchedAppender
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogDamaged, LogUnavailable
-from broker.ports import Count
+from broker.ports import LATEST, Count
 
 log = logging.getLogger(__name__)
+
+_UNKNOWN: Final = -1  # no count of changes
 
 
 class Outstanding:
@@ -57,6 +63,7 @@ class Outstanding:
         tuning: Tuning = TUNED,
     ) -> None:
         self._tuning = tuning
+        topic = self._written = WatchedAppender(topic)
         self._assure = assure
         self._count = count
         self._topic = topic
@@ -73,6 +80,8 @@ class Outstanding:
             self._index, self._coming, self._redrives, partitions, dispatchers, self._message_of, tuning
         )
         self.pause = due.pause
+        self._requests = requests
+        self._noted: dict[int, tuple[int, str]] = {}  # By partition: at which count of changes, and notes()' text.
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, due.remove, assure, tuning)
         mending = Mending(self._index, due, self._owned, self._damaged.park_again, self.cancel, tuning)
@@ -80,9 +89,11 @@ class Outstanding:
 
     # Ownership
 
-    async def read(self, partition: int, streams: Callable[[], Streams] = tuple) -> None:
+    async def read(self, partition: int, streams: Callable[[], Streams] = tuple, *, noted: str = "") -> None:
         """Read a partition's deliveries from the topic `outstanding` into the index, before take_over(). `streams`
         returns the listeners' cursors; it is called only if the topic is damaged. Raises LogUnavailable.
+
+        `noted` is the text that the partition's last owner had in its notes().
         """
         reading = self._reading[partition] = object()
 
@@ -95,11 +106,20 @@ class Outstanding:
             for entry in before:
                 self._index.remove(entry)
             await asyncio.sleep(0)
-        async for rows in self._records.all_of(partition, at_once=self._tuning.rows_at_once, streams=streams):
+        async for rows in self._records.all_of(
+            partition,
+            at_once=self._tuning.rows_at_once,
+            streams=streams,
+            noted=parse_sum(noted),
+            found=lambda: self._index.sums[partition],
+        ):
             if not current():
                 return
             self._found(partition, rows)
             await asyncio.sleep(0)
+        self._noted[partition] = _UNKNOWN, noted
+        for key in self._records.fillers.pop(partition, ()):  # What they stand for is in the index by now.
+            self._settled.setdefault(partition, []).append((key, None))
 
     def _found(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> None:
         for entry in rows.values():
@@ -129,6 +149,29 @@ class Outstanding:
         """Close the index after the partitions were handed over. Their next owner reads everything again."""
         self._reading.clear()
         self._index.close()
+
+    # The sums that the next owner compares
+
+    def notes(self) -> dict[int, str]:
+        """Return, by partition, the last known sum of its deliveries in the topic `outstanding`."""
+        return {partition: text for partition, (_, text) in self._noted.items()}
+
+    async def note(self) -> None:
+        """Update the sums that notes() returns. A partition that is being written to keeps its last sum."""
+        changes = {one: self._written.changes[one] for one in self._owned if one not in self._settled}
+        quiet = [
+            partition
+            for partition, count in changes.items()
+            if not self._written.under_way[partition] and self._noted.get(partition, (_UNKNOWN,))[0] != count
+        ]
+        found = {one: self._index.sums[one].until(0) for one in quiet}
+        if not found:
+            return
+        with contextlib.suppress(LogUnavailable):
+            ends = await self._requests.offsets(self._topic.name, dict.fromkeys(found, LATEST))
+            for partition, end in ends.items():
+                if self._written.changes[partition] == changes[partition]:
+                    self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
 
     # Deliveries that are stored
 

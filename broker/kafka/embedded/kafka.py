@@ -23,6 +23,7 @@ from broker.errors import ConfigurationError
 from broker.kafka.embedded import archive, segments
 from broker.kafka.embedded.access import EmbeddedAccess, made_password, password_file
 from broker.kafka.embedded.jars import awaited_jars
+from broker.kafka.embedded.lost import refuse_lost_control
 from broker.kafka.embedded.process import KafkaProcess, answers
 from broker.kafka.embedded.segments import LostEnd
 from broker.kafka.ports import free_port, is_free
@@ -179,6 +180,7 @@ class EmbeddedKafka:
         """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
+        await asyncio.to_thread(refuse_lost_control, self.data_dir / "kafka")
         lost = await asyncio.to_thread(lambda: list(segments.lost_ends(self.data_dir / "kafka")))
         suspect = None
         for number in range(1, _START_TRIES + 1):
@@ -219,7 +221,8 @@ class EmbeddedKafka:
         """Append empty records where the files have lost acknowledged records.
 
         Otherwise Kafka would give the lost offsets to new messages, and listeners whose cursors are beyond them would
-        miss these messages. The topic `outstanding` needs none, because it has no cursors.
+        miss these messages. In the topic `outstanding`, the empty records tell the partition's next owner that
+        deliveries are missing.
         """
         settings = self.access.settings()
         requests = KafkaRequests(settings)
@@ -231,9 +234,9 @@ class EmbeddedKafka:
                     continue  # After its start, Kafka has more records than the files seemed to have.
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)
-                if not one.topic.endswith(_COMPACTED):
-                    at_ms = time.time_ns() // 1_000_000
-                    await fill(settings, one.topic, one.partition, one.last + 1 - end, at_ms=at_ms)
+                key = f"lost:{end}".encode() if one.topic.endswith(_COMPACTED) else None
+                at_ms = time.time_ns() // 1_000_000
+                await fill(settings, one.topic, one.partition, last + 1 - end, at_ms=at_ms, key=key)
         finally:
             await requests.stop()
 

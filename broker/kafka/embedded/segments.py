@@ -166,16 +166,24 @@ def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
 
     No crash does this if each batch is synced. Kafka does not notice, and would give the same offsets to new records.
     """
-    for topic, partition, noted in _checkpoint(log_dir / _ACKNOWLEDGED):
-        paths = sorted((log_dir / f"{topic}-{partition}").glob("*.log"))
-        if paths and not topic.startswith("__"):
-            end = _end(paths[-1])
+    for (topic, partition), noted in acknowledged(log_dir).items():
+        folder = log_dir / f"{topic}-{partition}"
+        if folder.is_dir() and not topic.startswith("__"):
+            paths = sorted(folder.glob("*.log"))
+            end = end_of(paths[-1])[0] if paths else 0
             if end < noted:
                 yield LostEnd(topic, partition, end, noted - 1)
 
 
-def _end(path: Path) -> int:
-    """Return the end offset of a segment file. The search begins at the last batch in its offset index."""
+def acknowledged(log_dir: Path) -> dict[tuple[str, int], int]:
+    """Return, by topic and partition, the offset up to which the broker noted that everything is acknowledged."""
+    return {(topic, partition): noted for topic, partition, noted in _checkpoint(log_dir / _ACKNOWLEDGED)}
+
+
+def end_of(path: Path) -> tuple[int, int]:
+    """Return the end offset of a segment file, and the byte there. The search begins at the last batch in its offset
+    index.
+    """
     end, at = int(path.stem), 0
     with contextlib.suppress(OSError):
         raw = path.with_suffix(".index").read_bytes()
@@ -188,12 +196,12 @@ def _end(path: Path) -> int:
         file.seek(at)
         while len(header := file.read(HEADER.size)) == HEADER.size and any(header):
             first, length, _, magic, _, _, last_delta, *_ = HEADER.unpack(header)
-            at += PREFIX_BYTES + length
-            if magic != MAGIC or length <= 0 or at > path.stat().st_size:
+            behind = at + PREFIX_BYTES + length
+            if magic != MAGIC or length <= 0 or behind > path.stat().st_size:
                 break
-            end = max(end, first + last_delta + 1)
+            end, at = max(end, first + last_delta + 1), behind
             file.seek(at)
-    return end
+    return end, at
 
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:

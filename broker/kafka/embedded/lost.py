@@ -1,0 +1,135 @@
+"""Offsets that no file of a partition has, and writing their records again while the broker is stopped.
+
+For: a segment that is missing, or an end that was cut off: which offsets these were, and a segment file of their own
+for the records of an export. Not for: altered batches that are still there (segments.py, rebuild.py), where the records
+come from (cli/commands/mend.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from broker.errors import ConfigurationError
+from broker.kafka.embedded import segments
+from broker.kafka.embedded.segments import HEADER, MAGIC, PREFIX_BYTES, DamagedBatch
+from broker.ports import Record
+
+CONTROL: Final = "control"
+_BATCH_BYTES: Final = 1 << 20
+_NOBODY: Final = (-1, -1, -1)  # The producer's id and epoch, and its sequence number: these batches have no producer.
+_EPOCH_AT: Final = slice(12, 16)
+
+
+class Lost(NamedTuple):
+    """Offsets that no file of the partition in this folder has, both ends included."""
+
+    folder: Path
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        topic, _, partition = self.folder.name.rpartition("-")
+        offsets = f"offset {self.first}" if self.first == self.last else f"offsets {self.first} to {self.last}"
+        return f"{topic}/{partition} {offsets}"
+
+
+def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost]:
+    """Yield the ranges that a partition has lost. Not for compacted topics, where offsets may be missing.
+
+    noted: the offset up to which the broker has noted that all is acknowledged.
+    begin: the partition's first offset; None: retention may have moved it.
+    """
+    at = begin
+    for path in sorted(folder.glob("*.log")):
+        if at is not None and at < int(path.stem):
+            yield Lost(folder, at, int(path.stem) - 1)
+        at = segments.end_of(path)[0]
+    if (at or 0) < noted:
+        yield Lost(folder, at or 0, noted - 1)
+
+
+def refuse_lost_control(log_dir: Path) -> None:
+    """Raise ConfigurationError if a file of `control` is missing or was cut off. All state is folded from it."""
+    noted = {f"{topic}-{number}": offset for (topic, number), offset in segments.acknowledged(log_dir).items()}
+    names = {path.name for path in log_dir.glob(f"*{CONTROL}-0")} | noted.keys()
+    for folder in (log_dir / name for name in sorted(names) if name.endswith(f"{CONTROL}-0")):
+        for one in lost(folder, noted.get(folder.name, 0), begin=0):
+            raise ConfigurationError(
+                f"the files in {folder} lack {one}. All state is folded from this topic, so nothing can be "
+                "started. Put the offsets back with `everput mend --export DIR`. Without an export, give up what they "
+                f"said: everput mend --give-up {CONTROL}/0:{one.first}-{one.last}"
+            )
+
+
+def batches_of(records: Sequence[Record], first: int) -> bytes:
+    """Return batches of these records, the first of which begins at this offset."""
+    whole = bytearray()
+    at = 0
+    while at < len(records):
+        builder = DefaultRecordBatchBuilder(MAGIC, 0, 0, *_NOBODY, _BATCH_BYTES)
+        base = first if at == 0 else records[at].offset
+        begin = at
+        while at < len(records):
+            one = records[at]
+            added = builder.append(one.offset - base, one.timestamp, one.key, one.value, list(one.headers))
+            if added is None and at > begin:
+                break
+            at += 1
+        batch = bytearray(builder.build())
+        batch[:8], batch[_EPOCH_AT] = base.to_bytes(8), bytes(4)
+        whole += batch
+    return bytes(whole)
+
+
+def put_in(folder: Path, first: int, batches: bytes) -> None:
+    """Write batches to a segment file that begins at this offset, and sync it. Kafka makes its indexes."""
+    before = [path for path in sorted(folder.glob("*.log")) if int(path.stem) <= first]
+    if before:  # Half a batch, or reserved room, may stand at its end.
+        os.truncate(before[-1], segments.end_of(before[-1])[1])
+        _forget_indexes(before[-1])
+    path = folder / f"{first:020}.log"
+    _forget_indexes(path)
+    with path.open("ab") as file:
+        file.write(batches)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(folder)
+
+
+def replace(batch: DamagedBatch, batches: bytes) -> None:
+    """Write these batches in the place of a damaged one, and sync the file. Raises ConfigurationError if nobody can
+    tell where the damaged one ends.
+    """
+    raw = batch.path.read_bytes()
+    behind = batch.at + PREFIX_BYTES + HEADER.unpack(batch.header)[1]
+    following = raw[behind : behind + 8]
+    if batch.at >= behind or behind > len(raw) or (any(following) and following != (batch.last + 1).to_bytes(8)):
+        raise ConfigurationError(
+            f"the length of the damaged batch at byte {batch.at} of {batch.path} is altered, so it can't be replaced"
+        )
+    draft = batch.path.with_suffix(".log.mending")
+    with draft.open("wb") as file:
+        file.write(raw[: batch.at] + batches + raw[behind:])
+        file.flush()
+        os.fsync(file.fileno())
+    _forget_indexes(batch.path)
+    draft.replace(batch.path)
+    _sync(batch.path.parent)
+
+
+def _forget_indexes(path: Path) -> None:
+    for suffix in (".index", ".timeindex"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,66 @@
+"""Whether a partition of `outstanding` holds all that its owner has noted (broker/core/outstanding_sum.py).
+
+For: readers that are not the owner. Not for: the owner's own index (broker/delivery/outstanding).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from broker.core.outstanding_sum import LiveKeys, OutstandingSum, parse_sum
+from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests
+from broker.kafka.scan import scan
+from broker.kafka.topics import topics, workers_group
+
+
+async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum | None:
+    """Return what the owner of a partition has noted; None when it has noted nothing. Raises LogUnavailable."""
+    messages, group = topics(requests.kafka).messages.name, workers_group(requests.kafka)
+    rows = await requests.groups.committed(group, messages, [partition])
+    return parse_sum(rows[partition][1]) if partition in rows else None
+
+
+async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int | None]:
+    """List the brokers whose copy of a partition lacks records that its owner has noted; None: the leader, if the
+    client knows none. Raises LogUnavailable or LogDamaged.
+    """
+    noted = await noted_sum(requests, partition)  # Before the end is looked up: its owner may write on.
+    if noted is None:
+        return []
+    topic = topics(requests.kafka).outstanding.name
+    keys: defaultdict[int | None, LiveKeys] = defaultdict(LiveKeys)
+    ends: dict[int | None, int] = {}
+
+    def seen(node: int | None, fetched: FetchResult) -> None:
+        for record in fetched.records:
+            keys[node].note(record.key, record.value)
+        ends[node] = fetched.next_offset
+
+    at = (await requests.offsets(topic, {partition: EARLIEST}))[partition]
+    end = (await requests.offsets(topic, {partition: LATEST}))[partition]
+    leader = requests.leader(topic, partition)
+    keys[leader] = LiveKeys()
+    async for fetched in scan(requests, topic, partition, at, end):
+        seen(leader, fetched)
+    ends[leader] = end
+    await requests.check_copies(topic, partition, at, end, seen=seen)
+    return [
+        node
+        for node, found in keys.items()
+        if (node == leader or ends[node] >= noted.end) and noted.agrees(found.until(ends[node])) is False
+    ]
+
+
+async def holds_all(requests: KafkaRequests, partition: int) -> bool | None:
+    """Return whether a partition holds what its owner has noted. None: records were written since, so nobody can tell.
+    Raises LogUnavailable or LogDamaged.
+    """
+    noted = await noted_sum(requests, partition)
+    topic, keys = topics(requests.kafka).outstanding.name, LiveKeys()
+    at = (await requests.offsets(topic, {partition: EARLIEST}))[partition]
+    end = (await requests.offsets(topic, {partition: LATEST}))[partition]
+    async for record in requests.walk(topic, partition, at, end):
+        keys.note(record.key, record.value)
+    if keys.lost:
+        return False
+    return None if noted is None else noted.agrees(keys.until(end))

@@ -1,0 +1,111 @@
+"""Records of `outstanding` that a file has lost, on a real Kafka: no delivery is forgotten, and verify names it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from broker.core.ids import parse_message_id
+from broker.damage import DamageReports
+from broker.delivery.worker import Worker
+from broker.errors import LogUnavailable
+from broker.kafka.admin import ensure_topics
+from broker.kafka.topics import topics
+from tests.damage import batches, cut, partition_folder
+from tests.kafka.rig import Rig, running
+from tests.kafka.test_damage import kafka, settings
+from tests.kafka.test_damage_elsewhere import wrong
+from tests.kafka.test_damage_of_files import with_many_segments
+from tests.listeners import until
+
+__all__ = ["kafka", "settings"]  # fixtures
+
+COUNT = 12
+
+
+async def noted(rig: Rig, worker: Worker) -> bool:
+    """Whether a checkpoint was made. A producer whose last batch is gone must begin anew, and says so first."""
+    with contextlib.suppress(LogUnavailable):
+        await rig.noted(worker)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("harm", ["cut", "removed"])
+async def test_what_was_parked_or_waited_is_known_though_a_file_has_lost_its_records(kafka, settings, harm):
+    table = topics(settings)
+    await ensure_topics(settings, replace(table, outstanding=with_many_segments(table.outstanding)))
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        parks = await rig.listen(queue, "parks", max_attempts=1)
+        waits = await rig.listen(queue, "waits", retry_first_ms=3_600_000, retry_max_s=7_200)
+        rig.listeners.status |= {"parks": 400, "waits": 400}
+        worker = await rig.work()
+        ids = list[str]()
+
+        def is_known(of: Worker, message_ids: list[str]) -> bool:
+            """Whether the worker has the deliveries of these messages as they were set aside."""
+            states = of.assignment.outstanding.state
+            return all(
+                (states(place, parks.id, one), states(place, waits.id, one)) == ("parked", "retrying")
+                for one in message_ids
+                for place in [(parse_message_id(one) or (0, 0))[1]]
+            )
+
+        for number in range(COUNT):  # one by one, so that each partition has several batches
+            ids.extend(await rig.put(queue, f"message-{number}"))
+            await until(partial(is_known, worker, ids), what="it is set aside")
+        await rig.noted(worker)
+        await rig.end(worker)
+        assert await wrong(rig) == set()
+        await kafka.running_process.stop()
+        for number in range(2):
+            folder = partition_folder(kafka.data_dir, table.outstanding.name, number)
+            found = list(batches(folder))
+            assert len({batch.path for batch in found}) > 2
+            if harm == "cut":
+                cut(found[-1])
+                for index in folder.glob("*.index"):  # else Kafka is not started, if it names the batch
+                    index.unlink()
+            else:
+                for path in folder.glob(f"{found[1].path.stem}.*"):
+                    path.unlink()
+        await kafka.restart()
+        assert {("outstanding", 0), ("outstanding", 1)} <= await wrong(rig)
+
+        directory = rig.projections.directory
+        reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
+        async with reports.running():
+            rig.listeners.got.clear()
+            again = await rig.work()
+            assert is_known(again, ids)
+            await until(
+                lambda: (
+                    {(one.topic, one.partition) for one in directory.state.damage}
+                    == {("outstanding", 0), ("outstanding", 1)}
+                ),
+                what="it is told",
+            )
+            await until(partial(noted, rig, again), what="what the worker knows is noted")
+            await reports.look_again(list(directory.state.damage))
+            assert len(list(directory.state.damage)) == 2, "the records are still missing"
+            await rig.end(again)
+            again = await rig.work()
+            assert is_known(again, ids), "the next owner finds them, too"
+            rig.listeners.status.clear()
+            for listener in (parks, waits):
+                await rig.commands.redrive_listener(rig.context, queue.id, listener.id, [])
+            for path in ("parks", "waits"):
+                await until(lambda path=path: set(rig.listeners.ids(path)) == set(ids), what="all are delivered")
+                assert {one.data for one in rig.listeners.taken(path)} == {f"message-{n}" for n in range(COUNT)}
+                assert set(rig.listeners.ids(path).values()) == {1}
+            await rig.noted(again)
+
+            async def mended() -> bool:
+                await reports.look_again(list(directory.state.damage))
+                return not directory.state.damage
+
+            await until(mended, what="nothing is missing any more")
