@@ -693,6 +693,8 @@ def held(outstanding) -> int:
     others = (
         "_topic",
         "_records",
+        "_requests",
+        "_written",
         "_partitions",
         "_dispatchers",
         "_assure",
