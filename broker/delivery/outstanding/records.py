@@ -75,7 +75,7 @@ class OutstandingRecords:
                 self._requests.report(damage)
                 raise damage
         except LogDamaged:
-            # Some records are unreadable or missing, so first yield the deliveries without a successful outcome (rebuild.py).
+            # Records are unreadable or missing: first yield the deliveries without a successful outcome (rebuild.py).
             # Afterwards leave out the deliveries that have succeeded, whatever their records say.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
