@@ -80,7 +80,7 @@ class Listeners:
     probes: Counter[str] = field(default_factory=Counter)
     port: int = 0
     _server: Any = None
-    _answers: list[Callable[[], None]] = field(default_factory=list)
+    held_answers: list[Callable[[], None]] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
