@@ -136,7 +136,7 @@ def _topics(options: Options) -> Topics:
 def _load(folder: Path) -> Manifest:
     made = manifest.load(folder)
     if made is None or made.kind != "all":
-        raise ConfigurationError(f"{folder} holds no export of `everput export-all`")
+        raise ConfigurationError(f"{folder} holds no export of `everput export-all`; choose the folder of one")
     for _ in manifest.check(folder, made):
         pass
     return made

@@ -93,7 +93,7 @@ def _queue(client: Client, queue: str, *, create: bool) -> str:
         return find_queue(client, queue)
     except NotFound as error:
         if not create:
-            raise ConfigurationError(f"{error}; --create creates it") from error
+            raise ConfigurationError(f"{error}; with --create, this command creates the queue") from error
         return client.send(create_queue(queue)).queue.id
 
 

@@ -92,7 +92,7 @@ class DemoServer:
                 stderr=asyncio.subprocess.PIPE,
             )
         if process.stdout is None or process.stderr is None:
-            raise RuntimeError("the pipes asked for are not there")
+            raise RuntimeError("the demo's child process has no pipes for its output")
         self._follow = asyncio.create_task(self._read_log(process.stderr))
         try:
             text = (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()

@@ -172,7 +172,7 @@ async def _partition(
             if end is None:
                 fetched = fetched._replace(end_offset=(await _ends(requests, topic))[number])
         except OffsetTooOld as error:
-            gone = f"what was to come next, {name}/{number} from offset {at} on, was deleted as too old meanwhile"
+            gone = f"Kafka has deleted records that the export still needs, {name}/{number} from offset {at} on"
             raise ConfigurationError(f"{gone}; repeat the export to another folder") from error
         last = fetched.end_offset if end is None else end
         whole = fetched.next_offset >= last

@@ -32,7 +32,7 @@ def all_app(children: Sequence[Child]) -> Starlette:
         answers = await _ask(children, "/health/ready")
         missing = [child.name for child in children if not answers[child.name]]
         if missing:
-            raise Unavailable(f"not ready: {', '.join(missing)}")
+            raise Unavailable(f"these processes are not ready: {', '.join(missing)}")
 
     async def check_whole() -> None:
         """Check one process after another for damage of the log. All know the same damage, so the first answer is
@@ -56,7 +56,7 @@ def all_app(children: Sequence[Child]) -> Starlette:
         answers = await _ask(children, "/state")
         missing = [child.name for child in children if not answers[child.name]]
         if missing:
-            raise Unavailable(f"no answer from {', '.join(missing)}")
+            raise Unavailable(f"these processes do not answer: {', '.join(missing)}")
         return {name: next(iter(orjson.loads(text)["states"].values())) for name, text in answers.items()}
 
     return make_app(check, check_whole, metrics, states)

@@ -130,5 +130,5 @@ async def _serve(process: Process, options: Options) -> None:
         for task in (serving, stopped):
             task.cancel()
         if crashed.done() and not process.stop.is_set():
-            raise RuntimeError("the projections ended") from crashed.result()
+            raise RuntimeError("the projections of this API process ended unexpectedly") from crashed.result()
         crashed.cancel()
