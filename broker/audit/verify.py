@@ -80,7 +80,7 @@ class Verifier:
         for name, topic in self._topics.items():
             for number, begin in enumerate((await self._bounds(topic))[0]):
                 if begin > 0 and name != "outstanding":
-                    what = f"it begins at {begin}: what was before it can't be checked"
+                    what = f"the first record has offset {begin}: earlier records can't be checked"
                     yield Finding(name, number, None, what, wrong=False)
         async for one in self._fold_control(positions):
             yield one
@@ -104,7 +104,7 @@ class Verifier:
                         what = f"the copy on broker {node} lacks deliveries that the partition's worker has noted"
                         yield Finding("outstanding", number, None, what)
         for topic_name, partition, offset, node in self._requests.bad_copies:
-            what = f"the copy on broker {node} is altered or incomplete; another broker's is good"
+            what = f"the copy on broker {node} is damaged or incomplete; another broker has a good copy"
             yield Finding(topic_name, partition, offset, what)
 
     async def _fold_control(self, positions: Collection[int]) -> AsyncGenerator[Finding | State, None]:
@@ -178,7 +178,7 @@ class Verifier:
             yield finding
         named, who = self.control.named.get(number, (0, ""))
         if named > latest:
-            yield Finding("messages", number, None, f"the {who} names offset {named}, after the end")
+            yield Finding("messages", number, None, f"the {who} names offset {named}, after the end of the topic")
         # Retention deletes messages first, and the records of their deliveries later.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
@@ -186,11 +186,17 @@ class Verifier:
             place = listener.start_offsets[number] if cursor is None else cursor.top
             if place > latest:
                 yield Finding(
-                    "messages", number, None, f"the {noun_of(listener)} {listener.id} stands at {place}, after the end"
+                    "messages",
+                    number,
+                    None,
+                    f"the cursor of the {noun_of(listener)} {listener.id} is at {place}, after the end of the topic",
                 )
             lowest = place if cursor is None else cursor.offset
             if lowest < begin and listener.replay is None:
-                what = f"it begins at {begin}, and the listener {listener.id} has settled nothing from {lowest} on"
+                what = (
+                    f"the log begins at offset {begin}, "
+                    f"but the listener {listener.id} has settled nothing from {lowest} on"
+                )
                 yield Finding("messages", number, None, what)
             for finding in unaccounted(listener, cursor, messages, others):
                 yield finding
@@ -206,7 +212,7 @@ class Verifier:
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []
-        return [Finding("messages", number, None, f"a worker has read to {tail}, after the end at {latest}")]
+        return [Finding("messages", number, None, f"the workers have read to offset {tail}, after the end at {latest}")]
 
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
         """Check a partition from `begin` to `end`, and yield the findings.
@@ -226,7 +232,7 @@ class Verifier:
             except OffsetTooOld:
                 begin = (await self._requests.offsets(topic.name, {checks.partition: EARLIEST}))[checks.partition]
                 checks.skip_to(begin)
-                what = f"it begins at {begin} by now: what was before it was deleted meanwhile"
+                what = f"the records before offset {begin} were deleted during the check"
                 yield Finding(checks.topic, checks.partition, None, what, wrong=False)
                 continue
             if checks.topic != "outstanding" or reached <= end:

@@ -95,10 +95,12 @@ class Checks(ABC):
             if at_ms >= self._latest_ms:
                 self._latest_ms = at_ms
             elif at_ms < self._latest_ms - TOLERANCE_MS:
-                yield self._finding(offset, f"its time is {self._latest_ms - at_ms} ms before an earlier record's")
+                yield self._finding(
+                    offset, f"its record time is {self._latest_ms - at_ms} ms before that of an earlier record"
+                )
             if value is None:
                 if self.topic != "outstanding":
-                    yield self._finding(offset, "it is empty")
+                    yield self._finding(offset, "the record is empty")
                 else:
                     self.buried(record)
                 continue
@@ -111,10 +113,10 @@ class Checks(ABC):
                 yield self._finding(offset, str(error))
                 continue
             if not -TOLERANCE_MS <= at_ms - event.at_ms <= self._late_ms_max:
-                yield self._finding(offset, f"it says it happened {at_ms - event.at_ms} ms before it was recorded")
+                yield self._finding(offset, f"the event's time is {at_ms - event.at_ms} ms before the record's time")
             known = event.actor in _BY_ITSELF or isinstance(event, _OF_NOBODY)
             if not known and not (event.request_id and event.actor):
-                yield self._finding(offset, "it does not say who did it, or by which request")
+                yield self._finding(offset, "the event has no actor, or no request id")
             for what in self.event(record, event):
                 yield self._finding(offset, what)
 
@@ -176,10 +178,10 @@ class ControlChecks(Checks):
 
     def event(self, record: Seen, event: Event) -> Iterator[str]:
         if not isinstance(event, get_args(ev.ControlEvent)):
-            yield f"{codec.wire_name(type(event))} does not belong here"
+            yield f"the event {codec.wire_name(type(event))} does not belong in the topic control"
             return
         if record.key != event.organization_id.encode():
-            yield "its key is not its organization"
+            yield "its record key is not the id of its organization"
         if isinstance(event, ev.LogDamaged | ev.LogMended | ev.AlertEvent | ev.AlertTold):
             self.state.apply(event)
             return
@@ -193,13 +195,13 @@ class ControlChecks(Checks):
                 known.add(made)
                 self._note(event)
             elif made in known:
-                yield f"it makes the {noun} {made} again"
+                yield f"the {noun} {made} is created a second time"
         elif made not in known:
-            yield f"no event before it made the {noun} {made}"
+            yield f"no earlier event created the {noun} {made}"
         if isinstance(event, ev.ListenerCreated) and event.queue_id not in self.queues:
-            yield f"no event before it made the queue {event.queue_id}"
+            yield f"no earlier event created the queue {event.queue_id}"
         if isinstance(event, ev.ReplayStarted) and event.listener_id not in self.receivers:
-            yield f"no event before it made the listener {event.listener_id}"
+            yield f"no earlier event created the listener {event.listener_id}"
 
     def _note(self, event: Event) -> None:
         match event:
@@ -260,19 +262,21 @@ class MessageChecks(Checks):
         self.by_queue[event.queue_id].append(offset)
         parts = parse_message_id(event.message_id)
         if parts is None:
-            return (f"{event.message_id} is no message id",)
+            return (f"the message id {event.message_id} is not valid",)
         at_ms, partition = parts
         wrong = []
         if partition != self.partition:
-            wrong.append(f"the id {event.message_id} says partition {partition}")
+            wrong.append(f"the message id {event.message_id} names partition {partition}")
         if not -TOLERANCE_MS <= at_ms - event.at_ms <= TOLERANCE_MS:
-            wrong.append(f"the id {event.message_id} was made {event.at_ms - at_ms} ms before the event")
+            wrong.append(
+                f"the time in the message id {event.message_id} is {event.at_ms - at_ms} ms before the event's"
+            )
         if record.key != message_id:
-            wrong.append("its key is not its message's id")
+            wrong.append("its record key is not its message id")
         if first != offset:
-            wrong.append(f"the id {event.message_id} is at offset {first} already")
+            wrong.append(f"the message {event.message_id} is already stored at offset {first}")
         if self.queues.get(event.queue_id) != event.organization_id:
-            wrong.append(f"no queue {event.queue_id} of the organization {event.organization_id} was ever made")
+            wrong.append(f"no event created the queue {event.queue_id} of the organization {event.organization_id}")
         return wrong
 
     def has(self, offset: int, queue_id: str) -> bool:

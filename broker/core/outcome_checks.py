@@ -55,18 +55,18 @@ class OutcomeChecks(Checks):
     def event(self, record: Seen, event: Event) -> Iterator[str]:
         name = codec.wire_name(type(event))
         if TOPIC_OF[name] != self.topic:
-            yield f"{name} does not belong here"
+            yield f"the event {name} does not belong in the topic {self.topic}"
             return
         fields: Any = event
         if fields.partition != self.partition:
-            yield f"it tells of partition {fields.partition}"
+            yield f"the event names partition {fields.partition}"
             return
         if record.key != _key(fields):
-            yield "its key is not that of what it tells of"
+            yield "its record key does not match its event"
         if isinstance(event, ev.PartitionTakenOver | ev.PartitionHandedOver):
             return
         if self._messages.queues.get(fields.queue_id, event.organization_id) != event.organization_id:
-            yield f"the queue {fields.queue_id} is not of the organization {event.organization_id}"
+            yield f"the queue {fields.queue_id} does not belong to the organization {event.organization_id}"
         listener_id = getattr(fields, "listener_id", None)
         if listener_id is not None:
             yield from self._receiver(record.offset, listener_id, fields.queue_id)
@@ -80,10 +80,10 @@ class OutcomeChecks(Checks):
     def _receiver(self, offset: int, listener_id: str, queue_id: str) -> Iterator[str]:
         queue = self._receivers.get(listener_id)
         if queue is None:
-            what = f"no listener and no replay {listener_id} was ever made"
+            what = f"no event created a listener or replay {listener_id}"
             self.strangers.setdefault(listener_id, self._finding(offset, what))
         elif queue != queue_id:
-            yield f"{listener_id} does not listen to the queue {queue_id}"
+            yield f"the listener or replay {listener_id} does not belong to the queue {queue_id}"
 
     def _settled(self, at: int, event: ev.DeliveriesSettled) -> Iterator[str]:
         recorded = self.outcomes.setdefault(event.listener_id, set())
@@ -103,7 +103,7 @@ class OutcomeChecks(Checks):
             what = f"the message {event.message_id} is not in this partition"
             self._unseen.setdefault((event.message_id, None, event.queue_id), self._finding(at, what))
         elif offset is not None and not self._messages.has(offset, event.queue_id):
-            yield f"the message {event.message_id} is not of the queue {event.queue_id}"
+            yield f"the message {event.message_id} does not belong to the queue {event.queue_id}"
         changes, place = self._changes, event.change_offset
         if (
             changes is not None
@@ -126,7 +126,7 @@ class OutcomeChecks(Checks):
                 return
             self._unseen.setdefault((message_id, offset, fields.queue_id), self._finding(at, what))
         elif not self._messages.has(offset, fields.queue_id):
-            yield f"the message {message_id} is not of the queue {fields.queue_id}"
+            yield f"the message {message_id} does not belong to the queue {fields.queue_id}"
             return
         if listener_id is not None:
             if getattr(fields, "outcome", "kept") != "failed":
@@ -185,7 +185,9 @@ def unaccounted(
         if offset not in recorded and (takes is None or takes(offset))
     ]
     if left:
-        what = f"the {noun_of(listener)} {listener.id} has passed {len(left)} message(s) of which no outcome is told"
+        what = (
+            f"the {noun_of(listener)} {listener.id} has no recorded outcome for {len(left)} message(s) below its cursor"
+        )
         yield Finding(
             "deliveries",
             messages.partition,

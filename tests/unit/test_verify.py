@@ -197,7 +197,7 @@ async def test_what_an_api_process_has_stored_for_an_organization_is_whole_unles
     log.add("control", 0, ev.VolumeRecorded(organization_id="o1", **volume))
     assert await found(log) == []
     log.add("control", 0, ev.VolumeRecorded(organization_id="o2", **volume))
-    assert await found(log) == ["control/0 offset 8: no event before it made the organization o2"]
+    assert await found(log) == ["control/0 offset 8: no earlier event created the organization o2"]
 
 
 def test_every_event_of_control_can_be_checked():
@@ -246,15 +246,15 @@ async def test_records_that_are_gone_from_the_end_are_missed(log: Log):
 async def test_records_before_the_log_s_beginning_are_not_spoken_of_as_checked(log: Log):
     log.begins["messages", 0] = 2
     log.records["messages", 0] = log.records["messages", 0][2:]
-    assert await found(log) == ["messages/0: it begins at 2: what was before it can't be checked"]
+    assert await found(log) == ["messages/0: the first record has offset 2: earlier records can't be checked"]
 
 
 @pytest.mark.parametrize(
     ("removed", "said"),
     [
-        (0, "made the organization o1"),  # the key is made in an organization that never was
-        (2, "no queue q1 of the organization o1"),
-        (4, "no event before it made the listener l1"),
+        (0, "created the organization o1"),  # the key is made in an organization that never was
+        (2, "no event created the queue q1 of the organization o1"),
+        (4, "no earlier event created the listener l1"),
     ],
 )
 async def test_what_was_removed_from_control_without_a_gap_is_missed_by_what_speaks_of_it(
@@ -279,14 +279,14 @@ async def test_a_message_that_was_removed_or_inserted_shifts_the_others_away_fro
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"message_id": message(9, 1).message_id}, "says partition 1"),
-        ({"message_id": "nonsense"}, "nonsense is no message id"),
-        ({"queue_id": "q3"}, "no queue q3"),
+        ({"message_id": message(9, 1).message_id}, "names partition 1"),
+        ({"message_id": "nonsense"}, "the message id nonsense is not valid"),
+        ({"queue_id": "q3"}, "created the queue q3"),
         ({"organization_id": "o2"}, "of the organization o2"),
-        ({"at_ms": AT - 3_600_000}, "before it was recorded"),
+        ({"at_ms": AT - 3_600_000}, "before the record's time"),
         ({"v": 99}, "newer than this program"),
-        ({"actor": ""}, "does not say who did it"),
-        ({"request_id": ""}, "or by which request"),
+        ({"actor": ""}, "has no actor"),
+        ({"request_id": ""}, "or no request id"),
         ({"queue_id": "q2"}, "no message of the queue q1 is at offset 3"),
     ],
 )
@@ -301,30 +301,30 @@ async def test_a_message_that_was_altered_contradicts_its_place_or_what_speaks_o
 
 async def test_the_same_message_twice_is_told(log: Log):
     log.add("messages", 1, message(0, 1))
-    assert any("is at offset 0 already" in one for one in await found(log))
+    assert any("is already stored at offset 0" in one for one in await found(log))
 
 
 async def test_a_time_that_goes_back_is_told(log: Log):
     records = log.records["control", 0]
     records[1] = records[1]._replace(timestamp=records[1].timestamp + 3_600_000)
-    assert any("before an earlier record's" in one for one in await found(log))
+    assert any("before that of an earlier record" in one for one in await found(log))
 
 
 async def test_a_cursor_that_has_passed_a_message_of_which_no_outcome_is_told(log: Log):
     log.cursors["l1", 1] = Cursor(top=3)
     assert await found(log) == [
         (
-            "deliveries/1: the listener l1 has passed 1 message(s) of which no outcome is told, "
+            "deliveries/1: the listener l1 has no recorded outcome for 1 message(s) below its cursor, "
             "the first at offset 2 of messages/1"
         )
     ]
     log.cursors["l1", 1] = Cursor(top=9)
-    assert "messages/1: the listener l1 stands at 9, after the end" in await found(log)
+    assert "messages/1: the cursor of the listener l1 is at 9, after the end of the topic" in await found(log)
 
 
 async def test_an_outcome_that_was_removed_is_missed(log: Log):
     log.set("deliveries", 0, log.records["deliveries", 0][1:])
-    assert any("has passed 2 message(s)" in one for one in await found(log))
+    assert any("has no recorded outcome for 2 message(s)" in one for one in await found(log))
 
 
 async def test_what_nothing_else_repeats_is_not_found_out(log: Log):
@@ -367,18 +367,30 @@ def replay_of(end: int, **more: Any) -> Event:
 @pytest.mark.parametrize(
     ("topic", "inserted", "said"),
     [
-        ("deliveries", attempted(0, 1, message(1, 0), "delivered", "l9"), "no listener and no replay l9 was ever made"),
-        ("deliveries", settled(1, 1), "it tells of partition 1"),
-        ("deliveries", message(1, 0), "message.put does not belong here"),
+        ("deliveries", attempted(0, 1, message(1, 0), "delivered", "l9"), "no event created a listener or replay l9"),
+        ("deliveries", settled(1, 1), "the event names partition 1"),
+        ("deliveries", message(1, 0), "the event message.put does not belong in the topic deliveries"),
         ("deliveries", applied(message(7, 0).message_id, 9), "is not in this partition"),
-        ("deliveries", applied(message(1, 0).message_id, organization_id="o2"), "is not of the organization o2"),
+        (
+            "deliveries",
+            applied(message(1, 0).message_id, organization_id="o2"),
+            "does not belong to the organization o2",
+        ),
         ("deliveries", applied(message(2, 0).message_id), "offset 0 of changes/0 is no change of the message"),
-        ("changes", ev.QueueDeleted(**BY, at_ms=AT, queue_id="q1"), "queue.deleted does not belong here"),
+        (
+            "changes",
+            ev.QueueDeleted(**BY, at_ms=AT, queue_id="q1"),
+            "the event queue.deleted does not belong in the topic changes",
+        ),
         ("changes", changed(message(3, 0), 3), "is not at offset 3"),
-        ("outstanding", set_aside(message(20, 0, "q2"), 2, queue_id="q2"), "l1 does not listen to the queue q2"),
-        ("outstanding", set_aside(message(1, 0), 1, partition=1), "it tells of partition 1"),
-        ("control", ev.ReplayPaused(**BY, at_ms=AT + 6, replay_id="r1", reason="why"), "made the replay r1"),
-        ("control", settled(0, 1), "deliveries.settled does not belong here"),
+        (
+            "outstanding",
+            set_aside(message(20, 0, "q2"), 2, queue_id="q2"),
+            "the listener or replay l1 does not belong to the queue q2",
+        ),
+        ("outstanding", set_aside(message(1, 0), 1, partition=1), "the event names partition 1"),
+        ("control", ev.ReplayPaused(**BY, at_ms=AT + 6, replay_id="r1", reason="why"), "created the replay r1"),
+        ("control", settled(0, 1), "the event deliveries.settled does not belong in the topic control"),
     ],
 )
 async def test_what_was_inserted_contradicts_what_is_there(log: Log, topic: str, inserted: Event, said: str):
@@ -413,7 +425,7 @@ async def test_messages_that_are_gone_from_the_end_are_missed_where_a_listener_w
     log.add("control", 0, late, ev.ListenerDeleted(**BY, at_ms=AT + 6, listener_id="l2"))
     assert await found(log) == []
     log.set("messages", 1, log.records["messages", 1][:2])
-    assert await found(log) == ["messages/1: the listener l2 names offset 3, after the end"]
+    assert await found(log) == ["messages/1: the listener l2 names offset 3, after the end of the topic"]
 
 
 @pytest.mark.parametrize(("picked", "passed"), [(None, 3), (("AA", ""), 1)])
@@ -425,7 +437,7 @@ async def test_a_replay_s_cursor_that_has_passed_a_message_of_which_no_outcome_i
     log.cursors["r2", 0] = Cursor(top=6, open=(5,))
     assert await found(log) == [
         (
-            f"deliveries/0: the replay r2 has passed {passed} message(s) of which no outcome is told, "
+            f"deliveries/0: the replay r2 has no recorded outcome for {passed} message(s) below its cursor, "
             "the first at offset 0 of messages/0"
         )
     ]
@@ -433,14 +445,14 @@ async def test_a_replay_s_cursor_that_has_passed_a_message_of_which_no_outcome_i
     log.add("deliveries", 0, *(attempted(0, at, message(at - 1, 0), "delivered", "r2") for at in (3, 4)))
     assert await found(log) == []
     log.set("messages", 0, log.records["messages", 0][:4])
-    assert "messages/0: the replay r2 stands at 6, after the end" in await found(log)
+    assert "messages/0: the cursor of the replay r2 is at 6, after the end of the topic" in await found(log)
 
 
 @pytest.mark.parametrize(("topic", "partition"), [("deliveries", 0), ("deliveries", 1), ("outstanding", 1)])
 async def test_a_key_that_is_another_s_is_told(log: Log, topic: str, partition: int):
     records = log.records[topic, partition]
     records[0] = records[0]._replace(key=b"another")
-    assert await found(log) == [f"{topic}/{partition} offset 0: its key is not that of what it tells of"]
+    assert await found(log) == [f"{topic}/{partition} offset 0: its record key does not match its event"]
 
 
 async def test_what_was_made_while_it_was_read_is_nothing_wrong(log: Log):
@@ -496,8 +508,8 @@ async def test_retention_that_takes_what_is_being_read_is_said_and_no_more(log: 
 
     log.meanwhile["messages"] = later
     assert await found(log) == [
-        "messages/0: it begins at 5 by now: what was before it was deleted meanwhile",
-        "deliveries/0: it begins at 2 by now: what was before it was deleted meanwhile",
+        "messages/0: the records before offset 5 were deleted during the check",
+        "deliveries/0: the records before offset 2 were deleted during the check",
     ]
 
 
@@ -506,7 +518,7 @@ async def test_what_a_worker_writes_may_have_waited_for_kafka_but_is_not_of_the_
     records[0] = records[0]._replace(timestamp=records[0].timestamp + 3_600_000)
     assert await found(log) == []
     records[0] = records[0]._replace(timestamp=records[0].timestamp - 2 * 3_600_000)
-    assert any("it says it happened -3600000 ms before" in one for one in await found(log))
+    assert any("the event's time is -3600000 ms before" in one for one in await found(log))
 
 
 async def test_a_last_event_that_nothing_speaks_of_may_be_gone_or_made_up(log: Log):
@@ -587,7 +599,7 @@ async def test_claims_that_can_t_be_read_are_named(log: Log):
 async def test_a_worker_s_own_place_misses_what_is_gone_from_the_end(log: Log):
     log.cursors["everput.workers", 0] = Cursor(top=99)
     assert [one for one in await found(log) if "after the end" in one] == [
-        "messages/0: a worker has read to 99, after the end at 6"
+        "messages/0: the workers have read to offset 99, after the end at 6"
     ]
 
 
@@ -596,6 +608,6 @@ async def test_a_log_that_begins_after_what_a_listener_has_settled_has_lost_some
     log.begins["messages", 0] = 1
     log.records["messages", 0] = log.records["messages", 0][1:]
     assert any(
-        "messages/0: it begins at 1, and the listener l1 has settled nothing from 0 on" in one
+        "messages/0: the log begins at offset 1, but the listener l1 has settled nothing from 0 on" in one
         for one in await found(log)
     )
