@@ -122,21 +122,26 @@ class ControlLog(Protocol):
         """Return the end offset of the topic `control`. Raises LogUnavailable if Kafka does not answer."""
 
     async def check(self) -> bool:
-        """Read the whole topic `control`. Raises ConfigurationError if it is damaged, LogUnavailable if Kafka does not
-        answer.
-
-        Return whether a consumer can read the topic. A consumer reads the leader's copy, which may be damaged while
+        """Read the whole topic `control`. Return whether a consumer can read it: its leader's copy may be damaged while
         another broker's copy is good.
+
+        Raises ConfigurationError if no copy is good, LogUnavailable if Kafka does not answer.
         """
 
     def records(self, end: int) -> AsyncIterator[Record]:
-        """Yield the records before this offset, from any good copy. Raises LogUnavailable or LogDamaged."""
+        """Yield the records of the topic `control` before the offset `end`, from any intact copy.
+
+        Raises LogUnavailable if Kafka does not answer, LogDamaged if no copy is intact.
+        """
 
     async def begin_group(self, group: str, offset: int) -> None:
-        """Have a consumer group without members begin at this offset. Raises LogUnavailable."""
+        """Commit this offset of the topic `control` for a consumer group that has no members.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
 
     async def delete_group(self, group: str) -> None:
-        """Delete a consumer group without members. Raises LogUnavailable."""
+        """Delete a consumer group that has no members. Raises LogUnavailable if Kafka does not answer."""
 
 
 # Called with an organization id and the number of bytes that are being stored for it.

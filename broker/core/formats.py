@@ -1,6 +1,6 @@
-"""The formats in which a listener may get a message instead of Everput's own JSON.
+"""The formats in which a listener may get messages, instead of Everput's own JSON.
 
-For: turning the usual body of a request into another one. Pure. Not for: what an alert says (alerts.py), e-mail
+For: converting the usual body of a delivery. Pure. Not for: the content of an alert (alerts.py), e-mail
 (broker/outbound/mail.py).
 """
 
@@ -17,7 +17,7 @@ _SIGNS: Final = {"raised": ":red_circle:", "cleared": ":large_green_circle:"}
 
 
 def alert_in(data: str) -> dict[str, Any] | None:
-    """Return the alert in the data of a message; None if it is another message."""
+    """Return the alert in a message's data; None if the message is not an alert."""
     try:
         alert = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -27,9 +27,10 @@ def alert_in(data: str) -> dict[str, Any] | None:
 
 
 def slack(body: bytes) -> bytes:
-    """Return a message as Slack's incoming webhooks take it: its alert, or else its name and data.
+    """Convert a message into the JSON that Slack's incoming webhooks accept: the alert in it, or else its name and
+    data.
 
-    body: as listeners get it.
+    `body` is the usual body of a delivery.
     """
     message = orjson.loads(body)["message"]
     alert = alert_in(message["data"])
@@ -44,9 +45,9 @@ def slack(body: bytes) -> bytes:
 
 
 def _escaped(text: str) -> str:
-    """Escape the characters that mean something to Slack, so that a name can't mention everybody."""
+    """Escape the characters that are special in Slack, so that a queue's name can't notify a whole channel."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# The formats by name. A listener without a format gets the body as it is.
+# The formats by name. A listener without a format gets the usual body.
 RENDER: Final[Mapping[str, Callable[[bytes], bytes]]] = {SLACK: slack}

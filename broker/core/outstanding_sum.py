@@ -1,8 +1,8 @@
-"""The deliveries that a partition of `outstanding` must hold, in a few bytes: how many, and a hash of their keys.
+"""A fingerprint of the deliveries in a partition of the topic `outstanding`: their number, and a hash of their keys.
 
-For: knowing that records are missing. `outstanding` is compacted, so a hole between its offsets shows nothing. The
-owner of a partition notes the sum, and the next owner and `everput verify` compare it with what they read. Pure. Not
-for: where it is noted (broker/kafka/tail.py), finding the deliveries (broker/delivery/outstanding/rebuild.py).
+For: noticing that records are missing. `outstanding` is compacted, so a gap between offsets proves nothing. The owner
+of a partition commits the fingerprint, and the next owner and `everput verify` compare it with what they read. Pure.
+Not for: committing it (broker/kafka/tail.py), finding the missing deliveries (broker/delivery/outstanding/rebuild.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 
 class OutstandingSum(NamedTuple):
-    """The deliveries of one partition, at one moment.
+    """A fingerprint of the deliveries that one partition of the topic `outstanding` must hold: their number, and a hash
+    of their keys.
 
-    end: where the partition of `outstanding` ended.
-    deliveries: how many they are.
-    digest: the hashes of the records' keys, combined by XOR.
+    `end` is the partition's end offset at that time. `digest` combines the hashes of the records' keys by XOR.
     """
 
     end: int
@@ -27,14 +26,19 @@ class OutstandingSum(NamedTuple):
         return f"{self.end}:{self.deliveries}:{self.digest:016x}"
 
     def agrees(self, found: OutstandingSum) -> bool | None:
-        """Return whether what was read is what was noted. None: records were written since, so nobody can tell."""
+        """Return whether the deliveries that were read match this fingerprint.
+
+        Return None if records were written after it, so that nobody can tell.
+        """
         if found.end > self.end:
             return None
         return found == self
 
 
 def parse_sum(text: str) -> OutstandingSum | None:
-    """Parse text(); None for anything else, such as what an older program has committed."""
+    """Parse a fingerprint from the text of a Kafka commit. Return None for any other text, such as one of an older
+    program.
+    """
     try:
         end, deliveries, digest = text.split(":")
         return OutstandingSum(int(end), int(deliveries), int(digest, 16))
@@ -43,7 +47,7 @@ def parse_sum(text: str) -> OutstandingSum | None:
 
 
 class KeySum:
-    """The sum of the keys that a partition holds now."""
+    """Computes the fingerprint of a partition of `outstanding` while keys are added and removed."""
 
     __slots__ = ("deliveries", "digest")
 
@@ -52,7 +56,7 @@ class KeySum:
         self.digest = 0
 
     def add(self, key: bytes, by: int) -> None:
-        """Count a key that has come (1) or gone (-1)."""
+        """Add a record key to the fingerprint (1), or remove it (-1)."""
         self.deliveries += by
         self.digest ^= int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
 
@@ -61,9 +65,9 @@ class KeySum:
 
 
 class LiveKeys:
-    """The keys of a partition of `outstanding`, folded from its records.
+    """The record keys that a partition of the topic `outstanding` holds, computed from its records in order.
 
-    lost: the keys of records that took the place of lost ones.
+    `lost` has the keys of records that replaced lost ones.
     """
 
     def __init__(self) -> None:
@@ -71,7 +75,7 @@ class LiveKeys:
         self.lost: set[bytes] = set()
 
     def note(self, key: bytes | None, value: bytes | None) -> None:
-        """Fold the next record of the partition."""
+        """Process the next record of the partition."""
         key = key or b""
         self._keys.discard(key)
         self.lost.discard(key)

@@ -61,15 +61,16 @@ class ControlTopic:
         return offset
 
     async def check(self) -> bool:
-        """Read the whole topic `control` once, before this process starts. Return whether a consumer can read it.
+        """Read the whole topic `control` once, before this process starts. Return whether a consumer can read it from
+        the leader.
 
-        Raises ConfigurationError if the topic is unreadable, or has lost its beginning.
+        Raises ConfigurationError if the topic is unreadable, or if its first events are lost.
         """
         begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
         if begin > 0:
             raise ConfigurationError(
-                f"{self._topic}/0 begins at offset {begin}: what was before it is lost. All state is folded from this "
-                "topic, so no process can start: put a copy of the missing file back, or import an export"
+                f"{self._topic}/0 begins at offset {begin}: the events before it are lost. All state is computed from "
+                "this topic, so no process can start: restore the missing file from a copy, or import an export"
             )
         try:
             async for _ in self.records(await self.end_offset()):

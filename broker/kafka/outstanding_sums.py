@@ -1,6 +1,7 @@
-"""Whether a partition of `outstanding` holds all that its owner has noted (broker/core/outstanding_sum.py).
+"""Compares a partition of `outstanding` with the fingerprint that its owner has committed
+(broker/core/outstanding_sum.py).
 
-For: readers that are not the owner. Not for: the owner's own index (broker/delivery/outstanding).
+For: processes that do not own the partition. Not for: the owner's own index (broker/delivery/outstanding).
 """
 
 from __future__ import annotations
@@ -14,17 +15,24 @@ from broker.kafka.topics import topics, workers_group
 
 
 async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum | None:
-    """Return what the owner of a partition has noted; None when it has noted nothing. Raises LogUnavailable."""
+    """Return the fingerprint of a partition of `outstanding` that its owner has committed; None if there is none.
+
+    Raises LogUnavailable if Kafka does not answer.
+    """
     messages, group = topics(requests.kafka).messages.name, workers_group(requests.kafka)
     rows = await requests.groups.committed(group, messages, [partition])
     return parse_sum(rows[partition][1]) if partition in rows else None
 
 
 async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int | None]:
-    """List the brokers whose copy of a partition lacks records that its owner has noted; None: the leader, if the
-    client knows none. Raises LogUnavailable or LogDamaged.
+    """Return the brokers whose copy of a partition of `outstanding` lacks deliveries, compared with the owner's
+    fingerprint.
+
+    None in the list stands for an unknown leader. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range
+    is unreadable.
     """
-    noted = await noted_sum(requests, partition)  # Before the end is looked up: its owner may write on.
+    # Read the fingerprint before the end offset, because the owner may write meanwhile.
+    noted = await noted_sum(requests, partition)
     if noted is None:
         return []
     topic = topics(requests.kafka).outstanding.name
@@ -52,8 +60,10 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
 
 
 async def holds_all(requests: KafkaRequests, partition: int) -> bool | None:
-    """Return whether a partition holds what its owner has noted. None: records were written since, so nobody can tell.
-    Raises LogUnavailable or LogDamaged.
+    """Return whether a partition of `outstanding` holds all deliveries, compared with the owner's fingerprint.
+
+    Return None if records were written after the fingerprint, so that nobody can tell. Raises LogUnavailable if Kafka
+    does not answer, LogDamaged if a range is unreadable.
     """
     noted = await noted_sum(requests, partition)
     topic, keys = topics(requests.kafka).outstanding.name, LiveKeys()

@@ -160,7 +160,7 @@ class KafkaRequests:
         return await self.retried(ask)
 
     def report(self, damage: LogDamaged) -> None:
-        """Report a range that can't be read, or whose records are missing, to on_damage()."""
+        """Tell on_damage() about a range that can't be read, or whose records are missing."""
         if self.on_damage is not None:
             self.on_damage(damage)
 
@@ -217,7 +217,7 @@ class KafkaRequests:
     ) -> None:
         """Check the followers' copies of [offset, end), and record the damaged ones in `bad_copies`.
 
-        A follower that lags is checked up to its own end. `seen` is called with a follower's node and its records.
+        A follower that lags is checked up to its own end. `seen` is called with a broker's id and its records.
         """
         leader = self.leader(topic, partition)
         for node in [node for node in self._copies(topic, partition) if node != leader]:

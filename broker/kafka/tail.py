@@ -121,7 +121,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         """Confirm that this worker still owns its partitions, by committing these offsets as the current group member.
 
         Raises NoMember if the worker is no longer a member, LogUnavailable if Kafka does not answer. Tools show the
-        offsets as the group's progress. The notes are the metadata of these commits.
+        offsets as the group's progress. `notes` are the metadata of these commits.
         """
         if not offsets:
             raise LogUnavailable("this worker owns no partitions of the topic messages now")

@@ -1,8 +1,8 @@
-"""Offsets that no file of a partition has, and writing their records again while the broker is stopped.
+"""Offsets that no file of a partition has, and restoring their records while the broker is stopped.
 
-For: a segment that is missing, or an end that was cut off: which offsets these were, and a segment file of their own
-for the records of an export. Not for: altered batches that are still there (segments.py, rebuild.py), where the records
-come from (cli/commands/mend.py).
+For: a missing segment file, or one that was cut off: which offsets it had, and a new segment file for their records
+from an export. Not for: damaged batches that are still in a file (segments.py, rebuild.py), finding the records
+(cli/commands/mend.py).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from broker.ports import Record
 
 CONTROL: Final = "control"
 _BATCH_BYTES: Final = 1 << 20
-_NOBODY: Final = (-1, -1, -1)  # The producer's id and epoch, and its sequence number: these batches have no producer.
+_NOBODY: Final = (-1, -1, -1)  # these batches have no producer
 _EPOCH_AT: Final = slice(12, 16)
 
 
 class Lost(NamedTuple):
-    """Offsets that no file of the partition in this folder has, both ends included."""
+    """A range of offsets that no file of a partition has. Both ends belong to it."""
 
     folder: Path
     first: int
@@ -39,10 +39,11 @@ class Lost(NamedTuple):
 
 
 def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost]:
-    """Yield the ranges that a partition has lost. Not for compacted topics, where offsets may be missing.
+    """Yield the offsets that a partition's files have lost. Compacted topics can't be checked, because their offsets
+    may be missing.
 
-    noted: the offset up to which the broker has noted that all is acknowledged.
-    begin: the partition's first offset; None: retention may have moved it.
+    The broker noted that everything below `noted` is acknowledged. `begin` is the partition's first offset; None if
+    retention may have moved it.
     """
     at = begin
     for path in sorted(folder.glob("*.log")):
@@ -54,20 +55,22 @@ def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost
 
 
 def refuse_lost_control(log_dir: Path) -> None:
-    """Raise ConfigurationError if a file of `control` is missing or was cut off. All state is folded from it."""
+    """Raise ConfigurationError if files of the topic `control` have lost offsets. All state is computed from this
+    topic.
+    """
     noted = {f"{topic}-{number}": offset for (topic, number), offset in segments.acknowledged(log_dir).items()}
     names = {path.name for path in log_dir.glob(f"*{CONTROL}-0")} | noted.keys()
     for folder in (log_dir / name for name in sorted(names) if name.endswith(f"{CONTROL}-0")):
         for one in lost(folder, noted.get(folder.name, 0), begin=0):
             raise ConfigurationError(
-                f"the files in {folder} lack {one}. All state is folded from this topic, so nothing can be "
-                "started. Put the offsets back with `everput mend --export DIR`. Without an export, give up what they "
-                f"said: everput mend --give-up {CONTROL}/0:{one.first}-{one.last}"
+                f"the files in {folder} lack {one}. All state is computed from this topic, so nothing can be "
+                "started. Restore the offsets with `everput mend --export DIR`. Without an export, give up their "
+                f"events: everput mend --give-up {CONTROL}/0:{one.first}-{one.last}"
             )
 
 
 def batches_of(records: Sequence[Record], first: int) -> bytes:
-    """Return batches of these records, the first of which begins at this offset."""
+    """Return record batches with these records. The first batch begins at the offset `first`."""
     whole = bytearray()
     at = 0
     while at < len(records):
@@ -87,9 +90,12 @@ def batches_of(records: Sequence[Record], first: int) -> bytes:
 
 
 def put_in(folder: Path, first: int, batches: bytes) -> None:
-    """Write batches to a segment file that begins at this offset, and sync it. Kafka makes its indexes."""
+    """Write record batches to a new segment file that begins at the offset `first`, and sync it. Kafka then rebuilds
+    the indexes.
+    """
     before = [path for path in sorted(folder.glob("*.log")) if int(path.stem) <= first]
-    if before:  # Half a batch, or reserved room, may stand at its end.
+    # The file may end with half a batch, or with space that Kafka has reserved.
+    if before:
         os.truncate(before[-1], segments.end_of(before[-1])[1])
         _forget_indexes(before[-1])
     path = folder / f"{first:020}.log"
@@ -102,15 +108,16 @@ def put_in(folder: Path, first: int, batches: bytes) -> None:
 
 
 def replace(batch: DamagedBatch, batches: bytes) -> None:
-    """Write these batches in the place of a damaged one, and sync the file. Raises ConfigurationError if nobody can
-    tell where the damaged one ends.
+    """Replace a damaged record batch in its segment file by these batches, and sync the file.
+
+    Raises ConfigurationError if the end of the damaged batch is unknown.
     """
     raw = batch.path.read_bytes()
     behind = batch.at + PREFIX_BYTES + HEADER.unpack(batch.header)[1]
     following = raw[behind : behind + 8]
     if batch.at >= behind or behind > len(raw) or (any(following) and following != (batch.last + 1).to_bytes(8)):
         raise ConfigurationError(
-            f"the length of the damaged batch at byte {batch.at} of {batch.path} is altered, so it can't be replaced"
+            f"the damaged batch at byte {batch.at} of {batch.path} has a wrong length, so it can't be replaced"
         )
     draft = batch.path.with_suffix(".log.mending")
     with draft.open("wb") as file:

@@ -176,13 +176,14 @@ def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
 
 
 def acknowledged(log_dir: Path) -> dict[tuple[str, int], int]:
-    """Return, by topic and partition, the offset up to which the broker noted that everything is acknowledged."""
+    """Return the offset up to which the broker noted that everything is acknowledged, by topic and partition."""
     return {(topic, partition): noted for topic, partition, noted in _checkpoint(log_dir / _ACKNOWLEDGED)}
 
 
 def end_of(path: Path) -> tuple[int, int]:
-    """Return the end offset of a segment file, and the byte there. The search begins at the last batch in its offset
-    index.
+    """Return the end offset of a segment file, and the position of that end in bytes.
+
+    The search begins at the last batch in the offset index.
     """
     end, at = int(path.stem), 0
     with contextlib.suppress(OSError):
