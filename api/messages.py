@@ -26,7 +26,7 @@ from broker.commands.idempotency import Idempotency, Stored
 from broker.commands.puts import Put, append_puts, new_batch, put_message
 from broker.core import trace
 from broker.core.entities import Listener, Queue
-from broker.ports import Deliveries, DeliveryState, DirectoryView, Log, Tracing
+from broker.ports import Answer, Attempt, Deliveries, DeliveryState, DirectoryView, Log, Tracing
 from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
@@ -248,6 +248,26 @@ def _fields(message: StoredMessage) -> dict[str, Any]:
     }
 
 
+def _steps(attempt: Attempt) -> dict[str, Any]:
+    """Return the steps and the answer of a failed attempt, as far as they are known."""
+    steps = {"dns_ms": attempt.dns_ms, "connect_ms": attempt.connect_ms, "tls_ms": attempt.tls_ms}
+    fields: dict[str, Any] = {name: ms for name, ms in steps.items() if ms is not None}
+    return fields if attempt.answer is None else fields | {"answer": answer_fields(attempt.answer)}
+
+
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    """Return the fields of an answer that was kept."""
+    return {
+        "headers": [{"name": name, "value": value} for name, value in answer.headers],
+        "body": answer.body,
+        "truncated": answer.cut,
+        "request": {
+            "url": answer.url,
+            "headers": [{"name": name, "value": value} for name, value in answer.request_headers],
+        },
+    }
+
+
 def _delivery(listener: Listener, state: DeliveryState) -> dict[str, Any]:
     return {
         "id": listener.id,
@@ -260,6 +280,7 @@ def _delivery(listener: Listener, state: DeliveryState) -> dict[str, Any]:
                 "status": attempt.status,
                 "took_ms": attempt.took_ms,
                 "error": attempt.error,
+                **_steps(attempt),
             }
             for attempt in state.attempts
         ],

@@ -12,17 +12,19 @@ from typing import Any, Final
 
 from api.calls import Call
 from api.limits import Limit
+from api.messages import answer_fields
 from api.pages import rfc3339
 from api.problems import TooManyRequests
 from api.shapes import RotationBody
 from broker.commands.context import find_listener, now_ms
 from broker.commands.secrets import SecretCommands
+from broker.core.catalogue import masked_url
 from broker.core.entities import Listener
 from broker.errors import NotFound
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context
-from broker.outbound.listener_test import try_out
-from broker.ports import DirectoryView
+from broker.outbound.listener_test import ListenerTest, try_out
+from broker.ports import Answer, DirectoryView
 from broker.sealing import Sealer
 from broker.tenant_slots import TenantSlots
 
@@ -80,8 +82,21 @@ class Secrets:
                 "status": trial.status,
                 "error": trial.error,
                 "took_ms": trial.took_ms,
+                **_steps(trial, listener),
             }
         }
+
+
+def _steps(test: ListenerTest, listener: Listener) -> dict[str, Any]:
+    """Return the steps of a test, and the answer if there was one."""
+    steps = zip(("dns_ms", "connect_ms", "tls_ms"), test.times, strict=True)
+    fields: dict[str, Any] = {name: ms for name, ms in steps if ms is not None}
+    if test.answer is not None:
+        _, headers, body, cut = test.answer
+        url = masked_url(listener.notify_url)
+        answer = Answer(headers=headers, body=body, cut=cut, url=url, request_headers=test.request)
+        fields["answer"] = answer_fields(answer)
+    return fields
 
 
 def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:

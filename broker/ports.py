@@ -334,6 +334,17 @@ class Log(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a listener answered, and what it had been sent. Secrets are hidden. `cut`: the body is not all of it."""
+
+    headers: tuple[tuple[str, str], ...]
+    body: str
+    cut: bool
+    url: str
+    request_headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """An HTTP request for a delivery. The first attempt has number 1.
 
@@ -345,6 +356,11 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
+    # Of a failed attempt: the steps that it took, and the answer, as far as they are known.
+    dns_ms: int | None = None
+    connect_ms: int | None = None
+    tls_ms: int | None = None
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

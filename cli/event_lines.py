@@ -46,8 +46,13 @@ class EventLines:
         if event["type"] == "deliveries.settled":
             for offset, at_ms, status, took_ms in event["rows"]:
                 one = {name: value for name, value in event.items() if name != "rows"}
-                details = f"attempt 1 delivered: {status} after {took_ms} ms"
+                details = f"attempt 1 delivered: {status} after {took_ms or 'under 1'} ms"
                 yield from self._lines(at_ms, {**one, "offset": offset}, details, "green")
+            return
+        if event["type"] == "answers.kept":
+            for line in _answered(event):
+                rest = {name: value for name, value in event.items() if name not in ("attempts", "answers")}
+                yield from self._lines(event["at_ms"], rest, line, "yellow")
             return
         details, color = "", _COLORS.get(event["type"].rpartition(".")[2], "")
         if event["type"] == "delivery.attempted":
@@ -116,7 +121,22 @@ def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     rest = dict(event)
     number, outcome, took_ms = (rest.pop(name) for name in ("number", "outcome", "took_ms"))
     status, error, next_at_ms = (rest.pop(name) for name in ("status", "error", "next_at_ms"))
-    text = f"attempt {number} {outcome}: {error if status is None else status} after {took_ms} ms"
+    text = f"attempt {number} {outcome}: {error if status is None else status} after {took_ms or 'under 1'} ms"
     if next_at_ms is not None:
         text += f", next in {(next_at_ms - event['at_ms']) / 1000:.1f} s"
     return rest, text
+
+
+def _answered(event: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a text for each attempt whose answer or whose steps were kept."""
+    answers = {one[0]: one for one in event["answers"]}
+    for offset, number, answer_id, _, _, *durations in event["attempts"]:
+        text = f"offset={offset} attempt {number}"
+        for name, ms in zip(("DNS", "connect", "TLS"), durations, strict=True):
+            text += f", {name} {ms or 'under 1'} ms" if ms is not None else ""
+        if answer_id in answers:
+            _, status, _, body, *_ = answers[answer_id]
+            text += f", answer {answer_id}: {status} {visible(' '.join(body.split()))}"
+        elif answer_id:
+            text += f", answer {answer_id} as before"
+        yield text

@@ -77,6 +77,7 @@ class Listeners:
     hanging: list[Got] = field(default_factory=list)
     ended: list[tuple[Got, float]] = field(default_factory=list)
     decide: Callable[[Got], int] | None = None
+    body: Callable[[Got], bytes] = lambda _: b""
     probes: Counter[str] = field(default_factory=Counter)
     port: int = 0
     _server: Any = None
@@ -161,8 +162,9 @@ class _Connection(asyncio.Protocol):
         if 200 <= status < 300:
             self.all.got.append(got)
         self.all.ended.append((got, time.monotonic()))
-        self._answer(status)
+        self._answer(status, self.all.body(got))
 
-    def _answer(self, status: int) -> None:
+    def _answer(self, status: int, body: bytes = b"") -> None:
         more = "".join(f"{name}: {value}\r\n" for name, value in self.all.headers.items())
-        self.transport.write(f"HTTP/1.1 {status} Said\r\n{more}content-length: 0\r\n\r\n".encode())
+        head = f"HTTP/1.1 {status} Said\r\n{more}content-length: {len(body)}\r\n\r\n"
+        self.transport.write(head.encode() + body)

@@ -23,7 +23,18 @@ import { form } from "./forms.js";
 import { listenerForm, showSecret } from "./listenerform.js";
 import { lookAtListener, poll, seen } from "./live.js";
 import { replaysPanel } from "./replays.js";
-import { count, duration, headersText, healthOf, healthSentences, outcome, problemWords, took } from "./words.js";
+import {
+  count,
+  duration,
+  headersText,
+  healthOf,
+  healthSentences,
+  outcome,
+  problemWords,
+  replyText,
+  stepsWords,
+  took,
+} from "./words.js";
 
 const LOOK_MS = 3000;
 const SPAN_MS = 10 * 60_000;
@@ -139,8 +150,9 @@ async function test(ids, listener) {
         el(
           "p",
           {},
-          `Everput sent one test message to ${listener.notify_url}, bypassing the queue. Result: ${outcome(result.status, result.error)}, after ${took(result.took_ms)}.`,
+          `Everput sent one test message to ${listener.notify_url}, bypassing the queue. Result: ${outcome(result.status, result.error)}, after ${took(result.took_ms)}${stepsWords(result)}.`,
         ),
+        result.answer ? el("pre", {}, replyText(result.answer)) : null,
         el(
           "div",
           { class: "row" },

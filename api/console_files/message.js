@@ -18,7 +18,17 @@ import {
 } from "./dom.js";
 import { form } from "./forms.js";
 import { each, lookAtListener, poll } from "./live.js";
-import { count, deliverySentence, indented, outcome, problemWords, took } from "./words.js";
+import {
+  count,
+  deliverySentence,
+  indented,
+  outcome,
+  problemWords,
+  replyText,
+  shortened,
+  stepsWords,
+  took,
+} from "./words.js";
 
 const LOOK_MS = 3000;
 const SHOWN_CHARACTERS = 50_000;
@@ -71,7 +81,7 @@ async function look(queue, ids, deliveries, signal) {
     },
   );
   const open = new Set([...deliveries.querySelectorAll("details[open]")].map((one) => one.dataset.listener));
-  const boxes = states.map((one) => deliveryBox(queue, message, one, listeners.get(one.id) || null, open.has(one.id)));
+  const boxes = states.map((one) => deliveryBox(queue, message, one, listeners.get(one.id) || null, open));
   redraw(
     deliveries,
     ...(boxes.length ? boxes : [el("p", { class: "quiet" }, "No listener of this queue gets this message.")]),
@@ -83,7 +93,8 @@ function deliveryBox(queue, message, delivery, listener, open) {
     String(one.number),
     moment(one.at),
     outcome(one.status, one.error),
-    took(one.took_ms),
+    `${took(one.took_ms)}${stepsWords(one)}`,
+    one.answer ? reply(one.answer, `${delivery.id} ${one.number}`, open) : "–",
   ]);
   const ids = { queue_id: queue.id, listener_id: delivery.id };
   const named = { "data-listener": delivery.id };
@@ -106,11 +117,21 @@ function deliveryBox(queue, message, delivery, listener, open) {
     attempts.length
       ? el(
           "details",
-          { open, "data-listener": delivery.id },
+          { open: open.has(delivery.id), "data-listener": delivery.id },
           el("summary", {}, count(attempts.length, "attempt")),
-          table(`Attempts to deliver to ${delivery.name}`, ["Attempt", "Time", "Answer", "Duration"], attempts, ""),
+          table(`Attempts to deliver to ${delivery.name}`, ["Attempt", "Time", "Result", "Duration", "Answer"], attempts, ""),
         )
       : null,
+  );
+}
+
+/** Create the part that shows what a listener answered, and to what. Its text is the listener's, and stays text. */
+function reply(answer, name, open) {
+  return el(
+    "details",
+    { open: open.has(name), "data-listener": name },
+    el("summary", {}, shortened(answer.body, 80) || count(answer.headers.length, "header")),
+    el("pre", {}, replyText(answer)),
   );
 }
 

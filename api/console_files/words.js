@@ -53,6 +53,33 @@ export function took(ms) {
   return ms === null || ms === undefined ? "not measured" : ms < 1 ? "under 1 ms" : `${ms} ms`;
 }
 
+/** Return the known steps of an attempt, in parentheses after a space. */
+export function stepsWords(attempt) {
+  const steps = [
+    ["DNS", attempt.dns_ms],
+    ["connect", attempt.connect_ms],
+    ["TLS", attempt.tls_ms],
+  ];
+  const known = steps.filter(([, ms]) => ms !== undefined && ms !== null).map(([name, ms]) => `${name} ${took(ms)}`);
+  return known.length ? ` (${known.join(", ")})` : "";
+}
+
+/** Return what was sent and answered, as text. */
+export function replyText(answer) {
+  const lines = (headers) => headers.map((one) => `${one.name}: ${one.value}`);
+  const cut = answer.truncated ? ["[only the beginning was kept]"] : [];
+  return [
+    `POST ${answer.request.url}`,
+    ...lines(answer.request.headers),
+    "",
+    "Answer:",
+    ...lines(answer.headers),
+    "",
+    answer.body,
+    ...cut,
+  ].join("\n");
+}
+
 /**
  * Explain a delivery's state, and what to do about it, in a sentence or two.
  * listener: as GET returned it just now; null if that is not known.

@@ -29,6 +29,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "change.applied": "deliveries",
     "partition.taken_over": "deliveries",
     "partition.handed_over": "deliveries",
+    "answers.kept": "deliveries",
     "deliveries.settled": "deliveries",
     "delivery.attempted": "deliveries",
     "delivery.set_aside": "outstanding",
@@ -105,6 +106,11 @@ FIELDS: Final[Mapping[str, str]] = {
     "last_offset": "the last offset that can't be read",
     "given_up": "false when the range can be read again; true when an operator has given it up",
     "rows": "first attempts that succeeded, each as (offset, at_ms, status, took_ms)",
+    "attempts": "the failed attempts, each as (offset of the message, number of the attempt, answer, partition in "
+    "which the answer is told, time from which on it is told, duration of the DNS look-up, of connecting, of the TLS "
+    "handshake). The answer is empty if there was none. A duration is null for a step that there was not",
+    "answers": "what was answered, each as (answer, HTTP status, headers, the first 2 KiB of the body, whether that is "
+    "not all of it, URL, the request's headers). Secrets are shown as `…`",
     "offset": "the message's offset, in its partition of `messages`",
     "if_version": "the version of the queue, listener or message that the change is for; it counts for no other",
     "number": "the number of the attempt or of the claim, from 1",

@@ -53,11 +53,14 @@ from broker.core.message_events import (
     BARE,
     DAMAGED,
     UNDECODABLE,
+    AnsweredAttempt,
+    AnswersKept,
     ChangeApplied,
     DeliveriesSettled,
     DeliveryAttempted,
     DeliveryParked,
     DeliverySetAside,
+    KeptAnswer,
     KeptDelivery,
     MessageChange,
     MessageDeleted,
@@ -87,6 +90,8 @@ __all__ = [
     "AlertRaised",
     "AlertThresholds",
     "AlertTold",
+    "AnsweredAttempt",
+    "AnswersKept",
     "AnyEvent",
     "ChangeApplied",
     "ControlEvent",
@@ -95,6 +100,7 @@ __all__ = [
     "DeliveryParked",
     "DeliverySetAside",
     "Event",
+    "KeptAnswer",
     "KeptDelivery",
     "KeyCreated",
     "KeyRevoked",
@@ -146,6 +152,7 @@ AnyEvent = (
     | ChangeApplied
     | PartitionTakenOver
     | PartitionHandedOver
+    | AnswersKept
     | DeliveriesSettled
     | DeliveryAttempted
     | DeliverySetAside

@@ -149,6 +149,27 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted
 
 
+# The columns: offset, number, answer_id, then the partition and the time since which the answer is kept; the ms of the
+# DNS look-up, of connecting and of the TLS handshake, each None if there was none. answer_id is empty for no answer.
+AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
+# The columns: answer_id, status, headers, body, whether the body is cut, the URL, and the request's headers.
+KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[tuple[str, str], ...]]
+
+
+class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
+    """The event that tells what a listener answered to failed attempts. It is kept in `deliveries`.
+
+    An answer is told in full once a minute. Attempts refer to it by its id, with the partition of the event that tells
+    it and the time since which it is kept.
+    """
+
+    listener_id: str
+    queue_id: str
+    partition: int
+    attempts: tuple[AnsweredAttempt, ...]
+    answers: tuple[KeptAnswer, ...]
+
+
 # A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, times.
 # In that row, `failures` counts failed attempts by answer, and `times` counts deliveries by histogram bucket.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]

@@ -70,6 +70,8 @@ class OutcomeChecks(Checks):
         listener_id = getattr(fields, "listener_id", None)
         if listener_id is not None:
             yield from self._receiver(record.offset, listener_id, fields.queue_id)
+        if isinstance(event, ev.AnswersKept):
+            return
         if isinstance(event, ev.DeliveriesSettled):
             yield from self._settled(record.offset, event)
         elif isinstance(event, ev.ChangeApplied):
@@ -156,7 +158,7 @@ def _key(event: Any) -> bytes:
     match event:
         case ev.KeptDelivery():
             return f"{event.listener_id}:{event.message_id}".encode()
-        case ev.DeliveriesSettled():
+        case ev.DeliveriesSettled() | ev.AnswersKept():
             return event.listener_id.encode()
         case ev.PartitionTakenOver() | ev.PartitionHandedOver():
             return b"partition"

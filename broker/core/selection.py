@@ -13,7 +13,7 @@ import msgspec
 
 from broker.core.catalogue import TOPIC_OF, TOPICS
 from broker.core.codec import CLASSES, decode, decode_message, wire_name
-from broker.core.events import DeliveriesSettled, Event, ListenerRedriven, MessagePut, ReplayStarted
+from broker.core.events import AnswersKept, DeliveriesSettled, Event, ListenerRedriven, MessagePut, ReplayStarted
 from broker.core.story import replays
 from broker.errors import UnknownEvent
 
@@ -173,6 +173,13 @@ class Selection:
             if event.partition != message.partition or not rows:
                 return None
             return msgspec.structs.replace(event, rows=rows)
+        if isinstance(event, AnswersKept):
+            attempts = tuple(one for one in event.attempts if one[0] == message.offset)
+            if event.partition != message.partition or not attempts:
+                return None
+            named = {one[2] for one in attempts}
+            answers = tuple(one for one in event.answers if one[0] in named)
+            return msgspec.structs.replace(event, attempts=attempts, answers=answers)
         if isinstance(event, ListenerRedriven):
             return event if not event.message_ids or message.id in event.message_ids else None
         if isinstance(event, ReplayStarted):

@@ -18,9 +18,10 @@ from typing import Final
 
 from broker.core.codec import decode
 from broker.core.entities import Listener
-from broker.core.events import DeliveriesSettled, DeliveryAttempted
+from broker.core.events import AnswersKept, DeliveriesSettled, DeliveryAttempted
 from broker.core.health import Facts, facts_of
 from broker.errors import LogDamaged, UnknownEvent
+from broker.kafka.answers import AnswersOfMessage
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.read_slots import ReadSlots
@@ -83,7 +84,12 @@ class KafkaDeliveries:
             listener.id: _FINAL if listener.redrives.count == 0 else _FINAL_IF_REDRIVEN
             for listener in concerned.values()
         }
-        attempts, all_read = await self._attempts(partition, offset, max(at_ms, deliver_at_ms), final, listeners)
+        answers = AnswersOfMessage(offset, concerned)
+        since_ms = max(at_ms, deliver_at_ms)
+        attempts, all_read = await self._attempts(partition, offset, since_ms, final, listeners, answers)
+        await answers.find(self._requests, self._deliveries.name)
+        for listener_id, rows in attempts.items():
+            rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
         # A cursor counts an outstanding delivery as settled. The delivery's last recorded attempt tells its state.
         doubtful = [
             listener
@@ -101,6 +107,7 @@ class KafkaDeliveries:
         at_ms: int,
         final: Mapping[str, Collection[str]],
         listeners: Sequence[Listener],
+        answers: AnswersOfMessage,
     ) -> tuple[dict[str, list[tuple[str, Attempt, int | None]]], bool]:
         """Read the recorded attempts of a message, up to the last attempt of each delivery.
 
@@ -129,7 +136,7 @@ class KafkaDeliveries:
             async for fetched in results:
                 reads += 1
                 for record in fetched.records:
-                    _collect(record, offset, found)
+                    _collect(record, offset, found, answers)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
                 # The first read is nearly always enough, so only further reads wait for a read slot.
@@ -205,7 +212,9 @@ class KafkaDeliveries:
         return count, since_ms
 
 
-def _collect(record: Record, offset: int, found: dict[str, list[tuple[str, Attempt, int | None]]]) -> None:
+def _collect(
+    record: Record, offset: int, found: dict[str, list[tuple[str, Attempt, int | None]]], answers: AnswersOfMessage
+) -> None:
     try:
         event = decode(record.value or b"")
     except UnknownEvent:
@@ -220,6 +229,8 @@ def _collect(record: Record, offset: int, found: dict[str, list[tuple[str, Attem
             number=event.number, at_ms=event.at_ms, status=event.status, took_ms=event.took_ms, error=event.error
         )
         found[event.listener_id].append((event.outcome, attempt, event.next_at_ms))
+    elif isinstance(event, AnswersKept):
+        answers.collect(event)
 
 
 def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) -> DeliveryState:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
@@ -52,6 +54,13 @@ class ConnectionTuning:
 CONNECTION: Final = ConnectionTuning()
 
 
+KEPT_BYTES_MAX: Final = 16 << 10  # of an answer that is kept
+
+# The milliseconds of the DNS look-up, of connecting, and of the TLS handshake; None for a step that there was not.
+Times = tuple[int | None, int | None, int | None]
+REUSED: Final[Times] = (None, None, None)  # of a request on a connection that was open before
+
+
 class Owner(Protocol):
     """The user of a connection. For each request, either answered() or failed() is called, and then released() or
     lost().
@@ -79,12 +88,14 @@ class Connection(asyncio.Protocol):
         "_end_s",
         "_ended",
         "_head",
+        "_keeps",
         "_owned",
         "_owner",
         "_parser",
         "_transport",
         "at",
         "target",
+        "times",
         "used",
         "well",
         "work",
@@ -104,6 +115,8 @@ class Connection(asyncio.Protocol):
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # If the next answer has the same bytes, it is not parsed.
         self._again_status = 0
+        self._keeps = False  # The rest of the present answer is kept, too.
+        self.times = REUSED  # of opening it
         self.work: Any = None  # The owner's request, until its answer has ended.
         self.at = 0.0  # when the request was sent
         self.used = 0  # number of finished requests
@@ -134,6 +147,22 @@ class Connection(asyncio.Protocol):
         """Fail the request with a timeout, because its owner has waited long enough."""
         self._fail("timeout")
 
+    def keep(self, ended: Callable[[bytes], None]) -> None:
+        """Keep the answer that is arriving. `ended` is called with its beginning, when the answer or the connection has
+        ended. Call this from Owner.answered() only.
+        """
+        if not self._head:  # It was the same as the one before.
+            self._head.append(self._again)
+        self._keeps = True
+        self._owner = _Keeping(self, self._owner, ended)
+
+    def kept(self, owner: Owner) -> bytes:
+        """Return the kept answer, and report to this owner again."""
+        self._owner, self._keeps = owner, False
+        kept = b"".join(self._head)[:KEPT_BYTES_MAX]
+        self._head.clear()
+        return kept
+
     @property
     def fresh(self) -> bool:
         """Whether the listener has sent no byte for the current request."""
@@ -154,7 +183,7 @@ class Connection(asyncio.Protocol):
             self._finished()
             return
         self._bytes += len(data)
-        if not self._answered:
+        if not self._answered or (self._keeps and self._bytes <= KEPT_BYTES_MAX + len(data)):
             self._head.append(data)
         try:
             self._parser.feed_data(data)
@@ -221,6 +250,29 @@ class Connection(asyncio.Protocol):
         self.close()
 
 
+class _Keeping:
+    """The owner of a connection until an answer that is kept has ended. The healthy path does not know of it."""
+
+    def __init__(self, connection: Connection, owner: Owner, ended: Callable[[bytes], None]) -> None:
+        self._connection = connection
+        self._owner = owner
+        self._ended = ended
+
+    def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
+        self._owner.answered(connection, status, retry_after_s)
+
+    def failed(self, connection: Connection, error: str) -> None:
+        self._owner.failed(connection, error)
+
+    def released(self, connection: Connection) -> None:
+        self._ended(self._connection.kept(self._owner))
+        self._owner.released(connection)
+
+    def lost(self, connection: Connection) -> None:
+        self._ended(self._connection.kept(self._owner))
+        self._owner.lost(connection)
+
+
 class TunnelConnection(Connection):
     """A connection to a tunnel of an API process. An answer without the header that proves its origin fails
     (docs/decisions/0060).
@@ -281,21 +333,16 @@ async def connect(
         raise ConnectFailed("port-not-allowed")
     loop = asyncio.get_running_loop()
     kind = TunnelConnection if target.tunnel else Connection
-    error = "refused"
+    error, steps = "refused", _Steps(loop)
     try:
         async with asyncio.timeout(tuning.connect_s):
             addresses = [target.host] if target.tunnel else await resolver.addresses(target.host)
             addresses = addresses[: tuning.addresses_max]
+            steps.resolved()
             for address in addresses:
                 try:
                     async with asyncio.timeout(None if address is addresses[-1] else tuning.next_address_s):
-                        _, connection = await loop.create_connection(
-                            lambda: kind(owner, target, tuning.end_s),
-                            address,
-                            target.port,
-                            ssl=tls if target.tls else None,
-                            server_hostname=target.host if target.tls else None,
-                        )
+                        connection = await _open(lambda: kind(owner, target, tuning.end_s), target, address, tls, steps)
                 except ssl.SSLError:
                     error = "tls"
                 except TimeoutError:
@@ -305,6 +352,7 @@ async def connect(
                 else:
                     if address is not addresses[0]:
                         resolver.prefer(target.host, address)
+                    connection.times = steps.times
                     if connection.own():
                         return connection
                     error = "closed"
@@ -315,11 +363,77 @@ async def connect(
     except (Refused, OSError, UnicodeError) as failure:  # UnicodeError is raised for an invalid name.
         error = NO_ADDRESS
         log.debug("connect.no_address host=%s reason=%r", target.host, failure)
-    raise ConnectFailed(error)
+    raise ConnectFailed(error, steps.times)
+
+
+async def _open(
+    factory: Callable[[], Connection], target: Target, address: str, tls: ssl.SSLContext, steps: _Steps
+) -> Connection:
+    """Open a connection to one address. Raises TimeoutError or OSError, of which ssl.SSLError is one."""
+    loop = asyncio.get_running_loop()
+    steps.connecting()
+    if not target.tls:
+        _, connection = await loop.create_connection(factory, address, target.port)
+        steps.connected()
+        return connection
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (address, target.port))
+        steps.connected()
+        _, connection = await loop.create_connection(factory, sock=sock, ssl=tls, server_hostname=target.host)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        steps.encrypted()
+    return connection
+
+
+class _Steps:
+    """The times of the steps of connecting. A step that failed has the time until then."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._since_s = loop.time()
+        self._step = 0
+        self._ms: list[int | None] = [None, None, None]
+
+    def resolved(self) -> None:
+        self._next(1)
+
+    def connecting(self) -> None:
+        self._since_s, self._step, self._ms[1:] = self._loop.time(), 1, [None, None]
+
+    def connected(self) -> None:
+        self._next(2)
+
+    def encrypted(self) -> None:
+        if self._step == 2:
+            self._next(3)
+
+    def _next(self, step: int) -> None:
+        now_s = self._loop.time()
+        self._ms[self._step] = round((now_s - self._since_s) * 1000)
+        self._since_s, self._step = now_s, step
+
+    @property
+    def times(self) -> Times:
+        dns_ms, connect_ms, tls_ms = self._ms
+        ms = round((self._loop.time() - self._since_s) * 1000)
+        if self._step == 0:
+            dns_ms = ms
+        elif self._step == 1:
+            connect_ms = ms
+        return dns_ms, connect_ms, tls_ms
 
 
 class ConnectFailed(Exception):
     """The error that no connection could be opened. Its message is the reason in one word."""
+
+    def __init__(self, reason: str, times: Times = REUSED) -> None:
+        super().__init__(reason)
+        self.times = times
 
 
 class NotTried(ConnectFailed):

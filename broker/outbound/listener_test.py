@@ -18,7 +18,9 @@ from broker.core.entities import Listener, Queue
 from broker.core.formats import RENDER
 from broker.core.ids import message_id
 from broker.outbound.addresses import Resolver, parse_url
-from broker.outbound.request import also_signed, open_listener, post_head
+from broker.outbound.answer import Answer, Headers, read_answer, secrets_of
+from broker.outbound.connection import Times
+from broker.outbound.request import also_signed, open_listener, post_head, shown_headers
 from broker.outbound.single_request import ask
 from broker.sealing import Sealer
 
@@ -31,7 +33,10 @@ class ListenerTest(NamedTuple):
     message_id: str
     status: int | None  # None if there was no answer
     error: str | None  # if there was no answer
-    took_ms: int  # includes connecting
+    took_ms: int  # until the status line, including connecting
+    times: Times  # of connecting
+    answer: Answer | None  # with secrets hidden
+    request: Headers  # likewise
 
 
 async def try_out(
@@ -67,6 +72,8 @@ async def try_out(
     )
     began_s = asyncio.get_running_loop().time()
     timeout_s = min(listener.settings.timeout_ms / 1000, TIMEOUT_S_MAX)
-    answer = await ask(request, target, resolver, tls, timeout_s=timeout_s)
-    took_ms = int((asyncio.get_running_loop().time() - began_s) * 1000)
-    return ListenerTest(made, answer.status, answer.error, took_ms)
+    answer = await ask(request, target, resolver, tls, timeout_s=timeout_s, keeps=True)
+    took_ms = int(((answer.at_s or asyncio.get_running_loop().time()) - began_s) * 1000)
+    secrets_sent = secrets_of(value for _, value in opened.headers)
+    kept = read_answer(answer.received, secrets_sent) if answer.received else None
+    return ListenerTest(made, answer.status, answer.error, took_ms, answer.times, kept, shown_headers(opened))

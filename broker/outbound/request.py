@@ -13,6 +13,7 @@ from broker.core.signing import Signer, secret_bytes
 from broker.outbound.addresses import Target
 from broker.sealing import Sealer
 
+_HIDDEN: Final = "…"
 _HEADERS_OURS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 
 
@@ -35,6 +36,19 @@ def open_listener(sealer: Sealer, listener: Listener) -> Opened:
         Signer(secret_bytes(sealer.open(listener.sealed_secret))),
         tuple((Signer(secret_bytes(sealer.open(sealed))), ends) for sealed, ends in listener.former_secrets),
         tuple(headers.items()),
+    )
+
+
+def shown_headers(opened: Opened) -> tuple[tuple[str, str], ...]:
+    """Return the headers of a request as people are shown them: an ellipsis in place of each secret.
+
+    The headers that the message and the attempt decide are left out.
+    """
+    return (
+        ("user-agent", "everput"),
+        ("content-type", "application/json"),
+        *((name, _HIDDEN) for name, _ in opened.headers if name.lower() not in _HEADERS_OURS),
+        ("webhook-signature", _HIDDEN),
     )
 
 

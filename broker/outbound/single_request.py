@@ -10,7 +10,7 @@ import ssl
 from typing import NamedTuple
 
 from broker.outbound.addresses import Resolver, Target
-from broker.outbound.connection import ConnectFailed, Connection, connect
+from broker.outbound.connection import REUSED, ConnectFailed, Connection, Times, connect
 
 
 class Answer(NamedTuple):
@@ -18,19 +18,29 @@ class Answer(NamedTuple):
 
     status: int | None  # None if there was no valid answer
     error: str | None  # if there was no valid answer
+    times: Times = REUSED  # of connecting
+    at_s: float = 0.0  # when the status line came, by the event loop's time
+    received: bytes = b""  # the answer's beginning, if it is kept
 
 
 class _SingleRequest:
     """The receiver of the answer to a single request."""
 
-    def __init__(self) -> None:
-        self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    def __init__(self, *, keeps: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._keeps = keeps
+        self.done: asyncio.Future[Answer] = self._loop.create_future()
+        self.answer: Answer | None = None  # as soon as there is a status line
 
-    def answered(self, _connection: Connection, status: int, _retry_after_s: int | None) -> None:
-        self._set(Answer(status, None))
+    def answered(self, connection: Connection, status: int, _retry_after_s: int | None) -> None:
+        self.answer = answer = Answer(status, None, connection.times, self._loop.time())
+        if self._keeps:
+            connection.keep(lambda received: self._set(answer._replace(received=received)))
+        else:
+            self._set(answer)
 
-    def failed(self, _connection: Connection, error: str) -> None:
-        self._set(Answer(None, error))
+    def failed(self, connection: Connection, error: str) -> None:
+        self._set(Answer(None, error, connection.times))
 
     def released(self, connection: Connection) -> None:
         connection.close()
@@ -43,9 +53,20 @@ class _SingleRequest:
             self.done.set_result(answer)
 
 
-async def ask(request: bytes, target: Target, resolver: Resolver, tls: ssl.SSLContext, *, timeout_s: float) -> Answer:
-    """Send one HTTP request to an allowed address of the target, and return the answer."""
-    once = _SingleRequest()
+async def ask(
+    request: bytes,
+    target: Target,
+    resolver: Resolver,
+    tls: ssl.SSLContext,
+    *,
+    timeout_s: float,
+    keeps: bool = False,
+) -> Answer:
+    """Send one HTTP request to an allowed address of the target, and return the answer.
+
+    With `keeps`, wait up to a second for the rest of the answer, and return its beginning.
+    """
+    once = _SingleRequest(keeps=keeps)
     try:
         async with asyncio.timeout(timeout_s):
             connection = await connect(once, target, resolver, tls)
@@ -55,6 +76,6 @@ async def ask(request: bytes, target: Target, resolver: Resolver, tls: ssl.SSLCo
             finally:
                 connection.close()
     except TimeoutError:
-        return Answer(None, "timeout")
+        return once.answer or Answer(None, "timeout")
     except ConnectFailed as error:
-        return Answer(None, str(error))
+        return Answer(None, str(error), error.times)

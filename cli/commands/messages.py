@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Final
 
 import click
+from msgspec import UNSET
 
 import everput
 from cli.api_commands import asks, find_queue, show, show_all
@@ -15,6 +16,7 @@ from cli.event_lines import fitted
 from cli.groups import Group, examples
 from cli.printing import say, terminal_width
 from cli.short_ids import Id, short_id
+from cli.steps import steps, took
 from cli.times import Time
 from cli.visible import visible
 from everput import Client
@@ -95,7 +97,7 @@ def list_(client: Client, *, queue: str, begin: str | None, end: str | None, lim
 @click.argument("message_id", type=Id())
 @asks
 def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
-    """Show a message and its delivery to each listener."""
+    """Show a message and its delivery to each listener. With --json, answers have their headers, too."""
     message = client.send(everput.get_message(find_queue(client, queue), message_id)).message
     if as_json:
         show(message, as_json=True)
@@ -109,7 +111,10 @@ def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
         say((f"{delivery.state:{_NAME_WIDTH}}", _COLORS.get(delivery.state, "yellow")), f"  {delivery.name}")
         for attempt in delivery.attempts:
             result = attempt.error if attempt.status is None else attempt.status
-            say(_fitting(f"{'':{_NAME_WIDTH}}  {attempt.at}  attempt {attempt.number}: {result}, {attempt.took_ms} ms"))
+            said = f"attempt {attempt.number}: {result}, {took(attempt.took_ms)}{steps(attempt)}"
+            say(_fitting(f"{'':{_NAME_WIDTH}}  {attempt.at}  {said}"))
+            if attempt.answer is not UNSET and attempt.answer.body:
+                say(_fitting(f"{'':{_NAME_WIDTH}}  {'':{len(attempt.at)}}  {' '.join(attempt.answer.body.split())}"))
         if delivery.next_attempt_at is not None:
             say(_fitting(f"{'':{_NAME_WIDTH}}  {delivery.next_attempt_at}  next attempt"))
 

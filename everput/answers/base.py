@@ -66,6 +66,37 @@ class ProblemAnswer(Answer):
     """The parts of the request that are wrong, if the problem is about such a part."""
 
 
+class HeaderField(Answer):
+    """A header of HTTP."""
+
+    name: str
+    """The name."""
+    value: str
+    """The value; `…` in place of a secret."""
+
+
+class SentRequest(Answer):
+    """What a listener was sent."""
+
+    url: str
+    """The URL, without the values of its query."""
+    headers: list[HeaderField]
+    """The headers, without those that the message and the attempt decide."""
+
+
+class ListenerReply(Answer):
+    """What a listener answered. Secrets of the listener are shown as `…`."""
+
+    headers: list[HeaderField]
+    """The headers."""
+    body: str
+    """The first 2 KiB of the body."""
+    truncated: bool
+    """Whether there was more of the body, or not all of it was read."""
+    request: SentRequest
+    """What it answered to."""
+
+
 class Named(Answer):
     """The ID and name of a thing."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, UnsetType, field
 
-from everput.answers.base import Answer, Count, Link, Links, Named, PageLinks, Time
+from everput.answers.base import Answer, Count, Link, Links, ListenerReply, Named, PageLinks, Time
 from everput.answers.queues import AlertFields
 
 
@@ -149,7 +149,15 @@ class TrialFields(Answer):
     error: str | None
     """The reason for which there was no answer, such as `refused`; null if there was one."""
     took_ms: int
-    """The duration of the request, in milliseconds."""
+    """The duration of the request until the answer began, in milliseconds."""
+    dns_ms: int | UnsetType = UNSET
+    """The duration of the DNS look-up."""
+    connect_ms: int | UnsetType = UNSET
+    """The duration of connecting."""
+    tls_ms: int | UnsetType = UNSET
+    """The duration of the TLS handshake. Missing without TLS."""
+    answer: ListenerReply | UnsetType = UNSET
+    """What the listener answered. Missing if it did not answer."""
 
 
 class TrialAnswer(Answer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, UnsetType, field
 
-from everput.answers.base import Answer, Links, Named, PageLinks, Time
+from everput.answers.base import Answer, Links, ListenerReply, Named, PageLinks, Time
 
 
 class PutAnswer(Answer):
@@ -60,6 +60,14 @@ class AttemptFields(Answer):
     """The duration of the attempt, in milliseconds."""
     error: str | None
     """The reason for which there was no answer, such as `timeout`; null if there was one."""
+    dns_ms: int | UnsetType = UNSET
+    """The duration of the DNS look-up. This and the following fields are only of failed attempts."""
+    connect_ms: int | UnsetType = UNSET
+    """The duration of connecting. Missing if a connection was open already."""
+    tls_ms: int | UnsetType = UNSET
+    """The duration of the TLS handshake. Missing without TLS."""
+    answer: ListenerReply | UnsetType = UNSET
+    """What the listener answered. A worker keeps 20 different answers a minute of a listener; others are missing."""
 
 
 class DeliveryFields(Named):

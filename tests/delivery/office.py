@@ -17,7 +17,14 @@ from msgspec import UNSET, UnsetType
 from broker.core.codec import encode
 from broker.core.directory import Directory
 from broker.core.entities import Listener, Queue
-from broker.core.events import DeliveriesSettled, DeliveryAttempted, DeliveryParked, ListenerSettings, MessagePut
+from broker.core.events import (
+    AnswersKept,
+    DeliveriesSettled,
+    DeliveryAttempted,
+    DeliveryParked,
+    ListenerSettings,
+    MessagePut,
+)
 from broker.core.flow import WHOLE, Share
 from broker.core.signing import Signer
 from broker.delivery.assignment import Assignment, Shared
@@ -214,6 +221,7 @@ class Office:
         self.tuning = tuning = replace(tuning, sure_s=-1.0)  # Kafka is asked each time
         self.dirty: set[Stream] = set()
         self.outcomes: dict[int, list[tuple[int, str, int | str | None]]] = defaultdict(list)
+        self.kept: list[AnswersKept] = []
         self.gone: list[str] = []
         self.deleted: dict[tuple[int, int], object] = {}  # by partition and offset
         self.kafka = MemoryKafka(1)
@@ -329,6 +337,8 @@ class Office:
                 elif isinstance(event, DeliveryAttempted):
                     said = event.status if event.status is not None else event.error
                     self.outcomes[event.offset].append((event.number, event.outcome, said))
+                elif isinstance(event, AnswersKept):
+                    self.kept.append(event)
         self.dirty.clear()
 
     def put(

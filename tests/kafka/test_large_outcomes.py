@@ -16,7 +16,8 @@ async def test_what_one_stream_settled_is_written_though_it_is_more_than_a_recor
     kafka_settings, ready_topics
 ):
     listener = SimpleNamespace(organization_id="o" * 36, id="l" * 36, queue_id="q" * 36)
-    stream = SimpleNamespace(dispatcher=SimpleNamespace(listener=listener), partition=1)
+    answers = SimpleNamespace(take=lambda *_: [])
+    stream = SimpleNamespace(dispatcher=SimpleNamespace(listener=listener, answers=answers), partition=1)
     far = 10**15
     rows = [(far + number, 1_767_225_630_000 + number, 200, 86_400_000, 0) for number in range(ROWS)]
     records = [(b"l", encode(event)) for event in outcome_events(stream, rows, [], 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -17,11 +18,12 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from api import console
-from tests.listeners import Listeners, nobody, until
+from tests.listeners import Got, Listeners, nobody, until
 from tests.scenarios.running import Running, everput
 
 WORDS = Path(console.__file__).parent / "console_files" / "words.js"
 MESSAGES = 10
+SECRET = "Bearer t0ken-of-the-listener"
 # What is true of each when everything has settled: its health, and how many deliveries are parked.
 WANTED = {
     "right": ("healthy", 0),
@@ -53,6 +55,11 @@ async def endless() -> AsyncIterator[int]:
         server.close()
         for one in open_ones:
             one.close()
+
+
+def echo(got: Got) -> bytes:
+    """Answer with what was sent, as a careless listener does, and with more than is kept."""
+    return f"{got.path} refuses: {json.dumps(got.headers)}".encode() + b"." * 5000
 
 
 class Surfaces:
@@ -89,8 +96,8 @@ class Surfaces:
             "metrics": await self.metrics(names),
         }
 
-    async def cli(self, *arguments: str, code: int = 0) -> list[str]:
-        more = ("--json", "--url", self.server.url, "--data-dir", str(self.server.data_dir))
+    async def cli(self, *arguments: str, code: int = 0, as_json: bool = True) -> list[str]:
+        more = (*(["--json"] if as_json else []), "--url", self.server.url, "--data-dir", str(self.server.data_dir))
         done = await asyncio.to_thread(everput, *arguments, *more)
         assert done.returncode == code, done.stderr
         return done.stdout.splitlines()
@@ -135,12 +142,53 @@ def sentences(listeners: dict[str, dict[str, Any]]) -> dict[str, str]:
     return dict(json.loads(done.stdout))
 
 
+async def check_answers(here: Surfaces, items: dict[str, dict[str, Any]]) -> None:
+    """Each failed attempt tells what was answered, or how far it came, and nothing tells a secret."""
+    told = ""
+    for message in (await here.get(f"{here.path}/messages"))["messages"]:
+        whole = await here.get(f"{here.path}/messages/{message['id']}")
+        told += json.dumps(whole)
+        by_name = {one["name"]: one["attempts"] for one in whole["message"]["listeners"]}
+        for name in ("right", "endless"):
+            assert [(one["status"], "answer" in one) for one in by_name[name]] == [(200, False)]
+        for name in ("unprocessable", "broken", "gone"):
+            for attempt in by_name[name]:
+                answer = attempt["answer"]
+                assert answer["body"].startswith(f"{name} refuses: {{")
+                assert len(answer["body"].encode()) <= 2048
+                assert answer["truncated"] is True
+                assert {"name": "content-type", "value": "application/json"} in answer["request"]["headers"]
+        hidden = [{"name": "authorization", "value": "\u2026"}, {"name": "webhook-signature", "value": "\u2026"}]
+        shown = [one["answer"]["request"]["headers"] for one in by_name["unprocessable"]]
+        assert all(one in headers for headers in shown for one in hidden)
+        assert [one["answer"]["request"]["url"] for one in by_name["gone"]] in ([], [items["gone"]["notify_url"]])
+        for attempt in by_name["nameless"]:
+            assert ("dns_ms" in attempt, "connect_ms" in attempt, "answer" in attempt) == (True, False, False)
+        for attempt in by_name["refused"]:
+            assert ("connect_ms" in attempt, "tls_ms" in attempt, "answer" in attempt) == (True, False, False)
+        for attempt in by_name["unencrypted"]:
+            assert ("connect_ms" in attempt, "tls_ms" in attempt, "answer" in attempt) == (True, True, False)
+    lines = "\n".join(await here.cli("messages", "get", "wrong", message["id"], as_json=False))
+    assert "unprocessable refuses: {" in lines
+    assert "attempt 1: refused, " in lines
+    assert " 0 ms" not in lines
+    log = (await here.http.get("/v1/log")).text
+    assert '"type":"answers.kept"' in log
+    lines += "\n".join(await here.cli("log", "--message", message["id"], as_json=False))
+    assert "refuses: {" in lines
+    test = await here.http.post(f"{here.path}/listeners/{items['unprocessable']['id']}/test")
+    assert test.json()["test"]["answer"]["body"].startswith("unprocessable refuses: {")
+    token = SECRET.removeprefix("Bearer ")
+    assert token not in log + told + lines + test.text
+    assert re.search(r"v1,[A-Za-z0-9+/]{43}=", log + told + lines + test.text) is None
+
+
 async def test_every_surface_says_the_same_true_thing_of_every_listener(tmp_path: Path):
     with Running(tmp_path / "data") as server, nobody() as refusing:
         url = await asyncio.to_thread(lambda: server.url)
         headers = {"x-api-key": server.api_key}
         async with (
-            Listeners(status={"unprocessable": 422, "broken": 500, "gone": 410}, hangs={"hanging"}) as heard,
+            Listeners(status={"unprocessable": 422, "broken": 500, "gone": 410}, hangs={"hanging"}, body=echo) as heard,
             endless() as unending,
             httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as http,
         ):
@@ -152,7 +200,10 @@ async def test_every_surface_says_the_same_true_thing_of_every_listener(tmp_path
                 "nameless": "http://nobody.invalid/",
                 "unencrypted": f"https://127.0.0.1:{unending}/",
             }
-            more = {"unprocessable": {"max_attempts": 2, "retry_first_ms": 100}, "hanging": {"timeout_ms": 1000}}
+            more = {
+                "unprocessable": {"max_attempts": 2, "retry_first_ms": 100, "headers": {"authorization": SECRET}},
+                "hanging": {"timeout_ms": 1000},
+            }
             for name in WANTED:
                 at = elsewhere.get(name) or heard.url(name)
                 body = {"name": name, "notify_url": at, "liveness_url": at, **more.get(name, {})}
@@ -204,6 +255,7 @@ async def test_every_surface_says_the_same_true_thing_of_every_listener(tmp_path
                 "nameless": "no-address",
                 "unencrypted": "tls",
             }
+            await check_answers(here, items)
             # What is parked can be tried again, and is counted while it is.
             heard.status.clear()
             (await http.post(f"{here.path}/listeners/{items['unprocessable']['id']}/redrive")).raise_for_status()

@@ -31,6 +31,7 @@ from broker.core import codec, formats, ids, names, signing, trace
 from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
 from broker.outbound.addresses import Target, literal_address, refuse_url
+from broker.outbound.answer import read_answer
 from broker.outbound.connection import Connection, retry_after_s
 from broker.sealing import Sealer, new_sealing_key
 from cli.listen.tunnel_client import _detail
@@ -76,6 +77,7 @@ PIECES_OF_REQUESTS: Final = (".[", "`", "%", ",", "9", "aA0_", "\\", '"', "=;", 
 COVERED: Final[dict[str, str]] = {
     "cookie": "cookie",
     "answer": "Connection.data_received",
+    "kept answer": "_Parsed.parse",
     "retry-after": "_wait_s",
     "host": "Hosts._accepts _is_address",
     "url": "parse_url refuse_url _is_name",
@@ -305,6 +307,10 @@ def text_parsers() -> dict[str, TextParser]:
             lambda text: retry_after_s(text.encode(), at_s=0.0), "HTTP/1.1 429 X\r\nretry-after:"
         ),
         "answer": TextParser(_answer, "HTTP/1.1 429 X\r\n"),
+        "kept answer": TextParser(
+            lambda text: read_answer(text.encode(), ("secret", "Bearer secret")),
+            "HTTP/1.1 422 X\r\ntransfer-encoding: chunked\r\n\r\n9\r\n",
+        ),
         "chunked answer": TextParser(_answer, "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n1;"),
         "request line": TextParser(reader, "GET /"),
         "request head": TextParser(reader, "GET / HTTP/1.1\r\nhost: x\r\nx:"),

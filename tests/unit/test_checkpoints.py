@@ -50,6 +50,7 @@ class Settled:
             ),
             streams={partition: self},
             recent={},
+            answers=SimpleNamespace(take=lambda *_: []),
             circuit=Circuit(),
             error=None,
             limits=SimpleNamespace(low_priority=False),

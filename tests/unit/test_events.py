@@ -145,6 +145,19 @@ SAMPLES: list[ev.Event] = [
     ev.DeliveriesSettled(
         **BY, **QUEUE, **LISTENER, partition=3, rows=((41, 1_767_225_630_200, 200, 12), (44, 1_767_225_630_201, 204, 3))
     ),
+    ev.AnswersKept(
+        **BY,
+        **QUEUE,
+        **LISTENER,
+        partition=3,
+        attempts=((41, 1, "00ff", 3, 1_767_225_630_100, 2, 0, None), (44, 3, "", 0, 0, None, None, None)),
+        answers=(
+            (
+                *("00ff", 422, (("content-type", "text/plain"),), "no such order", False),
+                *("https://shop.example/hook?token=\u2026", (("webhook-signature", "\u2026"),)),
+            ),
+        ),
+    ),
     ev.LogDamaged(
         at_ms=1_767_225_630_000,
         organization_id="",
@@ -297,6 +310,7 @@ def test_every_event_type_is_among_the_samples():
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
+HEADERS = st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple)
 PLAIN = {
     str: TEXT,
     bool: st.booleans(),
@@ -321,6 +335,12 @@ PLAIN = {
         max_size=3,
     ).map(tuple),
     tuple[int, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
+    tuple[ev.AnsweredAttempt, ...]: st.lists(
+        st.tuples(*[NUMBERS] * 2, TEXT, *[NUMBERS] * 2, *[st.none() | NUMBERS] * 3), max_size=3
+    ).map(tuple),
+    tuple[ev.KeptAnswer, ...]: st.lists(
+        st.tuples(TEXT, NUMBERS, HEADERS, TEXT, st.booleans(), TEXT, HEADERS), max_size=3
+    ).map(tuple),
     tuple[tuple[int, int, int, int], ...]: st.lists(st.tuples(*[NUMBERS] * 4), max_size=3).map(tuple),
     tuple[tuple[str, str], ...]: st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
     dict[str, str]: st.dictionaries(TEXT, TEXT, max_size=3),

@@ -14,7 +14,8 @@ from broker.core.codec import CLASSES, encode
 # What workers do by themselves, and what the shell does (cli/commands/rotate.py, cli/commands/accounts.py).
 BY_THEMSELVES = {
     "account.blocked", "account.password_reset", "account.unblocked",
-    "change.applied", "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
+    "answers.kept", "change.applied",
+    "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
     "listener.resealed", "log.damaged", "log.mended", "partition.handed_over", "partition.taken_over",
     "replay.advanced", "statistics.counted", "volume.recorded",
 }  # fmt: skip

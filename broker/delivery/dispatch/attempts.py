@@ -35,6 +35,7 @@ from broker.core.formats import RENDER
 from broker.core.retry import RetryPolicy
 from broker.delivery.dispatch.connections import Connections, Network
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
+from broker.delivery.dispatch.kept_answers import KeptAnswers
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
 from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, message_of, now_ms
@@ -75,7 +76,8 @@ class Attempts:
 
     __slots__ = (
         *("_circuit", "_deliveries", "_dice", "_former", "_head", "_limits", "_loop", "_queue", "_signer"),
-        *("_render", "_spans", "_timeout_s", "_tracing", "_tuning", "connections", "dispatcher", "error", "policy"),
+        *("_render", "_spans", "_timeout_s", "_tracing", "_tuning", "answers", "connections", "dispatcher", "error"),
+        "policy",
     )
 
     def __init__(
@@ -96,6 +98,7 @@ class Attempts:
         self.error: str | None = None  # of the last attempt
         self._tracing = network.tracing
         self._spans: dict[Delivery, Span] = {}  # spans of requests in flight
+        self.answers = KeptAnswers()
         target = parse_url(dispatcher.listener.notify_url)
         self.connections = Connections(self, network, target, dispatcher.tuning)
 
@@ -115,6 +118,7 @@ class Attempts:
         )
         self._head = post_head(self.connections.target, opened)
         self._render = None if isinstance(settings.format, UnsetType) else RENDER.get(settings.format)
+        self.answers.update(listener, opened)
 
     def under_way(self) -> set[Delivery]:
         """Return the deliveries whose request was sent and not answered yet."""
@@ -136,6 +140,7 @@ class Attempts:
 
     async def _connect(self, delivery: Delivery) -> None:
         try:
+            began_s = self._loop.time()
             target, found = await self.connections.connect()
             if isinstance(found, ConnectFailed):
                 tried = not isinstance(found, NotTried)
@@ -143,7 +148,8 @@ class Attempts:
                 if self._tracing is not None and tried:
                     self._begin_span(delivery, delivery.number + 1)
                     self._end_span(delivery, None, str(found))
-                self._failed(delivery, failure, 0)
+                if self._failed(delivery, failure, int((self._loop.time() - began_s) * 1000)):
+                    self.answers.unanswered(delivery, found.times)
                 return
             assignment = delivery.stream.assignment
             changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
@@ -215,7 +221,8 @@ class Attempts:
             self._end_span(delivery, status, None)
         if not taken(status):
             tunnel = connection.target.tunnel
-            self._failed(delivery, Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel), took_ms)
+            if self._failed(delivery, Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel), took_ms):
+                self.answers.answered(delivery, connection)
             if status == 410 and connection.target is self.connections.target:
                 self.dispatcher.gone()
             return
@@ -232,9 +239,12 @@ class Attempts:
         if error == "timeout":
             self._limits.timed_out(took_ms)
         stale = connection.used > 0 and connection.fresh
+        delivery: Delivery = connection.work
         if self._tracing is not None:
-            self._end_span(connection.work, None, error)
-        self._failed(connection.work, Failure(error=error, tunnel=connection.target.tunnel, stale=stale), took_ms)
+            self._end_span(delivery, None, error)
+        failure = Failure(error=error, tunnel=connection.target.tunnel, stale=stale)
+        if self._failed(delivery, failure, took_ms) and connection.used == 0:
+            self.answers.unanswered(delivery, connection.times)
 
     def released(self, connection: Connection) -> None:
         """Handle the end of an answer. The connection can now carry the next request."""
@@ -276,10 +286,13 @@ class Attempts:
             stream.assignment.delivered(delivery)
         self.dispatcher.settle(delivery, DELIVERED)
 
-    def _failed(self, delivery: Delivery, failure: Failure, took_ms: int) -> None:
-        """Decide what follows a failed attempt, and do it. A late answer for a dropped delivery changes nothing."""
+    def _failed(self, delivery: Delivery, failure: Failure, took_ms: int) -> bool:
+        """Decide what follows a failed attempt, and do it. Return whether the attempt counts.
+
+        A late answer for a dropped delivery changes nothing.
+        """
         if delivery.state is DROPPED:
-            return
+            return False
         at_ms, stream = now_ms(), delivery.stream
         history = self._history(delivery, failure, at_ms - took_ms)
         verdict = judge(
@@ -307,6 +320,8 @@ class Attempts:
                 delivery.number += not failure.connected
                 delivery.first_at_ms = history.first_at_ms
                 self._count_failure(delivery, failure, verdict, at_ms, took_ms)
+                return True
+        return False
 
     def _history(self, delivery: Delivery, failure: Failure, began_ms: int) -> History:
         entry = delivery.entry

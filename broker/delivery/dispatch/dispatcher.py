@@ -97,6 +97,7 @@ class Dispatcher:
         self.set_aside_before, self.sets_aside = backlog.set_aside_before, backlog.sets_aside
         self.attempts = Attempts(self, network, dice, loop)
         self.connections = self.attempts.connections
+        self.answers = self.attempts.answers
         self.under_way, self.attempting = self.attempts.under_way, self.attempts.attempting
         self.update(listener, share=share)
 
@@ -385,6 +386,7 @@ class Dispatcher:
     def drop(self, stream: Stream) -> None:
         """Drop a stream whose partition was handed over, or whose listener was deleted. Late answers are ignored."""
         self.streams.pop(stream.partition, None)
+        self.answers.forget(stream.partition)
         self.behind.pop(stream, None)
         dropped = (*stream.window.open.values(), *stream.from_outstanding)
         self.deliveries.drop(dropped)

@@ -53,6 +53,12 @@ class Assigned(Protocol):
     def hold(self, delivery: Delivery, /) -> bool: ...
 
 
+class Answers(Protocol):
+    """The kept answers of a dispatcher, as checkpoints write them (kept_answers.py)."""
+
+    def take(self, stream: Stream, at_ms: int, /) -> Sequence[Event]: ...
+
+
 class Dispatching(Protocol):
     """The interface of a listener's dispatcher that delivery streams, catch-up readers and checkpoints use."""
 
@@ -67,6 +73,8 @@ class Dispatching(Protocol):
     failed_lines: LogRateLimit
     parked_lines: LogRateLimit
 
+    @property
+    def answers(self) -> Answers: ...
     @property
     def error(self) -> str | None: ...
     def room(self) -> bool: ...
@@ -317,4 +325,4 @@ def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made]
         )
         for first in range(0, len(rows), _ROWS_MAX)
     ]
-    return [*(attempt for attempt, _ in attempts), *settled]
+    return [*(attempt for attempt, _ in attempts), *settled, *stream.dispatcher.answers.take(stream, at_ms)]

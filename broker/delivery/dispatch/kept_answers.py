@@ -1,0 +1,130 @@
+"""The answers to one listener's failed attempts, kept so that people can see why an attempt failed.
+
+For: which answers are kept, in full or by reference, until the next checkpoint writes them (`answers.kept`). They are
+bounded for each listener and minute; what is beyond the bounds is not kept. Only failed attempts come here, after their
+delivery was settled, so an attempt that succeeds costs nothing. Not for: parsing an answer (broker/outbound/answer.py),
+reading what was kept (broker/kafka/answers.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import orjson
+
+from broker.core.catalogue import masked_url, shown_url
+from broker.core.entities import Listener
+from broker.core.events import AnsweredAttempt, AnswersKept, KeptAnswer
+from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
+from broker.outbound.answer import hidden, read_answer, secrets_of
+from broker.outbound.connection import REUSED, Connection, Times
+from broker.outbound.request import Opened, shown_headers
+
+ANSWERS_MAX: Final = 20  # different answers that are kept in a minute
+BYTES_MAX: Final = 64 << 10  # of them together
+PARSED_MAX: Final = 200  # answers in a minute that are parsed; the same bytes are parsed once
+ROWS_MAX: Final = 5_000  # attempts until the next checkpoint
+_MINUTE_MS: Final = 60_000
+_ID_DIGITS: Final = 16
+_CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that make no other answer
+
+_Found = tuple[str, int, int]  # the answer's id, and the partition and time at which it is kept
+
+
+class KeptAnswers:
+    """The kept answers of one dispatcher."""
+
+    __slots__ = ("_answers", "_attempts", "_bytes", "_kept", "_parsed", "_request", "_secrets", "_since_ms", "_url")
+
+    def __init__(self) -> None:
+        self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
+        self._answers: dict[int, list[KeptAnswer]] = {}
+        self._since_ms = 0  # the beginning of the minute that the bounds are for
+        self._bytes = 0
+        self._kept: dict[str, _Found] = {}  # by the answer's id
+        self._parsed: dict[bytes, _Found | None] = {}  # by the received bytes
+
+    def update(self, listener: Listener, opened: Opened) -> None:
+        """Show the next requests as the listener's settings say."""
+        self._request = shown_headers(opened)
+        self._secrets = secrets_of(value for _, value in opened.headers)
+        self._url = hidden(masked_url(shown_url(listener.notify_url)), self._secrets)
+        self._kept.clear()  # They were of another request.
+        self._parsed.clear()
+
+    def unanswered(self, delivery: Delivery, times: Times) -> None:
+        """Keep the times of an attempt without an answer."""
+        if times != REUSED:
+            self._add(delivery.stream, (delivery.offset, delivery.number, "", 0, 0, *times))
+
+    def answered(self, delivery: Delivery, connection: Connection) -> None:
+        """Keep the answer, which is still arriving, as soon as it has ended."""
+        stream, offset, number = delivery.stream, delivery.offset, delivery.number
+        times = connection.times if connection.used == 0 else REUSED
+
+        def ended(raw: bytes) -> None:
+            found = self._find(stream.partition, raw)
+            if found is not None or times != REUSED:
+                self._add(stream, (offset, number, *(found or ("", 0, 0)), *times))
+
+        connection.keep(ended)
+
+    def _add(self, stream: Stream, attempt: AnsweredAttempt) -> None:
+        attempts = self._attempts.setdefault(stream.partition, [])
+        if stream.current and len(attempts) < ROWS_MAX:
+            attempts.append(attempt)
+            stream.touch()
+
+    def _find(self, partition: int, raw: bytes) -> _Found | None:
+        """Return where this answer is kept, from now on if need be. None: it is beyond the bounds."""
+        at_ms = now_ms()
+        if at_ms - self._since_ms >= _MINUTE_MS or at_ms < self._since_ms:
+            self._since_ms, self._bytes = at_ms, 0
+            self._kept.clear()
+            self._parsed.clear()
+        if raw in self._parsed:
+            return self._parsed[raw]
+        if len(self._parsed) >= PARSED_MAX:
+            return None
+        found = self._parsed[raw] = self._keep(partition, raw, at_ms)
+        return found
+
+    def _keep(self, partition: int, raw: bytes, at_ms: int) -> _Found | None:
+        answer = read_answer(raw, self._secrets)
+        same = [one for one in answer.headers if one[0].lower() not in _CHANGES]
+        text = orjson.dumps([answer.status, same, answer.body, self._url, self._request])
+        answer_id = hashlib.sha256(text).hexdigest()[:_ID_DIGITS]
+        found = self._kept.get(answer_id)
+        if found is None and len(self._kept) < ANSWERS_MAX and self._bytes + len(text) <= BYTES_MAX:
+            self._bytes += len(text)
+            found = self._kept[answer_id] = answer_id, partition, at_ms
+            kept = (answer_id, answer.status, answer.headers, answer.body, answer.cut, self._url, self._request)
+            self._answers.setdefault(partition, []).append(kept)
+        return found
+
+    def forget(self, partition: int) -> None:
+        """Drop what is not written: the partition was handed over, or the listener was deleted."""
+        self._attempts.pop(partition, None)
+        self._answers.pop(partition, None)
+        self._kept.clear()
+        self._parsed.clear()
+
+    def take(self, stream: Stream, at_ms: int) -> list[AnswersKept]:
+        """Return what the checkpoint has to write for a stream: one event, or none."""
+        attempts = self._attempts.pop(stream.partition, None)
+        if not attempts:
+            return []
+        listener = stream.dispatcher.listener
+        return [
+            AnswersKept(
+                at_ms=at_ms,
+                organization_id=listener.organization_id,
+                actor="worker",
+                listener_id=listener.id,
+                queue_id=listener.queue_id,
+                partition=stream.partition,
+                attempts=tuple(attempts),
+                answers=tuple(self._answers.pop(stream.partition, ())),
+            )
+        ]

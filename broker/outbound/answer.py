@@ -1,0 +1,113 @@
+"""A listener's answer as it is kept for people: bounded, and without the listener's secrets.
+
+For: parsing the received bytes once more, off the path of deliveries, and hiding secrets. All of it is foreign text.
+Not for: what an answer means (broker/core/delivery.py), storing it (broker/delivery/dispatch/kept_answers.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import httptools
+
+from broker.outbound.addresses import TUNNEL_PROOF
+
+BODY_BYTES_MAX: Final = 2 << 10
+HEADERS_MAX: Final = 32
+HEADER_CHARS_MAX: Final = 512
+HIDDEN: Final = "…"
+_SECRET_CHARS_MIN: Final = 4  # Shorter values occur in every text.
+# This pattern takes linear time: one class, bounded
+_SIGNATURE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Answer(NamedTuple):
+    """An answer. `cut` says that more of the body was sent, or not all of it was read."""
+
+    status: int
+    headers: Headers
+    body: str
+    cut: bool
+
+
+class _Parsed:
+    """The callbacks of httptools."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[str, str]] = []
+        self.body = bytearray()
+        self.complete = False
+
+    def on_status(self, _reason: bytes) -> None:
+        if not self.complete:
+            self.headers.clear()  # those of a 1xx answer
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.complete:
+            self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_body(self, body: bytes) -> None:
+        if not self.complete:
+            self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete = self.complete or self.status() >= 200
+
+    def status(self) -> int:
+        return int(self.parser.get_status_code())
+
+    def parse(self, raw: bytes) -> int:
+        self.parser = httptools.HttpResponseParser(self)
+        try:
+            self.parser.feed_data(raw)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.complete = False
+        return self.status()
+
+
+def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
+    """Return what is kept of an answer. `raw` begins with its first byte; `secrets` are hidden in it."""
+    parsed = _Parsed()
+    status = parsed.parse(raw)
+    shown = [(name, value) for name, value in parsed.headers if name.lower() != TUNNEL_PROOF]
+    headers = tuple(
+        (hidden(name, secrets)[:HEADER_CHARS_MAX], hidden(value, secrets)[:HEADER_CHARS_MAX])
+        for name, value in shown[:HEADERS_MAX]
+    )
+    encoded = any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in shown)
+    if encoded:  # Compressed text says nothing, and might hold a secret.
+        return Answer(status, headers, "", cut=True)
+    text = without_beginning(hidden(parsed.body.decode(errors="replace"), secrets), secrets)
+    kept = text.encode(errors="replace")[:BODY_BYTES_MAX].decode(errors="ignore")
+    return Answer(status, headers, kept, cut=len(kept) < len(text) or not parsed.complete)
+
+
+def secrets_of(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the texts to hide for these header values: each value, and what follows its first word, such as the token
+    after `Bearer`.
+    """
+    found = {text for value in values for text in (value, value.partition(" ")[2]) if len(text) >= _SECRET_CHARS_MIN}
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def hidden(text: str, secrets: Sequence[str]) -> str:
+    """Return the text with an ellipsis in place of each secret and each signature."""
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return _SIGNATURE.sub("v1," + HIDDEN, text)
+
+
+def without_beginning(text: str, secrets: Sequence[str]) -> str:
+    """Return a text that was cut without the beginning of a secret at its end."""
+    for secret in secrets:
+        at = text.find(secret[:_SECRET_CHARS_MIN], max(0, len(text) - len(secret)))
+        while at >= 0:
+            if secret.startswith(text[at:]):
+                text = text[:at] + HIDDEN
+                break
+            at = text.find(secret[:_SECRET_CHARS_MIN], at + 1)
+    return text
