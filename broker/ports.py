@@ -144,7 +144,7 @@ class ControlLog(Protocol):
         """Delete a consumer group that has no members. Raises LogUnavailable if Kafka does not answer."""
 
 
-# Called with an organization id and the number of bytes that are being stored for it.
+# This function is called with an organization id and the number of bytes that are stored for it.
 Count = Callable[[str, int], None]
 
 # Builds a Kafka record for the given partition. Returns its key, its value and the queue id.

@@ -198,7 +198,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         """Do nothing. Faust would warn that aiokafka fetches nothing."""
 
 
-_Consumer.logger = driver.logger  # Otherwise Faust would log each start at level INFO.
+_Consumer.logger = driver.logger  # Faust's own logger would log each start at level INFO
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]

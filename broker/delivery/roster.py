@@ -252,7 +252,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            dispatcher.wake()  # Its ticks repeat the request if messages are not available yet.
+            dispatcher.wake()  # the dispatcher's ticks repeat the request if messages are missing
 
     def let_send(self, *, sending: bool) -> None:
         """Allow attempts to begin, or forbid it."""

@@ -88,8 +88,8 @@ class Tuning:
     serve_s: float = 0.05  # Due deliveries are looked for at least this often.
     due_at_once: int = 16  # At most this many due deliveries are read from Kafka at once.
     due_each_at_once: int = 8  # due deliveries of one listener
-    looks_max: int = 256  # One round examines this many due or redriven deliveries, in a few milliseconds.
-    looks_each_max: int = 32  # One round examines this many deliveries of one listener.
+    looks_max: int = 256  # a round examines this many due deliveries, in a few milliseconds
+    looks_each_max: int = 32  # a round examines this many deliveries of one listener
     redriven_at_once: int = 16  # Redrives are served in turn, this many deliveries of one listener at a time.
     key_taken_max: int = 8  # At most this many deliveries of one ordering key are taken from `outstanding` at once.
     rows_at_once: int = 32  # This many rows of the SQLite index are handled at once, in about a millisecond.

@@ -134,7 +134,7 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        # One of the missing messages may be in the unreadable range.
+        # A missing message may be in the unreadable range.
         if damage is not None and len(found) < len(wanted):
             raise damage
         return found

@@ -55,7 +55,7 @@ class KafkaRequests:
         self.groups = KafkaGroups(self)
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
-        # Called for every unreadable range, whoever reads it.
+        # This function is called for every unreadable range, whoever reads it.
         self.on_damage: Callable[[LogDamaged], None] | None = None
         # Returns whether an operator has given up an unreadable range.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False

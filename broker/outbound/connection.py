@@ -28,7 +28,7 @@ from broker.outbound.dns import NotAsked
 log = logging.getLogger(__name__)
 
 # This error means that a listener's host has no known address, or no allowed one.
-# Both cases have the same error, so that users can't find out which names an internal DNS knows.
+# Missing and forbidden addresses have the same error, so that users can't find out which names an internal DNS knows.
 # The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class _Pass:
     """A pass over the deliveries of one listener that are due, a few at a time."""
 
-    until_ms: int  # It covers deliveries that were due at this time.
+    until_ms: int  # deliveries that were due at this time are included
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
 
 

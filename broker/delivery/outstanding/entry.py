@@ -42,7 +42,7 @@ class OutstandingEntry:
     found: int
     record: bytes | None  # If the offset is unknown, this is the record's value.
     # `bare` is true if the record has no data, so that the message must stay in Kafka.
-    # It is UNREAD if the message can't be read there.
+    # `bare` is UNREAD if the message can't be read there.
     bare: int = False
     key_queue: KeyQueue | None = field(init=False)  # identifies its ordering key
 

@@ -25,8 +25,8 @@ from broker.delivery.tuning import TUNED
 BEGIN: Final = (-1, -1)
 
 # The column `queued_ms` is the time at which a delivery is examined next.
-# It is null if the delivery is parked, is being attempted, or waits behind others of its ordering key.
-# These conditions make partial indices: each index holds only the rows that its queries look for.
+# `queued_ms` is null if the delivery is parked, is being attempted, or waits behind others of its ordering key.
+# The following conditions make partial indices: each index holds only the rows that its queries look for.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"

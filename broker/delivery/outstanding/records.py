@@ -109,7 +109,7 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            if record.value == b"":  # It stands for a record that a file has lost (embedded/kafka.py).
+            if record.value == b"":  # an empty record replaces one that a file has lost
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:
                     raise damage

@@ -118,7 +118,8 @@ class Outstanding:
             self._found(partition, rows)
             await asyncio.sleep(0)
         self._noted[partition] = _UNKNOWN, noted
-        for key in self._records.fillers.pop(partition, ()):  # What they stand for is in the index by now.
+        # The deliveries that fillers replace are in the index by now.
+        for key in self._records.fillers.pop(partition, ()):
             self._settled.setdefault(partition, []).append((key, None))
 
     def _found(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> None:
@@ -128,7 +129,7 @@ class Outstanding:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # Its ordering key has no earlier delivery so far.
+                entry.queued_ms = entry.due_ms  # no earlier delivery has this ordering key so far
         for before in self._index.write(partition, rows):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)

@@ -27,7 +27,7 @@ BATCH_BYTES_MAX: Final = 16 << 20
 # The length field does not count these first bytes of a record batch: the base offset and the length itself.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
-# It continues with last offset delta, two times, producer id and epoch, first sequence number, and record count.
+# The header then has last offset delta, two times, producer id and epoch, first sequence number, and record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 # An entry of an offset index: a relative offset, and the position in the file where its batch begins.
 _ENTRY: Final = struct.Struct(">ii")
