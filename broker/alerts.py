@@ -59,10 +59,10 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 10.0
 _AT_ONCE: Final = 50  # listeners whose cursors are loaded together
 _PAUSE_S: Final = 0.25  # seconds after each group
-_GONE: Final = "the listener answered 410"  # A pause by a worker has a reason that begins with this.
-# A message that another worker was about to put is stored or lost after this time.
+_GONE: Final = "the listener answered 410"  # If a worker has paused a listener, the reason begins with this text.
+# A message that another worker was about to put is stored or lost after 30 s.
 _SETTLED_MS: Final = 30_000
-# A message id may use the time of an event only if the event is younger than this.
+# A message id may use the time of an event only if the event is younger than five minutes.
 _ID_VALID_MS: Final = 5 * 60_000
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that

@@ -20,7 +20,7 @@ from broker.errors import LogUnavailable
 
 EARLIEST: Final = -2  # time that means the first offset
 LATEST: Final = -1  # time that means the end offset
-# If a worker is killed and no worker replaces it, nobody serves its partitions for this long.
+# If a worker is killed and no worker replaces it, nobody serves its partitions for ten seconds.
 SESSION_TIMEOUT_MS: Final = 10_000
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.errors import ConfigurationError
 
-# This pattern takes linear time, because it has one class. The text is the operator's own.
+# This pattern takes linear time, because it has a single character class.
 _BETWEEN = re.compile(r"[\s,]+")
 
 

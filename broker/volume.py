@@ -23,18 +23,18 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# Stored bytes are recorded when they reach this fraction of the limit, or of all stored bytes if there is no limit.
+# Stored bytes are recorded in steps of 1/64 of the limit, or of all stored bytes if there is no limit.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
-# Kafka stores at most this many bytes for a record, in addition to its value.
+# Kafka stores at most 192 bytes for a record, in addition to its value.
 # A batch with one record adds 61 bytes, lengths and times add 27, and the key and the headers add 77.
 RECORD_BYTES: Final = 192
-# Kafka's index files add this fraction of everything: at most 20 bytes for each 4,096.
+# Kafka's index files add less than 1/128 of everything: at most 20 bytes for each 4,096.
 _INDEX_PART: Final = 128
-# For an organization without a limit, recording steps are computed from at least this many bytes.
+# For an organization without a limit, recording steps are computed from at least 1 GiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
-# Changes may exceed the limit of stored bytes by this fraction, so that a full organization can repair its listeners.
+# Changes may exceed the limit of stored bytes by a tenth, so that a full organization can repair its listeners.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000

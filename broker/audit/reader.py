@@ -35,7 +35,7 @@ from broker.time_offsets import offsets_since
 
 _SLOT_WAIT_S: Final = 60.0
 _SLICE_BYTES: Final = 256 << 10
-# Reading the log yields to the event loop after this time.
+# Reading the log yields to the event loop after each millisecond of work.
 _STEPS_S: Final = 0.001
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 

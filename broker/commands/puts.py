@@ -33,7 +33,7 @@ _UTF8_BYTES_A_CHAR_MAX: Final = 4
 _DAY_MS: Final = 86_400_000
 DELIVER_AHEAD_MS_MAX: Final = 366 * _DAY_MS
 _SHORT_ID_DIGITS: Final = 7
-# A message without a name gets one that begins with this many characters of its queue's name.
+# A message without a name gets one that begins with the first characters of its queue's name.
 _QUEUE_CHARS_MAX: Final = NAME_CHARS_MAX - len("-message-") - _SHORT_ID_DIGITS
 _POOL_BYTES: Final = 4096
 

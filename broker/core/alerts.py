@@ -25,8 +25,8 @@ from broker.core.event import Event
 # Every organization's queue for alerts has this reserved name.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
-BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for this long.
-# An alert of another kind ends after its value was below the lower threshold for this long.
+BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for 30 s before its alert ends.
+# An alert of another kind ends after its value was below the lower threshold for a minute.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -48,7 +48,8 @@ class Kind(StrEnum):
 # The message about the end of an alert DOWN or FAILING has this type.
 BACK: Final = "listener.back"
 _HEALTH: Final = (Kind.DOWN, Kind.FAILING)
-_SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)  # No message is sent when an alert of one of these kinds ends.
+# No message is sent when an alert about an expiring secret or API key ends.
+_SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)
 
 
 class Level(IntEnum):

@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 from broker.core.events import PutClaimed
 
 KEPT_MS: Final = 24 * 3600 * 1000
-# The index holds at most this many idempotency claims of the last 24 hours, with 16 bytes for each.
+# The index holds at most eight million idempotency claims of the last 24 hours, with 16 bytes for each.
 CLAIMS_MAX: Final = 8_000_000
 FEW: Final = 10_000
-# A repeated request keeps the message ids for this time only: a search for a message starts at the time in its id.
+# A repeated request keeps the message ids for a minute only: a search for a message starts at the time in its id.
 IDS_KEPT_MS: Final = 60_000
 CLOCKS_MS: Final = 10_000  # largest clock difference of processes
 _RUN_MAX: Final = 1 << 16

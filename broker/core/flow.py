@@ -13,9 +13,9 @@ FIRST: Final = 8
 _DECREASE: Final = 0.5
 # After the limit of attempts has been decreased, answers to earlier attempts must not decrease it again.
 _DECREASE_PAUSE_MS: Final = 1_000
-# If the event loop is later than this on average, slow listeners get fewer attempts, for the sake of fast listeners.
+# If the event loop is more than 1 ms late on average, slow listeners get fewer attempts, so that fast ones are on time.
 LATE_S: Final = 0.001
-# If a worker waits for a processor during this fraction of the time, the whole machine is overloaded.
+# If a worker waits for a processor for 5 % of the time, the whole machine is overloaded.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512

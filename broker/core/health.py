@@ -16,12 +16,12 @@ from typing import Final, NamedTuple
 from broker.core.cursor import Cursor
 from broker.core.varints import pack, unpack
 
-# The rates of accepted and failed attempts are computed over this many minutes, including the current minute.
+# The rates of accepted and failed attempts are computed over five minutes, including the current minute.
 MINUTES: Final = 5
-# With fewer attempts than this, only the last attempt decides whether the listener is failing.
+# With fewer than eight attempts, only the last attempt decides whether the listener is failing.
 ENOUGH: Final = 8
-FAILING: Final = 0.25  # A listener that rejects more than this fraction of its attempts is failing.
-# A listener that has accepted every attempt for this long is no longer failing.
+FAILING: Final = 0.25  # A listener that rejects more than a quarter of its attempts is failing.
+# A listener that has accepted every attempt for a minute is no longer failing.
 MENDED_MS: Final = 60_000
 _MINUTE_MS: Final = 60_000
 

@@ -19,9 +19,9 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, Stat
 from broker.core.histogram import BOUNDS_MS, buckets
 
 MINUTE_MS: Final = 60_000
-# The topic `statistics` keeps its records for this long, and older times are not counted.
+# The topic `statistics` keeps its records for 30 days, and older times are not counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# A counting event is ignored if more than this many records were written after its writer had read the topic.
+# A counting event is ignored if more than 200 records were written after its writer had read the topic `statistics`.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)

@@ -25,7 +25,7 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-# A listener's window remembers this many offsets of one partition that it could not take yet.
+# A listener's window remembers up to 32 offsets of one partition that it could not take yet.
 BEHIND_MAX: Final = 32
 
 D = TypeVar("D")

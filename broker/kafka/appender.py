@@ -20,7 +20,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not store the records in time"
-# A reader of one record fetches its whole batch, so batches stay near this size.
+# A reader of one record fetches its whole batch, so batches stay near 16 KiB.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 

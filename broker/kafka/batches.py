@@ -25,7 +25,7 @@ from broker.ports import FetchResult, Record
 _LENGTH: Final = struct.Struct(">qi")
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
-# This many bytes of the next batch are enough to read its base offset.
+# The first 12 bytes of the next record batch are enough to read its base offset and length.
 FOLLOWING_BYTES: Final = _LENGTH.size
 _OLD_CRC_AT: Final = 12  # Record batches of the old formats 0 and 1 have their CRC-32 at this byte.
 _MAGIC: Final = 2  # format since Kafka 0.11

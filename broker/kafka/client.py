@@ -14,7 +14,7 @@ from broker.errors import ConfigurationError
 from broker.settings import KafkaSettings
 
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-# A broker that does not answer for this long counts as lost, and clients look for new partition leaders.
+# A broker that does not answer for 15 s counts as lost, and clients look for new partition leaders.
 # With the default timeouts (aiokafka 40 s, Faust 90 s), a broker that hangs would cause outages of that length.
 ANSWER_MS: Final = 15_000
 # This pattern takes linear time, because each class excludes the character that must follow it.

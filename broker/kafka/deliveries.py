@@ -35,7 +35,7 @@ from broker.time_offsets import offsets_since
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
 _READS_MAX: Final = 64  # of 1 MiB, for each message
-# A partition's backlog is counted with this many reads of 1 MiB. A longer backlog is reported as "at least".
+# A partition's backlog is counted with at most four reads of 1 MiB. A longer one is reported as "at least".
 _LAG_READS_MAX: Final = 4
 
 

@@ -32,11 +32,11 @@ from broker.ports import Acknowledged, BuildRecord
 log = logging.getLogger(__name__)
 
 QUEUE_HEADER: Final = "queue"
-# A broker gets its next record batch this many seconds after a batch of at least _COMPANY messages.
+# After a record batch of at least three messages, a broker gets its next batch 4 ms later.
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # messages
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# This many messages may wait for a record batch. More are refused, because Kafka is too slow.
+# At most 20,000 messages may wait for a record batch. More are refused, because Kafka is too slow.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # bytes of the waiting messages
 _QUEUE_SHARE: Final = 2  # Messages for one partition may use half of the limits of waiting messages.

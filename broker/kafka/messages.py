@@ -50,8 +50,8 @@ class MessagesTopic:
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._requests = requests
-        # A message may be stored this much later than the time in its id.
-        # Repeated puts keep their message ids for a while, an append may wait, and the clocks of three machines differ.
+        # A message may be stored later than the time in its id, by at most this sum of delays.
+        # A put may be late because a repeat keeps its ids, an append waits, and the clocks of three machines differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept

@@ -14,7 +14,7 @@ from typing import Final
 
 from broker.errors import Busy
 
-# This many large reads run at once in a process. Each takes one or two MiB, and milliseconds of the event loop.
+# Four large reads run at once in a process. Each takes one or two MiB, and milliseconds of the event loop.
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant
 WAIT_S: Final = 10.0

@@ -13,10 +13,10 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
-# This many brokers must store a record before it is acknowledged, unless every batch is synced to disk.
+# Two brokers must store a record before it is acknowledged, unless every batch is synced to disk.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
-# Kafka must keep the committed offsets of an idle listener for this long; its default of 7 days would lose them.
+# Kafka must keep the committed offsets of an idle listener for a year; its default of 7 days would lose them.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
 # The broker settings that the safety of the log depends on.
@@ -26,7 +26,7 @@ BROKER_SETTINGS: Final = (
     "offset.metadata.max.bytes",
     "min.insync.replicas",
 )
-# A cursor's metadata may be this long (broker/core/cursor.py).
+# A cursor's metadata may have 4,096 bytes (broker/core/cursor.py).
 METADATA_BYTES_MIN: Final = 4_096
 # With this feature (KIP-966), only a replica that has every acknowledged record may become leader.
 ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"

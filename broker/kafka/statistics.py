@@ -34,14 +34,14 @@ ROWS_MAX: Final = 2_000  # rows before a write to Kafka
 # Counts are written this soon after the first of them, so that users see new messages soon.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# A batch of records that was read but not counted within this time is read again.
+# A batch of records that was read but not counted within a minute is read again.
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
-# Read this many records of `statistics` first, and twice as many until every partition's position is found.
+# Read the last 1,000 records of `statistics` first, and twice as many until every partition's position is found.
 _LOOK_BACK: Final = 1_000
-# A record of `statistics` may count minutes that are up to this much later than its own time, because clocks differ.
+# A record of `statistics` may count minutes up to ten minutes later than its own time, because clocks differ.
 _CLOCKS_MS: Final = 600_000
-# Reading statistics yields to the event loop after this many records, about a millisecond.
+# Reading statistics yields to the event loop after every 64 records, which take about a millisecond.
 _RECORDS_AT_ONCE: Final = 64
 _SERIES_READS_MAX: Final = 1_024  # of 1 MiB, per API request
 

@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _POLL_MS: Final = 500
 _RECORDS_MAX: Final = 1_000
-# Any request of a group member may take this long, because joining takes as long as the slowest hand-over.
+# The timeout is long for all requests of a group member, because joining takes as long as the slowest hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-# A consumer that has had only errors for this long does not recover by itself.
+# A consumer that has had only errors for nine seconds does not recover by itself.
 FAILING_S_MAX: Final = 9.0
 
 # Errors of aiokafka that mean a wrong checksum or a wrong length of a record batch.
