@@ -139,7 +139,7 @@ def _ask(http_client: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
         with waiting(f"the API at {http_client.base_url}"):
             answer = stack.enter_context(http_client.stream("GET", "/v1/log", params=query))
         if answer.status_code in AGAIN:
-            raise httpx.RemoteProtocolError(f"it answered {answer.status_code} {answer.reason_phrase}")
+            raise httpx.RemoteProtocolError(f"the API answered {answer.status_code} {answer.reason_phrase}")
         if answer.status_code != HTTPStatus.OK:
             answer.read()
             _check(answer)

@@ -177,7 +177,9 @@ async def _partition(
         last = fetched.end_offset if end is None else end
         whole = fetched.next_offset >= last
         if fetched.next_offset <= at and not whole:
-            raise LogUnavailable(f"Kafka returned no records of {topic.name}/{number} from offset {at} on")
+            raise LogUnavailable(
+                f"Kafka returned no records of {topic.name}/{number} from offset {at} on; repeat the command"
+            )
         lines = [line(record) for record in fetched.records if record.offset < last]
         yield min(fetched.next_offset, last) - at
         at = fetched.next_offset

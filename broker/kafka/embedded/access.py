@@ -1,6 +1,6 @@
 """The access to the embedded Kafka: one user, whose password is in a file of Kafka's directory.
 
-For: creating and reading the password, and storing it in Kafka (docs/decisions/0180). Not for: starting Kafka
+For: creating and reading the password, and storing it in Kafka (docs/security.md). Not for: starting Kafka
 (process.py), the SASL settings of a cluster (client.py).
 """
 
