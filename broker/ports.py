@@ -152,16 +152,16 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """The writer of an append. It is told once, like a future, and must not raise."""
+    """The caller of an append that is told the result. It is told once, like a future, and must not raise."""
 
     def done(self) -> bool:
-        """Return whether the writer was told, or no longer waits."""
+        """Return whether the caller was told the result, or no longer waits."""
 
     def set_result(self, place: Any, /) -> None:
-        """Take the (partition, offset) of the message: all in-sync replicas have it."""
+        """Receive (partition, offset) of the message, which all in-sync replicas have stored."""
 
     def set_exception(self, error: BaseException, /) -> None:
-        """Take the reason why the append failed."""
+        """Receive the reason why the append failed."""
 
 
 class MessageLog(Protocol):
@@ -181,8 +181,10 @@ class MessageLog(Protocol):
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message as append() does, and tell the writer instead of a future, which costs two more turns of
-        the event loop. LogUnavailable may be raised at once; then the writer is not told.
+        """Append a message like append(), but tell the result to `writer`. A future would take two more turns of the
+        event loop.
+
+        If LogUnavailable is raised at once, `writer` is not told.
         """
 
     def append_together(
@@ -335,7 +337,10 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a listener answered, and what it had been sent. Secrets are hidden. `cut`: the body is not all of it."""
+    """The answer of a listener to a failed attempt, with the URL and headers of the request. Secrets are hidden.
+
+    `cut` says that the body is not complete.
+    """
 
     headers: tuple[tuple[str, str], ...]
     body: str
@@ -356,7 +361,7 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
-    # Of a failed attempt: the steps that it took, and the answer, as far as they are known.
+    # The durations of a failed attempt's steps and the listener's answer are None if they are not known.
     dns_ms: int | None = None
     connect_ms: int | None = None
     tls_ms: int | None = None

@@ -1,7 +1,7 @@
-"""The kept answers of one message's attempts, read from `deliveries` (`answers.kept`).
+"""The stored answers to one message's failed attempts, read from the events `answers.kept` in the topic `deliveries`.
 
-For: gathering the references while the message's partition is read, and finding the answers that they name. Not for:
-which answers are kept (broker/delivery/dispatch/kept_answers.py).
+For: collecting references to answers while the message's partition is read, and then finding the answers. Not for:
+which answers are stored (broker/delivery/dispatch/kept_answers.py).
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from broker.kafka.scan import scan
 from broker.ports import Answer, Attempt
 from broker.time_offsets import offsets_since
 
-_READS_MAX: Final = 4  # of 1 MiB, for the answers that one partition tells
+_READS_MAX: Final = 4  # of 1 MiB, per partition
 _MARK: Final = b'"type":"answers.kept"'
 
 
 class AnswersOfMessage:
-    """The kept answers of one message's attempts at these listeners. Their references are collected first."""
+    """The stored answers to one message's failed attempts, for these listeners. The attempts are collected first, then
+    the answers.
+    """
 
     def __init__(self, offset: int, listener_ids: Collection[str]) -> None:
         self._offset = offset
@@ -33,7 +35,7 @@ class AnswersOfMessage:
         self._told: dict[tuple[str, str], KeptAnswer | None] = {}  # by listener and answer id
 
     def collect(self, event: AnswersKept) -> None:
-        """Take the attempts of the message from an event of its partition, and the answers that they name."""
+        """Collect the message's attempts from an event of its partition, and the answers in the event."""
         if event.listener_id not in self._listener_ids:
             return
         for attempt in event.attempts:
@@ -49,7 +51,7 @@ class AnswersOfMessage:
                 self._told[event.listener_id, answer[0]] = answer
 
     def _missing(self) -> dict[int, int]:
-        """Return, by partition, the time from which on answers are told that are still missing."""
+        """Return for each partition the time from which answers must be read that were not found yet."""
         since: dict[int, int] = {}
         for (listener_id, _), (_, _, answer_id, partition, at_ms, *_) in self._attempts.items():
             if answer_id and self._told[listener_id, answer_id] is None:
@@ -57,7 +59,10 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Read the answers that are still missing, as far as a few reads find them. Raises LogUnavailable."""
+        """Read the answers that were not found yet, with at most four reads for each partition.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
         since = self._missing()
         if since:
             begins = await offsets_since(requests, topic, since)
@@ -80,7 +85,7 @@ class AnswersOfMessage:
                 return
 
     def of(self, listener_id: str, attempt: Attempt) -> Attempt:
-        """Return the attempt with its answer and the times of its steps."""
+        """Return the attempt with its answer and the durations of its steps, as far as they are known."""
         found = self._attempts.get((listener_id, attempt.number))
         if found is None:
             return attempt
