@@ -149,18 +149,18 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted
 
 
-# The columns: offset, number, answer_id, then the partition and the time since which the answer is kept; the ms of the
-# DNS look-up, of connecting and of the TLS handshake, each None if there was none. answer_id is empty for no answer.
+# An attempt: message offset, number, answer_id, then the partition and time from which the answer is stored.
+# An attempt also has the ms of its DNS look-up, connecting and TLS handshake, or None. Its answer_id may be empty.
 AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
-# The columns: answer_id, status, headers, body, whether the body is cut, the URL, and the request's headers.
+# A stored answer: answer_id, status, headers, body, whether the body was cut, the URL, and the request's headers.
 KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[tuple[str, str], ...]]
 
 
 class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
-    """The event that tells what a listener answered to failed attempts. It is kept in `deliveries`.
+    """The event that stores the answers of a listener to failed attempts. It is in the topic `deliveries`.
 
-    An answer is told in full once a minute. Attempts refer to it by its id, with the partition of the event that tells
-    it and the time since which it is kept.
+    An answer that repeats is stored once a minute. `attempts` refer to it by its id, with the partition of the event
+    that has the answer, and the time since which it is stored.
     """
 
     listener_id: str
