@@ -337,9 +337,8 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The answer of a listener to a failed attempt, with the URL and headers of the request. Secrets are hidden.
-
-    `cut` says that the body is not complete.
+    """The answer of a listener to a request, and the request itself. Secrets are hidden. `cut` says that `body` is
+    incomplete.
     """
 
     headers: tuple[tuple[str, str], ...]

@@ -76,7 +76,7 @@ class HeaderField(Answer):
 
 
 class SentRequest(Answer):
-    """What a listener was sent."""
+    """The request that a listener was sent."""
 
     url: str
     """The URL, without the values of its query."""
@@ -85,7 +85,7 @@ class SentRequest(Answer):
 
 
 class ListenerReply(Answer):
-    """What a listener answered. Secrets of the listener are shown as `…`."""
+    """The answer of a listener. Secrets of the listener are shown as `…`."""
 
     headers: list[HeaderField]
     """The headers."""
