@@ -114,17 +114,15 @@ async def update_message(
     message_id: str,
     *,
     data: str,
-    if_match: Versions | None = None,
-    count: Count | None = None,
+    if_match: Versions | None = None,  # versions that may be changed
+    count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Change a message's data. Return the message, and the state of its delivery to each listener at that time, by
-    listener id.
+    """Change a message's data. Return the message, and the state of its delivery to each listener, by listener id.
 
     `delivered` means that the listener has the old data. `pending`, `retrying` and `parked` mean that it will get the
-    new data. `unknown` means that it is not known which.
+    new data. `unknown` means either.
 
-    With `if_match`, only these versions are changed, otherwise Changed is raised. `count` is called with the
-    organization and the bytes that Kafka stores. Raises Refused, NotFound, LogUnavailable or InDoubt.
+    Raises Changed if the message does not have a version in `if_match`; Refused, NotFound, LogUnavailable or InDoubt.
     """
     new_put(queue, data, None, None, "", "")  # Updated data must obey the same rules as data that is put.
     found = await find_message(log, queue, message_id)
@@ -140,16 +138,15 @@ async def delete_message(
     queue: Queue,
     message_id: str,
     *,
-    if_match: Versions | None = None,
-    count: Count | None = None,
+    if_match: Versions | None = None,  # versions that may be deleted
+    count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
     """Delete a message. Return it as it was, and the state of its delivery to each listener, by listener id.
 
-    `delivered` means that the listener has the message, `cancelled` that it will not get it, and `unknown` that it is
-    not known which.
+    `delivered` means that the listener has the message, `cancelled` that it will not get it, and `unknown` means
+    either.
 
-    With `if_match`, only these versions are deleted, otherwise Changed is raised. `count` is called with the
-    organization and the bytes that Kafka stores. Raises NotFound, LogUnavailable or InDoubt.
+    Raises Changed if the message does not have a version in `if_match`; NotFound, LogUnavailable or InDoubt.
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))

@@ -140,10 +140,10 @@ class ListenerCommands:
     ) -> Listener:
         """Change the given values of a listener, and return it. Raises Refused, NameTaken, NotFound or Changed.
 
-        The event holds all values, so it counts only for one version. Without `if_match`, the update is repeated if
-        another change came first; after many repeats, Unavailable is raised.
+        If another request changes the listener at the same time, the update is repeated; with `if_match`, Changed is
+        raised instead. After ten repeats, Unavailable is raised.
 
-        With `tunnel`, the URLs are not checked, and NameTaken is raised if the listener has an ordinary URL.
+        With `tunnel`, the URLs are not checked, and the listener must already have a tunnel's URL.
         """
         if asked.name is not None:
             check_name(asked.name)

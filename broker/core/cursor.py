@@ -27,23 +27,19 @@ _VERSION: Final = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """The progress of a listener's deliveries in one partition. A message of its queue is settled if it is below `top`
-    and not in `open`.
+    """The progress of a listener's deliveries in one partition, which Kafka stores as a committed offset with metadata.
 
-    The cursor is stored as a committed offset with metadata. `pending` counts the messages below `top` that still wait,
-    including those in `open`. `attempts` counts the finished attempts of each open offset; it is empty if all are 0 or
-    unknown. `counts` holds the parked and retrying deliveries and the latest attempts as text (health.py); it is empty
-    if there are none.
+    A message of the listener's queue is settled if its offset is below `top` and not in `open`.
     """
 
     top: int
     open: tuple[int, ...] = ()
-    pending: int = 0
+    pending: int = 0  # waiting messages below `top`
     oldest_at_ms: int | None = None  # of the oldest pending message
     state: str = "live"  # `live` or `down`
     error: str | None = None  # of the last attempt
-    attempts: tuple[int, ...] = ()
-    counts: str = ""
+    attempts: tuple[int, ...] = ()  # finished attempts, by open offset
+    counts: str = ""  # deliveries and attempts, see health.py
 
     @property
     def offset(self) -> int:

@@ -39,17 +39,16 @@ async def scan(
     damaged: Callable[[LogDamaged], None] = fail,
     reads_max: int | None = None,
     bytes_max: int = _BYTES,
-    patience_s: float | None = 0.0,
-    ahead: bool = False,
+    patience_s: float | None = 0.0,  # None: end the scan instead
+    ahead: bool = False,  # read while the caller works
 ) -> AsyncGenerator[FetchResult, None]:
-    """Read a partition from `offset` to `end`, one read after another, and yield the results. `end` must exist; None
-    means the partition's end.
+    """Read a partition from `offset` to `end`, one read after another, and yield the results. Without `end`, stop at
+    the partition's end.
 
-    `damaged` is called for an unreadable range. If it returns, the scan continues after the range; by default it raises
-    LogDamaged. With `ahead`, the next read starts before the caller has processed a result.
+    `damaged` is called for an unreadable range, and raises LogDamaged by default. If it returns, the scan continues
+    after the range.
 
-    A new leader may report an earlier end than `end`. The scan waits `patience_s` for the end and then raises
-    LogUnavailable; with None, it stops instead.
+    Raises LogUnavailable if a new leader does not report the records before `end` within `patience_s`.
     """
     reads, patient_until_s = 0, 0.0
     begun: asyncio.Task[FetchResult] | None = None
