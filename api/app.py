@@ -7,6 +7,7 @@ server. Not for: creating these parts, or serving the application (cli/processes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -56,6 +57,7 @@ from broker.commands.replays import ReplayCommands
 from broker.commands.secrets import SecretCommands
 from broker.outbound.addresses import Resolver
 from broker.outbound.dns import Ask, ask_system
+from broker.outbound.mail import Mailer
 from broker.passwords import Passwords
 from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding, Statistics, Tracing
 from broker.sealing import Sealer
@@ -66,6 +68,13 @@ _LOG: Final = b"/v1/log"
 _PUT_BEFORE: Final = b"/v1/queues/"
 _PUT_AFTER: Final = b"/messages"
 _PUT_SLASHES: Final = 4
+
+
+def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> bool:
+    """Return whether an organization may have e-mail sent. A stranger who registers must not use the mail server."""
+    organization = view.state.organizations.get(organization_id)
+    by_operator = organization is not None and organization.by_shell
+    return settings.smtp is not None and (by_operator or not settings.registration)
 
 
 def make_app(
@@ -90,10 +99,15 @@ def make_app(
     clock: Callable[[], int] = now_ms,
 ) -> Starlette:
     """Create the Starlette application of the REST API. Its event log and its projection must be started already."""
-    resolver = Resolver(settings.allow_networks, dns)
+    resolver = Resolver(settings.allow_networks, dns, mailer=None if settings.smtp is None else Mailer(settings.smtp))
     queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
     listener_commands = ListenerCommands(
-        log, view, sealer, allow_networks=settings.allow_networks, listeners_max=settings.listeners_max
+        log,
+        view,
+        sealer,
+        allow_networks=settings.allow_networks,
+        listeners_max=settings.listeners_max,
+        mail_for=partial(_may_mail, settings, view),
     )
     views = Views(view, reader.past)
     queues = Queues(queue_commands, view, views)

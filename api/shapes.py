@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 # The API reference shows these constraints. The commands check the values, with clearer error messages.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
-Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^https?://"})]
+Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
 
 

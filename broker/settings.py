@@ -37,6 +37,20 @@ class KafkaSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SmtpSettings:
+    """The settings of the mail server that e-mail is handed to. With `tls`, the connection is encrypted from its
+    beginning; otherwise by STARTTLS, if the server offers it.
+    """
+
+    host: str
+    port: int
+    tls: bool
+    sender: str  # the address in From
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of one process of Everput. None means no limit.
 
@@ -58,3 +72,4 @@ class Settings:
     retain_messages_s: int | None = None  # None keeps all messages
     append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement
     body_bytes_max: int = 8 << 20  # largest body of a request
+    smtp: SmtpSettings | None = None  # None: no e-mail is sent

@@ -26,6 +26,7 @@ from broker.settings import KafkaSettings, Network, Settings
 from cli import logs
 from cli.files import secret_setting
 from cli.processes.hosts import Hosts
+from cli.smtp import SMTP_PASSWORD, smtp_settings
 
 PARTITIONS_EMBEDDED: Final = 16
 PARTITIONS_CLUSTER: Final = 64
@@ -142,6 +143,8 @@ class Options:
     kafka_ca_file: Path | None
     kafka_cert_file: Path | None
     kafka_key_file: Path | None
+    smtp_url: str | None
+    mail_from: str | None
 
     def settings(self, *, sealing_key: str, embedded: EmbeddedAccess | None = None) -> Settings:
         """Return the settings for the broker. Raises ConfigurationError if options contradict each other.
@@ -165,6 +168,7 @@ class Options:
             organization_bytes_max=self._organization_bytes_max,
             retain_messages_s=None if self.retain_messages is None else age_s(self.retain_messages),
             body_bytes_max=self.body_bytes_max,
+            smtp=smtp_settings(self.smtp_url, self.mail_from),
         )
 
     def hosts(self) -> Hosts:
@@ -391,6 +395,12 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "kafka_ca_file": {"type": _file, "help": "CA certificates of the brokers, PEM."},
     "kafka_cert_file": {"type": _file, "help": "Client certificate, PEM."},
     "kafka_key_file": {"type": _file, "help": "Key of the client certificate, PEM."},
+    "smtp_url": {
+        "metavar": "URL",
+        "help": "Mail server for alerts: smtp://[USER@]HOST[:PORT], with STARTTLS if it is offered, or smtps://…. "
+        f"The password comes from {SMTP_PASSWORD} or the file named by {SMTP_PASSWORD}_FILE.",
+    },
+    "mail_from": {"metavar": "ADDRESS", "help": "Sender of e-mail."},
 }
 
 

@@ -8,7 +8,7 @@ For: creating, updating, pausing, resuming, redriving and deleting listeners. No
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -29,6 +29,7 @@ from broker.commands.context import (
 )
 from broker.core import events as ev
 from broker.core import signing
+from broker.core.alerts import ALERTS_QUEUE
 from broker.core.entities import Listener, Queue
 from broker.core.events import ControlEvent, ListenerSettings
 from broker.core.origins import same_origin
@@ -40,7 +41,7 @@ from broker.errors import (
     Refused,
     Unavailable,
 )
-from broker.outbound.addresses import TUNNEL, refuse_url
+from broker.outbound.addresses import MAILTO, TUNNEL, refuse_url
 from broker.ports import DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
@@ -74,6 +75,7 @@ class ListenerCommands:
     """The commands on listeners. They read the log to its end first if their result depends on stored values.
 
     Listeners may have public addresses, and those in `allow_networks`. `listeners_max` is for one organization.
+    `mail_for` says whether an organization may have alerts sent by e-mail.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class ListenerCommands:
         *,
         allow_networks: Sequence[Network],
         listeners_max: int = LISTENERS_MAX,
+        mail_for: Callable[[str], bool] = lambda _organization_id: False,
     ) -> None:
         self._log = log
+        self._mail_for = mail_for
         self._view = view
         self._sealer = sealer
         self._allow_networks = allow_networks
@@ -106,6 +110,7 @@ class ListenerCommands:
             self._check_url("/liveness_url", liveness_url)
         secret = signing_secret(asked.secret)
         queue = await find_queue(self._view, context.organization_id, queue_id)
+        self._check_mail(queue, asked)
         await self._check_listener_name_free(queue, name, None)
         if self._view.state.listener_count(context.organization_id) >= self._listeners_max:
             raise QuotaReached(f"An organization may have at most {self._listeners_max} listeners. Delete one first.")
@@ -160,7 +165,9 @@ class ListenerCommands:
                     f"This queue already has a listener named {listener.name!r} with a URL. Choose another name."
                 )
             name = listener.name if asked.name is None else asked.name
-            await self._check_listener_name_free(queue_now(self._view, context, queue_id), name, listener_id)
+            queue = queue_now(self._view, context, queue_id)
+            self._check_mail(queue, asked)
+            await self._check_listener_name_free(queue, name, listener_id)
             _check_headers_named(listener, asked)
             event = ev.ListenerUpdated(
                 **event_fields(context),
@@ -268,8 +275,22 @@ class ListenerCommands:
                 return 0
         return len(value)
 
+    def _check_mail(self, queue: Queue, asked: ListenerInput) -> None:
+        """Raise Refused if a `mailto:` URL is not allowed here. Anybody could send mail to anybody otherwise."""
+        for pointer, url in (("/notify_url", asked.notify_url), ("/liveness_url", asked.liveness_url)):
+            if url is None or not url.startswith(MAILTO):
+                continue
+            if queue.name != ALERTS_QUEUE:
+                raise Refused(f"Only listeners of the queue {ALERTS_QUEUE} may have a mailto: URL.", pointer=pointer)
+            if not self._mail_for(queue.organization_id):
+                raise Refused(
+                    "Everput sends no e-mail for this organization. The operator sets --smtp-url and --mail-from, and "
+                    "either creates the organization or sets --no-registration.",
+                    pointer=pointer,
+                )
+
     def _check_url(self, pointer: str, url: str) -> None:
-        reason = refuse_url(url, self._allow_networks)
+        reason = refuse_url(url, self._allow_networks, mail=True)  # _check_mail() decides where it is allowed
         if reason is not None:
             raise Refused(reason, pointer=pointer)
 

@@ -44,6 +44,29 @@ def slack(body: bytes) -> bytes:
     return orjson.dumps({"text": text if len(text) <= _SLACK_CHARS_MAX else text[: _SLACK_CHARS_MAX - 1] + "…"})
 
 
+def mail_text(body: bytes) -> tuple[str, str]:
+    """Return the subject and the text of the mail of a message: its alert, or else its name and data."""
+    message = orjson.loads(body)["message"]
+    alert = alert_in(message["data"])
+    if alert is None:
+        return _line(f"Everput: {message['name']}"), message["data"]
+    listener, queue = alert.get("listener"), alert.get("queue")
+    names = [one["name"] for one in (queue, listener) if isinstance(one, dict) and isinstance(one.get("name"), str)]
+    subject = " ".join(["Everput:", alert["type"], *([" > ".join(names)] if names else [])])
+    lines = [alert["text"]]
+    if isinstance(alert.get("link"), str):
+        lines += ["", alert["link"]]
+    facts = alert.get("facts")
+    if isinstance(facts, dict) and facts:
+        lines += ["", *(f"{name}: {value}" for name, value in facts.items())]
+    return _line(subject), "\n".join(lines) + "\n"
+
+
+def _line(text: str) -> str:
+    """Return a text as one line."""
+    return " ".join(text.split())
+
+
 def _escaped(text: str) -> str:
     """Escape the characters that are special in Slack, so that a queue's name can't notify a whole channel."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

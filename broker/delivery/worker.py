@@ -37,6 +37,7 @@ from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context
+from broker.outbound.mail import Mailer
 from broker.ports import Count, DirectoryView, Tracing
 from broker.sealing import Sealer
 from broker.settings import Settings
@@ -71,8 +72,9 @@ class Worker:
         self._background = Background()
         self._loaded = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        mailer = None if settings.smtp is None else Mailer(settings.smtp)
         network = network or Network(
-            Resolver(settings.allow_networks), Sockets(tuning=tuning), tls_context(), tracing=tracing
+            Resolver(settings.allow_networks, mailer=mailer), Sockets(tuning=tuning), tls_context(), tracing=tracing
         )
         self._liveness = Liveness(network.resolver, network.tls, dice, tuning)
         self.ticks = Ticks(self._liveness, tuning)

@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 
 from broker.core.delivery import TUNNEL_AWAY
 from broker.outbound.dns import DEFAULT, Ask, DnsLookups, DnsTuning, NotAsked, ask_system
+from broker.outbound.mail import Mailer
 from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
+MAILTO: Final = "mailto:"
 TUNNEL: Final = "tunnel"  # Only Everput uses URLs with this scheme, for tunnels.
 AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the name of a response header
@@ -35,6 +37,9 @@ _ALLOWING: Final = (
 
 # This pattern takes linear time, because its repetition is bounded.
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+
+# This pattern takes linear time, because its repetitions are bounded and the @ ends the first one.
+_MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 Address = IPv4Address | IPv6Address
 
@@ -86,6 +91,7 @@ class Target(NamedTuple):
     authority: str  # the Host header
     target: str  # path and query
     tunnel: bool = False  # An address of Everput itself needs no check.
+    mail: bool = False  # `target` is an e-mail address, and a mail server takes the messages.
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
@@ -108,6 +114,10 @@ def parse_url(url: str) -> Target:
         raise ValueError(f"The URL is longer than {URL_CHARS_MAX} characters.")
     if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):
         raise ValueError("The URL has characters that must be percent-encoded.")
+    if url.startswith(MAILTO):
+        if not _MAIL.fullmatch(url, len(MAILTO)):
+            raise ValueError("The URL must be mailto: and one e-mail address.")
+        return Target(False, "", 0, "", url[len(MAILTO) :], mail=True)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -158,7 +168,7 @@ def literal_address(host: str) -> Address | None:
         return None
 
 
-def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
+def refuse_url(url: str, allow: Sequence[Network], *, mail: bool = False) -> str | None:
     """Return a sentence that says why a listener can't have this URL, or None if it can. This check does
     not use DNS.
     """
@@ -166,8 +176,10 @@ def refuse_url(url: str, allow: Sequence[Network]) -> str | None:
         target = parse_url(url)
     except ValueError as error:
         return str(error)
-    if target.tunnel:
+    if target.tunnel or (target.mail and not mail):
         return _SCHEMES
+    if target.mail:
+        return None
     if target.port in PORTS_REFUSED:
         return f"The URL has the port {target.port}, which is not for HTTP."
     address = literal_address(target.host)
@@ -200,13 +212,20 @@ class Resolver:
     for some seconds, and for minutes while DNS does not answer (as in RFC 8767).
     """
 
-    def __init__(self, allow: Sequence[Network], ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
+    def __init__(
+        self,
+        allow: Sequence[Network],
+        ask: Ask = ask_system,
+        tuning: DnsTuning = DEFAULT,
+        mailer: Mailer | None = None,
+    ) -> None:
         @lru_cache(maxsize=4096)  # called for each probe of a listener
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)
 
         self._may_be_at = may_be_at
         self.tuning = tuning
+        self.mailer = mailer
         self.lookups = DnsLookups(ask, tuning)
         self._kept: dict[str, _Kept] = {}
 

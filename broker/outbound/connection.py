@@ -24,6 +24,7 @@ import httptools
 
 from broker.outbound.addresses import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver, Target, tunnel_proof
 from broker.outbound.dns import NotAsked
+from broker.outbound.mail import MailTransport
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class Connection(asyncio.Protocol):
 
     # asyncio calls these
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport | MailTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -321,6 +322,18 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
+def _to_mail(owner: Owner, target: Target, resolver: Resolver, tuning: ConnectionTuning) -> Connection:
+    """Return a connection whose other end is the mail server. Raises ConnectFailed if none is set."""
+    if resolver.mailer is None:
+        raise ConnectFailed("no-mail-server")
+    connection = Connection(owner, target, tuning.end_s)
+    connection.connection_made(
+        MailTransport(resolver.mailer, target.target, connection.data_received, connection.connection_lost)
+    )
+    connection.own()
+    return connection
+
+
 async def connect(
     owner: Owner,
     target: Target,
@@ -329,6 +342,8 @@ async def connect(
     tuning: ConnectionTuning = CONNECTION,
 ) -> Connection:
     """Connect to one of the target's allowed addresses. Raises ConnectFailed or NotTried."""
+    if target.mail:
+        return _to_mail(owner, target, resolver, tuning)
     if target.port in PORTS_REFUSED and not target.tunnel:
         raise ConnectFailed("port-not-allowed")
     loop = asyncio.get_running_loop()

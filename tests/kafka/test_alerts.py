@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
 from broker.alerts import AlertWatch, Sources
 from broker.commands.context import now_ms
-from broker.commands.listeners import ListenerInput
+from broker.commands.listeners import ListenerCommands, ListenerInput
 from broker.core.alerts import ALERTS_QUEUE, BACK_MS
 from broker.delivery.worker import Worker
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.topics import Topics
-from broker.settings import KafkaSettings
+from broker.sealing import Sealer
+from broker.settings import KafkaSettings, SmtpSettings
 from tests.kafka.rig import Rig, running
 from tests.listeners import Got, nobody, until
+from tests.smtp import receiving_mail
 
 
 @pytest.fixture
@@ -75,3 +79,37 @@ async def test_one_of_two_workers_tells_that_a_listener_is_down_and_another_one_
         await watch.look(at_ms + after_ms)
     await until(lambda: len(rig.listeners.taken("pager")) == 2, what="the end is delivered")
     assert told(rig.listeners.taken("pager")[1])["type"] == "listener.back"
+
+
+async def test_an_alert_is_mailed_and_a_refusal_of_the_mail_server_is_retried(rig: Rig):
+    async with receiving_mail() as inbox:
+        smtp = SmtpSettings(host="127.0.0.1", port=inbox.port, tls=False, sender="everput@example.com")
+        rig.settings = replace(rig.settings, smtp=smtp)
+        rig.commands = ListenerCommands(
+            rig.log,
+            rig.projections.directory,
+            Sealer(rig.settings.sealing_key),
+            allow_networks=rig.settings.allow_networks,
+            mail_for=lambda _organization_id: True,
+        )
+        inbox.reply = "451 Try again later"
+        worker = await rig.work()
+        alerts, orders = await rig.queue(ALERTS_QUEUE), await rig.queue()
+        asked = ListenerInput(
+            name="mail",
+            notify_url="mailto:ops@example.com",
+            liveness_url="mailto:ops@example.com",
+            settings={"retry_first_ms": 100},
+        )
+        await rig.commands.create_listener(rig.context, alerts.id, asked)
+        listener = await rig.listen(orders, "billing", max_attempts=1)
+        rig.listeners.status["billing"] = 422
+        await rig.put(orders, "d")
+        await until(lambda: len(worker.assignment.outstanding) == 1, what="the delivery is parked")
+        await rig.noted(worker)
+        await watch_of(rig, worker).look(now_ms())
+        await until(lambda: inbox.asked > 1, what="the mail is tried again")
+        inbox.reply = ""
+        await until(lambda: inbox.mails, what="the mail arrives")
+        assert inbox.mails[0]["Subject"] == "Everput: listener.parked orders > billing"
+        assert listener.name in inbox.mails[0].get_content()

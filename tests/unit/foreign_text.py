@@ -91,7 +91,7 @@ COVERED: Final[dict[str, str]] = {
     "signature": "verify",
     "signature's secret": "_secret_bytes",
     "shown": "visible",
-    "slack": "slack alert_in",
+    "slack": "slack alert_in mail_text",
     "traceparent": "parse",
     "shown JSON": "visible_json",
     "moment": "Time.convert",
@@ -112,6 +112,7 @@ COVERED: Final[dict[str, str]] = {
 }
 # The functions that parse only what the program itself or its operator wrote, or what was parsed before.
 OURS: Final[dict[str, str]] = {
+    "smtp_settings": "the operator's option",
     "Attempts.__init__": "a URL that refuse_url() has seen",
     "Attempts.update": "a URL that refuse_url() has seen",
     "alive": "a URL that refuse_url() has seen",
@@ -202,6 +203,12 @@ class _Transport(_Ear):
 
     def is_closing(self) -> bool:
         return False
+
+
+def _formats(text: str) -> None:
+    body = orjson.dumps({"message": {"name": "n", "data": text}})
+    formats.slack(body)
+    formats.mail_text(body)
 
 
 def _signature(text: str) -> None:
@@ -336,7 +343,7 @@ def text_parsers() -> dict[str, TextParser]:
         "signature": TextParser(_signature),
         "signature's secret": TextParser(lambda text: everput.verify(text, {}, b""), "whsec_"),
         "shown": TextParser(visible),
-        "slack": TextParser(lambda text: formats.slack(orjson.dumps({"message": {"name": "n", "data": text}}))),
+        "slack": TextParser(_formats),
         "traceparent": TextParser(lambda text: trace.parse(text.encode()), "00-"),
         "shown JSON": TextParser(visible_json),
         "moment": TextParser(lambda text: Time().convert(text, None, None)),

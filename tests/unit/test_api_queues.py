@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -12,6 +13,7 @@ from broker.core.codec import decode_message
 from broker.core.health import Facts
 from broker.core.ids import parse_message_id
 from broker.ports import Attempt, DeliveryState, ListenerCondition
+from broker.settings import SmtpSettings
 from everput.answers.listeners import ListenerHealth, ListenerNow
 from tests.apps import NoDeliveries
 
@@ -279,3 +281,32 @@ async def test_thresholds_of_alerts_are_set_for_a_queue_and_for_a_listener(api):
     assert "alerts" not in (await api.put(listener, json={"alerts": {}})).json()["listener"]
     refused = await api.put(listener, json={"alerts": {"parked": -1}})
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/alerts/parked")
+
+
+SMTP = SmtpSettings(host="127.0.0.1", port=25, tls=False, sender="everput@example.com")
+MAIL = {"name": "mail", "notify_url": "mailto:ops@example.com", "liveness_url": "mailto:ops@example.com"}
+
+
+async def test_only_alerts_are_mailed_and_only_where_the_operator_wants_it():
+    api = await make_api(smtp=SMTP)
+    alerts, other = await api.queue("everput.alerts"), await api.queue("orders")
+    made = await api.put(f"/v1/queues/{alerts}/listeners", json=MAIL)
+    assert made.json()["listener"]["notify_url"] == "mailto:ops@example.com"
+    refused = await api.put(f"/v1/queues/{other}/listeners", json=MAIL)
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/notify_url")
+    listener = f"/v1/queues/{other}/listeners/{await api.listener(other)}"
+    assert (await api.put(listener, json={"notify_url": MAIL["notify_url"]})).status_code == 422
+    wrong = MAIL | {"name": "two", "notify_url": "mailto:a@b.example,c@d.example"}
+    assert (await api.put(f"/v1/queues/{alerts}/listeners", json=wrong)).status_code == 422
+    api = await make_api()
+    alerts = await api.queue("everput.alerts")
+    assert (await api.put(f"/v1/queues/{alerts}/listeners", json=MAIL)).status_code == 422
+
+
+async def test_an_organization_that_a_stranger_has_made_sends_no_mail_unless_nobody_may_register():
+    for registration, status in [(True, 422), (False, 200)]:
+        api = await make_api(smtp=SMTP, registration=registration)
+        organization = replace(api.log.control.state.organizations[api.organization_id], by_shell=False)
+        api.log.control.state.organizations[api.organization_id] = organization
+        alerts = await api.queue("everput.alerts")
+        assert (await api.put(f"/v1/queues/{alerts}/listeners", json=MAIL)).status_code == status

@@ -19,12 +19,14 @@ from broker.errors import ConfigurationError
 from broker.kafka.embedded.access import EmbeddedAccess
 from broker.private_files import read_secret, refuse_shared_directory, write_secret
 from broker.sealing import Sealer, new_sealing_key
+from broker.settings import SmtpSettings
 from cli import files, logs
 from cli.app import everput
 from cli.lines import LINE_BYTES_MAX, TextLine, TextLines
 from cli.options import Options, shared_options
 from cli.processes.children import Pauses
 from cli.processes.serve import Supervisor, with_loopback
+from cli.smtp import smtp_settings
 
 NOBODY = 65534
 
@@ -160,6 +162,43 @@ def test_the_sasl_password_comes_by_the_environment_and_is_not_shown(monkeypatch
     assert kafka.sasl_password == "hush-hush"
     assert kafka.sasl_mechanism == "PLAIN"
     assert "hush-hush" not in repr(kafka)
+
+
+def test_a_mail_server_has_a_password_that_comes_by_the_environment(monkeypatch: pytest.MonkeyPatch):
+    asked = ("--smtp-url", "smtp://ann%40example.com@mail.example", "--mail-from", "everput@example.com")
+    options = read_options(*asked)
+    with pytest.raises(ConfigurationError, match="EVERPUT_SMTP_PASSWORD"):
+        smtp_settings(options.smtp_url, options.mail_from)
+    monkeypatch.setenv("EVERPUT_SMTP_PASSWORD", "hush-hush")
+    smtp = smtp_settings(options.smtp_url, options.mail_from)
+    assert smtp is not None
+    assert (smtp.host, smtp.port, smtp.tls, smtp.username) == ("mail.example", 587, False, "ann@example.com")
+    assert smtp.password == "hush-hush"
+    assert "hush-hush" not in repr(smtp)
+    monkeypatch.delenv("EVERPUT_SMTP_PASSWORD")
+    assert smtp_settings("smtps://mail.example", "a@b.example") == SmtpSettings(
+        host="mail.example", port=465, tls=True, sender="a@b.example"
+    )
+    assert smtp_settings(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "sender"),
+    [
+        ("http://mail.example", "a@b.example"),
+        ("smtp://mail.example:x", "a@b.example"),
+        ("smtp://u:secret@mail.example", "a@b.example"),
+        ("smtp://mail.example/path", "a@b.example"),
+        ("smtp://", "a@b.example"),
+        ("smtp://mail.example", "nobody"),
+        ("smtp://mail.example", None),
+        (None, "a@b.example"),
+    ],
+)
+def test_a_wrong_mail_server_is_refused(url: str | None, sender: str | None):
+    with pytest.raises(ConfigurationError) as refused:
+        smtp_settings(url, sender)
+    assert "secret" not in str(refused.value)
 
 
 def test_no_kafka_is_an_error_that_names_the_option():

@@ -1,0 +1,135 @@
+"""E-mail to a listener of the alerts: its `notify_url` is a `mailto:` URL, and a mail server takes its messages.
+
+For: a transport that stands in for a network connection. It gets the same request as an HTTP listener would, hands a
+mail to the SMTP server (RFC 5321), and answers with an HTTP status, so that retries, limits and the circuit work as for
+every listener. Not for: what the mail says (broker/core/formats.py), who may have such a listener
+(broker/commands/listeners.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import smtplib
+import ssl
+from collections.abc import Callable
+from email.message import EmailMessage
+from email.utils import formatdate
+from typing import Any, Final
+
+from broker.core.formats import mail_text
+from broker.settings import SmtpSettings
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 10.0  # of each step with the mail server
+_AT_ONCE: Final = 4  # mails handed over at the same time
+_ID: Final = b"\r\nwebhook-id: "
+_TAKEN, _REFUSED, _LATER = 200, 422, 503
+_PERMANENT: Final = 500  # An SMTP reply from this code on says that trying again is useless.
+
+
+class Mailer:
+    """The mail server of this process."""
+
+    def __init__(self, settings: SmtpSettings) -> None:
+        self._settings = settings
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def handle(self, request: bytes, recipient: str) -> int:
+        """Hand over the mail of a POST, or check the mail server for a GET. Return the status of the answer."""
+        mail = _mail(request, self._settings.sender, recipient) if request.startswith(b"POST ") else None
+        async with self._slots:
+            return await asyncio.to_thread(self._hand_over, mail)
+
+    def _hand_over(self, mail: EmailMessage | None) -> int:
+        try:
+            with self._connected() as server:
+                if mail is None:
+                    return _TAKEN if server.noop()[0] < _PERMANENT else _LATER
+                server.send_message(mail)
+                return _TAKEN
+        except smtplib.SMTPRecipientsRefused as error:
+            codes = [code for code, _ in error.recipients.values()]
+            return _REFUSED if codes and min(codes) >= _PERMANENT else _LATER
+        except smtplib.SMTPDataError as error:
+            return _REFUSED if error.smtp_code >= _PERMANENT else _LATER
+        except (smtplib.SMTPException, OSError) as error:
+            log.warning("mail.failed server=%s error=%r", self._settings.host, error)
+            return _LATER
+
+    def _connected(self) -> smtplib.SMTP:
+        """Connect, encrypt and sign in. Raises SMTPException or OSError."""
+        settings, context = self._settings, ssl.create_default_context()
+        server: smtplib.SMTP
+        if settings.tls:
+            server = smtplib.SMTP_SSL(settings.host, settings.port, timeout=TIMEOUT_S, context=context)
+        else:
+            server = smtplib.SMTP(settings.host, settings.port, timeout=TIMEOUT_S)
+        try:
+            self._encrypt_and_sign_in(server, context)
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def _encrypt_and_sign_in(self, server: smtplib.SMTP, context: ssl.SSLContext) -> None:
+        settings = self._settings
+        server.ehlo()
+        if not settings.tls and server.has_extn("starttls"):
+            server.starttls(context=context)
+            server.ehlo()
+        elif not settings.tls and settings.password is not None:
+            raise smtplib.SMTPNotSupportedError("without STARTTLS, the password would be readable on the way")
+        if settings.username is not None and settings.password is not None:
+            server.login(settings.username, settings.password)
+
+
+def _mail(request: bytes, sender: str, recipient: str) -> EmailMessage:
+    """Make the mail of a request. The same message has the same Message-ID at each attempt."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    message_id = head.partition(_ID)[2].partition(b"\r\n")[0].decode("ascii", "replace")
+    subject, text = mail_text(body)
+    mail = EmailMessage()
+    mail["From"] = sender
+    mail["To"] = recipient
+    mail["Subject"] = subject
+    mail["Date"] = formatdate()
+    mail["Message-ID"] = f"<{message_id}@everput>"
+    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice shall answer it
+    mail.set_content(text)
+    return mail
+
+
+class MailTransport:
+    """A transport (asyncio.Transport) whose other end is the mail server.
+
+    `receive` gets the HTTP answers. `lost` is called once, when the transport is closed.
+    """
+
+    def __init__(
+        self, mailer: Mailer, recipient: str, receive: Callable[[bytes], None], lost: Callable[[None], Any]
+    ) -> None:
+        self._mailer = mailer
+        self._recipient = recipient
+        self._receive = receive
+        self._lost: Callable[[None], Any] | None = lost
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def write(self, request: bytes) -> None:
+        """Take a whole request."""
+        task = self._loop.create_task(self._answer(request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, request: bytes) -> None:
+        status = await self._mailer.handle(request, self._recipient)
+        if self._lost is not None:
+            self._receive(b"HTTP/1.1 %d Answer\r\ncontent-length: 0\r\n\r\n" % status)
+
+    def abort(self) -> None:
+        """Close. A mail that is being handed over may still arrive."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            self._loop.call_soon(lost, None)
