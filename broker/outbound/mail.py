@@ -26,7 +26,9 @@ TIMEOUT_S: Final = 10.0  # of each step with the mail server
 _AT_ONCE: Final = 4  # mails handed over at the same time
 _ID: Final = b"\r\nwebhook-id: "
 _TAKEN, _REFUSED, _LATER = 200, 422, 503
-_PERMANENT: Final = 500  # An SMTP reply from this code on says that trying again is useless.
+_TRANSIENT: Final = 400  # SMTP replies from this code on refuse a mail for now,
+_PERMANENT: Final = 500  # and from this one on for ever.
+_SAID_CHARS_MAX: Final = 500
 
 
 class Mailer:
@@ -36,27 +38,28 @@ class Mailer:
         self._settings = settings
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
-    async def handle(self, request: bytes, recipient: str) -> int:
-        """Hand over the mail of a POST, or check the mail server for a GET. Return the status of the answer."""
+    async def handle(self, request: bytes, recipient: str) -> tuple[int, str]:
+        """Hand over the mail of a POST, or check the mail server for a GET. Return the status and the body of the
+        answer.
+        """
         mail = _mail(request, self._settings.sender, recipient) if request.startswith(b"POST ") else None
         async with self._slots:
             return await asyncio.to_thread(self._hand_over, mail)
 
-    def _hand_over(self, mail: EmailMessage | None) -> int:
+    def _hand_over(self, mail: EmailMessage | None) -> tuple[int, str]:
         try:
             with self._connected() as server:
                 if mail is None:
-                    return _TAKEN if server.noop()[0] < _PERMANENT else _LATER
+                    return _answer(*server.noop())
                 server.send_message(mail)
-                return _TAKEN
+                return _TAKEN, ""
         except smtplib.SMTPRecipientsRefused as error:
-            codes = [code for code, _ in error.recipients.values()]
-            return _REFUSED if codes and min(codes) >= _PERMANENT else _LATER
+            return _answer(*next(iter(error.recipients.values())))
         except smtplib.SMTPDataError as error:
-            return _REFUSED if error.smtp_code >= _PERMANENT else _LATER
+            return _answer(error.smtp_code, error.smtp_error)
         except (smtplib.SMTPException, OSError) as error:
             log.warning("mail.failed server=%s error=%r", self._settings.host, error)
-            return _LATER
+            return _LATER, type(error).__name__
 
     def _connected(self) -> smtplib.SMTP:
         """Connect, encrypt and sign in. Raises SMTPException or OSError."""
@@ -83,6 +86,13 @@ class Mailer:
             raise smtplib.SMTPNotSupportedError("without STARTTLS, the password would be readable on the way")
         if settings.username is not None and settings.password is not None:
             server.login(settings.username, settings.password)
+
+
+def _answer(code: int, said: bytes | str) -> tuple[int, str]:
+    """Return the HTTP status for a reply of the mail server, and the reply itself as text."""
+    text = said.decode("ascii", "replace") if isinstance(said, bytes) else said
+    status = _TAKEN if code < _TRANSIENT else _REFUSED if code >= _PERMANENT else _LATER
+    return status, f"{code} {text[:_SAID_CHARS_MAX]}"
 
 
 def _mail(request: bytes, sender: str, recipient: str) -> EmailMessage:
@@ -124,9 +134,11 @@ class MailTransport:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, request: bytes) -> None:
-        status = await self._mailer.handle(request, self._recipient)
+        status, said = await self._mailer.handle(request, self._recipient)
         if self._lost is not None:
-            self._receive(b"HTTP/1.1 %d Answer\r\ncontent-length: 0\r\n\r\n" % status)
+            body = said.encode()
+            head = b"HTTP/1.1 %d Answer\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n"
+            self._receive(head % (status, len(body)) + body)
 
     def abort(self) -> None:
         """Close. A mail that is being handed over may still arrive."""

@@ -10,7 +10,7 @@ import pytest
 from broker.core.formats import mail_text
 from broker.outbound.addresses import Resolver, parse_url, refuse_url
 from broker.outbound.mail import Mailer
-from broker.outbound.single_request import Answer, ask
+from broker.outbound.single_request import ask
 from broker.settings import SmtpSettings
 from tests.listeners import nobody
 from tests.smtp import receiving_mail
@@ -37,15 +37,16 @@ def settings(port: int, **more: str) -> SmtpSettings:
     return SmtpSettings(host="127.0.0.1", port=port, tls=False, sender="everput@example.com", **more)
 
 
-async def send(request: bytes, mailer: Mailer | None) -> Answer:
+async def send(request: bytes, mailer: Mailer | None) -> tuple[int | None, str | None]:
     resolver = Resolver((), mailer=mailer)
-    return await ask(request, parse_url(OPS), resolver, ssl.create_default_context(), timeout_s=60)
+    answer = await ask(request, parse_url(OPS), resolver, ssl.create_default_context(), timeout_s=60)
+    return answer.status, answer.error
 
 
 async def test_an_alert_becomes_a_mail():
     async with receiving_mail() as inbox:
         answer = await send(post(orjson.dumps(ALERT).decode()), Mailer(settings(inbox.port)))
-        assert answer == Answer(200, None)
+        assert answer == (200, None)
         (mail,) = inbox.mails
         assert inbox.recipients == ["ops@example.com"]
         assert (mail["From"], mail["To"]) == ("everput@example.com", "ops@example.com")
@@ -61,25 +62,33 @@ async def test_an_alert_becomes_a_mail():
 async def test_a_refused_mail_is_answered_as_a_listener_would(reply, status):
     async with receiving_mail() as inbox:
         inbox.reply = reply
-        assert await send(post("d"), Mailer(settings(inbox.port))) == Answer(status, None)
+        assert await send(post("d"), Mailer(settings(inbox.port))) == (status, None)
         assert len(inbox.mails) == (status == 200)
+
+
+async def test_what_the_mail_server_says_is_the_body_of_the_answer():
+    async with receiving_mail() as inbox:
+        inbox.reply = "550 No such user"
+        resolver, tls = Resolver((), mailer=Mailer(settings(inbox.port))), ssl.create_default_context()
+        answer = await ask(post("d"), parse_url(OPS), resolver, tls, timeout_s=60, keeps=True)
+        assert (answer.status, answer.received.partition(b"\r\n\r\n")[2]) == (422, b"550 No such user")
 
 
 async def test_a_probe_asks_the_mail_server_and_sends_nothing():
     async with receiving_mail() as inbox:
         probe = b"GET ops@example.com HTTP/1.1\r\nhost: \r\n\r\n"
-        assert await send(probe, Mailer(settings(inbox.port))) == Answer(200, None)
+        assert await send(probe, Mailer(settings(inbox.port))) == (200, None)
         assert inbox.mails == []
     with nobody() as port:
-        assert await send(probe, Mailer(settings(port))) == Answer(503, None)
+        assert await send(probe, Mailer(settings(port))) == (503, None)
 
 
 async def test_no_password_is_sent_in_the_clear_and_no_mail_without_a_server():
     async with receiving_mail() as inbox:
         mailer = Mailer(settings(inbox.port, username="u", password="p"))
-        assert await send(post("d"), mailer) == Answer(503, None)
+        assert await send(post("d"), mailer) == (503, None)
         assert inbox.mails == []
-    assert await send(post("d"), None) == Answer(None, "no-mail-server")
+    assert await send(post("d"), None) == (None, "no-mail-server")
 
 
 def test_no_name_can_add_a_header_to_a_mail():
