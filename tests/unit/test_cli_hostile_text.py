@@ -45,6 +45,7 @@ SHOWING = {
     "queues create": ("q",),
     "queues rename": ("q", "r"),
     "queues delete": ("q", "--yes"),
+    "queues alerts": ("q",),
     "listeners list": ("q",),
     "listeners get": ("q", ID),
     "listeners create": ("q", "l", *URLS),
