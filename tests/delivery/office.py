@@ -189,7 +189,7 @@ class OfficeMembership(MemoryMembership):
     no_member: LogUnavailable | None = None
     refused = 0
 
-    async def confirm(self, offsets: Mapping[int, int]) -> None:
+    async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str]) -> None:
         if self.no_member is not None:
             self.refused += 1
             raise self.no_member

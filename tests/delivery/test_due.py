@@ -289,7 +289,7 @@ async def test_what_is_given_up_while_kafka_is_asked_is_not_set_aside(serve, ope
     office = await open_office(server, office={"topic": topic})
     asked, answered = asyncio.Event(), asyncio.Event()
 
-    async def assure(_offsets: object) -> None:
+    async def assure(*_: object) -> None:
         asked.set()
         await answered.wait()
 
