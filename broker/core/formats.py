@@ -45,7 +45,7 @@ def slack(body: bytes) -> bytes:
 
 
 def mail_text(body: bytes) -> tuple[str, str]:
-    """Return the subject and the text of the mail of a message: its alert, or else its name and data."""
+    """Return the subject and the text of an e-mail for a message: the alert in it, or else its name and data."""
     message = orjson.loads(body)["message"]
     alert = alert_in(message["data"])
     if alert is None:
