@@ -103,7 +103,7 @@ class ReaderTuning:
 
 
 class LogReader:
-    """Reads the log in its order, for all clients of one process.
+    """Reads the log in the order of log time, for all clients of one process.
 
     `past` computes earlier states. `others` records the requests that must not be slowed down.
     """

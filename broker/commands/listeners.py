@@ -276,7 +276,9 @@ class ListenerCommands:
         return len(value)
 
     def _check_mail(self, queue: Queue, asked: ListenerInput) -> None:
-        """Raise Refused if this listener may not have a `mailto:` URL. Otherwise anybody could send e-mail to anybody."""
+        """Raise Refused if this listener may not have a `mailto:` URL. Otherwise anybody could send e-mail to
+        anybody.
+        """
         for pointer, url in (("/notify_url", asked.notify_url), ("/liveness_url", asked.liveness_url)):
             if url is None or not url.startswith(MAILTO):
                 continue
@@ -284,8 +286,8 @@ class ListenerCommands:
                 raise Refused(f"Only listeners of the queue {ALERTS_QUEUE} may have a mailto: URL.", pointer=pointer)
             if not self._mail_for(queue.organization_id):
                 raise Refused(
-                    "Everput sends no e-mail for this organization. The operator must set --smtp-url and --mail-from, and "
-                    "either create the organization or set --no-registration.",
+                    "Everput sends no e-mail for this organization. The operator must set --smtp-url and --mail-from, "
+                    "and either create the organization or set --no-registration.",
                     pointer=pointer,
                 )
 

@@ -56,7 +56,7 @@ class KeySum:
         self.digest = 0
 
     def add(self, key: bytes, by: int) -> None:
-        """Add a record key to the fingerprint (1), or remove it (-1)."""
+        """Add a record key to the fingerprint (`by` is 1), or remove it (`by` is -1)."""
         self.deliveries += by
         self.digest ^= int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
 

@@ -77,7 +77,7 @@ class ClaimsTopic:
             await asyncio.gather(self._following, return_exceptions=True)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse new Idempotency-Keys for this reason; None accepts them again."""
+        """Refuse new Idempotency-Keys for this reason. Pass None to accept new keys again."""
         self._writer.refusal = refusal
 
     async def append(self, claim: PutClaimed) -> None:

@@ -116,7 +116,7 @@ class GroupCommit:
             self._spawn(work)
 
     def refuse(self, reason: str | None) -> None:
-        """Refuse new messages with DiskNearlyFull for this reason; None accepts them again."""
+        """Refuse new messages with DiskNearlyFull for this reason. Pass None to accept messages again."""
         self._refusal = reason
         self._waiting_max = self._most if reason is None else 0
 
