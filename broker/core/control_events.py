@@ -321,8 +321,9 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
-    """The event that a replay has settled every delivery in these partitions. A replay that has named all partitions
-    has finished.
+    """The event that a replay has settled every delivery in these partitions.
+
+    The replay has finished when its events have named all partitions.
     """
 
     partitions: tuple[int, ...]

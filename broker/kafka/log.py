@@ -47,8 +47,8 @@ class KafkaLog:
         self.statistics = Appender(self.producer, names.statistics.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse the API's appends for this reason, and urgent events too if `refusal` says so. None accepts them
-        again.
+        """Refuse the appends of the API for this reason, and urgent events too if `refusal` says so. Pass None to
+        accept appends again.
 
         Appends of workers are never refused.
         """
