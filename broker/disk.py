@@ -79,5 +79,5 @@ def _reason(free: int, marks: Marks, *, urgent: bool) -> str:
     )
     return (
         f"the disk is nearly full: {free >> 20} MiB are free, {must >> 20} MiB must stay free; "
-        f"nothing was stored, {still}deliveries go on"
+        f"nothing was stored, {still}deliveries continue"
     )

@@ -108,7 +108,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
         return None
     warning = found["feedback"]["warning"].rstrip(".")
     why = f" ({warning})" if warning else ""
-    return f"is easy to guess{why}: use several uncommon words, or have a password manager make one"
+    return f"is easy to guess{why}: use several uncommon words, or let a password manager create one"
 
 
 def _judged(password: str) -> str:

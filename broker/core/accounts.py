@@ -54,7 +54,7 @@ def refuse_email(email: str) -> str | None:
     """Return why a text is no e-mail address, as the end of an error message. Return None if it may be an address."""
     if len(email) > EMAIL_CHARS_MAX:
         return f"must have at most {EMAIL_CHARS_MAX} characters"
-    return None if _EMAIL.fullmatch(email) else "must be one such as name@example.com, in ASCII"
+    return None if _EMAIL.fullmatch(email) else "must be an ASCII address such as name@example.com"
 
 
 class Accounts:

@@ -190,13 +190,13 @@ class Former(NamedTuple):
 
 _UNSEALED: Final = Former(
     frozenset({"settings.sealed_headers"}),
-    "nothing is sealed: the values in `settings.headers`, in the clear, are those that are sent",
+    "the header values in `settings.headers` are sent; they are not encrypted",
 )
-_UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts whatever version the message is at")
+_UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts for any version of the message")
 # Former versions of events, one for each upcaster in codec.py.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("key.created", 1): Former(
-        frozenset({"queue_ids", "expires_at_ms"}), "the key is for all queues, and does not end by itself"
+        frozenset({"queue_ids", "expires_at_ms"}), "the key is for all queues, and does not expire"
     ),
     ("listener.created", 1): _UNSEALED,
     ("listener.updated", 1): _UNSEALED,
@@ -204,10 +204,11 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("message.deleted", 1): _UNCONDITIONAL,
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
-        "it takes nothing but what lies below `before_offsets` and what is picked, if it picks",
+        "a replay that picks messages takes only those below `before_offsets` and the picked ones",
     ),
     ("replay.started", 2): Former(
-        frozenset({"send_headers"}), "the listener's headers are sent to its `notify_url`, whatever the origin"
+        frozenset({"send_headers"}),
+        "the listener's headers are sent to the replay's `notify_url`, even to another origin",
     ),
 }
 _HIDDEN: Final = SECRET | INTERNAL
