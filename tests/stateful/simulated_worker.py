@@ -28,6 +28,7 @@ from broker.delivery.reading.partition import Partition
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.outbound.addresses import Target
+from broker.outbound.connection import REUSED
 from broker.sealing import Sealer, new_sealing_key
 from broker.settings import KafkaSettings, Settings
 from projections.agents import follow
@@ -55,6 +56,8 @@ class Connection:
         self.used = 0
         self.fresh = True
         self.well = False
+        self.times = REUSED
+        self.kept: Callable[[bytes], None] | None = None  # told the answer when it has ended
         self.phase = "idle"
         self.message: Message | None = None
         self.crash: int | None = None  # whose worker has gone, or given its partition up, while it was under way
@@ -86,8 +89,14 @@ class Connection:
         self.worker.acts()
         self.owner.answered(self, status, retry_after_s)
         self.used += 1
+        if self.kept is not None:
+            kept, self.kept = self.kept, None
+            kept(b"HTTP/1.1 %d Said\r\ncontent-length: 0\r\n\r\n" % status)
         self._end()
         self.owner.released(self)
+
+    def keep(self, ended: Callable[[bytes], None]) -> None:
+        self.kept = ended
 
     def fail(self, error: str) -> None:
         self.worker.acts()
