@@ -71,7 +71,9 @@ _PUT_SLASHES: Final = 4
 
 
 def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> bool:
-    """Return whether an organization may have e-mail sent. A stranger who registers must not use the mail server."""
+    """Return whether an organization may have e-mail sent, so that a stranger who registers can't use the mail
+    server.
+    """
     organization = view.state.organizations.get(organization_id)
     by_operator = organization is not None and organization.by_shell
     return settings.smtp is not None and (by_operator or not settings.registration)

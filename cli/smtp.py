@@ -15,11 +15,14 @@ _PORTS: Final = {"smtp": 587, "smtps": 465}
 
 
 def smtp_settings(url: str | None, sender: str | None) -> SmtpSettings | None:
-    """Return the mail server; None if neither option is given. Raises ConfigurationError if one is missing or wrong."""
+    """Return the mail server that the options name; None without the options.
+
+    Raises ConfigurationError if one of the two options is missing or wrong.
+    """
     if url is None and sender is None:
         return None
     if url is None or sender is None:
-        raise ConfigurationError("e-mail needs both --smtp-url and --mail-from")
+        raise ConfigurationError("e-mail needs both --smtp-url and --mail-from; give both or neither")
     wrong = ConfigurationError(
         f"--smtp-url must be smtp://[USER@]HOST[:PORT] or smtps://…; the password comes from {SMTP_PASSWORD}"
     )
