@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
 import click
 import orjson
@@ -111,9 +111,9 @@ class _Status:
         self._admin = admin
         self._limits = limits
 
-    async def run(self, every_s: float | None, *, as_json: bool) -> None:
+    async def run(self, every_s: float | None, *, as_json: bool, make_console: Callable[[], Any] = stdout) -> None:
         """Print the report once, or every `every_s` seconds."""
-        console = stdout()
+        console = make_console()
         live = Live(console=console, auto_refresh=False) if every_s and not as_json and console.is_terminal else None
         async with self._client:
             with live or contextlib.nullcontext():
@@ -161,8 +161,8 @@ def tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Pro
         table.add_column(heading, justify="right")
     table.add_column("last error", overflow="fold")
     table.add_column("wrong", overflow="fold")
-    for row in sorted(seen, key=_trouble):
-        style = "red" if row.wrong else "yellow" if _trouble(row)[1] < _WELL or row.last_error else ""
+    for row in sorted(seen, key=trouble):
+        style = "red" if row.wrong else "yellow" if trouble(row)[1] < _WELL or row.last_error else ""
         counts = (f"{row.retrying:,}", f"{row.parked:,}", _recent(row))
         cells = (row.queue, row.listener, row.health, f"{row.lag:,}", _age(row.pending_s), *counts)
         table.add_row(*cells, row.last_error or "", row.wrong or "", style=style)
@@ -172,7 +172,7 @@ def tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Pro
     return Group(table, *lines, _process_table(behind)) if behind else Group(table, *lines)
 
 
-def _trouble(row: ListenerRow) -> tuple[bool, int, int, int, str, str]:
+def trouble(row: ListenerRow) -> tuple[bool, int, int, int, str, str]:
     """Return the sort key of a listener's row: problems first, then by state, parked deliveries and backlog."""
     order = _ORDER.index(row.health) if row.health in _ORDER else _WELL
     if order >= _WELL and row.parked:

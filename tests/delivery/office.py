@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
-from itertools import count
 from types import SimpleNamespace
 
 from msgspec import UNSET, UnsetType
@@ -32,9 +31,10 @@ from broker.delivery.background import Background
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
-from broker.delivery.dispatch.fairness import Sockets, deal_permits, share_out
+from broker.delivery.dispatch.fairness import Sockets
 from broker.delivery.dispatch.liveness import Liveness
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms, outcome_events, take_outcomes
+from broker.delivery.dispatch.ticks import Ticks
 from broker.delivery.ports import Ports
 from broker.delivery.reading.message import messages
 from broker.delivery.reading.partition import Partition
@@ -230,8 +230,12 @@ class Office:
         self.membership = OfficeMembership(self.kafka)
         resolver, tls = Resolver(allow, ask), tls or ssl.create_default_context()
         self.liveness = Liveness(resolver, tls, dice, tuning)
-        self.active: list[Dispatcher] = []
-        self.shares_out = self.probes = True
+        self.ticks = Ticks(
+            self.liveness,
+            replace(tuning, tick_s=0.01, tick_parts=1, share_ticks=1),
+            gate=SimpleNamespace(tick=lambda _late_s, waited: self.permits),
+            processor=SimpleNamespace(waited=lambda: 0.0),
+        )
         self.permits = 1_000  # what a slow listener may begin in a tick
         self.dispatchers: dict[str, Dispatcher] = {}
         network = Network(resolver, Sockets(sockets), tls, connect)
@@ -250,7 +254,7 @@ class Office:
             tuning=tuning,
             dice=dice,
             share=share,
-            wants_tick=self.active.append,
+            wants_tick=self.ticks.add,
             gone=lambda dispatcher: self.gone.append(dispatcher.listener.id),
         )
         if not new:
@@ -290,7 +294,8 @@ class Office:
 
     async def start(self) -> None:
         self.readers = [asyncio.create_task(loop()) for loop in self.assignment.catch_up.loops()]
-        self.ticker = asyncio.create_task(self._tick())
+        self.ticker = asyncio.create_task(self.ticks.run(self.dispatchers))
+        self.readers.append(asyncio.create_task(self._keep_books()))
 
     async def stop(self) -> None:
         for task in (self.ticker, *self.readers):
@@ -300,21 +305,9 @@ class Office:
         self.background.cancel()
         self.dispatcher.close()
 
-    async def _tick(self) -> None:
-        for number in count():
+    async def _keep_books(self) -> None:
+        while True:
             await asyncio.sleep(0.01)
-            still = []
-            for dispatcher in self.active:
-                if dispatcher.tick(now_ms()):
-                    still.append(dispatcher)
-                if dispatcher.circuit.allowance == 0 and self.probes:
-                    self.liveness.watch(dispatcher)
-            self.active[:] = still
-            if self.shares_out:
-                share_out(still, self.tuning)
-            for dispatcher in deal_permits(still, self.permits, turn=number):
-                dispatcher.pump()
-            self.liveness.tick(permits=20)
             self.keep_books()
 
     def _hold(self, delivery: Delivery) -> bool:

@@ -267,7 +267,7 @@ async def test_resumed_with_its_circuit_open_and_nothing_left_it_is_still_probed
     assert dispatcher.circuit.state is State.OPEN
     assert len(office.parked) == 5
     dispatcher.update(paused(dispatcher.listener, "by hand"), share=WHOLE)
-    await until(lambda: not office.liveness.down and not office.active)
+    await until(lambda: not office.liveness.down and not len(office.ticks))
     dispatcher.update(paused(dispatcher.listener, None), share=WHOLE)
     office.put(1)
     moody.well, server.alive = True, OK
@@ -390,10 +390,8 @@ async def test_where_it_has_room_its_partitions_have_their_turns(open_office):
 async def test_a_dispatcher_begins_no_more_attempts_than_its_share(serve, open_office):
     moody = Moody()
     server = await serve(moody)
-    office = await open_office(server)
-    office.shares_out = False
+    office = await open_office(server, office={"tuning": Tuning(attempts_max=3)})
     moody.free.clear()
-    office.dispatcher.limits.share = 3
     office.put(20)
     await until(lambda: moody.kept_back == 3)
     assert office.dispatcher.busy == 3
@@ -631,10 +629,10 @@ async def test_one_that_is_down_or_paused_needs_no_ticks_however_much_waits(serv
     moody.well, server.alive = False, BUSY
     office = await open_office(server)
     office.put(20)
-    await until(lambda: office.dispatcher in office.liveness.down and not office.active)
+    await until(lambda: office.dispatcher in office.liveness.down and not len(office.ticks))
     office.put(20)
     assert office.dispatcher.behind
-    assert not office.active
+    assert not len(office.ticks)
     moody.well, server.alive = True, OK
     await office.all_settled()
     office.check_books()
@@ -691,7 +689,7 @@ async def test_idle_connections_are_closed_after_a_while_and_keep_nobody_awake(s
     office = await open_office(server)
     office.put(5)
     await office.all_settled()
-    await until(lambda: not office.active)
+    await until(lambda: not len(office.ticks))
     assert server.open > 0
     office.dispatcher.connections.tidy()
     assert server.open > 0

@@ -17,7 +17,7 @@ async def test_what_a_dispatcher_had_when_it_was_removed_is_due_again_when_there
     former.close()
     office.outstanding.removed("l-1")
     parts = former.connections.network, former.assignment, former.queue, former.listener, former.opened
-    another = Dispatcher(*parts, dice=lambda: 0.0, share=WHOLE, wants_tick=office.active.append, gone=lambda _: None)
+    another = Dispatcher(*parts, dice=lambda: 0.0, share=WHOLE, wants_tick=office.ticks.add, gone=lambda _: None)
     office.dispatcher = office.dispatchers["l-1"] = another
     office.partition.place(another)
     taker.free.set()

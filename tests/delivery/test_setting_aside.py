@@ -53,7 +53,7 @@ async def lagging(serve, open_office, topic, *, how: str, data: str = "{}", tuni
 @pytest.mark.parametrize("how", ["paused", "down"])
 async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(serve, open_office, topic, how: str):
     office, taker = await lagging(serve, open_office, topic, how=how)
-    office.probes = False  # nobody asks whether it is back
+    office.ticker.cancel()  # nobody asks whether it is back
     dispatcher, seen = office.dispatcher, watch(office)
     dispatcher.set_aside_before(0, OLD)
     await until(lambda: not dispatcher.sets_aside(0))

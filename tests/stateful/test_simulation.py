@@ -149,7 +149,7 @@ def nobody_is_coming(_self, _key):
     return None
 
 
-_may_leave = due._may_leave
+_may_leave = due.may_leave
 
 
 def does_not_wait_for_its_window(partition, dispatcher, entry):
@@ -285,8 +285,8 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (Outstanding, "is_outstanding", knows_nothing_of_outstanding, "repeated"),
         (OutstandingIndex, "begins_before", nobody_is_before, "out of order"),
         (key_order.ArrivingOffsets, "first", nobody_is_coming, "out of order"),
-        (due, "_may_leave", does_not_wait_for_its_key, "out of order"),
-        (due, "_may_leave", does_not_wait_for_its_window, "repeated"),
+        (due, "may_leave", does_not_wait_for_its_key, "out of order"),
+        (due, "may_leave", does_not_wait_for_its_window, "repeated"),
         (Outstanding, "__init__", forgets_no_line, "unsettled"),
         (Outstanding, "expect", expects_nothing, "out of order"),
         (Outstanding, "flush", writes_no_tombstones, "repeated"),

@@ -8,6 +8,7 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -116,10 +117,10 @@ async def test_the_worst_come_first_and_what_counts_as_wrong_can_be_chosen(asked
 
     async def wrong(*fail_on: str) -> list[tuple[str, str]]:
         rows = await listeners(client, Limits(None, None, frozenset(fail_on)))
-        return [(row.listener, row.wrong) for row in sorted(rows, key=status_module._trouble) if row.wrong]
+        return [(row.listener, row.wrong) for row in sorted(rows, key=status_module.trouble) if row.wrong]
 
     rows = await listeners(client, Limits(None, None, frozenset()))
-    in_order = [row.listener for row in sorted(rows, key=status_module._trouble)]
+    in_order = [row.listener for row in sorted(rows, key=status_module.trouble)]
     assert in_order == ["down", "failing", "paused", "piled", "new", "retries", "well"]
     assert await wrong("down", "failing", "parked") == [
         ("down", "down"),
@@ -157,8 +158,8 @@ async def test_a_process_that_is_not_ready_or_not_there_is_wrong():
 
 
 @contextlib.asynccontextmanager
-async def watching(status: _Status, *, as_json: bool) -> AsyncIterator[None]:
-    task = asyncio.create_task(status.run(0.01, as_json=as_json))
+async def watching(status: _Status, *, as_json: bool, **how: Any) -> AsyncIterator[None]:
+    task = asyncio.create_task(status.run(0.01, as_json=as_json, **how))
     yield
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -187,13 +188,13 @@ async def test_whoever_watches_is_told_again_and_again_how_it_is_by_then(asked, 
     assert [one["ok"] for one in told] == [one["listeners"][0]["state"] == "live" for one in told]
 
 
-async def test_on_a_terminal_one_table_is_kept_up_to_date(asked, monkeypatch: pytest.MonkeyPatch):
+async def test_on_a_terminal_one_table_is_kept_up_to_date(asked):
     api, conditions, _ = asked
     await api.listener(await api.queue(), name="l")
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True, width=120, height=30, _environ={"TERM": "xterm"})
-    monkeypatch.setattr(status_module, "stdout", lambda: terminal)
-    async with watching(_Status(client_of(api), "http://api.test", None, [], NO_LIMITS), as_json=False):
+    status = _Status(client_of(api), "http://api.test", None, [], NO_LIMITS)
+    async with watching(status, as_json=False, make_console=lambda: terminal):
         await until(lambda: "new" in shown.getvalue(), what="it is new")
         conditions.by_name["l"] = DOWN
         await until(lambda: "refused" in shown.getvalue(), what="it is down, and why")

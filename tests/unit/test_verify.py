@@ -188,6 +188,11 @@ async def found(log: Log) -> list[str]:
     return [str(one) async for one in verifier.findings() if isinstance(one, Finding)]
 
 
+def alter(records: list[Record], offset: int, **fields: Any) -> None:
+    """A byte of the record has changed, and its checksum with it."""
+    records[offset] = records[offset]._replace(**fields)
+
+
 async def test_a_log_that_was_left_alone_is_whole(log: Log):
     assert await found(log) == []
 
@@ -295,7 +300,7 @@ async def test_a_message_that_was_altered_contradicts_its_place_or_what_speaks_o
 ):
     records = log.records["messages", 0]
     event = msgspec.structs.replace(codec.decode(records[3].value or b""), **changes)
-    records[3] = records[3]._replace(value=encode(event))
+    alter(records, 3, value=encode(event))
     assert any(said in one for one in await found(log))
 
 
@@ -306,7 +311,7 @@ async def test_the_same_message_twice_is_told(log: Log):
 
 async def test_a_time_that_goes_back_is_told(log: Log):
     records = log.records["control", 0]
-    records[1] = records[1]._replace(timestamp=records[1].timestamp + 3_600_000)
+    alter(records, 1, timestamp=records[1].timestamp + 3_600_000)
     assert any("before that of an earlier record" in one for one in await found(log))
 
 
@@ -331,7 +336,7 @@ async def test_what_nothing_else_repeats_is_not_found_out(log: Log):
     """Verify says so, too: there is no chain of hashes."""
     records = log.records["messages", 0]
     event = msgspec.structs.replace(codec.decode(records[3].value or b""), data="altered")
-    records[3] = records[3]._replace(value=encode(event))
+    alter(records, 3, value=encode(event))
     assert await found(log) == []
 
 
@@ -451,7 +456,7 @@ async def test_a_replay_s_cursor_that_has_passed_a_message_of_which_no_outcome_i
 @pytest.mark.parametrize(("topic", "partition"), [("deliveries", 0), ("deliveries", 1), ("outstanding", 1)])
 async def test_a_key_that_is_another_s_is_told(log: Log, topic: str, partition: int):
     records = log.records[topic, partition]
-    records[0] = records[0]._replace(key=b"another")
+    alter(records, 0, key=b"another")
     assert await found(log) == [f"{topic}/{partition} offset 0: its record key does not match its event"]
 
 
@@ -515,9 +520,9 @@ async def test_retention_that_takes_what_is_being_read_is_said_and_no_more(log: 
 
 async def test_what_a_worker_writes_may_have_waited_for_kafka_but_is_not_of_the_future(log: Log):
     records = log.records["deliveries", 1]
-    records[0] = records[0]._replace(timestamp=records[0].timestamp + 3_600_000)
+    alter(records, 0, timestamp=records[0].timestamp + 3_600_000)
     assert await found(log) == []
-    records[0] = records[0]._replace(timestamp=records[0].timestamp - 2 * 3_600_000)
+    alter(records, 0, timestamp=records[0].timestamp - 2 * 3_600_000)
     assert any("the event's time is -3600000 ms before" in one for one in await found(log))
 
 
@@ -558,7 +563,7 @@ async def test_the_first_thing_that_differs_is_named_with_its_field(
     records = log.records["control", 0]
     for offset, changes in altered.items():
         event = msgspec.structs.replace(codec.decode(records[offset].value or b""), **changes)
-        records[offset] = records[offset]._replace(value=encode(event))
+        alter(records, offset, value=encode(event))
     live, _ = states(log)
     told = [re.sub(r"hash [0-9a-f]{8} and not [0-9a-f]{8}", "hash", one) for one in differences("api-1", live, state)]
     assert told == [f"api-1 differs from the log at offset {len(records)} of control: {what}" for what in said]
@@ -567,7 +572,7 @@ async def test_the_first_thing_that_differs_is_named_with_its_field(
 @pytest.mark.parametrize("value", [None, b"", b"{}", b"\0"])
 async def test_what_is_no_event_is_told(log: Log, value: bytes | None):
     records = log.records["deliveries", 1]
-    records[0] = records[0]._replace(value=value)
+    alter(records, 0, value=value)
     assert any(one.startswith("deliveries/1 offset 0: ") for one in await found(log))
 
 

@@ -21,8 +21,12 @@ from broker.delivery.tuning import Tuning
 class Ticks:
     """The listeners' dispatchers that have something to do, and so need regular calls of tick()."""
 
-    def __init__(self, liveness: Liveness, tuning: Tuning) -> None:
+    def __init__(
+        self, liveness: Liveness, tuning: Tuning, *, gate: Gate | None = None, processor: Processor | None = None
+    ) -> None:
         self._tuning = tuning
+        self._gate = gate or Gate()
+        self._processor = processor or Processor()
         self._liveness = liveness
         self._active: dict[Dispatcher, None] = {}
 
@@ -44,7 +48,7 @@ class Ticks:
         connections closed.
         """
         tuning = self._tuning
-        gate, processor, time = Gate(), Processor(), asyncio.get_running_loop().time
+        gate, processor, time = self._gate, self._processor, asyncio.get_running_loop().time
         pumped: list[Dispatcher] = []
         for number in itertools.count():
             late_s = 0.0

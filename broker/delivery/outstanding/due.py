@@ -167,7 +167,7 @@ class Due:
 
     def _may_leave(self, entry: OutstandingEntry, dispatcher: Dispatcher) -> bool:
         partition = self._partitions.get(entry.partition)
-        return partition is not None and partition.placed(dispatcher) and _may_leave(partition, dispatcher, entry)
+        return partition is not None and partition.placed(dispatcher) and may_leave(partition, dispatcher, entry)
 
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
         """Return the next delivery of an ordering key, if all earlier ones are already with the listener's dispatcher.
@@ -244,7 +244,7 @@ class Due:
         return True
 
 
-def _may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
+def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether the listener's delivery stream has read far enough for this delivery to be attempted."""
     # After a crash, the stream may read the same message again.
     # If the delivery were attempted before that, a second crash could repeat it.
