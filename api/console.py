@@ -1,7 +1,8 @@
 """The web console at `/console`: one page and its files, all served by this process.
 
-For: serving api/console_files, with a content security policy that permits nothing else. Not for: what the console
-does: it calls the REST API from the browser with a session's cookie (docs/decisions/0121).
+For: serving api/console_files and the libraries in api/vendored, with a content security policy that permits nothing
+else. Not for: what the console does. It calls the REST API from the browser with a session's cookie
+(docs/decisions/0121).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from starlette.routing import Route
 from api.etags import is_known
 
 _FOLDER: Final = Path(__file__).parent / "console_files"
+# Each library has a folder here, with its license and the checksums of its unchanged files.
+_VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
 _MEDIA: Final[Mapping[str, str]] = {
     ".html": "text/html",
@@ -43,7 +46,7 @@ _HEADERS: Final[Mapping[str, str]] = {
 def console_routes(*, registration: bool) -> list[Route]:
     """Return the routes of `/console` and its files. `registration` says whether the page offers to register."""
     routes = []
-    for file in sorted(_FOLDER.iterdir()):
+    for file in console_files():
         media, content = _MEDIA[file.suffix], file.read_bytes()
         if file.name != _PAGE:
             routes.append(_route(f"/console/{file.name}", media, content))
@@ -52,6 +55,12 @@ def console_routes(*, registration: bool) -> list[Route]:
             content = content.replace(b'data-registration="open"', b'data-registration="closed"')
         routes.append(_route("/console", media, content))
     return routes
+
+
+def console_files() -> list[Path]:
+    """Return the files that the console consists of: its own, and the scripts and styles of the vendored libraries."""
+    vendored = (file for file in _VENDORED.glob("*/*") if file.suffix in _MEDIA)
+    return [*sorted(_FOLDER.iterdir()), *sorted(vendored)]
 
 
 def _route(path: str, media: str, content: bytes) -> Route:

@@ -1,8 +1,6 @@
 // The page of one listener: its state, attempts, retrying and parked deliveries, replays, settings.
 
 import { ask } from "./api.js";
-import { line } from "./charts.js";
-import { attemptsPicture } from "./attempts.js";
 import { deliveriesPanel } from "./deliveries.js";
 import {
   button,
@@ -20,8 +18,9 @@ import {
   state,
 } from "./dom.js";
 import { form } from "./forms.js";
+import { historyCharts } from "./history.js";
 import { listenerForm, showSecret } from "./listenerform.js";
-import { lookAtListener, poll, seen } from "./live.js";
+import { lookAtListener, poll } from "./live.js";
 import { replaysPanel } from "./replays.js";
 import {
   count,
@@ -37,7 +36,6 @@ import {
 } from "./words.js";
 
 const LOOK_MS = 3000;
-const SPAN_MS = 10 * 60_000;
 
 export async function showListener({ main, ids, signal }) {
   const queue = (await ask("getQueue", { ids, signal })).body.queue;
@@ -46,7 +44,6 @@ export async function showListener({ main, ids, signal }) {
   const condition = el("div");
   const settings = el("div");
   const pausing = button("", () => pauseOrResume());
-  const attempts = attemptsPicture(listener.id, SPAN_MS, signal);
   const deliveries = deliveriesPanel(ids, signal);
 
   async function look() {
@@ -81,13 +78,13 @@ export async function showListener({ main, ids, signal }) {
       button("Delete", () => remove(queue, listener), { class: "danger" }),
     ),
     told,
-    el("div", { class: "columns" }, panel("State", condition), panel("Attempts in the last 10 minutes", attempts.element)),
+    panel("State", condition),
+    historyCharts({ operation: "getListenerStatistics", ids, signal, told }),
     deliveries.element,
     await replaysPanel(ids, signal),
     panel("Settings", settings),
   );
   poll(signal, LOOK_MS, look, told);
-  poll(signal, LOOK_MS, attempts.look, told);
   poll(signal, 2 * LOOK_MS, deliveries.look, told);
 }
 
@@ -104,14 +101,6 @@ function conditionOf(listener) {
     el("p", { class: "big" }, state(healthOf(listener)), " ", ...waits),
     ...healthSentences(listener, Date.now()).map((one) => el("p", {}, one)),
     listener.last_error ? el("p", { class: "alert" }, `Last error: ${listener.last_error}`) : null,
-    line(seen(listener.id), { spanMs: SPAN_MS, what: "Backlog" }),
-    el(
-      "p",
-      { class: "axis quiet" },
-      el("span", {}, "10 minutes ago"),
-      el("span", {}, "backlog"),
-      el("span", {}, "now"),
-    ),
   ].filter(Boolean);
 }
 

@@ -4,6 +4,7 @@ import { ask, nextCursor } from "./api.js";
 import { line } from "./charts.js";
 import { button, confirmed, dialog, el, hash, link, notice, panel, since, state, tableOf } from "./dom.js";
 import { form } from "./forms.js";
+import { historyCharts } from "./history.js";
 import { listenerForm } from "./listenerform.js";
 import { each, lookAtListener, poll, seen } from "./live.js";
 import { messagesPanel } from "./messages.js";
@@ -31,6 +32,7 @@ export async function showQueue({ main, ids, signal }) {
     el("p", { class: "quiet" }, "Queue ID ", el("code", {}, queue.id)),
     told,
     listeners.element,
+    historyCharts({ operation: "getQueueStatistics", ids, signal, told }),
     messages,
   );
   poll(signal, LOOK_MS, listeners.look, told);
@@ -98,7 +100,7 @@ function listenerRow(queue, listener) {
     oldest.replaceChildren(since(now.oldest_pending_at));
     retrying.replaceChildren((now.retrying || 0).toLocaleString());
     parked.replaceChildren(now.parked ? el("span", { class: "state parked" }, now.parked.toLocaleString()) : "0");
-    picture.replaceChildren(line(seen(listener.id), { spanMs: SPAN_MS, what: "Backlog", small: true }));
+    picture.replaceChildren(line(seen(listener.id), { spanMs: SPAN_MS, what: "Backlog" }));
     error.replaceChildren(now.last_error || "–");
   }
   return { element: el("tr", {}, cells), draw };

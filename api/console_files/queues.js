@@ -131,7 +131,7 @@ function queueRow(queue) {
     parked.replaceChildren(piles ? el("span", { class: "state parked" }, piles.toLocaleString()) : now.length ? "0" : "–");
     if (now.length) note(`queue ${queue.id}`, lag);
     picture.replaceChildren(
-      now.length ? line(seen(`queue ${queue.id}`), { spanMs: SPAN_MS, what: "Backlog", small: true }) : "",
+      now.length ? line(seen(`queue ${queue.id}`), { spanMs: SPAN_MS, what: "Backlog" }) : "",
     );
   }
   return row;

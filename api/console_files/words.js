@@ -48,6 +48,11 @@ export function outcome(status, error) {
   return error ? `no answer: ${error}` : "no answer";
 }
 
+/** Return a time in milliseconds in its most readable unit, such as “2.5 s”. */
+export function milliseconds(ms) {
+  return ms < 1000 ? `${Math.round(ms)} ms` : ms < 60_000 ? `${Math.round(ms / 100) / 10} s` : duration(ms / 1000);
+}
+
 /** Return the duration of an attempt. */
 export function took(ms) {
   return ms === null || ms === undefined ? "not measured" : ms < 1 ? "under 1 ms" : `${ms} ms`;

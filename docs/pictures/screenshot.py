@@ -11,16 +11,14 @@ import base64
 import itertools
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final
-
-from websockets.asyncio.client import ClientConnection, connect
+from typing import Final
 
 from cli.demo.server import DemoListeners, DemoServer
 from everput import AsyncClient, create_listener, create_queue, put_message
+from tests.browser import browser
 
 QUEUES: Final = {"shop/orders": ("billing", "warehouse", "analytics"), "shop/returns": ("billing", "mail")}
 DOWN: Final = "analytics"
@@ -28,72 +26,14 @@ WIDTH, HEIGHT = 1200, 760
 SECONDS: Final = 25  # of messages, before the picture is taken: for the charts
 
 
-class Browser:
-    """A page of a headless Chromium, driven by the DevTools protocol."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-        self._numbers = itertools.count(1)
-
-    async def call(self, method: str, **params: Any) -> Any:
-        """Call a method of the protocol, and return its result."""
-        number = next(self._numbers)
-        await self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while True:
-            answer = json.loads(await self._socket.recv())
-            if answer.get("id") == number:
-                return answer["result"]
-
-    async def run(self, script: str) -> Any:
-        """Run JavaScript in the page, await what it returns, and return that."""
-        found = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        return found["result"].get("value")
-
-    async def until(self, condition: str) -> None:
-        """Wait until a condition holds in the page."""
-        async with asyncio.timeout(120):
-            while not await self.run(condition):
-                await asyncio.sleep(0.1)
-
-
 async def _picture(url: str, path: str, password: str) -> bytes:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or sys.exit("Chromium is needed")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            *(chromium, "--headless", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--hide-scrollbars"),
-            *(("--no-sandbox",) if os.geteuid() == 0 else ()),  # Chromium has no sandbox for root
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            port_file = Path(profile, "DevToolsActivePort")
-            while not port_file.exists() or "\n" not in port_file.read_text():
-                await asyncio.sleep(0.1)
-            port, target = port_file.read_text().split()
-            async with connect(f"ws://127.0.0.1:{port}{target}", max_size=None) as socket:
-                made = await Browser(socket).call("Target.createTarget", url="about:blank")
-            async with connect(f"ws://127.0.0.1:{port}/devtools/page/{made['targetId']}", max_size=None) as socket:
-                page = Browser(socket)
-                await page.call(
-                    "Emulation.setDeviceMetricsOverride",
-                    width=WIDTH,
-                    height=HEIGHT,
-                    deviceScaleFactor=1,
-                    mobile=False,
-                )
-                await page.call("Page.navigate", url=f"{url}/console")
-                await page.until("document.querySelector('input[type=password]') !== null")
-                body = json.dumps(json.dumps({"email": "admin@everput.local", "password": password}))
-                headers = "{'content-type': 'application/json'}"
-                await page.run(f"fetch('/v1/sessions', {{method: 'POST', headers: {headers}, body: {body}}})")
-                await page.call("Page.navigate", url=f"{url}/console#{path}")
-                await page.call("Page.reload")
-                await page.until("document.querySelectorAll('main tr').length > 3")
-                await asyncio.sleep(SECONDS)
-                taken = await page.call("Page.captureScreenshot", format="png")
-                return base64.b64decode(taken["data"])
-        finally:
-            process.terminate()
-            await process.wait()
+    async with browser() as page:
+        await page.size(WIDTH, HEIGHT)
+        await page.sign_in(url, "admin@everput.local", password)
+        await page.go(f"{url}/console#{path}")
+        await page.until("document.querySelectorAll('main tr').length > 3")
+        await asyncio.sleep(SECONDS)
+        return await page.picture()
 
 
 async def _fill(client: AsyncClient, ports: dict[str, int], secrets: dict[str, str]) -> str:

@@ -25,6 +25,7 @@ from broker.commands.organizations import SCOPES
 from broker.core.health import Health
 
 FOLDER = Path(served.__file__).parent / "console_files"
+FILES = {path.name: path for path in served.console_files()}
 SCRIPTS = {path.name: path.read_text() for path in FOLDER.glob("*.js")}
 PAGE = (FOLDER / "index.html").read_text()
 OPERATIONS = {
@@ -47,10 +48,12 @@ async def test_the_page_and_its_files_are_served_and_may_load_nothing_else():
     page = await api.bare.get("/console")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     served = [page]
-    for file in sorted(path.name for path in FOLDER.iterdir() if path.name != "index.html"):
-        served.append(await api.bare.get(f"/console/{file}"))
+    for name, path in FILES.items():
+        if name == "index.html":
+            continue
+        served.append(await api.bare.get(f"/console/{name}"))
         assert served[-1].status_code == 200
-        assert served[-1].content == (FOLDER / file).read_bytes()
+        assert served[-1].content == path.read_bytes()
     for answer in served:
         policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
         assert policy["default-src"] == "'none'"
@@ -83,10 +86,10 @@ def test_every_file_is_needed_and_every_file_that_is_needed_is_there():
     wanted = set(re.findall(r'(?:src|href)="console/([\w.]+)"', PAGE))
     scripts = {name for name in wanted if name.endswith(".js")}
     while scripts:
-        used = imports(SCRIPTS[scripts.pop()])
+        used = imports(FILES[scripts.pop()].read_text())
         scripts |= set(used) - wanted
         wanted |= set(used)
-    assert wanted == {path.name for path in FOLDER.iterdir()} - {"index.html"}
+    assert wanted == set(FILES) - {"index.html"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -161,7 +164,9 @@ def test_every_action_begins_with_a_verb():
 def test_it_is_in_the_wheel():
     builder = WheelBuilder(str(Path(__file__).parent.parent.parent))
     shipped = {file.distribution_path for file in builder.recurse_included_files()}
-    assert {f"api/console_files/{path.name}" for path in FOLDER.iterdir()} <= shipped
+    root = Path(served.__file__).parent.parent
+    vendored = [path for path in (root / "api/vendored").rglob("*") if path.is_file()]
+    assert {str(path.relative_to(root)) for path in [*FILES.values(), *vendored]} <= shipped
 
 
 class Console:

@@ -11,7 +11,6 @@ import itertools
 import re
 from dataclasses import dataclass
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -96,8 +95,7 @@ OPEN |= {
     f"GET /docs/{file}" for file in ("favicon-32x32.png", "reference.js", "swagger-ui-bundle.js", "swagger-ui.css")
 }
 # The console's files know nobody: what they show they ask the API for, as whoever is signed in.
-_CONSOLE = Path(console.__file__).parent / "console_files"
-OPEN |= {f"GET /console/{file.name}".removesuffix("/index.html") for file in _CONSOLE.iterdir()}
+OPEN |= {f"GET /console/{file.name}".removesuffix("/index.html") for file in console.console_files()}
 
 
 def routes(api: Api) -> list[str]:

@@ -1,0 +1,194 @@
+// Charts of statistics: what was put, delivered, failed and parked, how long it took, and what waits.
+//
+// For: loading the statistics of a time range, counting the newest minutes from the log, the charts of a queue, a listener
+// or the organization. Not for: drawing a chart (charts.js).
+
+import { ask } from "./api.js";
+import { last, timeChart } from "./charts.js";
+import { el } from "./dom.js";
+import { poll } from "./live.js";
+import { duration, milliseconds } from "./words.js";
+
+const MINUTE_MS = 60_000;
+const DAY_MS = 24 * 60 * MINUTE_MS;
+const LOOK_MS = 5000;
+const COUNTED_MS = 15_000; // workers write the counts once a minute
+const LIVE_MS = 3 * MINUTE_MS; // the newest minutes, which workers may not have counted yet
+const EVENTS_AT_ONCE = 2000;
+const ANSWERS = 5;
+const RANGES = [
+  ["Last hour", 60 * MINUTE_MS, "1m"],
+  ["Last 24 hours", DAY_MS, "15m"],
+  ["Last 7 days", 7 * DAY_MS, "2h"],
+  ["Last 30 days", 30 * DAY_MS, "6h"],
+];
+
+/**
+ * Create the charts of a queue or a listener and keep them up to date: an element.
+ * operation: the one that returns the statistics. told: an element that shows why they are out of date.
+ */
+export function historyCharts({ operation, ids, signal, told }) {
+  const charts = chartsOf({ backlog: ids.listener_id !== undefined, signal });
+  const live = liveMinutes(ids, signal);
+  const choice = el(
+    "select",
+    { "aria-label": "Time range of the charts", onchange: () => refresh() },
+    RANGES.map(([name], index) => el("option", { value: index }, name)),
+  );
+  let statistics = null;
+  let counted = 0;
+
+  async function look() {
+    const [, spanMs, step] = RANGES[choice.value];
+    const hour = Number(choice.value) === 0;
+    if (Date.now() - counted >= COUNTED_MS) {
+      statistics = (await ask(operation, { ids, query: { from: fromOf(spanMs), step }, signal })).body.statistics;
+      counted = Date.now();
+    }
+    if (hour) await live.look(statistics.counted_at);
+    charts.show(statistics, hour ? live : null);
+  }
+
+  async function refresh() {
+    counted = 0;
+    sooner.dispatchEvent(new Event("look"));
+  }
+  const sooner = new EventTarget();
+  poll(signal, LOOK_MS, look, told, sooner);
+  return el("div", {}, el("div", { class: "row" }, choice), charts.element);
+}
+
+/** Return the first moment of a range that ends now, with whole minutes. */
+function fromOf(spanMs) {
+  return new Date(Math.floor((Date.now() - spanMs) / MINUTE_MS + 1) * MINUTE_MS).toISOString();
+}
+
+/** Create the charts of statistics: {element, show}. */
+function chartsOf({ backlog, signal }) {
+  const messages = timeChart({ title: "Messages", signal });
+  const failures = timeChart({ title: "Failed attempts", stacked: true, signal });
+  const latency = timeChart({ title: "Time from put to delivered", format: milliseconds, rest: last, signal });
+  const waiting = timeChart({ title: "Backlog", rest: last, signal });
+  const shown = [messages, failures, latency, ...(backlog ? [waiting] : [])];
+
+  /** Draw statistics as the API returns them. live: the minutes that are counted from the log, or null. */
+  function show(statistics, live = null) {
+    const points = live ? statistics.points.map((one) => live.instead(one)) : statistics.points;
+    const times = points.map((one) => Date.parse(one.at) / 1000);
+    const of = (label, color, value) => ({ label, color, values: points.map(value) });
+    const drawn = (note, ...series) => ({ times, stepS: statistics.step_s, note, series });
+    const per = `Per ${statistics.step_s === 60 ? "minute" : duration(statistics.step_s)}; the newest is not over yet.`;
+    messages.show(
+      drawn(
+        [per, countedWords(statistics.counted_at)].filter(Boolean).join(" "),
+        { ...of("Put", "accent", (one) => one.put), area: true },
+        of("Delivered", "good", (one) => one.delivered),
+        of("Parked", "bad", (one) => one.parked),
+      ),
+    );
+    failures.show(drawn("By HTTP status or error.", ...failedBy(points, of)));
+    const quantile = (name) => (one) => (one.latency ? one.latency[name] : null);
+    latency.show(
+      drawn(
+        "50, 95 and 99 of 100 deliveries took at most this long.",
+        of("50 %", "c1", quantile("p50_ms")),
+        of("95 %", "c2", quantile("p95_ms")),
+        of("99 %", "c3", quantile("p99_ms")),
+      ),
+    );
+    if (backlog) {
+      waiting.show(drawn("Messages that waited at the end of the step.", of("Backlog", "accent", (one) => one.backlog)));
+    }
+  }
+  return { element: el("div", { class: "charts" }, shown.map((one) => one.element)), show };
+}
+
+/** Return a series for each of the most frequent answers, and one for all others. */
+function failedBy(points, of) {
+  const sums = new Map();
+  for (const { failed_by: failed } of points) {
+    for (const [answer, number] of Object.entries(failed)) sums.set(answer, (sums.get(answer) || 0) + number);
+  }
+  const often = [...sums].sort(([, one], [, other]) => other - one).map(([answer]) => answer);
+  const named = often.slice(0, ANSWERS).sort();
+  const series = named.map((answer, index) => of(answer, `c${index + 1}`, (one) => one.failed_by[answer] || 0));
+  const rest = often.slice(ANSWERS);
+  if (rest.length) series.push(of("others", "soft", (one) => rest.reduce((sum, answer) => sum + (one.failed_by[answer] || 0), 0)));
+  return series.length ? series : [of("Failed", "c1", (one) => one.failed)];
+}
+
+function countedWords(countedAt) {
+  if (countedAt === null) return "No worker has counted anything in this time.";
+  if (Date.now() - Date.parse(countedAt) < LIVE_MS) return "";
+  return `Nothing was counted after ${new Date(countedAt).toLocaleString()}.`;
+}
+
+/**
+ * Count a queue's or listener's attempts in the newest minutes from the log: {look, instead}.
+ * look(countedAt) reads on. instead(point) returns a point of the statistics with these counts, if its minute is newer
+ * than the statistics. Messages put are not counted from the log, because those events hold the messages' data.
+ */
+function liveMinutes(ids, signal) {
+  const made = new Map(); // begin of a minute in ms -> counts
+  const begunMs = Math.floor((Date.now() - LIVE_MS) / MINUTE_MS) * MINUTE_MS;
+  let cursor = null;
+  let complete = false;
+  let fromMs = begunMs;
+
+  async function look(countedAt) {
+    const newest = Math.floor((Date.now() - LIVE_MS) / MINUTE_MS) * MINUTE_MS;
+    fromMs = Math.max(newest, countedAt === null ? 0 : Math.floor(Date.parse(countedAt) / MINUTE_MS) * MINUTE_MS);
+    const query = {
+      type: "deliveries.settled,delivery.attempted",
+      queue: ids.queue_id,
+      listener: ids.listener_id,
+      limit: EVENTS_AT_ONCE,
+      from: new Date(begunMs).toISOString(),
+      cursor,
+    };
+    for (const one of (await ask("readLog", { query, signal })).body) {
+      if (one.event) for (const attempt of attemptsOf(one.event)) add(attempt);
+      if (one.cursor) ({ cursor, complete } = one);
+    }
+    for (const minute of made.keys()) if (minute < fromMs) made.delete(minute);
+  }
+
+  function add({ atMs, outcome, answer, waitedMs }) {
+    const minute = Math.floor(atMs / MINUTE_MS) * MINUTE_MS;
+    if (!made.has(minute)) made.set(minute, { delivered: 0, failed: {}, parked: 0, waited: [] });
+    const counts = made.get(minute);
+    if (outcome === "delivered") counts.delivered += 1;
+    else counts.failed[answer] = (counts.failed[answer] || 0) + 1;
+    if (outcome === "parked") counts.parked += 1;
+    if (Number.isFinite(waitedMs)) counts.waited.push(waitedMs);
+  }
+
+  function instead(point) {
+    const atMs = Date.parse(point.at);
+    if (atMs < fromMs) return point;
+    const counts = made.get(atMs) || { delivered: 0, failed: {}, parked: 0, waited: [] };
+    if (!complete) return { ...point, put: null, delivered: null, failed: null, failed_by: {}, parked: null, latency: null };
+    const failed = Object.values(counts.failed).reduce((sum, one) => sum + one, 0);
+    const live = { put: null, delivered: counts.delivered, failed, failed_by: counts.failed, parked: counts.parked };
+    return { ...point, ...live, latency: latencyOf(counts.waited) };
+  }
+  return { look, instead };
+}
+
+function latencyOf(waited) {
+  if (!waited.length) return null;
+  const sorted = [...waited].sort((one, other) => one - other);
+  const at = (share) => sorted[Math.ceil(share * sorted.length) - 1];
+  return { p50_ms: at(0.5), p95_ms: at(0.95), p99_ms: at(0.99) };
+}
+
+/** Return the attempts in an event of the log. */
+function attemptsOf(event) {
+  if (event.type === "deliveries.settled") {
+    const waited = event.waited_ms || [];
+    return event.rows.map(([, atMs], index) => ({ atMs, outcome: "delivered", waitedMs: waited[index] }));
+  }
+  if (event.type !== "delivery.attempted") return [];
+  const answer = event.status === null ? event.error || "other" : String(event.status);
+  return [{ atMs: event.at_ms, outcome: event.outcome, answer, waitedMs: event.waited_ms }];
+}

@@ -1,0 +1,166 @@
+"""The console's pages in a real Chromium: what is drawn, that nothing overflows, and that no error is reported."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from memory import MemoryRecords
+from test_api_accounts import PASSWORD, SAME, WHO
+from test_api_server import live_api
+
+from api import console
+from broker.commands.context import now_ms
+from broker.core.events import DeliveriesSettled, DeliveryAttempted, StatisticsCounted
+from broker.core.statistics import MINUTE_MS, Counts, Key, Totals
+from tests.apps import CountedStatistics
+from tests.browser import CHROMIUM, Browser, browser
+
+VENDORED = Path(console.__file__).parent / "vendored"
+SIZES = ((1440, 900), (390, 844))
+CHARTS = "[...document.querySelectorAll('.over-time')]"
+# The colors of the pixels of a canvas, without those that are transparent.
+DRAWN = """(canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const found = new Set();
+  for (let at = 0; at < data.length; at += 4) if (data[at + 3] === 255) found.add(data.slice(at, at + 3).join());
+  return [...found];
+}"""
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine's PATH")
+
+
+@pytest.mark.parametrize("folder", [one for one in VENDORED.iterdir() if one.is_dir()], ids=lambda folder: folder.name)
+def test_vendored_files_are_the_unchanged_ones_with_their_license(folder: Path):
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    known = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    files = {path.name: path for path in folder.iterdir() if path.name != "SHA256SUMS"}
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == known
+    assert "LICENSE" in files
+    assert f"/{folder.name}`" in (VENDORED / "README.md").read_text()
+
+
+def hour_of(queue_id: str, listener_id: str) -> StatisticsCounted:
+    """An hour of counts, in which some attempts failed."""
+    chance = random.Random(7)
+    totals, minute = Totals(), now_ms() // MINUTE_MS
+    for back in range(1, 60):
+        put = chance.randrange(80, 120)
+        failed = {"422": chance.randrange(1, 9), "timeout": chance.randrange(1, 5)} if 20 < back < 40 else {}
+        took = {5: put - 5, 9: 4, 12: 1}
+        totals.rows[Key(minute - back, queue_id, "")] = Counts(put=put)
+        totals.rows[Key(minute - back, queue_id, listener_id)] = Counts(
+            delivered=put, parked=back % 2 if failed else 0, waited_ms=put * 80, failed=failed, waited=took
+        )
+    return totals.counted(now_ms(), 0)
+
+
+class Shop(NamedTuple):
+    """A server, and the ids of a queue and its listener that was served for an hour. `records` are those of the log."""
+
+    url: str
+    queue: str
+    listener: str
+    organization: str
+    records: MemoryRecords
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Shop]:
+    statistics = CountedStatistics()
+    async with live_api(statistics=statistics) as api:
+        http = api.bare
+        assert (await http.put("/v1/accounts", json=WHO)).status_code == 200
+        assert (await http.post("/v1/sessions", json=WHO, headers=SAME)).status_code == 200
+        made = (await http.put("/v1/organizations", json={"name": "shop"}, headers=SAME)).json()["organization"]
+        headers = {**SAME, "everput-organization": made["id"]}
+        queue = (await http.put("/v1/queues", json={"name": "shop/orders"}, headers=headers)).json()["queue"]["id"]
+        urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
+        listeners = f"/v1/queues/{queue}/listeners"
+        listener = (await http.put(listeners, json={"name": "billing", **urls}, headers=headers)).json()["listener"]
+        statistics.events.append(hour_of(queue, listener["id"]))
+        yield Shop(str(http.base_url), queue, listener["id"], made["id"], api.records)
+
+
+async def opened(page: Browser, url: str, path: str) -> None:
+    """Sign in, and open a page of the console."""
+    await page.sign_in(url, WHO["email"], PASSWORD)
+    page.errors.clear()
+    await page.go(f"{url}/console#{path}")
+
+
+@needs_chromium
+async def test_a_listener_shows_its_last_hour_at_once_with_numbers_on_hover_and_as_a_table(shop: Shop):
+    url, queue, listener, *_ = shop
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, url, f"/queues/{queue}/listeners/{listener}")
+        await page.until(f"{CHARTS}.length === 4 && {CHARTS}.every((one) => one.querySelector('canvas'))")
+        titles = await page.run(f"{CHARTS}.map((one) => one.querySelector('h2').textContent)")
+        assert titles == ["Messages", "Failed attempts", "Time from put to delivered", "Backlog"]
+        for number in range(3):
+            colors = await page.run(f"({DRAWN})({CHARTS}[{number}].querySelector('canvas'))")
+            assert len(colors) > 1, titles[number]
+        legend = await page.run(f"[...{CHARTS}[1].querySelectorAll('.legend li')].map((one) => one.textContent)")
+        assert [one.split()[0] for one in legend] == ["422", "timeout"]
+        label = await page.run(f"{CHARTS}[0].querySelector('.plot').getAttribute('aria-label')")
+        assert label.startswith("Messages: Put ")
+        whole = await page.run(f"{CHARTS}[0].querySelector('.legend').textContent")
+        box = await page.run(f"{CHARTS}[0].querySelector('.u-over').getBoundingClientRect().toJSON()")
+        middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        await page.call("Input.dispatchMouseEvent", type="mouseMoved", **middle)
+        await page.until(f"{CHARTS}[0].querySelector('.legend').textContent !== {whole!r}")
+        assert await page.run(f"{CHARTS}[0].querySelector('.when').textContent.includes(':')")
+        await page.run(f"{CHARTS}[0].querySelector('summary').click()")
+        await page.until(f"{CHARTS}[0].querySelectorAll('tbody tr').length === 60")
+        assert page.errors == []
+
+
+@needs_chromium
+async def test_what_is_not_counted_yet_comes_from_the_log(shop: Shop):
+    of = {"organization_id": shop.organization, "queue_id": shop.queue, "listener_id": shop.listener, "partition": 0}
+    attempt = {"offset": 1, "number": 1, "error": None, "took_ms": 3, "next_at_ms": None, "message_id": "m"}
+    for at, outcome in enumerate(("failed", "parked")):
+        told = DeliveryAttempted(at_ms=now_ms() + at, actor="worker", outcome=outcome, status=503, **of, **attempt)
+        shop.records.add("deliveries", 0, told)
+    rows = tuple((offset, now_ms(), 200, 5) for offset in range(7))
+    shop.records.add("deliveries", 0, DeliveriesSettled(at_ms=now_ms(), actor="worker", rows=rows, **of))
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, f"/queues/{shop.queue}/listeners/{shop.listener}")
+        legend = f"[...{CHARTS}[1].querySelectorAll('.legend li')].map((one) => one.textContent)"
+        await page.until(f"{CHARTS}.length === 4 && {legend}.includes('503 2')")
+        await page.run(f"{CHARTS}[0].querySelector('summary').click()")
+        await page.until(f"{CHARTS}[0].querySelectorAll('tbody tr').length === 60")
+        rows = f"[...{CHARTS}[0].querySelectorAll('tbody tr')].map((one) => one.textContent)"
+        newest, counted = (await page.run(rows))[:2]
+        assert newest.endswith("so far\u201371"), "put is not known yet; seven are delivered, and one is parked"
+        assert "so far" not in counted
+        assert page.errors == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_nothing_overflows_and_no_error_is_reported(shop: Shop, scheme: str, width: int, height: int):
+    url, queue, listener, *_ = shop
+    async with browser() as page:
+        await page.size(width, height)
+        await page.color_scheme(scheme)
+        await page.sign_in(url, WHO["email"], PASSWORD)
+        page.errors.clear()
+        for path in (f"/queues/{queue}", f"/queues/{queue}/listeners/{listener}"):
+            await page.go(f"{url}/console#{path}")
+            await page.until(f"{CHARTS}.length > 2 && {CHARTS}.every((one) => one.querySelector('canvas'))")
+            wide = await page.run("document.documentElement.scrollWidth")
+            assert wide <= width, path
+            cut = f"{CHARTS}.filter((one) => one.scrollWidth > one.clientWidth).length"
+            assert await page.run(cut) == 0, path
+            axis = await page.run("getComputedStyle(document.documentElement).getPropertyValue('--line')")
+            rgb = ",".join(str(int(axis.strip()[at : at + 2], 16)) for at in (1, 3, 5))
+            assert rgb in await page.run(f"({DRAWN})({CHARTS}[0].querySelector('canvas'))"), scheme
+        assert page.errors == []
