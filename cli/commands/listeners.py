@@ -8,11 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any, Final
 
 import click
+from msgspec import UNSET
 
 import everput
 from cli.api_commands import asks, find_listener, find_queue, show, show_all
 from cli.arguments import alert_option, listener_arguments, queue_argument
 from cli.groups import Group, examples
+from cli.printing import say
+from cli.steps import steps, took
+from cli.visible import visible
 from everput import Client
 
 NO_LIMIT: Final = object()  # stands for the option `none`; None means a missing option
@@ -195,7 +199,16 @@ def resume(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 def test(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
     """Send a listener a test message, and show what it answers. The exit code is 1 unless that is a 2xx status."""
     answer = client.send(everput.send_test(*find_listener(client, queue, listener))).test
-    show(answer, as_json=as_json)
+    if as_json:
+        show(answer, as_json=True)
+    else:
+        result = f"no answer: {answer.error}" if answer.status is None else f"HTTP {answer.status}"
+        say(visible(f"{result}, {took(answer.took_ms)}{steps(answer)}"))
+        if answer.answer is not UNSET:
+            for header in answer.answer.headers:
+                say(visible(f"  {header.name}: {header.value}"))
+            for line in answer.answer.body.splitlines():
+                say(visible(f"  {line}"))
     if answer.status is None or not 200 <= answer.status < 300:
         raise click.exceptions.Exit(1)
 

@@ -50,7 +50,7 @@ class Show:
         place = "" if number is None else f"#{number:<4} "
         attempt = "sent again" if resent else f"attempt {fields['attempt']}"
         why = f"  {fields['error']}" if fields["error"] else ""
-        line = f"  {fields['took_ms']:5} ms  {fields['message_id']}  {attempt}{why}  {fields['to']}"
+        line = f"  {fields['took_ms'] or '<1':>5} ms  {fields['message_id']}  {attempt}{why}  {fields['to']}"
         say(f"{moment}  {place}", status, line)
         if self.body:
             self.one_body(fields["body"])

@@ -102,6 +102,12 @@ class Surfaces:
         assert done.returncode == code, done.stderr
         return done.stdout.splitlines()
 
+    async def verified(self) -> None:
+        """The log, with the kept answers, contradicts nothing."""
+        admin = ("--data-dir", str(self.server.data_dir), "--admin", self.server.admin_url)
+        done = await asyncio.to_thread(everput, "verify", *admin)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     async def metrics(self, names: dict[str, str]) -> dict[str, tuple[str, int, int]]:
         """Listeners without trouble are not named there."""
         text = (await self.http.get(self.server.admin_url + "/metrics")).raise_for_status().text
@@ -176,11 +182,15 @@ async def check_answers(here: Surfaces, items: dict[str, dict[str, Any]]) -> Non
     assert '"type":"answers.kept"' in log
     lines += "\n".join(await here.cli("log", "--message", message["id"], as_json=False))
     assert "refuses: {" in lines
+    tested = await here.cli("listeners", "test", "wrong", "unprocessable", code=1, as_json=False)
+    assert tested[0].startswith("HTTP 422, ")
+    assert any("unprocessable refuses: {" in line for line in tested)
     test = await here.http.post(f"{here.path}/listeners/{items['unprocessable']['id']}/test")
     assert test.json()["test"]["answer"]["body"].startswith("unprocessable refuses: {")
     token = SECRET.removeprefix("Bearer ")
-    assert token not in log + told + lines + test.text
-    assert re.search(r"v1,[A-Za-z0-9+/]{43}=", log + told + lines + test.text) is None
+    everything = "\n".join((log, told, lines, test.text, *tested))
+    assert token not in everything
+    assert re.search(r"v1,[A-Za-z0-9+/]{43}=", everything) is None
 
 
 async def test_every_surface_says_the_same_true_thing_of_every_listener(tmp_path: Path):
@@ -266,3 +276,4 @@ async def test_every_surface_says_the_same_true_thing_of_every_listener(tmp_path
 
             await until(mended, what="nothing is parked any more")
             await until(agree, what="all say the same again")
+            await here.verified()
