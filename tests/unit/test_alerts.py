@@ -39,7 +39,8 @@ from broker.core.health import Recent
 from broker.errors import LogUnavailable
 
 HOLD_MS = 60_000
-times = st.lists(st.tuples(st.integers(0, 400_000), st.sampled_from(Level)), max_size=60)
+waits = st.sampled_from([0, CALM_MS, HOLD_MS]) | st.integers(0, 400_000)
+times = st.lists(st.tuples(waits, st.sampled_from(Level)), max_size=60)
 
 
 def replay(looks: list[tuple[int, Level]]) -> list[tuple[int, Level, Step | None, int]]:
@@ -76,6 +77,12 @@ def test_an_alert_begins_only_after_the_level_was_high_for_as_long_as_it_must(lo
 def test_two_beginnings_have_their_interval_between_them(looks):
     begun = [at_ms for at_ms, _, step, _ in replay(looks) if step is Step.BEGIN]
     assert all(later - earlier >= INTERVAL_MS for earlier, later in itertools.pairwise(begun))
+
+
+def test_what_comes_and_goes_begins_again_only_after_the_interval():
+    comes_and_goes = [(1, Level.HIGH), (HOLD_MS, Level.HIGH), (1, Level.LOW), (CALM_MS, Level.LOW)] * 10
+    begun = [at_ms for at_ms, _, step, _ in replay(comes_and_goes) if step is Step.BEGIN]
+    assert [later - earlier for earlier, later in itertools.pairwise(begun)] == [5 * (HOLD_MS + CALM_MS + 2)]
 
 
 @given(st.integers(0, 3), st.integers(1, 400_000))
