@@ -37,6 +37,7 @@ from api.log import EventLog
 from api.members import OrganizationMembers
 from api.messages import BATCH_TIMES_BYTES_MAX, Messages
 from api.page_tokens import PageTokens
+from api.password_resets import PasswordResets
 from api.past import Views
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
@@ -94,14 +95,15 @@ def make_app(
     stored: StoredBytes,
     statistics: Statistics,
     passwords: Passwords,
-    tracing: Tracing | None = None,
+    tracing: Tracing | None,
     account_limits: AccountLimits = DEFAULT_LIMITS,
     bodies_bytes_max: int = BYTES_MAX,
     dns: Ask = ask_system,
     clock: Callable[[], int] = now_ms,
 ) -> Starlette:
     """Create the Starlette application of the REST API. Its event log and its projection must be started already."""
-    resolver = Resolver(settings.allow_networks, dns, mailer=None if settings.smtp is None else Mailer(settings.smtp))
+    mailer = None if settings.smtp is None else Mailer(settings.smtp)
+    resolver = Resolver(settings.allow_networks, dns, mailer=mailer)
     queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
     listener_commands = ListenerCommands(
         log,
@@ -129,13 +131,14 @@ def make_app(
     changes = Changes(settings.changes_per_min, stored)
     sessions = Sessions(view, public_url)
     account_commands = AccountCommands(log.control, view, passwords)
+    clients = Clients(settings.trusted_proxies, behind_proxy=public_url is not None)
     accounts = Accounts(
         account_commands,
         view,
         keys,
         sessions,
         stored,
-        Clients(settings.trusted_proxies, behind_proxy=public_url is not None),
+        clients,
         Browsers(sealer.derived_keys("known browsers")),
         registration=settings.registration,
         limits=account_limits,
@@ -165,6 +168,7 @@ def make_app(
         stores = [volume.before(handler) for handler in stores]
     put, put_batch, update = stores
     puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages"))
+    resets = PasswordResets(account_commands, view, tokens, clients, mailer=mailer, public_url=public_url)
     outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens, DamagedIds(sealer))
     replay_commands = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
     counted = StatisticsOf(view, statistics, status, clock)
@@ -202,6 +206,7 @@ def make_app(
             ),
             at("/v1/accounts", PUT=Method(accounts.register, None)),
             at("/v1/accounts/password", POST=Method(accounts.change_password, None)),
+            at("/v1/accounts/password-reset", POST=Method(resets.ask, None), PUT=Method(resets.set, None)),
             at("/v1/accounts/delete", POST=Method(accounts.delete, None)),
             at(
                 "/v1/sessions",
@@ -255,7 +260,7 @@ def make_app(
     app.router.routes += [
         at("/v1/openapi.json", GET=Method(Reference(lambda: operations(app)).get, None)),
         *docs_routes(),
-        *console_routes(registration=settings.registration),
+        *console_routes(registration=settings.registration, mail=mailer is not None and public_url is not None),
     ]
     # `/v1/queues/` is another path than `/v1/queues`, and it is unknown: a client gets 404, not a redirect.
     app.router.redirect_slashes = False

@@ -43,8 +43,10 @@ _HEADERS: Final[Mapping[str, str]] = {
 }
 
 
-def console_routes(*, registration: bool) -> list[Route]:
-    """Return the routes of `/console` and its files. `registration` says whether the page offers to register."""
+def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
+    """Return the routes of `/console` and its files. `registration` says whether the page offers to register; `mail`,
+    whether it offers to reset a password by e-mail.
+    """
     routes = []
     for file in console_files():
         media, content = _MEDIA[file.suffix], file.read_bytes()
@@ -53,6 +55,8 @@ def console_routes(*, registration: bool) -> list[Route]:
             continue
         if not registration:
             content = content.replace(b'data-registration="open"', b'data-registration="closed"')
+        if mail:
+            content = content.replace(b'data-mail="off"', b'data-mail="on"')
         routes.append(_route("/console", media, content))
     return routes
 

@@ -128,6 +128,11 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "Registers an account with an e-mail address and a password. If registration is closed, the answer is 403; "
         "ask the operator for an account."
     ),
+    "askForPasswordReset": (
+        "Sends a mail with a link that works for an hour, and once. The answer is the same if no such account exists. "
+        "The status is 403 if the operator has set no mail server or no public URL."
+    ),
+    "resetPassword": "Sets the password with the token in the link of the mail, and ends all sessions of the account.",
     "changePassword": "Changes the password of the signed-in account. Its other sessions end.",
     "deleteAccount": (
         "Deletes the signed-in account. API keys stay, because they belong to organizations. If an organization "

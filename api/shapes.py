@@ -96,6 +96,22 @@ class PasswordBody(Struct, forbid_unknown_fields=True):
     """The new password."""
 
 
+class ResetBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to have a mail sent that resets a password."""
+
+    email: Email
+    """The e-mail address of the account."""
+
+
+class NewPasswordBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to set a new password with the token of a mail."""
+
+    token: str
+    """The token in the link of the mail."""
+    new_password: str
+    """The new password."""
+
+
 class DeletionBody(Struct, forbid_unknown_fields=True):
     """The body of a request to delete an account."""
 

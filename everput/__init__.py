@@ -12,6 +12,7 @@ from everput.client import AsyncClient, Client
 from everput.errors import EverputError, InvalidSignature, NoAnswer, NotReached, Problem
 from everput.requests import (
     Request,
+    ask_for_password_reset,
     cancel_replay,
     change_password,
     create_account,
@@ -49,6 +50,7 @@ from everput.requests import (
     redrive_listener,
     remove_member,
     rename_queue,
+    reset_password,
     resume_listener,
     resume_replay,
     revoke_key,
@@ -71,6 +73,7 @@ __all__ = [
     "NotReached",
     "Problem",
     "Request",
+    "ask_for_password_reset",
     "cancel_replay",
     "change_password",
     "create_account",
@@ -108,6 +111,7 @@ __all__ = [
     "redrive_listener",
     "remove_member",
     "rename_queue",
+    "reset_password",
     "resume_listener",
     "resume_replay",
     "revoke_key",

@@ -293,6 +293,19 @@ def change_password(password: str, new_password: str) -> Request[answers.Account
     return Request(method="POST", path=path, answer=answers.AccountAnswer, body=body, repeatable=False)
 
 
+def ask_for_password_reset(email: str) -> Request[answers.ResetAskedAnswer]:
+    """Have a mail sent with a link that resets the password of this account."""
+    path = "/v1/accounts/password-reset"
+    return Request(method="POST", path=path, answer=answers.ResetAskedAnswer, body={"email": email}, repeatable=False)
+
+
+def reset_password(token: str, new_password: str) -> Request[answers.AccountAnswer]:
+    """Set a new password with the token in the link of a mail. All sessions of the account end."""
+    body = {"token": token, "new_password": new_password}
+    path = "/v1/accounts/password-reset"
+    return Request(method="PUT", path=path, answer=answers.AccountAnswer, body=body, repeatable=False)
+
+
 def start_session(email: str, password: str) -> Request[answers.NewSessionAnswer]:
     """Sign in. Pass the answer's `session.token` to a client as its key."""
     return Request(

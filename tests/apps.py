@@ -134,5 +134,6 @@ def _app(settings: Settings, log: Any, view: DirectoryView, parts: dict[str, Any
         "stored": stored,
         "tunnels": Tunnels("tunnel://127.0.0.1:7"),
         "passwords": cheap_passwords(),
+        "tracing": None,
     }
     return make_app(settings, log=log, view=view, **(more | parts))

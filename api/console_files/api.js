@@ -6,6 +6,8 @@
 const OPERATIONS = {
   createAccount: ["PUT", "/v1/accounts"],
   changePassword: ["POST", "/v1/accounts/password"],
+  askForPasswordReset: ["POST", "/v1/accounts/password-reset"],
+  resetPassword: ["PUT", "/v1/accounts/password-reset"],
   startSession: ["POST", "/v1/sessions"],
   getSession: ["GET", "/v1/sessions"],
   endSession: ["DELETE", "/v1/sessions"],

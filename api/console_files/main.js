@@ -11,7 +11,7 @@ import { showLog } from "./log.js";
 import { showMessage } from "./message.js";
 import { showQueue } from "./queue.js";
 import { showQueues } from "./queues.js";
-import { chooseOrganization, findSession, showNewOrganization, showPassword, showSignIn } from "./signin.js";
+import { chooseOrganization, findSession, showNewOrganization, showPassword, showReset, showSignIn } from "./signin.js";
 import { problemWords } from "./words.js";
 
 const VIEWS = [
@@ -147,6 +147,7 @@ function signedOut() {
 }
 
 async function start() {
+  if (showReset(main, start)) return;
   try {
     if (await findSession()) await go();
     else signedOut();

@@ -5,6 +5,7 @@ import { button, el, hash, notice } from "./dom.js";
 import { form } from "./forms.js";
 
 const OPEN = document.documentElement.dataset.registration === "open";
+const MAIL = document.documentElement.dataset.mail === "on";
 const CHOSEN = "everput.organization"; // an id; of this tab
 
 /** Show the form to sign in or register. then: called once signed in. */
@@ -44,9 +45,65 @@ export function showSignIn(main, then, { registering = false } = {}) {
             { class: "quiet" },
             "Registration is closed. The operator of this server creates accounts with `everput init --email ADDRESS`.",
           ),
+      MAIL && !registering
+        ? el("p", {}, "Forgot your password? ", button("Reset password", () => showForgotten(main, then), { class: "plain" }))
+        : null,
     ),
   );
   main.querySelector("input").focus();
+}
+
+/** Show the form that has a mail sent. */
+function showForgotten(main, then) {
+  document.title = "Reset password – Everput";
+  main.replaceChildren(
+    el(
+      "section",
+      { class: "panel narrow" },
+      el("h1", { tabindex: "-1" }, "Reset password"),
+      el("p", {}, "A mail with a link is sent to you, if there is an account with this address."),
+      form({
+        fields: [
+          { name: "email", label: "E-mail address", type: "email", required: true, autocomplete: "username" },
+        ],
+        submit: "Send mail",
+        onSubmit: async (body) => {
+          await ask("askForPasswordReset", { body });
+          notice("If there is such an account, a mail is on its way. Its link works for an hour.");
+        },
+      }),
+      el("p", {}, button("Sign in", () => showSignIn(main, then), { class: "plain" })),
+    ),
+  );
+  main.querySelector("input").focus();
+}
+
+/** Show the form for a new password, if the address has the token of a mail. Returns whether it has. */
+export function showReset(main, then) {
+  const token = location.hash.startsWith("#/reset/") ? location.hash.slice("#/reset/".length) : "";
+  if (token === "") return false;
+  document.title = "Reset password – Everput";
+  main.replaceChildren(
+    el(
+      "section",
+      { class: "panel narrow" },
+      el("h1", { tabindex: "-1" }, "Choose a new password"),
+      form({
+        fields: [
+          { name: "new_password", label: "New password", type: "password", required: true, autocomplete: "new-password" },
+        ],
+        submit: "Save password",
+        onSubmit: async (given) => {
+          await ask("resetPassword", { body: { ...given, token } });
+          location.hash = hash("queues");
+          showSignIn(main, then);
+          notice("Password changed. Sign in with it.");
+        },
+      }),
+    ),
+  );
+  main.querySelector("input").focus();
+  return true;
 }
 
 /** Load the account and its organizations into the session. Resolves to false if nobody is signed in. Throws Problem. */

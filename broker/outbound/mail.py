@@ -46,6 +46,12 @@ class Mailer:
         async with self._slots:
             return await asyncio.to_thread(self._hand_over, mail)
 
+    async def send(self, recipient: str, subject: str, text: str) -> tuple[int, str]:
+        """Hand over a mail. Return the status and the body of the answer, as for a request."""
+        mail = _draft(self._settings.sender, recipient, subject, text)
+        async with self._slots:
+            return await asyncio.to_thread(self._hand_over, mail)
+
     def _hand_over(self, mail: EmailMessage | None) -> tuple[int, str]:
         try:
             with self._connected() as server:
@@ -99,13 +105,17 @@ def _mail(request: bytes, sender: str, recipient: str) -> EmailMessage:
     """Make the mail of a request. The same message has the same Message-ID at each attempt."""
     head, _, body = request.partition(b"\r\n\r\n")
     message_id = head.partition(_ID)[2].partition(b"\r\n")[0].decode("ascii", "replace")
-    subject, text = mail_text(body)
+    mail = _draft(sender, recipient, *mail_text(body))
+    mail["Message-ID"] = f"<{message_id}@everput>"
+    return mail
+
+
+def _draft(sender: str, recipient: str, subject: str, text: str) -> EmailMessage:
     mail = EmailMessage()
     mail["From"] = sender
     mail["To"] = recipient
     mail["Subject"] = subject
     mail["Date"] = formatdate()
-    mail["Message-ID"] = f"<{message_id}@everput>"
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice shall answer it
     mail.set_content(text)
     return mail

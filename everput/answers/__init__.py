@@ -22,6 +22,7 @@ from everput.answers.accounts import (
     OrganizationAnswer,
     OrganizationFields,
     OrganizationsAnswer,
+    ResetAskedAnswer,
     SessionAnswer,
     SessionFields,
 )
@@ -162,6 +163,7 @@ __all__ = [
     "ReplayNow",
     "ReplaySpan",
     "ReplaysAnswer",
+    "ResetAskedAnswer",
     "SecretAnswer",
     "SessionAnswer",
     "SessionFields",

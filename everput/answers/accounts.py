@@ -23,6 +23,13 @@ class AccountAnswer(Answer):
     """The account."""
 
 
+class ResetAskedAnswer(Answer):
+    """The answer to a request for a password reset. It is the same whether the account exists or not."""
+
+    sent_if_known: bool
+    """True. A mail is sent if there is such an account."""
+
+
 class DeletedAccountAnswer(Answer):
     """A deleted account."""
 

@@ -13,6 +13,7 @@ from broker.core.codec import CLASSES, encode
 
 # What workers do by themselves, and what the shell does (cli/commands/rotate.py, cli/commands/accounts.py).
 BY_THEMSELVES = {
+    "alert.cleared", "alert.raised", "alert.told",
     "account.blocked", "account.password_reset", "account.unblocked",
     "answers.kept", "change.applied",
     "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
@@ -65,6 +66,7 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
     await asking("DELETE", f"{keys}/{other}")
     queue = f"/v1/queues/{(await asking('PUT', '/v1/queues', {'name': 'orders'}))['queue']['id']}"
     await asking("PUT", queue, {"name": "renamed"})
+    await asking("PUT", queue, {"alerts": {"parked": 3}})
     listener = f"{queue}/listeners/{(await asking('PUT', f'{queue}/listeners', WHERE))['listener']['id']}"
     await asking("PUT", listener, {"name": "renamed"})
     for verb in ("pause", "resume", "redrive", "secret/rotate"):
