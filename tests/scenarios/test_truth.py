@@ -58,8 +58,11 @@ async def endless() -> AsyncIterator[int]:
 
 
 def echo(got: Got) -> bytes:
-    """Answer with what was sent, as a careless listener does, and with more than is kept."""
-    return f"{got.path} refuses: {json.dumps(got.headers)}".encode() + b"." * 5000
+    """Answer with what was sent, as a careless listener does, and with more than is kept. The others answer the same to
+    all, so that most of their attempts name an answer of another one.
+    """
+    sent = got.headers if got.path == "unprocessable" else {}
+    return f"{got.path} refuses: {json.dumps(sent)}".encode() + b"." * 5000
 
 
 class Surfaces:
