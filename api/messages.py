@@ -23,7 +23,7 @@ from api.shapes import BatchBody, MessageBody, MessageDataBody
 from broker.commands.changes import StoredMessage, delete_message, find_message, newest_messages, update_message
 from broker.commands.context import find_queue
 from broker.commands.idempotency import Idempotency, Stored
-from broker.commands.puts import Put, append_puts, new_batch, put_message
+from broker.commands.puts import Put, append_puts, new_batch, new_put, put_message
 from broker.core import trace
 from broker.core.entities import Listener, Queue
 from broker.ports import Answer, Attempt, Deliveries, DeliveryState, DirectoryView, Log, Tracing
@@ -122,7 +122,11 @@ class Messages:
                 "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        puts = new_batch(queue, messages, call.actor, request_id, self._count)
+        if isinstance(body, MessageBody):  # An error's pointer is into this body.
+            said = body.data, body.name, body.key
+            puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]
+        else:
+            puts = new_batch(queue, messages, call.actor, request_id, self._count)
         for put in puts:
             put.traceparent = traceparent
         same = f"{type(body).__name__} {queue.id} ".encode() + msgspec.json.encode(body)

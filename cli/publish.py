@@ -7,26 +7,24 @@ lines come from (cli/lines.py), how progress is shown (cli/commands/put.py, cli/
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
 
 from cli.lines import TextLine
-from everput import AsyncClient, EverputError, Problem, put_batch, put_message
+from everput import AsyncClient, put_message
+from everput.answers import PutAnswer
+from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
 # Each HTTP client has few connections, because httpx examines all of them at every request.
 CONNECTIONS_EACH: Final = 4
-# Waiting lines are sent as one batch, because a batch costs Kafka one claim and one record batch, whatever its size.
-BATCH_LINES_MAX: Final = 100
-BATCH_CHARS_MAX: Final = 1 << 18
-_ONE_BY_ONE: Final = frozenset(
-    {400, 413, 415, 422}
-)  # if a batch is refused for one of its lines, each line is sent alone
 
 
 @dataclass(slots=True)
@@ -84,7 +82,13 @@ class Publisher:
         self.concurrency = concurrency
         self._stack = AsyncExitStack()
         self._clients = [
-            AsyncClient(url, key, give_up_after_s=give_up_after_s, transport=transport)
+            AsyncClient(
+                url,
+                key,
+                give_up_after_s=give_up_after_s,
+                transport=transport,
+                batches_in_flight=min(concurrency, CONNECTIONS_EACH),
+            )
             for _ in range(-(-concurrency // CONNECTIONS_EACH))
         ]
 
@@ -109,67 +113,65 @@ class Publisher:
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:
         """Put each line as a message, once, in any order. Call `settled` for each finished line."""
-        waiting = _Waiting(max(2 * self.concurrency, BATCH_LINES_MAX))
+        room = _Room(self.concurrency * MESSAGES_MAX, self.concurrency * CHARS_MAX)
+        failed: list[Exception] = []
+        ends = False
 
-        async def send(number: int) -> None:
-            while batch := await waiting.take():
-                for line, refusal in await self._put_lines(queue_id, batch, number):
-                    settled(line, refusal)
-
-        async with asyncio.TaskGroup() as group:
-            for number in range(self.concurrency):
-                group.create_task(send(number))
-            async for line in lines:
-                if line.fault is None:
-                    await waiting.put(line)
-                else:
-                    settled(line, line.fault)
-            await waiting.put(None)
-
-    async def _put_lines(
-        self, queue_id: str, lines: Sequence[TextLine], number: int
-    ) -> Sequence[tuple[TextLine, str | None]]:
-        """Put several lines as one batch, or one by one if the batch is refused."""
-        client = self.client(number)
-        if len(lines) > 1:
+        def done(line: TextLine, put: asyncio.Future[PutAnswer]) -> None:
+            error = None if put.cancelled() else put.exception()
+            room.give(len(line.text))
+            if ends or put.cancelled():
+                return
             try:
-                await client.send(put_batch(queue_id, [{"data": line.text} for line in lines]))
-            except EverputError as error:
-                if not isinstance(error, Problem) or error.status not in _ONE_BY_ONE:
-                    return [(line, str(error)) for line in lines]
-            else:
-                return [(line, None) for line in lines]
-        return [(line, await self._put_line(client, queue_id, line)) for line in lines]
+                settled(line, None if error is None else str(error))
+            except Exception as raised:  # noqa: BLE001 - raised again below
+                failed.append(raised)
 
-    async def _put_line(self, client: AsyncClient, queue_id: str, line: TextLine) -> str | None:
+        number = itertools.count()
         try:
-            await client.send(put_message(queue_id, line.text))
-        except EverputError as error:
-            return str(error)
-        return None
+            async for line in lines:
+                if line.fault is not None:
+                    settled(line, line.fault)
+                    continue
+                await room.take(len(line.text))
+                if failed:
+                    break
+                # A client joins the lines that it is given into batches, so each gets many in a row.
+                client = self.client(next(number) // MESSAGES_MAX)
+                client.submit(put_message(queue_id, line.text)).add_done_callback(partial(done, line))
+            await room.all_given()
+        finally:
+            ends = True
+        if failed:
+            raise failed[0]
 
 
-class _Waiting:
-    """The lines that wait for a sender, at most `size` of them. None marks the end."""
+class _Room:
+    """The bound on the lines in flight: at most `lines` of them, with at most `chars` characters or one line."""
 
-    def __init__(self, size: int) -> None:
-        self._lines: asyncio.Queue[TextLine | None] = asyncio.Queue(size)
+    def __init__(self, lines: int, chars: int) -> None:
+        self._lines_max, self._chars_max = lines, chars
+        self._lines = self._chars = 0
+        self._given = asyncio.Event()
 
-    async def put(self, line: TextLine | None) -> None:
-        await self._lines.put(line)
+    async def take(self, chars: int) -> None:
+        """Wait until there is room for a line, and count it."""
+        while self._lines and (self._lines >= self._lines_max or self._chars + chars > self._chars_max):
+            await self._wait()
+        self._lines += 1
+        self._chars += chars
 
-    async def take(self) -> list[TextLine]:
-        """Return the waiting lines that fit one batch, at least one. At the end, return an empty list to every
-        sender.
-        """
-        taken: list[TextLine] = []
-        chars = 0
-        line = await self._lines.get()
-        while line is not None:
-            taken.append(line)
-            chars += len(line.text)
-            if len(taken) >= BATCH_LINES_MAX or chars >= BATCH_CHARS_MAX or self._lines.empty():
-                return taken
-            line = self._lines.get_nowait()
-        self._lines.put_nowait(None)  # there is room, because a line was just taken
-        return taken
+    def give(self, chars: int) -> None:
+        """Count a line no longer."""
+        self._lines -= 1
+        self._chars -= chars
+        self._given.set()
+
+    async def all_given(self) -> None:
+        """Wait until no line is counted."""
+        while self._lines:
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._given.clear()
+        await self._given.wait()

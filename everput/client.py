@@ -12,13 +12,14 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 import httpx
 import msgspec
 from msgspec import UNSET
 
-from everput.answers import LogLine, ProblemAnswer
+from everput.answers import LogLine, ProblemAnswer, PutAnswer
+from everput.coalescing import Coalescer
 from everput.errors import EverputError, NoAnswer, NotReached, Problem
 from everput.requests import Request
 
@@ -123,7 +124,10 @@ class Client:
 
 
 class AsyncClient:
-    """An asynchronous client of Everput's API. It works like Client, with `await` and `async for`."""
+    """An asynchronous client of Everput's API. It works like Client, with `await` and `async for`.
+
+    Concurrent puts to a queue are joined into batches. Each has its own answer or error, as if it had been sent alone.
+    """
 
     def __init__(
         self,
@@ -134,13 +138,19 @@ class AsyncClient:
         give_up_after_s: float = 60.0,
         refused_at_once: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
+        batches_in_flight: int = 4,
     ) -> None:
-        """Create a client for the API at the base URL `url`. The arguments are those of Client."""
+        """Create a client for the API at the base URL `url`. The arguments are those of Client.
+
+        `batches_in_flight` is the most requests with puts to a queue at a time. With 0, no puts are joined.
+        """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
         self._http = httpx.AsyncClient(**_options(url, key, organization), transport=transport)
         self.etag: str | None = None
         self.again = 0
+        self._joins = batches_in_flight > 0
+        self._puts = Coalescer(self._send, in_flight_max=batches_in_flight, give_up_after_s=give_up_after_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,13 +161,26 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Fail the puts without an answer, and close all connections."""
+        await self._puts.close()
         await self._http.aclose()
 
     async def send(self, request: Request[T]) -> T:
         """Send a request and return its answer. Raises Problem if the server refuses it, or NoAnswer if there is no
         answer in time.
         """
+        if request.joins is not None and self._joins:
+            put: Any = request  # Only the request of a put may be joined with others.
+            return cast("T", await self._puts.put(put))
+        return await self._send(request)
+
+    def submit(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
+        """Begin a put of put_message() without an idempotency key of its own, and return the future of its answer. It
+        costs less than a task that calls send().
+        """
+        return self._puts.put(request)
+
+    async def _send(self, request: Request[T]) -> T:
         tries = _Tries(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:

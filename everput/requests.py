@@ -28,6 +28,8 @@ class Request(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     # A repeatable request may be sent again if it is unknown whether the server has carried it out.
     repeatable: bool = True
+    # The queue of a put that AsyncClient may join with others into a batch. None: the request is sent as it is.
+    joins: str | None = None
 
 
 def list_queues(*, name: str | None = None) -> Request[answers.QueuesAnswer]:
@@ -231,7 +233,9 @@ def put_message(
     said = {"name": name, "key": key, "deliver_at": deliver_at}
     body = {"data": data} | {field: value for field, value in said.items() if value is not None}
     path = _queue(queue_id, "messages")
-    return Request(method="PUT", path=path, answer=answers.PutAnswer, body=body, headers=_key(idempotency_key))
+    joins = queue_id if idempotency_key is None else None
+    headers = _key(idempotency_key)
+    return Request(method="PUT", path=path, answer=answers.PutAnswer, body=body, headers=headers, joins=joins)
 
 
 def put_batch(

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from broker.errors import ConfigurationError
-from cli import publish
 from cli.api_commands import api_client, errors_as_refusals
 from cli.commands.put import _queue as queue_of
 from cli.lines import TextLine
 from cli.publish import Publisher, Tally
 from everput import Client
+from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
 QUEUE_ID = "0180994c-b6b2-4d0e-b7ad-414716e83386"
 MADE_ID = "0180994c-b6b2-4d0e-b7ad-414716e83387"
@@ -122,7 +122,7 @@ async def test_lines_that_are_there_go_together_and_a_single_one_alone():
     await put_all(stores, [TextLine(n, f"{n}") for n in range(1, 1001)])
     assert len(stores.stored) == 1000
     assert len(stores.batches) <= 20
-    assert max(stores.batches) <= publish.BATCH_LINES_MAX
+    assert max(stores.batches) <= MESSAGES_MAX
     stores = Stores()
     await put_all(stores, [TextLine(1, "one")])
     assert (stores.stored, stores.batches) == (["one"], [])
@@ -130,7 +130,7 @@ async def test_lines_that_are_there_go_together_and_a_single_one_alone():
 
 async def test_long_lines_go_in_small_batches():
     stores = Stores()
-    await put_all(stores, [TextLine(n, "x" * (publish.BATCH_CHARS_MAX // 4)) for n in range(1, 41)])
+    await put_all(stores, [TextLine(n, "x" * (CHARS_MAX // 4)) for n in range(1, 41)])
     assert max(stores.batches) == 4
 
 
