@@ -202,4 +202,4 @@ class Assignment:
     async def _serve_outstanding(self) -> None:
         while True:
             if not await self.outstanding.serve_due():
-                await self.outstanding.pause(self._shared.tuning.serve_s)
+                await self.outstanding.pause()

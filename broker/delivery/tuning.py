@@ -61,6 +61,9 @@ class Tuning:
     begun_at_once: int = 8
     # If the event loop is later than this, answers that have arrived are read before attempts time out.
     stood_still_s: float = 0.1
+    rest_s: float = (
+        5.0  # Without anything to do, there are no ticks, and idle connections are closed this often; 0: never a rest.
+    )
     tidy_ticks: int = 100  # Idle connections of each listener are closed once in this many ticks.
     log_lines_per_min: int = 3  # A failing listener causes at most this many log lines of one kind.
 
@@ -85,7 +88,8 @@ class Tuning:
     messages_at_once: int = 500  # decoded from one read
 
     # Outstanding (outstanding/)
-    serve_s: float = 0.05  # Due deliveries are looked for at least this often.
+    serve_s: float = 0.05  # Due deliveries are looked for at least this often while any are due.
+    serve_idle_s: float = 5.0  # Otherwise they are looked for when the next one is due, and at least this often.
     due_at_once: int = 16  # At most this many due deliveries are read from Kafka at once.
     due_each_at_once: int = 8  # due deliveries of one listener
     looks_max: int = 256  # a round examines this many due deliveries, in a few milliseconds

@@ -25,7 +25,8 @@ from broker.kafka.tail import poll
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
-_POLL_MS: Final = 500
+_POLL_MS: Final = 2_000  # Kafka answers sooner when there are records.
+_PAUSE_S: Final = 0.5  # after an error
 
 
 class ChangesTail:
@@ -73,7 +74,7 @@ class ChangesTail:
         self._follows.set()
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return (partition, offset, event) of new changes to messages. Wait at most half a second for them.
+        """Return (partition, offset, event) of new changes to messages. Wait at most two seconds for them.
 
         Return an empty list while Kafka is unreachable.
         """
@@ -86,7 +87,7 @@ class ChangesTail:
             self._consumer.seek(partition, damage.last + 1)
             return []
         except kafka_errors.KafkaError:
-            await asyncio.sleep(_POLL_MS / 1000)
+            await asyncio.sleep(_PAUSE_S)
             return []
         found = []
         for partition, records in batches.items():

@@ -30,7 +30,8 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_MS: Final = 1_000
-_POLL_MS: Final = 500
+_POLL_MS: Final = 2_000  # Kafka answers sooner when there are records.
+_PAUSE_S: Final = 0.5  # after an error
 _RECORDS_MAX: Final = 1_000
 # The timeout is long for all requests of a group member, because joining takes as long as the slowest hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
@@ -154,7 +155,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """Return new messages by partition, after at most half a second. Return nothing while Kafka is unreachable.
+        """Return new messages by partition, after at most two seconds. Return nothing while Kafka is unreachable.
 
         Raises LogUnavailable after errors for many seconds, because aiokafka's membership tasks may have ended and do
         not restart.
@@ -169,7 +170,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             self._failing_since = self._failing_since or now
             if now - self._failing_since > FAILING_S_MAX:
                 raise LogUnavailable(f"new messages can't be read from Kafka: {error}") from error
-            await asyncio.sleep(_POLL_MS / 1000)
+            await asyncio.sleep(_PAUSE_S)
             return {}
         self._failing_since = None
         return batches

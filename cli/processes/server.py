@@ -36,6 +36,7 @@ _CHUNK_BYTES: Final = 20  # a chunk's size has up to 16 digits, and two line end
 PIPELINED_MAX: Final = 32  # the most pipelined requests of a connection that may wait
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # a tunnel's client sends only short answers
 _READ_BYTES_MIN: Final = 64 << 10  # a client that reads less of its answer within `request_s` is disconnected
+_TICKS_PER_S: Final = 10  # uvicorn's unit of time
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
 # uvicorn logs these texts about clients that break the protocol, do not read, or were refused.
@@ -82,6 +83,7 @@ class Server(uvicorn.Server):
         look_ticks: int = _LOOK_TICKS,
     ) -> None:
         self._look_ticks = look_ticks
+        self._exits = asyncio.Event()
         super().__init__(
             _Config(
                 app,
@@ -109,9 +111,28 @@ class Server(uvicorn.Server):
         self._accepts = accepts
         self._request_s = request_s
 
+    @property
+    def should_exit(self) -> bool:
+        """Tell whether the server is to end. Setting it ends the server at once."""
+        return self._exits.is_set()
+
+    @should_exit.setter
+    def should_exit(self, ends: bool) -> None:
+        if ends:
+            self._exits.set()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._accepts()
+
+    async def main_loop(self) -> None:
+        """Call on_tick() once a second, where uvicorn does ten times a second, or as often as `look_ticks` says."""
+        counter, step = 0, min(self._look_ticks, _TICKS_PER_S)
+        while not await self.on_tick(counter):
+            counter += step
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(step / _TICKS_PER_S):
+                    await self._exits.wait()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % self._look_ticks == 0:

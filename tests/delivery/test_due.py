@@ -105,6 +105,30 @@ async def test_what_is_due_is_delivered_with_its_next_attempt_number_and_its_rec
     assert sorted(topic.kept()) == [b"l-1:m-2", b"l-1:m-3"]
 
 
+async def test_nothing_is_looked_for_between_due_times_and_what_comes_meanwhile_is(serve, open_office, topic):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic, "tuning": replace(TUNED, serve_idle_s=3_600.0)})
+    await own(office, topic, set_aside(1, next_at_ms=now_ms() + 500), set_aside(2, **FAR), set_aside(3, parked=True))
+    looks = 0
+
+    async def serving() -> None:
+        nonlocal looks
+        while True:
+            looks += 1
+            if not await office.outstanding.serve_due():
+                await office.outstanding.pause()
+
+    task = asyncio.create_task(serving())
+    await until(lambda: taker.taken == ["m-1"] and not office.dispatcher.held)
+    before = looks
+    await asyncio.sleep(10 * TUNED.serve_s)
+    assert looks <= before + 2
+    redriven(office, "m-3")
+    await until(lambda: taker.taken == ["m-1", "m-3"])
+    task.cancel()
+
+
 async def test_what_the_window_may_still_bring_waits_until_it_has(serve, open_office, topic):
     """A worker died after the record and before the cursor."""
     taker = Taker()

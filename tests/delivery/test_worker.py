@@ -381,3 +381,27 @@ async def test_a_dispatcher_whose_listener_ends_while_others_have_their_ticks_ha
     async with running(ticks.run({})):
         await until(lambda: ticked)
     assert ticked == ["first"]
+
+
+async def test_nothing_ticks_while_no_dispatcher_needs_it():
+    probed: list[int] = []
+
+    def probe(*, permits: int) -> None:
+        probed.append(permits)
+
+    tuning = replace(TUNED, tick_parts=1, tick_s=0, rest_s=0.05)
+    ticks = Ticks(SimpleNamespace(down=set(), tick=probe), tuning)
+    tidied: list[int] = []
+    connections = SimpleNamespace(tidy=lambda: tidied.append(len(probed)))
+    limits, circuit = SimpleNamespace(low_priority=False), SimpleNamespace(allowance=1)
+    ticked: list[int] = []
+    one = Ticked(
+        tick=lambda _at_ms, *, late: bool(ticked.append(1)), limits=limits, circuit=circuit, connections=connections
+    )
+    async with running(ticks.run({"l-1": one})):
+        await until(lambda: len(tidied) >= 3)
+        assert (probed, ticked) == ([], [])
+        ticks.add(one)
+        await until(lambda: ticked)
+        await until(lambda: len(tidied) >= 6 and tidied[-1] == tidied[-3])
+        assert len(ticked) == 1

@@ -61,6 +61,7 @@ ROUNDS_MAX = 600
 CHECKED = 0.2  # the part of all steps after which every delivery is looked at
 TUNING = Tuning(
     ring_max=6,
+    rest_s=0.0,  # a run has its own ticks
     held_max=5,
     key_waiting_max=1,
     key_slow_s=0.3,

@@ -7,6 +7,7 @@ dispatcher does in a tick (dispatcher.py), the shares themselves (fairness.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -29,6 +30,7 @@ class Ticks:
         self._processor = processor or Processor()
         self._liveness = liveness
         self._active: dict[Dispatcher, None] = {}
+        self._rested: asyncio.Event | None = None  # It ends a rest. None: there is no rest.
 
     def __len__(self) -> int:
         """Count the dispatchers that need ticks."""
@@ -37,6 +39,8 @@ class Ticks:
     def add(self, dispatcher: Dispatcher) -> None:
         """Call tick() of the listener's dispatcher regularly, until it returns False."""
         self._active[dispatcher] = None
+        if self._rested is not None:
+            self._rested.set()
 
     def remove(self, dispatcher: Dispatcher) -> None:
         """Stop the ticks and probes of a dispatcher whose listener was deleted."""
@@ -51,6 +55,9 @@ class Ticks:
         gate, processor, time = self._gate, self._processor, asyncio.get_running_loop().time
         pumped: list[Dispatcher] = []
         for number in itertools.count():
+            if tuning.rest_s and not (self._active or pumped or self._liveness.down):
+                await self._rest(dispatchers)
+                processor.waited()  # Only the time after the rest counts.
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()
             for part in range(tuning.tick_parts):
@@ -69,6 +76,17 @@ class Ticks:
             self._liveness.tick(permits=permits)
             for dispatcher in list(dispatchers.values())[number % tuning.tidy_ticks :: tuning.tidy_ticks]:
                 dispatcher.connections.tidy()
+
+    async def _rest(self, dispatchers: Mapping[str, Dispatcher]) -> None:
+        """Wait until a dispatcher needs ticks. Meanwhile only idle connections are closed, every `rest_s` seconds."""
+        self._rested = asyncio.Event()
+        while not self._active:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._tuning.rest_s):
+                    await self._rested.wait()
+            for dispatcher in dispatchers.values():
+                dispatcher.connections.tidy()
+        self._rested = None
 
     def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
         """Call tick() of these listeners' dispatchers, and yield those that still have something to do."""

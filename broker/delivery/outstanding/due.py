@@ -60,9 +60,24 @@ class Due:
         self._next_ms: dict[str, int] = {}  # by listener: the next due time
         self._soonest_ms: int | None = None  # the lowest of these times
         self._wake = asyncio.Event()
+        self._idle = False  # Nothing is due, and the next pause may be long.
 
-    async def pause(self, at_most_s: float) -> None:
-        """Wait until a delivery becomes due unexpectedly, but at most for `at_most_s`."""
+    async def pause(self) -> None:
+        """Wait until a delivery becomes due. While some are due and can't be handed over, wait for `serve_s`."""
+        await self._wait(self._tuning.serve_s)
+        if self._due or self._wake.is_set():
+            return
+        wait_s = self._tuning.serve_idle_s
+        if self._soonest_ms is not None:
+            wait_s = min(wait_s, (self._soonest_ms - now_ms()) / 1000)
+        if wait_s > 0:
+            self._idle = True
+            try:
+                await self._wait(wait_s)
+            finally:
+                self._idle = False
+
+    async def _wait(self, at_most_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._wake.wait()
@@ -87,6 +102,8 @@ class Due:
             self._next_ms[listener_id] = at_ms
             if self._soonest_ms is None or at_ms < self._soonest_ms:
                 self._soonest_ms = at_ms
+                if self._idle:
+                    self._wake.set()
 
     def _look_at_next(self, at_ms: int) -> None:
         for listener_id in [one for one, next_ms in self._next_ms.items() if next_ms <= at_ms]:

@@ -92,6 +92,7 @@ message.max.bytes=8388608
 queued.max.request.bytes=134217728
 log.cleaner.dedupe.buffer.size=33554432
 group.initial.rebalance.delay.ms=0
+metadata.max.idle.interval.ms=30000
 broker.session.timeout.ms=1500
 broker.heartbeat.interval.ms=500
 num.network.threads=2
