@@ -428,9 +428,9 @@ class SimWorker:
 
     def die(self) -> None:
         """Nothing of it is heard again."""
-        for one in (*self.loop.connecting, *self.tasks):
-            one.cancel()
-        self.tasks.clear()
+        for tasks in (self.loop.connecting, self.tasks, self.loop.connecting):  # a task that ends may connect
+            while tasks:
+                tasks.pop().cancel()
         for one in (self.under_checkpoint, self._hearing, self._pruning, self._ticking):
             if one is not None:
                 end(one)
