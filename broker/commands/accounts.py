@@ -159,10 +159,11 @@ class AccountCommands:
         return await record(self._control, self._view, event)
 
     async def replace_password(self, account: Account, new_password: str, *, request_id: str = "") -> None:
-        """Replace the password of an account whose owner has proved who they are in another way. All sessions end.
+        """Replace the password of an account after its owner has proved their identity in another way, such as by
+        e-mail.
 
-        A one-time password comes in between, so that the events are those of a reset by the operator. Raises Refused if
-        the new password is not allowed.
+        All sessions of the account end. The recorded events are those of a reset by the operator and of the following
+        change. Raises Refused if the new password is not allowed.
         """
         await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password")
         password, _ = await self.reset_password(account.id, request_id=request_id)

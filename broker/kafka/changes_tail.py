@@ -25,7 +25,7 @@ from broker.kafka.tail import poll
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
-_POLL_MS: Final = 2_000  # Kafka answers sooner when there are records.
+_POLL_MS: Final = 2_000  # Kafka answers a fetch sooner if there are records.
 _PAUSE_S: Final = 0.5  # after an error
 
 

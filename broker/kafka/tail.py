@@ -30,7 +30,7 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_MS: Final = 1_000
-_POLL_MS: Final = 2_000  # Kafka answers sooner when there are records.
+_POLL_MS: Final = 2_000  # Kafka answers a fetch sooner if there are records.
 _PAUSE_S: Final = 0.5  # after an error
 _RECORDS_MAX: Final = 1_000
 # The timeout is long for all requests of a group member, because joining takes as long as the slowest hand-over.
