@@ -58,7 +58,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
 _AT_ONCE: Final = 50  # listeners whose cursors are loaded together
-_PAUSE_S: Final = 0.25  # seconds after each group
+_PAUSE_PART: Final = 9.0  # The pause after each group is so many times the time that it took.
+_OTHERS_MAX: Final = 200  # listeners without known trouble that one look checks
 _GONE: Final = "the listener answered 410"  # If a worker has paused a listener, the reason begins with this text.
 # A message that another worker was about to put is stored or lost after 30 s.
 _SETTLED_MS: Final = 30_000
@@ -134,6 +135,7 @@ class AlertWatch:
     count: Count | None = None
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
+    _others_checked: int = 0  # the place among the listeners without known trouble
 
     @property
     def _directory(self) -> Directory:
@@ -146,6 +148,8 @@ class AlertWatch:
                 await self.look()
             except BrokerError as error:
                 log.info("alerts.wait error=%s", error)
+            except Exception:  # Deliveries go on, and the next check may succeed.
+                log.exception("alerts.failed")
             await asyncio.sleep(LOOK_S)
 
     async def look(self, at_ms: int | None = None) -> None:
@@ -155,14 +159,16 @@ class AlertWatch:
         """
         await self._tell_rest(at_ms or now_ms())
         state = self._directory
-        ours = [one for one in list(state.listeners.values()) if self._is_watched(one)]
-        for several in _batches(ours):
+        due = self._due()
+        time = asyncio.get_running_loop().time
+        for several in _batches(due):
+            began_s = time()
             facts = await self._facts(several, at_ms or now_ms())
             for listener in several:
                 if listener.id in state.listeners:
                     await self._judge_listener(state.listeners[listener.id], facts[listener.id], at_ms or now_ms())
-            if len(ours) > _AT_ONCE:
-                await asyncio.sleep(_PAUSE_S)
+            if len(due) > _AT_ONCE:
+                await asyncio.sleep((time() - began_s) * _PAUSE_PART)
         for key in list(state.keys.values()):
             if key.expires_at_ms is not None and self._is_ours(key.id):
                 soon = (
@@ -176,6 +182,25 @@ class AlertWatch:
                 await self._judge(subject, {Kind.KEY: reading}, facts_now, at_ms or now_ms())
         await self._judge_installation(at_ms or now_ms())
         self._forget()
+
+    def _due(self) -> list[Listener]:
+        """Return the listeners to check now: those in trouble as far as this worker knows, and some of the others."""
+        pressing: list[Listener] = []
+        others: list[Listener] = []
+        alerted = {subject_id for (_, subject_id), one in self._directory.alerts.episodes.items() if one.open}
+        for one in list(self._directory.listeners.values()):
+            if self._is_watched(one):
+                (pressing if one.id in alerted or self._presses(one) else others).append(one)
+        if len(others) > _OTHERS_MAX:
+            begin = self._others_checked % len(others)
+            self._others_checked = begin + _OTHERS_MAX
+            others = [*others[begin:], *others[:begin]][:_OTHERS_MAX]
+        return [*pressing, *others]
+
+    def _presses(self, listener: Listener) -> bool:
+        """Return whether messages wait for a listener, or one of its alerts may begin or end soon."""
+        triggers = self._triggers.get(listener.id, {})
+        return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
 
     def _is_ours(self, subject_id: str) -> bool:
         return self.sources.owns(self._home(subject_id))

@@ -175,6 +175,11 @@ class Trigger:
     since_ms: int = 0
     _level: Level = Level.BETWEEN
 
+    @property
+    def pressing(self) -> bool:
+        """Whether the alert has begun, or may begin soon."""
+        return self.open or self._level is Level.HIGH
+
     def step(self, reading: Reading, at_ms: int) -> Step | None:
         """Take the newest level of an alert's condition. Return whether the alert begins or ends now. Times must not go
         back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import orjson
 import pytest
@@ -396,3 +397,25 @@ async def test_a_listener_that_a_worker_paused_because_it_is_gone_is_down_and_on
     await one.look()
     await one.look(60_000)
     assert [each["type"] for each in one.told()] == ["listener.down"]
+
+
+async def test_each_look_checks_the_listeners_with_an_alert_and_some_of_the_others_in_turn():
+    one = await Installation.make()
+    quiet = {await one.listen(one.queue.id, f"l-{number}", f"l-{number}") for number in range(450)}
+    await down(one)
+    one.watch = one.new_watch()
+    looks: list[set[str]] = []
+    load = one.cursors.load
+
+    async def noted(listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
+        ids = list(listener_ids)
+        looks[-1].update(ids)
+        return await load(ids, partitions)
+
+    one.cursors.load = noted
+    for _ in range(3):
+        looks.append(set())
+        await one.look()
+    assert all(one.listener_id in look for look in looks)
+    assert [len(look) for look in looks] == [201, 201, 201]
+    assert set.union(*looks) == quiet | {one.listener_id}
