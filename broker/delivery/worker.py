@@ -65,8 +65,7 @@ class Worker:
         tracing: Tracing | None = None,
         dice: Callable[[], float] = random,  # for the jitter of retries
     ) -> None:
-        self.kafka = kafka
-        self.tuning = tuning
+        self.kafka, self.tuning = kafka, tuning
         self._view = view
         self.metrics = Metrics()
         self._background = Background()

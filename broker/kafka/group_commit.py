@@ -80,15 +80,12 @@ class GroupCommit:
         sweep_s: float = _SWEEP_S,
         waiting_max: int = _WAITING_MAX,
     ) -> None:
-        self._most = waiting_max
-        self._late_s = late_s
-        self._sweep_s = sweep_s
+        self._late_s, self._sweep_s, self._pause_s = late_s, sweep_s, pause_s
         self._producer = producer
         self._requests = requests
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self.timeout_s = timeout_s
-        self._pause_s = pause_s
         self.durable = Histogram()
         self.in_doubt = self.refused = 0
         self.waiting = self.waiting_bytes = 0
@@ -106,7 +103,7 @@ class GroupCommit:
         self._resting: set[int | None] = set()  # brokers in their short pause
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again_s = 0.0
-        self._waiting_max = waiting_max
+        self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
         # A batch of messages without a key did not fit behind keyed messages, so it comes first next time.
         self._left_out = False

@@ -17,7 +17,6 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
 
 import httptools
@@ -25,6 +24,7 @@ import httptools
 from broker.outbound.addresses import PORTS_REFUSED, TUNNEL_PROOF, Refused, Resolver, Target, tunnel_proof
 from broker.outbound.dns import NotAsked
 from broker.outbound.mail import MailTransport
+from broker.outbound.retry_after import retry_after_s
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,8 @@ NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # The head is searched only if needed, because a parser callback for each header would be slow.
-_RETRY_AFTER: Final = b"retry-after:"
-_RETRY_AFTER_BYTES_MAX: Final = 64  # longest accepted value; dates have 29
 _MAY_SAY_WHEN: Final = (429, 503)
 _AGAIN_BYTES_MAX: Final = 1 << 10  # A connection remembers an answer up to this size.
-_SECONDS_DIGITS_MAX: Final = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,30 +286,6 @@ class TunnelConnection(Connection):
         if not self._answered and self._proof not in b"".join(self._head):
             raise ValueError(f"the answer lacks the header {TUNNEL_PROOF}, so it is not from the tunnel")
         super().on_headers_complete()
-
-
-def retry_after_s(head: bytes, *, at_s: float) -> int | None:
-    """Return the seconds that a Retry-After header asks to wait, given as seconds or a date (RFC 9110, 10.2.3). Return
-    None if the head of the answer has no such header.
-    """
-    for line in head.partition(b"\r\n\r\n")[0].split(b"\n"):
-        if line[: len(_RETRY_AFTER)].lower() == _RETRY_AFTER:
-            return _wait_s(line[len(_RETRY_AFTER) :].strip(b" \t\r"), at_s)
-    return None
-
-
-def _wait_s(value: bytes, at_s: float) -> int | None:
-    """Return the seconds that the value of a Retry-After header asks to wait, or None if it is neither a number of
-    seconds nor a date.
-    """
-    if len(value) <= _SECONDS_DIGITS_MAX and value.isdigit():
-        return int(value)
-    if len(value) > _RETRY_AFTER_BYTES_MAX:
-        return None
-    try:
-        return max(0, round(parsedate_to_datetime(value.decode("ascii")).timestamp() - at_s))
-    except (ValueError, OverflowError):
-        return None
 
 
 def tls_context() -> ssl.SSLContext:

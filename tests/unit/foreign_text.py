@@ -32,7 +32,8 @@ from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
 from broker.outbound.addresses import Target, literal_address, refuse_url
 from broker.outbound.answer import read_answer
-from broker.outbound.connection import Connection, retry_after_s
+from broker.outbound.connection import Connection
+from broker.outbound.retry_after import retry_after_s
 from broker.sealing import Sealer, new_sealing_key
 from cli.listen.tunnel_client import _detail
 from cli.options import _Age, _Host, _Network

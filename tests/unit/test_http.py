@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.outbound.addresses import parse_url
-from broker.outbound.connection import Connection, retry_after_s
+from broker.outbound.connection import Connection
+from broker.outbound.retry_after import retry_after_s
 
 TARGET = parse_url("http://listener.example/")
 ANSWERS = (

@@ -1,0 +1,37 @@
+"""The header Retry-After of a listener's answer.
+
+For: its value in seconds. Not for: when a listener may be asked to wait, and for how long at most (limits.py).
+"""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+_RETRY_AFTER: Final = b"retry-after:"
+_RETRY_AFTER_BYTES_MAX: Final = 64  # longest accepted value; dates have 29
+_SECONDS_DIGITS_MAX: Final = 9
+
+
+def retry_after_s(head: bytes, *, at_s: float) -> int | None:
+    """Return the seconds that a Retry-After header asks to wait, given as seconds or a date (RFC 9110, 10.2.3). Return
+    None if the head of the answer has no such header.
+    """
+    for line in head.partition(b"\r\n\r\n")[0].split(b"\n"):
+        if line[: len(_RETRY_AFTER)].lower() == _RETRY_AFTER:
+            return _wait_s(line[len(_RETRY_AFTER) :].strip(b" \t\r"), at_s)
+    return None
+
+
+def _wait_s(value: bytes, at_s: float) -> int | None:
+    """Return the seconds that the value of a Retry-After header asks to wait, or None if it is neither a number of
+    seconds nor a date.
+    """
+    if len(value) <= _SECONDS_DIGITS_MAX and value.isdigit():
+        return int(value)
+    if len(value) > _RETRY_AFTER_BYTES_MAX:
+        return None
+    try:
+        return max(0, round(parsedate_to_datetime(value.decode("ascii")).timestamp() - at_s))
+    except (ValueError, OverflowError):
+        return None
