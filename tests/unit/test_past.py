@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from test_directory import control_events, names, of, seen_by
 
 from broker.audit.pace import Others
 from broker.audit.past import Past
+from broker.commands.context import now_ms
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core import events as ev
 from broker.core.codec import encode
@@ -122,19 +125,25 @@ async def test_only_the_last_few_moments_are_kept():
     assert len(past) == 4
 
 
-async def test_a_queue_and_its_listener_are_shown_as_they_were(monkeypatch: pytest.MonkeyPatch):
-    clock = [1_767_225_600_000]
-    for module in ("broker.commands.organizations", "api.calls"):
-        monkeypatch.setattr(f"{module}.now_ms", lambda: clock[0])
+async def moment() -> str:
+    """The query for a moment after all that was done, and before all that is done next."""
+    at_ms = now_ms()
+    while now_ms() == at_ms:
+        await asyncio.sleep(0)
+    at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return f"at={at.replace('+00:00', 'Z')}"
+
+
+async def test_a_queue_and_its_listener_are_shown_as_they_were():
     api = await make_api()
     queue_id = await api.queue("before")
     listener_id = await api.listener(queue_id)
-    clock[0] += 1000
+    first = await moment()
     await api.put(f"/v1/queues/{queue_id}", json={"name": "after"})
     await api.put(f"/v1/queues/{queue_id}/listeners/{listener_id}", json={"name": "renamed"})
-    clock[0] += 1000
+    second = await moment()
     await api.request("DELETE", f"/v1/queues/{queue_id}")
-    first, second, third = (f"at=2026-01-01T00:00:0{second}Z" for second in range(3))
+    third = await moment()
     path = f"/v1/queues/{queue_id}"
 
     async def names(at: str) -> list[str]:
@@ -155,10 +164,7 @@ async def test_a_queue_and_its_listener_are_shown_as_they_were(monkeypatch: pyte
     assert (await api.bare.get(f"{path}?{first}", headers={"x-api-key": their_key})).status_code == 404
 
 
-async def test_keys_are_shown_as_they_were_to_who_may_see_them(monkeypatch: pytest.MonkeyPatch):
-    clock = [1_767_225_600_000]
-    for module in ("broker.commands.organizations", "api.calls", "api.keys"):
-        monkeypatch.setattr(f"{module}.now_ms", lambda: clock[0])
+async def test_keys_are_shown_as_they_were_to_who_may_see_them():
     api = await make_api()
     path = f"/v1/organizations/{api.organization_id}/keys"
     ours = {"x-api-key": await api.key_with(SCOPES)}
@@ -167,9 +173,9 @@ async def test_keys_are_shown_as_they_were_to_who_may_see_them(monkeypatch: pyte
         return await api.bare.request(method, where, **{"headers": ours, **more})
 
     made = (await asked("PUT", path, json={"name": "for a while", "scopes": ["queues"]})).json()["key"]
-    clock[0] += 1000
+    first = await moment()
     await asked("DELETE", f"{path}/{made['id']}")
-    first, second = (f"at=2026-01-01T00:00:0{second}Z" for second in range(2))
+    second = await moment()
     for then in ("", second):
         assert (await asked("GET", f"{path}/{made['id']}?{then}")).status_code == 404
         assert made["id"] not in [key["id"] for key in (await asked("GET", f"{path}?{then}")).json()["keys"]]
