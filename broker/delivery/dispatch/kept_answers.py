@@ -23,7 +23,7 @@ from broker.outbound.request import Opened, shown_headers
 
 ANSWERS_MAX: Final = 20  # different answers that are kept in a minute
 BYTES_MAX: Final = 64 << 10  # of them together
-PARSED_MAX: Final = 200  # answers in a minute that are parsed; the same bytes are parsed once
+PARSED_MAX: Final = 100  # answers in a minute that are parsed; the same bytes are parsed once
 ROWS_MAX: Final = 5_000  # attempts until the next checkpoint
 _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
@@ -43,7 +43,7 @@ class KeptAnswers:
         self._since_ms = 0  # the beginning of the minute that the bounds are for
         self._bytes = 0
         self._kept: dict[str, _Found] = {}  # by the answer's id
-        self._parsed: dict[bytes, _Found | None] = {}  # by the received bytes
+        self._parsed: dict[int, _Found | None] = {}  # by the hash of the received bytes, which are not kept
 
     def update(self, listener: Listener, opened: Opened) -> None:
         """Show the next requests as the listener's settings say."""
@@ -83,11 +83,12 @@ class KeptAnswers:
             self._since_ms, self._bytes = at_ms, 0
             self._kept.clear()
             self._parsed.clear()
-        if raw in self._parsed:
-            return self._parsed[raw]
+        key = hash(raw)
+        if key in self._parsed:
+            return self._parsed[key]
         if len(self._parsed) >= PARSED_MAX:
             return None
-        found = self._parsed[raw] = self._keep(partition, raw, at_ms)
+        found = self._parsed[key] = self._keep(partition, raw, at_ms)
         return found
 
     def _keep(self, partition: int, raw: bytes, at_ms: int) -> _Found | None:
