@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from broker.core.changes import CLOCK_SKEW_MS
 from broker.ports import SESSION_TIMEOUT_MS
 
 
@@ -149,6 +150,7 @@ class Tuning:
     ended_again_s: float = 5.0  # If a deleted listener was found, or Kafka failed, the next look is after this time.
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0
+    clock_skew_ms: int = CLOCK_SKEW_MS  # The clocks of the writing machines differ by at most this.
     set_aside_listeners: int = 4  # Retention moves deliveries of this many listeners at once.
     set_aside_s: float = 10.0  # longest turn of one listener
     set_aside_look_s: float = 0.05

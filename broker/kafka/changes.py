@@ -32,7 +32,16 @@ class ChangesTopic:
     The worker that owns a message's partition answers each change in the topic `deliveries`.
     """
 
-    def __init__(self, topic: Appender, requests: KafkaRequests, deliveries: str, read_slots: ReadSlots) -> None:
+    def __init__(
+        self,
+        topic: Appender,
+        requests: KafkaRequests,
+        deliveries: str,
+        read_slots: ReadSlots,
+        *,
+        clock_skew_ms: int = CLOCK_SKEW_MS,
+    ) -> None:
+        self._clock_skew_ms = clock_skew_ms
         self.name = topic.name
         self._topic = topic
         self._requests = requests
@@ -81,7 +90,7 @@ class ChangesTopic:
             return None
         key, counts = event.message_id.encode(), None
         async with self._read_slots.slot(event.organization_id):
-            for partition, (offset, end) in (await self._spans({place[1]: place[0] - CLOCK_SKEW_MS})).items():
+            for partition, (offset, end) in (await self._spans({place[1]: place[0] - self._clock_skew_ms})).items():
                 async for record in self._walk(partition, offset, end):
                     one = _decoded(record.value) if record.key == key else None
                     if isinstance(one, MessageChange):
@@ -97,7 +106,7 @@ class ChangesTopic:
         """See ports.ChangeLog."""
         since_ms: dict[int, int] = {}
         for at_ms, partition in places.values():
-            since_ms[partition] = min(at_ms - CLOCK_SKEW_MS, since_ms.get(partition, at_ms))
+            since_ms[partition] = min(at_ms - self._clock_skew_ms, since_ms.get(partition, at_ms))
         if not since_ms:
             return {}
         wanted = {message_id.encode(): message_id for message_id in places}
@@ -129,7 +138,9 @@ class ChangesTopic:
         queue, counts, exact = queue_id.encode(), dict[str, Change](), True
         places = {number: place for number, place in enumerate(zip(begin, end, strict=True)) if place[0] < place[1]}
         async with self._read_slots.slot(organization_id):
-            for partition, (at, stop) in (await self._spans(dict.fromkeys(places, since_ms - CLOCK_SKEW_MS))).items():
+            for partition, (at, stop) in (
+                await self._spans(dict.fromkeys(places, since_ms - self._clock_skew_ms))
+            ).items():
                 offset = at
                 results = scan(
                     self._requests,
@@ -186,7 +197,7 @@ class ChangesTopic:
 
         Unreadable changes are skipped and have no effect. Raises LogUnavailable if Kafka does not answer.
         """
-        times = {partition: max(at_ms - CLOCK_SKEW_MS, 0)}
+        times = {partition: max(at_ms - self._clock_skew_ms, 0)}
         first = (await offsets_since(self._requests, self._topic.name, times))[partition]
         async for record in self._requests.walk(self._topic.name, partition, max(first, begin), end, pass_damaged=True):
             event = _decoded(record.value)

@@ -7,6 +7,7 @@ workers (tail.py).
 
 from __future__ import annotations
 
+from broker.core.changes import CLOCK_SKEW_MS
 from broker.disk import Refusal
 from broker.kafka.appender import Appender
 from broker.kafka.changes import ChangesTopic
@@ -28,7 +29,9 @@ class KafkaLog:
     An append waits at most `append_timeout_ms` for Kafka's acknowledgement.
     """
 
-    def __init__(self, kafka: KafkaSettings, *, append_timeout_ms: int = 5_000) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, *, append_timeout_ms: int = 5_000, clock_skew_ms: int = CLOCK_SKEW_MS
+    ) -> None:
         names = topics(kafka)
         timeout_s = append_timeout_ms / 1000
         self.requests = KafkaRequests(kafka)
@@ -42,7 +45,9 @@ class KafkaLog:
         self.claims = ClaimsTopic(Appender(self.producer, names.claims.name, timeout_s), self.requests, names.claims)
         self.deliveries = Appender(self.producer, names.deliveries.name, timeout_s)
         changes = Appender(self.producer, names.changes.name, timeout_s)
-        self.changes = ChangesTopic(changes, self.requests, names.deliveries.name, self.read_slots)
+        self.changes = ChangesTopic(
+            changes, self.requests, names.deliveries.name, self.read_slots, clock_skew_ms=clock_skew_ms
+        )
         self.outstanding = Appender(self.producer, names.outstanding.name, timeout_s)
         self.statistics = Appender(self.producer, names.statistics.name, timeout_s)
 

@@ -5,7 +5,7 @@ For: tests that look inside while real messages flow. Not for: processes that di
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import ip_network
@@ -17,6 +17,7 @@ from broker.commands.listeners import ListenerCommands, ListenerInput
 from broker.commands.organizations import create_organization
 from broker.commands.puts import put_message
 from broker.commands.queues import QueueCommands
+from broker.core.changes import CLOCK_SKEW_MS
 from broker.core.entities import Listener, Queue
 from broker.core.ids import parse_message_id
 from broker.delivery.ports import Ports
@@ -37,12 +38,28 @@ from tests.listeners import Listeners, until
 from tests.patience import PATIENT
 
 
+class StandIn:
+    """A port that does as the real one does, but for some methods. These are attributes, and may be set again."""
+
+    def __init__(self, real: Any, **instead: Any) -> None:
+        self.real = real
+        vars(self).update(instead)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def _as_they_are(ports: Ports) -> Ports:
+    return ports
+
+
 @dataclass
 class Rig:
     """One organization's API side, and any number of workers.
 
     tuning: of the workers that are made from now on.
     reads_max: of the looks at deliveries (KafkaDeliveries), by parameter.
+    ports: what the workers that are made from now on are given instead of their ports of Kafka.
     """
 
     settings: Settings
@@ -56,6 +73,7 @@ class Rig:
     workers: dict[Worker, Projections] = field(default_factory=dict)
     tuning: Tuning = PATIENT
     reads_max: dict[str, int] = field(default_factory=dict)
+    ports: Callable[[Ports], Ports] = _as_they_are
 
     @property
     def context(self) -> Context:
@@ -108,6 +126,12 @@ class Rig:
     async def delete(self, queue: Queue, message_id: str) -> dict[str, str]:
         return (await delete_message(self.log, self.context, queue, message_id))[1]
 
+    def with_cursors(self, **instead: Any) -> StandIn:
+        """Give the workers that are made from now on cursors that do this instead (StandIn)."""
+        cursors = StandIn(KafkaCursors(self.settings.kafka, self.log.requests), **instead)
+        self.ports = lambda ports: replace(ports, cursors=cursors)
+        return cursors
+
     def worker(self, projections: Projections) -> Worker:
         """A worker that is not started, and its agent. projections: not started, either."""
         kafka, requests = self.settings.kafka, self.log.requests
@@ -117,6 +141,7 @@ class Rig:
             cursors=KafkaCursors(kafka, requests),
             changes=ChangesTail(kafka, self.log.requests),
         )
+        ports = self.ports(ports)
         view, sealer = projections.directory, Sealer(self.settings.sealing_key)
         worker = Worker(self.settings, ports, view, sealer, self.stored.count, tuning=self.tuning)
         projections.add_agent("delivery_streams", run_delivery_streams(view, worker.roster, projections.failed))
@@ -180,9 +205,9 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def running(kafka: KafkaSettings) -> AsyncIterator[Rig]:
+async def running(kafka: KafkaSettings, *, clock_skew_ms: int = CLOCK_SKEW_MS) -> AsyncIterator[Rig]:
     settings = Settings(kafka=kafka, sealing_key=new_sealing_key(), allow_networks=(ip_network("127.0.0.0/8"),))
-    log = KafkaLog(kafka)
+    log = KafkaLog(kafka, clock_skew_ms=clock_skew_ms)
     await log.start()
     projections = Projections(kafka, log.control)
     await projections.start()
@@ -194,6 +219,7 @@ async def running(kafka: KafkaSettings) -> AsyncIterator[Rig]:
         rig = Rig(
             settings, log, projections, commands, QueueCommands(log.control, view), organization.id, listeners, stored
         )
+        rig.tune(clock_skew_ms=clock_skew_ms)
         try:
             yield rig
         finally:

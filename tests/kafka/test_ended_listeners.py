@@ -32,27 +32,23 @@ async def groups(rig: Rig) -> set[str]:
     return {one.group_id for one in listed.valid if one.group_id.startswith(listener_group(rig.settings.kafka, ""))}
 
 
-async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(rig: Rig):
     queue = await rig.queue()
     ends, stays = await rig.listen(queue, "ends"), await rig.listen(queue, "stays")
-    worker = await rig.work()
     happened: list[tuple[str, str]] = []
-    store, delete = worker.kafka.cursors.store, worker.kafka.cursors.delete
 
     async def slow_store(cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
         """Each commit is long under way: time for its listener to end meanwhile."""
         await asyncio.sleep(0.3)
-        await store(cursors)
+        await stored.real.store(cursors)
         happened.extend(("committed", listener_id) for listener_id in cursors)
 
     async def told_delete(listener_id: str) -> None:
-        await delete(listener_id)
+        await stored.real.delete(listener_id)
         happened.append(("deleted", listener_id))
 
-    monkeypatch.setattr(worker.kafka.cursors, "store", slow_store)
-    monkeypatch.setattr(worker.kafka.cursors, "delete", told_delete)
+    stored = rig.with_cursors(store=slow_store, delete=told_delete)
+    await rig.work()
     await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: ("committed", ends.id) in happened, what="both have cursors")
     deleting = asyncio.create_task(rig.commands.delete_listener(rig.context, queue.id, ends.id))
@@ -66,26 +62,20 @@ async def test_a_deleted_listener_s_group_goes_and_no_checkpoint_brings_it_back(
     assert await groups(rig) == {listener_group(rig.settings.kafka, stays.id)}
 
 
-async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch):
-    queue = await rig.queue()
-    listener = await rig.listen(queue, "gone")
-    rig.listeners.down.add("gone")
+async def test_a_listener_that_ended_while_it_was_down_is_asked_no_more(rig: Rig):
+    queue, other = await rig.queue(), await rig.queue("other")
+    gone, stays = await rig.listen(queue, "gone"), await rig.listen(other, "stays")
+    rig.listeners.down |= {"gone", "stays"}
     worker = await rig.work()
     await rig.put(queue, *(f"m{number}" for number in range(20)))
-    await until(lambda: worker._liveness.down, what="it is down")
-    await rig.commands.delete_listener(rig.context, queue.id, listener.id)
-    await until(lambda: not worker.dispatchers, what="it has ended")
-    down: list[int] = []
-    tick = worker._liveness.tick
-
-    def told_tick(*, permits: int) -> None:
-        down.append(len(worker._liveness.down))
-        tick(permits=permits)
-
-    monkeypatch.setattr(worker._liveness, "tick", told_tick)
-    await until(lambda: len(down) >= 10, what="some ticks more")
-    assert down == [0] * len(down)
-    assert not len(worker.ticks)
+    await rig.put(other, "m")
+    probes = rig.listeners.probes
+    await until(lambda: min(probes["gone"], probes["stays"]) > 0, what="both are asked whether they are back")
+    await rig.commands.delete_listener(rig.context, queue.id, gone.id)
+    await until(lambda: set(worker.dispatchers) == {stays.id}, what="it has ended")
+    before = probes.copy()
+    await until(lambda: probes["stays"] >= before["stays"] + 3, what="the other one is asked again and again")
+    assert probes["gone"] <= before["gone"] + 1, "one may have been under way"
 
 
 async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig):
@@ -121,26 +111,25 @@ async def test_what_ended_while_no_worker_ran_is_found_by_the_next_one(rig: Rig)
     await until(buried, what="their records are gone, the other listener's is not")
 
 
-async def test_a_cursor_that_a_worker_behind_the_log_committed_once_more_is_found(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_cursor_that_a_worker_behind_the_log_committed_once_more_is_found(rig: Rig):
     rig.tune(ended_again_s=0.2)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
-    worker = await rig.work()
-    await rig.put(queue, "m")
-    await until(lambda: groups(rig), what="its cursor is committed")
-    delete = worker.kafka.cursors.delete
+    deleted: list[str] = []
 
     async def commit_again(listener_id: str) -> None:
-        monkeypatch.setattr(worker.kafka.cursors, "delete", delete)
-        await delete(listener_id)
-        await rig.where.cursors.store({listener_id: {0: Cursor(top=1)}})
+        await cursors.real.delete(listener_id)
+        deleted.append(listener_id)
+        if len(deleted) == 1:
+            await rig.where.cursors.store({listener_id: {0: Cursor(top=1)}})
 
-    monkeypatch.setattr(worker.kafka.cursors, "delete", commit_again)
+    cursors = rig.with_cursors(delete=commit_again)
+    await rig.work()
+    await rig.put(queue, "m")
+    await until(lambda: groups(rig), what="its cursor is committed")
     await rig.commands.delete_listener(rig.context, queue.id, listener.id)
 
     async def none() -> bool:
-        return worker.kafka.cursors.delete is delete and not await groups(rig)
+        return len(deleted) > 1 and not await groups(rig)
 
     await until(none, what="it is gone for good")

@@ -17,9 +17,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from broker.core.digests import state_hash
 from broker.core.ids import parse_message_id
-from broker.delivery.housekeeping import retention
 from broker.errors import ConfigurationError
-from broker.kafka import changes
 from broker.kafka import restore as broker_restore
 from broker.kafka.admin import ensure_topics
 from broker.kafka.requests import KafkaRequests, Record
@@ -229,11 +227,9 @@ async def test_what_is_owed_is_in_an_export_although_it_moves_and_is_compacted_m
 async def test_a_log_whose_beginning_retention_has_taken_begins_where_it_did(
     kafka_settings: KafkaSettings, ready_topics: Topics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for module in (retention, changes):
-        monkeypatch.setattr(module, "CLOCK_SKEW_MS", 0)
     monkeypatch.setattr(broker_restore, "_FILL_AT_ONCE", 3)
     again = replace(kafka_settings, topic_prefix=f"test-{uuid.uuid4().hex[:12]}.")
-    async with running(kafka_settings) as rig:
+    async with running(kafka_settings, clock_skew_ms=0) as rig:
         queue = await rig.queue("orders")
         await rig.listen(queue, "a")
         worker = await rig.work()
@@ -262,7 +258,7 @@ async def test_a_log_whose_beginning_retention_has_taken_begins_where_it_did(
     hashes = [(await run(kafka, "verify")) for kafka in (kafka_settings, again)]
     assert "earlier records can't be checked" in hashes[0].output
     assert (hashes[1].exit_code, hashes[1].output) == (0, hashes[0].output)
-    async with running(again) as there:
+    async with running(again, clock_skew_ms=0) as there:
         at_ms, partition = parse_message_id(kept[0]) or (0, 0)
         found = await there.log.messages.find(
             partition=partition, at_ms=at_ms, message_id=kept[0], organization_id=rig.organization_id

@@ -51,21 +51,18 @@ async def test_attempts_under_way_finish_are_written_down_and_the_group_is_left(
     assert rig.listeners.ids("slow") == Counter([*ids, last])
 
 
-async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one(rig: Rig):
     queue = await rig.queue()
     await rig.listen(queue, "a")
-    first = await rig.work()
-    store = first.kafka.cursors.store
     storing = asyncio.Event()
 
     async def hangs(_cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        monkeypatch.setattr(first.kafka.cursors, "store", store)
+        cursors.store = cursors.real.store
         storing.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(first.kafka.cursors, "store", hangs)
+    cursors = rig.with_cursors(store=hangs)
+    first = await rig.work()
     ids = await rig.put(queue, *(f"m{number}" for number in range(20)))
     await until(lambda: len(rig.listeners.taken("a")) == 20, what="all of it")
     await until(storing.is_set, what="a checkpoint")
@@ -76,7 +73,7 @@ async def test_a_checkpoint_that_the_end_interrupts_is_made_good_by_the_last_one
     assert rig.listeners.ids("a") == Counter(ids)
 
 
-async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_an_attempt_that_never_ends_does_not_keep_the_worker(rig: Rig):
     rig.tune(drain_s=3600.0, hanging_s=0.1)
     queue = await rig.queue()
     listener = await rig.listen(queue, "hangs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,7 +18,7 @@ from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import Topics
 from broker.ports import DeliveryState
 from broker.settings import KafkaSettings
-from tests.kafka.rig import Rig, running
+from tests.kafka.rig import Rig, StandIn, running
 from tests.listeners import Got, until
 
 
@@ -120,9 +121,10 @@ async def test_while_a_message_fails_only_those_of_its_key_wait_and_they_come_in
     assert [got.headers["everput-attempt"] for got in rig.listeners.taken("a") if got.data == "k5"] == ["1"]
 
 
-async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig):
     queue = await rig.queue()
     await rig.listen(queue, "a")
+    cursors = rig.with_cursors()
     first = await rig.work()
     refusing(rig, "stuck")
     await rig.put(queue, "stuck")
@@ -130,9 +132,10 @@ async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig,
     async def never(*_: object) -> None:
         """The worker dies before it has committed anything."""
 
-    monkeypatch.setattr(first.kafka.cursors, "store", never)
+    cursors.store = never
     await until(lambda: kept(rig), what="it is kept in outstanding")
     await rig.end(first)
+    cursors.store = cursors.real.store
     attempts: Counter[str] = Counter()
 
     def count(got: Got) -> int:
@@ -147,20 +150,20 @@ async def test_a_crash_between_the_record_and_the_cursor_delivers_once(rig: Rig,
     assert sum(attempts.values()) == 2
 
 
-async def test_a_hand_over_waits_for_what_is_being_written(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_a_hand_over_waits_for_what_is_being_written(rig: Rig):
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
-    first = await rig.work()
     refusing(rig, "stuck")
     begun, free = asyncio.Event(), asyncio.Event()
-    append_one = rig.log.outstanding.append_one
 
     async def slow(partition: int, key: bytes, value: bytes) -> int:
         begun.set()
         await free.wait()
-        return await append_one(partition, key, value)
+        return await rig.log.outstanding.append_one(partition, key, value)
 
-    monkeypatch.setattr(rig.log.outstanding, "append_one", slow)
+    outstanding = StandIn(rig.log.outstanding, append_one=slow)
+    rig.ports = lambda ports: replace(ports, log=StandIn(ports.log, outstanding=outstanding))
+    first = await rig.work()
     await rig.put(queue, "stuck")
     await begun.wait()
     (dispatcher,) = first.dispatchers.values()

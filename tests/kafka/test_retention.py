@@ -18,14 +18,13 @@ from broker.commands.organizations import create_organization
 from broker.commands.puts import new_put
 from broker.core.cursor import Cursor
 from broker.core.entities import Listener, Queue
-from broker.delivery.housekeeping import retention as retention_module
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable, NotFound
-from broker.kafka import changes as changes_module
 from broker.kafka.requests import EARLIEST, LATEST
+from broker.kafka.tail import Tail
 from broker.kafka.topics import Topics, listener_group
 from broker.settings import KafkaSettings
-from tests.kafka.rig import Rig, running
+from tests.kafka.rig import Rig, StandIn, running
 from tests.kafka.test_outstanding import kept
 from tests.kafka.test_replay import ended, replayed, start
 from tests.kafka_clients import librdkafka
@@ -35,10 +34,8 @@ LATER_MS = 60_000
 
 
 @pytest.fixture
-async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(retention_module, "CLOCK_SKEW_MS", 0)
-    monkeypatch.setattr(changes_module, "CLOCK_SKEW_MS", 0)
-    async with running(kafka_settings) as made:
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with running(kafka_settings, clock_skew_ms=0) as made:
         yield made
 
 
@@ -183,29 +180,40 @@ async def test_what_waits_for_its_time_holds_nothing_of_another_organization(rig
     assert rig.listeners.taken("later") == []
 
 
-async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_who_may_be_no_member_any_more_deletes_nothing(rig: Rig):
     """Its next owner keeps what it does not know of: docs/decisions/0160."""
     queue = await rig.queue()
     await rig.listen(queue, "a")
+    membership = StandIn(Tail(rig.settings.kafka, rig.log.requests))
+    rig.ports = lambda ports: replace(ports, membership=membership)
     worker = await rig.work()
     await rig.put(queue, "m1", "m2", "m3")
     await until(lambda: len(rig.listeners.taken("a")) == 3, what="all three")
 
-    async def refuse(_offsets: object) -> None:
+    async def refuse(*_: object) -> None:
         raise LogUnavailable("no member any more")
 
     await worker.assignment.checkpoints.checkpoint()
     await worker.kafka.cursors.store(worker.assignment.checkpoints._idle(worker.dispatchers.values()))
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.kafka.membership, "confirm", refuse)
-        patch.setattr(worker.assignment.fence, "_asked_at", float("-inf"))
-        with pytest.raises(LogUnavailable):
-            await worker.assignment.retention.sweep(now_ms() + LATER_MS)
-        assert await begins(rig, "messages") == 0
+    membership.confirm = refuse
+
+    async def refused() -> bool:
+        """Whether the worker's last confirmation is too old, so that it asks."""
+        try:
+            await worker.assignment.fence.assure()
+        except LogUnavailable:
+            return True
+        return False
+
+    await until(refused, what="it may be no member any more")
+    with pytest.raises(LogUnavailable):
+        await worker.assignment.retention.sweep(now_ms() + LATER_MS)
+    assert await begins(rig, "messages") == 0
+    membership.confirm = membership.real.confirm
     await swept(rig, worker, 3)
 
 
-async def test_what_is_parked_is_found_and_redriven_when_its_message_is_gone(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_what_is_parked_is_found_and_redriven_when_its_message_is_gone(rig: Rig):
     rig.tune(set_aside_after_ms=0)
     queue = await rig.queue()
     listener = await rig.listen(queue, "a", max_attempts=1)
@@ -264,24 +272,24 @@ async def test_what_only_a_newer_program_reads_keeps_its_message(rig: Rig):
         assert (await rig.log.requests.offsets(name, {partition: EARLIEST}))[partition] <= offset
 
 
-async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+async def test_a_sweep_that_a_hand_over_meets_deletes_nothing(rig: Rig):
     rig.tune(set_aside_after_ms=0)
     queue = await rig.queue()
     await rig.listen(queue, "a", max_attempts=1)
     rig.listeners.decide = lambda got: 422
+    cursors = rig.with_cursors()
     worker = await rig.work()
     (parked,) = await rig.put(queue, "parked")
     await until(lambda: kept(rig), what="it is parked")
     await worker.assignment.checkpoints.checkpoint()
-    load = worker.kafka.cursors.load
 
     async def load_and_lose(listeners: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        found = await load(listeners, partitions)
+        found = await cursors.real.load(listeners, partitions)
         await worker._given_up(list(worker.assignment.partitions))
         return found
 
-    monkeypatch.setattr(worker.kafka.cursors, "load", load_and_lose)
-    with pytest.raises(LogUnavailable, match="handed over"):
+    cursors.load = load_and_lose
+    with pytest.raises(LogUnavailable, match="handed them over"):
         await sweep(worker)
     assert await begins(rig, "messages") == 0
     assert await find(rig, queue, parked)

@@ -11,8 +11,6 @@ import pytest
 from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
 from broker.core.digests import state_hash
-from broker.delivery.housekeeping import retention as retention_module
-from broker.kafka import changes as changes_module
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import Rig, running
@@ -24,10 +22,8 @@ ROUNDS = 6
 
 
 @pytest.fixture
-async def rig(kafka_settings: KafkaSettings, ready_topics: Topics, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(retention_module, "CLOCK_SKEW_MS", 0)
-    monkeypatch.setattr(changes_module, "CLOCK_SKEW_MS", 0)
-    async with running(kafka_settings) as made:
+async def rig(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with running(kafka_settings, clock_skew_ms=0) as made:
         made.tune(set_aside_after_ms=0)
         yield made
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.stateful.simulated_worker import SimWorker
     from tests.stateful.simulation import World
 
+CLOCK_SKEW_MS = 5_000
 READ_MAX = 8  # records that one request brings
 
 
@@ -63,7 +64,11 @@ class SimLog(MemoryLog):
         self.deliveries = Deliveries(world)
         self.outstanding = Outstanding(world, worker)
         self.changes = ChangesTopic(
-            MemoryAppender(world.kafka, "changes"), MemoryReader(world.kafka), "deliveries", None
+            MemoryAppender(world.kafka, "changes"),
+            MemoryReader(world.kafka),
+            "deliveries",
+            None,
+            clock_skew_ms=CLOCK_SKEW_MS,
         )
 
 

@@ -44,7 +44,6 @@ from broker.delivery.outstanding.entry import entry_key
 from broker.delivery.reading import catch_up, tail_loop
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import Tuning
-from broker.kafka import changes as changes_topic
 from broker.outbound.addresses import AWAY, Target
 from broker.outbound.connection import ConnectFailed
 from broker.ports import SESSION_TIMEOUT_MS
@@ -594,7 +593,6 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(answers, asyncio=SimpleNamespace(**pause), time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         put_in(changes, asyncio=SimpleNamespace(**pause, **shared))
         put_in(changes, time=SimpleNamespace(monotonic=lambda: 0.0))  # nobody is suspended
-        put_in(changes_topic, CLOCK_SKEW_MS=5_000)
         put_in(dispatcher, asyncio=SimpleNamespace(get_running_loop=get_loop))
         # Where an object lies in memory must not decide anything.
         put_in(Stream, __hash__=lambda one: one.partition + PARTITIONS * int(one.dispatcher.listener.name[1:]))

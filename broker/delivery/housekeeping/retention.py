@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from broker.core.changes import CLOCK_SKEW_MS
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.ports import CursorStore, DeliveryLog
 from broker.delivery.tuning import TUNED, Tuning
@@ -111,8 +110,8 @@ class Retention:
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
             # The cursors were read first, so a delivery that has moved to `outstanding` since is above its cursor.
-            bare_ms = _earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
-            kept_ms = _earlier(before_ms, self._outstanding.oldest_put_ms(partition))
+            bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
+            kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._tuning.retention_look_s):
@@ -164,12 +163,15 @@ class Retention:
             before_ms = min(before_ms, fetched.records[0].timestamp)
         await self._requests.delete_before(self._messages, partition, limit)
         for topic, until_ms in ((self._changes, min(before_ms, changes_ms)), (self._deliveries, before_ms)):
-            found = (await offsets_since(self._requests, topic, {partition: until_ms - CLOCK_SKEW_MS}))[partition]
+            found = (await offsets_since(self._requests, topic, {partition: until_ms - self._tuning.clock_skew_ms}))[
+                partition
+            ]
             if found > 0:
                 await self._requests.delete_before(topic, partition, found)
         log.info("retention.deleted partition=%d messages_before=%d", partition, limit)
 
-
-def _earlier(before_ms: int, put_ms: int | None) -> int:
-    """Return the earlier of two times: `before_ms`, and the time of the put of the oldest message, if there is one."""
-    return before_ms if put_ms is None else min(before_ms, put_ms - CLOCK_SKEW_MS)
+    def _earlier(self, before_ms: int, put_ms: int | None) -> int:
+        """Return the earlier of two times: `before_ms`, and the time of the put of the oldest message, if there is
+        one.
+        """
+        return before_ms if put_ms is None else min(before_ms, put_ms - self._tuning.clock_skew_ms)
