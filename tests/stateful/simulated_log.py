@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from broker.core.codec import decode
 from broker.core.cursor import Cursor
 from broker.delivery.ports import Gained, GivenUp, KeyAndValue, Ports
-from broker.errors import LogUnavailable
+from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.changes import ChangesTopic
 from broker.ports import NoMember, Record
 from tests.memory_kafka import MemoryAppender, MemoryChangeFeed, MemoryCursors, MemoryKafka, MemoryLog, MemoryReader
@@ -58,14 +58,20 @@ class SimKafka(MemoryKafka):
         )
 
 
+class SimReader(MemoryReader):
+    def report(self, damage: LogDamaged) -> None:
+        raise AssertionError(f"nothing is damaged here: {damage}")
+
+
 class SimLog(MemoryLog):
     def __init__(self, world: World, worker: SimWorker) -> None:
         super().__init__(world.kafka)
+        self.requests = SimReader(world.kafka)
         self.deliveries = Deliveries(world)
         self.outstanding = Outstanding(world, worker)
         self.changes = ChangesTopic(
             MemoryAppender(world.kafka, "changes"),
-            MemoryReader(world.kafka),
+            SimReader(world.kafka),
             "deliveries",
             None,
             clock_skew_ms=CLOCK_SKEW_MS,

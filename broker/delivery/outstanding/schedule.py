@@ -163,7 +163,7 @@ class Outstanding:
         quiet = [
             partition
             for partition, count in changes.items()
-            if not self._written.under_way[partition] and self._noted.get(partition, (_UNKNOWN,))[0] != count
+            if self._written.settled(partition) and self._noted.get(partition, (_UNKNOWN,))[0] != count
         ]
         found = {one: self._index.sums[one].until(0) for one in quiet}
         if not found:
@@ -226,7 +226,9 @@ class Outstanding:
             if self._count is not None and counts:
                 # Count two copies, because Kafka compacts the topic only when half of it is out of date.
                 self._count(event.organization_id, 2 * len(value))
-            if delivery.state is not DROPPED:
+            if delivery.state is DROPPED:
+                self._written.doubt(stream.partition, key)
+            else:
                 self._enter(entry_of(event, offset, found=False, record=value if offset < 0 else None))
             parked = isinstance(event, DeliveryParked)
             result = event.error if event.status is None else event.status

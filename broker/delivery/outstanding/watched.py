@@ -1,4 +1,4 @@
-"""The topic `outstanding`, as one assignment writes it: it knows whether an append is under way.
+"""The topic `outstanding`, as one assignment writes it: it knows which appends are under way, and which are in doubt.
 
 For: telling at which moments the index says what the topic holds (schedule.py, note()). Not for: writing
 (broker/kafka/appender.py).
@@ -7,44 +7,60 @@ For: telling at which moments the index says what the topic holds (schedule.py, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 
 from broker.delivery.ports import Appender, KeyAndValue
 
 
 class WatchedAppender:
-    """An appender (ports.Appender). By partition:
-
-    changes: counts the beginnings and ends of appends.
-    under_way: counts the appends that have not ended.
-    """
+    """An appender (ports.Appender) that remembers its appends, by partition."""
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
-        self.changes: defaultdict[int, int] = defaultdict(int)
-        self.under_way: defaultdict[int, int] = defaultdict(int)
+        self.changes: defaultdict[int, int] = defaultdict(int)  # counts the beginnings and ends of appends
+        self._under_way: defaultdict[int, int] = defaultdict(int)
+        self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)  # keys of records that may be written or not
 
     @property
     def name(self) -> str:
         return self._topic.name
 
+    def settled(self, partition: int) -> bool:
+        """Return whether no append to this partition is under way or in doubt."""
+        return not self._under_way[partition] and not self._in_doubt[partition]
+
+    def doubt(self, partition: int, key: bytes) -> None:
+        """Note that a record was written that the index does not have. A later record of its key ends that."""
+        self._in_doubt[partition].add(key)
+
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        with self._writing(list(outcomes)):
+        keys = {partition: [key for key, _ in records] for partition, records in outcomes.items()}
+        self._begin(*keys)
+        try:
             await self._topic.append(outcomes)
+        finally:
+            for partition, some in keys.items():
+                self._end(partition, some, written=partition not in outcomes)
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        with self._writing([partition]):
-            return await self._topic.append_one(partition, key, value)
+        self._begin(partition)
+        written = False
+        try:
+            offset = await self._topic.append_one(partition, key, value)
+            written = True
+        finally:
+            self._end(partition, [key], written=written)
+        return offset
 
-    @contextmanager
-    def _writing(self, partitions: Iterable[int]) -> Iterator[None]:
+    def _begin(self, *partitions: int) -> None:
         for partition in partitions:
             self.changes[partition] += 1
-            self.under_way[partition] += 1
-        try:
-            yield
-        finally:
-            for partition in partitions:
-                self.changes[partition] += 1
-                self.under_way[partition] -= 1
+            self._under_way[partition] += 1
+
+    def _end(self, partition: int, keys: list[bytes], *, written: bool) -> None:
+        self.changes[partition] += 1
+        self._under_way[partition] -= 1
+        if written:
+            self._in_doubt[partition].difference_update(keys)
+        else:
+            self._in_doubt[partition].update(keys)
