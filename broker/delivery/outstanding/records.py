@@ -48,6 +48,7 @@ class OutstandingRecords:
         self._deliveries_topic = deliveries_topic
         self._topic = topic
         self.fillers: dict[int, set[bytes]] = {}
+        self.ends: dict[int, int] = {}  # By partition, up to where its records were read.
         self._messages_topic = messages_topic
 
     async def all_of(
@@ -66,7 +67,7 @@ class OutstandingRecords:
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
-        end = await self._end(partition, 0 if noted is None else noted.end)
+        self.ends[partition] = end = await self._end(partition, 0 if noted is None else noted.end)
         try:
             async for rows in self._rows(partition, at, end, at_once, pass_damaged=False):
                 yield rows

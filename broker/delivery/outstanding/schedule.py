@@ -26,7 +26,7 @@ from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
 from broker.delivery.outstanding.due import Due
-from broker.delivery.outstanding.entry import Key, KeyQueue, OutstandingEntry, entry_key, entry_of
+from broker.delivery.outstanding.entry import Key, KeyQueue, OutstandingEntry, entry_key, entry_of, ids_in
 from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.outstanding.mending import Mending
 from broker.delivery.outstanding.rebuild import Streams
@@ -81,6 +81,8 @@ class Outstanding:
         )
         self.pause = due.pause
         self._requests = requests
+        # By partition: the end up to which the index has all records, and how many this worker had written by then.
+        self._known: dict[int, tuple[int, int]] = {}
         self._noted: dict[int, tuple[int, str]] = {}  # By partition: at which count of changes, and notes()' text.
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, due.remove, assure, tuning)
@@ -118,6 +120,7 @@ class Outstanding:
             self._found(partition, rows)
             await asyncio.sleep(0)
         self._noted[partition] = _UNKNOWN, noted
+        self._known[partition] = self._records.ends[partition], self._written.records[partition]
         # The deliveries that fillers replace are in the index by now.
         for key in self._records.fillers.pop(partition, ()):
             self._settled.setdefault(partition, []).append((key, None))
@@ -171,8 +174,24 @@ class Outstanding:
         with contextlib.suppress(LogUnavailable):
             ends = await self._requests.offsets(self._topic.name, dict.fromkeys(found, LATEST))
             for partition, end in ends.items():
-                if self._written.changes[partition] == changes[partition]:
+                known = await self._knows(partition, end)
+                if known and self._written.changes[partition] == changes[partition]:
                     self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
+
+    async def _knows(self, partition: int, end: int) -> bool:
+        """Return whether the index has what the records before this offset say. They are read if there are more than
+        this worker has written: an append may have been sent twice, or late by the partition's former owner.
+        """
+        begin, before = self._known.get(partition, (0, 0))
+        last: dict[bytes, bool] = {}
+        if begin + self._written.records[partition] - before != end:
+            async for record in self._requests.walk(self._topic.name, partition, begin, end):
+                last[record.key or b""] = record.value is not None
+        for key, is_there in last.items():
+            if (self._index.find(partition, *ids_in(key)) is not None) is not is_there:
+                return False
+        self._known[partition] = end, self._written.records[partition]
+        return True
 
     # Deliveries that are stored
 
@@ -425,6 +444,8 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
+                if message is None:  # The entry goes, and its record may stay.
+                    self._written.doubt(entry.partition, entry.key)
             except LogDamaged:
                 await self._damaged.park_again(entry)
                 return None

@@ -18,6 +18,7 @@ class WatchedAppender:
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
         self.changes: defaultdict[int, int] = defaultdict(int)  # counts the beginnings and ends of appends
+        self.records: defaultdict[int, int] = defaultdict(int)  # counts the records that are known to be written
         self._under_way: defaultdict[int, int] = defaultdict(int)
         self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)  # keys of records that may be written or not
 
@@ -61,6 +62,7 @@ class WatchedAppender:
         self.changes[partition] += 1
         self._under_way[partition] -= 1
         if written:
+            self.records[partition] += len(keys)
             self._in_doubt[partition].difference_update(keys)
         else:
             self._in_doubt[partition].update(keys)
