@@ -181,9 +181,9 @@ class _App(faust.App):  # type: ignore[misc]
         """Do nothing. Faust would create a data directory for tables, and there are none."""
 
 
-def faust_app(options: dict[str, Any], group: str) -> Any:
-    """Return a Faust app that is not started. `options` are those of Kafka's clients, and `group` is its consumer
-    group.
+def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
+    """Return a Faust app that is not started. `options` are those of Kafka's clients, `group` is its consumer group,
+    and `more` are further settings of Faust.
     """
     return _App(
         group,
@@ -203,6 +203,7 @@ def faust_app(options: dict[str, Any], group: str) -> Any:
         TableManager=_NoTables,
         stream_wait_empty=False,  # Without acknowledgements, a stop would wait forever.
         worker_redirect_stdouts=False,
+        **more,
     )
 
 

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _IDLE_S: Final = 2.0  # Few large reads cost less than many small ones, so new records wait this long.
 _DUTY: Final = 2.0  # Each read is followed by a pause of twice its duration, because deliveries come first.
+# aiokafka's consumer leaves its group when nobody polls it for this long, and here the feed reads instead.
+_NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0
@@ -76,7 +78,7 @@ class Statistics:
     async def _run_app(self) -> None:
         """Start a Faust app, and wait until it ends. Raises the error that ended it."""
         group = f"{self._kafka.topic_prefix}statistics"
-        app = faust_app(await reachable(self._kafka), group)
+        app = faust_app(await reachable(self._kafka), group, broker_max_poll_interval=_NEVER_S)
         feed = _Feed(self.counting, self._topics)
         app.transport = _Transport(app.conf.broker_consumer, app, feed=feed)
         source = app.topic(*self._topics, key_serializer="raw", value_serializer="raw", value_type=bytes)

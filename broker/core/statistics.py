@@ -125,10 +125,9 @@ class Totals:
             counts = self.rows[key] = Counts()
         return counts
 
-    def puts(self, puts: Iterable[tuple[int, str]]) -> None:
-        """Count records of the topic `messages`, each given as (minute, queue id)."""
-        for (minute, queue_id), number in Counter(puts).items():
-            self.at(Key(minute, queue_id, "")).put += number
+    def put(self, minute: int, queue_id: str, number: int = 1) -> None:
+        """Count records of `messages`: those of one queue in one minute."""
+        self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
         """Count an event of the topic `deliveries`. An event that is not about an attempt changes nothing."""

@@ -201,9 +201,6 @@ class CursorStore(Protocol):
 class ChangeFeed(Protocol):
     """A reader of new records in the topic `changes`."""
 
-    async def start(self) -> None:
-        """Connect. Raises LogUnavailable."""
-
     async def stop(self) -> None: ...
 
     def follow(self, offsets: Mapping[int, int]) -> None:

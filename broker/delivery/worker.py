@@ -129,7 +129,6 @@ class Worker:
 
     async def join(self) -> None:
         """Join the consumer group. Raises LogUnavailable if Kafka does not answer."""
-        await self.kafka.changes.start()
         await self.kafka.membership.start(self._gained, self._given_up)
 
     async def failed(self) -> None:

@@ -64,7 +64,8 @@ async def parse(
         if some[0].offset < offset:  # The first batch may begin before the requested offset.
             some = [record for record in some if record.offset >= offset]
         records += some
-        await asyncio.sleep(0)
+        if len(some) == RECORDS_AT_ONCE:
+            await asyncio.sleep(0)
     return FetchResult(records, next_offset, end_offset, len(raw))
 
 

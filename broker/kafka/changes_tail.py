@@ -9,85 +9,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Final
-
-from aiokafka import AIOKafkaConsumer
-from aiokafka import errors as kafka_errors
-from aiokafka.structs import TopicPartition
 
 from broker.core.codec import decode
 from broker.core.events import MessageChange
-from broker.errors import LogDamaged, LogUnavailable, UnknownEvent
-from broker.kafka.client import ANSWER_MS
-from broker.kafka.reachability import reachable
+from broker.errors import LogDamaged, UnknownEvent
+from broker.kafka.long_poll import LongPoll
 from broker.kafka.requests import KafkaRequests
-from broker.kafka.tail import poll
 from broker.kafka.topics import topics
 from broker.settings import KafkaSettings
 
-_POLL_MS: Final = 2_000  # Kafka answers a fetch sooner if there are records.
-_PAUSE_S: Final = 0.5  # after an error
-
 
 class ChangesTail:
-    """A Kafka consumer of new changes to messages. It has no consumer group: the caller says which partitions
-    it reads.
-    """
+    """A reader of new changes to messages. The caller says which partitions it reads."""
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
-        self._kafka = kafka
-        self._requests = requests
-        self._topic = topics(kafka).changes.name
-        self._consumer: Any = None
-        self._positions: dict[TopicPartition, int] = {}
+        self._long_poll = LongPoll(requests, topics(kafka).changes.name)
         self._follows = asyncio.Event()
 
-    async def start(self) -> None:
-        """Connect to Kafka. Raises LogUnavailable if Kafka can't be reached."""
-        self._consumer = AIOKafkaConsumer(
-            **await reachable(self._kafka),
-            enable_auto_commit=False,
-            check_crcs=True,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=_POLL_MS,
-            request_timeout_ms=ANSWER_MS,
-            max_partition_fetch_bytes=1 << 20,
-        )
-        try:
-            await self._consumer.start()
-        except (kafka_errors.KafkaError, OSError) as error:
-            await self._consumer.stop()
-            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
-
     async def stop(self) -> None:
-        if self._consumer is not None:
-            with contextlib.suppress(kafka_errors.KafkaError):
-                await self._consumer.stop()
+        await self._long_poll.stop()
 
     def follow(self, offsets: Mapping[int, int]) -> None:
         """Read these partitions from these offsets on, instead of those read before."""
-        wanted = {TopicPartition(self._topic, partition): offset for partition, offset in offsets.items()}
-        self._consumer.assign(list(wanted))
-        self._positions = wanted
-        for partition, offset in wanted.items():
-            self._consumer.seek(partition, offset)
+        self._long_poll.forget()
+        self._long_poll.begin(offsets)
         self._follows.set()
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return (partition, offset, event) of new changes to messages. Wait at most two seconds for them.
+        """Return (partition, offset, event) of new changes to messages. Wait at most half a second for them.
 
         Return an empty list while Kafka is unreachable.
         """
         await self._follows.wait()
         try:
-            batches = await poll(self._consumer, self._requests, self._positions, timeout_ms=_POLL_MS)
+            batches = await self._long_poll.read()
         except LogDamaged as damage:  # An unreadable change has no effect.
-            partition = TopicPartition(self._topic, damage.partition)
-            self._positions[partition] = damage.last + 1
-            self._consumer.seek(partition, damage.last + 1)
-            return []
-        except kafka_errors.KafkaError:
-            await asyncio.sleep(_PAUSE_S)
+            self._long_poll.begin({damage.partition: damage.last + 1})
             return []
         found = []
         for partition, records in batches.items():

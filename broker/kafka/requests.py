@@ -15,12 +15,12 @@ from typing import Any, Final, TypeVar
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import DeleteRecordsRequest
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.batches import FOLLOWING_BYTES, bytes_wanted, damaged_range, good, parse, to_confirm
+from broker.kafka.fetch import Fetch, rows_of
 from broker.kafka.groups import KafkaGroups, check
 from broker.kafka.reachability import reachable, why_not
 from broker.kafka.scan import scan
@@ -168,10 +168,8 @@ class KafkaRequests:
         """Fetch a broker's bytes of a partition from this offset on, without checking them. Return them with the end
         offset.
         """
-        request = FetchRequest(0, 0, max(bytes_max, 1), 0, [(topic, [(partition, offset, bytes_max)])])
-        answer = await self.client.send(node, request)
-        _, partitions = answer.topics[0]
-        _, code, end_offset, *_, raw = partitions[0]
+        request = Fetch(topic, [(partition, offset, bytes_max)], bytes_max=max(bytes_max, 1))
+        _, code, end_offset, raw = rows_of(await self.client.send(node, request))[0]
         error = kafka_errors.for_code(code)
         if error is kafka_errors.OffsetOutOfRangeError:
             raise OffsetTooOld(
@@ -181,7 +179,6 @@ class KafkaRequests:
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)
-        raw = raw or b""
         if topic not in self._compacted and (follows := to_confirm(raw, offset, end_offset)) is not None:
             after, size = follows
             following, _ = await self._fetch(node, topic, partition, after, _PROBE_BYTES)

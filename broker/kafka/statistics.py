@@ -14,6 +14,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
@@ -257,10 +258,11 @@ class Counting:
             totals.unreadable(lane, batch.begin, batch.end - 1)
             return
         if lane.topic == "messages":
-            named = ((one.timestamp // MINUTE_MS, one.headers[0][1]) for one in batch.records if one.headers)
-            totals.puts((minute, (queue_id or b"").decode(errors="replace")) for minute, queue_id in named)
+            put = Counter([(one.timestamp // MINUTE_MS, one.headers[0][1]) for one in batch.records if one.headers])
+            for (minute, queue_id), number in put.items():
+                totals.put(minute, (queue_id or b"").decode(errors="replace"), number)
             if batch.records:
-                totals.passed(lane, batch.records[-1].offset, max(one.timestamp for one in batch.records))
+                totals.passed(lane, batch.records[-1].offset, max([one.timestamp for one in batch.records]))
         else:
             for record in batch.records:
                 try:

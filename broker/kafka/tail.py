@@ -20,7 +20,8 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.structs import TopicPartition
 
 from broker.core.flow import Share
-from broker.errors import LogDamaged, LogUnavailable
+from broker.errors import LogUnavailable
+from broker.kafka.long_poll import LongPoll
 from broker.kafka.reachability import reachable
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import topics, workers_group
@@ -30,16 +31,13 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_MS: Final = 1_000
-_POLL_MS: Final = 2_000  # Kafka answers a fetch sooner if there are records.
-_PAUSE_S: Final = 0.5  # after an error
-_RECORDS_MAX: Final = 1_000
+_CHECK_S: Final = 1.0
+_FAILED_PAUSE_S: Final = 0.5
+_IDLE_MS: Final = 60_000  # The consumer's own fetcher has nothing to read, and looks this often.
 # The timeout is long for all requests of a group member, because joining takes as long as the slowest hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
 # A consumer that has had only errors for nine seconds does not recover by itself.
 FAILING_S_MAX: Final = 9.0
-
-# Errors of aiokafka that mean a wrong checksum or a wrong length of a record batch.
-_DAMAGED: Final = (kafka_errors.CorruptRecordException, kafka_errors.RecordTooLargeError)
 
 _NO_NOTES: Final[Mapping[int, str]] = {}
 
@@ -59,7 +57,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         self._requests = requests
         self._name = name
         self._consumer: Any = None
-        self._positions: dict[TopicPartition, int] = {}  # next offsets to read
+        self._long_poll = LongPoll(requests, self._topic)
+        self._checked_s = 0.0
         self._member = (0, "")
         self._failing_since: float | None = None
         self._gained: Gained
@@ -77,15 +76,12 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             **named,
             group_id=self._group,
             enable_auto_commit=False,
-            check_crcs=True,
-            auto_offset_reset="earliest",
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=_HEARTBEAT_MS,
             rebalance_timeout_ms=SESSION_TIMEOUT_MS,
             request_timeout_ms=_ANSWER_MS,
             partition_assignment_strategy=(StickyPartitionAssignor,),
-            fetch_max_wait_ms=_POLL_MS,
-            max_partition_fetch_bytes=1 << 20,
+            consumer_timeout_ms=_IDLE_MS,
         )
         self._consumer.subscribe([self._topic], listener=self)
         try:
@@ -104,19 +100,15 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def stop(self) -> None:
         """Leave the consumer group, so that other members get the partitions at once."""
+        await self._long_poll.stop()
         if self._consumer is not None:
             with contextlib.suppress(kafka_errors.KafkaError):
                 await self._consumer.stop()
 
     def begin(self, offsets: Mapping[int, int]) -> None:
         """Begin to read these partitions from these offsets on."""
-        wanted = {TopicPartition(self._topic, partition): offset for partition, offset in offsets.items()}
-        assigned = self._consumer.assignment()
-        for partition, offset in wanted.items():
-            if partition in assigned:
-                self._consumer.seek(partition, offset)
-                self._consumer.resume(partition)
-                self._positions[partition] = offset
+        assigned = {one.partition for one in self._consumer.assignment()}
+        self._long_poll.begin({number: offset for number, offset in offsets.items() if number in assigned})
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = _NO_NOTES) -> None:
         """Confirm that this worker still owns its partitions, by committing these offsets as the current group member.
@@ -155,30 +147,36 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """Return new messages by partition, after at most two seconds. Return nothing while Kafka is unreachable.
+        """Return new messages by partition, after at most half a second. Return nothing while Kafka is unreachable.
 
         Raises LogUnavailable after errors for many seconds, because aiokafka's membership tasks may have ended and do
         not restart.
         """
         try:
-            batches = await poll(
-                self._consumer, self._requests, self._positions, timeout_ms=_POLL_MS, max_records=_RECORDS_MAX
-            )
+            await self._check()
         except kafka_errors.KafkaError as error:
             log.warning("tail.failed error=%s", error)
             now = time.monotonic()
             self._failing_since = self._failing_since or now
             if now - self._failing_since > FAILING_S_MAX:
-                raise LogUnavailable(f"new messages can't be read from Kafka: {error}") from error
-            await asyncio.sleep(_PAUSE_S)
+                raise LogUnavailable(f"this worker can't remain in its consumer group: {error}") from error
+            await asyncio.sleep(_FAILED_PAUSE_S)
             return {}
-        self._failing_since = None
-        return batches
+        return await self._long_poll.read()
+
+    async def _check(self) -> None:
+        """Raise the error of aiokafka's membership tasks, if they have one. Asked once a second, by a poll for no
+        records: without it, aiokafka would leave the consumer group after five minutes.
+        """
+        now = time.monotonic()
+        if now - self._checked_s >= _CHECK_S or self._failing_since is not None:
+            await self._consumer.getmany(timeout_ms=0)
+            self._checked_s, self._failing_since = now, None
 
     # aiokafka calls these two methods.
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        self._positions.clear()
+        self._long_poll.forget()
         await self._given_up([partition.partition for partition in revoked])
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
@@ -187,62 +185,3 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         if assigned:
             self._consumer.pause(*assigned)
         self._gained([partition.partition for partition in assigned])
-
-
-async def poll(
-    consumer: Any, requests: KafkaRequests, positions: dict[TopicPartition, int], **options: int
-) -> dict[int, list[Any]]:
-    """Return the consumer's new records by partition. `positions` holds the next offset of each partition, and is
-    updated.
-
-    Raises LogDamaged if the next record of a partition is unreadable. The `options` are those of getmany().
-    """
-    try:
-        batches = await consumer.getmany(**options)
-    except kafka_errors.KafkaError as error:
-        # getmany() drops the records of other partitions, and does not say which partition failed.
-        # getmany() also skips an offset whose batch claims to be longer than the bytes that Kafka sent.
-        for partition, position in positions.items():
-            consumer.seek(partition, position)
-        if not isinstance(error, _DAMAGED):
-            raise
-        return await _read_otherwise(consumer, requests, positions, list(positions))
-    if not batches:
-        # If a batch claims to reach beyond its file, Kafka returns no bytes and no error.
-        read = [(partition, at) for partition, at in positions.items() if partition in consumer.assignment()]
-        behind = [partition for partition, at in read if (consumer.highwater(partition) or 0) > at]
-        return await _read_otherwise(consumer, requests, positions, behind)
-    positions.update({partition: records[-1].offset + 1 for partition, records in batches.items() if records})
-    return {partition.partition: records for partition, records in batches.items()}
-
-
-async def _read_otherwise(
-    consumer: Any,
-    requests: KafkaRequests,
-    positions: dict[TopicPartition, int],
-    partitions: Collection[TopicPartition],
-) -> dict[int, list[Any]]:
-    """Read these partitions by single requests, which try follower replicas if the leader's copy is damaged.
-
-    Raises LogDamaged if no replica is intact.
-    """
-    found: dict[int, list[Any]] = {}
-    damaged: LogDamaged | None = None
-    for partition in partitions:
-        position = positions.get(partition)
-        if position is None:  # the partition was given up meanwhile
-            continue
-        try:
-            fetched = await requests.read(partition.topic, partition.partition, position)
-        except LogDamaged as error:
-            damaged = error
-        except LogUnavailable as error:
-            log.warning("tail.failed error=%s", error)
-        else:
-            if fetched.records and positions.get(partition) == position:  # Another call may have moved it.
-                consumer.seek(partition, fetched.next_offset)
-                positions[partition] = fetched.next_offset
-                found[partition.partition] = fetched.records
-    if damaged is not None and not found:
-        raise damaged
-    return found

@@ -19,7 +19,6 @@ class ChangeFeedContract:
         for offset in range(3):
             await changes.append(updated(0, offset))
             await changes.append(updated(1, offset))
-        await feed.start()
         feed.follow({0: 1})
         found: list[tuple[int, int, int]] = []
 

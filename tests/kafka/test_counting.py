@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from aiokafka.consumer.subscription_state import SubscriptionState
 
 from broker.core.codec import decode
 from broker.core.events import MessagePut, StatisticsCounted
@@ -64,7 +65,7 @@ async def folded(kafka: KafkaSettings, log: KafkaLog) -> tuple[dict[Key, Counts]
                 for record in records:
                     event = decode(record.value)
                     if isinstance(event, MessagePut):
-                        totals.puts([(record.timestamp // MINUTE_MS, event.queue_id)])
+                        totals.put(record.timestamp // MINUTE_MS, event.queue_id)
                     else:
                         totals.event(event)
                 if end <= ends[lane]:
@@ -177,3 +178,27 @@ async def test_records_that_can_t_be_read_are_passed_and_their_minute_is_incompl
         series = Series(min(key.minute for key in sums) * MINUTE_MS, 10 * MINUTE_MS, 1, queue.id)
         await KafkaStatistics(settings, rig.log.requests, rig.log.read_slots).read(queue.organization_id, series)
         assert (series.points[0].put, series.complete) == (7, [False])
+
+
+async def test_a_process_stays_in_the_group_though_nobody_polls_its_consumer(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    kafka = rig.settings.kafka
+    looked, idle_s = 0, SubscriptionState.fetcher_idle_time.fget
+
+    def unpolled_for_hours(state: SubscriptionState) -> float:
+        nonlocal looked
+        if state.subscription is None or topics(kafka).messages.name not in state.subscription.topics:
+            return float(idle_s(state))
+        looked += 1
+        return 10_000.0
+
+    async def has_all() -> bool:
+        owned = await rig.log.requests.groups.assignments(
+            f"{kafka.topic_prefix}statistics", topics(kafka).messages.name
+        )
+        return owned == [set(range(topics(kafka).messages.partitions))]
+
+    async with counting(rig):
+        await until(has_all, what="it is a member")
+        monkeypatch.setattr(SubscriptionState, "fetcher_idle_time", property(unpolled_for_hours))
+        await until(lambda: looked >= 3, what="it has looked whether it is idle")
+        assert await has_all()

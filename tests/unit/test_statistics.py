@@ -100,7 +100,7 @@ def fold(totals: Totals, log: Log, lane: Lane, number: int) -> None:
             totals.unreadable(lane, offset, offset)
         else:
             if lane.topic == "messages":
-                totals.puts([(at_ms // MINUTE_MS, record)])
+                totals.put(at_ms // MINUTE_MS, record)
             else:
                 totals.event(record)
             totals.passed(lane, offset, at_ms)
@@ -179,7 +179,7 @@ def test_rebuilt_from_the_log_they_are_as_they_were_counted_live(log: Log, data:
 
 def test_what_is_counted_of_each_record():
     totals = Totals({PUTS: Position(0), DELIVERIES: Position(0)})
-    totals.puts([(BASE_MS // MINUTE_MS, "q1")])
+    totals.put(BASE_MS // MINUTE_MS, "q1")
     totals.event(settled("q1", "l1", [(BASE_MS, 0), (BASE_MS + 1, 3), (BASE_MS + MINUTE_MS, 4_000_000)]))
     totals.event(attempted("q1", "l1", BASE_MS, "failed", status=422))
     totals.event(attempted("q1", "l1", BASE_MS, "parked", status=None, error="timeout"))

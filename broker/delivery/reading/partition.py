@@ -89,14 +89,17 @@ class Partition:
         begin, self.tail = self.tail, last + 1
         self._ring.clear()
         self._ring_bytes, self._ring_from = 0, self.tail
-        for dispatcher in [dispatcher for dispatchers in self._fed.values() for dispatcher in dispatchers]:
-            stream = dispatcher.stream(self.number)
-            stream.window.scan(begin)
-            dispatcher.behind[stream] = None
-            if not stream.dirty:
-                stream.assignment.touched(stream)
-            dispatcher.wake()
-        self._fed.clear()
+        for dispatchers in list(self._fed.values()):
+            for dispatcher in list(dispatchers):
+                stream = dispatcher.stream(self.number)
+                if stream.window.begin > last:  # The listener has settled all of these records already.
+                    continue
+                del dispatchers[dispatcher]
+                stream.window.scan(begin)
+                dispatcher.behind[stream] = None
+                if not stream.dirty:
+                    stream.assignment.touched(stream)
+                dispatcher.wake()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
         """Let a listener continue after unreadable records whose deliveries were parked: the offsets in `own`, and all

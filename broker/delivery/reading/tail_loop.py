@@ -3,8 +3,7 @@
 For: batches of new records, after a check that the worker still owns the partitions. Not for: the fan-out to the
 listeners' streams (partition.py), streams that lag (catch_up.py).
 
-Messages are read in batches with aiokafka, which takes 5 µs of processor time for a record. A Faust agent would take 60
-µs.
+Messages are read in batches, which takes 5 µs of processor time for a record. A Faust agent would take 60 µs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,155 @@
+"""Fetch requests, packed and parsed by hand.
+
+For: the request that a worker sends for each record batch, where aiokafka's generic encoding of a request takes most of
+the time. Not for: any other request, checking the fetched bytes (batches.py), choosing the broker (requests.py).
+
+The bytes are those of aiokafka's own FetchRequest, version 11 (Kafka protocol guide, Fetch API). A broker that does
+not know this version gets aiokafka's request. Kafka 2.3 is the first release that knows it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any, Final, NamedTuple
+
+from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
+
+_API_KEY: Final = 1
+_VERSION: Final = 11
+# replica_id, max_wait_time, min_bytes, max_bytes, isolation_level, session_id, session_epoch, number of topics
+_BEGIN: Final = struct.Struct(">iiiibiii")
+# partition, current_leader_epoch, fetch_offset, log_start_offset, max_bytes
+_PARTITION: Final = struct.Struct(">iiqqi")
+_END: Final = struct.pack(">ih", 0, 0)  # no forgotten topics, no rack
+# partition, error_code, highwater_offset, last_stable_offset, log_start_offset, number of aborted transactions
+_ANSWER: Final = struct.Struct(">ihqqqi")
+_REPLICA_AND_SIZE: Final = struct.Struct(">ii")  # preferred_read_replica, number of bytes
+_INT32: Final = struct.Struct(">i")
+_INT16: Final = struct.Struct(">h")
+_HEADER: Final = struct.Struct(">hhi")
+_ABORTED_BYTES: Final = 16  # one aborted transaction: two int64
+
+Wanted = tuple[int, int, int]  # partition, offset, largest number of bytes
+
+
+class Fetched(NamedTuple):
+    """The answer for one partition: Kafka's error code, the offset after its newest record, and unchecked bytes."""
+
+    partition: int
+    error_code: int
+    end_offset: int
+    raw: bytes
+
+
+class _Answer:
+    """The parsed answer to a fetch request of one topic."""
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> list[Fetched]:
+        return parse_answer(data.getbuffer(), data.tell())
+
+
+def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:
+    """Parse the body of a fetch answer, version 11, from this position on.
+
+    Raises struct.error or ValueError if the bytes are too short.
+    """
+    at += 4  # throttle_time_ms
+    (error_code,) = _INT16.unpack_from(data, at)
+    at += 2 + 4  # session_id
+    (topics,) = _INT32.unpack_from(data, at)
+    at += 4
+    found: list[Fetched] = []
+    for _ in range(topics):
+        (name_bytes,) = _INT16.unpack_from(data, at)
+        at += 2 + name_bytes
+        (partitions,) = _INT32.unpack_from(data, at)
+        at += 4
+        for _ in range(partitions):
+            partition, code, end_offset, _, _, aborted = _ANSWER.unpack_from(data, at)
+            at += _ANSWER.size + _ABORTED_BYTES * max(aborted, 0)
+            _, size = _REPLICA_AND_SIZE.unpack_from(data, at)
+            at += _REPLICA_AND_SIZE.size
+            size = max(size, 0)
+            if at + size > len(data):
+                raise ValueError("a fetch answer is shorter than it says")
+            found.append(Fetched(partition, code or error_code, end_offset, bytes(data[at : at + size])))
+            at += size
+    return found
+
+
+class _Packed:
+    """A fetch request of one topic in the form in which aiokafka's connection sends requests."""
+
+    RESPONSE_TYPE = _Answer
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def build_request_header(self, correlation_id: int, client_id: str) -> _Header:
+        name = client_id.encode()
+        return _Header(b"%b%b%b" % (_HEADER.pack(_API_KEY, _VERSION, correlation_id), _INT16.pack(len(name)), name))
+
+    def encode(self) -> bytes:
+        return self._body
+
+    def parse_response_header(self, data: BytesIO) -> _AnswerHeader:
+        return _AnswerHeader(_INT32.unpack(data.read(4))[0])
+
+
+class _Header:
+    """The encoded header of a request."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def encode(self) -> bytes:
+        return self._data
+
+
+class _AnswerHeader(NamedTuple):
+    """The header of an answer."""
+
+    correlation_id: int
+
+
+class Fetch(FetchRequest):  # type: ignore[misc]
+    """A request for the records of some partitions of one topic. The broker answers after `max_wait_ms`, or as soon as
+    it has a record.
+    """
+
+    def __init__(self, topic: str, wanted: Sequence[Wanted], *, max_wait_ms: int = 0, bytes_max: int) -> None:
+        super().__init__(max_wait_ms, 1 if max_wait_ms else 0, bytes_max, 0, [(topic, list(wanted))])
+        self._topic = topic
+
+    def build(self, request_struct_class: Any) -> Any:
+        """Return the request that aiokafka sends. Called with the newest version that aiokafka and the broker know."""
+        if request_struct_class is not FetchRequest_v11:
+            return super().build(request_struct_class)
+        ((topic, wanted),) = self._topics
+        name = topic.encode()
+        rows = b"".join([_PARTITION.pack(number, -1, offset, -1, most) for number, offset, most in wanted])
+        return _Packed(
+            b"%b%b%b%b%b%b"
+            % (
+                _BEGIN.pack(-1, self._max_wait_ms, self._min_bytes, self._max_bytes, self._isolation_level, 0, -1, 1),
+                _INT16.pack(len(name)),
+                name,
+                _INT32.pack(len(wanted)),
+                rows,
+                _END,
+            )
+        )
+
+
+def rows_of(answer: Any) -> list[Fetched]:
+    """Return the rows of an answer, also of one that aiokafka has parsed because the broker is older."""
+    if isinstance(answer, list):
+        return answer
+    return [
+        Fetched(partition, code, end_offset, raw or b"")
+        for _, partitions in answer.topics
+        for partition, code, end_offset, *_, raw in partitions
+    ]

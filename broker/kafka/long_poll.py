@@ -1,0 +1,166 @@
+"""New records of some partitions of one topic, by long polls: Kafka answers as soon as it has stored a record.
+
+For: the newest end of a topic, for as long as the process runs. Not for: ranges of older records (requests.py), who
+owns which partition (tail.py), what the records mean.
+
+aiokafka's consumer could do this, too. Its fetcher takes about 1 ms of processor time for each answer, and does not say
+which partition failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from aiokafka import errors as kafka_errors
+
+from broker.errors import LogDamaged, LogUnavailable
+from broker.kafka.batches import parse
+from broker.kafka.fetch import Fetch, Fetched, rows_of
+from broker.kafka.requests import EARLIEST, KafkaRequests
+from broker.ports import Record
+
+log = logging.getLogger(__name__)
+
+WAIT_MS: Final = 500  # An answer without a record comes after this time.
+_PARTITION_BYTES: Final = 1 << 20
+_ANSWER_BYTES: Final = 4 << 20
+_RECORDS_MAX: Final = 1_000  # records of one partition that one read returns
+_PAUSE_S: Final = 0.1  # after an error
+
+
+class LongPoll:
+    """Reads the new records of some partitions of one topic. Each broker that leads some of them has one fetch request
+    in flight.
+    """
+
+    def __init__(self, requests: KafkaRequests, topic: str) -> None:
+        self._requests = requests
+        self._topic = topic
+        self.positions: dict[int, int] = {}  # the next offset, by partition
+        self._rest: dict[int, list[Record]] = {}  # fetched records that read() has not returned yet, by partition
+        self._polls: dict[int, asyncio.Task[list[Fetched]]] = {}  # by broker
+        self._asked: dict[int, dict[int, int]] = {}  # by broker, the offsets that its poll asks for
+        self._begun = asyncio.Event()
+        self._failing = False
+
+    def begin(self, offsets: Mapping[int, int]) -> None:
+        """Read these partitions from these offsets on. Other partitions are read on from where they are."""
+        for partition, offset in offsets.items():
+            self.positions[partition] = offset
+            self._rest.pop(partition, None)
+        self._begun.set()
+
+    def forget(self) -> None:
+        """Read no partition any more, until begin() is called."""
+        self.positions.clear()
+        self._rest.clear()
+
+    async def stop(self) -> None:
+        """Abandon the requests in flight."""
+        for poll in self._polls.values():
+            poll.cancel()
+        await asyncio.gather(*self._polls.values(), return_exceptions=True)
+
+    async def read(self) -> dict[int, list[Record]]:
+        """Return new records by partition, after at most half a second. Return nothing while Kafka is unreachable.
+
+        Raises LogDamaged if the next record of a partition is unreadable on every replica. To continue, call begin()
+        with an offset after the damage.
+        """
+        if self._begun.is_set():
+            self._begun.clear()
+            self._send()
+        if not self._rest:
+            await self._receive()
+            self._send()  # Kafka answers the next requests while the caller works on these records.
+        found = {}
+        for partition, records in list(self._rest.items()):
+            found[partition], rest = records[:_RECORDS_MAX], records[_RECORDS_MAX:]
+            if rest:
+                self._rest[partition] = rest
+            else:
+                del self._rest[partition]
+        return found
+
+    def _send(self) -> None:
+        """Send a fetch request to each leader that has none in flight and no records left to be returned."""
+        wanted: dict[int, dict[int, int]] = {}
+        for partition, offset in self.positions.items():
+            leader = self._requests.leader(self._topic, partition)
+            if leader is None:
+                self._requests.look_again()
+            elif leader not in self._polls and partition not in self._rest:
+                wanted.setdefault(leader, {})[partition] = offset
+        for leader, offsets in wanted.items():
+            rows = [(partition, offset, _PARTITION_BYTES) for partition, offset in offsets.items()]
+            self._asked[leader] = offsets
+            self._polls[leader] = asyncio.create_task(self._poll(leader, rows))
+
+    async def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> list[Fetched]:
+        request = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES)
+        # A connection of its own (`group`), because Kafka answers the requests of a connection one after the other.
+        return rows_of(await self._requests.client.send(leader, request, group=self))
+
+    async def _receive(self) -> None:
+        """Wait for an answer, and keep its records for read()."""
+        if not self._polls:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._begun.wait(), WAIT_MS / 1000)
+            return
+        await asyncio.wait(self._polls.values(), timeout=WAIT_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
+        damaged: LogDamaged | None = None
+        for leader in [leader for leader, poll in self._polls.items() if poll.done()]:
+            poll, asked = self._polls.pop(leader), self._asked.pop(leader)
+            try:
+                rows = poll.result()
+            except (kafka_errors.KafkaError, OSError) as error:
+                if not self._failing:
+                    log.warning("tail.failed topic=%s broker=%d error=%r", self._topic, leader, error)
+                self._failing = True
+                self._requests.look_again()
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            self._failing = False
+            for row in rows:
+                try:
+                    await self._take(row, asked[row.partition])
+                except LogDamaged as error:
+                    damaged = error
+                except LogUnavailable as error:
+                    log.warning("tail.failed error=%s", error)
+        if damaged is not None and not self._rest:  # Records of other partitions are returned first.
+            raise damaged
+
+    async def _take(self, row: Fetched, offset: int) -> None:
+        """Check the bytes of one partition, and keep their records.
+
+        Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
+        """
+        partition = row.partition
+        if self.positions.get(partition) != offset:  # It was given up, or begun at another offset.
+            return
+        error = kafka_errors.for_code(row.error_code)
+        if error is kafka_errors.OffsetOutOfRangeError:
+            begin = (await self._requests.offsets(self._topic, {partition: EARLIEST}))[partition]
+            log.warning("tail.out_of_range partition=%d offset=%d begin=%d", partition, offset, begin)
+            if self.positions.get(partition) == offset:
+                self.positions[partition] = begin
+            return
+        if error not in (kafka_errors.NoError, kafka_errors.CorruptRecordException):
+            self._requests.look_again()
+            await asyncio.sleep(_PAUSE_S)
+            return
+        fetched = None
+        # If a batch claims to reach beyond its file, Kafka returns no bytes and no error.
+        if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
+            fetched = await parse(row.raw, offset, row.end_offset, holes=False)
+        if fetched is None:
+            fetched = await self._requests.read(self._topic, partition, offset)
+        if self.positions.get(partition) == offset and fetched.next_offset > offset:
+            self.positions[partition] = fetched.next_offset
+            if fetched.records:
+                self._rest[partition] = fetched.records

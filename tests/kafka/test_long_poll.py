@@ -1,0 +1,129 @@
+"""New records by long polls of a real Kafka. How they pass damage: test_damage_in_tails.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from broker.kafka.log import KafkaLog
+from broker.kafka.long_poll import LongPoll
+from broker.kafka.requests import EARLIEST
+from broker.kafka.topics import Topics
+from broker.settings import KafkaSettings
+from tests.listeners import until
+
+
+class Reading:
+    """A long poll of `messages`, and what it has returned."""
+
+    def __init__(self, log: KafkaLog, topic: str) -> None:
+        self.log, self.topic = log, topic
+        self.long_poll = LongPoll(log.requests, topic)
+        self.got: list[tuple[int, int, bytes | None]] = []
+
+    async def put(self, partition: int, values: Sequence[bytes]) -> None:
+        for one in values:
+            await asyncio.gather(*self.log.producer.send_all(self.topic, partition, [(b"key", one)]))
+
+    async def read(self) -> None:
+        for partition, records in (await self.long_poll.read()).items():
+            self.got += [(partition, record.offset, record.value) for record in records]
+
+    async def until_got(self, count: int) -> None:
+        async def enough() -> bool:
+            await self.read()
+            return len(self.got) >= count
+
+        await until(enough, what=f"{count} records are read")
+
+
+@contextlib.asynccontextmanager
+async def reading(kafka: KafkaSettings, ready: Topics) -> AsyncIterator[Reading]:
+    log = KafkaLog(kafka)
+    await log.start()
+    one = Reading(log, ready.messages.name)
+    try:
+        yield one
+    finally:
+        await one.long_poll.stop()
+        await log.stop()
+
+
+async def test_each_record_is_read_once_and_in_order(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with reading(kafka_settings, ready_topics) as one:
+        await one.put(0, [b"0", b"1"])
+        one.long_poll.begin({0: 0, 1: 0})
+        await one.until_got(2)
+        await one.put(1, [b"0"])
+        await one.put(0, [b"2"])
+        await one.until_got(4)
+        await one.read()
+        assert sorted(one.got) == [(0, 0, b"0"), (0, 1, b"1"), (0, 2, b"2"), (1, 0, b"0")]
+        assert [offset for partition, offset, _ in one.got if partition == 0] == [0, 1, 2]
+
+
+async def test_a_record_wakes_a_poll_that_waits(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with reading(kafka_settings, ready_topics) as one:
+        one.long_poll.begin({0: 0})
+        await one.read()
+        waiting = asyncio.create_task(one.until_got(1))
+        await one.put(0, [b"0"])
+        await waiting
+        assert one.got == [(0, 0, b"0")]
+
+
+async def test_records_fetched_before_the_place_was_changed_are_not_returned(
+    kafka_settings: KafkaSettings, ready_topics: Topics
+):
+    async with reading(kafka_settings, ready_topics) as one:
+        await one.put(0, [b"0", b"1", b"2"])
+        one.long_poll.begin({0: 0})
+        first = asyncio.create_task(one.long_poll.read())
+        await asyncio.sleep(0)  # its request is in flight
+        one.long_poll.begin({0: 2})
+        assert 0 not in await first
+        await one.until_got(1)
+        assert one.got == [(0, 2, b"2")]
+        one.long_poll.forget()
+        await one.put(0, [b"3"])
+        await one.read()
+        assert len(one.got) == 1, "no partition is read after forget()"
+
+
+async def test_a_place_that_retention_has_deleted_becomes_the_first_that_is_left(
+    kafka_settings: KafkaSettings, ready_topics: Topics
+):
+    async with reading(kafka_settings, ready_topics) as one:
+        await one.put(0, [b"0", b"1", b"2"])
+        await one.log.requests.delete_before(one.topic, 0, 2)
+        await until(
+            lambda: _begins_at(one, 2),
+            what="Kafka has deleted them",
+        )
+        one.long_poll.begin({0: 0})
+        await one.until_got(1)
+        assert one.got == [(0, 2, b"2")]
+
+
+async def _begins_at(one: Reading, offset: int) -> bool:
+    return (await one.log.requests.offsets(one.topic, {0: EARLIEST}))[0] == offset
+
+
+async def test_a_backlog_comes_in_parts_of_bounded_size(kafka_settings: KafkaSettings, ready_topics: Topics):
+    async with reading(kafka_settings, ready_topics) as one:
+        await asyncio.gather(
+            *one.log.producer.send_all(one.topic, 0, [(b"key", b"%d" % number) for number in range(2_500)])
+        )
+        one.long_poll.begin({0: 0})
+        parts: list[int] = []
+
+        async def all_read() -> bool:
+            before = len(one.got)
+            await one.read()
+            parts.append(len(one.got) - before)
+            return len(one.got) >= 2_500
+
+        await until(all_read, what="all are read")
+        assert [value for _, _, value in one.got] == [b"%d" % number for number in range(2_500)]
+        assert max(parts) <= 1_000
