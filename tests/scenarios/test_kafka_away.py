@@ -142,7 +142,7 @@ import cli.processes.worker
 from broker.errors import LogUnavailable
 from cli.app import main
 
-async def work(process):
+async def work(*_, **__):
     raise LogUnavailable("Kafka went")
 
 cli.processes.worker._work = work

@@ -69,6 +69,7 @@ class Attempting(Protocol):
     def stand_down(self) -> None: ...
     def stand_down_if_away(self) -> bool: ...
     def gone(self) -> None: ...
+    def touch(self, partition: int, /) -> bool: ...
 
 
 class Attempts:
@@ -98,7 +99,7 @@ class Attempts:
         self.error: str | None = None  # of the last attempt
         self._tracing = network.tracing
         self._spans: dict[Delivery, Span] = {}  # spans of requests in flight
-        self.answers = KeptAnswers()
+        self.answers = KeptAnswers(dispatcher.touch)
         target = parse_url(dispatcher.listener.notify_url)
         self.connections = Connections(self, network, target, dispatcher.tuning)
 
@@ -149,7 +150,7 @@ class Attempts:
                     self._begin_span(delivery, delivery.number + 1)
                     self._end_span(delivery, None, str(found))
                 if self._failed(delivery, failure, int((self._loop.time() - began_s) * 1000)):
-                    self.answers.unanswered(delivery, found.times)
+                    self.answers.unanswered(delivery.stream.partition, delivery.offset, delivery.number, found.times)
                 return
             assignment = delivery.stream.assignment
             changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
@@ -222,7 +223,7 @@ class Attempts:
         if not taken(status):
             tunnel = connection.target.tunnel
             if self._failed(delivery, Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel), took_ms):
-                self.answers.answered(delivery, connection)
+                self.answers.answered(delivery.stream.partition, delivery.offset, delivery.number, connection)
             if status == 410 and connection.target is self.connections.target:
                 self.dispatcher.gone()
             return
@@ -244,7 +245,7 @@ class Attempts:
             self._end_span(delivery, None, error)
         failure = Failure(error=error, tunnel=connection.target.tunnel, stale=stale)
         if self._failed(delivery, failure, took_ms) and connection.used == 0:
-            self.answers.unanswered(delivery, connection.times)
+            self.answers.unanswered(delivery.stream.partition, delivery.offset, delivery.number, connection.times)
 
     def released(self, connection: Connection) -> None:
         """Handle the end of an answer. The connection can now carry the next request."""

@@ -195,6 +195,13 @@ class Dispatcher:
             case Admission.FAR:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
+    def touch(self, partition: int) -> bool:
+        """Include the partition in the next checkpoint. Return False if it was handed over."""
+        stream = self.streams.get(partition)
+        if stream is not None:
+            stream.touch()
+        return stream is not None
+
     # A delivery leaves
 
     def settle(self, delivery: Delivery, state: State = KEPT) -> None:

@@ -9,6 +9,7 @@ reading what was kept (broker/kafka/answers.py).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -16,7 +17,7 @@ import orjson
 from broker.core.catalogue import masked_url, shown_url
 from broker.core.entities import Listener
 from broker.core.events import AnsweredAttempt, AnswersKept, KeptAnswer
-from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
+from broker.delivery.dispatch.stream import now_ms
 from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
@@ -35,9 +36,21 @@ _Found = tuple[str, int, int]  # the answer's id, and the partition and time at 
 class KeptAnswers:
     """The kept answers of one dispatcher."""
 
-    __slots__ = ("_answers", "_attempts", "_bytes", "_kept", "_parsed", "_request", "_secrets", "_since_ms", "_url")
+    __slots__ = (
+        "_answers",
+        "_attempts",
+        "_bytes",
+        "_kept",
+        "_parsed",
+        "_request",
+        "_secrets",
+        "_since_ms",
+        "_touch",
+        "_url",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, touch: Callable[[int], bool]) -> None:
+        self._touch = touch  # includes a partition in the next checkpoint, and returns False if it was handed over
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}
         self._since_ms = 0  # the beginning of the minute that the bounds are for
@@ -53,28 +66,27 @@ class KeptAnswers:
         self._kept.clear()  # They were of another request.
         self._parsed.clear()
 
-    def unanswered(self, delivery: Delivery, times: Times) -> None:
-        """Keep the times of an attempt without an answer."""
+    def unanswered(self, partition: int, offset: int, number: int, times: Times) -> None:
+        """Keep the times of an attempt without an answer. `number` counts the attempts of the message."""
         if times != REUSED:
-            self._add(delivery.stream, (delivery.offset, delivery.number, "", 0, 0, *times))
+            self._add(partition, (offset, number, "", 0, 0, *times))
 
-    def answered(self, delivery: Delivery, connection: Connection) -> None:
+    def answered(self, partition: int, offset: int, number: int, connection: Connection) -> None:
         """Keep the answer, which is still arriving, as soon as it has ended."""
-        stream, offset, number = delivery.stream, delivery.offset, delivery.number
         times = connection.times if connection.used == 0 else REUSED
 
         def ended(raw: bytes) -> None:
-            found = self._find(stream.partition, raw)
+            found = self._find(partition, raw)
             if found is not None or times != REUSED:
-                self._add(stream, (offset, number, *(found or ("", 0, 0)), *times))
+                self._add(partition, (offset, number, *(found or ("", 0, 0)), *times))
 
         connection.keep(ended)
 
-    def _add(self, stream: Stream, attempt: AnsweredAttempt) -> None:
-        attempts = self._attempts.setdefault(stream.partition, [])
-        if stream.current and len(attempts) < ROWS_MAX:
+    def _add(self, partition: int, attempt: AnsweredAttempt) -> None:
+        attempts = self._attempts.get(partition, [])
+        if len(attempts) < ROWS_MAX and self._touch(partition):
             attempts.append(attempt)
-            stream.touch()
+            self._attempts[partition] = attempts
 
     def _find(self, partition: int, raw: bytes) -> _Found | None:
         """Return where this answer is kept, from now on if need be. None: it is beyond the bounds."""
@@ -111,12 +123,11 @@ class KeptAnswers:
         self._kept.clear()
         self._parsed.clear()
 
-    def take(self, stream: Stream, at_ms: int) -> list[AnswersKept]:
-        """Return what the checkpoint has to write for a stream: one event, or none."""
-        attempts = self._attempts.pop(stream.partition, None)
+    def take(self, listener: Listener, partition: int, at_ms: int) -> list[AnswersKept]:
+        """Return what the checkpoint has to write for a partition: one event, or none."""
+        attempts = self._attempts.pop(partition, None)
         if not attempts:
             return []
-        listener = stream.dispatcher.listener
         return [
             AnswersKept(
                 at_ms=at_ms,
@@ -124,8 +135,8 @@ class KeptAnswers:
                 actor="worker",
                 listener_id=listener.id,
                 queue_id=listener.queue_id,
-                partition=stream.partition,
+                partition=partition,
                 attempts=tuple(attempts),
-                answers=tuple(self._answers.pop(stream.partition, ())),
+                answers=tuple(self._answers.pop(partition, ())),
             )
         ]

@@ -56,7 +56,7 @@ class Assigned(Protocol):
 class Answers(Protocol):
     """The kept answers of a dispatcher, as checkpoints write them (kept_answers.py)."""
 
-    def take(self, stream: Stream, at_ms: int, /) -> Sequence[Event]: ...
+    def take(self, listener: Listener, partition: int, at_ms: int, /) -> Sequence[Event]: ...
 
 
 class Dispatching(Protocol):
@@ -325,4 +325,8 @@ def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made]
         )
         for first in range(0, len(rows), _ROWS_MAX)
     ]
-    return [*(attempt for attempt, _ in attempts), *settled, *stream.dispatcher.answers.take(stream, at_ms)]
+    return [
+        *(attempt for attempt, _ in attempts),
+        *settled,
+        *stream.dispatcher.answers.take(listener, stream.partition, at_ms),
+    ]
