@@ -11,6 +11,7 @@ from broker.core.circuit import Circuit
 from broker.core.codec import decode
 from broker.core.cursor import Cursor
 from broker.core.events import DeliveriesSettled
+from broker.core.health import Facts, Recent, facts_of
 from broker.delivery.checkpoint.checkpoints import Checkpoints
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.fence import Fence
@@ -170,6 +171,42 @@ async def test_a_group_that_takes_no_commit_keeps_its_own_streams_dirty_and_no_o
     with pytest.raises(LogUnavailable, match="refused"):
         await checkpoints.checkpoint()
     assert committed == ["l-0"]
+
+
+async def test_a_listener_that_is_down_or_has_parked_says_so_on_its_idle_partitions_until_that_is_stored():
+    stream = Settled(0, "l")
+    dispatcher, refuses = stream.dispatcher, [LogUnavailable("refused")]
+    dispatcher.circuit.trip(1)
+    dispatcher.recent[1] = Recent()
+    dispatcher.recent[1].add(5, refused=2)
+    committed: list[dict[int, Cursor]] = []
+
+    async def store(cursors) -> None:
+        if refuses:
+            raise NotStored({"l": refuses.pop()})
+        committed.append(dict(cursors["l"]))
+
+    parked = [{"l": {1}}, {}, {}]
+    kept = SimpleNamespace(
+        flush=nothing,
+        note=nothing,
+        waiting=lambda *_: (0, None),
+        held=lambda number, _: (number, 0),
+        take_changed=parked.pop,
+    )
+    partitions = {number: SimpleNamespace(tail=9, placed=lambda _: True) for number in range(3)}
+    parts = SimpleNamespace(store=store), Topic(), kept
+    checkpoints = Checkpoints(*parts, partitions, {"l": dispatcher}, Metrics(), nothing)
+    checkpoints.changed("l")
+    with pytest.raises(LogUnavailable, match="refused"):
+        await checkpoints.checkpoint()
+    await checkpoints.checkpoint()
+    (cursors,) = committed
+    assert cursors.keys() == {0, 1, 2}
+    assert [cursors[number].state for number in (1, 2)] == ["down", "down"]
+    assert facts_of([cursors[1], cursors[2]], 5) == Facts(down=True, parked=3, refused=2, refused_at_ms=5)
+    await checkpoints.checkpoint()
+    assert committed[1].keys() == {1}, "only where deliveries were parked since"
 
 
 async def test_the_last_checkpoint_commits_what_has_changed_and_once_more_all_that_was_committed_before():
