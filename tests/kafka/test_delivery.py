@@ -296,7 +296,7 @@ async def test_who_has_heard_nothing_for_a_session_delivers_nothing_new_before_i
     ids = await rig.put(queue, "m")
     await until(lambda: rig.listeners.taken("a"), what="the first")
 
-    async def refuse(_offsets: object) -> None:
+    async def refuse(*_: object) -> None:
         raise LogUnavailable("no answer")
 
     with monkeypatch.context() as patch:

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import Counter
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -561,6 +562,28 @@ async def test_a_connection_without_requests_is_closed_after_a_direct_answer_too
         api.server.config.timeout_keep_alive = 0.3
         await api.put("/v1/queues", json={"name": "other"})  # so that the key is known
         assert b" 200 " in await way.ask(put())  # which returns when the server has closed
+
+
+class Spans:
+    """ports.Tracing. names: of the spans that have ended."""
+
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def put(self, _parent, _queue):
+        return SimpleNamespace(traceparent=self.traceparent, end=lambda *, error: self.names.append("put"))
+
+    def append(self, _put, _queue):
+        return SimpleNamespace(traceparent=self.traceparent, end=lambda *, error: self.names.append("append"))
+
+
+async def test_a_process_that_traces_has_no_direct_puts():
+    spans = Spans()
+    async with two_ways(tracing=spans) as ways:
+        await ways.same(put(), ONCE)
+    assert sorted(spans.names) == ["append", "append", "put", "put"]
 
 
 def test_uvicorn_reads_nothing_of_a_request_under_way_that_a_direct_put_lacks():
