@@ -2,7 +2,7 @@
 
 import { ask, nextCursor } from "./api.js";
 import { age, button, confirmed, el, link, notice, panel, redraw, state, tableOf } from "./dom.js";
-import { count, outcome, problemWords } from "./words.js";
+import { count, noDeliveries, outcome, problemWords } from "./words.js";
 
 const PAGE = 50;
 const PAGES_AT_ONCE = 20; // a page may be empty while there is a next one
@@ -84,9 +84,7 @@ export function deliveriesPanel(ids, signal) {
     const none = body.children.length === 0;
     table.hidden = none;
     empty.hidden = !none;
-    empty.textContent = choice.value
-      ? `No deliveries are ${choice.value}.`
-      : "No retrying or parked deliveries.";
+    empty.textContent = noDeliveries(choice.value);
     more.hidden = cursor === null;
     whole.hidden = none;
     draw();

@@ -155,6 +155,20 @@ export function healthSentences(listener, nowMs) {
   return said;
 }
 
+/** Describe an empty list of deliveries. The list lacks those that failed a moment ago and wait for a near retry. */
+export function noDeliveries(state) {
+  switch (state) {
+    case "parked":
+      return "No deliveries are parked.";
+    case "retrying":
+      return "No delivery that failed for over a minute is retrying.";
+    case "pending":
+      return "No deliveries wait for their time.";
+    default:
+      return "No deliveries are parked, and none has failed for over a minute.";
+  }
+}
+
 function pendingSentence(delivery, listener, message, nowMs, failed, paused) {
   if (message.deliver_at && Date.parse(message.deliver_at) > nowMs) {
     return `Scheduled: not delivered before ${message.deliver_at} (${ago(message.deliver_at, nowMs)}).`;

@@ -390,6 +390,14 @@ def test_every_sentence_about_a_listener_is_true_of_its_state():
         assert (state, len(said)) == (wanted, len(sentences))
         assert all(sentence in one for one, sentence in zip(said, sentences, strict=True)), said
     assert all(accepts not in said for state, said in told if state != "healthy")
+    none = node(f"""
+        import * as words from "{(FOLDER / "words.js").as_uri()}";
+        console.log(JSON.stringify(["", "parked", "retrying", "pending"].map(words.noDeliveries)));
+    """)
+    assert len(set(none)) == 4
+    assert all("minute" in sentence for sentence in (none[0], none[2])), (
+        "those that failed just now are not in the list"
+    )
     badges = (FOLDER / "console.css").read_text()
     colors = {
         state: color
