@@ -58,8 +58,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
 _AT_ONCE: Final = 50  # listeners whose cursors are loaded together
-_PAUSE_PART: Final = 9.0  # The pause after each group is so many times the time that it took.
-_OTHERS_MAX: Final = 200  # listeners without known trouble that one look checks
+_PAUSE_PART: Final = 9.0  # The pause after a group of listeners is nine times as long as the check of the group.
+_OTHERS_MAX: Final = 200  # listeners without trouble, per check
 _GONE: Final = "the listener answered 410"  # If a worker has paused a listener, the reason begins with this text.
 # A message that another worker was about to put is stored or lost after 30 s.
 _SETTLED_MS: Final = 30_000
@@ -135,7 +135,7 @@ class AlertWatch:
     count: Count | None = None
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
-    _others_checked: int = 0  # the place among the listeners without known trouble
+    _others_checked: int = 0  # position among them
 
     @property
     def _directory(self) -> Directory:
@@ -148,7 +148,7 @@ class AlertWatch:
                 await self.look()
             except BrokerError as error:
                 log.info("alerts.wait error=%s", error)
-            except Exception:  # Deliveries go on, and the next check may succeed.
+            except Exception:  # Deliveries continue, and the next check may succeed.
                 log.exception("alerts.failed")
             await asyncio.sleep(LOOK_S)
 
@@ -184,7 +184,9 @@ class AlertWatch:
         self._forget()
 
     def _due(self) -> list[Listener]:
-        """Return the listeners to check now: those in trouble as far as this worker knows, and some of the others."""
+        """Return the listeners whose alerts are checked now: all that this worker knows to be in trouble, and some of
+        the others.
+        """
         pressing: list[Listener] = []
         others: list[Listener] = []
         alerted = {subject_id for (_, subject_id), one in self._directory.alerts.episodes.items() if one.open}
@@ -198,7 +200,7 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether messages wait for a listener, or one of its alerts may begin or end soon."""
+        """Return whether messages wait for a listener, or whether one of its alerts may begin or end soon."""
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
 

@@ -126,7 +126,7 @@ class Totals:
         return counts
 
     def put(self, minute: int, queue_id: str, number: int = 1) -> None:
-        """Count records of `messages`: those of one queue in one minute."""
+        """Count records of the topic `messages` that belong to one queue and one minute."""
         self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:

@@ -44,7 +44,7 @@ class Fetched(NamedTuple):
 
 
 class _Answer:
-    """The parsed answer to a fetch request of one topic."""
+    """The answer to a fetch request for one topic, after parsing."""
 
     @classmethod
     def decode(cls, data: BytesIO) -> list[Fetched]:
@@ -52,7 +52,7 @@ class _Answer:
 
 
 def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:
-    """Parse the body of a fetch answer, version 11, from this position on.
+    """Parse the body of a fetch answer (version 11) from the given position on.
 
     Raises struct.error or ValueError if the bytes are too short.
     """
@@ -74,14 +74,14 @@ def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:
             at += _REPLICA_AND_SIZE.size
             size = max(size, 0)
             if at + size > len(data):
-                raise ValueError("a fetch answer is shorter than it says")
+                raise ValueError("Kafka's fetch answer is shorter than its length fields say")
             found.append(Fetched(partition, code or error_code, end_offset, bytes(data[at : at + size])))
             at += size
     return found
 
 
 class _Packed:
-    """A fetch request of one topic in the form in which aiokafka's connection sends requests."""
+    """A fetch request for one topic, packed for aiokafka's connection."""
 
     RESPONSE_TYPE = _Answer
 
@@ -125,7 +125,9 @@ class Fetch(FetchRequest):  # type: ignore[misc]
         self._topic = topic
 
     def build(self, request_struct_class: Any) -> Any:
-        """Return the request that aiokafka sends. Called with the newest version that aiokafka and the broker know."""
+        """Return the fetch request for aiokafka to send, in the newest version that aiokafka and the broker
+        both know.
+        """
         if request_struct_class is not FetchRequest_v11:
             return super().build(request_struct_class)
         ((topic, wanted),) = self._topics
@@ -145,7 +147,7 @@ class Fetch(FetchRequest):  # type: ignore[misc]
 
 
 def rows_of(answer: Any) -> list[Fetched]:
-    """Return the rows of an answer, also of one that aiokafka has parsed because the broker is older."""
+    """Return the partitions in a fetch answer. An older broker's answer was parsed by aiokafka."""
     if isinstance(answer, list):
         return answer
     return [

@@ -25,10 +25,10 @@ from broker.ports import Record
 
 log = logging.getLogger(__name__)
 
-WAIT_MS: Final = 500  # An answer without a record comes after this time.
+WAIT_MS: Final = 500  # If there is no new record, Kafka answers a fetch request after half a second.
 _PARTITION_BYTES: Final = 1 << 20
 _ANSWER_BYTES: Final = 4 << 20
-_RECORDS_MAX: Final = 1_000  # records of one partition that one read returns
+_RECORDS_MAX: Final = 1_000  # records of a partition per read
 _PAUSE_S: Final = 0.1  # after an error
 
 
@@ -41,21 +41,21 @@ class LongPoll:
         self._requests = requests
         self._topic = topic
         self.positions: dict[int, int] = {}  # the next offset, by partition
-        self._rest: dict[int, list[Record]] = {}  # fetched records that read() has not returned yet, by partition
+        self._rest: dict[int, list[Record]] = {}  # records that read() must return
         self._polls: dict[int, asyncio.Task[list[Fetched]]] = {}  # by broker
-        self._asked: dict[int, dict[int, int]] = {}  # by broker, the offsets that its poll asks for
+        self._asked: dict[int, dict[int, int]] = {}  # requested offsets, by broker
         self._begun = asyncio.Event()
         self._failing = False
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions from these offsets on. Other partitions are read on from where they are."""
+        """Read these partitions from these offsets on. Reading of other partitions continues as before."""
         for partition, offset in offsets.items():
             self.positions[partition] = offset
             self._rest.pop(partition, None)
         self._begun.set()
 
     def forget(self) -> None:
-        """Read no partition any more, until begin() is called."""
+        """Stop reading all partitions until begin() is called."""
         self.positions.clear()
         self._rest.clear()
 
@@ -76,7 +76,7 @@ class LongPoll:
             self._send()
         if not self._rest:
             await self._receive()
-            self._send()  # Kafka answers the next requests while the caller works on these records.
+            self._send()  # Kafka can work on the next fetch requests while the caller processes these records.
         found = {}
         for partition, records in list(self._rest.items()):
             found[partition], rest = records[:_RECORDS_MAX], records[_RECORDS_MAX:]
@@ -87,7 +87,7 @@ class LongPoll:
         return found
 
     def _send(self) -> None:
-        """Send a fetch request to each leader that has none in flight and no records left to be returned."""
+        """Send a fetch request to each partition leader that has none in flight and whose records were all returned."""
         wanted: dict[int, dict[int, int]] = {}
         for partition, offset in self.positions.items():
             leader = self._requests.leader(self._topic, partition)
@@ -102,11 +102,11 @@ class LongPoll:
 
     async def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> list[Fetched]:
         request = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES)
-        # A connection of its own (`group`), because Kafka answers the requests of a connection one after the other.
+        # A fetch request has its own connection (`group`), because Kafka answers one connection's requests in order.
         return rows_of(await self._requests.client.send(leader, request, group=self))
 
     async def _receive(self) -> None:
-        """Wait for an answer, and keep its records for read()."""
+        """Wait for the answer to a fetch request, and keep its records for read()."""
         if not self._polls:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._begun.wait(), WAIT_MS / 1000)
@@ -132,7 +132,7 @@ class LongPoll:
                     damaged = error
                 except LogUnavailable as error:
                     log.warning("tail.failed error=%s", error)
-        if damaged is not None and not self._rest:  # Records of other partitions are returned first.
+        if damaged is not None and not self._rest:  # Return the records of other partitions first.
             raise damaged
 
     async def _take(self, row: Fetched, offset: int) -> None:
@@ -141,7 +141,7 @@ class LongPoll:
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """
         partition = row.partition
-        if self.positions.get(partition) != offset:  # It was given up, or begun at another offset.
+        if self.positions.get(partition) != offset:  # The partition was given up, or begun at another offset.
             return
         error = kafka_errors.for_code(row.error_code)
         if error is kafka_errors.OffsetOutOfRangeError:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _CHECK_S: Final = 1.0
 _FAILED_PAUSE_S: Final = 0.5
-_IDLE_MS: Final = 60_000  # The consumer's own fetcher has nothing to read, and looks this often.
+_IDLE_MS: Final = 60_000  # The fetcher of aiokafka's consumer has nothing to read, and looks once a minute.
 # The timeout is long for all requests of a group member, because joining takes as long as the slowest hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
 # A consumer that has had only errors for nine seconds does not recover by itself.
@@ -159,14 +159,16 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             now = time.monotonic()
             self._failing_since = self._failing_since or now
             if now - self._failing_since > FAILING_S_MAX:
-                raise LogUnavailable(f"this worker can't remain in its consumer group: {error}") from error
+                raise LogUnavailable(f"this worker can't stay in the workers' consumer group: {error}") from error
             await asyncio.sleep(_FAILED_PAUSE_S)
             return {}
         return await self._long_poll.read()
 
     async def _check(self) -> None:
-        """Raise the error of aiokafka's membership tasks, if they have one. Asked once a second, by a poll for no
-        records: without it, aiokafka would leave the consumer group after five minutes.
+        """Raise the error of aiokafka's membership tasks, if there is one.
+
+        It polls for no records once a second, because aiokafka leaves the consumer group after five minutes without a
+        poll.
         """
         now = time.monotonic()
         if now - self._checked_s >= _CHECK_S or self._failing_since is not None:
