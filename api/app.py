@@ -36,6 +36,7 @@ from api.listeners import Listeners
 from api.log import EventLog
 from api.members import OrganizationMembers
 from api.messages import BATCH_TIMES_BYTES_MAX, Messages
+from api.overview import Overview
 from api.page_tokens import PageTokens
 from api.password_resets import PasswordResets
 from api.past import Views
@@ -172,6 +173,7 @@ def make_app(
     outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens, DamagedIds(sealer))
     replay_commands = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
     counted = StatisticsOf(view, statistics, status, clock)
+    overview = Overview(view, statistics, status, clock)
     replays = Replays(replay_commands, view, changes.take_more)
     elsewhere = _Elsewhere(service)
     app = _App(
@@ -243,6 +245,7 @@ def make_app(
             at("/v1/log", GET=Method(EventLog(reader, log.messages, tokens).read, "audit")),
             at(f"{listener}/deliveries", GET=Method(outstanding_deliveries.list, "queues")),
             at(f"{listener}/redrive", POST=changing(outstanding_deliveries.redrive)),
+            at("/v1/overview", GET=Method(overview.get, "queues", narrows=True)),
             at(f"{queue}/statistics", GET=Method(counted.queue, "queues")),
             at(f"{listener}/statistics", GET=Method(counted.listener, "queues")),
             at(f"{listener}/replay", POST=changing(replays.start)),

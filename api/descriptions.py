@@ -75,6 +75,11 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "is listed once it has failed for a minute. Filter with `state`, for example `?state=parked`. A page may be"
         " short, or empty, while there is a next one."
     ),
+    "getOverview": (
+        "Gets the counts of all queues together over time, the number of listeners by health, and the listeners that "
+        "need attention: those that are down, failing or paused, and those with parked deliveries. The health and the "
+        "backlog are those of at most 1,000 listeners. The counts are those of `getQueueStatistics`."
+    ),
     "getQueueStatistics": (
         "Gets a queue's counts over time: messages put, deliveries by all of its listeners, failed attempts by answer, "
         "parked deliveries, and the times from put to delivered. Counts are written once a minute and kept for 30 "

@@ -259,6 +259,13 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         ),
         problems=(400, 404, 422),
     ),
+    ("GET", "/v1/overview"): OperationDoc(
+        "getOverview",
+        "Get an organization's overview",
+        answers.OverviewAnswer,
+        parameters=_STATISTICS,
+        problems=(422,),
+    ),
     ("GET", _QUEUE + "/statistics"): OperationDoc(
         "getQueueStatistics",
         "Get a queue's statistics",

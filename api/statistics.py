@@ -44,7 +44,7 @@ class StatisticsOf:
     async def queue(self, call: Call) -> Any:
         """Answer with the counts of a queue and all of its listeners."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
-        series = _series(self._clock(), call.query(), queue.id, None)
+        series = Series(*time_steps(self._clock(), call.query()), queue.id)
         await self._statistics.read(queue.organization_id, series)
         return _answer(call, f"/v1/queues/{queue.id}/statistics", series, None)
 
@@ -52,7 +52,7 @@ class StatisticsOf:
         """Answer with the counts of a listener, its backlog, and the puts on its queue."""
         ids = call.path("queue_id"), call.path("listener_id")
         listener = await find_listener(self._view, call.organization_id, *ids)
-        series = _series(self._clock(), call.query(), listener.queue_id, listener.id)
+        series = Series(*time_steps(self._clock(), call.query()), listener.queue_id, listener.id)
         await self._statistics.read(listener.organization_id, series)
         waiting = (await self._status.condition(listener)).lag
         backlog = series.backlog(waiting, since_ms=listener.created_at_ms)
@@ -60,8 +60,10 @@ class StatisticsOf:
         return _answer(call, path, series, backlog)
 
 
-def _series(now: int, query: Mapping[str, str], queue_id: str, listener_id: str | None) -> Series:
-    """Create the empty time series that the query asks for. Raises BadParameter."""
+def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
+    """Return the beginning of the time series that the query asks for, the length of a step in milliseconds, and the
+    number of steps. Raises BadParameter.
+    """
     to_ms = time_parameter(query, "to")
     to_ms = now if to_ms is None else min(to_ms, now)
     from_ms = time_parameter(query, "from")
@@ -78,7 +80,7 @@ def _series(now: int, query: Mapping[str, str], queue_id: str, listener_id: str 
             f"these would be {number} points, and {POINTS_MAX} is the most: ask for a longer step or a shorter time"
         )
         raise BadParameter(detail, parameter="step")
-    return Series(from_ms, step_ms, number, queue_id, listener_id)
+    return from_ms, step_ms, number
 
 
 def _step_ms(text: str | None, span_ms: int) -> int:
@@ -94,10 +96,15 @@ def _step_ms(text: str | None, span_ms: int) -> int:
 
 
 def _answer(call: Call, path: str, series: Series, backlog: list[int] | None) -> dict[str, Any]:
+    return {"statistics": statistics_fields(series, backlog), "_links": call.links(path, call.query(), None)}
+
+
+def statistics_fields(series: Series, backlog: list[int] | None) -> dict[str, Any]:
+    """Return a time series as JSON, with the backlog at the end of each step if it is known."""
     at_ms = [series.from_ms + series.step_ms * place for place in range(len(series.points))]
     waiting: list[int | None] = [None] * len(at_ms) if backlog is None else [*backlog]
     points = [_point(*one) for one in zip(at_ms, series.points, series.complete, waiting, strict=True)]
-    fields = {
+    return {
         "from": rfc3339(series.from_ms),
         "to": rfc3339(series.from_ms + series.step_ms * len(series.points)),
         "step_s": series.step_ms // 1000,
@@ -105,7 +112,6 @@ def _answer(call: Call, path: str, series: Series, backlog: list[int] | None) ->
         "latency_bounds_ms": list(BOUNDS_MS),
         "points": points,
     }
-    return {"statistics": fields, "_links": call.links(path, call.query(), None)}
 
 
 def _point(at_ms: int, counts: Counts, complete: bool, backlog: int | None) -> dict[str, Any]:

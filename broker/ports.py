@@ -418,6 +418,12 @@ class ListenerStatus(Protocol):
     async def condition(self, listener: Listener) -> ListenerCondition:
         """Return the listener's condition now. Raises LogUnavailable if Kafka does not answer."""
 
+    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
+        """Return the number of messages that wait for each of these listeners of one organization, by listener id.
+
+        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
+        """
+
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         """Return the facts that decide a listener's health, by listener id. Raises LogUnavailable if Kafka does not
         answer.

@@ -168,6 +168,15 @@ def get_listener_statistics(
     return Request(method="GET", path=path, answer=answers.StatisticsAnswer, query=query)
 
 
+def get_overview(
+    *, begin: str | None = None, end: str | None = None, step: str | None = None
+) -> Request[answers.OverviewAnswer]:
+    """Get the organization's counts per step of time, and the listeners that need attention. `begin`, `end` and `step`
+    are those of get_queue_statistics().
+    """
+    return Request(method="GET", path="/v1/overview", answer=answers.OverviewAnswer, query=_span(begin, end, step))
+
+
 def _span(begin: str | None, end: str | None, step: str | None) -> dict[str, str]:
     named = (("from", begin), ("to", end), ("step", step))
     return {name: value for name, value in named if value is not None}

@@ -64,6 +64,9 @@ class NoDeliveries:
     async def condition(self, listener: Listener) -> ListenerCondition:
         return ListenerCondition(state="live" if listener.paused is None else "paused", lag=0)
 
+    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
+        return {one.id: (await self.condition(one)).lag for one in listeners}
+
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         return {one.id: (await self.condition(one)).facts for one in listeners}
 

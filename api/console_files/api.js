@@ -44,6 +44,7 @@ const OPERATIONS = {
   getMessage: ["GET", "/v1/queues/{queue_id}/messages/{message_id}"],
   updateMessage: ["PUT", "/v1/queues/{queue_id}/messages/{message_id}"],
   deleteMessage: ["DELETE", "/v1/queues/{queue_id}/messages/{message_id}"],
+  getOverview: ["GET", "/v1/overview"],
   getQueueStatistics: ["GET", "/v1/queues/{queue_id}/statistics"],
   getListenerStatistics: ["GET", "/v1/queues/{queue_id}/listeners/{listener_id}/statistics"],
   readLog: ["GET", "/v1/log"],

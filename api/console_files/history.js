@@ -16,6 +16,7 @@ const COUNTED_MS = 15_000; // workers write the counts once a minute
 const LIVE_MS = 3 * MINUTE_MS; // the newest minutes, which workers may not have counted yet
 const EVENTS_AT_ONCE = 2000;
 const ANSWERS = 5;
+const UNKNOWN = { put: null, delivered: null, failed: null, failed_by: {}, parked: null, latency: null };
 const RANGES = [
   ["Last hour", 60 * MINUTE_MS, "1m"],
   ["Last 24 hours", DAY_MS, "15m"],
@@ -59,19 +60,19 @@ export function historyCharts({ operation, ids, signal, told }) {
 }
 
 /** Return the first moment of a range that ends now, with whole minutes. */
-function fromOf(spanMs) {
+export function fromOf(spanMs) {
   return new Date(Math.floor((Date.now() - spanMs) / MINUTE_MS + 1) * MINUTE_MS).toISOString();
 }
 
 /** Create the charts of statistics: {element, show}. */
-function chartsOf({ backlog, signal }) {
+export function chartsOf({ backlog, signal }) {
   const messages = timeChart({ title: "Messages", signal });
   const failures = timeChart({ title: "Failed attempts", stacked: true, signal });
   const latency = timeChart({ title: "Time from put to delivered", format: milliseconds, rest: last, signal });
   const waiting = timeChart({ title: "Backlog", rest: last, signal });
   const shown = [messages, failures, latency, ...(backlog ? [waiting] : [])];
 
-  /** Draw statistics as the API returns them. live: the minutes that are counted from the log, or null. */
+  /** Draw statistics as the API returns them. live: changes the newest points, or null. */
   function show(statistics, live = null) {
     const points = live ? statistics.points.map((one) => live.instead(one)) : statistics.points;
     const times = points.map((one) => Date.parse(one.at) / 1000);
@@ -123,6 +124,18 @@ function countedWords(countedAt) {
   return `Nothing was counted after ${new Date(countedAt).toLocaleString()}.`;
 }
 
+/** Return from which minute on the workers may not have counted everything yet, in ms. */
+function uncountedMs(countedAt) {
+  const minute = (ms) => Math.floor(ms / MINUTE_MS) * MINUTE_MS;
+  return Math.max(minute(Date.now() - LIVE_MS), countedAt === null ? 0 : minute(Date.parse(countedAt)));
+}
+
+/** Return {instead}, which makes points of the statistics unknown that the workers may not have counted yet. */
+export function countedOnly(countedAt) {
+  const fromMs = uncountedMs(countedAt);
+  return { instead: (point) => (Date.parse(point.at) < fromMs ? point : { ...point, ...UNKNOWN }) };
+}
+
 /**
  * Count a queue's or listener's attempts in the newest minutes from the log: {look, instead}.
  * look(countedAt) reads on. instead(point) returns a point of the statistics with these counts, if its minute is newer
@@ -136,8 +149,7 @@ function liveMinutes(ids, signal) {
   let fromMs = begunMs;
 
   async function look(countedAt) {
-    const newest = Math.floor((Date.now() - LIVE_MS) / MINUTE_MS) * MINUTE_MS;
-    fromMs = Math.max(newest, countedAt === null ? 0 : Math.floor(Date.parse(countedAt) / MINUTE_MS) * MINUTE_MS);
+    fromMs = uncountedMs(countedAt);
     const query = {
       type: "deliveries.settled,delivery.attempted",
       queue: ids.queue_id,
@@ -167,10 +179,10 @@ function liveMinutes(ids, signal) {
     const atMs = Date.parse(point.at);
     if (atMs < fromMs) return point;
     const counts = made.get(atMs) || { delivered: 0, failed: {}, parked: 0, waited: [] };
-    if (!complete) return { ...point, put: null, delivered: null, failed: null, failed_by: {}, parked: null, latency: null };
+    if (!complete) return { ...point, ...UNKNOWN };
     const failed = Object.values(counts.failed).reduce((sum, one) => sum + one, 0);
-    const live = { put: null, delivered: counts.delivered, failed, failed_by: counts.failed, parked: counts.parked };
-    return { ...point, ...live, latency: latencyOf(counts.waited) };
+    const live = { delivered: counts.delivered, failed, failed_by: counts.failed, parked: counts.parked };
+    return { ...point, ...UNKNOWN, ...live, latency: latencyOf(counts.waited) };
   }
   return { look, instead };
 }

@@ -9,12 +9,14 @@ import { showKeys } from "./keys.js";
 import { showListener } from "./listener.js";
 import { showLog } from "./log.js";
 import { showMessage } from "./message.js";
+import { showOverview } from "./overview.js";
 import { showQueue } from "./queue.js";
 import { showQueues } from "./queues.js";
 import { chooseOrganization, findSession, showNewOrganization, showPassword, showReset, showSignIn } from "./signin.js";
 import { problemWords } from "./words.js";
 
 const VIEWS = [
+  ["overview", showOverview],
   ["queues", showQueues],
   ["queues/:queue_id", showQueue],
   ["queues/:queue_id/listeners/:listener_id", showListener],
@@ -65,7 +67,7 @@ async function go() {
     return;
   }
   if (!found) {
-    location.hash = hash("queues");
+    location.hash = hash("overview");
     return;
   }
   drawNavigation();
@@ -108,8 +110,8 @@ function drawNavigation() {
           return;
         }
         chooseOrganization(choice.value);
-        if (location.hash === hash("queues")) go();
-        else location.hash = hash("queues");
+        if (location.hash === hash("overview")) go();
+        else location.hash = hash("overview");
       },
     },
     session.organizations.map((one) =>
@@ -118,7 +120,7 @@ function drawNavigation() {
     el("option", { value: "" }, "Create organization…"),
   );
   nav.replaceChildren(
-    ...(session.organization ? [at("queues", "Queues"), at("log", "Log"), at("keys", "API keys"), choice] : []),
+    ...(session.organization ? [at("overview", "Overview"), at("queues", "Queues"), at("log", "Log"), at("keys", "API keys"), choice] : []),
     el("a", { href: "docs", target: "_blank", rel: "noopener" }, "API reference"),
     link(["password"], session.account.email, { class: "who", title: "Signed in as this account. Change the password" }),
     button("Sign out", signOut),

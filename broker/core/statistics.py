@@ -280,12 +280,18 @@ class Series:
             self._lost = False
         self.written_at_ms = event.at_ms
         for row in event.minutes:
-            queue_id, listener_id = row[1:3]
-            if queue_id == self._queue_id:
-                if self._listener_id is None or listener_id in ("", self._listener_id):
-                    self._at(row[0]).add(read_row(row)[1])
-            elif not queue_id:
+            if not row[1]:
                 self._mark(row[0] * MINUTE_MS, row[0] * MINUTE_MS)
+            elif self._wants(row):
+                self._count(*read_row(row))
+
+    def _wants(self, row: StatisticsRow) -> bool:
+        """Return whether a row of a queue or listener is part of this series."""
+        queue_id, listener_id = row[1:3]
+        return queue_id == self._queue_id and (self._listener_id is None or listener_id in ("", self._listener_id))
+
+    def _count(self, key: Key, counts: Counts) -> None:
+        self._at(key.minute).add(counts)
 
     def lost(self) -> None:
         """Note that a counting event can't be read, so that its counts are missing from the statistics."""
@@ -318,14 +324,70 @@ class Series:
         Nothing was waiting before `since_ms`, when the listener was created. Redrives and deleted messages are not
         counted, so steps before one may be wrong by their number.
         """
-        waiting = now - _growth(self.later)
-        found = []
-        for place in reversed(range(len(self.points))):
-            end_ms = self.from_ms + (place + 1) * self.step_ms
-            found.append(max(0, waiting) if end_ms > since_ms else 0)
-            waiting -= _growth(self.points[place])
-        return found[::-1]
+        growths = [_growth(counts) for counts in (*self.points, self.later)]
+        ends_ms = (self.from_ms + (place + 1) * self.step_ms for place in range(len(self.points)))
+        known = zip(_backwards(now, growths), ends_ms, strict=True)
+        return [waiting if end_ms > since_ms else 0 for waiting, end_ms in known]
 
 
 def _growth(counts: Counts) -> int:
     return counts.put - counts.delivered - counts.parked
+
+
+def _backwards(now: int, growths: Sequence[int]) -> list[int]:
+    """Return the backlog at the end of each step. `growths` says by how much it has grown in each step, and after the
+    last one.
+    """
+    found, waiting = [], now
+    for growth in reversed(growths[1:]):
+        waiting -= growth
+        found.append(max(0, waiting))
+    return found[::-1]
+
+
+class QueuesSeries(Series):
+    """The statistics of several queues together over time.
+
+    `queues` holds the listeners of each queue by id, with the time of each listener's creation. A put makes the backlog
+    grow by one for each listener that existed in its minute.
+    """
+
+    def __init__(self, from_ms: int, step_ms: int, number: int, queues: Mapping[str, Mapping[str, int]]) -> None:
+        super().__init__(from_ms, step_ms, number, "")
+        self._queues = queues
+        self._growths = [0] * (number + 1)
+        # The growth for each listener that was created in the time of the series.
+        self._young = {
+            one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
+        }
+
+    def _wants(self, row: StatisticsRow) -> bool:
+        return row[1] in self._queues
+
+    def _count(self, key: Key, counts: Counts) -> None:
+        super()._count(key, counts)
+        if key.minute * MINUTE_MS < self.from_ms:
+            return
+        listeners, end_ms = self._queues[key.queue_id], (key.minute + 1) * MINUTE_MS
+        if key.listener_id:
+            concerned = [key.listener_id] if key.listener_id in listeners else []
+        else:
+            concerned = [one for one, created_at_ms in listeners.items() if created_at_ms < end_ms]
+        self._growths[self._place(key.minute * MINUTE_MS)] += _growth(counts) * len(concerned)
+        for one in concerned:
+            if one in self._young:
+                self._young[one] += _growth(counts)
+
+    def _place(self, at_ms: int) -> int:
+        return min((at_ms - self.from_ms) // self.step_ms, len(self.points))
+
+    def backlog_of(self, lags: Mapping[str, int]) -> list[int]:
+        """Return how many deliveries were waiting at the end of each step, calculated backwards from each listener's
+        current lag. See backlog() for the limits.
+        """
+        growths = [*self._growths]
+        for listeners in self._queues.values():
+            for one, created_at_ms in listeners.items():
+                if one in self._young:  # What is unexplained came with the listener: older messages of its queue.
+                    growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
+        return _backwards(sum(lags.values()), growths)

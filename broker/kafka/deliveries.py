@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Final
 
 from broker.core.codec import decode
@@ -181,6 +181,38 @@ class KafkaDeliveries:
             facts=known,
         )
 
+    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
+        """See ports.ListenerStatus."""
+        everywhere = range(self._messages.partitions)
+        cursors, ends = await asyncio.gather(
+            self.cursors.load([one.id for one in listeners], everywhere),
+            self._requests.offsets(self._messages.name, dict.fromkeys(everywhere, LATEST)),
+        )
+        found = dict.fromkeys([one.id for one in listeners], 0)
+        behind: dict[int, list[tuple[int, Listener]]] = {}
+        for listener in listeners:
+            for number in everywhere:
+                place = listener.stands_at(cursors[listener.id], number)
+                found[listener.id] += place.pending
+                if place.top < ends[number]:
+                    behind.setdefault(number, []).append((place.top, listener))
+        if behind:
+            async with self._read_slots.slot(listeners[0].organization_id):
+                counted = (self._count_behind(number, tops, ends[number], found) for number, tops in behind.items())
+                await asyncio.gather(*counted)
+        return found
+
+    async def _count_behind(
+        self, partition: int, tops: Sequence[tuple[int, Listener]], end: int, found: dict[str, int]
+    ) -> None:
+        """Add to `found` the messages of a partition from each listener's position on. Read them once for all."""
+        of_queue: dict[bytes, list[tuple[int, str]]] = {}
+        for top, listener in tops:
+            of_queue.setdefault(listener.queue_id.encode(), []).append((top, listener.id))
+        async for record in self._records(partition, min(top for top, _ in tops), end):
+            for top, listener_id in of_queue.get(record.headers[0][1] or b"", ()) if record.headers else ():
+                found[listener_id] += record.offset >= top
+
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         """See ports.ListenerStatus."""
         at_ms = time.time_ns() // 1_000_000
@@ -193,6 +225,14 @@ class KafkaDeliveries:
         """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
+        async for record in self._records(partition, top, end):
+            if record.headers and record.headers[0][1] == queue_id:
+                count += 1
+                since_ms = record.timestamp if since_ms is None else since_ms
+        return count, since_ms
+
+    async def _records(self, partition: int, top: int, end: int) -> AsyncIterator[Record]:
+        """Yield the records of a partition of `messages` in [top, end), with at most _LAG_READS_MAX reads."""
         top = max(top, (await self._requests.offsets(self._messages.name, {partition: EARLIEST}))[partition])
         results = scan(
             self._requests,
@@ -206,10 +246,7 @@ class KafkaDeliveries:
         )
         async for fetched in results:
             for record in fetched.records:
-                if record.headers and record.headers[0][1] == queue_id:
-                    count += 1
-                    since_ms = record.timestamp if since_ms is None else since_ms
-        return count, since_ms
+                yield record
 
 
 def _collect(

@@ -90,7 +90,9 @@ from everput.answers.replays import (
     ReplaySpan,
 )
 from everput.answers.statistics import (
+    AttentionFields,
     LatencyFields,
+    OverviewAnswer,
     PointFields,
     StatisticsAnswer,
     StatisticsFields,
@@ -101,6 +103,7 @@ __all__ = [
     "AccountFields",
     "Answer",
     "AttemptFields",
+    "AttentionFields",
     "BatchAnswer",
     "ChangedDelivery",
     "ChangedMessage",
@@ -148,6 +151,7 @@ __all__ = [
     "OrganizationFields",
     "OrganizationsAnswer",
     "OutstandingFields",
+    "OverviewAnswer",
     "PageLinks",
     "PointFields",
     "ProblemAnswer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import field
 
-from everput.answers.base import Answer, Count, PageLinks, Time
+from everput.answers.base import Answer, Count, Named, PageLinks, Time
 
 
 class LatencyFields(Answer):
@@ -40,8 +40,9 @@ class PointFields(Answer):
     latency: LatencyFields | None
     """The times from put to delivered; null without a delivery."""
     backlog: Count | None
-    """The number of messages that waited for the listener at the end of the step; null for a queue. It is told back
-    from the current lag, so steps before a redrive or a deletion of messages are not exact.
+    """The number of messages that waited for the listener at the end of the step, or in the overview for all listeners;
+    null for a queue. It is calculated back from the current lag, so steps before a redrive or a deletion of messages
+    are not exact.
     """
     complete: bool
     """Whether every record of the step could be counted."""
@@ -71,3 +72,41 @@ class StatisticsAnswer(Answer):
     """The statistics."""
     links: PageLinks = field(name="_links")
     """Links of the statistics."""
+
+
+class AttentionFields(Named):
+    """A listener that needs attention."""
+
+    queue: Named
+    """The listener's queue."""
+    health: str
+    """The state of the listener, such as `down`, `failing` or `paused`."""
+    lag: Count | None
+    """The number of messages still to be delivered; null if it could not be counted in time."""
+    parked: Count
+    """The number of parked deliveries."""
+    retrying: Count
+    """The number of deliveries with a failed attempt that are retried."""
+    recent_attempts: Count
+    """The attempts of the last 5 minutes."""
+    recent_failures: Count
+    """The failed attempts of the last 5 minutes."""
+    last_success_at: Time | None
+    """The time of the last attempt that the listener accepted; null if there is none."""
+    last_failure_at: Time | None
+    """The time of the last attempt that failed; null if there is none."""
+
+
+class OverviewAnswer(Answer):
+    """An overview of an organization with its links."""
+
+    statistics: StatisticsFields
+    """The statistics of all queues together. The backlog is null if it could not be counted in time."""
+    queues: Count
+    """The number of queues."""
+    listeners: dict[str, int]
+    """The number of listeners by health; empty if it could not be read in time."""
+    attention: list[AttentionFields]
+    """The listeners that need attention, worst first, at most 100."""
+    links: PageLinks = field(name="_links")
+    """Links of the overview."""

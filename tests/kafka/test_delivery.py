@@ -148,7 +148,7 @@ async def test_a_new_listener_gets_what_comes_after_it_and_one_from_the_beginnin
 async def test_a_paused_listener_gets_nothing_and_after_its_resume_everything(rig: Rig):
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
-    await rig.listen(queue, "b")
+    other = await rig.listen(queue, "b")
     worker = await rig.work()
     await rig.commands.pause_listener(rig.context, queue.id, listener.id, reason="by hand")
     await until(lambda: worker.dispatchers[listener.id].listener.paused, what="the worker knows")
@@ -156,6 +156,8 @@ async def test_a_paused_listener_gets_nothing_and_after_its_resume_everything(ri
     await until(lambda: len(rig.listeners.taken("b")) == 40, what="the other one has all")
     assert not rig.listeners.taken("a")
     assert (await rig.where.condition(listener)).lag == 40
+    await rig.noted(worker)
+    assert await rig.where.lags([listener, other]) == {listener.id: 40, other.id: 0}
     await rig.commands.resume_listener(rig.context, queue.id, listener.id)
     await until(lambda: len(rig.listeners.taken("a")) >= 40, what="all after the resume")
     assert rig.listeners.ids("a") == Counter(ids)

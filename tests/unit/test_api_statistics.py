@@ -8,8 +8,11 @@ import pytest
 from api_client import Api, make_api
 
 from broker.commands.context import now_ms
+from broker.commands.organizations import create_key
 from broker.core.events import StatisticsCounted
+from broker.core.health import Facts
 from broker.core.statistics import MINUTE_MS, Counts, Key, Totals
+from broker.errors import LogUnavailable
 from broker.ports import ListenerCondition
 from cli.commands.stats import sparkline
 from tests.apps import CountedStatistics, NoDeliveries
@@ -127,3 +130,71 @@ def test_a_sparkline_fits_its_line_and_shows_the_least_and_the_most():
     assert sparkline([]) == ""
     assert len(sparkline([1] * 1_500)) == 60
     assert sparkline([1, 2] * 60, together=max) == "█" * 60
+
+
+class Troubled(Waiting):
+    """ports.ListenerStatus by the names of the listeners: those named `down` are down, those named `parks` park."""
+
+    async def facts(self, listeners: Any) -> dict[str, Facts]:
+        known = {"down": Facts(down=True), "parks": Facts(parked=3, accepted_at_ms=1), "well": Facts(accepted_at_ms=1)}
+        return {one.id: known[one.name] for one in listeners}
+
+
+async def test_the_overview_adds_up_all_queues_and_names_the_listeners_in_trouble(counted: CountedStatistics):
+    api = await make_api(statistics=counted, status=Troubled())
+    orders, returns = await api.queue("orders"), await api.queue("returns")
+    parks, well = await api.listener(orders, name="parks"), await api.listener(orders, name="well")
+    down = await api.listener(returns, name="down")
+    minute = now_ms() // MINUTE_MS
+    counted.events.append(
+        event(
+            (Key(minute, orders, ""), Counts(put=10)),
+            (Key(minute, orders, parks), Counts(delivered=4, parked=3, failed={"500": 3})),
+            (Key(minute, orders, well), Counts(delivered=10)),
+            (Key(minute, returns, ""), Counts(put=5)),
+            (Key(minute, "another organization's", ""), Counts(put=1_000)),
+            (Key(minute, orders, "deleted"), Counts(delivered=100)),
+        )
+    )
+    told = (await api.get("/v1/overview")).json()
+    (point,) = [one for one in told["statistics"]["points"] if one["put"]]
+    assert (point["put"], point["delivered"], point["failed_by"]) == (15, 114, {"500": 3})
+    backlog = [one["backlog"] for one in told["statistics"]["points"]]
+    place = told["statistics"]["points"].index(point)
+    assert (backlog[place - 1], backlog[place]) == (0, 3 * 7), "nothing waited before there were listeners"
+    assert (told["queues"], told["listeners"]) == (2, {"healthy": 2, "down": 1})
+    assert [(one["id"], one["queue"]["id"], one["health"]) for one in told["attention"]] == [
+        (down, returns, "down"),
+        (parks, orders, "healthy"),
+    ]
+    assert [one["lag"] for one in told["attention"]] == [7, 7]
+
+
+async def test_a_key_of_some_queues_gets_the_overview_of_these(counted: CountedStatistics):
+    api = await make_api(statistics=counted, status=Troubled())
+    orders, returns = await api.queue("orders"), await api.queue("returns")
+    await api.listener(returns, name="down")
+    minute = now_ms() // MINUTE_MS
+    counted.events.append(event((Key(minute, orders, ""), Counts(put=1)), (Key(minute, returns, ""), Counts(put=20))))
+    control = api.log.control
+    _, secret = await create_key(
+        control, control, organization_id=api.organization_id, name="limited", queue_ids=[orders]
+    )
+    told = (await api.bare.get("/v1/overview", headers={"x-api-key": secret})).json()
+    assert sum(one["put"] for one in told["statistics"]["points"]) == 1
+    assert (told["queues"], told["listeners"], told["attention"]) == (1, {}, [])
+
+
+async def test_the_overview_has_no_backlog_while_kafka_does_not_answer(counted: CountedStatistics):
+    class Silent(Troubled):
+        async def lags(self, listeners: Any) -> dict[str, int]:
+            raise LogUnavailable("no answer")
+
+        async def facts(self, listeners: Any) -> dict[str, Facts]:
+            raise LogUnavailable("no answer")
+
+    api = await make_api(statistics=counted, status=Silent())
+    await api.listener(await api.queue(), name="down")
+    told = (await api.get("/v1/overview")).json()
+    assert {one["backlog"] for one in told["statistics"]["points"]} == {None}
+    assert (told["listeners"], told["attention"]) == ({}, [])

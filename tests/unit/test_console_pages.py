@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +15,11 @@ from test_api_server import live_api
 
 from api import console
 from broker.commands.context import now_ms
+from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, StatisticsCounted
+from broker.core.health import Facts
 from broker.core.statistics import MINUTE_MS, Counts, Key, Totals
-from tests.apps import CountedStatistics
+from tests.apps import CountedStatistics, NoDeliveries
 from tests.browser import CHROMIUM, Browser, browser
 
 VENDORED = Path(console.__file__).parent / "vendored"
@@ -69,10 +71,24 @@ class Shop(NamedTuple):
     records: MemoryRecords
 
 
+class OneDown(NoDeliveries):
+    """ports.ListenerStatus of listeners for which seven messages wait; the one named `mail` is down."""
+
+    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
+        return {one.id: 7 for one in listeners}
+
+    async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
+        well, down = (
+            Facts(accepted=9, accepted_at_ms=now_ms()),
+            Facts(down=True, parked=1, retrying=2, refused=3, accepted=1),
+        )
+        return {one.id: down if one.name == "mail" else well for one in listeners}
+
+
 @pytest.fixture
 async def shop() -> AsyncIterator[Shop]:
     statistics = CountedStatistics()
-    async with live_api(statistics=statistics) as api:
+    async with live_api(statistics=statistics, status=OneDown()) as api:
         http = api.bare
         assert (await http.put("/v1/accounts", json=WHO)).status_code == 200
         assert (await http.post("/v1/sessions", json=WHO, headers=SAME)).status_code == 200
@@ -82,6 +98,7 @@ async def shop() -> AsyncIterator[Shop]:
         urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
         listeners = f"/v1/queues/{queue}/listeners"
         listener = (await http.put(listeners, json={"name": "billing", **urls}, headers=headers)).json()["listener"]
+        assert (await http.put(listeners, json={"name": "mail", **urls}, headers=headers)).status_code == 200
         statistics.events.append(hour_of(queue, listener["id"]))
         yield Shop(str(http.base_url), queue, listener["id"], made["id"], api.records)
 
@@ -144,6 +161,25 @@ async def test_what_is_not_counted_yet_comes_from_the_log(shop: Shop):
 
 
 @needs_chromium
+async def test_the_overview_shows_all_queues_and_which_listeners_need_attention(shop: Shop):
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, "")
+        await page.until(f"location.hash === '#/overview' && {CHARTS}.every((one) => one.querySelector('canvas'))")
+        await page.until("document.querySelectorAll('.figures dt').length > 0")
+        figures = await page.run("[...document.querySelectorAll('.figures dt')].map((one) => one.textContent)")
+        assert figures == ["Put", "Delivered", "Success rate", "Time to delivery", "Backlog", "Queues"]
+        figure = "[...document.querySelectorAll('.figures strong')].map((one) => one.textContent)"
+        put, delivered, rate, latency, backlog, queues = await page.run(figure)
+        assert put == delivered != "0"
+        assert 95 < float(rate.removesuffix(" %")) < 100
+        assert (latency, backlog, queues) == ("50 ms", "14", "1")
+        rows = "[...document.querySelectorAll('main td')].map((one) => one.textContent)"
+        assert (await page.run(rows))[:7] == ["mail", "shop/orders", "down", "3 of 4 attempts", "7", "2", "1"]
+        assert page.errors == []
+
+
+@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 async def test_nothing_overflows_and_no_error_is_reported(shop: Shop, scheme: str, width: int, height: int):
@@ -153,7 +189,7 @@ async def test_nothing_overflows_and_no_error_is_reported(shop: Shop, scheme: st
         await page.color_scheme(scheme)
         await page.sign_in(url, WHO["email"], PASSWORD)
         page.errors.clear()
-        for path in (f"/queues/{queue}", f"/queues/{queue}/listeners/{listener}"):
+        for path in ("/overview", f"/queues/{queue}", f"/queues/{queue}/listeners/{listener}"):
             await page.go(f"{url}/console#{path}")
             await page.until(f"{CHARTS}.length > 2 && {CHARTS}.every((one) => one.querySelector('canvas'))")
             wide = await page.run("document.documentElement.scrollWidth")

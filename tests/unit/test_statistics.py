@@ -19,6 +19,7 @@ from broker.core.statistics import (
     Key,
     Lane,
     Position,
+    QueuesSeries,
     Series,
     Totals,
     answer_name,
@@ -267,3 +268,21 @@ def test_a_series_says_where_it_is_incomplete():
     series.lost()
     series.close()
     assert series.complete == [True, False, False, False, False, False]
+
+
+def test_the_backlog_of_several_listeners_begins_with_each_of_them():
+    minute = BASE_MS // MINUTE_MS
+    old, young = 0, (minute + 2) * MINUTE_MS + 1
+    series = QueuesSeries(minute * MINUTE_MS, MINUTE_MS, 5, {"q": {"old": old, "young": young}, "none": {}})
+    series.add(
+        counted(
+            (Key(minute, "q", ""), Counts(put=10)),
+            (Key(minute, "none", ""), Counts(put=99)),
+            (Key(minute + 1, "q", "old"), Counts(delivered=4)),
+            (Key(minute + 3, "q", "young"), Counts(delivered=6)),
+            (Key(minute + 4, "q", ""), Counts(put=1)),
+        )
+    )
+    # `young` began with the ten messages before it, of which four wait besides the new one.
+    assert series.backlog_of({"old": 7, "young": 5}) == [10, 6, 6 + 10, 6 + 4, 7 + 5]
+    assert [one.put for one in series.points] == [109, 0, 0, 0, 1]
