@@ -19,7 +19,7 @@ from starlette.routing import Route
 from api.etags import is_known
 
 _FOLDER: Final = Path(__file__).parent / "console_files"
-# Each library has a folder here, with its license and the checksums of its unchanged files.
+# Each library has a folder of its own here, with its license and the checksums of its unchanged files.
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
 _MEDIA: Final[Mapping[str, str]] = {
@@ -44,8 +44,9 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
-    """Return the routes of `/console` and its files. `registration` says whether the page offers to register; `mail`,
-    whether it offers to reset a password by e-mail.
+    """Return the routes of `/console` and its files.
+
+    `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
     """
     routes = []
     for file in console_files():
@@ -62,7 +63,7 @@ def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
 
 
 def console_files() -> list[Path]:
-    """Return the files that the console consists of: its own, and the scripts and styles of the vendored libraries."""
+    """Return the files of the console: its own ones, and those of the vendored libraries."""
     vendored = (file for file in _VENDORED.glob("*/*") if file.suffix in _MEDIA)
     return [*sorted(_FOLDER.iterdir()), *sorted(vendored)]
 

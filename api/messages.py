@@ -122,7 +122,7 @@ class Messages:
                 "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        if isinstance(body, MessageBody):  # An error's pointer is into this body.
+        if isinstance(body, MessageBody):  # an error's pointer refers to this body
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]
         else:

@@ -1,7 +1,8 @@
 """The overview resource: an organization's statistics, and the listeners that need attention.
 
-For: all that a first page about an organization needs, in one request. Not for: the statistics of one queue or listener
-(statistics.py), what the health of a listener means (broker/core/health.py)."""
+For: everything that a first page about an organization needs, in one request. Not for: the statistics of one queue or
+listener (statistics.py), what the health of a listener means (broker/core/health.py).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from broker.core.statistics import QueuesSeries
 from broker.errors import Busy, LogUnavailable
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
-# Of a larger organization, the overview shows the statistics, and the health of this many of its oldest listeners.
+# In a larger organization, the overview shows the health of only this many listeners, the oldest ones.
 LISTENERS_MAX: Final = 1_000
 ATTENTION_MAX: Final = 100
 _LAGS_S: Final = 3.0
@@ -41,8 +42,9 @@ class Overview:
         self._status = status
 
     async def get(self, call: Call) -> Any:
-        """Answer with the counts of all queues and the listeners that need attention. An API key that is restricted to
-        some queues gets the overview of these.
+        """Answer with the counts of all queues together, and the listeners that need attention.
+
+        An API key that is restricted to some queues gets the overview of these queues.
         """
         api_key = call.api_key
         state = self._view.state
@@ -70,7 +72,7 @@ class Overview:
         }
 
     async def _lags(self, listeners: Sequence[Listener]) -> Mapping[str, int] | None:
-        """Return the lag of each listener; None if it is not known in time."""
+        """Return how many messages wait for each listener; None if Kafka does not answer in time."""
         if not listeners:
             return {}
         try:
@@ -93,5 +95,5 @@ def _fields(
 
 
 def _rank(fields: Mapping[str, Any]) -> tuple[int, int, str]:
-    """Sort the worst health first, then the most parked deliveries."""
+    """Return a listener's sort key: the worst health first, then the most parked deliveries."""
     return _RANK[fields["health"]], -fields["parked"], fields["name"]

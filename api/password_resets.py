@@ -1,8 +1,8 @@
 """Password resets by e-mail: a mail with a link, and the new password for that link.
 
-For: the requests of /v1/accounts/password-reset, their limits, and the token in the link. The token is encrypted, and
-nothing stores it. It names the account, its end, and the password that it replaces, so it works once. Not for: the
-operator's one-time passwords (cli/commands/accounts.py), sending mail (broker/outbound/mail.py).
+For: the requests of /v1/accounts/password-reset, their limits, and the token in the link. The token is encrypted and
+not stored. It contains the account, its expiry, and a hash of the password that it replaces, so it works once. Not for:
+the operator's one-time passwords (cli/commands/accounts.py), sending mail (broker/outbound/mail.py).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-VALID_S: Final = 3_600  # how long a link works
-# Requests for one e-mail address, from one network, and in all, in one process.
+VALID_S: Final = 3_600  # seconds for which a link works
+# Limits of one process: requests for one e-mail address, from one client address, and all together.
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 10, 1 / 60
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2
@@ -73,7 +73,7 @@ class PasswordResets:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def ask(self, call: Call) -> Any:
-        """Have a mail sent, if there is such an account. The answer and its time do not tell whether there is."""
+        """Send a mail that resets the password, if the account exists. The answer does not tell whether it exists."""
         body = await call.json(ResetBody, small=True)
         mailer, public_url = self._mailer, self._public_url
         if mailer is None or public_url is None:
@@ -113,7 +113,7 @@ class PasswordResets:
         return {"account": {"id": account.id, "email": account.email}}
 
     async def _account(self, token: str) -> Account:
-        """Return the account of a token. Raises Refused if the token has ended, was used, or is from elsewhere."""
+        """Return the account that a token is for. Raises Refused if the token has expired, was used, or is invalid."""
         wrong = Refused("This link is not valid any more. Ask for another one.", pointer="/token")
         try:
             ends_at_ms, fingerprint, account_id = self._tokens.open(token, "", _PATH).decode().split(" ")
@@ -127,5 +127,5 @@ class PasswordResets:
 
 
 def _fingerprint(account: Account) -> str:
-    """Return a hash of the account's password, which changes with the password."""
+    """Return a hash of the account's password hash, which changes with the password."""
     return sha256(account.password_hash.encode()).hexdigest()[:32]

@@ -61,8 +61,9 @@ class StatisticsOf:
 
 
 def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
-    """Return the beginning of the time series that the query asks for, the length of a step in milliseconds, and the
-    number of steps. Raises BadParameter.
+    """Return the start of the time series that the query asks for, the length of a step, and the number of steps.
+
+    Times are in milliseconds. Raises BadParameter.
     """
     to_ms = time_parameter(query, "to")
     to_ms = now if to_ms is None else min(to_ms, now)

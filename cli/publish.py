@@ -136,7 +136,7 @@ class Publisher:
                 await room.take(len(line.text))
                 if failed:
                     break
-                # A client joins the lines that it is given into batches, so each gets many in a row.
+                # A client joins its concurrent puts into batches, so each client gets many lines in a row.
                 client = self.client(next(number) // MESSAGES_MAX)
                 client.submit(put_message(queue_id, line.text)).add_done_callback(partial(done, line))
             await room.all_given()

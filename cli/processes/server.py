@@ -36,7 +36,7 @@ _CHUNK_BYTES: Final = 20  # a chunk's size has up to 16 digits, and two line end
 PIPELINED_MAX: Final = 32  # the most pipelined requests of a connection that may wait
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # a tunnel's client sends only short answers
 _READ_BYTES_MIN: Final = 64 << 10  # a client that reads less of its answer within `request_s` is disconnected
-_TICKS_PER_S: Final = 10  # uvicorn's unit of time
+_TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
 # uvicorn logs these texts about clients that break the protocol, do not read, or were refused.
@@ -113,7 +113,7 @@ class Server(uvicorn.Server):
 
     @property
     def should_exit(self) -> bool:
-        """Tell whether the server is to end. Setting it ends the server at once."""
+        """Return whether the server ends. Setting this property to True ends the server at once."""
         return self._exits.is_set()
 
     @should_exit.setter
@@ -126,7 +126,9 @@ class Server(uvicorn.Server):
         self._accepts()
 
     async def main_loop(self) -> None:
-        """Call on_tick() once a second, where uvicorn does ten times a second, or as often as `look_ticks` says."""
+        """Call `on_tick` once a second, or as often as `look_ticks` says. uvicorn's own loop does so ten times a
+        second.
+        """
         counter, step = 0, min(self._look_ticks, _TICKS_PER_S)
         while not await self.on_tick(counter):
             counter += step
