@@ -98,7 +98,7 @@ COVERED: Final[dict[str, str]] = {
     "moment": "Time.convert",
     "age": "_Age.convert",
     "networks": "_Network.convert",
-    "GET /v1/queues": "PageTokens.open Call.__init__ Call.query _position span rfc3339_ms versions",
+    "GET /v1/queues": "PageTokens.open request_id_of Call.query _position span rfc3339_ms versions",
     "GET /v1/log": "_actor find_queue",
     "GET /v1/queues/{queue_id}/statistics": "_step_ms",
     "PUT /v1/queues/{queue_id}/listeners": "parse _refusal _check_headers",
