@@ -36,7 +36,7 @@ class ChangesTail:
         self._follows.set()
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return (partition, offset, event) of new changes to messages. Wait at most half a second for them.
+        """Return (partition, offset, event) of new changes to messages. Wait at most a second for them.
 
         Return an empty list while Kafka is unreachable.
         """

@@ -25,7 +25,7 @@ from broker.ports import Record
 
 log = logging.getLogger(__name__)
 
-WAIT_MS: Final = 500  # If there is no new record, Kafka answers a fetch request after half a second.
+WAIT_MS: Final = 1_000  # If there is no new record, Kafka answers a fetch request after a second.
 _PARTITION_BYTES: Final = 1 << 20
 _ANSWER_BYTES: Final = 4 << 20
 _RECORDS_MAX: Final = 1_000  # records of a partition per read
@@ -66,7 +66,7 @@ class LongPoll:
         await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     async def read(self) -> dict[int, list[Record]]:
-        """Return new records by partition, after at most half a second. Return nothing while Kafka is unreachable.
+        """Return new records by partition, after at most a second. Return nothing while Kafka is unreachable.
 
         Raises LogDamaged if the next record of a partition is unreadable on every replica. To continue, call begin()
         with an offset after the damage.

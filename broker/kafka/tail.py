@@ -147,7 +147,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """Return new messages by partition, after at most half a second. Return nothing while Kafka is unreachable.
+        """Return new messages by partition, after at most a second. Return nothing while Kafka is unreachable.
 
         Raises LogUnavailable after errors for many seconds, because aiokafka's membership tasks may have ended and do
         not restart.
