@@ -46,8 +46,14 @@ export function historyCharts({ operation, ids, signal, told }) {
       statistics = (await ask(operation, { ids, query: { from: fromOf(spanMs), step }, signal })).body.statistics;
       counted = Date.now();
     }
-    if (hour) await live.look(statistics.counted_at);
-    charts.show(statistics, hour ? live : null);
+    if (!hour) {
+      charts.show(statistics);
+      return;
+    }
+    // The log may take longer to read than the statistics, so the charts do not wait for it.
+    charts.show(statistics, live.began() ? live : countedOnly(statistics.counted_at));
+    await live.look(statistics.counted_at);
+    charts.show(statistics, live);
   }
 
   async function refresh() {
@@ -137,25 +143,33 @@ export function countedOnly(countedAt) {
 }
 
 /**
- * Count a queue's or listener's attempts in the newest minutes from the log: {look, instead}.
- * look(countedAt) reads on. instead(point) returns a point of the statistics with these counts, if its minute is newer
+ * Count a queue's or listener's attempts in the newest minutes from the log: {look, instead, began}.
+ * look(countedAt) reads on. began() says whether it has. instead(point) returns a point of the statistics with these counts, if its minute is newer
  * than the statistics. Messages put are not counted from the log, because those events hold the messages' data.
  */
 function liveMinutes(ids, signal) {
   const made = new Map(); // begin of a minute in ms -> counts
-  const begunMs = Math.floor((Date.now() - LIVE_MS) / MINUTE_MS) * MINUTE_MS;
   let cursor = null;
   let complete = false;
-  let fromMs = begunMs;
+  let fromMs = 0;
+  let startMs = 0; // a cursor continues a request from this time
 
   async function look(countedAt) {
-    fromMs = uncountedMs(countedAt);
+    const newFromMs = uncountedMs(countedAt);
+    if (!complete) {
+      // One read does not hold all events of a busy queue. Wait until the workers have counted another minute.
+      if (newFromMs === fromMs) return;
+      cursor = null;
+      startMs = newFromMs;
+      made.clear();
+    }
+    fromMs = newFromMs;
     const query = {
       type: "deliveries.settled,delivery.attempted",
       queue: ids.queue_id,
       listener: ids.listener_id,
       limit: EVENTS_AT_ONCE,
-      from: new Date(begunMs).toISOString(),
+      from: new Date(startMs).toISOString(),
       cursor,
     };
     for (const one of (await ask("readLog", { query, signal })).body) {
@@ -184,7 +198,7 @@ function liveMinutes(ids, signal) {
     const live = { delivered: counts.delivered, failed, failed_by: counts.failed, parked: counts.parked };
     return { ...point, ...UNKNOWN, ...live, latency: latencyOf(counts.waited) };
   }
-  return { look, instead };
+  return { look, instead, began: () => cursor !== null };
 }
 
 function latencyOf(waited) {

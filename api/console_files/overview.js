@@ -18,9 +18,11 @@ export async function showOverview({ main, signal }) {
 
   async function look() {
     const { body } = await ask("getOverview", { query: { from: fromOf(HOUR_MS), step: "1m" }, signal });
-    redraw(figures, figuresOf(body));
+    const { instead } = countedOnly(body.statistics.counted_at);
+    const statistics = { ...body.statistics, points: body.statistics.points.map(instead) };
+    redraw(figures, figuresOf({ ...body, statistics }));
     redraw(attention, attentionOf(body));
-    charts.show(body.statistics, countedOnly(body.statistics.counted_at));
+    charts.show(statistics);
   }
 
   main.replaceChildren(
