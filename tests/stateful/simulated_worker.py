@@ -434,6 +434,7 @@ class SimWorker:
         for one in (self.under_checkpoint, self._hearing, self._pruning, self._ticking):
             if one is not None:
                 end(one)
+        self.under_checkpoint = self._hearing = self._pruning = self._ticking = None
 
     def stir(self) -> None:
         """A step of anything, or a few while it takes over."""

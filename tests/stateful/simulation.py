@@ -612,4 +612,9 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
             roster,
         ):
             put_in(module, now_ms=lambda: here[0].now_ms)
-        yield run
+        try:
+            yield run
+        finally:  # also of a run that was broken off
+            for world in here:
+                for one in world.workers:
+                    one.die()

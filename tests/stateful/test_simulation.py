@@ -306,6 +306,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (Roster, "place", places_every_listener_where_the_tail_is, "lost"),
     ],
 )
+@pytest.mark.timeout(1200)  # up to 3,000 runs
 def test_a_planted_bug_is_found_and_called_by_its_name(where, name: str, planted, kind: str):
     with simulated() as run, patch.object(where, name, planted):
         kinds: set[str] = set()
