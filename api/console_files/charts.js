@@ -1,61 +1,11 @@
-// Charts: a small line for a row of a table, as SVG, and a chart over time with axes, drawn by uPlot.
+// Charts over time, with axes and a legend, drawn by uPlot. Each chart has its numbers in a table, too.
 //
-// For: drawing. Not for: loading the numbers (history.js, the views). Colors are variables and classes in console.css.
-// The small line repeats its figures in its title. A chart over time has the same numbers in a table.
+// For: drawing. Not for: loading the numbers (history.js, overview.js). Colors are variables and classes in console.css.
 
 import { el, redraw, table } from "./dom.js";
 
 const HEIGHT = 190;
 const STEPS = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
-
-const SVG = "http://www.w3.org/2000/svg";
-
-function svg(tag, attributes, ...children) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-function picture(width, height, title, ...children) {
-  return svg(
-    "svg",
-    {
-      viewBox: `0 0 ${width} ${height}`,
-      class: "chart small",
-      role: "img",
-      "aria-label": title,
-      preserveAspectRatio: "none",
-    },
-    svg("title", {}, document.createTextNode(title)),
-    ...children,
-  );
-}
-
-/** Draw a line. points: {at (ms), value}, oldest first. spanMs: the time it covers. */
-export function line(points, { spanMs, what }) {
-  const [width, height] = [120, 24];
-  const now = Date.now();
-  const top = Math.max(1, ...points.map((one) => one.value));
-  const place = (one) => {
-    const x = width * (1 - (now - one.at) / spanMs);
-    const y = height - 2 - (height - 4) * (one.value / top);
-    return `${Math.max(0, x).toFixed(1)},${y.toFixed(1)}`;
-  };
-  const shown = points.filter((one) => one.at >= now - spanMs);
-  const last = shown.length ? shown[shown.length - 1].value : 0;
-  const title = shown.length ? `${what}: now ${last}, at most ${top} in the last minutes` : `${what}: no data yet`;
-  if (!shown.length) return picture(width, height, title);
-  const places = [...shown, { at: now, value: last }].map(place);
-  const [first] = places[0].split(",");
-  return picture(
-    width,
-    height,
-    title,
-    svg("polygon", { class: "under", points: `${first},${height} ${places.join(" ")} ${width},${height}` }),
-    svg("polyline", { class: "line", points: places.join(" "), "vector-effect": "non-scaling-stroke" }),
-  );
-}
 
 /**
  * Create a chart over time: {element, show}. show(data) draws it, again and again.

@@ -1,14 +1,12 @@
 // Polling while a view is open.
 //
-// For: polling that stops with its view, pauses while the tab is hidden and uses at most half of the time; each listener's
-// backlog in the last minutes. Not for: the requests themselves (the views).
+// For: polling that stops with its view, pauses while the tab is hidden and uses at most half of the time. Not for: the
+// requests themselves (the views).
 
 import { ask } from "./api.js";
 import { problemWords } from "./words.js";
 
-const KEPT_MS = 10 * 60_000;
 const AT_ONCE = 4;
-const lags = new Map();
 
 /**
  * Call look() now and at every interval until the signal aborts. It runs for at most half of the time.
@@ -57,24 +55,10 @@ export async function each(items, act) {
   await Promise.all(Array.from({ length: Math.min(AT_ONCE, left.length) }, worker));
 }
 
-/** Load a listener, {listener, etag}, and remember its lag. */
+/** Load a listener: {listener, etag}. */
 export async function lookAtListener(queueId, listenerId, signal) {
   const { body, etag } = await ask("getListener", { ids: { queue_id: queueId, listener_id: listenerId }, signal });
-  if (body.listener.lag !== undefined) note(listenerId, body.listener.lag);
   return { listener: body.listener, etag };
-}
-
-/** Remember a value with the current time. */
-export function note(id, value) {
-  const at = Date.now();
-  const seen = (lags.get(id) || []).filter((one) => one.at > at - KEPT_MS);
-  seen.push({ at, value });
-  lags.set(id, seen);
-}
-
-/** Return the values of the last 10 minutes, oldest first: {at, value}. */
-export function seen(id) {
-  return lags.get(id) || [];
 }
 
 /** Track which rows of a table are on the screen. appeared: an EventTarget that gets "look" when a row appears. */

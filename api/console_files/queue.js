@@ -1,18 +1,16 @@
 // The page of one queue: its listeners' states, its messages, and its actions.
 
 import { ask, nextCursor } from "./api.js";
-import { line } from "./charts.js";
 import { button, confirmed, dialog, el, hash, link, notice, panel, since, state, tableOf } from "./dom.js";
 import { form } from "./forms.js";
 import { historyCharts } from "./history.js";
 import { listenerForm } from "./listenerform.js";
-import { each, lookAtListener, poll, seen } from "./live.js";
+import { each, lookAtListener, poll } from "./live.js";
 import { messagesPanel } from "./messages.js";
 import { healthOf, problemWords } from "./words.js";
 
 const LOOK_MS = 5000;
-const SPAN_MS = 5 * 60_000;
-const COLUMNS = ["Listener", "State", "Backlog", "Oldest", "Retrying", "Parked", "Last 5 minutes", "Last error"];
+const COLUMNS = ["Listener", "State", "Backlog", "Oldest", "Retrying", "Parked", "Last error"];
 
 export async function showQueue({ main, ids, signal }) {
   const found = await ask("getQueue", { ids, signal });
@@ -90,7 +88,7 @@ async function allListeners(queueId, signal) {
 
 function listenerRow(queue, listener) {
   const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
-  const [name, condition, waiting, oldest, retrying, parked, picture, error] = cells;
+  const [name, condition, waiting, oldest, retrying, parked, error] = cells;
   name.replaceChildren(link(["queues", queue.id, "listeners", listener.id], listener.name, { class: "name" }));
   function draw(now) {
     name.firstChild.textContent = now.name;
@@ -100,7 +98,6 @@ function listenerRow(queue, listener) {
     oldest.replaceChildren(since(now.oldest_pending_at));
     retrying.replaceChildren((now.retrying || 0).toLocaleString());
     parked.replaceChildren(now.parked ? el("span", { class: "state parked" }, now.parked.toLocaleString()) : "0");
-    picture.replaceChildren(line(seen(listener.id), { spanMs: SPAN_MS, what: "Backlog" }));
     error.replaceChildren(now.last_error || "–");
   }
   return { element: el("tr", {}, cells), draw };

@@ -1,16 +1,14 @@
 // The list of the organization's queues, with each queue's backlog and its listeners' states.
 
 import { ask, nextCursor } from "./api.js";
-import { line } from "./charts.js";
 import { button, dialog, el, hash, link, notice, since, state, tableOf } from "./dom.js";
 import { form } from "./forms.js";
-import { each, lookAtListener, note, poll, seen, visibleRows } from "./live.js";
+import { each, lookAtListener, poll, visibleRows } from "./live.js";
 import { healthOf } from "./words.js";
 
 const LOOK_MS = 5000;
-const SPAN_MS = 5 * 60_000;
 const PAGE = 50;
-const COLUMNS = ["Queue", "Listeners", "Backlog", "Oldest", "Parked", "Last 5 minutes"];
+const COLUMNS = ["Queue", "Listeners", "Backlog", "Oldest", "Parked"];
 
 export async function showQueues({ main, signal }) {
   const body = el("tbody");
@@ -99,7 +97,7 @@ export async function showQueues({ main, signal }) {
 /** Create a row: {element, look}. look() refreshes it. */
 function queueRow(queue) {
   const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
-  const [name, listeners, waiting, oldest, parked, picture] = cells;
+  const [name, listeners, waiting, oldest, parked] = cells;
   name.replaceChildren(link(["queues", queue.id], queue.name, { class: "name" }));
   const row = { element: el("tr", {}, cells), look, lookedMs: 0 };
   async function look(signal) {
@@ -129,10 +127,6 @@ function queueRow(queue) {
     oldest.replaceChildren(since(times[0]));
     const piles = now.reduce((sum, one) => sum + (one.parked || 0), 0);
     parked.replaceChildren(piles ? el("span", { class: "state parked" }, piles.toLocaleString()) : now.length ? "0" : "–");
-    if (now.length) note(`queue ${queue.id}`, lag);
-    picture.replaceChildren(
-      now.length ? line(seen(`queue ${queue.id}`), { spanMs: SPAN_MS, what: "Backlog" }) : "",
-    );
   }
   return row;
 }
