@@ -90,7 +90,7 @@ export function timeChart({ title, stacked = false, format = plain, rest = total
           {},
           el("span", { class: `swatch ${one.color}` }),
           `${one.label} `,
-          el("strong", {}, text(at === null ? rest(one.values) : one.values[at], format)),
+          el("strong", {}, text(at === null ? rest(one.values, shown.series) : one.values[at], format)),
         ),
       ),
     );
@@ -150,8 +150,10 @@ function text(value, format) {
   return value === null || value === undefined ? "–" : format(value);
 }
 
-function total(values) {
-  return values.reduce((sum, value) => sum + (value || 0), 0);
+/** Return the sum of the values of all times at which every series is known, so that the sums can be compared. */
+function total(values, series) {
+  const known = values.filter((_, index) => series.every((one) => one.values[index] !== null));
+  return known.reduce((sum, value) => sum + value, 0);
 }
 
 /** Return the last known value; null if there is none. */
@@ -160,5 +162,5 @@ export function last(values) {
 }
 
 function spoken(title, { series }, format, rest) {
-  return `${title}: ${series.map((one) => `${one.label} ${text(rest(one.values), format)}`).join(", ")}`;
+  return `${title}: ${series.map((one) => `${one.label} ${text(rest(one.values, series), format)}`).join(", ")}`;
 }

@@ -151,6 +151,8 @@ async def test_what_is_not_counted_yet_comes_from_the_log(shop: Shop):
         await opened(page, shop.url, f"/queues/{shop.queue}/listeners/{shop.listener}")
         legend = f"[...{CHARTS}[1].querySelectorAll('.legend li')].map((one) => one.textContent)"
         await page.until(f"{CHARTS}.length === 4 && {legend}.includes('503 2')")
+        sums = await page.run(f"[...{CHARTS}[0].querySelectorAll('.legend strong')].map((one) => one.textContent)")
+        assert sums[0] == sums[1], "minutes whose puts are not known are in no sum"
         await page.run(f"{CHARTS}[0].querySelector('summary').click()")
         await page.until(f"{CHARTS}[0].querySelectorAll('tbody tr').length === 60")
         rows = f"[...{CHARTS}[0].querySelectorAll('tbody tr')].map((one) => one.textContent)"
