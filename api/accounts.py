@@ -195,7 +195,8 @@ class Accounts:
         else:
             kept = session.id if which == "others" else ""
             every = self._view.state.accounts.sessions_of(session.account_id)
-            if any(one.id != kept for one in every):  # without this check an event would be stored though nothing ends
+            # Without this check, an event would be stored even if there is no session to end.
+            if any(one.id != kept for one in every):
                 await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
         if which != "others":
             self._set_cookie(call, "", 0)

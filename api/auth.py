@@ -83,7 +83,7 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            await self._view.caught_up()  # another process may have just created the key
+            await self._view.caught_up()  # Another process may have created the API key just now.
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
             raise Unauthenticated("This API key is unknown or was revoked. Use another key, or create one.")
@@ -113,7 +113,7 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        except BrokerError as error:  # the key's next use is recorded instead
+        except BrokerError as error:  # If this event can't be stored, the next use of the key is recorded instead.
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
 

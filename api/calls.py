@@ -176,7 +176,7 @@ class Call:
                 raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
 
     def context(self) -> Context:
-        """Return the requester and the time, for a command."""
+        """Return the context of a command: the organization, the requester, the request id and the time."""
         return Context(
             organization_id=self.organization_id,
             actor=self.actor,
@@ -418,7 +418,7 @@ async def answer_problem(
 def logged_problem(
     error: BaseException, request_id: bytes, path: str, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> Problem:
-    """Return the answer to an error, with all its headers. Log the error if it is ours."""
+    """Return the HTTP answer to an error, with all its headers. Log the error if the server caused it."""
     status, headers, body = problem(error)
     headers += [*more, _NOT_STORED]
     if status == 500:
@@ -429,7 +429,7 @@ def logged_problem(
 
 
 def whole_headers(headers: Headers, kind: bytes, body: bytes, request_id: bytes) -> Headers:
-    """Return these headers and those that every answer with a body has."""
+    """Add the headers that every HTTP answer with a body has, and return all headers."""
     return [
         *headers,
         (b"content-type", kind),

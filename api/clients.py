@@ -77,7 +77,7 @@ class Clients:
         return found
 
     def peer(self, host: str) -> str | None:
-        """Return the client at the other end of a connection; None if a proxy may be there."""
+        """Return the name of the client at the other end of a connection. Return None if that may be a proxy."""
         address = parse_address(host)
         if address is None or self._unknown or address.is_loopback or self._is_trusted(address):
             return None

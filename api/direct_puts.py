@@ -98,11 +98,12 @@ class DirectPut:
                 base = f"{self.scheme}://{self.sent[b'host'].decode('latin-1')}"
             queue_id = self.url[len(_BEFORE) : -len(_AFTER)].decode()
             self._finish(200, self._headers, _JSON, orjson.dumps(put_answer(base, queue_id, self._put)))
-        except Exception:  # an error here must not reach the group commit
+        # An exception here must not reach the code that stores messages in batches.
+        except Exception:
             log.exception("put.not_answered id=%s", self._request_id.decode())
 
     def set_exception(self, error: BaseException) -> None:
-        """Answer the error for which the message is not stored, or may not be stored."""
+        """Send the client the problem details of an error. The message was not stored, or this is unknown."""
         try:
             problem = logged_problem(error, self._request_id, self.url.decode("latin-1"), self._headers)
             self._finish(problem.status, problem.headers, MEDIA_TYPE, problem.body)
@@ -117,7 +118,7 @@ class DirectPut:
             self._puts.answered("PUT", _ROUTE, status, self._begun_s)
 
     def appending(self, put: Put, request_id: bytes, headers: Headers) -> None:
-        """Store what the answer will need: the put, the request id, and headers."""
+        """Store the put, the request id and the headers, which are needed for the HTTP answer."""
         self._put = put
         self._request_id = request_id
         self._headers = headers
@@ -174,8 +175,8 @@ class DirectPuts:
         return None if queue is None else (api_key, queue)
 
     def append(self, put: DirectPut, body: bytes) -> bool:
-        """Append the message of a usual put. For any other put, return False or raise an error, without counting or
-        appending.
+        """Append the message of a put, and return True. Return False if Starlette must handle the put instead. Then,
+        and also after an error, nothing was counted or appended.
         """
         target = self.target(put.url, put.sent)
         if target is None:

@@ -63,7 +63,9 @@ _SCRIPT: Final = """(async () => {
 
 
 class Reference:
-    """The handler for /v1/openapi.json. `routes` returns the operations that `openapi.document` takes."""
+    """The handler for /v1/openapi.json. `routes` returns the HTTP method, the path and the required scope of each
+    operation.
+    """
 
     def __init__(self, routes: Callable[[], Iterable[tuple[str, str, str | None]]]) -> None:
         self._routes = routes

@@ -13,7 +13,7 @@ from typing import Final
 from api.buckets import Allowance, Buckets
 from api.problems import Headers, TooManyRequests
 
-EVERYBODY: Final = ""  # a limit's name for all clients together
+EVERYBODY: Final = ""  # a rate limit counts all clients together under this name
 
 
 class Recent:
@@ -61,8 +61,8 @@ class Limit:
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
         """Count `count` uses for this name, and append the `RateLimit` headers. Raises TooManyRequests.
 
-        A limit that all clients share appears in the headers only when it refuses the request. `left` uses must stay
-        free for other clients, as in `check`.
+        A limit that all clients share appears in the headers only when it refuses the request. `left` is a number of
+        uses that must stay free for other clients.
         """
         if left:
             self.check(headers, whose, left=left)
@@ -71,7 +71,7 @@ class Limit:
             self._tell(headers, allowance)
 
     def permits(self, whose: str, count: int = 1) -> bool:
-        """Return whether `take` would count these uses instead of raising an error."""
+        """Return whether the rate limit permits `count` more uses now. Do not count them."""
         return not self._buckets.look(whose, asyncio.get_running_loop().time(), count).wait_s
 
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:

@@ -25,7 +25,7 @@ from broker.errors import LogUnavailable, Refused
 from broker.ports import DirectoryView, ListenerStatus
 
 _FACTS_S: Final = 2.0
-_STANDARD: Final = "standard"  # the format of a listener that has no other
+_STANDARD: Final = "standard"  # the format of the requests to a listener for which no other format was chosen
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
 # This pattern takes linear time, because it is one character class of bounded length.

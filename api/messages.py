@@ -122,7 +122,8 @@ class Messages:
                 "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        if isinstance(body, MessageBody):  # an error's pointer refers to this body
+        # The JSON pointer in an error answer starts at this message, not at a list of messages.
+        if isinstance(body, MessageBody):
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]
         else:
@@ -260,7 +261,7 @@ def _steps(attempt: Attempt) -> dict[str, Any]:
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
-    """Return the fields of an answer that was kept."""
+    """Return the JSON fields of a listener's answer that was kept."""
     return {
         "headers": [{"name": name, "value": value} for name, value in answer.headers],
         "body": answer.body,

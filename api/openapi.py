@@ -32,7 +32,8 @@ _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
 # This pattern takes linear time. It searches only paths from this source code.
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-_EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)  # a bad query is a 400 or 422
+# Every operation may answer with these HTTP statuses. An invalid query is answered with 400 or 422.
+_EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
     KEY: [{"key": []}, {"session": [], "organization": []}, {"cookie": [], "organization": []}],
@@ -140,7 +141,7 @@ def _subclasses(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
 
 
 def _describe(schema: dict[str, Any], shape: type[msgspec.Struct]) -> None:
-    """Add the texts of a shape's docstring, and of its base classes' docstrings, to its schema."""
+    """Add the docstrings of a class, of its base classes and of their fields to the JSON Schema of the class."""
     schema["description"], _ = described(shape)
     names = dict(zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True))
     for base in filter(_is_ours, reversed(shape.__mro__)):
@@ -153,7 +154,7 @@ def _is_ours(shape: type) -> bool:
 
 
 def described(shape: type) -> tuple[str, dict[str, str]]:
-    """Return a shape's description and those of its own fields: the docstrings of the class and its attributes."""
+    """Return the docstring of a class, and by field name the docstrings of its own attributes."""
     return _one_line(shape.__doc__ or ""), _field_docstrings(shape.__module__)[shape.__name__]
 
 
@@ -216,7 +217,7 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, O
 
 
 def _tag(path: str) -> str:
-    """Return the resource that a path belongs to: the last part of the path that names a collection."""
+    """Return the last part of an API path that names a collection, such as `queues`."""
     return [part for part in path.split("/") if part.endswith("s")][-1]
 
 

@@ -80,7 +80,7 @@ def queue_fields(queue: Queue) -> dict[str, Any]:
 
 
 def thresholds_of(body: AlertsBody) -> AlertThresholds:
-    """Convert the alert thresholds in a request's body for an event."""
+    """Convert the alert thresholds of a request's body to the type that events store."""
     return AlertThresholds(**msgspec.structs.asdict(body))
 
 

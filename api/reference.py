@@ -24,7 +24,7 @@ _MEMBERS: Final = "/v1/organizations/{organization_id}/members"
 
 BODY: Final = (400, 413, 415, 422)
 OPEN: Final = "open"
-KEY: Final = "key"  # an API key, or a session that names an organization
+KEY: Final = "key"  # The operation needs an API key, or a session and an organization's id.
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
@@ -51,7 +51,7 @@ class OperationDoc(NamedTuple):
 
     # The `operationId` of the operation.
     name: str
-    # A summary has at most six words, and its first word is a verb.
+    # The operation's summary has at most six words, and its first word is a verb.
     summary: str
     answer: type[Struct]
     request: type[Struct] | None = None

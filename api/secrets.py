@@ -88,7 +88,7 @@ class Secrets:
 
 
 def _steps(test: ListenerTest, listener: Listener) -> dict[str, Any]:
-    """Return the steps of a test, and the answer if there was one."""
+    """Return as JSON fields how long each step of a listener's test took, and the listener's answer if it sent one."""
     steps = zip(("dns_ms", "connect_ms", "tls_ms"), test.times, strict=True)
     fields: dict[str, Any] = {name: ms for name, ms in steps if ms is not None}
     if test.answer is not None:

@@ -85,7 +85,9 @@ def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
 
 
 def _step_ms(text: str | None, span_ms: int) -> int:
-    """Return the step of the time series in milliseconds: the query's, or a usual one that suits its length."""
+    """Return the length in milliseconds of one step of a time series. `text` is the length that the client asked for.
+    If it is None, choose a length that suits `span_ms`, the length of the whole series.
+    """
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)
     # This pattern takes linear time, because its repeats are bounded.

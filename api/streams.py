@@ -27,7 +27,7 @@ class Stream(NamedTuple):
     kind: bytes
     # The parts of the body, none of them empty.
     chunks: AsyncGenerator[bytes, None]
-    # This function is called once, even if no chunk was sent.
+    # The server calls this function exactly once, even if it has sent no chunk of the body.
     close: Callable[[], Awaitable[None]]
     # The client must read one chunk within this time, in seconds.
     take_s: float = _TAKE_S

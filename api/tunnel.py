@@ -70,7 +70,7 @@ class Room:
             await turn
             yield
         finally:
-            if turn.cancel() or turn.cancelled():  # the request was cancelled while it waited
+            if turn.cancel() or turn.cancelled():  # The request was cancelled before it had reserved its bytes.
                 self._admit()
             else:
                 self._left += size
@@ -109,8 +109,8 @@ DEFAULT_BOUNDS: Final = TunnelBounds()
 
 
 class Tunnel:
-    """The WebSocket of one client, with the bounds on the bytes of requests that wait for it: its own and its
-    tenant's.
+    """The WebSocket of one client. It bounds the bytes of the requests that wait for this client, and of those that
+    wait for all clients of its tenant.
     """
 
     def __init__(self, websocket: WebSocket, bytes_max: int, tenants_room: Room) -> None:
@@ -144,7 +144,7 @@ class Tunnel:
             await self._websocket.send_text(orjson.dumps(message).decode())
 
     def answered(self, text: str) -> None:
-        """Handle a message from the client. Ignore invalid messages."""
+        """Handle a WebSocket message in which the client answers a worker's request. Ignore invalid messages."""
         with contextlib.suppress(ValueError, AttributeError, TypeError):
             message = orjson.loads(text)
             answer = self._asked.get(message["number"]) if "number" in message else None
@@ -166,7 +166,7 @@ class Tunnels:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        # The bounds by tenant are kept only while the tenant has tunnels.
+        # The bound on the bytes of a tenant's requests exists only while the tenant has tunnels.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
@@ -204,10 +204,10 @@ class Tunnels:
         return _response(token, status, after if isinstance(after, int) else None)
 
     async def _passed_on(self, request: Request, token: str, tunnel: Tunnel) -> dict[str, Any] | None:
-        """Pass a worker's request on, and return the client's answer; None if the client or the worker disconnects
-        first.
+        """Send a worker's HTTP request to the client through the tunnel, and return the client's answer. Return None if
+        the client or the worker disconnects first.
 
-        The body is held in memory only until it is sent.
+        The request's body is held in memory only until it is sent.
         """
         length = request.headers.get("content-length", "")
         size = int(length) if length.isdecimal() else self.bounds.tunnel_bytes_max
@@ -267,7 +267,8 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
     """Refuse a WebSocket before it is accepted, with problem details."""
     status, headers, body = problem(error)
     answered = {name.decode(): value.decode() for name, value in headers}
-    answered["x-content-type-options"] = "nosniff"  # the server adds this header to other answers
+    # The server adds this header to all other answers, but not to this one.
+    answered["x-content-type-options"] = "nosniff"
     await websocket.send_denial_response(Response(body, status, answered, media_type=MEDIA_TYPE.decode()))
 
 
@@ -302,7 +303,7 @@ class Listen:
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
                 await self._hold(websocket, token, api_key, listener)
-        except WebSocketDisconnect:  # the client disconnected before it was accepted
+        except WebSocketDisconnect:  # The client closed the connection before the WebSocket was accepted.
             pass
         except BrokerError as error:  # an accepted socket can no longer be refused
             await deny(websocket, error)
@@ -316,7 +317,7 @@ class Listen:
             try:
                 while True:
                     tunnel.answered(await websocket.receive_text())
-            except (KeyError, RuntimeError):  # a binary message, or a closed WebSocket
+            except (KeyError, RuntimeError):  # The client sent a binary message, or closed the WebSocket.
                 pass
             finally:
                 watching.cancel()

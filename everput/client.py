@@ -170,13 +170,13 @@ class AsyncClient:
         answer in time.
         """
         if request.joins is not None and self._joins:
-            put: Any = request  # Only the request of a put may be joined with others.
+            put: Any = request  # Only puts have `joins`, so this request is a put.
             return cast("T", await self._puts.put(put))
         return await self._send(request)
 
     def submit(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
-        """Begin a put of put_message() without an idempotency key of its own, and return the future of its answer. It
-        costs less than a task that calls send().
+        """Begin a put that put_message() has created without an idempotency key of its own. Return the future of its
+        answer. This costs less than a task that calls send().
         """
         return self._puts.put(request)
 
@@ -205,7 +205,9 @@ class AsyncClient:
             following = _following(request, page)
 
     async def lines(self, request: Request[LogLine]) -> AsyncIterator[LogLine]:
-        """Yield the lines of the log, as Client.lines() does."""
+        """Yield the lines of the log. Each line has an event, or a `cursor` from which another call can continue. A
+        broken connection is reopened, and no event is repeated. Raises Problem or NoAnswer.
+        """
         reading = _Reading(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
             try:
@@ -289,7 +291,7 @@ class _Reading(_Tries):
             yield from given
 
     def after_error(self, error: httpx.TransportError) -> float:
-        self._rest, self._held = b"", []  # The server sends them again after the cursor.
+        self._rest, self._held = b"", []  # The server sends everything after the last cursor again.
         return super().after_error(error)
 
     def _went_on(self, cursor: str, count: int) -> None:

@@ -18,7 +18,7 @@ from everput.errors import EverputError, NoAnswer, Problem
 from everput.requests import Request, put_batch
 
 MESSAGES_MAX: Final = 100  # of a batch
-CHARS_MAX: Final = 1 << 18  # of the data of a batch, unless one message alone has more
+CHARS_MAX: Final = 1 << 18  # the data of a batch has at most this many characters, unless one message alone has more
 _CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
 # A batch with one of these statuses is refused for one of its messages, so each message is sent alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
@@ -50,7 +50,7 @@ class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
         self.in_flight = 0  # requests
-        self.looks = False  # The waiting puts are looked at in the next turn of the event loop.
+        self.looks = False  # True if the waiting puts are examined in the next turn of the event loop
 
 
 class Coalescer:
@@ -65,11 +65,11 @@ class Coalescer:
         self._send = send
         self._in_flight_max = in_flight_max
         self._give_up_after_s = give_up_after_s
-        self._lanes: dict[str, _Lane] = {}  # by queue; those without puts are left out
+        self._lanes: dict[str, _Lane] = {}  # by queue id; queues without puts are left out
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
-        """Queue a put of put_message(), and return the future of its answer."""
+        """Queue a request of put_message() for a batch, and return the future of its answer."""
         if request.joins is None:
             raise ValueError("only a put without an idempotency key of its own can be joined with others")
         loop = asyncio.get_running_loop()
@@ -117,7 +117,9 @@ class Coalescer:
         return items
 
     def _sent(self, queue_id: str, lane: _Lane, items: Sequence[_Item], task: asyncio.Task[None]) -> None:
-        """Send what has come meanwhile. Called even if the task was cancelled before it began."""
+        """Send the puts that have arrived while a batch was sent. This is called even if the batch's task was cancelled
+        before it began.
+        """
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         _fail(items, NoAnswer(_CLOSED) if error is None else error)

@@ -142,7 +142,7 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
     """List the deliveries to a listener that are not finished. `state` is `pending`, `retrying` or `parked`, or None
     for all.
     """
-    # The pages are large, because the server reads all of these deliveries for each page.
+    # The server reads all unfinished deliveries of the listener for each page, so request large pages.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)

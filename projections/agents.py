@@ -43,7 +43,7 @@ class DeliveryStreams(Protocol):
 
 
 class RecordStream:
-    """Records of `control` as an agent reads them from Faust's stream."""
+    """Records of the topic `control`, in the form in which a Faust agent reads a stream."""
 
     def __init__(self, records: AsyncIterator[Record]) -> None:
         self._records = records
@@ -87,10 +87,10 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                continue  # After a rebalance, Faust reads from the beginning again.
+                continue  # After a rebalance, Faust reads the topic from its beginning again.
             try:
                 event = decode(record.message.value)
-                await directory.seen(offset, timeout_s=None)  # Wait until the directory has this event.
+                await directory.seen(offset, timeout_s=None)  # Wait until the directory has applied this event.
                 follow(event, directory.state, streams)
             except UnknownEvent:
                 pass  # The directory's agent logs it.

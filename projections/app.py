@@ -51,7 +51,7 @@ class Projections:
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._group: str | None = None  # a group that has a committed offset
+        self._group: str | None = None  # The consumer group that has a committed offset and must be deleted.
 
     @property
     def directory(self) -> DirectoryView:
@@ -106,8 +106,8 @@ class Projections:
         await self._directory.caught_up(timeout_s=timeout_s)
 
     async def _fold_good_copies(self, group: str) -> None:
-        """Fold what there is by single requests, which read another broker's copy where the leader's is altered. Faust
-        reads only what comes after that. Raises LogUnavailable.
+        """Apply all records that the topic `control` has now. Fetch them by single requests, which read another
+        broker's copy if the leader's copy is altered. Faust then reads only later records. Raises LogUnavailable.
         """
         end = await self._control.end_offset()
         for agent in self._agents.values():
@@ -147,7 +147,7 @@ class Projections:
         return await asyncio.shield(self._ended)
 
     def failed(self, reason: BaseException) -> None:
-        """Record that an agent has failed, so that crashed() returns."""
+        """Record that a Faust agent has failed. A call of crashed() then returns the reason."""
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(reason)
 
@@ -173,12 +173,12 @@ class Projections:
 
 class _NoTables(TableManager):  # type: ignore[misc]
     async def sleep(self, *_: Any, **_more: Any) -> None:
-        """Return at once. Faust would wait a second at each start for tables, and there are none."""
+        """Return at once. Faust would wait a second at each start for its tables, but Everput uses none."""
 
 
 class _App(faust.App):  # type: ignore[misc]
     def _create_directories(self) -> None:
-        """Do nothing. Faust would create a data directory for tables, and there are none."""
+        """Do nothing. Faust would create a data directory for its tables, but Everput uses none."""
 
 
 def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
@@ -201,7 +201,7 @@ def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
         topic_disable_leader=True,
         store="memory://",
         TableManager=_NoTables,
-        stream_wait_empty=False,  # Without acknowledgements, a stop would wait forever.
+        stream_wait_empty=False,  # Without acknowledgements, Faust would wait forever when it stops.
         worker_redirect_stdouts=False,
         **more,
     )

@@ -21,7 +21,7 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-_PASSED_OVER_MAX: Final = 10_000  # Writers ask within milliseconds of their append.
+_PASSED_OVER_MAX: Final = 10_000  # This is enough, because writers ask within milliseconds of their append.
 
 
 class DirectoryProjection:
@@ -47,11 +47,11 @@ class DirectoryProjection:
         self._callbacks.append(callback)
 
     def fold(self, offset: int, event: Event | None) -> None:
-        """Apply the event at this offset to the directory. None stands for an event that only a newer version can
-        decode. An offset that was applied before changes nothing.
+        """Apply the event at this offset of the topic `control` to the directory. The event is None if only a newer
+        version can decode it. An event that was applied before changes nothing.
         """
         if offset < self.position:
-            return  # After a rebalance, Faust reads from the beginning again.
+            return  # After a rebalance, Faust reads the topic from its beginning again.
         if event is None:
             self.complete = False
         else:
@@ -98,8 +98,8 @@ class DirectoryProjection:
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:
-        """Return the end offset of the topic `control`, no older than this call. Concurrent callers share one request
-        to Kafka, if it is sent after they called.
+        """Return an end offset of the topic `control` that is as new as this call, or newer. Concurrent calls share a
+        request to Kafka that is sent after they began.
         """
         if self._end_lookup is None or self._end_lookup.done():
             self._end_lookup = _shared(self._control.end_offset())

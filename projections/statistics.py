@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _IDLE_S: Final = 2.0  # Few large reads cost less than many small ones, so new records wait this long.
 _DUTY: Final = 2.0  # Each read is followed by a pause of twice its duration, because deliveries come first.
-# aiokafka's consumer leaves its group when nobody polls it for this long, and here the feed reads instead.
+# aiokafka's consumer leaves its group if nobody polls it for this long. The feed reads instead, so nobody does.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 _LAST_WRITE_S: Final = 2.0
@@ -55,7 +55,7 @@ class Statistics:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Join the consumer group and count, in the background."""
+        """Start a background task that joins the consumer group and counts the statistics."""
         self._task = asyncio.create_task(self._run(), name="statistics")
 
     async def stop(self) -> None:
@@ -101,8 +101,8 @@ class Statistics:
 
 
 def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
-    """Return the Faust agent that counts. `failed` is called with any error, after which counting restarts from the
-    last written record.
+    """Return the Faust agent that counts the statistics. After any error, the agent calls `failed`, and counting
+    restarts from the last written record.
     """
 
     async def statistics(stream: Any) -> None:
@@ -148,7 +148,7 @@ class _Feed:
         return {TP(self._topics[batch.lane.topic], batch.lane.partition): [batch] for batch in batches}
 
     def again(self) -> None:
-        """Forget the batches that were fetched but not counted, so that they are fetched again."""
+        """Forget the record batches that were fetched but not counted yet, so that they are fetched again."""
         self._counting.forget_reads()
 
 
@@ -176,8 +176,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return await self.transport.feed.fetch(active_partitions or ())
 
     def _to_message(self, tp: TP, record: Batch) -> _Message:
-        """Return the Faust message of a batch. Its offset is a serial number, because Faust would drop a batch that is
-        read again.
+        """Return a record batch as a message for Faust. The message has a serial number as its offset, because Faust
+        would drop a batch that is read again.
         """
         generation = self.app.consumer_generation_id  # Faust drops records of other generations.
         message = _Message(
@@ -187,8 +187,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return message
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Return no offsets, because nothing is committed and the feed knows where to continue. Faust calls this after
-        each rebalance.
+        """Return no offsets, because this consumer group commits none. The feed knows where to continue. Faust calls
+        this after each rebalance.
         """
         self.transport.feed.again()
         return {}

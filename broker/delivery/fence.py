@@ -72,7 +72,7 @@ class Fence:
             answer.set_result(None)
         except BaseException as error:
             answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("nobody asks any more"))
-            answer.exception()  # Mark the error as retrieved, in case no other call waits.
+            answer.exception()  # Without this call, asyncio would log the error if no other task waits for the answer.
             raise
         finally:
             self._answer = None

@@ -26,8 +26,8 @@ class LogReader(Protocol):
     """A reader of Kafka topics. Each call sends its own requests."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-        """Return for each partition the offset of the first record at or after a time in ms, or -1 if there is no such
-        record. `EARLIEST` and `LATEST` count as times.
+        """Return for each partition the offset of its first record at or after a time in ms. Return -1 for a partition
+        without such a record. The time may also be `EARLIEST` or `LATEST`, for the partition's first or end offset.
         """
 
     async def read(
@@ -57,7 +57,7 @@ class LogReader(Protocol):
         """Delete the partition's records before this offset. Raises LogUnavailable."""
 
     def report(self, damage: LogDamaged) -> None:
-        """Report a range that can't be read, or whose records are missing."""
+        """Report that a range of records can't be read, or that its records are missing."""
 
 
 class Appender(Protocol):
@@ -111,7 +111,9 @@ class Changes(Protocol):
         """
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the change at this offset, or None if the record was deleted. Raises LogUnavailable."""
+        """Return the update or deletion of a message that is stored at this offset. Return None if its record was
+        deleted. Raises LogUnavailable.
+        """
 
 
 class DeliveryLog(Protocol):
@@ -170,12 +172,14 @@ class Membership(Protocol):
         """
 
     async def notes(self, partitions: Iterable[int]) -> dict[int, str]:
-        """Return, by partition, the text that its last owner gave to confirm(). Partitions without a text are left
-        out. Raises LogUnavailable if Kafka does not answer.
+        """Return, by partition, the text that the partition's last owner stored in Kafka. Partitions without a text
+        are left out. Raises LogUnavailable if Kafka does not answer.
         """
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the part of all partitions that this member owns. Raises LogUnavailable, also during a rebalance."""
+        """Return the fraction of all partitions that this worker owns, and its rank among the workers. Raises
+        LogUnavailable, also during a rebalance.
+        """
 
 
 class CursorStore(Protocol):

@@ -83,7 +83,7 @@ class Roster:
     def _directory(self) -> Directory:
         return self._view.state
 
-    # The Faust agent calls these methods after the directory has applied the event.
+    # A Faust agent calls the following methods for each event that the directory has applied.
 
     def concerned(self, event: Event) -> Collection[str]:
         """Return the ids of the listeners and replays whose delivery may change because of this event."""
@@ -108,7 +108,7 @@ class Roster:
         """Apply a change of the listener: paused, resumed, redriven, or a new URL or secret."""
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # A rebalance or a later event has already applied the change.
+            return  # A rebalance or a later event has already updated this dispatcher.
         self.add(listener)
         if before.redrives.count != listener.redrives.count:
             self.assignment.outstanding.redrive(listener)
@@ -252,7 +252,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            dispatcher.wake()  # the dispatcher's ticks repeat the request if messages are missing
+            dispatcher.wake()  # The dispatcher's regular ticks request missing messages again.
 
     def let_send(self, *, sending: bool) -> None:
         """Allow attempts to begin, or forbid it."""
@@ -280,4 +280,4 @@ class Roster:
         try:
             await self._control.append(event)
         except BrokerError:
-            dispatcher.said_gone = False  # The listener's next 410 answer tries again.
+            dispatcher.said_gone = False  # The next 410 answer of the listener asks for the pause again.

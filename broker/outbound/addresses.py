@@ -50,14 +50,14 @@ _REFUSED: Final = tuple(
         ip_network,
         (
             "0.0.0.0/8",  # this host
-            "100.64.0.0/10",  # CGNAT (RFC 6598), and a cloud's metadata service
+            "100.64.0.0/10",  # carrier-grade NAT (RFC 6598), and the metadata service of a cloud
             "168.63.129.16/32",  # the host agent of a cloud
             "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
             "192.88.99.0/24",  # 6to4 relays, RFC 7526
             "198.18.0.0/15",  # benchmarks, RFC 2544
             "240.0.0.0/4",  # reserved, and broadcast
             "::/3",  # such as NAT64; not global unicast
-            "2001::/23",  # IETF protocols such as Teredo, RFC 2928
+            "2001::/23",  # addresses of IETF protocols such as Teredo (RFC 2928)
             "2002::/16",  # 6to4, RFC 3056
             "3fff::/20",  # documentation, RFC 9637
             "4000::/2",  # not global unicast
@@ -90,8 +90,8 @@ class Target(NamedTuple):
     port: int
     authority: str  # the Host header
     target: str  # path and query
-    tunnel: bool = False  # An address of Everput itself needs no check.
-    mail: bool = False  # `target` is an e-mail address, and a mail server takes the messages.
+    tunnel: bool = False  # True for the address of Everput's own tunnel, which needs no check
+    mail: bool = False  # True if `target` is an e-mail address and a mail server takes the messages
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
@@ -107,7 +107,7 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
     return not any(address in network for network in _REFUSED if network.version == address.version)
 
 
-@lru_cache(maxsize=4096)  # called for each probe of a listener
+@lru_cache(maxsize=4096)  # This cache helps because each probe of a listener calls the function.
 def parse_url(url: str) -> Target:
     """Split a URL into its parts. Raises ValueError, with a text for users, if it is not a plain http or https URL."""
     if len(url) > URL_CHARS_MAX:
@@ -201,7 +201,7 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        self.preferred: str | None = None  # This address worked when others did not.
+        self.preferred: str | None = None  # the address that worked when the host's other addresses did not
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
         # If DNS does not answer, the old answer may be used until this time.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
@@ -219,7 +219,7 @@ class Resolver:
         tuning: DnsTuning = DEFAULT,
         mailer: Mailer | None = None,
     ) -> None:
-        @lru_cache(maxsize=4096)  # called for each probe of a listener
+        @lru_cache(maxsize=4096)  # This cache helps because each probe of a listener calls the function.
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)
 

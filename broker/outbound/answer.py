@@ -19,14 +19,14 @@ HEADERS_MAX: Final = 32
 HEADER_CHARS_MAX: Final = 512
 HIDDEN: Final = "…"
 _SECRET_CHARS_MIN: Final = 4  # Shorter values occur in every text.
-# This pattern takes linear time: one class, bounded
+# This pattern takes linear time, because its only repetition has a fixed length.
 _SIGNATURE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 
 Headers = tuple[tuple[str, str], ...]
 
 
 class Answer(NamedTuple):
-    """An answer. `cut` says that more of the body was sent, or not all of it was read."""
+    """A listener's answer as it is kept. `cut` is true if more of the body was sent, or not all of it was read."""
 
     status: int
     headers: Headers
@@ -70,7 +70,9 @@ class _Parsed:
 
 
 def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
-    """Return what is kept of an answer. `raw` begins with its first byte; `secrets` are hidden in it."""
+    """Parse an HTTP answer, and return the parts of it that are kept. `raw` begins with the answer's first byte. The
+    texts in `secrets` are hidden in the result.
+    """
     parsed = _Parsed()
     status = parsed.parse(raw)
     shown = [(name, value) for name, value in parsed.headers if name.lower() != TUNNEL_PROOF]
@@ -79,7 +81,7 @@ def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
         for name, value in shown[:HEADERS_MAX]
     )
     encoded = any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in shown)
-    if encoded:  # Compressed text says nothing, and might hold a secret.
+    if encoded:  # Compressed text tells a reader nothing, and may hold a secret.
         return Answer(status, headers, "", cut=True)
     text = without_beginning(hidden(parsed.body.decode(errors="replace"), secrets), secrets)
     kept = text.encode(errors="replace")[:BODY_BYTES_MAX].decode(errors="ignore")

@@ -34,9 +34,10 @@ log = logging.getLogger(__name__)
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
-# The head is searched only if needed, because a parser callback for each header would be slow.
+# Search only these answers for the header Retry-After, because a parser callback for each header would be slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-_AGAIN_BYTES_MAX: Final = 1 << 10  # A connection remembers an answer up to this size.
+# A connection remembers the last answer if it is at most this long, and does not parse equal answers.
+_AGAIN_BYTES_MAX: Final = 1 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +55,17 @@ CONNECTION: Final = ConnectionTuning()
 
 KEPT_BYTES_MAX: Final = 16 << 10  # of an answer that is kept
 
-# The milliseconds of the DNS look-up, of connecting, and of the TLS handshake; None for a step that there was not.
+# The milliseconds of the DNS look-up, of connecting, and of the TLS handshake; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
-REUSED: Final[Times] = (None, None, None)  # of a request on a connection that was open before
+REUSED: Final[Times] = (None, None, None)  # The request was sent on a connection that was already open.
 
 
 class Owner(Protocol):
-    """The user of a connection. For each request, either answered() or failed() is called, and then released() or
-    lost().
+    """The interface of the object that sends requests on a connection. For each request, the connection calls
+    answered() or failed(), and then released() or lost().
     """
 
-    # A connection that ends before connect() has returned is not reported.
+    # If a connection ends before connect() has returned, none of these methods is called.
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
     def failed(self, connection: Connection, error: str) -> None: ...
@@ -109,19 +110,19 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # Two answers in the bytes just parsed are an error.
+        self._ended = 0  # How many answers the last received bytes have completed. Two are an error.
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # If the next answer has the same bytes, it is not parsed.
         self._again_status = 0
-        self._keeps = False  # The rest of the present answer is kept, too.
+        self._keeps = False  # True if the bytes of the current answer are kept until it ends
         self.times = REUSED  # of opening it
-        self.work: Any = None  # The owner's request, until its answer has ended.
+        self.work: Any = None  # The owner stores its request here. The answer's end removes it.
         self.at = 0.0  # when the request was sent
         self.used = 0  # number of finished requests
         self.well = False  # set by the owner
 
     def own(self) -> bool:
-        """Report the connection's end to its owner from now on. Return whether the connection is still open."""
+        """Make this connection call its owner when it ends. Return whether the connection is still open."""
         self._owned = self._transport is not None
         return self._owned
 
@@ -142,20 +143,20 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def expire(self) -> None:
-        """Fail the request with a timeout, because its owner has waited long enough."""
+        """Fail the current request with the error `timeout`."""
         self._fail("timeout")
 
     def keep(self, ended: Callable[[bytes], None]) -> None:
-        """Keep the answer that is arriving. `ended` is called with its beginning, when the answer or the connection has
-        ended. Call this from Owner.answered() only.
+        """Keep the first bytes of the answer that is arriving now. Call `ended` with these bytes when the answer or the
+        connection has ended. Only Owner.answered() may call this.
         """
-        if not self._head:  # It was the same as the one before.
+        if not self._head:  # The answer has the same bytes as the previous one, so they were not stored again.
             self._head.append(self._again)
         self._keeps = True
         self._owner = _Keeping(self, self._owner, ended)
 
     def kept(self, owner: Owner) -> bytes:
-        """Return the kept answer, and report to this owner again."""
+        """Return the answer's bytes that were kept, and make `owner` the owner of this connection again."""
         self._owner, self._keeps = owner, False
         kept = b"".join(self._head)[:KEPT_BYTES_MAX]
         self._head.clear()
@@ -192,7 +193,8 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
-            elif self._ended == 1:  # Checked here, because a second answer could be taken for the next request's.
+            # Check this here, because a second answer could be taken for the answer to the next request.
+            elif self._ended == 1:
                 self._ended = 0
                 status = self._parser.get_status_code()
                 if self._bytes == len(data) <= _AGAIN_BYTES_MAX and status not in _MAY_SAY_WHEN:
@@ -249,7 +251,7 @@ class Connection(asyncio.Protocol):
 
 
 class _Keeping:
-    """The owner of a connection until an answer that is kept has ended. The healthy path does not know of it."""
+    """A temporary owner of a connection while an answer is kept. It passes all calls on to the real owner."""
 
     def __init__(self, connection: Connection, owner: Owner, ended: Callable[[bytes], None]) -> None:
         self._connection = connection
@@ -296,7 +298,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def _to_mail(owner: Owner, target: Target, resolver: Resolver, tuning: ConnectionTuning) -> Connection:
-    """Return a connection whose other end is the mail server. Raises ConnectFailed if none is set."""
+    """Return a connection whose other end is the mail server. Raises ConnectFailed if no mail server is set."""
     if resolver.mailer is None:
         raise ConnectFailed("no-mail-server")
     connection = Connection(owner, target, tuning.end_s)
@@ -379,7 +381,9 @@ async def _open(
 
 
 class _Steps:
-    """The times of the steps of connecting. A step that failed has the time until then."""
+    """A measurement of how long each step of opening a connection takes: DNS, TCP and TLS. For a step that failed, it
+    is the time until the failure.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

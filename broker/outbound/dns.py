@@ -32,16 +32,17 @@ class DnsTuning:
     last time, new names were not looked up before, and slow names hang repeatedly.
     """
 
-    quick_s: float = 1.0  # An answer within this time makes a name known.
+    quick_s: float = 1.0  # A host name is known if its look-up was answered within this time.
     # A look-up that takes longer than this moves from the pool of known or new names to the slow pool.
     known_leaves_s: float = 1.0
     new_leaves_s: float = 0.25
-    asked_s: float = 0.5  # A look-up gets at least this much time.
+    asked_s: float = 0.5  # DNS gets at least this much time to answer a look-up.
     wanted_s: float = 15.0  # A look-up that waits longer for a thread is dropped.
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
-    hanging_max: int = 1024  # Each has a thread of 27 KiB and an open file.
+    # At most this many look-ups may hang. Each of them has a thread of 27 KiB and an open file.
+    hanging_max: int = 1024
     slow_after: int = 2  # A name that hangs this often in a row counts as slow.
     answer_s: float = 2.5  # how long a caller waits
     other_answer_s: float = 0.5  # with a usable older answer
@@ -100,7 +101,7 @@ class DnsLookups:
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
-        self._hung: dict[str, int] = {}  # by host: hanging look-ups in a row
+        self._hung: dict[str, int] = {}  # by host name, the number of look-ups in a row that have hung
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """Look a host name up. Concurrent callers get the same future, so shield it. It may take long.
@@ -117,7 +118,9 @@ class DnsLookups:
         return lookup.answer
 
     def kept_waiting(self, host: str) -> bool:
-        """Return whether a look-up of a name that is not known to hang has not yet had a thread for long enough."""
+        """Return whether a look-up of this host name still waits for a thread, or has had one for too short a time.
+        Return False for a name that is known to hang.
+        """
         lookup = self._lookups.get(host)
         if lookup is None or self.pool_of(host) is self.slow:
             return False

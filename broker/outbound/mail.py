@@ -22,12 +22,12 @@ from broker.settings import SmtpSettings
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S: Final = 10.0  # of each step with the mail server
-_AT_ONCE: Final = 4  # mails handed over at the same time
+TIMEOUT_S: Final = 10.0  # Each step with the mail server may take this many seconds.
+_AT_ONCE: Final = 4  # At most this many mails are handed over at the same time.
 _ID: Final = b"\r\nwebhook-id: "
 _TAKEN, _REFUSED, _LATER = 200, 422, 503
-_TRANSIENT: Final = 400  # SMTP replies from this code on refuse a mail for now,
-_PERMANENT: Final = 500  # and from this one on for ever.
+_TRANSIENT: Final = 400  # SMTP replies from 400 on refuse a mail only for now.
+_PERMANENT: Final = 500  # SMTP replies from 500 on refuse a mail permanently.
 _SAID_CHARS_MAX: Final = 500
 
 
@@ -151,7 +151,7 @@ class MailTransport:
             self._receive(head % (status, len(body)) + body)
 
     def abort(self) -> None:
-        """Close. A mail that is being handed over may still arrive."""
+        """Close the transport. A mail that is being handed over may still arrive."""
         lost, self._lost = self._lost, None
         if lost is not None:
             self._loop.call_soon(lost, None)

@@ -16,11 +16,11 @@ from broker.outbound.connection import REUSED, ConnectFailed, Connection, Times,
 class Answer(NamedTuple):
     """The answer to a single HTTP request."""
 
-    status: int | None  # None if there was no valid answer
+    status: int | None  # the HTTP status; None if there was no valid answer
     error: str | None  # if there was no valid answer
     times: Times = REUSED  # of connecting
-    at_s: float = 0.0  # when the status line came, by the event loop's time
-    received: bytes = b""  # the answer's beginning, if it is kept
+    at_s: float = 0.0  # when the answer's status line arrived, on the event loop's clock
+    received: bytes = b""  # the first bytes of the answer, if they are kept
 
 
 class _SingleRequest:
@@ -30,7 +30,7 @@ class _SingleRequest:
         self._loop = asyncio.get_running_loop()
         self._keeps = keeps
         self.done: asyncio.Future[Answer] = self._loop.create_future()
-        self.answer: Answer | None = None  # as soon as there is a status line
+        self.answer: Answer | None = None  # set as soon as the answer's status line has arrived
 
     def answered(self, connection: Connection, status: int, _retry_after_s: int | None) -> None:
         self.answer = answer = Answer(status, None, connection.times, self._loop.time())

@@ -67,7 +67,9 @@ class NewListenerAnswer(Answer):
 
 
 class ListenerHealth(ListenerFields):
-    """A listener with its health. A request for a past time gets none of these fields."""
+    """A listener with its current health. If a request asks for the listener at a past time, the answer has none of
+    these fields.
+    """
 
     health: str | UnsetType = UNSET
     """The state: `healthy`; `failing`: it is sent messages and refuses more than a quarter of them; `down`: it is sent
@@ -175,7 +177,7 @@ class Delivered(Named):
 
 
 class OutstandingFields(Answer):
-    """A delivery that waits: for its next attempt, for its `deliver_at`, or for a redrive."""
+    """A delivery that waits for its next attempt, for the time `deliver_at`, or for a request to retry it."""
 
     message: Delivered
     """The message."""

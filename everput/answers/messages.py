@@ -125,7 +125,7 @@ class ChangedMessageAnswer(Answer):
 
 
 class NotifiedQueue(Named):
-    """The queue of a message that a listener gets."""
+    """The queue to which the listener's message belongs."""
 
 
 class NotifiedMessage(Named):

@@ -8,7 +8,9 @@ from everput.answers.base import Answer, Links, Named, PageLinks
 
 
 class AlertFields(Answer):
-    """The thresholds for alerts that are set. 0 means never. Others are those of the queue, or the defaults."""
+    """The alert thresholds that are set. The value 0 means that there is no alert. A threshold that is missing has the
+    value of the listener's queue, or else the default.
+    """
 
     lag_messages: int | UnsetType = UNSET
     """The messages that wait for a listener."""

@@ -45,9 +45,9 @@ class ChangeReply:
     event: MessageChange
     in_doubt: bool  # A crashed worker may have sent the message.
     honoured: bool  # The update or deletion may already have taken effect.
-    applied: bool = True  # False if the message was deleted before
+    applied: bool = True  # False if the message had been deleted before this change arrived
     states: dict[str, str] = field(default_factory=dict)  # by listener id
-    # Attempts in flight whose results decide the answer, by listener id.
+    # By listener id, the attempts in flight whose results the client's answer waits for.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
@@ -98,7 +98,8 @@ class Answers:
                 self._decide(reply, late=late)
             ready = [_answer(reply) for reply in waiting if not reply.under_way]
             if ready:
-                with contextlib.suppress(LogUnavailable):  # Without an answer, the client gets `unknown`.
+                # If the answer can't be stored in Kafka, the client gets the state `unknown`.
+                with contextlib.suppress(LogUnavailable):
                     await self._confirm()  # Another worker may own the partition and have delivered the message.
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]

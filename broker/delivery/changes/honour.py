@@ -48,10 +48,10 @@ class Taken:
 
     floor: int  # `found` has all changes of messages from this offset on
     position: int  # of the next record of `changes`
-    in_doubt_below: int  # Earlier messages may have been sent before a crash.
-    honoured_below: int  # Earlier changes may have been applied by another worker.
+    in_doubt_below: int  # Messages below this offset may have been sent before a crash.
+    honoured_below: int  # Another worker may have applied the changes below this offset.
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    # Updates and deletions whose clients may still wait for an answer. The flag says whether the change takes effect.
+    # Each row has an offset, an update or deletion whose client may still wait, and whether the change takes effect.
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
@@ -93,10 +93,10 @@ class Changes:
     # Ownership
 
     async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
-        """Read the updates and deletions of messages that must be known before these partitions are delivered. Call it
-        after Outstanding.read(). Raises LogUnavailable.
+        """Read the updates and deletions of messages that the worker must know before it delivers these partitions. The
+        deliveries of the topic `outstanding` must have been read before. Raises LogUnavailable.
 
-        `lows` has each partition's lowest unsettled offset, and `ends` each partition's end offset.
+        `lows` has the lowest offset of each partition that is not settled yet, and `ends` each partition's end offset.
         """
         positions = await self._log.changes.end_offsets(list(lows))
 
@@ -118,7 +118,7 @@ class Changes:
         )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
-        """Use the updates and deletions that read() has found, now that the worker owns the partitions."""
+        """Apply from now on the updates and deletions that read() has returned. The worker now owns the partitions."""
         for partition, one in taken.items():
             self._floors[partition] = one.floor
             self._positions[partition] = one.position
@@ -198,8 +198,9 @@ class Changes:
         return end, changes_end
 
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
-        """Read the updates and deletions from offset `begin` to before `taken.position`, and keep those of messages at
-        or above the offset `taken.floor`. If `kept` is true, also keep those of messages in the topic `outstanding`.
+        """Read the updates and deletions of messages in the topic `changes`, from offset `begin` to before
+        `taken.position`. Keep those whose message has an offset of at least `taken.floor`. If `kept` is true, also keep
+        those whose message has a delivery in the topic `outstanding`.
         """
         if not taken.position:
             return
@@ -263,7 +264,7 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                continue  # Other workers may own the partitions by now. The checkpoints handle this.
+                continue  # Other workers may own the partitions by now, which the next checkpoint checks.
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
                     by_partition.setdefault(partition, []).append(self._apply(partition, offset, event))
@@ -373,7 +374,7 @@ class Changes:
                 log.warning("changes.many count=%d", len(self.known))
 
     def forget_settled(self, number: int) -> None:
-        """Forget the changes that no delivery needs any more."""
+        """Forget the updates and deletions in this partition that no delivery needs any more."""
         partition = self._partitions.get(number)
         if partition is None or number not in self._floors or self._covering:
             return
@@ -381,7 +382,7 @@ class Changes:
         under_way: set[int] = set()  # offsets of deliveries taken from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                return  # This listener may start at an earlier offset.
+                return  # This listener's cursor is not loaded yet, and may be at an earlier offset.
             stream = dispatcher.streams.get(number)
             if stream is not None:
                 low = min(low, stream.window.top(partition.tail), *stream.window.open)

@@ -82,7 +82,7 @@ class Checkpoints:
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
-        self._hurried = False  # True while the last checkpoint must not pause
+        self._hurried = False  # True during the last checkpoint of an assignment, which must not pause
 
     def touched(self, stream: Stream) -> None:
         """Include the delivery stream in the next checkpoint, because it has changed."""
@@ -107,7 +107,8 @@ class Checkpoints:
         self._hurried = True
         try:
             await self.checkpoint()
-            await self._confirm()  # Check this even if there was nothing to commit.
+            # Ask Kafka whether the worker owns the partitions, even if there was nothing to commit.
+            await self._confirm()
         finally:
             self._hurried = False
 
@@ -170,7 +171,7 @@ class Checkpoints:
                 await self._outstanding.flush()
                 await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
-            except BaseException:  # After a cancellation, the last checkpoint writes these again.
+            except BaseException:  # After an error or a cancellation, the next checkpoint writes these cursors again.
                 self._failed(streams, cursors)
                 raise
             self._note_stored(cursors, began)
@@ -193,8 +194,8 @@ class Checkpoints:
                 raise error
 
     def _clean_up(self, streams: Iterable[Stream]) -> None:
-        """Free the memory of delivery streams that have no lag and whose cursor is committed. They are created again
-        when needed.
+        """Free the memory of delivery streams that have nothing to deliver and nothing to commit. A stream is created
+        again when it is needed.
         """
         for stream in streams:
             partition = self._partitions.get(stream.partition)
@@ -222,8 +223,8 @@ class Checkpoints:
                 self.stored_at_s[listener_id] = at_s - self._tuning.checkpoint_s * (len(self.stored_at_s) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
-        """Write the outcomes to the topic `deliveries`. If a partition fails, remove its cursors from `cursors`, and
-        return the error.
+        """Write the outcomes of deliveries to the topic `deliveries`. If Kafka refuses those of a partition, remove the
+        partition from `cursors`, and return the error.
         """
         if not self._outcomes:
             return None
@@ -271,8 +272,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the cursors of listeners for which changed() was called. A listener's delivery streams are only
-        marked, because their cursors are collected together with their outcomes.
+        """Collect the cursors of the listeners that were passed to changed(). The delivery streams of these listeners
+        are only marked, because a stream's cursor is collected together with its outcomes.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
@@ -320,7 +321,7 @@ class Checkpoints:
                 # Include listeners whose deliveries only wait, so that Kafka does not expire their cursors.
                 self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
-                # An error does no harm, because the older commit remains and the next one follows in a minute.
+                # If a commit fails, the older commit stays valid, and the next commit follows in a minute.
                 with contextlib.suppress(LogUnavailable):
                     await self._store(cursors, pause_s=self._tuning.idle_commit_pause_s)
                     self._metrics.cursors += sum(map(len, cursors.values()))
@@ -340,7 +341,8 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                together = len(rows)  # The refused commit took time, so commit all other listeners at once.
+                # The refused commit has taken time, so commit the cursors of all other listeners at once.
+                together = len(rows)
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
         return NotStored(failed) if failed else None

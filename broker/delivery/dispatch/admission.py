@@ -35,7 +35,7 @@ class Admission(Enum):
     FAR = "its message's time is far: it is set aside until then"
 
 
-# Access to an enumeration's attribute is slow, and this one is compared for each delivery.
+# Reading an attribute of an enumeration is slow, and this value is compared with for each delivery.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 
@@ -73,7 +73,7 @@ class Admissions:
         return BEGIN
 
     def _by_key(self, delivery: Delivery, key: str) -> Admission:
-        """Decide by the ordering key, whose messages are delivered one at a time and in order."""
+        """Decide by the message's ordering key. Messages with the same key are delivered one at a time, in order."""
         assignment, at_s = delivery.stream.assignment, self._loop.time()
         in_window = delivery.entry is None
         if in_window and (assignment.overtakes(delivery) or (not delivery.first_of_key and self._is_slow(key, at_s))):
@@ -82,7 +82,8 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        if not in_window and assignment.overtakes(delivery):  # An earlier delivery of its key has failed since.
+        # An earlier delivery with the same ordering key has failed in the meantime.
+        if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN
 

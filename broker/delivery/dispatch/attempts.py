@@ -211,7 +211,7 @@ class Attempts:
             connection.expire()
             self._loop.call_soon(self.dispatcher.pump)
 
-    # An attempt ends. The connection calls these methods.
+    # A connection calls the following methods when an attempt ends.
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
         """Handle the status line of an answer, which settles the attempt. The answer's body may follow later."""

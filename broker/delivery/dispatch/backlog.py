@@ -40,7 +40,7 @@ class Backlog:
 
     def __init__(self, dispatcher: Lagging) -> None:
         self._dispatcher = dispatcher
-        self.behind: dict[Stream, None] = {}  # The first of these lagging delivery streams is served next.
+        self.behind: dict[Stream, None] = {}  # delivery streams that lag, in the order in which they get messages
 
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether this message may be loaded into memory, to send it or to write it to the topic
@@ -73,10 +73,12 @@ class Backlog:
             if stream.requested:
                 return
 
-    # Setting aside messages that retention will delete
+    # These methods move deliveries to the topic `outstanding` before retention deletes their messages.
 
     def set_aside_before(self, partition: int, below: int) -> None:
-        """Move all unsettled deliveries below this offset to the topic `outstanding`. An offset of 0 stops this."""
+        """Move all unfinished deliveries below this offset of a partition to the topic `outstanding`. With offset 0,
+        stop moving deliveries.
+        """
         dispatcher = self._dispatcher
         stream = dispatcher.streams.get(partition)
         if stream is None:  # The listener does not lag here.

@@ -28,7 +28,7 @@ class DeliveryQueue:
         self.ready: deque[Delivery] = deque()  # may begin when the limits allow
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
         self.keys: KeyOrder[Delivery] = KeyOrder()  # Each ordering key has one delivery at a time.
-        self.renewing: set[Delivery] = set()  # The new data of these messages is being read.
+        self.renewing: set[Delivery] = set()  # deliveries that wait while the new data of their updated message is read
         # Deliveries that block their ordering key until they are written to the topic `outstanding`.
         self.leaving_first: set[Delivery] = set()
 
@@ -54,7 +54,7 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Make those retries ready whose message ids a redrive names."""
+        """Attempt a waiting retry now if `concerns` returns true for the id of its message."""
         later = []
         for row in self.retries:
             delivery = row[2]
@@ -85,7 +85,7 @@ class DeliveryQueue:
         if others_follow:
             following = self.keys.send_away(key)
             for one in following:
-                one.state = READY  # The admission check then makes them leave.
+                one.state = READY  # The admission check then moves these deliveries to the topic `outstanding`.
             self.ready.extendleft(reversed(following))
 
     # All deliveries
@@ -102,7 +102,7 @@ class DeliveryQueue:
         return idle + self.keys.restart([key for key in kept if key is not None])
 
     def drop(self, deliveries: Iterable[Delivery]) -> None:
-        """Remove these deliveries of one partition, and those that wait behind them for an ordering key."""
+        """Drop these deliveries, all of one partition, and the deliveries that wait behind them for an ordering key."""
         for delivery in deliveries:
             if delivery.first_of_key and (key := message_of(delivery).key) is not None:
                 self.keys.drop(key)

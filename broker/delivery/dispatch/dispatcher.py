@@ -154,7 +154,8 @@ class Dispatcher:
         if not self.sending or not ready:
             return
         connections, attempts = self.connections, self.attempts
-        sent, making = connections.sent, connections.making  # A call of `connections.busy` would be slower.
+        # This repeats the code of `connections.busy`, because a call would be slower.
+        sent, making = connections.sent, connections.making
         most = self.limits.most(len(sent) + len(making))
         while ready and len(sent) + len(making) < most:
             delivery = ready.popleft()
@@ -216,7 +217,8 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            stream.window.settle(delivery.offset)  # After a crash, the delivery may be in the window, too.
+            # After a crash, the delivery may be in the window and in `outstanding`.
+            stream.window.settle(delivery.offset)
         elif stream.window.settle(delivery.offset) is None:
             return
         if not stream.dirty:
@@ -281,11 +283,11 @@ class Dispatcher:
         if not self.stand_down_if_away():
             self.pump()
 
-    # The listener goes down, is paused, or comes back
+    # These methods handle a listener that goes down, is paused, or comes back.
 
     def stand_down_if_away(self) -> bool:
-        """Free the memory of messages that are not in flight if the listener is down or paused. Return
-        whether it is.
+        """Free the memory of messages that are not in flight, if the listener is down or paused. Return whether the
+        listener is down or paused.
         """
         away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:

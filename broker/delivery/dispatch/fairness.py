@@ -18,7 +18,7 @@ from broker.delivery.dispatch.limits import Limits, Priority
 from broker.delivery.dispatch.room import Room
 from broker.delivery.tuning import TUNED, Tuning
 
-# The file holds two times in nanoseconds: running, and waiting for a processor.
+# This file of Linux holds two times of the process in nanoseconds: running, and waiting for a processor.
 SCHEDSTAT: Final = Path("/proc/self/schedstat")
 
 
@@ -105,7 +105,9 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
-    """Divide the attempts and the memory that higher priorities do not use among the listeners of one priority."""
+    """Divide attempts and memory among the listeners of one priority. Listeners of higher priorities use
+    `attempts_used` attempts and `bytes_used` bytes already.
+    """
     wanting, used = 0, attempts_used
     for dispatcher in dispatchers:
         if dispatcher.wants_more:
@@ -128,10 +130,10 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            limits.permits = 1  # A message that arrives before the next round may be sent.
+            limits.permits = 1  # If a message arrives before permits are dealt again, its attempt may start.
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)
-    # At least half goes to slow listeners, if there are any, and the rest to failing ones.
+    # Slow listeners, if there are any, get at least half of the permits. Failing listeners get the rest.
     for_others = 0 if not others else permits // 2 if slow else permits
     _deal(slow, permits - for_others, turn)
     _deal(others, for_others, turn)

@@ -22,7 +22,7 @@ from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
-ANSWERS_MAX: Final = 20  # different answers that are kept in a minute
+ANSWERS_MAX: Final = 20  # at most this many different answers of a listener are kept in a minute
 BYTES_MAX: Final = 64 << 10  # of them together
 PARSED_MAX: Final = 100  # answers in a minute that are parsed; the same bytes are parsed once
 ROWS_MAX: Final = 5_000  # attempts until the next checkpoint
@@ -30,7 +30,7 @@ _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
 _CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that make no other answer
 
-_Found = tuple[str, int, int]  # the answer's id, and the partition and time at which it is kept
+_Found = tuple[str, int, int]  # the id of a kept answer, the partition, and the time at which it was kept
 
 
 class KeptAnswers:
@@ -50,16 +50,18 @@ class KeptAnswers:
     )
 
     def __init__(self, touch: Callable[[int], bool]) -> None:
-        self._touch = touch  # includes a partition in the next checkpoint, and returns False if it was handed over
+        # `touch` includes a partition in the next checkpoint, and returns False if the partition was handed over.
+        self._touch = touch
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}
-        self._since_ms = 0  # the beginning of the minute that the bounds are for
+        self._since_ms = 0  # The limits on kept answers apply to one minute, which began at this time.
         self._bytes = 0
         self._kept: dict[str, _Found] = {}  # by the answer's id
-        self._parsed: dict[int, _Found | None] = {}  # by the hash of the received bytes, which are not kept
+        # The keys are hashes of received bytes. The bytes themselves are not kept.
+        self._parsed: dict[int, _Found | None] = {}
 
     def update(self, listener: Listener, opened: Opened) -> None:
-        """Show the next requests as the listener's settings say."""
+        """Set the request headers and the URL that are shown with kept answers, as the listener's settings say."""
         self._request = shown_headers(opened)
         self._secrets = secrets_of(value for _, value in opened.headers)
         self._url = hidden(masked_url(shown_url(listener.notify_url)), self._secrets)
@@ -67,12 +69,14 @@ class KeptAnswers:
         self._parsed.clear()
 
     def unanswered(self, partition: int, offset: int, number: int, times: Times) -> None:
-        """Keep the times of an attempt without an answer. `number` counts the attempts of the message."""
+        """Keep the times that an attempt without an answer took to connect. `number` is 1 for a delivery's first
+        attempt.
+        """
         if times != REUSED:
             self._add(partition, (offset, number, "", 0, 0, *times))
 
     def answered(self, partition: int, offset: int, number: int, connection: Connection) -> None:
-        """Keep the answer, which is still arriving, as soon as it has ended."""
+        """Keep the listener's answer as soon as the whole answer has arrived."""
         times = connection.times if connection.used == 0 else REUSED
 
         def ended(raw: bytes) -> None:
@@ -89,7 +93,9 @@ class KeptAnswers:
             self._attempts[partition] = attempts
 
     def _find(self, partition: int, raw: bytes) -> _Found | None:
-        """Return where this answer is kept, from now on if need be. None: it is beyond the bounds."""
+        """Return the id, the partition and the time of the copy of this answer that is kept. If there is no copy, keep
+        the answer now. Return None if that would exceed the limits on kept answers.
+        """
         at_ms = now_ms()
         if at_ms - self._since_ms >= _MINUTE_MS or at_ms < self._since_ms:
             self._since_ms, self._bytes = at_ms, 0

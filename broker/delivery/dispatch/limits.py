@@ -101,7 +101,7 @@ class Limits:
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            if self._samples < tuning.answers_weighed:  # The first answers form a plain mean.
+            if self._samples < tuning.answers_weighed:  # At first, the average is the plain mean of all answer times.
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()
@@ -159,7 +159,7 @@ class Limits:
         return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:
-        """Forget the averages, because the listener is up again. Its first attempt may start at once."""
+        """Forget the averages of the listener's answers, because it is up again. One attempt may start at once."""
         self.took_ms, self.failing, self.permits = None, 0.0, 1
         self._judge()
 

@@ -56,7 +56,8 @@ class Liveness:
         self._probes: Probes[Dispatcher] = Probes()
         self.probes_under_way: set[asyncio.Task[None]] = set()
         self._per_s = round(tuning.probes_calm / tuning.tick_s)
-        self.down: set[Dispatcher] = set()  # Each of them waits in `_probes`, or is being probed.
+        # Each of these dispatchers waits in `_probes`, or its listener is being probed.
+        self.down: set[Dispatcher] = set()
 
     def watch(self, dispatcher: Dispatcher) -> None:
         """Probe a dispatcher's listener from now on, because it is down. A second call does nothing."""

@@ -29,9 +29,9 @@ from broker.delivery.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-_ROWS_MAX = 5_000  # An event with so many rows has about 300 KB.
+_ROWS_MAX = 5_000  # An event of the topic `deliveries` with this many rows has about 300 KB.
 
-# A row of DeliveriesSettled.rows, followed by the time of the put or the message's `deliver_at`, in ms.
+# A row of the event DeliveriesSettled, followed by the time of the put or the message's `deliver_at`, in ms.
 Row = tuple[int, int, int, int, int]
 Made = tuple[DeliveryAttempted, int]  # with the same time
 
@@ -41,7 +41,7 @@ class Assigned(Protocol):
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
-    # This is called when a listener goes down or comes up.
+    # A dispatcher calls this method when its listener goes down or comes up.
     def changed(self, listener_id: str, /) -> None: ...
     def touched(self, stream: Stream, /) -> None: ...
     def lagging(self, stream: Stream, /) -> None: ...
@@ -54,7 +54,7 @@ class Assigned(Protocol):
 
 
 class Answers(Protocol):
-    """The kept answers of a dispatcher, as checkpoints write them (kept_answers.py)."""
+    """The interface through which a checkpoint takes the answers that a dispatcher has kept."""
 
     def take(self, listener: Listener, partition: int, at_ms: int, /) -> Sequence[Event]: ...
 
@@ -103,7 +103,7 @@ class Delivery:
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream
         self.offset = offset
-        self.message = message  # None in states that hold no message
+        self.message = message  # None if the delivery's state needs no message
         self.state: State = MISSING
         self.number = 0  # attempts begun
         self.again = False  # was repeated at once
@@ -114,7 +114,7 @@ class Delivery:
 
 
 def message_of(delivery: Delivery) -> Message:
-    """Return the message of a delivery whose state holds one."""
+    """Return the delivery's message. Raises RuntimeError if the message is not in memory."""
     message = delivery.message
     if message is None:
         raise RuntimeError(f"a delivery in the state {delivery.state} holds no message")
@@ -282,7 +282,7 @@ def counts_text(dispatcher: Dispatching, partition: int, parked: int, retrying: 
 
 
 def note_attempts(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made]) -> None:
-    """Add the results since the last checkpoint to the counts of the listener's latest attempts."""
+    """Add the results of these attempts to the counts of the listener's recent attempts."""
     if not rows and not attempts:
         return
     recent = stream.dispatcher.recent.get(stream.partition)

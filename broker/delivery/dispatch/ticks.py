@@ -30,7 +30,8 @@ class Ticks:
         self._processor = processor or Processor()
         self._liveness = liveness
         self._active: dict[Dispatcher, None] = {}
-        self._rested: asyncio.Event | None = None  # It ends a rest. None: there is no rest.
+        # This event ends a pause in which no dispatcher needs ticks. It is None if there is no pause.
+        self._rested: asyncio.Event | None = None
 
     def __len__(self) -> int:
         """Count the dispatchers that need ticks."""
@@ -57,7 +58,7 @@ class Ticks:
         for number in itertools.count():
             if tuning.rest_s and not (self._active or pumped or self._liveness.down):
                 await self._rest(dispatchers)
-                processor.waited()  # Only the time after the rest counts.
+                processor.waited()  # Time spent in the pause must not count as waiting for a processor.
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()
             for part in range(tuning.tick_parts):
@@ -78,7 +79,9 @@ class Ticks:
                 dispatcher.connections.tidy()
 
     async def _rest(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Wait until a dispatcher needs ticks. Meanwhile only idle connections are closed, every `rest_s` seconds."""
+        """Wait until a dispatcher needs regular calls of tick(). Until then, only close idle connections, every
+        `rest_s` seconds.
+        """
         self._rested = asyncio.Event()
         while not self._active:
             with contextlib.suppress(TimeoutError):

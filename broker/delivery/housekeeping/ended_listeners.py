@@ -19,7 +19,8 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-_DELETES_CURSORS: Final = 0  # The owner of this partition deletes the cursors.
+# The worker that owns this partition deletes the cursors of listeners that no longer exist.
+_DELETES_CURSORS: Final = 0
 
 
 class Cursors(Protocol):
@@ -89,7 +90,8 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        if not self._view.complete:  # A newer version may have written listeners that this one can't decode.
+        # Events that only a newer version of Everput can decode may have created further listeners.
+        if not self._view.complete:
             return False
         known = self._view.state.listeners.keys()
         await self._outstanding.bury(with_records - known)

@@ -28,7 +28,7 @@ class Outstanding(Protocol):
 
 
 class ReplayProgress:
-    """The reports on which of the worker's partitions of a replay are finished."""
+    """The reports, for each replay, of the worker's partitions on which the replay is finished."""
 
     def __init__(
         self,

@@ -86,15 +86,16 @@ class Retention:
                     log.warning("retention.waits error=%s", error)
 
     async def sweep(self, before_ms: int) -> None:
-        """Delete settled messages that were put before this time, then store the old unsettled ones in the topic
-        `outstanding`. Raises LogUnavailable or ViewBehind.
+        """Delete messages that were put before this time and that no listener needs any more. Then store the unfinished
+        deliveries of older messages in the topic `outstanding`. Raises LogUnavailable or ViewBehind.
         """
         owned = dict(self._partitions)
         partitions = await self._with_old(list(owned), before_ms)
         if not partitions:
             return
         await self._view.caught_up()
-        if not self._view.complete:  # A newer version may have written listeners that this one can't decode.
+        # Events that only a newer version of Everput can decode may have created further listeners.
+        if not self._view.complete:
             return
         listeners = list(self._view.state.listeners.values())
         cursors = await self._cursors.load([listener.id for listener in listeners], partitions)
@@ -102,14 +103,15 @@ class Retention:
         young = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         lags: deque[_Lag] = deque()
         for partition in partitions:
-            await self._assure()  # Another owner may have records that this worker does not know.
+            # If another worker owns the partition now, it may have written deliveries that this worker does not know.
+            await self._assure()
             if self._partitions.get(partition) is not owned[partition]:
                 continue  # The partition was handed over, so this worker's state of it is out of date.
             stands = {one.id: one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners}
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # The cursors were read first, so a delivery that has moved to `outstanding` since is above its cursor.
+            # A delivery that has moved to `outstanding` since the cursors were read is above its listener's cursor.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
@@ -118,7 +120,7 @@ class Retention:
                 await self._set_aside(lags)
 
     async def _set_aside(self, lags: deque[_Lag]) -> None:
-        """Store the old unsettled deliveries of a few listeners at a time in the topic `outstanding`, so that little
+        """Store the old unfinished deliveries of a few listeners at a time in the topic `outstanding`, so that little
         memory is needed.
         """
         while lags:

@@ -48,7 +48,7 @@ class DamagedDeliveries:
         """Write records for the deliveries that these listeners may have in unreadable ranges, each given by its first
         and last offset. Raises LogUnavailable.
         """
-        # The caller adds the records to the index, if the worker still owns the partition then.
+        # This method only writes the records. The caller adds them to the index if the worker still owns the partition.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
         for at in range(0, len(events), self._at_once):
             await self._assure()
@@ -64,8 +64,8 @@ class DamagedDeliveries:
         await self._write(entry, [event])
 
     async def again(self, entry: OutstandingEntry) -> None:
-        """Deliver the messages of a range that was unreadable, as far as the listener should get them. Raises
-        LogDamaged if they are still unreadable.
+        """Deliver the messages of a range that was unreadable, except those that the listener should not get. Raises
+        LogDamaged if the messages are still unreadable.
         """
         where, dispatcher = parse_damaged_id(entry.message_id), self._dispatchers.get(entry.listener_id)
         if where is None or dispatcher is None:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class _Pass:
     """A pass over the deliveries of one listener that are due, a few at a time."""
 
-    until_ms: int  # deliveries that were due at this time are included
+    until_ms: int  # The pass includes deliveries that are due at this time or earlier.
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
 
 
@@ -60,10 +60,12 @@ class Due:
         self._next_ms: dict[str, int] = {}  # by listener: the next due time
         self._soonest_ms: int | None = None  # the lowest of these times
         self._wake = asyncio.Event()
-        self._idle = False  # Nothing is due, and the next pause may be long.
+        self._idle = False  # True while the worker sleeps because no delivery is due
 
     async def pause(self) -> None:
-        """Wait until a delivery becomes due. While some are due and can't be handed over, wait for `serve_s`."""
+        """Wait until a delivery becomes due. If deliveries are due, but their listeners can't take them, wait for
+        `serve_s` seconds.
+        """
         await self._wait(self._tuning.serve_s)
         if self._due or self._wake.is_set():
             return
@@ -165,7 +167,7 @@ class Due:
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # Earlier deliveries of this ordering key were stored since, so this delivery must wait for them.
+        # Earlier deliveries with this ordering key have been stored in the meantime, so this delivery must wait.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -200,7 +202,7 @@ class Due:
         return None
 
     def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
-        """Apply the listener's redrives that are newer than this delivery's record."""
+        """Make a delivery due now if a redrive (an operator's request to retry) is newer than the delivery's record."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
             self._index.redriven(entry, was_parked=False)
@@ -223,7 +225,7 @@ class Due:
         """Hand a delivery to the listener's dispatcher. Return False if the dispatcher can't take it now."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
-            return True  # The delivery was cancelled, or its partition was handed over.
+            return True  # The delivery was cancelled, or this worker no longer owns its partition.
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
             self.remove(entry)
@@ -264,7 +266,7 @@ class Due:
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether the listener's delivery stream has read far enough for this delivery to be attempted."""
     # After a crash, the stream may read the same message again.
-    # If the delivery were attempted before that, a second crash could repeat it.
+    # If the delivery were attempted before the stream has passed its message, a second crash could repeat it.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)

@@ -23,7 +23,7 @@ class OutstandingEntry:
     without a comment have the same meaning as in the event KeptDelivery.
     """
 
-    id: int  # A rewritten row gets a new id.
+    id: int  # the id of the SQLite row, which is new after each write
     partition: int
     listener_id: str
     message_id: str
@@ -38,11 +38,11 @@ class OutstandingEntry:
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
     # `found` is true if the record was written before this worker took the partition over.
-    # The worker may then read the same message again.
+    # If `found` is true, the worker may also read the same message again from the topic `messages`.
     found: int
-    record: bytes | None  # If the offset is unknown, this is the record's value.
+    record: bytes | None  # the value of the Kafka record if `record_offset` is unknown
     # `bare` is true if the record has no data, so that the message must stay in Kafka.
-    # `bare` is UNREAD if the message can't be read there.
+    # `bare` is UNREAD if the message can't be read from the topic `messages`.
     bare: int = False
     key_queue: KeyQueue | None = field(init=False)  # identifies its ordering key
 
@@ -63,8 +63,9 @@ class OutstandingEntry:
         return self.number == 0 and self.due_ms is not None
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
-        """Apply the listener's redrives. Return True if they make the delivery due now, with all its attempts again. A
-        delivery without an attempt is not redriven.
+        """Apply the listener's redrives, which are an operator's requests to retry deliveries. Return True if one of
+        them makes this delivery due now, with all its attempts again. A delivery that was never attempted does not
+        change.
         """
         since, self.redrives = self.redrives, redrives.count
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):

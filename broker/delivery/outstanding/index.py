@@ -24,9 +24,9 @@ from broker.delivery.tuning import TUNED
 
 BEGIN: Final = (-1, -1)
 
-# The column `queued_ms` is the time at which a delivery is examined next.
+# The column `queued_ms` is the time at which the worker examines a delivery next.
 # `queued_ms` is null if the delivery is parked, is being attempted, or waits behind others of its ordering key.
-# The following conditions make partial indices: each index holds only the rows that its queries look for.
+# Each SQL condition below defines a partial index, which holds only the rows that its queries look for.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
@@ -74,7 +74,7 @@ class OutstandingIndex:
         self.queued_keys = 0
         # By listener id, the partitions whose counts have changed since the last checkpoint.
         self.changed: dict[str, set[int]] = {}
-        # By partition, the sum of the deliveries in the index.
+        # By partition, the fingerprint of the deliveries in the index.
         self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)
         self._rows = 0
         self._last_id = 0
@@ -125,7 +125,9 @@ class OutstandingIndex:
         return before
 
     def _insert(self, written: Sequence[OutstandingEntry]) -> bool:
-        """Insert all rows, or none if one of them exists already, which is rare."""
+        """Insert the rows into the SQLite index, and return True. If one of the rows exists already, which is rare,
+        insert none and return False.
+        """
         if not written:
             return True
         first_id = self._last_id + 1
@@ -155,7 +157,7 @@ class OutstandingIndex:
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, *, was_parked: bool) -> None:
-        """Store the fields of a row that a redrive has changed."""
+        """Update the SQLite row of a delivery that an operator has asked to retry now (a redrive)."""
         self._database.execute(
             "UPDATE entries SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ? WHERE id = ?",
             (entry.redrives, entry.forgiven, entry.since_ms, entry.due_ms, entry.queued_ms, entry.id),
@@ -168,8 +170,8 @@ class OutstandingIndex:
     # Rows of a listener
 
     def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[OutstandingEntry]:
-        """Return the listener's rows that must be examined now, the earliest first. `after` is the (queued_ms, id) of
-        the last row of the previous call.
+        """Return the SQLite rows of the listener's deliveries that must be examined now, the earliest first. `after` is
+        the (queued_ms, id) of the last row that the previous call returned.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
@@ -213,7 +215,7 @@ class OutstandingIndex:
         return self._some("SELECT * FROM entries WHERE partition = ? LIMIT ?", (partition, limit))
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Return whether the message is outstanding for any listener."""
+        """Return whether the topic `outstanding` has a delivery of this message to any listener."""
         sql = "SELECT 1 FROM entries WHERE partition = ? AND message = ? LIMIT 1"
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
@@ -238,12 +240,14 @@ class OutstandingIndex:
         return self._some(sql, (partition, UNREAD, after_id, limit))
 
     def damaged(self, partition: int) -> int:
-        """Return the number of rows that stand for a range of unreadable messages."""
+        """Return how many rows of the SQLite index stand for a range of unreadable messages instead of one delivery."""
         sql = f"SELECT COUNT(*) FROM entries WHERE {_DAMAGED}"
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest outstanding message was put, or 0 if an outstanding message can't be read."""
+        """Return when the oldest message with a delivery in the topic `outstanding` was put. Return 0 if one of these
+        messages can't be read.
+        """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
         return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
@@ -294,7 +298,7 @@ class OutstandingIndex:
         return key_queue[1], self._numbers.get(key_queue[0], -1), key_queue[2]
 
     def _row(self, entry: OutstandingEntry) -> tuple[Any, ...]:
-        """Return the entry as a row, with a new id."""
+        """Give the delivery a new row id, and return its SQLite row."""
         number = self._numbers.get(entry.listener_id)
         if number is None:
             number = self._numbers[entry.listener_id] = len(self._listeners)

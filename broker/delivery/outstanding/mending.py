@@ -61,7 +61,7 @@ class Mending:
         """
         # While outcomes are unreadable, a delivery stays parked, because it may have been delivered already.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        at, newest = -1, self._index.newest_id  # Rows written during the review are skipped.
+        at, newest = -1, self._index.newest_id  # Rows with a higher id were written after this review began.
         while partition in self._owned and (
             rows := self._index.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
         ):

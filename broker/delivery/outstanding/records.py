@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _TRIES_MAX: Final = 10
 _PAUSE_S: Final = 0.2
-_RECORD_BYTES: Final = 1  # With this limit, Kafka answers with a single record batch.
+_RECORD_BYTES: Final = 1  # With this limit on a fetch's size, Kafka returns a single record batch.
 
 
 class OutstandingRecords:
@@ -48,7 +48,7 @@ class OutstandingRecords:
         self._deliveries_topic = deliveries_topic
         self._topic = topic
         self.fillers: dict[int, set[bytes]] = {}
-        self.ends: dict[int, int] = {}  # By partition, up to where its records were read.
+        self.ends: dict[int, int] = {}  # By partition, the offset up to which the topic `outstanding` was read.
         self._messages_topic = messages_topic
 
     async def all_of(
@@ -60,10 +60,12 @@ class OutstandingRecords:
         noted: OutstandingSum | None = None,
         found: Callable[[], KeySum] = KeySum,
     ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
-        """Yield the deliveries in a partition's records, in batches, in the order of the records. None means that the
-        delivery has ended, or that only a newer version can decode it. Raises LogUnavailable.
+        """Yield the deliveries of a partition in batches, in the order of their records in the topic `outstanding`. The
+        value None means that the delivery has ended, or that only a newer version can decode its record. Raises
+        LogUnavailable.
 
-        `noted` is the sum that the partition's last owner has noted, and `found` returns the sum of what was yielded.
+        `noted` is the fingerprint of the partition's deliveries that its last owner committed. `found` returns the
+        fingerprint of the deliveries that were yielded.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -76,8 +78,8 @@ class OutstandingRecords:
                 self._requests.report(damage)
                 raise damage
         except LogDamaged:
-            # Records are unreadable or missing: first yield the deliveries without a successful outcome (rebuild.py).
-            # Afterwards leave out the deliveries that have succeeded, whatever their records say.
+            # Records are unreadable or missing, so first yield the deliveries without a successful outcome.
+            # Then read the records again, and leave out the deliveries that have succeeded.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)
@@ -95,7 +97,9 @@ class OutstandingRecords:
                 }
 
     async def _end(self, partition: int, noted: int) -> int:
-        """Return the end of the partition. A new leader may report an earlier one for a moment than was noted."""
+        """Return the end offset of the partition. For a moment, a new partition leader may report a lower offset than
+        `noted`, so ask again.
+        """
         for tried in range(_TRIES_MAX):
             end = (await self._requests.offsets(self._topic.name, {partition: LATEST}))[partition]
             if end >= noted or tried == _TRIES_MAX - 1:
@@ -110,7 +114,7 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            if record.value == b"":  # an empty record replaces one that a file has lost
+            if record.value == b"":  # An empty record stands for a lost one.
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:
                     raise damage
@@ -150,13 +154,13 @@ class OutstandingRecords:
             pass
         except LogDamaged:
             damaged = True
-        if buried:  # Only the tombstone of the delivery is left.
+        if buried:  # Only the tombstone is left, so the delivery has ended.
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", entry.partition, entry.record_offset)
         message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
-        if message is None and behind:  # A new partition leader may still get the record.
+        if message is None and behind:  # A new partition leader may receive the record later.
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}; "
                 "it is read again later"

@@ -21,14 +21,14 @@ from broker.delivery.tuning import Tuning
 
 @dataclass(slots=True)
 class _Redriving:
-    """The redrives of one listener that are not finished."""
+    """The redrives of one listener that are under way. A redrive makes parked and retrying deliveries due now."""
 
     named: deque[str]  # message ids
     count: int  # number of redrives requested so far
 
 
 class Schedule(Protocol):
-    """The interface of the due deliveries (due.py) that redrives use."""
+    """The interface through which redrives make stored deliveries due. The class Due implements it."""
 
     taken: dict[int, OutstandingEntry]
 
@@ -47,7 +47,7 @@ class Redrives:
         self._done: dict[str, int] = {}  # number of applied redrives, by listener
 
     def __contains__(self, listener_id: str) -> bool:
-        """Return whether a redrive of this listener is not finished."""
+        """Return whether a redrive of this listener still has deliveries to make due."""
         return listener_id in self._under_way
 
     def forget(self, listener_id: str) -> None:
@@ -55,7 +55,9 @@ class Redrives:
         self._under_way.pop(listener_id, None)
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
-        """Begin the listener's redrive. Deliveries that its dispatcher already has are made due at once."""
+        """Begin a redrive, which makes the listener's parked and retrying deliveries due. Deliveries that its
+        dispatcher already has are due at once.
+        """
         at_ms = now_ms()
         for entry in due.taken.values():
             if entry.listener_id == listener.id:
@@ -63,8 +65,8 @@ class Redrives:
         self.begin(listener, due)
 
     def begin(self, listener: Listener, due: Schedule) -> None:
-        """Begin the listener's redrive. Its deliveries are made due later, a few at a time, because there may be very
-        many.
+        """Begin a redrive, which makes the listener's parked and retrying deliveries due. This is done later, a few
+        deliveries at a time, because there may be very many.
         """
         redrives, done = listener.redrives, self._done.get(listener.id, 0)
         if redrives.count > done and listener.id in self._index.counts:

@@ -81,9 +81,10 @@ class Outstanding:
         )
         self.pause = due.pause
         self._requests = requests
-        # By partition: the end up to which the index has all records, and how many this worker had written by then.
+        # By partition: the offset up to which the index has all records, and how many this worker had written by then.
         self._known: dict[int, tuple[int, int]] = {}
-        self._noted: dict[int, tuple[int, str]] = {}  # By partition: at which count of changes, and notes()' text.
+        # By partition: the value of `_written.changes` at the time of the fingerprint, and the fingerprint as text.
+        self._noted: dict[int, tuple[int, str]] = {}
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, due.remove, assure, tuning)
         mending = Mending(self._index, due, self._owned, self._damaged.park_again, self.cancel, tuning)
@@ -92,10 +93,11 @@ class Outstanding:
     # Ownership
 
     async def read(self, partition: int, streams: Callable[[], Streams] = tuple, *, noted: str = "") -> None:
-        """Read a partition's deliveries from the topic `outstanding` into the index, before take_over(). `streams`
-        returns the listeners' cursors; it is called only if the topic is damaged. Raises LogUnavailable.
+        """Read a partition's deliveries from the topic `outstanding` into the index. The call of take_over() follows
+        later. Raises LogUnavailable.
 
-        `noted` is the text that the partition's last owner had in its notes().
+        `streams` returns the listeners' cursors; it is called only if the topic is damaged. `noted` is the fingerprint
+        that the partition's last owner committed, as text.
         """
         reading = self._reading[partition] = object()
 
@@ -104,7 +106,7 @@ class Outstanding:
 
         while current() and (
             before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
-        ):  # An earlier try that failed left these rows.
+        ):  # An earlier read that failed left these rows.
             for entry in before:
                 self._index.remove(entry)
             await asyncio.sleep(0)
@@ -121,7 +123,7 @@ class Outstanding:
             await asyncio.sleep(0)
         self._noted[partition] = _UNKNOWN, noted
         self._known[partition] = self._records.ends[partition], self._written.records[partition]
-        # The deliveries that fillers replace are in the index by now.
+        # The index now has the deliveries whose records were lost and replaced by empty records.
         for key in self._records.fillers.pop(partition, ()):
             self._settled.setdefault(partition, []).append((key, None))
 
@@ -154,14 +156,16 @@ class Outstanding:
         self._reading.clear()
         self._index.close()
 
-    # The sums that the next owner compares
+    # The next owner of a partition compares these fingerprints with the records that it reads.
 
     def notes(self) -> dict[int, str]:
-        """Return, by partition, the last known sum of its deliveries in the topic `outstanding`."""
+        """Return, by partition, the last known fingerprint of its deliveries in the topic `outstanding`, as text."""
         return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self) -> None:
-        """Update the sums that notes() returns. A partition that is being written to keeps its last sum."""
+        """Update the fingerprints of the partitions' stored deliveries. A partition keeps its last fingerprint while
+        records are being written to it.
+        """
         changes = {one: self._written.changes[one] for one in self._owned if one not in self._settled}
         quiet = [
             partition
@@ -179,8 +183,8 @@ class Outstanding:
                     self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
 
     async def _knows(self, partition: int, end: int) -> bool:
-        """Return whether the index has what the records before this offset say. They are read if there are more than
-        this worker has written: an append may have been sent twice, or late by the partition's former owner.
+        """Return whether the index agrees with the records before this offset. The records are read if there are more
+        than this worker has written. An append may have been sent twice, or late by the partition's former owner.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}
@@ -225,17 +229,17 @@ class Outstanding:
             self._due.advance(key_queue)
 
     async def set_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
-        """Write the event that expect() returned to the topic `outstanding`. Return False if the worker lost the
-        partition first.
+        """Write a delivery's event to the topic `outstanding`. The event is the one that expect() returned. Return
+        False if the worker lost the partition first.
         """
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
-        # Count a retry's record only if its size changed, because it replaces an earlier one.
+        # The record of a retry replaces an earlier one, so count it only if its size has changed.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
-                await self._assure()  # Another worker may already have delivered it.
+                await self._assure()  # Another worker may already have delivered the message.
                 if delivery.state is DROPPED:
                     break
                 offset = await self._topic.append_one(stream.partition, key, value)
@@ -243,7 +247,7 @@ class Outstanding:
                 await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
-                # Count two copies, because Kafka compacts the topic only when half of it is out of date.
+                # Count the record's bytes twice, because Kafka compacts the topic only when half of it is out of date.
                 self._count(event.organization_id, 2 * len(value))
             if delivery.state is DROPPED:
                 self._written.doubt(stream.partition, key)
@@ -283,7 +287,9 @@ class Outstanding:
         return sum(map(self._index.damaged, self._owned))
 
     def _enter(self, entry: OutstandingEntry) -> None:
-        """Add a written record to the index. If it was redriven since it was written, it is due now."""
+        """Add a record that was written to the topic `outstanding` to the index. If an operator has asked to retry the
+        delivery since the write (a redrive), it is due now.
+        """
         dispatcher, key_queue = self._dispatchers.get(entry.listener_id), entry.key_queue
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and key_queue is None:
             entry.queued_ms = entry.due_ms
@@ -298,7 +304,7 @@ class Outstanding:
     # State of the stored deliveries
 
     def __len__(self) -> int:
-        """Return the number of stored deliveries, including parked ones."""
+        """Return how many deliveries of this worker, including parked ones, the topic `outstanding` holds."""
         return len(self._index)
 
     def is_outstanding(self, delivery: Delivery) -> bool:
@@ -357,11 +363,13 @@ class Outstanding:
         return set(self._index.counts)
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Return whether the message is outstanding for any listener."""
+        """Return whether the topic `outstanding` has a delivery of this message to any listener."""
         return self._index.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest outstanding message was put, or None if none is outstanding."""
+        """Return when the oldest message with a delivery in the topic `outstanding` was put. Return None if there is no
+        such delivery.
+        """
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
@@ -416,8 +424,8 @@ class Outstanding:
             self._due.put_back(delivery.entry)
 
     def removed(self, listener_id: str) -> None:
-        """Schedule the deliveries of a listener again that has lost its dispatcher, in case the dispatcher comes back.
-        Forget those that were being written.
+        """Schedule again the deliveries that a removed dispatcher held, in case the listener gets a dispatcher again.
+        Forget the deliveries that were being written.
         """
         key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
         for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
@@ -444,7 +452,7 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
-                if message is None:  # The entry goes, and its record may stay.
+                if message is None:  # The delivery leaves the index, but its record may stay.
                     self._written.doubt(entry.partition, entry.key)
             except LogDamaged:
                 await self._damaged.park_again(entry)

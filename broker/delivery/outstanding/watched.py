@@ -17,10 +17,12 @@ class WatchedAppender:
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
-        self.changes: defaultdict[int, int] = defaultdict(int)  # counts the beginnings and ends of appends
-        self.records: defaultdict[int, int] = defaultdict(int)  # counts the records that are known to be written
+        # This number grows when an append begins, and when it ends.
+        self.changes: defaultdict[int, int] = defaultdict(int)
+        self.records: defaultdict[int, int] = defaultdict(int)  # The number of records that Kafka has surely stored.
         self._under_way: defaultdict[int, int] = defaultdict(int)
-        self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)  # keys of records that may be written or not
+        # The keys of records that Kafka may have stored or not.
+        self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
 
     @property
     def name(self) -> str:
@@ -31,7 +33,9 @@ class WatchedAppender:
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
-        """Note that a record was written that the index does not have. A later record of its key ends that."""
+        """Note that Kafka may have a record with this key that the index lacks. A later record with the same key ends
+        this doubt.
+        """
         self._in_doubt[partition].add(key)
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:

@@ -22,7 +22,7 @@ from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES_MIN: Final = 128  # No record of a message has fewer bytes.
+_RECORD_BYTES_MIN: Final = 128  # Every record of a message has at least this many bytes.
 
 
 class Source(Protocol):
@@ -91,9 +91,9 @@ class CatchUp:
         self._lagging: dict[int, set[Stream]] = {}
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """Return the loops of the two readers, each to be run as a task."""
-        # The first reader always prefers fast listeners.
-        # The second reader prefers them only every other time, so that slow listeners are served, too.
+        """Return the loops of the two catch-up readers, each to be run as a task."""
+        # The first catch-up reader always prefers fast listeners.
+        # The second catch-up reader prefers fast listeners only every other time, so that slow listeners are served.
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
         return [partial(self._run, first) for first in turns]
 
@@ -124,7 +124,7 @@ class CatchUp:
         """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners."""
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # A read for another listener has served this one.
+            return  # A read for another listener has already served this listener.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -158,10 +158,10 @@ class CatchUp:
                 continue  # The partition was handed over, or another read has served this listener.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                continue  # This read left out the messages of that listener's queue.
+                continue  # This read left out the messages of the listener's queue.
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                # Note this before refill(), which may request another read for the same listener.
+                # Remember now that the stream was served, because refill() may request another read for it.
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
@@ -169,7 +169,7 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # This read did not have the messages that the listener lacks, so let it ask again after a pause.
+        # This read returned none of the messages that the listener lacks, so the listener asks again after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
@@ -198,8 +198,8 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose lagging listeners can be served by the next read, because they need
-        offsets that it is likely to reach.
+        """Return the ids of the queues whose messages the next catch-up read should include. Lagging listeners of these
+        queues need offsets that the read probably reaches.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}

@@ -36,7 +36,7 @@ class Partition:
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """Hand new messages to the listeners of their queues that keep up."""
+        """Hand each new message to the listeners of its queue that do not lag."""
         number, fed, ring = self.number, self._fed, self._ring
         for message in messages:
             offset = message.offset
@@ -92,7 +92,7 @@ class Partition:
         for dispatchers in list(self._fed.values()):
             for dispatcher in list(dispatchers):
                 stream = dispatcher.stream(self.number)
-                if stream.window.begin > last:  # The listener has settled all of these records already.
+                if stream.window.begin > last:  # The listener has already settled all of the unreadable records.
                     continue
                 del dispatchers[dispatcher]
                 stream.window.scan(begin)
@@ -208,7 +208,7 @@ def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
 
 
 def note_caught_up(stream: Stream) -> None:
-    """Note if the stream does not lag any more."""
+    """Remove the delivery stream from the lagging ones if it has caught up."""
     if stream.window.wanted() is None:
         stream.dispatcher.behind.pop(stream, None)
         stream.behind_since_ms = 0

@@ -37,7 +37,7 @@ class TailLoop:
             await asyncio.sleep(0)  # Let other tasks run, even while more records are available.
 
     async def read_once(self) -> None:
-        """Read new messages once, and hand them to their partitions."""
+        """Read new Kafka records once, and hand them to the partitions that they belong to."""
         try:
             # A read may return records of partitions that were taken over during the read.
             await self._feed(await self._membership.read())
