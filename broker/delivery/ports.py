@@ -2,7 +2,7 @@
 
 For: the protocols. `broker/kafka` implements them. Each has a second implementation in memory for tests
 (tests/memory_kafka.py), and tests/contracts runs the same tests on both.
-Not for: any implementation, nor what the API asks of Kafka (broker/ports.py).
+Not for: any implementation, nor what the API asks of Kafka (broker/ports).
 """
 
 from __future__ import annotations

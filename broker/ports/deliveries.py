@@ -1,0 +1,178 @@
+"""The protocols that tell what became of messages: states of deliveries, conditions of listeners, cursors, statistics.
+
+For: broker/kafka implements them; broker/commands and api use them. Not for: appending to the log (log.py), any
+implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from broker.core.cursor import Cursor
+from broker.core.entities import Listener
+from broker.core.health import Facts
+from broker.core.statistics import Series
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer of a listener to a request, and the request itself. Secrets are hidden. `cut` says that `body` is
+    incomplete.
+    """
+
+    headers: tuple[tuple[str, str], ...]
+    body: str
+    cut: bool
+    url: str
+    request_headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An HTTP request for a delivery. The first attempt has number 1.
+
+    Without an answer, `status` is None and `error` names the reason, such as `timeout`.
+    """
+
+    number: int
+    at_ms: int
+    status: int | None
+    took_ms: int
+    error: str | None
+    # The durations of a failed attempt's steps and the listener's answer are None if they are not known.
+    dns_ms: int | None = None
+    connect_ms: int | None = None
+    tls_ms: int | None = None
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryState:
+    """The state of a delivery: pending, retrying, parked, delivered or cancelled. It is unknown if too many records
+    would have to be read.
+
+    `attempts` holds the known attempts, oldest first.
+    """
+
+    state: str
+    attempts: tuple[Attempt, ...] = ()
+    next_attempt_at_ms: int | None = None
+
+
+class Deliveries(Protocol):
+    """Reads the states of deliveries from cursors and recorded attempts."""
+
+    async def states(
+        self,
+        message_id: str,
+        partition: int,
+        offset: int,
+        listeners: Sequence[Listener],
+        at_ms: int,
+        deliver_at_ms: int = 0,
+    ) -> Mapping[str, DeliveryState]:
+        """Return the state of a message's deliveries, by listener id.
+
+        `listeners` are all listeners of the queue; those that began after the message are left out. `at_ms` is when the
+        message was put. Raises Unavailable if Kafka does not answer.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerCondition:
+    """The condition of a listener: live, down or paused, with its lag. `lag` counts the messages that are not
+    settled.
+    """
+
+    state: str
+    lag: int
+    oldest_pending_at_ms: int | None = None  # None if no message is pending
+    last_error: str | None = None
+    facts: Facts = field(default_factory=Facts)
+
+
+class ListenerStatus(Protocol):
+    """Reads the condition of listeners."""
+
+    async def condition(self, listener: Listener) -> ListenerCondition:
+        """Return the listener's condition now. Raises LogUnavailable if Kafka does not answer."""
+
+    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
+        """Return the number of messages that wait for each of these listeners of one organization, by listener id.
+
+        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
+        """
+
+    async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
+        """Return the facts that decide a listener's health, by listener id. Raises LogUnavailable if Kafka does not
+        answer.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutstandingDelivery:
+    """A delivery in the topic `outstanding`: retrying, parked, or pending until the message's `deliver_at`.
+
+    `offset` is the message's offset in `messages`. `status` and `error` are those of the last attempt.
+    `next_attempt_at_ms` is None if no attempt is due, or if one is due at once after a redrive.
+    """
+
+    message_id: str
+    offset: int
+    name: str
+    put_at_ms: int
+    state: str
+    attempts: int
+    status: int | None
+    error: str | None
+    last_attempt_at_ms: int | None
+    next_attempt_at_ms: int | None
+
+
+# The position after a page: the partition, and the offset in the topic `outstanding`.
+Position = tuple[int, int]
+
+
+class Outstanding(Protocol):
+    """Finds deliveries that wait for a later retry or are parked."""
+
+    async def page(
+        self, listener: Listener, *, state: str | None, after: Position, limit: int
+    ) -> tuple[list[OutstandingDelivery], Position | None]:
+        """Return a page of a listener's outstanding deliveries from a position on, and the position of the next page,
+        if any.
+
+        The first position is (0, 0). A page may have few deliveries, or none, although more follow. No delivery is left
+        out, but one that is attempted meanwhile may appear twice. Raises LogUnavailable if Kafka does not answer.
+        """
+
+    async def count(self, listener: Listener) -> int:
+        """Count the listener's retrying and parked deliveries. Raises LogUnavailable if Kafka does not answer."""
+
+    async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
+        """Return those of the messages whose delivery to the listener is retrying or parked, each once.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
+
+
+class Cursors(Protocol):
+    """Reads the committed cursors of listeners."""
+
+    async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
+        """Load the cursors by listener and partition. Leave out cursors that were never committed.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
+
+
+class Statistics(Protocol):
+    """Reads the statistics of queues and listeners, per minute."""
+
+    async def read(self, organization_id: str, series: Series) -> None:
+        """Add all counts since the beginning of the series to it.
+
+        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
+        """

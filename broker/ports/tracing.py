@@ -1,0 +1,35 @@
+"""The protocols of tracing: the spans of puts, of appends to Kafka and of attempts.
+
+For: cli/otel.py implements them; api and broker/delivery use them. Not for: any implementation.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from broker.core.entities import Listener, Queue
+
+
+class Span(Protocol):
+    """A span of a trace that has begun and not ended. `traceparent` identifies it for other services."""
+
+    @property
+    def traceparent(self) -> str: ...
+
+    def end(self, *, status: int | None = None, error: str | None = None) -> None:
+        """End the span. `status` is the HTTP status of an answer; without an answer, `error` is the reason."""
+
+
+class Tracing(Protocol):
+    """Starts the spans of one process, if tracing is configured."""
+
+    def put(self, parent: str | None, queue: Queue) -> Span:
+        """Begin the span of a put. `parent` is the client's `traceparent`, if it sent one."""
+
+    def append(self, put: Span, queue: Queue) -> Span:
+        """Begin the span of the append to Kafka, as a child of the put's span."""
+
+    def attempt(self, parent: str, listener: Listener, message_id: str, number: int) -> Span:
+        """Begin the span of an attempt, as a child of the message's span. An attempt of a replay begins a trace of its
+        own, with a link to the message's span.
+        """
