@@ -95,7 +95,7 @@ class ApiKeys:
         return api_key
 
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Record in the log that a key was used, unless that was done within the last half hour."""
+        """Record in the log that an API key was used, unless its use was recorded within the last half hour."""
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
         if at_ms - (api_key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:

@@ -63,7 +63,7 @@ def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
 
 
 def console_files() -> list[Path]:
-    """Return the files of the console: its own ones, and those of the vendored libraries."""
+    """Return the files of the console: its own files, and those of the vendored libraries."""
     vendored = (file for file in _VENDORED.glob("*/*") if file.suffix in _MEDIA)
     return [*sorted(_FOLDER.iterdir()), *sorted(vendored)]
 

@@ -34,15 +34,17 @@ _SEALED: Final = re.compile(r"damaged-([A-Za-z0-9_-]{62})", re.ASCII)
 
 
 class DamagedIds:
-    """The encryption of damaged messages' ids. It encrypts with the newest sealing key, and decrypts with any."""
+    """The encryption of ids that stand for damaged messages. It encrypts with the newest sealing key, and decrypts with
+    any.
+    """
 
     def __init__(self, sealer: Sealer) -> None:
         self._ciphers = [AESGCM(key) for key in sealer.derived_keys(_PURPOSE)]
         self._nonce_key = sealer.derived_keys(_NONCE_PURPOSE)[0]
 
     def shown(self, message_id: str, organization_id: str) -> str:
-        """Return a message's id as its organization sees it: encrypted if it stands for damaged offsets, else
-        unchanged.
+        """Return a message's id as its organization sees it. An id that stands for damaged messages is encrypted. Other
+        ids do not change.
         """
         where = parse_damaged_id(message_id)
         if where is None:

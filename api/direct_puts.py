@@ -41,7 +41,7 @@ _SCOPE: Final = "messages:put"
 _JSON: Final = b"application/json"
 _KINDS: Final = frozenset({_JSON, b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _LENGTH_DIGITS_MAX: Final = len(str(BODY_BYTES_MAX))
-# A put with one of these headers is answered in the general way.
+# A put with one of these headers is handled by Starlette.
 _UNUSUAL: Final = frozenset(
     {b"idempotency-key", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", trace.HEADER}
 )
@@ -125,7 +125,7 @@ class DirectPut:
 
 
 class DirectPuts:
-    """The checks and the append of usual puts, which are answered without ASGI.
+    """The checks and the append of those puts that are answered without ASGI.
 
     `came` is called for each appended put. `volume` limits an organization's bytes; None means no limit.
     """
@@ -150,7 +150,7 @@ class DirectPuts:
         self._body_bytes_max = min(BODY_BYTES_MAX, service.body_bytes_max)
 
     def looks_usual(self, url: bytes, sent: Mapping[bytes, bytes]) -> bool:
-        """Return whether the head of this PUT request may be that of a usual put of a message."""
+        """Return whether the head of this PUT request shows a put of a message that may be answered without ASGI."""
         length = sent.get(b"content-length", b"")
         return (
             url.startswith(_BEFORE)
@@ -164,7 +164,9 @@ class DirectPuts:
         )
 
     def target(self, url: bytes, sent: Mapping[bytes, bytes]) -> tuple[ApiKey, Queue] | None:
-        """Return the API key and the queue of a put; None if the key is not known, or may not put on this queue."""
+        """Return the API key and the queue of a put. Return None if the key is not known, or has no right to put on
+        this queue.
+        """
         api_key = self._keys.remembered(sent.get(b"x-api-key", b""))
         if api_key is None or not covers(api_key.scopes, _SCOPE):
             return None

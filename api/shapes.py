@@ -22,7 +22,7 @@ from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.errors import Refused
 
 _DAY_S: Final = 86_400
-_DETAIL_CHARS_MAX: Final = 300  # msgspec's messages quote the body, which may be long
+_DETAIL_CHARS_MAX: Final = 300  # The error messages of msgspec quote the body, which may be long.
 # This pattern takes linear time: it sees at most _DETAIL_CHARS_MAX characters, and cannot backtrack.
 _FIELD = re.compile(r"field `([^`]*)`")
 # This pattern takes linear time, because it cannot backtrack and sees a text of bounded length.

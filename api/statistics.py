@@ -18,7 +18,7 @@ from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Series
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
 POINTS_MAX: Final = 1_500
-_POINTS_USUAL: Final = 150  # Without a requested step, an answer has about this many points, as far as STEPS allow.
+_POINTS_USUAL: Final = 150  # If the query names no step, a usual one is chosen that gives at most this many points.
 _UNITS_MS: Final = {"m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": 24 * 60 * MINUTE_MS}
 _USUAL_MS: Final = tuple(
     _UNITS_MS[unit] * number for number, unit in ((1, "m"), (5, "m"), (15, "m"), (1, "h"), (6, "h"))

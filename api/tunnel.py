@@ -97,11 +97,11 @@ class TunnelBounds:
     tunnels_max: int = 1_000
     # The most tunnels of one organization.
     each_max: int = 100
-    # The most bytes for one tunnel.
+    # One tunnel may hold this many bytes of requests.
     tunnel_bytes_max: int = 16 << 20
-    # The most bytes for all tunnels of one tenant.
+    # All tunnels of one tenant together may hold this many bytes of requests.
     tenant_bytes_max: int = 16 << 20
-    # The most bytes for all tunnels of this process.
+    # All tunnels of this process together may hold this many bytes of requests.
     all_bytes_max: int = 64 << 20
 
 
@@ -305,7 +305,7 @@ class Listen:
                 await self._hold(websocket, token, api_key, listener)
         except WebSocketDisconnect:  # The client closed the connection before the WebSocket was accepted.
             pass
-        except BrokerError as error:  # an accepted socket can no longer be refused
+        except BrokerError as error:  # A WebSocket that was accepted can no longer be refused.
             await deny(websocket, error)
 
     async def _hold(self, websocket: WebSocket, token: str, api_key: ApiKey, listener: Listener) -> None:

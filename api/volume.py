@@ -29,7 +29,9 @@ class Volume:
         )
 
     def before(self, handler: Handler) -> Handler:
-        """Return a handler that counts the body's bytes before the given handler. It raises TooManyRequests."""
+        """Return a handler that counts the bytes of a request's body, and then calls the given handler. The new handler
+        raises TooManyRequests.
+        """
 
         async def counted(call: Call) -> Any:
             length = call.declared_length()

@@ -20,7 +20,7 @@ from everput.requests import Request, put_batch
 MESSAGES_MAX: Final = 100  # of a batch
 CHARS_MAX: Final = 1 << 18  # the data of a batch has at most this many characters, unless one message alone has more
 _CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
-# A batch with one of these statuses is refused for one of its messages, so each message is sent alone.
+# If the server answers a batch with one of these statuses, one message was wrong, so each message is sent alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
 
 Send = Callable[[Request[Any]], Awaitable[Any]]

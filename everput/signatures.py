@@ -49,7 +49,9 @@ def verify(
     if not _SECONDS.fullmatch(timestamp):
         raise InvalidSignature("webhook-timestamp is not a number of seconds")
     if abs((time.time() if now_s is None else now_s) - int(timestamp)) > tolerance_s:
-        raise InvalidSignature(f"the request was sent more than {tolerance_s:g} s from now")
+        raise InvalidSignature(
+            f"webhook-timestamp is more than {tolerance_s:g} s before or after the time of this machine"
+        )
     wanted = b"v1," + base64.b64encode(hmac.digest(key, content, "sha256"))
     if not any(hmac.compare_digest(wanted, one) for one in given):
         raise InvalidSignature("no signature in webhook-signature is valid for this secret")

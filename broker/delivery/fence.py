@@ -78,7 +78,9 @@ class Fence:
             self._answer = None
 
     async def run(self) -> None:
-        """Ask Kafka regularly, in an endless loop, so that `assure()` seldom has to wait for an answer."""
+        """Ask Kafka regularly whether this worker still owns its partitions, so that `assure()` seldom has to wait for
+        an answer. This loop is endless.
+        """
         while True:
             await asyncio.sleep(self._tuning.ask_look_s)
             if self._monotonic() - self._asked_at >= self._tuning.ask_s:

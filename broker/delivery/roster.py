@@ -194,7 +194,7 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        except (BrokerError, ValueError):  # Only this listener has to wait until its secret can be decrypted.
+        except (BrokerError, ValueError):  # If a listener's secret can't be decrypted, only this listener waits.
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)
             if dispatcher is not None:

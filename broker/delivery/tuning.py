@@ -27,7 +27,7 @@ class Tuning:
     held_bytes_max: int = 4 << 20
     held_bytes_min: int = 64 << 10  # A listener may always hold one message of this many bytes.
     all_held_bytes_max: int = 128 << 20  # for all listeners together
-    retries_max: int = 128  # If more retries wait in memory, further ones move to the topic `outstanding`.
+    retries_max: int = 128  # If more retries than this wait in memory, further ones move to `outstanding`.
     # If more deliveries than this wait for their ordering key, some move to the topic `outstanding`.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key is slow if one delivery has blocked it for this long.
@@ -134,7 +134,7 @@ class Tuning:
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # A listener that is more messages behind gets them from a catch-up reader, so that new messages are not delayed.
+    # A listener more than this many messages behind uses a catch-up reader, so that new messages are not delayed.
     tail_backlog_max: int = 10_000
     no_cursor_ms: int = 180_000  # A missing cursor is logged only if the listener was created longer ago than this.
     load_pause_s: float = 0.5  # After an error of Kafka, taking partitions over is retried after this pause.
@@ -142,7 +142,8 @@ class Tuning:
     drain_s: float = 5.0  # When the process stops, attempts in flight may take this much longer.
     # At a rebalance, attempts in flight may take this much longer, and all workers wait for them.
     hand_over_s: float = 2.0
-    hanging_s: float = 1.0  # An older attempt is not awaited at a rebalance, nor at shutdown if its listener fails.
+    # An attempt that has run for longer than this is not awaited at a rebalance, nor at shutdown if its listener fails.
+    hanging_s: float = 1.0
     # The last checkpoint may take this long. Together with `drain_s`, this is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0
 

@@ -37,13 +37,13 @@ class DnsTuning:
     known_leaves_s: float = 1.0
     new_leaves_s: float = 0.25
     asked_s: float = 0.5  # DNS gets at least this much time to answer a look-up.
-    wanted_s: float = 15.0  # A look-up that waits longer for a thread is dropped.
+    wanted_s: float = 15.0  # A look-up that waits longer than this for a thread is dropped.
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
     # At most this many look-ups may hang. Each of them has a thread of 27 KiB and an open file.
     hanging_max: int = 1024
-    slow_after: int = 2  # A name that hangs this often in a row counts as slow.
+    slow_after: int = 2  # A host name whose look-ups hang this often in a row is slow.
     answer_s: float = 2.5  # how long a caller waits
     other_answer_s: float = 0.5  # with a usable older answer
     cache_s: float = 10.0  # how long an answer is fresh
@@ -72,7 +72,7 @@ class Pool:
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
-        # A look-up that takes longer moves to the slow pool, if fewer than `hanging_max` look-ups hang there.
+        # A look-up that takes longer than this moves to the slow pool, if fewer than `hanging_max` look-ups hang there.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0
@@ -104,7 +104,8 @@ class DnsLookups:
         self._hung: dict[str, int] = {}  # by host name, the number of look-ups in a row that have hung
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
-        """Look a host name up. Concurrent callers get the same future, so shield it. It may take long.
+        """Look up a host name, which may take long. Concurrent callers get the same future, so await it with
+        asyncio.shield().
 
         The future raises OSError or UnicodeError if DNS has no answer, and NotAsked if no thread was free in time.
         """

@@ -102,7 +102,7 @@ def _answer(code: int, said: bytes | str) -> tuple[int, str]:
 
 
 def _mail(request: bytes, sender: str, recipient: str) -> EmailMessage:
-    """Make the mail of a request. The same message has the same Message-ID at each attempt."""
+    """Create the e-mail that delivers a message. Its Message-ID is the same at each attempt."""
     head, _, body = request.partition(b"\r\n\r\n")
     message_id = head.partition(_ID)[2].partition(b"\r\n")[0].decode("ascii", "replace")
     mail = _draft(sender, recipient, *mail_text(body))

@@ -40,9 +40,9 @@ def open_listener(sealer: Sealer, listener: Listener) -> Opened:
 
 
 def shown_headers(opened: Opened) -> tuple[tuple[str, str], ...]:
-    """Return the headers of a request as people are shown them: an ellipsis in place of each secret.
+    """Return the headers of a request for display, with an ellipsis in place of each secret.
 
-    The headers that the message and the attempt decide are left out.
+    Leave out the headers that depend on the message or on the attempt.
     """
     return (
         ("user-agent", "everput"),

@@ -124,7 +124,7 @@ class OrganizationAnswer(Answer):
 
 
 class OrganizationsAnswer(Answer):
-    """The organizations of an account, or the organization of a key."""
+    """The organizations of an account, or the organization of an API key."""
 
     organizations: list[OrganizationFields]
     """The organizations."""

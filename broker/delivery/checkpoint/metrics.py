@@ -51,7 +51,7 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # Messages that are not read yet are counted even if they belong to other queues.
+    # Messages that are not read yet are counted as waiting, even if they belong to other queues.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 

@@ -123,7 +123,7 @@ class KeptAnswers:
         return found
 
     def forget(self, partition: int) -> None:
-        """Drop what is not written: the partition was handed over, or the listener was deleted."""
+        """Drop what was kept but not written yet, because the partition was handed over or the listener was deleted."""
         self._attempts.pop(partition, None)
         self._answers.pop(partition, None)
         self._kept.clear()

@@ -19,7 +19,7 @@ class Priority(IntEnum):
 
     # A fast listener accepts messages, and answers in under `slow_ms` on average.
     FAST = 0
-    # A slow listener accepts messages, but answers more slowly. Every replay is slow, too.
+    # A slow listener accepts messages, but needs `slow_ms` or more on average to answer. Every replay is slow, too.
     SLOW = 1
     # A failing listener rejects more than a quarter of its attempts, or has not answered yet.
     FAILING = 2

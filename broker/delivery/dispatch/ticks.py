@@ -49,8 +49,8 @@ class Ticks:
         self._active.pop(dispatcher, None)
 
     async def run(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Call tick() of the listeners' dispatchers in an endless loop. All of `dispatchers` also have their idle
-        connections closed.
+        """Call tick() of those dispatchers that have something to do, in an endless loop. Close the idle connections of
+        all `dispatchers` now and then.
         """
         tuning = self._tuning
         gate, processor, time = self._gate, self._processor, asyncio.get_running_loop().time

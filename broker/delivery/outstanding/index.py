@@ -185,7 +185,9 @@ class OutstandingIndex:
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
-        """Return deliveries of a listener with at least one attempt, to which this redrive was not applied yet."""
+        """Return deliveries of a listener that have at least one attempt and to which this redrive (a request to retry
+        now) was not applied yet.
+        """
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
             (self._numbers.get(listener_id), redrive, limit),

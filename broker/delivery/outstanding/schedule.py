@@ -218,7 +218,7 @@ class Outstanding:
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
             self._coming.join(key_queue, delivery.offset)
-        # The event holds the present number of redrives, so that a redrive before the write still applies.
+        # The event holds the present number of redrives, so that a redrive that arrives before the write still applies.
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
@@ -344,7 +344,7 @@ class Outstanding:
         return number, self._index.waits_since_ms(partition, listener_id) if number else None
 
     def held(self, partition: int, listener_id: str) -> tuple[int, int]:
-        """Count the parked deliveries, and those with an attempt that are retried."""
+        """Count the parked deliveries, and the deliveries that are retried after an attempt."""
         count = self._index.counts.get(listener_id)
         return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))
 

@@ -29,7 +29,7 @@ class WatchedAppender:
         return self._topic.name
 
     def settled(self, partition: int) -> bool:
-        """Return whether no append to this partition is under way or in doubt."""
+        """Return whether no append to this partition is under way or has an unknown result."""
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:

@@ -153,8 +153,8 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Hand a lagging listener the messages that it lacks, if all of them are still in memory. Return
-        False if not.
+        """Hand a lagging listener the messages that it lacks, if all of them are still in memory. Return False if some
+        are not.
         """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:

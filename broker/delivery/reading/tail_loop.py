@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class TailLoop:
-    """The loop of a worker that reads new messages."""
+    """The loop in which a worker reads new messages."""
 
     def __init__(self, membership: Membership, roster: Roster, tuning: Tuning) -> None:
         self._membership = membership
