@@ -3,7 +3,7 @@
 For: their state, and how an event changes it. If two accounts want the same e-mail address, the first one in the log
 gets it. An account has at most SESSIONS_MAX sessions; a new one removes the oldest.
 
-Not for: passwords (broker/passwords.py), members of organizations (directory.py).
+Not for: passwords (broker/passwords.py), members of organizations (organizations.py).
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@
 For: the state, and how an event changes it. If two events want the same name, the first one in the log gets it, and
 every process ignores the second. The writer of the second event notices this when it reads its own event.
 
-Not for: accounts and sessions (accounts.py), reading the log (projections/), writing to it (broker/commands).
+Not for: accounts and sessions (accounts.py), organizations and their members (organizations.py), reading the log
+(projections/), writing to it (broker/commands).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
@@ -22,8 +22,9 @@ from broker.core.accounts import Accounts
 from broker.core.alerts import Alerts
 from broker.core.api_keys import ApiKey, ApiKeys
 from broker.core.damage import Damage, DamagedRange
-from broker.core.entities import DAY_MS, Listener, Organization, Queue
+from broker.core.entities import Listener, Queue
 from broker.core.events import Event
+from broker.core.organizations import Organizations, by_shell
 from broker.core.origins import same_origin
 from broker.core.redrives import NO_REDRIVES
 from broker.core.replays import Replay, Replays
@@ -43,7 +44,11 @@ class Directory:
     def __init__(self) -> None:
         self.initialized = False
         self.accounts = Accounts()
-        self.organizations: dict[str, Organization] = {}
+        self._organizations = organizations = Organizations(self.accounts)
+        self.organizations = organizations.by_id
+        self.organizations_of, self.founded_count = organizations.of_account, organizations.founded_count
+        self.is_member, self.is_last = organizations.is_member, organizations.is_last
+        self.tenant_of, self.bytes_of = organizations.tenant_of, organizations.bytes_of
         self._api_keys = ApiKeys()
         self.keys = self._api_keys.by_id
         self.keys_by_sha256 = self._api_keys.by_sha256
@@ -56,9 +61,6 @@ class Directory:
         self.given_up = Damage()
         self.alerts = Alerts()
         self._queues_of: dict[str, dict[str, Queue]] = {}
-        self._organizations_of: dict[str, dict[str, None]] = {}  # organization ids by account id
-        self._founded: Counter[str] = Counter()  # organizations created, by account id
-        self._bytes_of: dict[str, Counter[int]] = {}  # stored bytes by tenant and day
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:
         """Return the queue, if it belongs to this organization."""
@@ -81,35 +83,6 @@ class Directory:
     def listener_count(self, organization_id: str) -> int:
         return sum(len(queue.listeners) for queue in self.queues_of(organization_id))
 
-    def organizations_of(self, account_id: str) -> Iterator[Organization]:
-        """Yield the organizations of an account, in the order in which it joined them."""
-        return (self.organizations[each] for each in self._organizations_of.get(account_id, ()))
-
-    def is_member(self, organization_id: str, account_id: str) -> bool:
-        organization = self.organizations.get(organization_id)
-        return organization is not None and account_id in organization.members
-
-    def is_last(self, organization: Organization, account_id: str) -> bool:
-        """Return whether the organization has no other member who can sign in."""
-        others = (self.accounts.by_id[member] for member in organization.members if member != account_id)
-        return all(other.blocked for other in others)
-
-    def tenant_of(self, organization_id: str) -> str:
-        """Return the tenant that pays for the organization: the account that created it, or else the organization
-        itself.
-        """
-        organization = self.organizations.get(organization_id)
-        return organization_id if organization is None else organization.founder or organization_id
-
-    def founded_count(self, account_id: str) -> int:
-        """Return how many organizations the account has created, including those that it has left."""
-        return self._founded[account_id]
-
-    def bytes_of(self, tenant: str, at_ms: int) -> int:
-        """Return the bytes that all organizations of a tenant have stored since the beginning of a day."""
-        day = at_ms // DAY_MS
-        return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
-
     def keys_of(self, organization_id: str) -> Iterator[ApiKey]:
         """Yield the organization's API keys in the order of their creation."""
         return self._api_keys.of(organization_id)
@@ -122,20 +95,18 @@ class Directory:
         """
         match event:
             case ev.AccountDeleted():
-                return self._account_deleted(event)
+                return self._organizations.account_deleted(event) and self.accounts.apply(event)
             case ev.AccountEvent() | ev.SessionCreated() | ev.SessionEnded():
                 return self.accounts.apply(event)
             case ev.OrganizationCreated():
-                return self._organization_created(event)
-            case ev.OrganizationJoined():
-                return self._organization_joined(event)
-            case ev.OrganizationLeft():
-                return self._organization_left(event)
-            case ev.VolumeRecorded():
-                return self._volume_recorded(event)
+                created = self._organizations.apply(event)
+                self.initialized = self.initialized or (created and by_shell(event))
+                return created
+            case ev.OrganizationJoined() | ev.OrganizationLeft() | ev.VolumeRecorded():
+                return self._organizations.apply(event)
             case ev.KeyCreated():
                 created = event.organization_id in self.organizations and self._api_keys.apply(event)
-                self.initialized = self.initialized or (created and _by_shell(event))
+                self.initialized = self.initialized or (created and by_shell(event))
                 return created
             case ev.KeyRevoked() | ev.KeyUsed():
                 return self._api_keys.apply(event)
@@ -173,62 +144,6 @@ class Directory:
                 return self.damage.remove(_range(event)) or changed
             case _:
                 return False
-
-    def _organization_created(self, event: ev.OrganizationCreated) -> bool:
-        if event.organization_id in self.organizations:
-            return False
-        by_shell = _by_shell(event)
-        self.initialized = self.initialized or by_shell
-        self.organizations[event.organization_id] = Organization(
-            id=event.organization_id, name=event.name, founder=_account_of(event), by_shell=by_shell
-        )
-        if founder := _account_of(event):
-            self._founded[founder] += 1
-        return True
-
-    def _organization_joined(self, event: ev.OrganizationJoined) -> bool:
-        organization = self.organizations.get(event.organization_id)
-        if organization is None or event.account_id in organization.members:
-            return False
-        if event.account_id not in self.accounts.by_id:
-            return False
-        members = (*organization.members, event.account_id)
-        self.organizations[organization.id] = replace(organization, members=members)
-        self._organizations_of.setdefault(event.account_id, {})[organization.id] = None
-        return True
-
-    def _organization_left(self, event: ev.OrganizationLeft) -> bool:
-        organization = self.organizations.get(event.organization_id)
-        if organization is None or event.account_id not in organization.members:
-            return False
-        if not event.even_if_last and self.is_last(organization, event.account_id):
-            return False
-        self._leave(organization, event.account_id)
-        return True
-
-    def _account_deleted(self, event: ev.AccountDeleted) -> bool:
-        organizations = list(self.organizations_of(event.account_id))
-        if not event.even_if_last and any(self.is_last(one, event.account_id) for one in organizations):
-            return False
-        for one in organizations:
-            self._leave(one, event.account_id)
-        return self.accounts.apply(event)
-
-    def _leave(self, organization: Organization, account_id: str) -> None:
-        members = tuple(member for member in organization.members if member != account_id)
-        self.organizations[organization.id] = replace(organization, members=members)
-        del self._organizations_of[account_id][organization.id]
-
-    def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:
-        organization = self.organizations.get(event.organization_id)
-        if organization is None:
-            return False
-        day = event.at_ms // DAY_MS
-        size = organization.bytes_by_day.get(day, 0) + event.bytes
-        days = {**organization.bytes_by_day, day: size}
-        self.organizations[organization.id] = replace(organization, bytes_by_day=days)
-        self._bytes_of.setdefault(self.tenant_of(organization.id), Counter())[day] += event.bytes
-        return True
 
     def _queue_created(self, event: ev.QueueCreated) -> bool:
         name = (event.organization_id, event.name)
@@ -404,17 +319,6 @@ class Directory:
         self.listeners[listener.id] = self.listeners_by_name[listener.queue_id, listener.name] = listener
         for replay in self.replays.of(listener.id):
             self._deliver(replay)
-
-
-def _account_of(event: Event) -> str:
-    """Return the id of the account that caused the event; empty if no account did."""
-    kind, _, account_id = event.actor.partition(":")
-    return account_id if kind == "account" else ""
-
-
-def _by_shell(event: Event) -> bool:
-    """Return whether the operator's shell caused the event. The first versions left `actor` empty for the shell."""
-    return event.actor in ("shell", "")
 
 
 def _range(event: ev.LogDamaged | ev.LogMended) -> DamagedRange:

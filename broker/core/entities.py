@@ -1,7 +1,7 @@
 """Organizations, queues and listeners, as the directory holds them.
 
 For: their fields. Not for: API keys (api_keys.py), accounts (accounts.py), replays (replays.py), how events change them
-(directory.py).
+(organizations.py, directory.py).
 """
 
 from __future__ import annotations

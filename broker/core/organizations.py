@@ -1,0 +1,136 @@
+"""Organizations, their members and the bytes that they store, computed from the events of the topic `control`.
+
+For: how an event changes an organization, and which account pays for it. Not for: its fields (entities.py), its queues
+and listeners (directory.py), its API keys (api_keys.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from broker.core import events as ev
+from broker.core.accounts import Accounts
+from broker.core.entities import DAY_MS, Organization
+from broker.core.events import Event
+
+
+class Organizations:
+    """All organizations, computed from the events of the topic `control`."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self.by_id: dict[str, Organization] = {}
+        self._of_account: dict[str, dict[str, None]] = {}  # organization ids by account id
+        self._founded: Counter[str] = Counter()  # organizations created, by account id
+        self._bytes_of: dict[str, Counter[int]] = {}  # stored bytes by tenant and day
+
+    def of_account(self, account_id: str) -> Iterator[Organization]:
+        """Yield the organizations of an account, in the order in which it joined them."""
+        return (self.by_id[each] for each in self._of_account.get(account_id, ()))
+
+    def is_member(self, organization_id: str, account_id: str) -> bool:
+        organization = self.by_id.get(organization_id)
+        return organization is not None and account_id in organization.members
+
+    def is_last(self, organization: Organization, account_id: str) -> bool:
+        """Return whether the organization has no other member who can sign in."""
+        others = (self._accounts.by_id[member] for member in organization.members if member != account_id)
+        return all(other.blocked for other in others)
+
+    def tenant_of(self, organization_id: str) -> str:
+        """Return the tenant that pays for the organization: the account that created it, or else the organization
+        itself.
+        """
+        organization = self.by_id.get(organization_id)
+        return organization_id if organization is None else organization.founder or organization_id
+
+    def founded_count(self, account_id: str) -> int:
+        """Return how many organizations the account has created, including those that it has left."""
+        return self._founded[account_id]
+
+    def bytes_of(self, tenant: str, at_ms: int) -> int:
+        """Return the bytes that all organizations of a tenant have stored since the beginning of a day."""
+        day = at_ms // DAY_MS
+        return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
+
+    def apply(
+        self, event: ev.OrganizationCreated | ev.OrganizationJoined | ev.OrganizationLeft | ev.VolumeRecorded
+    ) -> bool:
+        """Update the organizations with one event of the log. Return False if the event changes nothing."""
+        match event:
+            case ev.OrganizationCreated():
+                return self._created(event)
+            case ev.OrganizationJoined():
+                return self._joined(event)
+            case ev.OrganizationLeft():
+                return self._left(event)
+            case ev.VolumeRecorded():
+                return self._volume_recorded(event)
+
+    def account_deleted(self, event: ev.AccountDeleted) -> bool:
+        """Remove a deleted account from all its organizations. Return False if it must stay the last member of one."""
+        organizations = list(self.of_account(event.account_id))
+        if not event.even_if_last and any(self.is_last(one, event.account_id) for one in organizations):
+            return False
+        for one in organizations:
+            self._leave(one, event.account_id)
+        return True
+
+    def _created(self, event: ev.OrganizationCreated) -> bool:
+        if event.organization_id in self.by_id:
+            return False
+        self.by_id[event.organization_id] = Organization(
+            id=event.organization_id, name=event.name, founder=_account_of(event), by_shell=by_shell(event)
+        )
+        if founder := _account_of(event):
+            self._founded[founder] += 1
+        return True
+
+    def _joined(self, event: ev.OrganizationJoined) -> bool:
+        organization = self.by_id.get(event.organization_id)
+        if organization is None or event.account_id in organization.members:
+            return False
+        if event.account_id not in self._accounts.by_id:
+            return False
+        members = (*organization.members, event.account_id)
+        self.by_id[organization.id] = replace(organization, members=members)
+        self._of_account.setdefault(event.account_id, {})[organization.id] = None
+        return True
+
+    def _left(self, event: ev.OrganizationLeft) -> bool:
+        organization = self.by_id.get(event.organization_id)
+        if organization is None or event.account_id not in organization.members:
+            return False
+        if not event.even_if_last and self.is_last(organization, event.account_id):
+            return False
+        self._leave(organization, event.account_id)
+        return True
+
+    def _leave(self, organization: Organization, account_id: str) -> None:
+        members = tuple(member for member in organization.members if member != account_id)
+        self.by_id[organization.id] = replace(organization, members=members)
+        del self._of_account[account_id][organization.id]
+
+    def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:
+        organization = self.by_id.get(event.organization_id)
+        if organization is None:
+            return False
+        day = event.at_ms // DAY_MS
+        size = organization.bytes_by_day.get(day, 0) + event.bytes
+        days = {**organization.bytes_by_day, day: size}
+        self.by_id[organization.id] = replace(organization, bytes_by_day=days)
+        self._bytes_of.setdefault(self.tenant_of(organization.id), Counter())[day] += event.bytes
+        return True
+
+
+def _account_of(event: Event) -> str:
+    """Return the id of the account that caused the event; empty if no account did."""
+    kind, _, account_id = event.actor.partition(":")
+    return account_id if kind == "account" else ""
+
+
+def by_shell(event: Event) -> bool:
+    """Return whether the operator's shell caused the event. The first versions left `actor` empty for the shell."""
+    return event.actor in ("shell", "")
