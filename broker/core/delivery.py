@@ -330,8 +330,9 @@ Made by `make events` from `broker/core/delivery.py`; don't edit it.
 A delivery is the duty to bring one message to one listener. This page shows the states that a delivery has in the
 memory of the worker that owns its message's partition.
 
-Every state except the final ones may also end in *dropped*, when the partition moves to another worker or the listener
-ends. The next worker begins again with *missing* for each delivery that the committed offset names as unfinished.
+A delivery in any state that is not final becomes *dropped* when its partition moves to another worker, or when its
+listener ends. The metadata of the listener's committed offset names the unfinished deliveries. The next worker gives
+each of them the state *missing*, and reads its message from the log again.
 
 | state | meaning | message in memory |
 |---|---|---|

@@ -44,7 +44,7 @@ KAFKA_STOP_S: Final = 9.0
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 _log = Logger(__name__)
-_WORKERS: Final = min(2, os.cpu_count() or 1)  # a worker keeps one processor busy (docs/architecture.md)
+_WORKERS: Final = min(2, os.cpu_count() or 1)  # a worker keeps one processor busy (docs/operations.md)
 
 
 @click.command(

@@ -285,7 +285,7 @@ class Office:
 
 
 async def test_who_gives_way_is_committed_every_few_seconds_unless_much_has_happened_or_it_presses(clock):
-    """docs/architecture.md, commits for low-priority listeners"""
+    """docs/operations.md, commits for low-priority listeners"""
     office = Office(clock, "quick", "a", "b", "c", "busy", "pressing")
     for name in office.names[1:]:
         office.streams[name].dispatcher.limits.low_priority = True

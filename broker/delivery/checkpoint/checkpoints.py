@@ -6,7 +6,7 @@ For: the order of the two writes, and what is repeated when one fails. Not for: 
 After a crash, deliveries that were settled since the last checkpoint are repeated. A checkpoint that fails loses
 nothing: the streams stay dirty, and the outcomes are kept for the next one. A partition whose outcomes can't be written
 holds back its own cursors only. Low-priority listeners normally take part in every third checkpoint
-(docs/architecture.md).
+(docs/operations.md).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A replay to a URL without a `liveness_url` has its own URL probed. Any answer be
 accepts POST may reject GET.
 
 A worker has one probe of a listener in flight. At most `probes_max` start in a tick, and fewer while the machine is
-busy. Listeners that went down last are probed first (docs/architecture.md).
+busy. Listeners that went down last are probed first (docs/operations.md).
 """
 
 from __future__ import annotations
