@@ -46,7 +46,7 @@ class AccountLimits:
     # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
-    # Seconds for which a network that has made an attempt yields to networks that have made none.
+    # For this many seconds, a network that has made a sign-in attempt yields to networks that have made none.
     recent_s: float = 600.0
 
 

@@ -244,7 +244,7 @@ class Call:
             raise NotJson("Send the body uncompressed, without the header Content-Encoding.")
 
     async def json_or_nothing(self, shape: type[T]) -> T:
-        """Read the request's JSON body like `json()`. A missing body counts as an empty object."""
+        """Read the request's JSON body as `json()` does, but treat a missing body as an empty object."""
         if not self.declared_length() and b"transfer-encoding" not in self.sent:
             return parse(b"{}", shape)
         return await self.json(shape)

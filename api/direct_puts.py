@@ -103,7 +103,7 @@ class DirectPut:
             log.exception("put.not_answered id=%s", self._request_id.decode())
 
     def set_exception(self, error: BaseException) -> None:
-        """Send the client the problem details of an error. The message was not stored, or this is unknown."""
+        """Answer with the problem details of an error. The error says whether the message may be stored anyway."""
         try:
             problem = logged_problem(error, self._request_id, self.url.decode("latin-1"), self._headers)
             self._finish(problem.status, problem.headers, MEDIA_TYPE, problem.body)

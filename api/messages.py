@@ -254,7 +254,7 @@ def _fields(message: StoredMessage) -> dict[str, Any]:
 
 
 def _steps(attempt: Attempt) -> dict[str, Any]:
-    """Return how long the steps of a failed attempt took, and the listener's answer, as far as they are known."""
+    """Return how long connecting took in a failed attempt, and the listener's answer, as far as they are known."""
     steps = {"dns_ms": attempt.dns_ms, "connect_ms": attempt.connect_ms, "tls_ms": attempt.tls_ms}
     fields: dict[str, Any] = {name: ms for name, ms in steps.items() if ms is not None}
     return fields if attempt.answer is None else fields | {"answer": answer_fields(attempt.answer)}

@@ -91,7 +91,7 @@ class TunnelBounds:
     The bounds in bytes are for requests that clients have not taken yet. Each request is in memory about three times.
     """
 
-    # How often a tunnel checks that its key and its listener still exist.
+    # A tunnel checks this often that its API key and its listener still exist.
     look_s: float = 1.0
     # The most tunnels in this process.
     tunnels_max: int = 1_000

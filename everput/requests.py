@@ -463,8 +463,8 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 
 def _condition(if_match: str | None) -> dict[str, Any]:
-    """Return the arguments for a conditional request. It is not repeatable, because the first try may have changed the
-    version.
+    """Return the arguments for a conditional request. The request is not repeatable, because the first try may have
+    changed the version.
     """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}
 

@@ -21,7 +21,8 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-_PASSED_OVER_MAX: Final = 10_000  # This is enough, because writers ask within milliseconds of their append.
+# This many offsets are enough, because writers ask about their event within milliseconds of its append.
+_PASSED_OVER_MAX: Final = 10_000
 
 
 class DirectoryProjection:

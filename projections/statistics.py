@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _IDLE_S: Final = 2.0  # Few large reads cost less than many small ones, so new records wait this long.
 _DUTY: Final = 2.0  # Each read is followed by a pause of twice its duration, because deliveries come first.
-# aiokafka's consumer leaves its group if nobody polls it for this long. The feed reads instead, so nobody does.
+# aiokafka's consumer leaves its group if it is not polled for this long. It is never polled, because the feed reads.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 _LAST_WRITE_S: Final = 2.0

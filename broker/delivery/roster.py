@@ -151,9 +151,7 @@ class Roster:
     # Listeners that have arrived
 
     async def run(self) -> None:
-        """Load the cursors of listeners that were created, many at once, and start delivery to them, in an endless
-        loop.
-        """
+        """Load the cursors of new listeners, many at once, and start delivery to them, in an endless loop."""
         while True:
             await self._arrived.wait()
             await self.admit()

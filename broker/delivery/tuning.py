@@ -93,12 +93,12 @@ class Tuning:
 
     # Outstanding (outstanding/)
     serve_s: float = 0.05  # Due deliveries are looked for at least this often while any are due.
-    # If no delivery is due, the worker looks when the next one becomes due, and at least this often.
+    # If no delivery is due, the worker looks again when the next one becomes due, and at least this often.
     serve_idle_s: float = 5.0
     due_at_once: int = 16  # At most this many due deliveries are read from Kafka at once.
     due_each_at_once: int = 8  # due deliveries of one listener
     looks_max: int = 256  # One round of handing over due deliveries examines at most this many, in a few milliseconds.
-    looks_each_max: int = 32  # One round of handing over due deliveries examines at most this many of each listener.
+    looks_each_max: int = 32  # One round of handing over deliveries examines at most this many of one listener.
     redriven_at_once: int = 16  # Redrives are served in turn, this many deliveries of one listener at a time.
     key_taken_max: int = 8  # At most this many deliveries of one ordering key are taken from `outstanding` at once.
     rows_at_once: int = 32  # This many rows of the SQLite index are handled at once, in about a millisecond.
@@ -108,7 +108,7 @@ class Tuning:
     record_bytes_more: int = 1 << 20  # If a read was too small for its record, the next one has this size.
 
     # Checkpoints (checkpoint/)
-    # A checkpoint follows after this time. After a crash, the deliveries since the last one are repeated.
+    # A checkpoint is made this often. After a crash, the deliveries since the last one are repeated.
     checkpoint_s: float = 1.0
     low_priority_s: float = 3.0  # The cursors of a low-priority listener are committed this often.
     # The cursors of a low-priority listener with more outcomes than this are committed sooner.

@@ -183,8 +183,8 @@ class Worker:
     # Ownership
 
     def _gained(self, partitions: Collection[int]) -> None:
-        """Take over the partitions that the consumer group has assigned to this worker. Earlier ones were handed over
-        before.
+        """Take over the partitions that the consumer group has assigned to this worker. All earlier partitions were
+        handed over before.
         """
         assignment = self._begin_assignment()
         self.metrics.gained += 1

@@ -104,7 +104,7 @@ def hidden(text: str, secrets: Sequence[str]) -> str:
 
 
 def without_beginning(text: str, secrets: Sequence[str]) -> str:
-    """Return a text that was cut without the beginning of a secret at its end."""
+    """Hide the beginning of a secret at the end of a text. The text may have been cut inside the secret."""
     for secret in secrets:
         at = text.find(secret[:_SECRET_CHARS_MIN], max(0, len(text) - len(secret)))
         while at >= 0:

@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         self.well = False  # set by the owner
 
     def own(self) -> bool:
-        """Make this connection call its owner when it ends. Return whether the connection is still open."""
+        """Let this connection tell its owner when the connection ends. Return whether it is still open."""
         self._owned = self._transport is not None
         return self._owned
 
@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
             self._owner.answered(self, status, wait_s)
 
     def on_message_complete(self) -> None:
-        if not self._answered:  # The final answer follows a 1xx answer.
+        if not self._answered:  # An answer with a 1xx status is not the final answer.
             return
         if self._parser.should_keep_alive():
             self._ended += 1

@@ -39,15 +39,15 @@ class Mailer:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def handle(self, request: bytes, recipient: str) -> tuple[int, str]:
-        """Hand over the mail of a POST, or check the mail server for a GET. Return the status and the body of the
-        answer.
+        """Hand the mail of a POST request to the mail server, or check the mail server for a GET request. Return the
+        status and the body of the answer.
         """
         mail = _mail(request, self._settings.sender, recipient) if request.startswith(b"POST ") else None
         async with self._slots:
             return await asyncio.to_thread(self._hand_over, mail)
 
     async def send(self, recipient: str, subject: str, text: str) -> tuple[int, str]:
-        """Hand over a mail. Return the status and the body of the answer, as for a request."""
+        """Hand a mail to the mail server. Return the status and the body of the answer, as for an HTTP request."""
         mail = _draft(self._settings.sender, recipient, subject, text)
         async with self._slots:
             return await asyncio.to_thread(self._hand_over, mail)

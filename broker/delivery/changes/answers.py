@@ -47,7 +47,7 @@ class ChangeReply:
     honoured: bool  # The update or deletion may already have taken effect.
     applied: bool = True  # False if the message had been deleted before this change arrived
     states: dict[str, str] = field(default_factory=dict)  # by listener id
-    # By listener id, the attempts in flight whose results the client's answer waits for.
+    # By listener id, the attempts in flight. The client is answered when their results are known.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 

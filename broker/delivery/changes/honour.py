@@ -364,7 +364,7 @@ class Changes:
     # Forgetting settled messages
 
     async def prune(self) -> None:
-        """Forget the updates and deletions of messages that every listener has settled, in an endless loop."""
+        """Forget the updates and deletions whose messages every listener has settled, in an endless loop."""
         while True:
             await asyncio.sleep(self._tuning.prune_s)
             for number in list(self._partitions) if self.known else ():

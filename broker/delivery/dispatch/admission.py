@@ -35,7 +35,7 @@ class Admission(Enum):
     FAR = "its message's time is far: it is set aside until then"
 
 
-# Reading an attribute of an enumeration is slow, and this value is compared with for each delivery.
+# Reading an attribute of an enumeration is slow, and this value is compared for each delivery.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 

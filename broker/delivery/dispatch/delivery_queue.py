@@ -27,7 +27,7 @@ class DeliveryQueue:
         self._numbers = itertools.count()
         self.ready: deque[Delivery] = deque()  # may begin when the limits allow
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
-        self.keys: KeyOrder[Delivery] = KeyOrder()  # Each ordering key has one delivery at a time.
+        self.keys: KeyOrder[Delivery] = KeyOrder()  # Only one delivery of each ordering key is attempted at a time.
         self.renewing: set[Delivery] = set()  # deliveries that wait while the new data of their updated message is read
         # Deliveries that block their ordering key until they are written to the topic `outstanding`.
         self.leaving_first: set[Delivery] = set()

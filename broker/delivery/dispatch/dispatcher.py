@@ -235,9 +235,7 @@ class Dispatcher:
             self.deliveries.first_leaves(delivery, key, others_follow=due_ms is not None)
 
     def _give_back(self, delivery: Delivery) -> None:
-        """Return a delivery to the index of the topic `outstanding`, from which it was taken, because it can't be
-        attempted now.
-        """
+        """Put a delivery back into the index of the topic `outstanding`, because it can't be attempted now."""
         delivery.state = RETURNED
         delivery.stream.from_outstanding.discard(delivery)
         delivery.stream.assignment.returned(delivery)

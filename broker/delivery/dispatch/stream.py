@@ -155,7 +155,7 @@ class Stream:
         self.pressing = False  # must be in the next checkpoint
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # of the next catch-up read
-        # Unsettled deliveries below this offset move to `outstanding`, because retention will delete their messages.
+        # Unfinished deliveries below this offset move to `outstanding`, because retention will delete their messages.
         self.set_aside_below = 0
         self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`
         replay = dispatcher.listener.replay

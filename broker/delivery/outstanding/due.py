@@ -159,8 +159,8 @@ class Due:
     def _try(
         self, entry: OutstandingEntry, dispatcher: Dispatcher, chosen: list[OutstandingEntry], enough: int
     ) -> None:
-        """Choose a delivery if it may be attempted now, together with those that may follow it within its
-        ordering key.
+        """Choose a delivery if it may be attempted now, and the later deliveries of its ordering key that may follow
+        it.
         """
         if entry.key_queue is None:
             if self._may_leave(entry, dispatcher):

@@ -79,7 +79,7 @@ class OutstandingRecords:
                 raise damage
         except LogDamaged:
             # Records are unreadable or missing, so first yield the deliveries without a successful outcome.
-            # Then read the records again, and leave out the deliveries that have succeeded.
+            # The readable records follow, with None for a delivery that has succeeded.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)

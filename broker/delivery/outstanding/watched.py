@@ -19,9 +19,9 @@ class WatchedAppender:
         self._topic = topic
         # This number grows when an append begins, and when it ends.
         self.changes: defaultdict[int, int] = defaultdict(int)
-        self.records: defaultdict[int, int] = defaultdict(int)  # The number of records that Kafka has surely stored.
+        self.records: defaultdict[int, int] = defaultdict(int)  # The number of records that Kafka has certainly stored.
         self._under_way: defaultdict[int, int] = defaultdict(int)
-        # The keys of records that Kafka may have stored or not.
+        # The keys of records of which nobody knows whether Kafka has stored them.
         self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
 
     @property

@@ -102,8 +102,8 @@ class Partition:
                 dispatcher.wake()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Let a listener continue after unreadable records whose deliveries were parked: the offsets in `own`, and all
-        from `begin` to `last`.
+        """Mark unreadable records as passed for one listener, so that it continues after them. The records are those at
+        the offsets in `own`, and those from `begin` to `last`.
         """
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
@@ -208,7 +208,7 @@ def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
 
 
 def note_caught_up(stream: Stream) -> None:
-    """Remove the delivery stream from the lagging ones if it has caught up."""
+    """Remove the delivery stream from the lagging streams of its listener, if it has caught up."""
     if stream.window.wanted() is None:
         stream.dispatcher.behind.pop(stream, None)
         stream.behind_since_ms = 0
