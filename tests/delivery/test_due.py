@@ -727,8 +727,9 @@ def held(outstanding) -> int:
         "pause",
         "mended",
         "review",
+        "notes",
     )
-    parts = (outstanding, outstanding._due, outstanding._redrives)
+    parts = (outstanding, outstanding._due, outstanding._redrives, outstanding._sync)
     left = [value for part in parts for name, value in vars(part).items() if name not in others and value not in parts]
     seen: set[int] = set()
     while left:

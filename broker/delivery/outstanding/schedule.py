@@ -10,10 +10,8 @@ it (dispatcher.py), deliveries in a window.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from typing import Final
 
 from broker.core.codec import encode
 from broker.core.delivery import DROPPED
@@ -21,28 +19,27 @@ from broker.core.entities import Listener
 from broker.core.events import DeliveryParked, KeptDelivery
 from broker.core.ids import parse_damaged_id
 from broker.core.key_order import ArrivingOffsets
-from broker.core.outstanding_sum import parse_sum
 from broker.delivery.dispatch.dispatcher import Dispatcher
+from broker.delivery.dispatch.log_rate_limit import LogRateLimit
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.damaged import DamagedDeliveries
 from broker.delivery.outstanding.due import Due
-from broker.delivery.outstanding.entry import Key, KeyQueue, OutstandingEntry, entry_key, entry_of, ids_in
+from broker.delivery.outstanding.entry import KeyQueue, OutstandingEntry, entry_key, entry_of
 from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.outstanding.mending import Mending
 from broker.delivery.outstanding.rebuild import Streams
 from broker.delivery.outstanding.records import OutstandingRecords, kept_event
 from broker.delivery.outstanding.redriving import Redrives
+from broker.delivery.outstanding.sync import IndexSync
 from broker.delivery.outstanding.watched import WatchedAppender
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED, Tuning
 from broker.errors import LogDamaged, LogUnavailable
-from broker.ports import LATEST, Count
+from broker.ports import Count
 
 log = logging.getLogger(__name__)
-
-_UNKNOWN: Final = -1  # no count of changes
 
 
 class Outstanding:
@@ -72,7 +69,6 @@ class Outstanding:
         self._dispatchers = dispatchers
         self._index = OutstandingIndex(tuning.index_cache_kib)
         self._owned: set[int] = set()
-        self._reading: dict[int, object] = {}
         # Deliveries that are being written to `outstanding`, and must not be overtaken within their ordering keys.
         self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
@@ -80,11 +76,8 @@ class Outstanding:
             self._index, self._coming, self._redrives, partitions, dispatchers, self._message_of, tuning
         )
         self.pause = due.pause
-        self._requests = requests
-        # By partition: the offset up to which the index has all records, and how many this worker had written by then.
-        self._known: dict[int, tuple[int, int]] = {}
-        # By partition: the value of `_written.changes` at the time of the fingerprint, and the fingerprint as text.
-        self._noted: dict[int, tuple[int, str]] = {}
+        self._sync = IndexSync(self._index, self._records, topic, requests, due, tuning)
+        self.notes = self._sync.notes
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, due.remove, assure, tuning)
         mending = Mending(self._index, due, self._owned, self._damaged.park_again, self.cancel, tuning)
@@ -99,45 +92,9 @@ class Outstanding:
         `streams` returns the listeners' cursors; it is called only if the topic is damaged. `noted` is the fingerprint
         that the partition's last owner committed, as text.
         """
-        reading = self._reading[partition] = object()
-
-        def current() -> bool:
-            return self._reading.get(partition) is reading
-
-        while current() and (
-            before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
-        ):  # An earlier read that failed left these rows.
-            for entry in before:
-                self._index.remove(entry)
-            await asyncio.sleep(0)
-        async for rows in self._records.all_of(
-            partition,
-            at_once=self._tuning.rows_at_once,
-            streams=streams,
-            noted=parse_sum(noted),
-            found=lambda: self._index.sums[partition],
-        ):
-            if not current():
-                return
-            self._found(partition, rows)
-            await asyncio.sleep(0)
-        self._noted[partition] = _UNKNOWN, noted
-        self._known[partition] = self._records.ends[partition], self._written.records[partition]
         # The index now has the deliveries whose records were lost and replaced by empty records.
-        for key in self._records.fillers.pop(partition, ()):
+        for key in await self._sync.read(partition, streams, noted):
             self._settled.setdefault(partition, []).append((key, None))
-
-    def _found(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> None:
-        for entry in rows.values():
-            if (
-                entry is not None
-                and entry.key_queue is not None
-                and not self._index.begins_before(entry.key_queue, entry.message_offset)
-            ):
-                entry.queued_ms = entry.due_ms  # no earlier delivery has this ordering key so far
-        for before in self._index.write(partition, rows):
-            if before.key_queue is not None and before.queued_ms is not None:
-                self._due.advance(before.key_queue, foreseen=True)
 
     def take_over(self, partition: int) -> None:
         """Begin to serve the deliveries that read() has found. The worker owns the partition, and the listeners'
@@ -153,49 +110,14 @@ class Outstanding:
 
     def close(self) -> None:
         """Close the index after the partitions were handed over. Their next owner reads everything again."""
-        self._reading.clear()
+        self._sync.close()
         self._index.close()
-
-    # The next owner of a partition compares these fingerprints with the records that it reads.
-
-    def notes(self) -> dict[int, str]:
-        """Return, by partition, the last known fingerprint of its deliveries in the topic `outstanding`, as text."""
-        return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self) -> None:
         """Update the fingerprints of the partitions' stored deliveries. A partition keeps its last fingerprint while
         records are being written to it.
         """
-        changes = {one: self._written.changes[one] for one in self._owned if one not in self._settled}
-        quiet = [
-            partition
-            for partition, count in changes.items()
-            if self._written.settled(partition) and self._noted.get(partition, (_UNKNOWN,))[0] != count
-        ]
-        found = {one: self._index.sums[one].until(0) for one in quiet}
-        if not found:
-            return
-        with contextlib.suppress(LogUnavailable):
-            ends = await self._requests.offsets(self._topic.name, dict.fromkeys(found, LATEST))
-            for partition, end in ends.items():
-                known = await self._knows(partition, end)
-                if known and self._written.changes[partition] == changes[partition]:
-                    self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
-
-    async def _knows(self, partition: int, end: int) -> bool:
-        """Return whether the index agrees with the records before this offset. The records are read if there are more
-        than this worker has written. An append may have been sent twice, or late by the partition's former owner.
-        """
-        begin, before = self._known.get(partition, (0, 0))
-        last: dict[bytes, bool] = {}
-        if begin + self._written.records[partition] - before != end:
-            async for record in self._requests.walk(self._topic.name, partition, begin, end):
-                last[record.key or b""] = record.value is not None
-        for key, is_there in last.items():
-            if (self._index.find(partition, *ids_in(key)) is not None) is not is_there:
-                return False
-        self._known[partition] = end, self._written.records[partition]
-        return True
+        await self._sync.note(one for one in self._owned if one not in self._settled)
 
     # Deliveries that are stored
 
@@ -253,21 +175,8 @@ class Outstanding:
                 self._written.doubt(stream.partition, key)
             else:
                 self._enter(entry_of(event, offset, found=False, record=value if offset < 0 else None))
-            parked = isinstance(event, DeliveryParked)
-            result = event.error if event.status is None else event.status
-            left_out = stream.dispatcher.parked_lines.left_out(event.at_ms, result) if parked else None
-            if left_out is not None:
-                log.warning(
-                    "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d %s",
-                    event.message_id,
-                    event.listener_id,
-                    event.queue_id,
-                    event.number,
-                    event.status,
-                    event.error,
-                    event.at_ms - event.put_at_ms,
-                    left_out,
-                )
+            if isinstance(event, DeliveryParked):
+                _log_parked(event, stream.dispatcher.parked_lines)
             return True
         return False
 
@@ -467,3 +376,20 @@ class Outstanding:
 def _key_queue(delivery: Delivery) -> KeyQueue | None:
     key = None if delivery.message is None else delivery.message.key
     return None if key is None else (delivery.stream.dispatcher.listener.id, delivery.stream.partition, key)
+
+
+def _log_parked(event: DeliveryParked, lines: LogRateLimit) -> None:
+    result = event.error if event.status is None else event.status
+    left_out = lines.left_out(event.at_ms, result)
+    if left_out is not None:
+        log.warning(
+            "delivery.parked message=%s listener=%s queue=%s attempts=%d status=%s error=%s age_ms=%d %s",
+            event.message_id,
+            event.listener_id,
+            event.queue_id,
+            event.number,
+            event.status,
+            event.error,
+            event.at_ms - event.put_at_ms,
+            left_out,
+        )

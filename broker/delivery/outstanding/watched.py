@@ -1,6 +1,6 @@
 """The topic `outstanding`, as one assignment writes it: it knows which appends are under way, and which are in doubt.
 
-For: telling at which moments the index says what the topic holds (schedule.py, note()). Not for: writing
+For: telling at which moments the index says what the topic holds (sync.py). Not for: writing
 (broker/kafka/appender.py).
 """
 

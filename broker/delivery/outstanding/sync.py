@@ -1,0 +1,138 @@
+"""The index kept in step with the topic `outstanding`: filled at a take-over, and compared with the topic since then.
+
+For: reading a partition's records into the index, and the fingerprint by which the partition's next owner notices that
+records are missing. Not for: the records (records.py), writing them (schedule.py), rebuilding them (rebuild.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
+
+from broker.core.outstanding_sum import parse_sum
+from broker.delivery.outstanding.due import Due
+from broker.delivery.outstanding.entry import Key, OutstandingEntry, ids_in
+from broker.delivery.outstanding.index import OutstandingIndex
+from broker.delivery.outstanding.rebuild import Streams
+from broker.delivery.outstanding.records import OutstandingRecords
+from broker.delivery.outstanding.watched import WatchedAppender
+from broker.delivery.ports import LogReader
+from broker.delivery.tuning import Tuning
+from broker.errors import LogUnavailable
+from broker.ports import LATEST
+
+_UNKNOWN: Final = -1  # no count of changes
+
+
+class IndexSync:
+    """Fills the SQLite index from the topic `outstanding`, and checks that both still hold the same deliveries."""
+
+    def __init__(
+        self,
+        index: OutstandingIndex,
+        records: OutstandingRecords,
+        written: WatchedAppender,
+        requests: LogReader,
+        due: Due,
+        tuning: Tuning,
+    ) -> None:
+        self._index = index
+        self._records = records
+        self._written = written
+        self._requests = requests
+        self._due = due
+        self._tuning = tuning
+        self._reading: dict[int, object] = {}  # the latest read() of each partition
+        # By partition: the offset up to which the index has all records, and how many this worker had written by then.
+        self._known: dict[int, tuple[int, int]] = {}
+        # By partition: the value of `_written.changes` at the time of the fingerprint, and the fingerprint as text.
+        self._noted: dict[int, tuple[int, str]] = {}
+
+    async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
+        """Read a partition's deliveries into the index. Return the keys of lost records that empty records
+        replace.
+
+        Raises LogUnavailable if Kafka does not answer. A later read() of the partition, or close(), ends this one.
+        """
+        reading = self._reading[partition] = object()
+
+        def current() -> bool:
+            return self._reading.get(partition) is reading
+
+        while current() and (
+            before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
+        ):  # An earlier read that failed left these rows.
+            for entry in before:
+                self._index.remove(entry)
+            await asyncio.sleep(0)
+        async for rows in self._records.all_of(
+            partition,
+            at_once=self._tuning.rows_at_once,
+            streams=streams,
+            noted=parse_sum(noted),
+            found=lambda: self._index.sums[partition],
+        ):
+            if not current():
+                return ()
+            self._found(partition, rows)
+            await asyncio.sleep(0)
+        self._noted[partition] = _UNKNOWN, noted
+        self._known[partition] = self._records.ends[partition], self._written.records[partition]
+        return self._records.fillers.pop(partition, set())
+
+    def _found(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> None:
+        for entry in rows.values():
+            if (
+                entry is not None
+                and entry.key_queue is not None
+                and not self._index.begins_before(entry.key_queue, entry.message_offset)
+            ):
+                entry.queued_ms = entry.due_ms  # no earlier delivery has this ordering key so far
+        for before in self._index.write(partition, rows):
+            if before.key_queue is not None and before.queued_ms is not None:
+                self._due.advance(before.key_queue, foreseen=True)
+
+    def close(self) -> None:
+        """End each read() that is running."""
+        self._reading.clear()
+
+    def notes(self) -> dict[int, str]:
+        """Return, by partition, the last known fingerprint of its deliveries in the topic `outstanding`, as text."""
+        return {partition: text for partition, (_, text) in self._noted.items()}
+
+    async def note(self, partitions: Iterable[int]) -> None:
+        """Update the fingerprints of the partitions' stored deliveries. A partition keeps its last fingerprint while
+        records are being written to it.
+        """
+        changes = {one: self._written.changes[one] for one in partitions}
+        quiet = [
+            partition
+            for partition, count in changes.items()
+            if self._written.settled(partition) and self._noted.get(partition, (_UNKNOWN,))[0] != count
+        ]
+        found = {one: self._index.sums[one].until(0) for one in quiet}
+        if not found:
+            return
+        with contextlib.suppress(LogUnavailable):
+            ends = await self._requests.offsets(self._written.name, dict.fromkeys(found, LATEST))
+            for partition, end in ends.items():
+                known = await self._knows(partition, end)
+                if known and self._written.changes[partition] == changes[partition]:
+                    self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
+
+    async def _knows(self, partition: int, end: int) -> bool:
+        """Return whether the index agrees with the records before this offset. The records are read if there are more
+        than this worker has written. An append may have been sent twice, or late by the partition's former owner.
+        """
+        begin, before = self._known.get(partition, (0, 0))
+        last: dict[bytes, bool] = {}
+        if begin + self._written.records[partition] - before != end:
+            async for record in self._requests.walk(self._written.name, partition, begin, end):
+                last[record.key or b""] = record.value is not None
+        for key, is_there in last.items():
+            if (self._index.find(partition, *ids_in(key)) is not None) is not is_there:
+                return False
+        self._known[partition] = end, self._written.records[partition]
+        return True
