@@ -148,7 +148,7 @@ class AlertWatch:
                 await self.look()
             except BrokerError as error:
                 log.info("alerts.wait error=%s", error)
-            except Exception:  # Deliveries continue, and the next check may succeed.
+            except Exception:  # log any other error and go on, because the next check of the alerts may succeed
                 log.exception("alerts.failed")
             await asyncio.sleep(LOOK_S)
 

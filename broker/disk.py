@@ -57,8 +57,9 @@ async def watch(
     look_s: float = LOOK_S,
     free_bytes: Callable[[Path], int] = free_bytes,
 ) -> None:
-    """Check the free disk space again and again. Call refuse() whenever it crosses a limit; None means that nothing is
-    refused.
+    """Check the free disk space again and again.
+
+    Whenever the space crosses a limit, call refuse() with the new refusal, or with None if nothing is refused.
     """
     before: bool | None = None  # the last Refusal.urgent, or None
     while True:

@@ -99,7 +99,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """
     judged = _judged(_normal(password).decode())
-    if len(judged) < CHARS_MIN:  # A text with so many different symbols in so few characters can't be a word.
+    # A judged text can only be this short if it has too many different symbols to be a word.
+    if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]
     with _judging:

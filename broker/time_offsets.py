@@ -45,8 +45,9 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
 
 
 async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, first: int) -> int:
-    """Return `first` if the record before it is older than the time. Otherwise return an earlier offset that has an
-    older record before it.
+    """Return `first` if the record before this offset is older than the time `at_ms`.
+
+    Otherwise return an earlier offset, such that the record before it is older.
     """
     at, step, doubtful = first, 1, False
     while at > 0:

@@ -135,8 +135,9 @@ class StoredBytes:
         return recorded + self._unrecorded_of(self._tenant_of(organization_id)).get(organization_id, 0)
 
     def bound(self, organization_id: str) -> int | None:
-        """Return how many bytes the organization may store, given what its tenant's other organizations store. None
-        means no limit.
+        """Return how many bytes the organization may store at most; None means no limit.
+
+        The limit is for all organizations of a tenant, so what its other organizations store is subtracted.
         """
         bound = self._bound_of(organization_id)
         if bound is None:
@@ -227,7 +228,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # The event with the count is stored, or probably is. Recording it again would count the bytes twice.
+        # The event with the count is probably stored. Recording it again would count the bytes twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

@@ -104,7 +104,7 @@ def _together(_context: click.Context, _parameter: click.Parameter, values: Sequ
     return dict(values) or None
 
 
-# The thresholds of alerts, together; None if none is given.
+# Each option `--alert` sets one threshold. The command gets all of them as a dictionary, or None without the option.
 alert_option = click.option(
     "--alert",
     "alerts",

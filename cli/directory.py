@@ -63,7 +63,7 @@ def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]
 
 
 def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
-    """Run work that prints its own result. Only warnings are logged meanwhile."""
+    """Run the work of a command that prints its own result. Log only warnings, unless another log level was chosen."""
     logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # the event loop that all processes use
 

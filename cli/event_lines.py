@@ -16,10 +16,10 @@ from broker.core.codec import CLASSES
 from cli.short_ids import short_id
 from cli.visible import visible
 
-Part = str | tuple[str, str]  # a text, or a text and its color
+Part = str | tuple[str, str]  # one part of an output line: a text, or a text with its color
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# A line shows the first of these ids that its event has. Queues and listeners are shown by name.
+# An event's line shows the first of these ids that the event has. Queues and listeners are shown by name.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
@@ -128,7 +128,7 @@ def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _answered(event: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a text for each attempt whose answer or whose steps were kept."""
+    """Yield a text for each attempt in an event: its number, the durations of its steps, and the listener's answer."""
     answers = {one[0]: one for one in event["answers"]}
     for offset, number, answer_id, _, _, *durations in event["attempts"]:
         text = f"offset={offset} attempt {number}"

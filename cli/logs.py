@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from cli.visible import visible
 
-LINES_MAX: Final = 10_000  # the most lines that wait to be written
+LINES_MAX: Final = 10_000  # the most log lines that may wait to be written
 _LAST_S: Final = 2.0  # seconds that the end of a process waits for its log lines
 _LOOK_S: Final = 0.005
 _STDERR: Final = 2
@@ -136,7 +136,7 @@ class Writer(logging.Handler):
 
     @property
     def unwritten(self) -> int:
-        """The number of lines that are not written yet."""
+        """The number of log lines that are not written yet."""
         return self._lines.unfinished_tasks
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -157,7 +157,7 @@ class Writer(logging.Handler):
             self._left_out = 0
 
     def flush(self) -> None:
-        """Wait for a bounded time until all lines are written."""
+        """Wait until all log lines are written, but at most _LAST_S seconds."""
         until_s = time.monotonic() + _LAST_S
         while self._lines.unfinished_tasks and time.monotonic() < until_s:
             time.sleep(_LOOK_S)

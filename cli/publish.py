@@ -112,7 +112,10 @@ class Publisher:
         return self._clients[number % len(self._clients)]
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:
-        """Put each line as a message, once, in any order. Call `settled` for each finished line."""
+        """Put each line of text as one message, stored once, in any order.
+
+        Call `settled` for each line that was stored or refused.
+        """
         room = _Room(self.concurrency * MESSAGES_MAX, self.concurrency * CHARS_MAX)
         failed: list[Exception] = []
         ends = False
@@ -147,7 +150,10 @@ class Publisher:
 
 
 class _Room:
-    """The bound on the lines in flight: at most `lines` of them, with at most `chars` characters or one line."""
+    """The limit of the lines whose puts are in flight: `lines` lines, with `chars` characters together.
+
+    A single line may have more characters.
+    """
 
     def __init__(self, lines: int, chars: int) -> None:
         self._lines_max, self._chars_max = lines, chars
@@ -155,7 +161,7 @@ class _Room:
         self._given = asyncio.Event()
 
     async def take(self, chars: int) -> None:
-        """Wait until there is room for a line, and count it."""
+        """Wait until another line may be sent, and count it as in flight."""
         while self._lines and (self._lines >= self._lines_max or self._chars + chars > self._chars_max):
             await self._wait()
         self._lines += 1

@@ -32,7 +32,7 @@ class ListenerRow:
     id: str
     # live, down or paused
     state: str
-    # healthy, failing, down, paused, replaying or new; an API that does not know it gives the state
+    # healthy, failing, down, paused, replaying or new; the same as `state` if an older API does not report it
     health: str
     # the number of messages that wait
     lag: int
@@ -76,7 +76,7 @@ class ProcessRow:
 # The problems of a listener that the option --fail-on may name.
 TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
 _COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
-# Each figure of a process is the sum of all samples of one metric.
+# Each figure of a process in the report is the sum of all samples of one Prometheus metric.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",
@@ -95,7 +95,7 @@ class Limits:
     messages: int | None
     # the longest time in seconds that a message may wait; None for no limit
     age_s: float | None
-    # the problems that count, named as in TROUBLES
+    # the problems of a listener (names from TROUBLES) that make the exit code 1
     fail_on: frozenset[str] = frozenset(("down", "failing", "parked"))
 
 

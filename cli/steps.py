@@ -8,7 +8,7 @@ from everput.answers import AttemptFields, TrialFields
 
 
 def took(ms: int) -> str:
-    """Return a duration. Below a millisecond it is not measured as 0."""
+    """Return a duration as text. A duration that rounds to 0 ms is shown as `under 1 ms`."""
     return f"{ms} ms" if ms else "under 1 ms"
 
 

@@ -61,7 +61,9 @@ class Rests:
         self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
-        """Keep the fetched records from `index` on in the cache, so that they need not be fetched again."""
+        """Keep the records of a fetch from the list index `index` on in the cache, so that they need not be fetched
+        again.
+        """
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
         self._kept[lane] = rest
@@ -176,13 +178,13 @@ class LaneReader:
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
         """Add to the merged order as many of the fetched records as the partition may hold in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        # The partition may be skipped past its end, because none of the skipped records is wanted.
+        # The skipped records may be beyond the end of the request, which is harmless, because none of them is wanted.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take
         for index, record in enumerate(fetched.records):
             offset, value = record.offset, record.value
-            if offset >= end:  # The record is newer than the end of the request.
+            if offset >= end:  # the request does not read records from its end offset on
                 at = end
                 break
             if left <= 0:

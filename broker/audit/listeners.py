@@ -30,7 +30,10 @@ _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), w
 
 @dataclass(slots=True)
 class _Queue:
-    """The known listeners of one queue. Reading continues at the offset `next`."""
+    """The listeners of one queue that are known so far.
+
+    The next read of the topic `control` for this queue begins at the offset `next`.
+    """
 
     next: int
     made: bool = False
@@ -109,8 +112,9 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return an entry without listeners for a queue. It says only from which offset of `control` the queue's events
-        must be read.
+        """Return a new cache entry for a queue, still without listeners.
+
+        It says from which offset of `control` on the queue's events must be read.
         """
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:

@@ -46,10 +46,11 @@ class Pace:
         self._busy_s += time.perf_counter() - self._began_s
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
-        """Yield the event loop for as long as the last steps took. Do nothing if they took less than `after_s`.
+        """Yield to the event loop for as long as the work since the last yield took. Do nothing if that took less than
+        `after_s`.
 
-        It waits even if the event loop is idle, because a put uses the loop many times; otherwise puts took three times
-        as long while a client read the log. If no request came lately, it yields only once.
+        It waits even if the event loop is idle, because a put uses the loop many times. Without the wait, puts took
+        three times as long while a client read the log. If no request came lately, it yields only once.
         """
         if self._busy_s < after_s:
             return

@@ -105,7 +105,8 @@ class ReaderTuning:
 class LogReader:
     """Reads the log in the order of log time, for all clients of one process.
 
-    `past` computes earlier states. `others` records the requests that must not be slowed down.
+    `past` computes earlier states of the directory. `others` records when other requests were served, so that reading
+    the log does not slow them down.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class LogReader:
                 raise NotFound("No queue of this organization has, or had, this ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
-            # A client with a page token has already learned in its first request that the listener exists.
+            # With a page token, the client's first request has already checked that the listener exists.
             # For the history of a message, the topic `control` is not read from its start.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
@@ -224,7 +225,7 @@ class _Reading:
                     yield Slice(entries, self._merge.page_token(), complete)
                 if complete or self._left == 0:
                     return
-                # The remaining records are too recent for a final order: wait, then read what has arrived meanwhile.
+                # Newer records have no final order yet: wait, then read the records that have arrived meanwhile.
                 if not more:
                     await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                     safe_ms = end_ms
@@ -258,8 +259,8 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # Begin near the message, but not after any record that decides the log time of the message.
-            # A damaged time index may change the order of events here, but skips none.
+            # Begin near the message, but before every record that determines the log time of the message.
+            # A damaged time index may change the order of events in a message's history, but skips no event.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):
                 if one.topic == _MESSAGES and 0 <= near[number] <= message.offset:

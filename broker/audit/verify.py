@@ -168,7 +168,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # These records may belong to queues that were created meanwhile, so the next run will judge them.
+                # These records may belong to queues that were created during the check, so the next check judges them.
                 if not finding.wrong:
                     yield finding
             for checks in others:

@@ -290,7 +290,7 @@ class AccountCommands:
         if joined >= ORGANIZATIONS_MAX:
             raise QuotaReached(f"An account may have at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
         if state.founded_count(account_id) >= ORGANIZATIONS_MAX:
-            raise QuotaReached(f"An account may create at most {ORGANIZATIONS_MAX} organizations, and this one has.")
+            raise QuotaReached(f"This account has created {ORGANIZATIONS_MAX} organizations, which is the limit.")
         made = await create_organization(
             self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
         )

@@ -94,7 +94,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
-    """Return the queue, which existed a moment ago, from memory. Raises NotFound if it was deleted meanwhile."""
+    """Return the newest state of a queue from this process's memory. Raises NotFound if the queue was deleted."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
         raise NotFound("No queue of this organization has this ID.")
@@ -117,10 +117,10 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that a change is made to. If another process changes the queue or listener first, the change
-    then has no effect.
+    """Return the version that a queue or listener must have when the change is applied.
 
-    Raises Changed if the queue or listener does not have a version in `if_match`.
+    If another process changes the queue or listener first, this change has no effect. Raises Changed if the queue or
+    listener does not have a version in `if_match`.
     """
     if if_match is None:
         return UNSET

@@ -307,8 +307,9 @@ class ListenerCommands:
 
 
 def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
-    """Raise Refused if header values that were given for one origin would be sent to another without being
-    given again.
+    """Raise Refused if stored header values would be sent to another origin.
+
+    If the origin of the URL changes, the request must give all header values again.
     """
     settings = listener.settings
     if asked.notify_url is None or same_origin(asked.notify_url, listener.notify_url):

@@ -216,12 +216,11 @@ class ReplayCommands:
     async def _choose(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], *, failed: bool
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
-        """Choose the failed or undelivered messages in [begin, end), by partition.
+        """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
-        Return two offsets and a list for each partition: the replay takes all messages before the first offset, all
-        from the second offset on, and those in the list.
-
-        The listener never got messages before its own start, and has not taken messages above the top of its cursor.
+        Return two offsets and a list of offsets for each partition. The replay takes all messages before the first
+        offset, all from the second offset on, and those in the list. For undelivered messages, the first offset is
+        where the listener began, and the second is the `top` of its cursor. It got no messages outside of that range.
         """
         # Read the cursors first: a delivery that leaves a worker's memory later is found in the topic `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

@@ -26,7 +26,7 @@ from broker.core.event import Event
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
 BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for 30 s before its alert ends.
-# An alert of another kind ends after its value was below the lower threshold for a minute.
+# Alerts other than DOWN and FAILING end after their value was below the lower threshold for a minute.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -167,7 +167,7 @@ class Step(IntEnum):
 class Trigger:
     """The state of one alert about one listener, API key or organization.
 
-    Its condition has had the present level since `since_ms`; 0 if that is not known.
+    `since_ms` is the time since which the alert's condition has its current level; 0 if that is not known.
     """
 
     open: bool = False  # begun and not ended

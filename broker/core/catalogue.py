@@ -18,7 +18,7 @@ from broker.core.ids import parse_damaged_id
 
 # The topics in the order of the log: of two events with the same time, the one in the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
-# The order of the log leaves these topics out, because Kafka deletes or compacts their records.
+# These topics are not in the ordered log that clients read, because Kafka deletes or compacts their records.
 # Kafka compacts `outstanding`, keeps records of `claims` for two days, and records of `statistics` for thirty days.
 PASSING: Final = ("outstanding", "claims", "statistics")
 

@@ -34,8 +34,8 @@ def change(offset: int, event: MessageChange) -> Change:
 
 
 def version(offset: int | None) -> int:
-    """Return a message's version: 1 as it was put, or a number made from the offset of the newest change that
-    counts.
+    """Return a message's version: 1 if its data was never changed, otherwise the offset of its newest valid change plus
+    2.
     """
     return 1 if offset is None else offset + 2
 

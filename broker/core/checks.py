@@ -121,7 +121,7 @@ class Checks(ABC):
                 yield self._finding(offset, what)
 
     def skip_to(self, offset: int) -> None:
-        """Continue the check at this offset, because retention has deleted everything before it."""
+        """Continue the check at a later offset, because retention has deleted all records before it."""
         self._next = offset
 
     def damaged(self, first: int, last: int) -> Finding:
@@ -131,11 +131,11 @@ class Checks(ABC):
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def lost(self, offset: int) -> Finding:
-        """Return the finding for an empty record, which replaced a record that Kafka had lost."""
+        """Return the finding for an empty record, which fills the offset of a record that Kafka had lost."""
         return self._finding(offset, "the record was lost from the end of a file, and its offset was filled")
 
     def ended(self, end: int) -> Iterator[Finding]:
-        """Check the end of the partition. Yield a finding if records before this offset are missing."""
+        """Check the end of the partition. Yield a finding if the last records before the offset `end` are missing."""
         if self._next < end and not self._compacted:
             yield self._finding(self._next, "the records from here on are missing")
 

@@ -43,8 +43,9 @@ class Claim(NamedTuple):
 def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
     """Return the claim that holds an idempotency key at this time, or None if the key is free.
 
-    `claims` are all claims of the key in the order of the log. The first one holds for 24 hours. If its process did not
-    put the messages in time, the first claim with the next number takes over.
+    `claims` are all claims of the key in the order of the log. The first claim holds the key for 24 hours. If its
+    process does not put the messages in time, another process may claim the key with the next number. The first such
+    claim takes over.
     """
     held: Claim | None = None
     for claim in claims:
@@ -87,7 +88,10 @@ class _Owners:
         self._free: list[int] = []
 
     def add(self, owner: str) -> int:
-        """Count one more idempotency key of an organization. Return the number that stands for the organization."""
+        """Count one more idempotency key of an organization.
+
+        Return the small number that the index stores for this organization.
+        """
         number = self._numbers.get(owner)
         if number is None:
             number = self._numbers[owner] = self._free.pop() if self._free else len(self._names)

@@ -206,7 +206,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry_first_ms: int = 1_000  # longest first wait, doubles each time
     retry_max_s: int = 3_600  # longest wait after any failure
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
-    format: str | UnsetType = UNSET  # a name in formats.py; without it, Everput's own JSON
+    format: str | UnsetType = UNSET  # a name in formats.py; if it is not set, bodies are Everput's own JSON
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):

@@ -190,7 +190,7 @@ HOLDS: Final = frozenset(kind for kind in NEXT if kind is not Kind.MISSING and k
 
 
 def legal(before: State, after: State) -> bool:
-    """Return whether a delivery may go from one state to the other."""
+    """Return whether a delivery may change from the state `before` to the state `after`."""
     return after.kind in NEXT[before.kind]
 
 

@@ -101,8 +101,9 @@ def state_hash(directory: Directory) -> str:
 
 
 def digests(directory: Directory) -> dict[str, str]:
-    """Return a short checksum of every field in the directory, by kind and id. difference() compares two such
-    results.
+    """Return short checksums of the fields of every item in the directory, by the item's kind and id.
+
+    The function difference() compares two such results.
     """
     things: dict[str, Iterable[Any]] = {
         "account": directory.accounts.by_id.values(),

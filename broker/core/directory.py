@@ -302,7 +302,7 @@ class Directory:
         return replay is not None
 
     def _deliver(self, replay: Replay) -> None:
-        """Update the listener that stands for a replay. It exists only while the replay runs."""
+        """Update the temporary listener through which a replay is delivered. It exists only while the replay runs."""
         if replay.ended is not None:
             self.listeners.pop(replay.id, None)
         else:

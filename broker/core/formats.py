@@ -72,5 +72,5 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# The formats by name. A listener without a format gets the usual body.
+# The body formats by name. A listener without a format gets Everput's own JSON.
 RENDER: Final[Mapping[str, Callable[[bytes], bytes]]] = {SLACK: slack}

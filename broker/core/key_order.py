@@ -82,7 +82,7 @@ class KeyOrder(Generic[D]):
     def restart(self, held: Iterable[str]) -> list[D]:
         """Remove and return all waiting deliveries, in order within each ordering key.
 
-        Only the keys in `held` keep their delivery in progress.
+        Afterwards, only the ordering keys in `held` have a delivery in progress.
         """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}
@@ -121,7 +121,7 @@ class ArrivingOffsets(Generic[K]):
         return offsets[0] if offsets else None
 
     def forget(self, concerns: Callable[[K], bool]) -> list[K]:
-        """Remove and return the keys that match, because their deliveries will not arrive in the topic
+        """Remove and return the keys for which `concerns` is true, because their deliveries will not arrive in
         `outstanding`.
         """
         gone = [key for key in self._offsets if concerns(key)]

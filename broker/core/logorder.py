@@ -87,7 +87,10 @@ class PageToken(NamedTuple):
 
 
 class Merge(Generic[T]):
-    """The merge of all partitions into one order by log time. Everything before `passed_ms` was returned."""
+    """Merges all partitions into one sequence of records, in the order of log time.
+
+    All records before the log time `passed_ms` were already returned.
+    """
 
     def __init__(self, lanes: Sequence[Lane[T]], passed_ms: int = 0) -> None:
         self.lanes = lanes
@@ -119,7 +122,7 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the latest log time up to which the records of the first partition precede those of all other
+        """Return the log time up to which the records of the first partition come before the records of all other
         partitions.
         """
         if len(self._heap) == 1:
@@ -128,9 +131,10 @@ class Merge(Generic[T]):
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """Add records that were read from the partition that next() returned. Reading continues at the offset `at`.
+        """Add records of the partition that the method next() has asked for.
 
-        Each of `records` is (offset, record time, size, item). The item is None for an unwanted record.
+        Reading of that partition continues at the offset `at`. Each of `records` is (offset, record time, size, item).
+        The item is None for an unwanted record.
         """
         log_ms = lane.floor_ms
         for offset, at_ms, size, item in records:
@@ -142,7 +146,10 @@ class Merge(Generic[T]):
         self._replace(lane)
 
     def soonest(self) -> Lane[T] | None:
-        """Return the partition that next() will probably need next. Return None if all are read to their ends."""
+        """Return the partition that will probably be needed next.
+
+        Return None if all partitions are read to their ends.
+        """
         open_lanes = (lane for lane in self.lanes if lane.at < lane.end)
         return min(open_lanes, key=lambda lane: lane.floor_ms, default=None)
 

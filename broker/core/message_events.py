@@ -150,7 +150,8 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
 
 
 # An attempt: message offset, number, answer_id, then the partition and time from which the answer is stored.
-# An attempt also has the ms of its DNS look-up, connecting and TLS handshake, or None. Its answer_id may be empty.
+# An attempt ends with the ms of its DNS look-up, its connecting and its TLS handshake; None for unknown.
+# The answer_id of an attempt may be empty.
 AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
 # A stored answer: answer_id, status, headers, body, whether the body was cut, the URL, and the request's headers.
 KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[tuple[str, str], ...]]
@@ -171,7 +172,8 @@ class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
 
 
 # A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, times.
-# In that row, `failures` counts failed attempts by answer, and `times` counts deliveries by histogram bucket.
+# In a row of statistics, `failures` counts failed attempts by answer.
+# In a row of statistics, `times` counts deliveries by histogram bucket.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 

@@ -137,12 +137,13 @@ class OutcomeChecks(Checks):
             self.deleted.add(offset)
 
     def may_be_unseen(self) -> bool:
-        """Return whether an event has named messages that the check has not read yet."""
+        """Return whether the checked events name messages that had not been read when the events were checked."""
         return bool(self._unseen)
 
     def unseen(self) -> Iterator[Finding]:
-        """Check the events that named messages which were not read before, after more messages were read. Yield the
-        findings.
+        """Check again the events that named messages which were not read yet, and yield the findings.
+
+        Call this after more messages were read.
         """
         messages = self._messages
         for (message_id, offset, queue_id), finding in self._unseen.items():
@@ -166,7 +167,7 @@ def _key(event: Any) -> bytes:
 
 
 def noun_of(listener: Listener) -> str:
-    """Return the word for this listener in a finding: listener or replay."""
+    """Return what a finding calls this listener: `listener`, or `replay` if it stands for a replay."""
     return "listener" if listener.replay is None else "replay"
 
 

@@ -41,7 +41,7 @@ class _Newer(msgspec.Struct):
 _newer_fields = msgspec.json.Decoder(_Newer)
 # An event of one of these types concerns many messages, so it belongs to the history of each of these messages.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
-# Everput writes every event with these first bytes. A record that begins otherwise is always decoded.
+# The JSON of every event begins with these bytes. A record with another beginning is always decoded.
 _TYPED: Final = b'{"type":"'
 
 
@@ -85,7 +85,7 @@ class Selection:
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # A record matches only if its bytes contain one of these texts, unless there are none.
+    # A record matches only if its bytes contain one of the texts in `_places`, unless `_places` is empty.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -162,8 +162,9 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the event if it concerns the filter's message. From an event about several messages, return only the
-        rows of this one.
+        """Return the event if it concerns the message of this filter, otherwise None.
+
+        An event about several messages is returned with only the rows of that message.
         """
         message = self.message
         if message is None:

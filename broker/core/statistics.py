@@ -21,7 +21,7 @@ from broker.core.histogram import BOUNDS_MS, buckets
 MINUTE_MS: Final = 60_000
 # The topic `statistics` keeps its records for 30 days, and older times are not counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# A counting event is ignored if more than 200 records were written after its writer had read the topic `statistics`.
+# A counting event is ignored if `statistics` got more than 200 records after the event's writer had read that topic.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -286,7 +286,7 @@ class Series:
                 self._count(*read_row(row))
 
     def _wants(self, row: StatisticsRow) -> bool:
-        """Return whether a row of a queue or listener is part of this series."""
+        """Return whether a row belongs to the queue and the listener of this series."""
         queue_id, listener_id = row[1:3]
         return queue_id == self._queue_id and (self._listener_id is None or listener_id in ("", self._listener_id))
 
@@ -298,9 +298,7 @@ class Series:
         self._lost = True
 
     def close(self) -> None:
-        """Mark the steps of time as incomplete whose counts may be missing, if the last counting event could not be
-        read.
-        """
+        """Mark the steps of time that may lack counts as incomplete, if the last counting event could not be read."""
         if self._lost:
             self._mark(self.written_at_ms or 0, self.from_ms + self.step_ms * len(self.points))
 
@@ -335,8 +333,9 @@ def _growth(counts: Counts) -> int:
 
 
 def _backwards(now: int, growths: Sequence[int]) -> list[int]:
-    """Return the backlog at the end of each step. `growths` says by how much it has grown in each step, and after the
-    last one.
+    """Return the backlog at the end of each step, computed backwards from the backlog `now`.
+
+    `growths` has the growth of the backlog in each step. Its last item is the growth after the last step.
     """
     found, waiting = [], now
     for growth in reversed(growths[1:]):
@@ -356,7 +355,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # The growth for each listener that was created in the time of the series.
+        # The backlog's growth that was counted so far, for each listener that was created in the time of the series.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }
@@ -388,6 +387,7 @@ class QueuesSeries(Series):
         growths = [*self._growths]
         for listeners in self._queues.values():
             for one, created_at_ms in listeners.items():
-                if one in self._young:  # What is unexplained came with the listener: older messages of its queue.
+                # The rest of a new listener's backlog is older messages of its queue, which came with its creation.
+                if one in self._young:
                     growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
         return _backwards(sum(lags.values()), growths)

@@ -35,8 +35,9 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """Return the id of the listener that decides whether an event belongs to the message's history. Return None if
-        it belongs there anyway.
+        """Return the id of the listener that decides whether an event belongs to the message's history.
+
+        Return None if the event belongs to the history without that decision.
         """
         if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
             return None if event.listener_id in self._owed else event.listener_id

@@ -32,11 +32,11 @@ D = TypeVar("D")
 
 
 class Window(Generic[D]):
-    """The messages of one partition for one listener: which ones are taken, which are settled, and which must still be
-    read.
+    """The messages of one partition for one listener: which deliveries are open, and which messages must still be read.
 
-    `open` holds the deliveries that are taken but not settled, by offset. `missing` are open offsets whose message must
-    be read again. The listener does not get messages below `begin`.
+    `open` holds the open deliveries by offset: they were begun, and are not delivered, parked, cancelled or moved to
+    the topic `outstanding` yet. `missing` has the open offsets whose messages must be read again. The listener does not
+    get messages below the offset `begin`.
     """
 
     __slots__ = ("begin", "behind", "missing", "open", "scan_from")
@@ -65,21 +65,22 @@ class Window(Generic[D]):
         return self.scan_from is None and not self.behind
 
     def idle(self, tail: int) -> bool:
-        """Return whether the listener has nothing open or unread in this partition, so that the reader of new messages
-        knows its position.
+        """Return whether the listener has no open delivery and no unread message in this partition.
+
+        In that case, the position of the reader of new messages is also the position of the listener.
         """
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
     @property
     def full(self) -> bool:
-        """Whether the listener's cursor has no room for another open offset."""
+        """Whether the listener has as many open deliveries in this partition as its cursor can store."""
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """Tell that the reader of new messages has come to a message of this listener. Return whether its delivery was
+        """Note that the reader of new messages has reached a message of this listener. Return whether its delivery was
         taken.
 
-        `delivery` is None if there is no room for it.
+        `delivery` is None if there is no free slot for it.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -101,13 +102,13 @@ class Window(Generic[D]):
         return self.behind[0] if self.behind else self.scan_from
 
     def may_take(self, offset: int) -> bool:
-        """Return whether take() may take the message at this offset for the listener, if there is room."""
+        """Return whether the listener may take the older message at this offset next, if it has a free slot."""
         if self.behind:
             return offset == self.behind[0]
         return self.scan_from is not None and offset >= self.scan_from
 
     def take(self, offset: int, delivery: D) -> None:
-        """Take an older message for the listener, one that may_take() allows."""
+        """Take the delivery of an older message. The method may_take() must have allowed its offset."""
         if self.behind:
             self.behind.popleft()
         else:
@@ -115,9 +116,10 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """Note that all of this listener's messages in [start, end) have been read again.
+        """Note that all of this listener's messages in the offsets [start, end) have been read again.
 
-        A message that the log no longer has keeps all later messages from being taken.
+        If the log no longer has an earlier message that waits, later messages are not taken until gone() is called for
+        it.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -156,13 +158,13 @@ class Window(Generic[D]):
         return self.open[offset]
 
     def forget(self, offsets: Iterable[int]) -> None:
-        """Note that the messages of these open offsets were dropped to save memory, and must be read again."""
+        """Note that the messages of these open deliveries were dropped to save memory, and must be read again."""
         self.missing.update(offsets)
 
     def settle(self, offset: int) -> D | None:
-        """Remove a delivery that was delivered, parked or cancelled from the open ones, and return it.
+        """Remove and return the open delivery at this offset, because it was delivered, parked or cancelled.
 
-        Return None if it was not open, such as after a late answer.
+        Return None if no delivery is open at this offset, such as after a late answer.
         """
         if self.missing:
             self.missing.discard(offset)
@@ -178,7 +180,8 @@ class Window(Generic[D]):
         return max(tail, self.begin) if self.scan_from is None else self.scan_from
 
     def settled(self, offset: int, tail: int) -> bool:
-        """Return whether the message at this offset is settled for the listener.
+        """Return whether the delivery at this offset is settled: delivered, parked, cancelled or moved to the topic
+        `outstanding`.
 
         `tail` is the offset up to which the newest messages were read.
         """

@@ -51,7 +51,9 @@ class AnswersOfMessage:
                 self._told[event.listener_id, answer[0]] = answer
 
     def _missing(self) -> dict[int, int]:
-        """Return for each partition the time from which answers must be read that were not found yet."""
+        """Return the partitions that have answers which are still to be found, each with the time from which to read
+        it.
+        """
         since: dict[int, int] = {}
         for (listener_id, _), (_, _, answer_id, partition, at_ms, *_) in self._attempts.items():
             if answer_id and self._told[listener_id, answer_id] is None:
@@ -59,7 +61,7 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Read the answers that were not found yet, with at most four reads for each partition.
+        """Read the stored answers of listeners that are still to be found, with at most four reads for each partition.
 
         Raises LogUnavailable if Kafka does not answer.
         """

@@ -46,7 +46,10 @@ class Together(Append):
         self.begun = False
 
     def part(self, count: int) -> Append:
-        """Take the first `count` messages of the group that are in no batch yet, and return them as one part."""
+        """Take the first `count` messages of this group that are in no record batch yet.
+
+        Return them as one item for a batch.
+        """
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         done.add_done_callback(partial(self._part_done, count))
         self.builds = self.builds[count:]
@@ -65,8 +68,9 @@ class Together(Append):
 
 
 class Part(Append):
-    """Messages of one `Together` that are in the same record batch. The future `done` resolves to the position of the
-    first.
+    """Messages of one `Together` group that are in the same record batch.
+
+    The future `done` resolves to (partition, offset) of the first of these messages.
     """
 
     __slots__ = ("count",)
@@ -100,7 +104,7 @@ class AppendQueue:
         self.size += item.size
 
     def pop(self) -> Append:
-        """Remove and return the first item of the queue. Its size is subtracted as it was added."""
+        """Remove and return the first item of the queue, and subtract its size from the queue's size."""
         item = self._items.popleft()
         self.count -= item.count
         self.size -= item.size
@@ -108,7 +112,7 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Raise the error in the callers of these messages that still wait. Return how many there are."""
+    """Raise the error in each caller that still waits for one of these messages. Return the number of these callers."""
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:
         begun = item.together is not None and item.together.begun

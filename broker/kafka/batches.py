@@ -87,8 +87,9 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
 
 
 def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *, holes: bool, exact: bool) -> bool:
-    """Return whether a record batch is intact and belongs at `offset`. With `exact`, it must not begin before that
-    offset.
+    """Return whether a record batch is intact and is the right batch to read at `offset`.
+
+    With `exact`, the batch must not begin before `offset`.
     """
     base, after = _base(batch, offset), batch.next_offset
     if not offset < after <= end_offset or not batch.validate_crc():
@@ -137,8 +138,9 @@ def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] |
 
 
 def bytes_wanted(raw: bytes) -> int:
-    """Return how many bytes to fetch so that they include the record batch after the first one, if the first one's
-    length is right.
+    """Return how many bytes to fetch so that they include the first record batch and the next one.
+
+    This assumes that the length field of the first record batch is right.
     """
     length = _LENGTH.unpack_from(raw)[1] if len(raw) >= _LENGTH.size else 0
     return (min(length, _BYTES_MAX) if length > 0 else 0) + _BYTES_MAX

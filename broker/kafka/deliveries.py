@@ -35,7 +35,7 @@ from broker.time_offsets import offsets_since
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
 _READS_MAX: Final = 64  # of 1 MiB, for each message
-# A partition's backlog is counted with at most four reads of 1 MiB. A longer one is reported as "at least".
+# A partition's backlog is counted with at most four reads of 1 MiB. A longer backlog is reported as "at least".
 _LAG_READS_MAX: Final = 4
 
 
@@ -90,7 +90,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # A cursor counts an outstanding delivery as settled. The delivery's last recorded attempt tells its state.
+        # A cursor counts deliveries in `outstanding` as settled. Their last recorded attempts tell the real state.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -109,10 +109,10 @@ class KafkaDeliveries:
         listeners: Sequence[Listener],
         answers: AnswersOfMessage,
     ) -> tuple[dict[str, list[tuple[str, Attempt, int | None]]], bool]:
-        """Read the recorded attempts of a message, up to the last attempt of each delivery.
+        """Read the recorded attempts of one message, up to the last attempt of each delivery.
 
-        Return (outcome, attempt, time of the next attempt) by listener, and whether everything could be read. `final`
-        has the outcomes after which no attempt follows, by listener.
+        Return (outcome, attempt, time of the next attempt) by listener id, and whether everything could be read.
+        `final` has the outcomes after which no attempt follows, by listener id.
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
         topic = self._deliveries.name
@@ -139,7 +139,7 @@ class KafkaDeliveries:
                     _collect(record, offset, found, answers)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
-                # The first read is nearly always enough, so only further reads wait for a read slot.
+                # The first read is nearly always enough, so only further reads wait for a slot for large reads.
                 if reads == 1:
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read and reads < reads_max
@@ -169,7 +169,7 @@ class KafkaDeliveries:
         known = facts_of(places.values(), time.time_ns() // 1_000_000)
         error = next((place.error for place in places.values() if place.error is not None), None)
         if known.accepted_at_ms > known.refused_at_ms and not known.down:
-            error = None  # Another stream's cursor still names the error of an earlier attempt.
+            error = None  # The cursor of another partition still names the error of an earlier attempt.
         state = "live"
         if lag and any(place.state == "down" for place in places.values()):
             state = "down"
@@ -205,7 +205,10 @@ class KafkaDeliveries:
     async def _count_behind(
         self, partition: int, tops: Sequence[tuple[int, Listener]], end: int, found: dict[str, int]
     ) -> None:
-        """Add to `found` the messages of a partition from each listener's position on. Read them once for all."""
+        """Count the messages of a partition from each listener's position on, and add the counts to `found`.
+
+        The partition is read only once for all listeners.
+        """
         of_queue: dict[bytes, list[tuple[int, str]]] = {}
         for top, listener in tops:
             of_queue.setdefault(listener.queue_id.encode(), []).append((top, listener.id))
@@ -220,8 +223,10 @@ class KafkaDeliveries:
         return {listener_id: facts_of(places.values(), at_ms) for listener_id, places in cursors.items()}
 
     async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
-        """Count the queue's messages in [top, end), with at most _LAG_READS_MAX reads. Return the count and the time of
-        the oldest message.
+        """Count the queue's messages in the offsets [top, end) of a partition. Return the count and the oldest
+        message's time.
+
+        Records that need more than _LAG_READS_MAX reads are not counted.
         """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
@@ -232,7 +237,7 @@ class KafkaDeliveries:
         return count, since_ms
 
     async def _records(self, partition: int, top: int, end: int) -> AsyncIterator[Record]:
-        """Yield the records of a partition of `messages` in [top, end), with at most _LAG_READS_MAX reads."""
+        """Yield the records in the offsets [top, end) of a `messages` partition, with at most _LAG_READS_MAX reads."""
         top = max(top, (await self._requests.offsets(self._messages.name, {partition: EARLIEST}))[partition])
         results = scan(
             self._requests,
@@ -286,10 +291,10 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 def _settled_state(
     known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
 ) -> DeliveryState:
-    """Return the state of a delivery that the cursor counts as settled, but whose last attempt was not found.
+    """Return the state of a delivery whose last attempt was not found.
 
-    `kept` holds the message's deliveries in the topic `outstanding`, by listener; None if they could not be read
-    completely.
+    The listener's cursor counts the delivery as settled. `kept` holds the message's deliveries in the topic
+    `outstanding` by listener id; None if they could not be read completely.
     """
     if kept is None:
         return DeliveryState(state="unknown", attempts=known.attempts)

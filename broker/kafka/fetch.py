@@ -52,7 +52,7 @@ class _Answer:
 
 
 def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:
-    """Parse the body of a fetch answer (version 11) from the given position on.
+    """Parse the body of Kafka's fetch response (version 11), which begins at the position `at` of the bytes.
 
     Raises struct.error or ValueError if the bytes are too short.
     """
@@ -147,7 +147,10 @@ class Fetch(FetchRequest):  # type: ignore[misc]
 
 
 def rows_of(answer: Any) -> list[Fetched]:
-    """Return the partitions in a fetch answer. An older broker's answer was parsed by aiokafka."""
+    """Return the partitions in a fetch response of Kafka.
+
+    The response of an older broker was already parsed by aiokafka.
+    """
     if isinstance(answer, list):
         return answer
     return [

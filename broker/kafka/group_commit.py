@@ -153,7 +153,10 @@ class GroupCommit:
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message; see ports.MessageLog.append_for. Raise LogUnavailable at once, as append() does."""
+        """Append a message, and pass the result to `writer` instead of a future.
+
+        Raises LogUnavailable at once, as append() does.
+        """
         item = Append(build, writer, _now_s() + self.timeout_s, size)
         self._join(None if ordering_key is None else self.partition_of(ordering_key), item)
 
@@ -291,7 +294,7 @@ class GroupCommit:
                     continue
                 if item.together is not None:
                     if not self._take_together(batch, items, item.together, partition):
-                        # Messages that do not fit come first in the next record batch.
+                        # Messages that do not fit into this record batch are the first ones in the next record batch.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
@@ -319,7 +322,7 @@ class GroupCommit:
         Messages that are too large for any batch fill an empty one. Return whether all of them are in batches now.
         """
         try:
-            # Compare sizes first, because building records takes time.
+            # Compare sizes before records are built, because building records takes time.
             if items and batch.size() + wanted.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in wanted.builds)

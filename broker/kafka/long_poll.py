@@ -87,7 +87,10 @@ class LongPoll:
         return found
 
     def _send(self) -> None:
-        """Send a fetch request to each partition leader that has none in flight and whose records were all returned."""
+        """Send a fetch request to each broker that leads wanted partitions and has no request in flight.
+
+        A partition is left out until all of its fetched records were returned.
+        """
         wanted: dict[int, dict[int, int]] = {}
         for partition, offset in self.positions.items():
             leader = self._requests.leader(self._topic, partition)
@@ -141,7 +144,8 @@ class LongPoll:
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """
         partition = row.partition
-        if self.positions.get(partition) != offset:  # The partition was given up, or begun at another offset.
+        # The caller no longer reads this partition, or began again at another offset.
+        if self.positions.get(partition) != offset:
             return
         error = kafka_errors.for_code(row.error_code)
         if error is kafka_errors.OffsetOutOfRangeError:

@@ -134,7 +134,7 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        # A missing message may be in the unreadable range.
+        # If a wanted message was not found, it may be in the unreadable range of offsets.
         if damage is not None and len(found) < len(wanted):
             raise damage
         return found
@@ -142,7 +142,10 @@ class MessagesTopic:
     async def _scan(
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
-        """Return the wanted messages from this offset on, and the first unreadable range on the way."""
+        """Search a partition for the wanted messages from an offset on.
+
+        Return the found messages, and the first unreadable range in the searched offsets, or None.
+        """
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
 
@@ -220,7 +223,8 @@ class MessagesTopic:
             if record.value is not None and record.headers and record.headers[0][1] == queue:
                 found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
                 held += len(record.value)
-            while held > _CHUNK_BYTES_MAX and len(found) > 1:  # A later page of the list will show the oldest message.
+            # The oldest message is dropped here, because a later page of the list will show it.
+            while held > _CHUNK_BYTES_MAX and len(found) > 1:
                 dropped = found.popleft()
                 held -= dropped.size
                 start, oldest_at_ms = dropped.offset + 1, dropped.at_ms

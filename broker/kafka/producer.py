@@ -22,7 +22,7 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-BATCH_BYTES_MAX: Final = 1 << 20  # A larger record becomes a batch of its own.
+BATCH_BYTES_MAX: Final = 1 << 20  # a record that is larger than this gets a batch of its own
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
 
@@ -108,9 +108,11 @@ class Producer:
         begin: int = 0,
         bytes_max: int = BATCH_BYTES_MAX,
     ) -> tuple[int, Awaitable[int]]:
-        """Send the records from `begin` on that fit into one batch, at least one.
+        """Send as many records as fit into one batch, but at least one, beginning with the record at the list index
+        `begin`.
 
-        Return the index of the first record that was not sent, and an awaitable of the offset of the first that was.
+        Return the list index of the first record that was not sent, and an awaitable of the offset of the first sent
+        record.
         """
         batch = self._current.create_batch()
         end = begin

@@ -249,7 +249,10 @@ class KafkaRequests:
             log.error("log.bad_copy topic=%s partition=%d offset=%d broker=%s", *place)
 
     async def _damage(self, topic: str, partition: int, offset: int, end: int, raw: bytes) -> LogDamaged:
-        """Return the range of unreadable offsets here. It ends before the next intact batch."""
+        """Return the error for the unreadable range that begins at `offset`.
+
+        The range ends before the next intact record batch.
+        """
         found = damaged_range(raw, offset, end)
         first, last = found or (offset, await self._next_readable(topic, partition, offset, end) - 1)
         return LogDamaged(topic, partition, first, last)

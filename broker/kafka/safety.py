@@ -28,7 +28,7 @@ BROKER_SETTINGS: Final = (
 )
 # A cursor's metadata may have 4,096 bytes (broker/core/cursor.py).
 METADATA_BYTES_MIN: Final = 4_096
-# With this feature (KIP-966), only a replica that has every acknowledged record may become leader.
+# With this feature of Kafka (KIP-966), only a replica that has every acknowledged record may become leader.
 ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# Counts are written this soon after the first of them, so that users see new messages soon.
+# Counts are written at most this many seconds after the first new count, so that users see new messages soon.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
 # A batch of records that was read but not counted within a minute is read again.
@@ -81,7 +81,10 @@ class _Follower:
         self.coverage = Coverage()
 
     async def follow(self) -> None:
-        """Read the topic up to its end. Raises LogUnavailable if Kafka does not answer."""
+        """Read the topic `statistics` up to its end, and note which counting events are valid.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
         while True:
             records, end = await read_on(self._requests, self._topic, 0, self.next)
             for record in records:
@@ -94,10 +97,9 @@ class _Follower:
 
 
 async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
-    """Read the records of a topic from this offset on. Return them with the offset of the next read, which is the same
-    at the end.
+    """Read the records of a topic from an offset on. Return them with the offset at which the next read begins.
 
-    Unreadable and deleted records are skipped.
+    At the end of the topic, the returned offset is the given one. Unreadable and deleted records are skipped.
     """
     try:
         fetched = await requests.read(topic, partition, offset)
@@ -112,7 +114,8 @@ async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: i
 class Counting:
     """Counts the puts and deliveries in the partitions that this process owns, and writes the counts to Kafka.
 
-    Call assign() first. Then alternate read() and fold(), each followed by write_if_due().
+    Call assign() first. Then call read(), which fetches records, and fold(), which counts them, again and again. Call
+    write_if_due() after each of them.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, writer: Appender) -> None:
@@ -149,7 +152,7 @@ class Counting:
         self._restart({lane: follower.coverage.positions.get(lane) or begins[lane] for lane in lanes})
 
     def forget_reads(self) -> None:
-        """Read again what was read but not counted, because a rebalance may have dropped it."""
+        """Read again all records that were read but not counted, because a rebalance may have dropped them."""
         self._assignment += 1
         self._looked_s = time.monotonic()
         self._fetched = {lane: at.offset for lane, at in self._totals.positions.items()}
@@ -222,7 +225,7 @@ class Counting:
 
     @property
     def behind(self) -> bool:
-        """Whether some partitions have records that read() has not read yet."""
+        """Whether some partitions have records that were not read yet."""
         return any(at < self._ends.get(lane, 0) for lane, at in self._fetched.items())
 
     async def _ask_ends(self) -> dict[Lane, int]:
@@ -247,7 +250,10 @@ class Counting:
         return Batch(lane, begin, fetched.next_offset, fetched.records, unreadable=False, assignment=assignment)
 
     def fold(self, batch: Batch) -> None:
-        """Count a batch of records. A batch that does not follow the counted records is ignored."""
+        """Count a batch of records.
+
+        Ignore a batch that does not begin where the counted records of its partition end.
+        """
         totals, lane = self._totals, batch.lane
         at = totals.positions.get(lane)
         if batch.assignment != self._assignment or at is None or at.offset != batch.begin:
@@ -310,7 +316,7 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        # Cancellation raises here too. The next assignment finds out whether the counts were written.
+        # This also handles cancellation. The next assignment of partitions finds out whether the counts were written.
         except BaseException:
             if assignment == self._assignment:
                 self._overtaken()

@@ -82,8 +82,9 @@ class Deliveries(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerCondition:
-    """The condition of a listener: live, down or paused, with its lag. `lag` counts the messages that are not
-    settled.
+    """The condition of a listener: live, down or paused, and how many of its messages wait.
+
+    `lag` counts the messages that were not yet delivered, parked, cancelled or moved to the topic `outstanding`.
     """
 
     state: str
@@ -172,7 +173,7 @@ class Statistics(Protocol):
     """Reads the statistics of queues and listeners, per minute."""
 
     async def read(self, organization_id: str, series: Series) -> None:
-        """Add all counts since the beginning of the series to it.
+        """Add the stored counts to a series of statistics, from the beginning of the series on.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

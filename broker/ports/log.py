@@ -91,10 +91,10 @@ class DirectoryView(Protocol):
         """
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event at this offset of `control` changed nothing, such as one with a name that another
-        event took first.
+        """Return whether the event at this offset of `control` had no effect, such as an event with a name that was
+        taken.
 
-        Only recent offsets are known: call this right after seen().
+        Only recent offsets are known, so call this right after seen() has returned for the same offset.
         """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
@@ -150,7 +150,7 @@ class Acknowledged(Protocol):
     """The caller of an append that is told the result. It is told once, like a future, and must not raise."""
 
     def done(self) -> bool:
-        """Return whether the caller was told the result, or no longer waits."""
+        """Return whether the caller already has the result, or no longer waits for it."""
 
     def set_result(self, place: Any, /) -> None:
         """Receive (partition, offset) of the message, which all in-sync replicas have stored."""
@@ -176,10 +176,10 @@ class MessageLog(Protocol):
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message like append(), but tell the result to `writer`. A future would take two more turns of the
-        event loop.
+        """Append a message like append(), but pass the result to `writer` instead of a future.
 
-        If LogUnavailable is raised at once, `writer` is not told.
+        A future would take two more turns of the event loop. `writer` gets no result if LogUnavailable is raised at
+        once.
         """
 
     def append_together(
@@ -212,8 +212,8 @@ class MessageLog(Protocol):
     ) -> tuple[int, bytes] | None:
         """Return (offset, value) of a message, or None if there is no such message.
 
-        The partition is read from the time in the message's id on. Large reads are limited for each organization, here
-        and in the other methods. Raises Unavailable if Kafka does not answer.
+        The partition is read from the time in the message's id on. Each organization may run only a few large reads at
+        once. Raises Unavailable if Kafka does not answer.
         """
 
     async def find_all(
@@ -296,11 +296,11 @@ class ChangeLog(Protocol):
     async def latest(
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """Return the change that counts for each of these messages, by message id. Messages without a change are left
-        out.
+        """Return the valid change of each of these messages, by message id. Messages without a change are left out.
 
-        `places` maps a message id to (time, partition); the changes since then are read. Raises TooMuch if the new data
-        of several messages has more than `bytes_max` bytes, Unavailable if Kafka does not answer.
+        `places` maps a message id to the message's time and partition. Changes are read from that time on. Raises
+        TooMuch if the new data of several messages has more than `bytes_max` bytes, Unavailable if Kafka does not
+        answer.
         """
 
     async def deleted(

@@ -19,7 +19,8 @@ from cli.steps import steps, took
 from cli.visible import visible
 from everput import Client
 
-NO_LIMIT: Final = object()  # stands for the option `none`; None means a missing option
+# The option value `none` becomes this object, because None means that the option was not given.
+NO_LIMIT: Final = object()
 
 
 @click.group("listeners", cls=Group)

@@ -106,7 +106,11 @@ async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
 
 
 def _give_up_control(options: Options, one: DamagedRange) -> None:
-    """Write the event that gives the range up to the range itself. Nothing can be appended while it is unreadable."""
+    """Write an event into an unreadable range of the topic `control`, which says that an operator has given up the
+    range.
+
+    The event replaces the range itself, because nothing can be appended to `control` while a part of it is unreadable.
+    """
     topic, log_dir = by_name(_topics(options))[CONTROL].name, _log_dir(options)
     event = mended(one, given_up=True, actor="shell")
     record = Record(one.last, event.at_ms, b"", encode(event), ())
@@ -168,7 +172,10 @@ _RecordsOf = Callable[[int, int | None], list[Record]]
 
 
 def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
-    """Restore missing offsets, as far as the export has them without a gap. Return whether it has all of them."""
+    """Restore missing offsets of a partition from an export, up to the first offset that the export lacks.
+
+    Return whether all of them were restored.
+    """
     at = missing.first
     while records_of is not None and at <= missing.last:
         records = [one for number, one in enumerate(records_of(at, missing.last + 1)) if one.offset == at + number]
@@ -191,10 +198,11 @@ def _or_give_up(place: str, first: int, last: int) -> str:
 
 
 def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> int:
-    """Restore the damaged batches of one partition, and return how many remain damaged.
+    """Restore the damaged record batches of one partition, and return how many remain damaged.
 
-    `records_of` returns the records that an export has from one offset to before another; the second is None if the
-    batch's end is unknown. A batch behind one with an altered length is found only after that one is restored.
+    `records_of(begin, end)` returns the export's records from the offset `begin` to before the offset `end`; `end` is
+    None if the end of the damaged batch is unknown. If a batch has a wrong length, damaged batches after it are found
+    only after it is restored.
     """
     damaged: list[str] = []
     mended = True

@@ -108,7 +108,10 @@ def wrong_files(log_dir: Path, table: Topics) -> list[str]:
 
 
 def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
-    """Yield how the state of a process differs from the log: the first item that differs, and which of its fields."""
+    """Yield one text if the state of a process differs from the log.
+
+    The text names the first item that differs, and its first field that differs.
+    """
     if live["sha256"] == state.sha256:
         return
     theirs = live["digests"]

@@ -154,7 +154,7 @@ class Demo:
                 group.create_task(send(task, numbered))
 
     async def _watch(self, putting: asyncio.Task[None]) -> None:
-        """Run the demo until every message has arrived, or until nothing moves any more."""
+        """Run the demo until every message has arrived, or until nothing was put or received for PATIENCE_S seconds."""
         course = self._course(putting)
         progress: object = None
         moved_s = time.monotonic()

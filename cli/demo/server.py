@@ -27,9 +27,9 @@ from cli.processes import supervisor_link as link
 
 READY_S: Final = 600.0  # seconds; the first start downloads Kafka
 STOP_S: Final = 32.0
-# Only our own text: the lines come from our own log, so no linear time is needed.
+# Only our own text: this regular expression reads lines of Everput's own log, so it may take more than linear time.
 _STARTED: Final = re.compile(r" process\.started process=(\S+) pid=(\d+)")
-# Only our own text: the lines come from our own log, so no linear time is needed.
+# Only our own text: this regular expression reads lines of Everput's own log, so it may take more than linear time.
 _READY: Final = re.compile(r" process\.ready process=(\S+)")
 
 
@@ -135,9 +135,10 @@ class DemoServer:
 
 
 class DemoListeners:
-    """The listeners of the demo, which run in a process of their own.
+    """The demo's listeners, which run in a process of their own.
 
-    `ports` holds their ports by name. `counts` holds their counts by name, at most a fifth of a second old.
+    `ports` maps each listener's name to its port. `counts` maps each listener's name to its counters, which are at most
+    a fifth of a second old.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:

@@ -28,7 +28,7 @@ class Row:
     state: str
     # different messages that were received
     received: int
-    # messages that were put and not received yet
+    # messages that were put and that this listener has not received yet
     waiting: int
     # requests that were answered 503
     refused: int
@@ -64,7 +64,11 @@ class View:
         self._print(f"{time.monotonic() - self._started_s:6.1f} s  {text}")
 
     def show(self, put: int, rows: Sequence[Row], *, now: bool = False) -> None:
-        """Show the present counts. `now` prints plain lines at once, which otherwise come once a second."""
+        """Show the current counts of messages.
+
+        On a terminal, update the table. Otherwise, print a line at most every PLAIN_EVERY_S seconds, or at once with
+        `now`.
+        """
         if self._live is not None:
             self._live.update(self._table(put, rows), refresh=True)
             return

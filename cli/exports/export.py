@@ -138,7 +138,10 @@ class _Writer:
         _write(self._folder, self._made, self._lines, "")
 
     def _wait(self) -> None:
-        """Wait until the previous file is written, so that at most two files are in memory. Raise its error."""
+        """Wait until the previous file of the export is written, and raise the error if that failed.
+
+        At most two files of an export are in memory at a time.
+        """
         if self._writing is not None:
             self._writing.result()
 

@@ -39,7 +39,8 @@ from cli.printing import say, stderr
 
 _APPEND_RECORDS: Final = 5_000
 _CURSORS_AT_ONCE: Final = 1_000
-_SHIFTING: Final = ("outstanding", "claims")  # no record refers to offsets of these topics
+# An import may change the offsets of these topics, because no record refers to them.
+_SHIFTING: Final = ("outstanding", "claims")
 
 
 @click.command("import", epilog=examples("everput import backup --data-dir new-data"))

@@ -58,9 +58,9 @@ class Received:
     # The request's number in the output, counted from 1.
     number: int
     request: dict[str, Any]
-    # The fields of the local program's answer, as they were shown.
+    # The fields of the local program's answer, as `everput listen` printed them.
     fields: dict[str, Any]
-    # This function sends the request to the local address again.
+    # The function `resend` sends a received request to the local address again.
     resend: Callable[[], None]
 
 
@@ -101,7 +101,7 @@ def is_ours(descriptor: int) -> bool:
         return False
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except OSError:  # this is a terminal, but not the controlling one
+    except OSError:  # this file is a terminal, but not the one that controls this process
         return True
 
 

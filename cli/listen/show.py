@@ -21,8 +21,9 @@ class Show:
         self._as_json = as_json
 
     def __call__(self, event: str, *, number: int | None = None, resent: bool = False, **fields: Any) -> None:
-        """Print an event: listening, disconnected or answered. `number` is the request's number if keys can refer to
-        it.
+        """Print an event of `everput listen`: listening, disconnected or answered.
+
+        `number` is the number of the request, if the user can select requests by their numbers.
         """
         if self._as_json:
             shown = {name: value for name, value in fields.items() if name != "body" or self.body}

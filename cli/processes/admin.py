@@ -55,8 +55,9 @@ class Health:
         await self.view.caught_up()
 
     async def check_whole(self) -> None:
-        """Check like `check`, and raise Damaged while a part of the log can't be read. A restart would not help
-        then.
+        """Raise Unavailable if the process is not ready, or Damaged while a part of the log can't be read.
+
+        Damaged is a separate error, because a restart of the process would not repair the log.
         """
         await self.check()
         if self.view is not None and self.view.state.damage:

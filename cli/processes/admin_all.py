@@ -35,8 +35,9 @@ def all_app(children: Sequence[Child]) -> Starlette:
             raise Unavailable(f"these processes are not ready: {', '.join(missing)}")
 
     async def check_whole() -> None:
-        """Check one process after another for damage of the log. All know the same damage, so the first answer is
-        enough.
+        """Ask one process after another whether the log is damaged, and raise Damaged as soon as one says so.
+
+        All processes know the same damage, so one such answer is enough.
         """
         import httpx  # as in _ask()
 

@@ -23,7 +23,7 @@ from cli.processes import supervisor_link as link
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # a process that ran this long is restarted without a long pause
+STEADY_S: Final = 10.0  # a process that ran for at least 10 s is restarted without a long pause
 EXIT_CONFIGURATION: Final = 2
 
 _log = Logger(__name__)
@@ -117,7 +117,7 @@ class Child:
     async def _start(self, descriptor: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            # With -P, a module in the working directory can't replace one of ours.
+            # With Python's option -P, a module in the working directory can't replace one of Everput's modules.
             "-P",
             "-m",
             "cli.app",
@@ -149,7 +149,7 @@ class Child:
     async def _go(self, ours: socket.socket) -> None:
         access = await asyncio.shield(self._kafka)
         go = {"embedded": None if access is None else asdict(access)}
-        with suppress(OSError):  # the process has died, and keep() notices that
+        with suppress(OSError):  # the child process has died, and the method keep() restarts it
             await asyncio.get_running_loop().sock_sendall(ours, json.dumps(go).encode() + b"\n")
 
     def _heard(self, message: dict[str, object]) -> None:

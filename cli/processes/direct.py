@@ -39,7 +39,7 @@ class DirectConfig(uvicorn.Config):
 
 
 class _NoEvent:
-    """The event of a request for which no task waits."""
+    """A replacement for the asyncio.Event of a uvicorn request. It does nothing, because no task waits for it."""
 
     def set(self) -> None:
         pass
@@ -86,10 +86,10 @@ class DirectPutProtocol(HttpToolsProtocol):
     config: DirectConfig
     # Headers after the head are trailers, and are dropped (RFC 9112, 7.1.2).
     in_head = False
-    # A put whose head is complete and whose body is not. None if there is none, or if uvicorn answers the request.
+    # A put request whose head has arrived and whose body has not. None if there is none, or if uvicorn answers it.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # the running request of uvicorn before this put
-    # The time of the newest answer, if no request has begun since. 0.0 means that uvicorn has a timer.
+    _before: Any = None  # the request that uvicorn was answering when the put request began
+    # The time of the connection's newest answer, if no request has begun since. 0.0 means that uvicorn has a timer.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -115,10 +115,10 @@ class DirectPutProtocol(HttpToolsProtocol):
             self._leave_to_uvicorn(candidate)
 
     def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
-        """Return whether uvicorn must answer a put of a message whose body has not arrived completely.
+        """Return whether uvicorn must answer a put request whose body has not arrived completely.
 
-        Only a put that is permitted may wait for its body here. uvicorn's bodies are counted and bounded
-        (api/bodies.py).
+        That is so if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
+        permitted. Bodies that wait in uvicorn are counted and bounded (api/bodies.py).
         """
         return bool(candidate.body or self.unanswered) or not candidate.is_permitted()
 
@@ -196,7 +196,7 @@ class DirectPutProtocol(HttpToolsProtocol):
             return
         self._before = None
         candidate.body = b""
-        if len(self.unanswered) > 1:  # uvicorn does this, too, for pipelined requests
+        if len(self.unanswered) > 1:  # uvicorn also pauses reading while pipelined requests wait
             self.flow.pause_reading()
 
     def default_lines(self) -> bytes:

@@ -35,11 +35,11 @@ async def new_key(
     name: str | None = None,
     owner: tuple[str, str] | None = None,
 ) -> tuple[str, Organization]:
-    """Create an API key with all scopes. Return the key, which is stored nowhere, and its organization.
+    """Create an API key with all scopes for an organization. Return the key and the organization.
 
-    Without `organization_id`, use the oldest organization that was created in the shell and has this name and this
-    member, or create one. `owner` is the e-mail address and password of an account that becomes a member. Raises
-    Refused, NotFound, WrongPassword, LogUnavailable or InDoubt.
+    The key is not stored anywhere. Without `organization_id`, use the oldest organization that was created in the shell
+    with this `name` and with `owner` as a member. If there is none, create it. `owner` is the e-mail address and
+    password of an account, which becomes a member. Raises Refused, NotFound, WrongPassword, LogUnavailable or InDoubt.
     """
     account = None
     if owner is not None:
@@ -102,5 +102,5 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        with contextlib.suppress(WrongPassword):  # the account was created by somebody else
+        with contextlib.suppress(WrongPassword):  # somebody else has created this account, with another password
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

@@ -38,19 +38,19 @@ CATCH_UP_S: Final = 120.0  # seconds that a start may take to read all events of
 _PYTHONS_SOUND: Final = {
     (3, 11): 10,
     (3, 12): 6,
-}  # the first patch releases with the security fixes
+}  # for each Python version, the first patch release with the security fixes
 
 _log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """The parts of a process that its work uses."""
+    """The arguments for the work of one Everput process: its settings, an event that stops it, and what it calls."""
 
     settings: Settings
     # Set when the process must end.
     stop: asyncio.Event
-    # The work reports here what the admin address shows.
+    # The work reports its state to `health`, and the admin address shows it.
     health: Health
     # This function waits until Kafka answers and all topics exist.
     kafka: Callable[[], Awaitable[None]]

@@ -26,11 +26,11 @@ from cli.processes.direct import DirectConfig, DirectCycle, DirectPutProtocol
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # connections are kept longer than in common proxies, which is 60 s
+KEEP_ALIVE_S: Final = 75  # common proxies close idle connections after 60 s, so this server keeps them longer
 FINISH_S: Final = 7  # seconds that running requests get to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-# This bound is for chunk extensions and trailers of a request, which are neither head nor body.
+# The limit for the chunk extensions and trailers of a request, which are neither head nor body.
 FRAMING_BYTES_MAX: Final = 32 << 10
 _CHUNK_BYTES: Final = 20  # a chunk's size has up to 16 digits, and two line ends follow
 PIPELINED_MAX: Final = 32  # the most pipelined requests of a connection that may wait
@@ -40,7 +40,7 @@ _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
 # uvicorn logs these texts about clients that break the protocol, do not read, or were refused.
-# Such lines are not logged, because any client can cause thousands. Everput has lines of its own for what matters.
+# uvicorn's lines with these texts are dropped: any client can cause thousands. Everput logs what matters in own lines.
 _CLIENTS_FAULTS: Final = (
     "ASGI callable returned without completing",  # the answer was cut off, or the WebSocket was refused
     "opening handshake failed",
@@ -153,7 +153,10 @@ class Server(uvicorn.Server):
 
 
 class _Written(asyncio.Protocol):
-    """A connection that is dropped when its client does not read its answer, because closing would wait for that."""
+    """A connection that is aborted if its client does not read the answer.
+
+    A normal close would wait until the client has read the answer.
+    """
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
@@ -166,7 +169,7 @@ class _Written(asyncio.Protocol):
         super().resume_writing()
 
     def drop_if_unread_since(self, before: float) -> None:
-        """Disconnect a client that has read little or nothing of its answer since that time."""
+        """Disconnect the client if it has read little or nothing of its answer since the time `before`."""
         left = self.transport.get_write_buffer_size()
         if not left or not self._unread_since or left <= self._unread_bytes - _READ_BYTES_MIN:
             self._unread_since = self.loop.time() if left else 0.0
@@ -215,15 +218,15 @@ class _Connection(_Written, DirectPutProtocol):
     config: _Config
     # The time since which the rest of a request is awaited; None if the request is complete.
     _waiting_since: float | None = None
-    # The size of an unfinished head. It is negative until the read in which the head began has ended.
+    # The size of a request's unfinished head. It is negative until the socket read that begins the head has ended.
     _head_bytes = 0
     _read_bytes = 0  # bytes of this read
-    # The bytes after the head that are no content, such as chunk sizes.
-    # The count is negative until the current read ends, because the read's size is added at its end.
+    # The bytes of a request after its head that are not content, such as chunk sizes.
+    # This count of bytes is negative until the current socket read ends, because the read's size is added then.
     _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # no further request is accepted on this connection
-    _deaf = False  # a further request has begun and is ignored
+    _deaf = False  # a further request has begun on this connection, and is ignored
     # The last answer was sent. The rest of its request is read and dropped for at most `request_s`.
     _closing = False
 
@@ -255,7 +258,7 @@ class _Connection(_Written, DirectPutProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._take_last()  # its answer must come after those of earlier requests
+            self._take_last()  # the answer to this WebSocket request must follow the answers to earlier requests
             self._deaf = True
             return
         if not self._opens_websocket():
@@ -307,7 +310,7 @@ class _Connection(_Written, DirectPutProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self._framing_bytes = -self._read_bytes
-        # A head that arrives in one small read is within the bound.
+        # A request head that arrived in one socket read of at most HEAD_BYTES_MAX bytes is not too large.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:
@@ -382,7 +385,7 @@ class _Connection(_Written, DirectPutProtocol):
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:
-        """Close the connection if the rest of a request is missing since that time."""
+        """Close the connection if the rest of a request has been awaited since the time `before`, or for longer."""
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return
         self._refuse_unfinished(408, "The request took too long to arrive.")

@@ -50,7 +50,7 @@ class StartupServer:
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 
     def kafka_is_there(self) -> None:
-        """Record that Kafka answers. Only the log must still be read."""
+        """Record that Kafka answers. Only the log must still be read before this server is ready."""
         self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()
         self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
@@ -75,7 +75,7 @@ class StartupServer:
             await self._serving
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """Answer with the application if there is one, otherwise with the error that it is too early."""
+        """Let the application answer if this server is ready. Otherwise, answer with the reason why it is not ready."""
         if self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

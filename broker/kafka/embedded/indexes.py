@@ -62,7 +62,7 @@ def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iter
             for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
                 index = path.with_suffix(suffix)
                 try:
-                    # Read the index first, so that every batch that it names exists when the batches are read.
+                    # Read the index file before the segment file, so that the segment has every batch of the index.
                     raw = index.read_bytes()
                     batches = _batches(path)
                 except FileNotFoundError:

@@ -25,7 +25,7 @@ JAVA_OPTIONS: Final = (
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:TieredStopAtLevel=1",  # Java's optimizing compiler costs more time here than its code saves.
+    "-XX:TieredStopAtLevel=1",  # Java's optimizing compiler would cost more time than its code saves
     "-XX:+ExitOnOutOfMemoryError",  # The supervisor restarts a Kafka that has ended, but not one that hangs.
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",

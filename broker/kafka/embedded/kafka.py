@@ -137,7 +137,7 @@ class EmbeddedKafka:
         start() does.
         """
         await self.running_process.stop()
-        # If the password file was deleted, write it again: only start() begins with a new password.
+        # If the password file was deleted or changed, write it again: a restart does not change the password.
         if read_secret(password_file(self.data_dir)) != self._password:
             write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)
@@ -231,7 +231,7 @@ class EmbeddedKafka:
             for one in lost:
                 end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
                 if end > one.last:
-                    continue  # After its start, Kafka has more records than the files seemed to have.
+                    continue  # Kafka has found more records at its start than its files seemed to have.
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)
                 key = f"lost:{end}".encode() if one.topic.endswith(_COMPACTED) else None

@@ -39,11 +39,10 @@ class Lost(NamedTuple):
 
 
 def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost]:
-    """Yield the offsets that a partition's files have lost. Compacted topics can't be checked, because their offsets
-    may be missing.
+    """Yield the ranges of offsets that a partition's files have lost.
 
-    The broker noted that everything below `noted` is acknowledged. `begin` is the partition's first offset; None if
-    retention may have moved it.
+    Don't call this for compacted topics, because their offsets may be missing. The broker noted that all records below
+    the offset `noted` are acknowledged. `begin` is the partition's first offset; None if retention may have moved it.
     """
     at = begin
     for path in sorted(folder.glob("*.log")):

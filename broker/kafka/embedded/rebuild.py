@@ -46,7 +46,7 @@ def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
 
 
 def why_not(batch: DamagedBatch, records: Sequence[Record]) -> str:
-    """Explain why rebuilt() returned None, and what to do about it."""
+    """Explain why a damaged record batch could not be rebuilt from the export, and what to do about it."""
     if not any(batch.first <= record.offset <= batch.last for record in records):
         return "the export has no records with these offsets: use a newer export"
     codec = _CODECS.get(HEADER.unpack(batch.header)[5] & _CODEC_BITS)

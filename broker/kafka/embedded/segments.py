@@ -27,7 +27,7 @@ BATCH_BYTES_MAX: Final = 16 << 20
 # The length field does not count these first bytes of a record batch: the base offset and the length itself.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
-# The header then has last offset delta, two times, producer id and epoch, first sequence number, and record count.
+# A batch header ends with last offset delta, two times, producer id and epoch, first sequence number, and record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 # An entry of an offset index: a relative offset, and the position in the file where its batch begins.
 _ENTRY: Final = struct.Struct(">ii")
@@ -176,7 +176,10 @@ def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
 
 
 def acknowledged(log_dir: Path) -> dict[tuple[str, int], int]:
-    """Return the offset up to which the broker noted that everything is acknowledged, by topic and partition."""
+    """Return the high watermark that the broker saved for each topic and partition.
+
+    All records below a partition's high watermark are acknowledged.
+    """
     return {(topic, partition): noted for topic, partition, noted in _checkpoint(log_dir / _ACKNOWLEDGED)}
 
 
