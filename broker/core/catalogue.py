@@ -204,7 +204,7 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("message.deleted", 1): _UNCONDITIONAL,
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
-        "a replay that picks messages takes only those below `before_offsets` and the picked ones",
+        "a replay of chosen messages delivers only the chosen ones, and the messages below `before_offsets`",
     ),
     ("replay.started", 2): Former(
         frozenset({"send_headers"}),

@@ -34,8 +34,8 @@ new version of the event. Earlier versions stay in the topics, and are described
 Fields marked *secret* or *internal* are in the Kafka topics, but in no answer of the API. Internal fields are offsets
 in partitions that all organizations share.
 
-`claims` keeps its records for two days, `statistics` for 30, and `outstanding` is compacted. The other topics are the
-log that `GET /v1/log` reads.
+The topic `claims` keeps its records for two days, and `statistics` for 30 days. The topic `outstanding` is compacted.
+All other topics together are the log that `GET /v1/log` reads.
 
 Every event has
 """
@@ -61,7 +61,10 @@ def catalogue() -> str:
                 former = FORMER[name, version]
                 rows = [row for row in rows if row[0] not in former.lacks]
                 lines += _version(f"#### `{name}`, version {version}", rows)
-                lines += ["", f"No longer written. The upcaster makes it version {version + 1}: {former.read_as}."]
+                lines += [
+                    "",
+                    f"Everput no longer writes this version. It reads it as version {version + 1}: {former.read_as}.",
+                ]
     return "\n".join(lines) + "\n"
 
 
