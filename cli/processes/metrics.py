@@ -8,8 +8,10 @@ the number of time series does not grow with the number of listeners.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from heapq import nlargest
 from itertools import accumulate
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -32,6 +34,8 @@ if TYPE_CHECKING:  # the supervisor imports this module, and must not import a K
 ORGANIZATIONS_SHOWN: Final = 20
 # Each process names the listeners with the most waiting messages, and those that wait longest.
 LISTENERS_SHOWN: Final = 20
+# Fewer buckets than BOUNDS_MS, because each named listener adds a time series for each of them.
+_LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
 
 
 def new_registry() -> CollectorRegistry:
@@ -130,6 +134,7 @@ def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awa
             yield from _now(now)
             yield from _lags(now.lags, time.time() * 1000)
             yield from _troubles(now)
+            yield from _by_listener(worker.metrics, now)
 
     registry.register(_Collector(make))
     return look
@@ -217,6 +222,39 @@ def _troubles(now: Condition) -> Iterator[Metric]:
     yield states
 
 
+def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
+    """Yield the metrics of the attempts to the busiest listeners, and to those with the most failed attempts.
+
+    The last five minutes decide which listeners are named. A counter never decreases, because the worker keeps the
+    counts of the listeners that are not named.
+    """
+    found = metrics.by_listener
+
+    def rank(listener_id: str) -> tuple[int, int]:
+        return now.recent_attempts.get(listener_id, (0, 0))[0], found[listener_id].outcomes.total()
+
+    def failures(listener_id: str) -> tuple[int, int]:
+        outcomes = found[listener_id].outcomes
+        return now.recent_attempts.get(listener_id, (0, 0))[1], outcomes.total() - outcomes["delivered"]
+
+    busiest = nlargest(LISTENERS_SHOWN, found, key=rank)
+    failing = [one for one in nlargest(LISTENERS_SHOWN, found, key=failures) if failures(one)[1]]
+    labels = ["queue", "listener"]
+    text = "Attempts by listener and outcome; the busiest listeners and those that fail most only"
+    attempts = CounterMetricFamily("everput_listener_attempts", text, labels=[*labels, "outcome"])
+    text = "From the start of an attempt to its answer or failure; the same listeners only"
+    took = HistogramMetricFamily("everput_listener_attempt_seconds", text, labels=labels)
+    for listener_id in dict.fromkeys((*busiest, *failing)):
+        counts = found[listener_id]
+        for outcome, count in sorted(counts.outcomes.items()):
+            attempts.add_metric([counts.queue_id, listener_id, outcome], count)
+        took.add_metric(
+            [counts.queue_id, listener_id], _buckets(counts.took, _LISTENER_BOUNDS_MS), counts.took.total_ms / 1000
+        )
+    yield attempts
+    yield took
+
+
 def _parked(troubles: Iterable[Trouble]) -> list[int]:
     return [one.facts.parked for one in troubles]
 
@@ -241,6 +279,7 @@ def _histogram(name: str, documentation: str, counted: Histogram) -> HistogramMe
     )
 
 
-def _buckets(counted: Histogram) -> list[tuple[str, float]]:
-    bounds = [str(bound / 1000) for bound in BOUNDS_MS]
-    return list(zip([*bounds, "+Inf"], accumulate(counted.counts), strict=True))
+def _buckets(counted: Histogram, shown: Collection[int] = BOUNDS_MS) -> list[tuple[str, float]]:
+    """Return the histogram's cumulative buckets that end at one of the `shown` bounds, and the last bucket."""
+    below = zip([*BOUNDS_MS, inf], accumulate(counted.counts), strict=True)
+    return [("+Inf" if bound == inf else str(bound / 1000), count) for bound, count in below if bound in (*shown, inf)]

@@ -576,7 +576,7 @@ async def test_the_time_to_delivery_of_a_retried_message_counts_from_its_time(se
 
     def keep_books() -> None:
         for one in office.dirty:
-            metrics.count(*take_outcomes(one))
+            metrics.count(one.dispatcher.listener, *take_outcomes(one))
 
     office.keep_books = keep_books
     office.put(1, deliver_at_ms=its_time_ms, put_at_ms=its_time_ms - 3_600_000)

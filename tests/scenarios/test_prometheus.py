@@ -70,6 +70,13 @@ async def test_each_rule_loads_and_each_query_of_the_dashboard_has_data(tmp_path
                     return bool(rules) and all(rule["health"] == "ok" for rule in rules)
 
                 await until(healthy, what="all rules are evaluated")
+                counted = 'sum by (listener) (everput_listener_attempts_total{outcome="delivered"})'
+
+                def delivered() -> list[str]:
+                    found = (asked(client, "/query", query=counted) or {"result": []})["result"]
+                    return [one["value"][1] for one in found]
+
+                await until(lambda: delivered() == ["20"], what="the listener that answers has 20 counted attempts")
                 for panel in DASHBOARD["panels"]:
                     for target in panel["targets"]:
                         query = target["expr"].replace("$__rate_interval", "1m")

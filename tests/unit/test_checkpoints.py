@@ -253,13 +253,14 @@ class Office:
         self.topic = Topic()
         self.streams = {name: Settled(0, name) for name in names}
         self.dispatchers = {name: stream.dispatcher for name, stream in self.streams.items()}
+        self.metrics = Metrics()
         self.checkpoints = Checkpoints(
             SimpleNamespace(store=self._store),
             self.topic,
             NOTHING_KEPT,
             {0: SimpleNamespace(tail=9)},
             self.dispatchers,
-            Metrics(),
+            self.metrics,
             nothing,
             monotonic=lambda: clock.now,
         )
@@ -334,7 +335,9 @@ async def test_a_commit_that_failed_is_made_again_at_once_whoever_gives_way(cloc
 async def test_a_listener_that_has_ended_is_not_remembered(clock):
     office = Office(clock, "slow", "ended")
     await office.checkpoint()
+    assert office.metrics.by_listener["ended"].outcomes == {"delivered": 1}
     office.checkpoints.removed("ended")
+    assert office.metrics.by_listener.keys() == {"slow"}
     assert office.checkpoints.stored_at_s.keys() == {"slow"}
     del office.dispatchers["ended"]  # while its cursor is being committed
     await office.checkpoint()

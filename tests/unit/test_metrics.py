@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
+from collections import Counter
 from types import SimpleNamespace
 
 import httpx
@@ -86,6 +87,7 @@ async def test_a_scrape_tells_attempts_and_the_time_from_put_to_delivery():
     common = {"organization_id": "o", "listener_id": "l", "queue_id": "q", "message_id": put, "partition": 0}
     common |= {"offset": 3, "error": None, "took_ms": 1, "next_at_ms": None}
     worker.metrics.count(
+        SimpleNamespace(id="l", queue_id="q"),
         [(1, PUT_MS + 3, 200, 1, PUT_MS), (2, PUT_MS + 70, 204, 1, PUT_MS)],
         [
             (DeliveryAttempted(at_ms=PUT_MS + 900, number=1, outcome="failed", status=503, **common), PUT_MS),
@@ -153,6 +155,91 @@ async def test_the_worst_listeners_in_trouble_are_named_with_their_state_and_all
     assert found[("everput_parked",)] == found[("everput_retrying",)] == sum(range(1, 1001))
     counted = {key[1][1]: value for key, value in found.items() if key[0] == "everput_listeners_health"}
     assert counted == {"down": 1, "failing": 1000, "paused": 0, "replaying": 0, "new": 0, "healthy": 0}
+
+
+def delivered(took_ms: int = 1) -> tuple[int, int, int, int, int]:
+    """A row of a message that was delivered at the first attempt."""
+    return 1, PUT_MS, 200, took_ms, PUT_MS
+
+
+def failed_attempt(listener_id: str, *, outcome: str = "failed", took_ms: int = 1) -> DeliveryAttempted:
+    return DeliveryAttempted(
+        at_ms=PUT_MS,
+        organization_id="o",
+        listener_id=listener_id,
+        queue_id="q",
+        message_id="m",
+        partition=0,
+        offset=3,
+        number=1,
+        outcome=outcome,
+        status=503,
+        error=None,
+        took_ms=took_ms,
+        next_at_ms=None,
+    )
+
+
+async def test_attempts_are_counted_by_listener_with_their_duration():
+    worker, health = SomeWorker(), Health()
+    health.look = show_worker(health.registry, worker)
+    listener = SimpleNamespace(id="l", queue_id="q")
+    failed = failed_attempt("l", took_ms=1_500)
+    parked = failed_attempt("l", outcome="parked", took_ms=15_000)
+    worker.metrics.count(listener, [delivered(3), delivered(3), delivered(40)], [(failed, PUT_MS), (parked, PUT_MS)])
+    async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
+        found = await scrape(url)
+    own = ("listener", "l"), ("queue", "q")
+    attempts = {
+        dict(key[1:])["outcome"]: value for key, value in found.items() if key[0].endswith("listener_attempts_total")
+    }
+    assert attempts == {"delivered": 3, "failed": 1, "parked": 1}
+    name = "everput_listener_attempt_seconds"
+    below = {dict(key[1:])["le"]: value for key, value in found.items() if key[0] == f"{name}_bucket"}
+    assert below == {"0.005": 2, "0.02": 2, "0.1": 3, "0.5": 3, "2.0": 4, "10.0": 4, "60.0": 5, "+Inf": 5}
+    assert found[(f"{name}_count", *own)] == 5
+    assert found[(f"{name}_sum", *own)] == pytest.approx(16.546)
+
+
+async def test_only_listeners_with_the_most_attempts_and_failures_are_named_and_no_counter_decreases():
+    worker, health = SomeWorker(), Health()
+    health.look = show_worker(health.registry, worker)
+    listeners = {number: SimpleNamespace(id=f"l{number}", queue_id="q") for number in range(1, 1001)}
+    for number, listener in listeners.items():
+        # The first 500 listeners fail now and then, the later ones less.
+        failed = [(failed_attempt(listener.id), PUT_MS)] if number <= 500 else []
+        worker.metrics.count(listener, [delivered()] * (number % 7 + 1), failed)
+        worker.now.recent_attempts[listener.id] = (number, 501 - number if failed else 0)
+    old = [(failed_attempt("old"), PUT_MS)] * 2  # more than 5 minutes ago
+    worker.metrics.count(SimpleNamespace(id="old", queue_id="q"), [], old)
+
+    async def named() -> dict[str, float]:
+        """Return the numbers of attempts of the named listeners."""
+        found = await scrape(url)
+        counts = {dict(key[1:])["listener"]: n for key, n in found.items() if key[0].endswith("attempt_seconds_count")}
+        total: Counter[str] = Counter()
+        for key, number in found.items():
+            if key[0] == "everput_listener_attempts_total":
+                total[dict(key[1:])["listener"]] += number
+        assert counts == total
+        return counts
+
+    async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
+        first = await named()
+        assert first.keys() == {f"l{n}" for n in (*range(981, 1001), *range(1, LISTENERS_SHOWN + 1))}
+        assert first["l1000"] == 1000 % 7 + 1
+        worker.now.recent_attempts["l1000"] = (0, 0)
+        worker.now.recent_attempts["l1"] = (1, 0)
+        second = await named()
+        assert {"l1000", "l1"}.isdisjoint(second)
+        assert {"l980", "l21"} <= second.keys()
+        worker.metrics.count(listeners[1000], [delivered()], [])
+        worker.now.recent_attempts["l1000"] = (5000, 0)
+        assert (await named())["l1000"] == first["l1000"] + 1
+        worker.now.recent_attempts = {}
+        assert "old" in await named()
+        worker.metrics.removed("old")
+        assert "old" not in await named()
 
 
 async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():

@@ -99,6 +99,7 @@ class Checkpoints:
         """Forget a listener that was deleted."""
         self.stored_at_s.pop(listener_id, None)
         self._changed.pop(listener_id, None)
+        self._metrics.removed(listener_id)
 
     async def last(self) -> None:
         """Make the last checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if it
@@ -262,7 +263,7 @@ class Checkpoints:
                 continue
             streams.append(stream)
             rows, attempts = take_outcomes(stream)
-            self._metrics.count(rows, attempts)
+            self._metrics.count(dispatcher.listener, rows, attempts)
             note_attempts(stream, rows, attempts)
             for event in outcome_events(stream, rows, attempts, now_ms()):
                 key, value = getattr(event, "message_id", listener_id), encode(event)

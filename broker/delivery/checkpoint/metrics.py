@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from broker.core import circuit
+from broker.core.entities import Listener
 from broker.core.health import Facts, Health, facts
 from broker.core.histogram import Histogram
 from broker.delivery.dispatch.dispatcher import Dispatcher
@@ -21,6 +22,17 @@ from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED
 
 
+class ListenerCounts:
+    """The attempts to one listener since the worker started to deliver to it."""
+
+    __slots__ = ("outcomes", "queue_id", "took")
+
+    def __init__(self, queue_id: str) -> None:
+        self.queue_id = queue_id
+        self.outcomes: Counter[str] = Counter()  # attempts by outcome, such as `delivered`
+        self.took = Histogram()  # duration of an attempt in ms
+
+
 class Metrics:
     """The worker's counters since its process started."""
 
@@ -28,21 +40,36 @@ class Metrics:
         # Attempts by outcome and kind of answer, which is `2xx` … `5xx` or `none`.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
+        # By listener id. A listener is missing until its first attempt has ended.
+        self.by_listener: dict[str, ListenerCounts] = {}
         self.checkpoints = Histogram()  # duration in ms
         self.checkpoints_failed = 0
         self.cursors = 0  # committed cursors
         self.gained = 0  # how often Kafka assigned partitions
 
-    def count(self, rows: Sequence[Row], attempts: Iterable[Made]) -> None:
+    def count(self, listener: Listener, rows: Sequence[Row], attempts: Sequence[Made]) -> None:
         """Count the results of a listener's attempts since the last checkpoint."""
+        if not rows and not attempts:
+            return
+        counts = self.by_listener.get(listener.id)
+        if counts is None:
+            counts = self.by_listener[listener.id] = ListenerCounts(listener.queue_id)
         if rows:
+            counts.outcomes["delivered"] += len(rows)
+            counts.took.add_all([took_ms for _, _, _, took_ms, _ in rows])
             self.attempts["delivered", "2xx"] += len(rows)
             self.delivered.add_all([max(0, at_ms - put_at_ms) for _, at_ms, _, _, put_at_ms in rows])
         for attempt, put_at_ms in attempts:
             answer = "none" if attempt.status is None else f"{attempt.status // 100}xx"
             self.attempts[attempt.outcome, answer] += 1
+            counts.outcomes[attempt.outcome] += 1
+            counts.took.add(attempt.took_ms)
             if attempt.outcome == "delivered":
                 self.delivered.add(max(0, attempt.at_ms - put_at_ms))
+
+    def removed(self, listener_id: str) -> None:
+        """Forget the counts of a listener that was deleted."""
+        self.by_listener.pop(listener_id, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +102,8 @@ class Condition:
     partitions: int = 0
     listeners: Counter[str] = field(default_factory=Counter)  # by state, such as `down`
     health: Counter[Health] = field(default_factory=Counter)  # listeners and replays
+    # Attempts and failed attempts of the last 5 minutes, by the ids of listeners that had any.
+    recent_attempts: dict[str, tuple[int, int]] = field(default_factory=dict)
     # Only listeners that are down, failing or paused, or have parked or retrying deliveries.
     troubles: list[Trouble] = field(default_factory=list)
     lags: list[Lag] = field(default_factory=list)  # only listeners that lag
@@ -157,5 +186,7 @@ def _judge(now: Condition, dispatcher: Dispatcher, outstanding: Outstanding) -> 
     )
     health = known.health(paused=listener.paused is not None)
     now.health[health] += 1
+    if known.accepted or known.refused:
+        now.recent_attempts[listener.id] = known.accepted + known.refused, known.refused
     if known.parked or known.retrying or health in (Health.DOWN, Health.FAILING, Health.PAUSED):
         now.troubles.append(Trouble(listener.id, listener.queue_id, health, known))
