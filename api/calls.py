@@ -225,8 +225,7 @@ class Call:
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
-        """Read the request's JSON body into this shape. Raises NotJson, TooLarge, Malformed or Refused.
-
+        """Read the request's JSON body into this class. Raises NotJson, TooLarge, Malformed or Refused.
         `times_bytes_max` allows a multiple of the usual size limit. `small` sets a limit of 16 KiB, for bodies without
         messages.
         """

@@ -116,7 +116,7 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
 
 
 class _Schemas:
-    """The JSON Schemas of request and answer bodies, by name, with descriptions from the shapes' docstrings."""
+    """The JSON Schemas of request and answer bodies, by name. Their descriptions are the docstrings of the classes."""
 
     def __init__(self, operations: Iterable[OperationDoc]) -> None:
         shapes: list[type[msgspec.Struct]] = [answers.ProblemAnswer, answers.Notification]

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _IDLE_S: Final = 2.0  # Few large reads cost less than many small ones, so new records wait this long.
 _DUTY: Final = 2.0  # Each read is followed by a pause of twice its duration, because deliveries come first.
-# aiokafka's consumer leaves its group if it is not polled for this long. It is never polled, because the feed reads.
+# aiokafka's consumer leaves its group if it is not polled for this long. Everput never polls it, but fetches by itself.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 _LAST_WRITE_S: Final = 2.0
@@ -160,7 +160,7 @@ class _Message(ConsumerMessage):  # type: ignore[misc]
 
 class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        """Pause aiokafka's own fetching, because the feed reads the partitions."""
+        """Pause aiokafka's own fetching, because Everput reads these partitions itself."""
         self._thread._ensure_consumer().pause(*assigned)  # noqa: SLF001 - Faust has no public method.
         await super().on_partitions_assigned(assigned)
 
@@ -187,7 +187,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return message
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Return no offsets, because this consumer group commits none. The feed knows where to continue. Faust calls
+        """Return no offsets, because this consumer group commits none. Everput knows where to continue. Faust calls
         this after each rebalance.
         """
         self.transport.feed.again()

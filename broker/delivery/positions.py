@@ -38,7 +38,7 @@ class Positions:
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
-        """Return for each partition the lowest offset that a listener has not settled."""
+        """Return for each partition the lowest offset from which a listener continues."""
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:
@@ -83,5 +83,5 @@ async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions
 
 
 def lowest(listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], partition: int) -> int:
-    """Return the lowest offset on a partition that any of these listeners has not settled."""
+    """Return the lowest offset from which any of these listeners continues on a partition."""
     return min((one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners), default=1 << 63)

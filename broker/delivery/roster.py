@@ -105,7 +105,9 @@ class Roster:
             self._arrived.set()
 
     def change(self, listener: Listener) -> None:
-        """Apply a change of the listener: paused, resumed, redriven, or a new URL or secret."""
+        """Apply a change of the listener: it was paused or resumed, its deliveries are to be retried, or it has a new
+        URL or secret.
+        """
         before = self.dispatchers[listener.id].listener
         if before is listener:
             return  # A rebalance or a later event has already updated this dispatcher.
@@ -126,8 +128,8 @@ class Roster:
         self._means.ticks.remove(dispatcher)
 
     def tell(self, event: Event) -> None:
-        """Handle an event that concerns more than one listener's settings: a listener or replay has ended, or
-        unreadable records of the log were mended.
+        """Handle an event that concerns more than one listener's settings. A listener or replay has ended, or
+        unreadable records of the log are readable again or given up as lost.
         """
         assignment = self.assignment
         if isinstance(event, LogMended):
@@ -250,7 +252,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            dispatcher.wake()  # The dispatcher's regular ticks request missing messages again.
+            dispatcher.wake()  # The dispatcher's regular calls of tick() request missing messages again.
 
     def let_send(self, *, sending: bool) -> None:
         """Allow attempts to begin, or forbid it."""

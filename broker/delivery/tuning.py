@@ -61,20 +61,20 @@ class Tuning:
     # Ticks: the regular work for each listener (dispatch/ticks.py)
     tick_s: float = 0.05
     tick_parts: int = 5  # Each tick is divided into this many parts, so that it does not block the event loop.
-    # Once in this many ticks, low-priority listeners are served and the shares of all listeners are computed.
+    # Once in this many ticks of the worker, low-priority listeners are served and all shares are computed.
     share_ticks: int = 5
     begun_at_once: int = 8
     # If the event loop is later than this, answers that have arrived are read before attempts time out.
     stood_still_s: float = 0.1
     # While no listener needs ticks, idle connections are closed this often instead. 0 means that ticks never stop.
     rest_s: float = 5.0
-    tidy_ticks: int = 100  # Idle connections of each listener are closed once in this many ticks.
+    tidy_ticks: int = 100  # Idle connections of each listener are closed once in this many ticks of the worker.
     log_lines_per_min: int = 3  # A failing listener causes at most this many log lines of one kind.
 
     # Probes of listeners that are down (dispatch/liveness.py)
-    probes_max: int = 50  # A tick starts at most this many probes, if the machine is idle.
-    probes_calm: int = 10  # Probe intervals are chosen so that a tick starts this many probes.
-    probes_min: int = 2  # A tick may start this many probes even on a busy machine.
+    probes_max: int = 50  # One tick of the worker starts at most this many probes, if the machine is idle.
+    probes_calm: int = 10  # Probe intervals are chosen so that one tick of the worker starts this many probes.
+    probes_min: int = 2  # One tick of the worker may start this many probes even on a busy machine.
     permits_per_probe: int = 2  # On a busy machine, low-priority listeners start this many attempts for each probe.
     probe_timeout_s: float = 3.0
     # This part of a probe interval is random, so that listeners that failed together are probed at different times.

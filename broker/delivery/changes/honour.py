@@ -96,7 +96,8 @@ class Changes:
         """Read the updates and deletions of messages that the worker must know before it delivers these partitions. The
         deliveries of the topic `outstanding` must have been read before. Raises LogUnavailable.
 
-        `lows` has the lowest offset of each partition that is not settled yet, and `ends` each partition's end offset.
+        `lows` has for each partition the lowest offset from which a listener continues, and `ends` the partition's end
+        offset.
         """
         positions = await self._log.changes.end_offsets(list(lows))
 
@@ -364,7 +365,7 @@ class Changes:
     # Forgetting settled messages
 
     async def prune(self) -> None:
-        """Forget the updates and deletions whose messages every listener has settled, in an endless loop."""
+        """Forget updates and deletions once no listener needs them any more, in an endless loop."""
         while True:
             await asyncio.sleep(self._tuning.prune_s)
             for number in list(self._partitions) if self.known else ():

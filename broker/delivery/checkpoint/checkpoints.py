@@ -296,7 +296,7 @@ class Checkpoints:
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
         """Return whether a low-priority listener can skip this checkpoint, because its last commit is recent and few of
-        its deliveries were settled since.
+        its deliveries have ended since.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False

@@ -74,7 +74,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """The lag of a listener: how many messages it has not settled, and how old the oldest is."""
+    """The lag of a listener: how many messages wait for it, and how old the oldest of them is."""
 
     listener_id: str
     queue_id: str
@@ -119,8 +119,8 @@ class Condition:
 
 
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
-    """Return how many messages in the worker's partitions the listener has not settled. The number is an
-    upper bound.
+    """Return how many messages in the worker's partitions wait for the listener, without those in the topic
+    `outstanding`. The number is an upper bound.
     """
     messages = 0
     for number, stream in dispatcher.streams.items():

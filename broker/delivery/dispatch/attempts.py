@@ -214,7 +214,9 @@ class Attempts:
     # A connection calls the following methods when an attempt ends.
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
-        """Handle the status line of an answer, which settles the attempt. The answer's body may follow later."""
+        """Handle the status line of an answer, which decides the outcome of the attempt. The answer's body may follow
+        later.
+        """
         delivery: Delivery = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         connection.well = status < 500

@@ -217,7 +217,7 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            # After a crash, the delivery may be in the window and in `outstanding`.
+            # After a crash, the stream and `outstanding` may both have the delivery.
             stream.window.settle(delivery.offset)
         elif stream.window.settle(delivery.offset) is None:
             return
@@ -225,8 +225,8 @@ class Dispatcher:
             stream.assignment.touched(stream)
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Move a delivery to the topic `outstanding`, to be attempted at `due_ms`, or parked if that is None. It is
-        settled once it is written.
+        """Move a delivery to the topic `outstanding`, to be attempted at `due_ms`, or parked if that is None. The
+        committed offset may pass its message once the write has succeeded.
         """
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)
@@ -310,7 +310,7 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Start attempts again after a successful probe, or after the listener was resumed."""
-        self.activate()  # A resumed listener whose circuit is open must be probed.
+        self.activate()  # A resumed listener must be probed if its circuit breaker is open.
         if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
         self.refill()

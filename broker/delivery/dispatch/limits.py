@@ -90,7 +90,7 @@ class Limits:
             self._too_early = not self._pace.begin(at_s)
             if self._too_early:
                 return False
-        # Keep one permit, in case the listener gets low priority before permits are dealt again.
+        # Keep one permitted attempt, in case the listener gets low priority before attempts are shared out again.
         self.permits = self.permits - 1 if self.low_priority else 1
         return True
 

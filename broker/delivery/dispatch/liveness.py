@@ -66,7 +66,7 @@ class Liveness:
             self._wait(dispatcher)
 
     def tick(self, *, permits: int) -> None:
-        """Start the probes that are due. On a busy machine `permits` is small, and then fewer probes start."""
+        """Start the probes that are due. On a busy machine `permits` is small, so that fewer probes start."""
         at_ms, tuning = now_ms(), self._tuning
         most = max(tuning.probes_min, min(tuning.probes_max, permits // tuning.permits_per_probe))
         self._per_s = round(min(most, tuning.probes_calm) / tuning.tick_s)

@@ -122,9 +122,7 @@ def message_of(delivery: Delivery) -> Message:
 
 
 class Stream:
-    """The delivery of one partition's messages to one listener, with a window of the offsets that are not
-    settled yet.
-    """
+    """The delivery of one partition's messages to one listener, with the offsets whose delivery has not ended yet."""
 
     __slots__ = (
         "assignment",

@@ -20,7 +20,7 @@ from broker.delivery.tuning import Tuning
 
 
 class Ticks:
-    """The listeners' dispatchers that have something to do, and so need regular calls of tick()."""
+    """The listeners' dispatchers that have something to do, and need regular calls of tick()."""
 
     def __init__(
         self, liveness: Liveness, tuning: Tuning, *, gate: Gate | None = None, processor: Processor | None = None
@@ -44,7 +44,7 @@ class Ticks:
             self._rested.set()
 
     def remove(self, dispatcher: Dispatcher) -> None:
-        """Stop the ticks and probes of a dispatcher whose listener was deleted."""
+        """Stop the regular calls of tick(), and the probes, for a listener that was deleted."""
         self._liveness.down.discard(dispatcher)
         self._active.pop(dispatcher, None)
 

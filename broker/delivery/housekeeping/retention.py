@@ -41,7 +41,7 @@ class Lagging(Protocol):
 
 
 class _Lag(NamedTuple):
-    """A listener that has not settled old messages of a partition."""
+    """A listener that lags on a partition, so that old messages still wait for it."""
 
     partition: int
     listener_id: str

@@ -20,7 +20,9 @@ from broker.errors import LogUnavailable
 
 
 class Mending:
-    """The parked deliveries of a worker that wait until an unreadable part of the log is mended or given up as lost."""
+    """The parked deliveries of a worker that wait until an unreadable part of the log is readable again or given up as
+    lost.
+    """
 
     def __init__(
         self,

@@ -351,7 +351,7 @@ class Outstanding:
         return await self._due.serve(owns_any=bool(self._owned))
 
     def redrive(self, listener: Listener) -> None:
-        """Begin the listener's redrive, which makes retrying and parked deliveries due now."""
+        """Begin a redrive, which makes the listener's retrying and parked deliveries due now."""
         self._redrives.begin_now(listener, self._due)
 
     async def _message_of(self, entry: OutstandingEntry) -> Message | LogUnavailable | None:
