@@ -75,9 +75,8 @@ class DirectPut:
         return self._puts.target(self.url, self.sent) is not None
 
     def begin(self, body: bytes) -> bool:
-        """Check the put and append its message. Return False for a put that must be answered in the general way.
-
-        In that case nothing was counted or appended.
+        """Check the put and append its message. Return False for a put that Starlette must handle. In that case nothing
+        was counted or appended.
         """
         try:
             return self._puts.append(self, body)

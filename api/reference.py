@@ -56,7 +56,7 @@ class OperationDoc(NamedTuple):
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
-    # The error statuses beside those that every operation may answer with.
+    # The error statuses of this operation, in addition to those of all operations.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
     # The credentials that an operation without a scope requires.

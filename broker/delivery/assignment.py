@@ -116,7 +116,7 @@ class Assignment:
         await asyncio.gather(*self.loops, return_exceptions=True)
 
     def drop(self) -> None:
-        """Stop all work for the partitions, because they now belong to other workers."""
+        """Stop all work for the partitions, because other workers own them now."""
         self.fence.end()
         for task in self.loops:
             task.cancel()

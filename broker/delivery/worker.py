@@ -263,7 +263,7 @@ class Worker:
             return positions, await assignment.changes.read(positions.lows(), positions.ends)
 
         async def record() -> bool:
-            """Write the event that this worker owns the partitions, just before the first attempt."""
+            """Record in the log that this worker owns the partitions, just before the first attempt."""
             await assignment.changes.say_taken(partitions)
             return True
 

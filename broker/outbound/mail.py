@@ -68,7 +68,7 @@ class Mailer:
             return _LATER, type(error).__name__
 
     def _connected(self) -> smtplib.SMTP:
-        """Connect, encrypt and sign in. Raises SMTPException or OSError."""
+        """Connect to the mail server, encrypt the connection, and sign in. Raises SMTPException or OSError."""
         settings, context = self._settings, ssl.create_default_context()
         server: smtplib.SMTP
         if settings.tls:
@@ -116,7 +116,7 @@ def _draft(sender: str, recipient: str, subject: str, text: str) -> EmailMessage
     mail["To"] = recipient
     mail["Subject"] = subject
     mail["Date"] = formatdate()
-    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notice shall answer it
+    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: vacation notices must not answer this mail
     mail.set_content(text)
     return mail
 

@@ -265,7 +265,7 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                continue  # Other workers may own the partitions by now, which the next checkpoint checks.
+                continue  # Other workers may own the partitions by now. The next checkpoint checks this.
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
                     by_partition.setdefault(partition, []).append(self._apply(partition, offset, event))

@@ -222,7 +222,7 @@ class OutstandingIndex:
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
     def at_offsets(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return parked deliveries of the messages at these offsets, in the order in which they were written."""
+        """Return the parked deliveries of the messages at these offsets, in the order in which they were stored."""
         return self._some(
             "SELECT * FROM entries WHERE partition = ? AND message_offset BETWEEN ? AND ? AND due_ms IS NULL AND id > ?"
             " ORDER BY id LIMIT ?",
