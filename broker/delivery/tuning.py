@@ -105,7 +105,7 @@ class Tuning:
     append_pause_s: float = 0.5  # A record that Kafka did not accept is written again after this pause.
     damaged_at_once: int = 500  # appended in one request
     index_cache_kib: int = 16 << 10  # SQLite caches this much of its index in memory; the rest is in a temporary file.
-    record_bytes_more: int = 1 << 20  # If a read was too small for its record, the next one has this size.
+    record_bytes_more: int = 1 << 20  # If a read was too small for its record, the next read has this size.
 
     # Checkpoints (checkpoint/)
     # A checkpoint is made this often. After a crash, the deliveries since the last one are repeated.

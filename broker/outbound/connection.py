@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
-# Search only these answers for the header Retry-After, because a parser callback for each header would be slow.
+# Search only answers with these statuses for Retry-After, because a callback for each header would be slow.
 _MAY_SAY_WHEN: Final = (429, 503)
 # A connection remembers the last answer if it is at most this long, and does not parse equal answers.
 _AGAIN_BYTES_MAX: Final = 1 << 10

@@ -158,7 +158,7 @@ class CatchUp:
                 continue  # The partition was handed over, or another read has served this listener.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                continue  # This read left out the messages of the listener's queue.
+                continue  # This read of the log left out the messages of the listener's queue.
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
                 # Remember now that the stream was served, because refill() may request another read for it.
