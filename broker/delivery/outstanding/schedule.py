@@ -30,8 +30,7 @@ from broker.delivery.outstanding.mending import Mending
 from broker.delivery.outstanding.rebuild import Streams
 from broker.delivery.outstanding.records import OutstandingRecords, kept_event
 from broker.delivery.outstanding.redriving import Redrives
-from broker.delivery.outstanding.sync import IndexSync
-from broker.delivery.outstanding.watched import WatchedAppender
+from broker.delivery.outstanding.sync import IndexSync, WatchedAppender
 from broker.delivery.ports import Appender, LogReader
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition

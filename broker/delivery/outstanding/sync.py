@@ -1,14 +1,16 @@
 """The index kept in step with the topic `outstanding`: filled at a take-over, and compared with the topic since then.
 
-For: reading a partition's records into the index, and the fingerprint by which the partition's next owner notices that
-records are missing. Not for: the records (records.py), writing them (schedule.py), rebuilding them (rebuild.py).
+For: reading a partition's records into the index, which appends are under way or in doubt, and the fingerprint by which
+the partition's next owner notices that records are missing. Not for: the records (records.py), writing them
+(schedule.py, broker/kafka/appender.py), rebuilding them (rebuild.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Final
 
 from broker.core.outstanding_sum import parse_sum
@@ -17,13 +19,72 @@ from broker.delivery.outstanding.entry import Key, OutstandingEntry, ids_in
 from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.outstanding.rebuild import Streams
 from broker.delivery.outstanding.records import OutstandingRecords
-from broker.delivery.outstanding.watched import WatchedAppender
-from broker.delivery.ports import LogReader
+from broker.delivery.ports import Appender, KeyAndValue, LogReader
 from broker.delivery.tuning import Tuning
 from broker.errors import LogUnavailable
 from broker.ports import LATEST
 
 _UNKNOWN: Final = -1  # no count of changes
+
+
+class WatchedAppender:
+    """An appender (ports.Appender) that remembers its appends, by partition."""
+
+    def __init__(self, topic: Appender) -> None:
+        self._topic = topic
+        # This number grows when an append begins, and when it ends.
+        self.changes: defaultdict[int, int] = defaultdict(int)
+        self.records: defaultdict[int, int] = defaultdict(int)  # The number of records that Kafka has certainly stored.
+        self._under_way: defaultdict[int, int] = defaultdict(int)
+        # The keys of records of which nobody knows whether Kafka has stored them.
+        self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
+
+    @property
+    def name(self) -> str:
+        return self._topic.name
+
+    def settled(self, partition: int) -> bool:
+        """Return whether no append to this partition is under way or has an unknown result."""
+        return not self._under_way[partition] and not self._in_doubt[partition]
+
+    def doubt(self, partition: int, key: bytes) -> None:
+        """Note that Kafka may have a record with this key that the index lacks. A later record with the same key ends
+        this doubt.
+        """
+        self._in_doubt[partition].add(key)
+
+    async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
+        keys = {partition: [key for key, _ in records] for partition, records in outcomes.items()}
+        self._begin(*keys)
+        try:
+            await self._topic.append(outcomes)
+        finally:
+            for partition, some in keys.items():
+                self._end(partition, some, written=partition not in outcomes)
+
+    async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
+        self._begin(partition)
+        written = False
+        try:
+            offset = await self._topic.append_one(partition, key, value)
+            written = True
+        finally:
+            self._end(partition, [key], written=written)
+        return offset
+
+    def _begin(self, *partitions: int) -> None:
+        for partition in partitions:
+            self.changes[partition] += 1
+            self._under_way[partition] += 1
+
+    def _end(self, partition: int, keys: list[bytes], *, written: bool) -> None:
+        self.changes[partition] += 1
+        self._under_way[partition] -= 1
+        if written:
+            self.records[partition] += len(keys)
+            self._in_doubt[partition].difference_update(keys)
+        else:
+            self._in_doubt[partition].update(keys)
 
 
 class IndexSync:
