@@ -60,8 +60,9 @@ LOOK_S: Final = 10.0
 _AT_ONCE: Final = 50  # listeners whose cursors are loaded together
 _PAUSE_PART: Final = 9.0  # The pause after a group of listeners is nine times as long as the check of the group.
 _OTHERS_MAX: Final = 200  # listeners without trouble, per check
-_GONE: Final = "the listener answered 410"  # If a worker has paused a listener, the reason begins with this text.
-# A message that another worker was about to put is stored or lost after 30 s.
+# The reason for a listener's pause begins with this text if a worker has paused the listener.
+_GONE: Final = "the listener answered 410"
+# If another worker was about to put the message of an alert, that message is stored or lost after 30 s.
 _SETTLED_MS: Final = 30_000
 # A message id may use the time of an event only if the event is younger than five minutes.
 _ID_VALID_MS: Final = 5 * 60_000

@@ -26,8 +26,8 @@ CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # A hash takes 46 MiB, and less than 0.1 s of a processor.
 WAITING_MAX: Final = 150  # more than strangers' rate limits allow
 _SCORE_MIN: Final = 2  # 2 means a million guesses
-# zxcvbn tries all meanings of symbols such as @ and 4 as letters, so its time grows with their product.
-# zxcvbn takes 14 s for 72 hostile characters. Within these limits the worst known case takes 0.2 s.
+# zxcvbn tries all meanings of symbols such as @ and 4 as letters, so its time grows with the number of combinations.
+# zxcvbn takes 14 s for 72 hostile characters. Within these two limits, the worst known case takes 0.2 s.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
 _judging: Final = Lock()  # zxcvbn has a global variable

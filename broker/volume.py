@@ -75,7 +75,8 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # The bytes that each tenant may store before its limit is checked again. Concurrent puts may bring it below 0.
+        # The bytes that each tenant may still store before its limit is checked again.
+        # Concurrent puts may make this number of bytes negative.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id

@@ -87,7 +87,7 @@ def errors_as_refusals(url: str) -> Iterator[None]:
         if error.status == HTTPStatus.UNAUTHORIZED:
             raise ConfigurationError(f"the API key was refused: {error}") from error
         if error.status == HTTPStatus.FORBIDDEN:
-            raise ConfigurationError(f"the API key may not do this: {error}") from error
+            raise ConfigurationError(f"the API key has no right to do this: {error}") from error
         if error.status in AGAIN:
             raise ConfigurationError(f"the API at {url} can't answer at the moment: {error}") from error
         raise Refused(str(error)) from error
@@ -105,7 +105,7 @@ def nothing_answers(url: str, error: Exception) -> ConfigurationError:
 def find_queue(client: Client, queue: str) -> str:
     """Return the id of the queue with this id or name.
 
-    Raises NotFound, or NoNames if the API key may not look names up.
+    Raises NotFound, or NoNames if the API key has no right to look up names.
     """
     try:
         if is_id(queue) and _is_there(client, queue):
@@ -116,7 +116,7 @@ def find_queue(client: Client, queue: str) -> str:
     except Problem as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        if is_id(queue):  # an API key for messages can use the queue without reading it
+        if is_id(queue):  # an API key that may only put messages can use the queue's id without reading the queue
             return queue
         raise NoNames(queue) from error
     raise NotFound(f"no queue has the name or ID {queue}; `everput queues list` shows all")

@@ -20,12 +20,12 @@ from broker.errors import BrokerError
 from cli.api_options import connection
 from everput import Client, EverputError, list_listeners, list_queues
 
-_ANSWER_S: Final = 1.0  # a shell completion waits for the API at most this many seconds
+_ANSWER_S: Final = 1.0  # seconds that a shell completion waits for the API at most
 _NAMES_MAX: Final = 1_000
 
 
 def _names(context: click.Context, list_names: Callable[[Client], list[str]]) -> list[str]:
-    """Return names from the API for a completion, or none if the API does not answer in time."""
+    """Return names from the API for shell completion. Return none if the API does not answer in time."""
     found: list[str] = []
 
     def ask() -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import IO, Final
 
-LINE_BYTES_MAX: Final = 4 << 20  # this limit is above the size of any message
+LINE_BYTES_MAX: Final = 4 << 20  # the most bytes of a line, which is more than any message has
 _CHUNK_BYTES: Final = 1 << 18
 
 

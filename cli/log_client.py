@@ -94,9 +94,9 @@ def read(
 
 
 def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
-    """Return the JSON at a path of the API; None for a 404 or a key that may not read it.
+    """Return the JSON that the API answers for a path.
 
-    Raises Refused or ConfigurationError.
+    Return None for a 404, or if the API key has no right to read the path. Raises Refused or ConfigurationError.
     """
     try:
         with waiting(f"the API at {http_client.base_url}"):
@@ -155,7 +155,10 @@ def _ask(http_client: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
 
 
 def _lines(answer: httpx.Response) -> Iterator[list[bytes]]:
-    """Yield whole lines as they arrive. The library's `iter_lines` would also split at other characters."""
+    """Yield whole lines as they arrive.
+
+    The method `iter_lines` of httpx would also split lines at characters other than the newline.
+    """
     rest = b""
     for chunk in answer.iter_bytes():
         *whole, rest = (rest + chunk).split(b"\n")

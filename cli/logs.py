@@ -35,7 +35,7 @@ _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,
     "mode": logging.ERROR,
-    "projections.app": logging.WARNING,  # our Faust app logs its start and stop under this name
+    "projections.app": logging.WARNING,  # Everput's Faust app logs its start and stop under this logger name
     "uvicorn": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,

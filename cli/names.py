@@ -11,7 +11,7 @@ from broker.errors import ConfigurationError
 
 
 def is_id(text: str) -> bool:
-    """Return whether the text has the form of an id. A queue's name may have this form, too."""
+    """Return whether the text has the form of an id. The name of a queue may also have this form."""
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:
@@ -19,7 +19,10 @@ def is_id(text: str) -> bool:
 
 
 class NoNames(ConfigurationError):
-    """The error that an API key may not look up queues by name. It may still use a queue by its id."""
+    """The error that an API key has no right to look up queues by name.
+
+    With the id of a queue, the key can still use the queue.
+    """
 
     def __init__(self, queue: str) -> None:
         super().__init__(f"this API key lacks the scope 'queues', so it can't look up {queue}: give the queue's ID")

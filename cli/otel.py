@@ -35,7 +35,7 @@ from cli.logs import Logger
 
 _log = Logger(__name__)
 
-_ERROR_STATUS: Final = 300  # a listener's answer from this status on is an error
+_ERROR_STATUS: Final = 300  # a listener's HTTP status from 300 on counts as an error
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class ListenerRow:
     # seconds since the oldest waiting message was put; None if none waits
     pending_s: float | None
     last_error: str | None
-    # the reason why this row counts as a problem, or None
+    # the reason why this listener counts as a problem, or None
     wrong: str | None
 
 
@@ -93,7 +93,7 @@ class Limits:
 
     # the most messages that may wait for a listener; None for no limit
     messages: int | None
-    # the longest time in seconds that a message may wait; None for no limit
+    # the longest time in seconds that a message may wait without being a problem; None for no limit
     age_s: float | None
     # the problems of a listener (names from TROUBLES) that make the exit code 1
     fail_on: frozenset[str] = frozenset(("down", "failing", "parked"))

@@ -67,15 +67,15 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# Returns whether the listener of an organization belongs to this queue, or did before it was deleted.
+# A function that returns whether an organization's listener belongs to a queue, or did before it was deleted.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The range of log times that a client reads, from `begin_ms` until before `end_ms`. None means now.
+    """The range of log times that a client reads: from `begin_ms` until before `end_ms`. None means the current time.
 
-    With `page_token`, it begins there instead. `limit` is the largest number of events.
+    With `page_token`, the range begins at the page token instead. `limit` is the largest number of events.
     """
 
     begin_ms: int | None = None
@@ -130,11 +130,10 @@ class LogReader:
         )
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
-        """Yield the matching events in the order of the log, in slices. The last slice is complete.
+        """Yield the matching events in the order of the log, in slices. The last slice is marked as complete.
 
-        Without an end, the range is everything acknowledged before the call; this takes `settle_ms` longer than the
-        reading itself. A slice may have no events, but its page token has advanced.
-
+        Without an end, the range ends with the events that were acknowledged before the call. In this case, the call
+        takes `settle_ms` longer than the reading itself. A slice may have no events, but its page token has advanced.
         Raises Busy, NotFound, WrongCursor or LogUnavailable.
         """
         with self._slots.slot(wanted.organization_id):
@@ -180,7 +179,7 @@ class LogReader:
 
 
 class _Reading:
-    """The reading of a range of the log for one request."""
+    """Reads a range of the log for one request."""
 
     def __init__(
         self,

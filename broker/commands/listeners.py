@@ -276,8 +276,9 @@ class ListenerCommands:
         return len(value)
 
     def _check_mail(self, queue: Queue, asked: ListenerInput) -> None:
-        """Raise Refused if this listener may not have a `mailto:` URL. Otherwise anybody could send e-mail to
-        anybody.
+        """Raise Refused if this listener must not have a `mailto:` URL.
+
+        Without this check, anybody could send e-mail to anybody.
         """
         for pointer, url in (("/notify_url", asked.notify_url), ("/liveness_url", asked.liveness_url)):
             if url is None or not url.startswith(MAILTO):

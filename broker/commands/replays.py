@@ -180,7 +180,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        if replay.ended is None:  # A cancelled replay has no listener in the directory any more.
+        if replay.ended is None:  # The directory no longer has a listener for a replay that was cancelled.
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
             end - start if number in replay.finished else max(0, min(cursors[number].offset, end) - start)

@@ -22,7 +22,7 @@ from msgspec import UNSET, UnsetType
 from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold
 from broker.core.event import Event
 
-# Every organization's queue for alerts has this reserved name.
+# Every organization's queue for alerts has this name, which no other queue can have.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
 BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for 30 s before its alert ends.
@@ -45,7 +45,7 @@ class Kind(StrEnum):
     DISK = "disk.low"  # disk of the embedded Kafka
 
 
-# The message about the end of an alert DOWN or FAILING has this type.
+# The type of the message about the end of an alert DOWN or FAILING.
 BACK: Final = "listener.back"
 _HEALTH: Final = (Kind.DOWN, Kind.FAILING)
 # No message is sent when an alert about an expiring secret or API key ends.

@@ -21,7 +21,7 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-# A tunnel answers with this HTTP status if no client has received the message, so no attempt was made.
+# A tunnel answers with this HTTP status if no client has received the message. It does not count as an attempt.
 TUNNEL_AWAY: Final = 599
 SLOW_DOWN: Final = (429, 503)  # HTTP statuses of an overloaded listener
 TIMEOUTS: Final = ("timeout", "connect-timeout")

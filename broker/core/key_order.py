@@ -100,7 +100,7 @@ class ArrivingOffsets(Generic[K]):
         self._offsets: dict[K, list[int]] = {}
 
     def __len__(self) -> int:
-        """Return the number of keys that have deliveries on the way to the topic `outstanding`."""
+        """Return the number of keys with deliveries that are being moved to the topic `outstanding`."""
         return len(self._offsets)
 
     def join(self, key: K, offset: int) -> None:

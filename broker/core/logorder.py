@@ -53,7 +53,7 @@ class Lane(Generic[T]):
 
 
 class Run(NamedTuple, Generic[T]):
-    """Consecutive records of one partition that come next in the merged order. `size` is their total in bytes."""
+    """Consecutive records of one partition in the merged order. `size` is the total of their bytes."""
 
     lane: Lane[T]
     records: list[Held[T]]
@@ -181,7 +181,7 @@ class Merge(Generic[T]):
             heapq.heappush(self._heap, entry)
 
     def _replace(self, lane: Lane[T]) -> None:
-        """Restore the heap of partitions after its first partition has advanced."""
+        """Restore the order of the heap after its first partition has advanced to a later record."""
         entry = self._entry(lane)
         if entry is None:
             heapq.heappop(self._heap)

@@ -189,9 +189,9 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     minutes: tuple[StatisticsRow, ...]
 
 
-# A delivery gets this error if only a newer version of Everput can read its message. No copy of it is stored.
+# The error of a delivery whose message only a newer version of Everput can read. No copy of the message is stored.
 UNDECODABLE: Final = "undecodable"
-# A delivery gets this error if its message is damaged. No copy of the message is stored.
+# The error of a delivery whose message is damaged. No copy of the message is stored.
 DAMAGED: Final = "damaged"
 BARE: Final = (UNDECODABLE, DAMAGED)  # errors without a stored message
 

@@ -45,7 +45,7 @@ class Probes(Generic[L]):
         self._last_gone = True
 
     def add(self, listener: L, *, at_ms: int, since_ms: int) -> None:
-        """Add a listener that is down since `since_ms`. Its probe is due at `at_ms`."""
+        """Add a listener that has been down since `since_ms`. Its probe is due at `at_ms`."""
         heappush(self._later, (at_ms, next(self._numbers), since_ms, listener))
 
     def next(self, at_ms: int) -> L | None:

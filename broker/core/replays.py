@@ -71,8 +71,9 @@ class Replay:
 
 
 class Replays:
-    """All running replays, and the newest ENDED_MAX ended replays of each organization. A deleted listener takes its
-    replays with it.
+    """All running replays, and the newest ENDED_MAX ended replays of each organization.
+
+    When a listener is deleted, its replays are removed.
     """
 
     def __init__(self) -> None:

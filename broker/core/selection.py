@@ -39,7 +39,7 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# An event of one of these types concerns many messages, so it belongs to the history of each of these messages.
+# The events ListenerRedriven and ReplayStarted may concern many messages, so the history of each message has them.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
 # The JSON of every event begins with these bytes. A record with another beginning is always decoded.
 _TYPED: Final = b'{"type":"'
@@ -81,7 +81,7 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    # A record matches only if its bytes contain all of these ids.
+    # A record matches the filter only if its bytes contain every id in `_needles`.
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)

@@ -171,7 +171,7 @@ class Window(Generic[D]):
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Return the offset below which every message of this listener was taken.
+        """Return the offset below which the delivery of every message for this listener has begun.
 
         `tail` is the offset up to which the newest messages were read.
         """

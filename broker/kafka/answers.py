@@ -24,8 +24,9 @@ _MARK: Final = b'"type":"answers.kept"'
 
 
 class AnswersOfMessage:
-    """The stored answers to one message's failed attempts, for these listeners. The attempts are collected first, then
-    the answers.
+    """The stored answers of these listeners to the failed attempts of one message.
+
+    First the attempts are collected, and then the answers to them.
     """
 
     def __init__(self, offset: int, listener_ids: Collection[str]) -> None:

@@ -44,11 +44,10 @@ class Appender:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write (key, value) records by partition, and remove the written ones from `outcomes`. A value of None writes
-        a tombstone.
+        """Write (key, value) records by partition, and remove the written ones from `outcomes`.
 
-        Raises LogUnavailable if Kafka does not acknowledge. Then the records left in `outcomes` may or may not be
-        written.
+        A value of None writes a tombstone. Raises LogUnavailable if Kafka does not acknowledge. After this error,
+        nobody knows whether the records left in `outcomes` are written.
         """
 
         async def write(partition: int, records: Sequence[KeyAndValue]) -> None:

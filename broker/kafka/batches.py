@@ -27,7 +27,7 @@ _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
 # The first 12 bytes of the next record batch are enough to read its base offset and length.
 FOLLOWING_BYTES: Final = _LENGTH.size
-_OLD_CRC_AT: Final = 12  # Record batches of the old formats 0 and 1 have their CRC-32 at this byte.
+_OLD_CRC_AT: Final = 12  # in the old batch formats 0 and 1, the CRC-32 is at this byte of a record batch
 _MAGIC: Final = 2  # format since Kafka 0.11
 _BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # smallest sizes, by format
 _BYTES_MAX: Final = 9 << 20  # A batch may be slightly larger than the topic's max.message.bytes.

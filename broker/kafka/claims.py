@@ -129,7 +129,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # If a claim of an Idempotency-Key is unreadable, a repeated put with this key is stored again.
+        # An unreadable claim is skipped, so a repeated put with the Idempotency-Key of that claim is stored again.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:

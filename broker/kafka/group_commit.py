@@ -63,9 +63,11 @@ class _Batch:
 
 
 class GroupCommit:
-    """Group commit: messages that arrive while a record batch is in flight share the next batch, and so one fsync.
+    """Group commit: messages that arrive while a record batch is in flight share the next batch, and therefore one
+    fsync.
 
-    A caller waits at most `timeout_s` for Kafka's acknowledgement. `durable` is the histogram of the times until it.
+    A caller waits at most `timeout_s` for Kafka's acknowledgement. `durable` is the histogram of the times that the
+    acknowledgements took.
     """
 
     def __init__(
@@ -230,7 +232,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # If the callers of all these messages have given up, there is no record batch: try another partition.
+                # If no caller waits for these messages any more, there is no record batch: try another partition.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -354,7 +356,8 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        elif len(self._under_way) < _IN_DOUBT_MAX:  # The leaders of all partitions are late, so none is preferred.
+        # All partition leaders are late, so each partition with a leader may be used.
+        elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:
             return -1

@@ -17,7 +17,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, 
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-# Kafka accepts this generation and member id for a commit while the group has no members.
+# Kafka accepts a commit with this generation and member id if the consumer group has no members.
 _NO_MEMBER: Final = (-1, "")
 
 T = TypeVar("T")

@@ -52,10 +52,10 @@ class KafkaLog:
         self.statistics = Appender(self.producer, names.statistics.name, timeout_s)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse the appends of the API for this reason, and urgent events too if `refusal` says so. Pass None to
-        accept appends again.
+        """Refuse the appends of the API from now on, for the reason `refusal`.
 
-        Appends of workers are never refused.
+        Urgent events are refused only if `refusal` says so. Pass None to accept appends again. Appends of workers are
+        never refused.
         """
         self._writer.refuse(None if refusal is None else refusal.reason)
         self.control.refusal = refusal

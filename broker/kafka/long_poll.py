@@ -144,7 +144,7 @@ class LongPoll:
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """
         partition = row.partition
-        # The caller no longer reads this partition, or began again at another offset.
+        # The caller has stopped reading this partition, or has begun again at another offset.
         if self.positions.get(partition) != offset:
             return
         error = kafka_errors.for_code(row.error_code)

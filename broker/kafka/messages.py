@@ -50,7 +50,7 @@ class MessagesTopic:
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._requests = requests
-        # A message may be stored later than the time in its id, by at most this sum of delays.
+        # `_later_ms_max` is how much later a message may be stored than the time in its id says.
         # A put may be late because a repeat keeps its ids, an append waits, and the clocks of three machines differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots

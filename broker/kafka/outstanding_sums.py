@@ -31,7 +31,7 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
     None in the list stands for an unknown leader. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range
     is unreadable.
     """
-    # Read the fingerprint before the end offset, because the owner may write meanwhile.
+    # Read the fingerprint before the end offset, because the partition's owner may write records in between.
     noted = await noted_sum(requests, partition)
     if noted is None:
         return []

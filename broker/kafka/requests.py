@@ -32,7 +32,7 @@ __all__ = ["EARLIEST", "LATEST", "FetchResult", "KafkaRequests", "OffsetTooOld",
 
 log = logging.getLogger(__name__)
 
-# Kafka accepts this generation and member id for a commit while the group has no members.
+# Kafka accepts a commit with this generation and member id if the consumer group has no members.
 _NO_MEMBER: Final = (-1, "")
 _RETRY_PAUSE_S: Final = 0.05
 _COPY_BYTES: Final = 16 << 20  # larger than any batch

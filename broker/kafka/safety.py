@@ -47,8 +47,8 @@ class FoundTopic:
 class Cluster:
     """The facts about a Kafka cluster that the safety rules need.
 
-    `brokers` maps a broker's id to its settings, which are empty if this user may not read them. `features` is None if
-    the cluster does not report its features.
+    `brokers` maps a broker's id to its settings, which are empty if Kafka does not let this user read them. `features`
+    is None if the cluster does not report its features.
     """
 
     brokers: Mapping[int, Mapping[str, str]]

@@ -25,7 +25,7 @@ class Reads(Protocol):
 
 
 def fail(damage: LogDamaged) -> NoReturn:
-    """Raise the error of an unreadable range, which ends a scan."""
+    """Raise the error of an unreadable range, so that the scan ends."""
     raise damage
 
 

@@ -126,7 +126,7 @@ class Counting:
         self._follower: _Follower | None = None
         self._totals = Totals()
         self._fetched: dict[Lane, int] = {}
-        self._ends: dict[Lane, int] = {}  # the ends of the partitions when they were last asked for
+        self._ends: dict[Lane, int] = {}  # each partition's end offset, as Kafka last reported it
         self._assignment = 0
         self._looked_s = 0.0
         self._first_folded_s = 0.0

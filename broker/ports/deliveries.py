@@ -146,7 +146,8 @@ class Outstanding(Protocol):
         if any.
 
         The first position is (0, 0). A page may have few deliveries, or none, although more follow. No delivery is left
-        out, but one that is attempted meanwhile may appear twice. Raises LogUnavailable if Kafka does not answer.
+        out, but a delivery that is attempted between two pages may appear twice. Raises LogUnavailable if Kafka does
+        not answer.
         """
 
     async def count(self, listener: Listener) -> int:

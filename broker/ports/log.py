@@ -54,8 +54,9 @@ class OffsetTooOld(LogUnavailable):
 
 
 class NotStored(LogUnavailable):
-    """Some cursors may not be stored. `failed` has the reason for each listener id; the cursors of all other listeners
-    are stored.
+    """The error that Kafka perhaps did not store some cursors.
+
+    `failed` has the reason for each listener whose cursors are in doubt. The cursors of all other listeners are stored.
     """
 
     def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
@@ -235,10 +236,10 @@ class MessageLog(Protocol):
     async def newest(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
-        """Return up to `limit` of the queue's newest messages in [begin, end), and for each partition where the older
-        ones end.
+        """Return up to `limit` of the queue's newest messages in the offsets [begin, end) of all partitions.
 
-        There may be fewer than `limit`, or none, although more exist. Raises Unavailable if Kafka does not answer.
+        Also return the offset in each partition where the older messages end. There may be fewer messages than `limit`,
+        or none, although more exist. Raises Unavailable if Kafka does not answer.
         """
 
 

@@ -105,7 +105,7 @@ def command(
 
 
 def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the names of queues and of listeners by id; nothing if the API key may not read queues."""
+    """Return the names of queues and of listeners by id. Return nothing if the API key has no right to read queues."""
     queues: dict[str, str] = {}
     listeners: dict[str, str] = {}
     query = {"limit": "1000"}

@@ -34,7 +34,7 @@ from cli.groups import examples
 from cli.options import Options, shared_options
 from cli.printing import say
 
-_RECORD_BYTES: Final = 8  # a record in a batch has at least this many bytes
+_RECORD_BYTES: Final = 8  # the smallest size of a record in a Kafka record batch, in bytes
 # This pattern takes linear time: its repeats are bounded, and each class excludes the character after it.
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 

@@ -36,7 +36,7 @@ REFUSE_FROM: Final = 0.25  # of the messages put
 KILL_AT: Final = 0.5
 ACCEPT_AFTER_S: Final = 2.0  # after the last put
 TICK_S: Final = 0.1
-# The demo gives up after this many seconds without progress. Kafka needs less to notice a dead worker.
+# The demo gives up after 40 s without progress. Kafka needs less time to notice a dead worker.
 PATIENCE_S: Final = 40.0
 CONCURRENCY: Final = 16
 _OVER: Final = object()
@@ -172,7 +172,10 @@ class Demo:
             await asyncio.sleep(TICK_S)
 
     def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
-        """Start the failures of the demo one after another. The generator is resumed at each tick."""
+        """Cause the failures of the demo one after another.
+
+        The demo resumes this generator every TICK_S seconds.
+        """
         server, listeners, view = self._server, self._listeners, self._view
         while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():
             yield

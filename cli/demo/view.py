@@ -39,7 +39,7 @@ class Row:
 
 
 class View:
-    """The view of the demo's progress. It is a context manager."""
+    """The view of the demo's progress on the terminal. It is a context manager."""
 
     def __init__(self, total: int) -> None:
         self.console = stdout()

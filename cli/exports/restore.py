@@ -107,8 +107,9 @@ async def _import(options: Options, folder: Path, made: Manifest) -> int:
 
 @contextlib.asynccontextmanager
 async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSettings]:
-    """Yield the Kafka cluster that the options name, or else an embedded Kafka that runs in the data directory
-    meanwhile.
+    """Yield the Kafka cluster that the options name.
+
+    Without these options, yield an embedded Kafka, which runs in the data directory until the `with` block ends.
     """
     options = replace(options, partitions=made.partitions)
     if options.kafka is not None:

@@ -14,7 +14,7 @@ from cli.printing import say, say_json
 
 
 class Show:
-    """The printer of events of `everput listen`. `body` says whether bodies are shown, too."""
+    """The printer of events of `everput listen`. `body` says whether the bodies of requests are shown."""
 
     def __init__(self, *, body: bool, as_json: bool) -> None:
         self.body = body

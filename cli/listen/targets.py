@@ -79,7 +79,7 @@ def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = 
 
 
 def _shortened(name: str) -> str:
-    """Return a name of allowed length, which is always the same for the same long name."""
+    """Shorten a long name to the allowed length. The same long name always gives the same short name."""
     if len(name) <= NAME_CHARS_MAX:
         return name
     digest = sha256(name.encode()).hexdigest()[:16]

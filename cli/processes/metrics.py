@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the supervisor imports this module, and must not import a K
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# Each process names the listeners with the most waiting messages, and those that wait longest.
+# The metrics of a process name listeners with the most waiting messages, and with the oldest waiting messages.
 LISTENERS_SHOWN: Final = 20
 # Fewer buckets than BOUNDS_MS, because each named listener adds a time series for each of them.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
@@ -52,7 +52,7 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        # Without this method, the registry would call collect() before there are any counts.
+        # Without describe(), the registry would call collect() before there are any counts.
         return []
 
     def collect(self) -> Iterable[Metric]:

@@ -72,7 +72,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         )
     link = Link.from_environment()
     try:
-        # The modules are imported while the embedded Kafka starts; only then is its address awaited.
+        # An embedded Kafka starts while this process imports its modules. From now on, Kafka's address is needed.
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
@@ -163,7 +163,10 @@ def _raise_limits() -> None:
 
 
 def _settle_garbage() -> None:
-    """Make garbage collections rare, and exempt long-lived objects, because the pauses determine the p99 latency."""
+    """Make garbage collections rare, and exclude all existing objects from them.
+
+    The pauses of garbage collections determine the p99 latency.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -35,7 +35,7 @@ from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
-# These times must sum up to less than 30 s, in which `serve` must end.
+# The sum of these timeouts must be less than 30 s, because `everput serve` must end within 30 s.
 # The admin address closes together with the API (FINISH_S in cli/processes/server.py).
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
@@ -95,7 +95,7 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
         raise ConfigurationError("--kafka-port sets the port of the embedded Kafka; leave it out with --kafka")
     options = with_loopback(options)
     logs.set_up("serve", options.log_level, options.log_format)
-    # If `everput demo` has started this process, it ends together with the demo.
+    # If `everput demo` has started this process, the process ends together with the demo.
     Link.from_environment()
     files.make_data_dir(options.data_dir)
     with files.lock(options.data_dir):
@@ -149,7 +149,7 @@ class Supervisor:
             try:
                 done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
-                    task.result()  # these tasks return only with an error, which this call raises
+                    task.result()  # result() raises the task's error, because these tasks end only with an error
             finally:
                 for task in (announce, stopped):
                     task.cancel()
@@ -169,7 +169,7 @@ class Supervisor:
     ) -> None:
         for number in range(self._counts["api"]):
             extra = {"EVERPUT_LISTEN_FD": str(listening)}
-            if number == 0:  # this process creates the first key and account
+            if number == 0:  # only the first API process creates the first key and account
                 extra["EVERPUT_FIRST_START"] = "1"
             self._children["api"].append(
                 Child(
@@ -190,7 +190,8 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     async def _announce(self, url: str) -> None:
-        while not all(child.ready.is_set() for child in self._all()):  # one child may die while another one is awaited
+        # Another child process may die while the loop waits for one.
+        while not all(child.ready.is_set() for child in self._all()):
             for child in self._all():
                 await child.ready.wait()
         options = self._options

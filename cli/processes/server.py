@@ -40,7 +40,8 @@ _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
 # uvicorn logs these texts about clients that break the protocol, do not read, or were refused.
-# uvicorn's lines with these texts are dropped: any client can cause thousands. Everput logs what matters in own lines.
+# Log lines of uvicorn with these texts are dropped, because any client can cause thousands.
+# Everput has log lines of its own for what matters.
 _CLIENTS_FAULTS: Final = (
     "ASGI callable returned without completing",  # the answer was cut off, or the WebSocket was refused
     "opening handshake failed",
@@ -160,7 +161,7 @@ class _Written(asyncio.Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    # The client has read little of its answer since this time. 0.0 means that nothing is left to read.
+    # Since this time, the client has read little of its answer. 0.0 means that nothing is left to read.
     _unread_since = 0.0
     _unread_bytes = 0
 
@@ -182,7 +183,7 @@ class _WebSocket(_Written, WebSocketsSansIOProtocol):
     """A WebSocket that ignores text from a client before it is open. uvicorn's class would raise an error."""
 
     def keepalive_timeout(self) -> None:
-        """Disconnect a client that answers no ping, because it may not read, either."""
+        """Disconnect a client that does not answer a ping, because it has probably stopped reading."""
         super().keepalive_timeout()
         self.transport.abort()
 

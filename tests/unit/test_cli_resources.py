@@ -150,7 +150,7 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     missing = run("keys", "create", "none", "--queue", "no such queue", code=1)
     assert "no queue has the name or ID" in missing.stderr
     refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
-    assert "the API key may not do this: 403" in refused.stderr
+    assert "the API key has no right to do this: 403" in refused.stderr
     assert made["secret"] not in refused.stderr
 
 
@@ -170,7 +170,7 @@ def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Pat
             "everput: this API key lacks the scope 'queues', so it can't look up by id: give the queue's ID\n"
         )
     forbidden = run("queues", "list", code=2, **mine).stderr
-    assert "the API key may not do this: 403" in forbidden
+    assert "the API key has no right to do this: 403" in forbidden
     assert "lacks the scope 'queues'" in forbidden
     assert "refused" not in forbidden
     missing = run("messages", "put", "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "x", code=1, **mine)

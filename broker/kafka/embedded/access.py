@@ -149,8 +149,8 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
             raise LogUnavailable(f"the embedded Kafka refused to store the password: {reason}")
 
 
-# aiokafka lacks this request (https://kafka.apache.org/protocol, key 51).
-# The fields of this request are secrets and are never logged.
+# aiokafka lacks Kafka's request AlterUserScramCredentials (https://kafka.apache.org/protocol, key 51).
+# The fields of AlterUserScramCredentials are secrets and are never logged.
 class _AlterUserScramCredentialsResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0

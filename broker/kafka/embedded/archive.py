@@ -47,7 +47,7 @@ def existing(jars: Sequence[Path]) -> Path | None:
     if not path.exists():
         return None
     with suppress(OSError):
-        os.utime(path)  # The new file time shows that this class archive is in use.
+        os.utime(path)  # the new file time shows that the class archive is still in use
     return path
 
 

@@ -106,7 +106,8 @@ def collect(
         with lock.acquire(timeout=_LOCK_WAIT_S, cancel_check=cancelled.is_set):
             for left in directory.glob(f"{_STAGING}*"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
-            missing = _missing(wanted, directory)  # Another process may have downloaded the jars meanwhile.
+            # While this process waited, another process may have downloaded the jars.
+            missing = _missing(wanted, directory)
             if missing:
                 _download(missing, directory, fetch=fetch, progress=progress, cancelled=cancelled)
     except filelock.Timeout:

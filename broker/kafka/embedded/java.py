@@ -31,7 +31,7 @@ JAVA_OPTIONS: Final = (
     "-Djava.awt.headless=true",
     # Limit Java's buffer for each thread. Otherwise one large request keeps its memory as long as the thread lives.
     "-Djdk.nio.maxCachedBufferSize=262144",
-    # Without this option Java 25 warns, because Kafka unmaps files with Unsafe.
+    # Without this option, Java 25 prints a warning, because Kafka calls sun.misc.Unsafe to unmap files.
     "--sun-misc-unsafe-memory-access=allow",
 )
 

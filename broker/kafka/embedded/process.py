@@ -163,7 +163,8 @@ class KafkaProcess:
     async def start(self) -> None:
         """Format Kafka's log directory if it is new, start Kafka, and return when it answers.
 
-        Raises ConfigurationError if Kafka ends or does not answer in time. Then no process is left running.
+        Raises ConfigurationError if Kafka ends or does not answer in time. After this error, no process is left
+        running.
         """
         await self.format()
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
