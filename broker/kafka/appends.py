@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any, Final
 
 from broker.errors import InDoubt
+from broker.kafka.producer import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
+
+QUEUE_HEADER: Final = "queue"
+# Upper bound of a record's overhead in a batch, in bytes: lengths, offset, time, header name.
+_RECORD_BYTES_EXTRA: Final = 40
 
 
 class Append:
@@ -55,6 +61,34 @@ class Together(Append):
         self.builds = self.builds[count:]
         self.begun = True
         return Part(self.build, done, self.deadline, count)
+
+    def add_to(self, batch: Any, items: list[Append], partition: int) -> bool:
+        """Add this group's messages to a record batch: all of them, or none if other messages leave too little room.
+
+        Messages that are too large for any batch fill an empty one. Return whether all of them are in batches now.
+        """
+        try:
+            # Compare sizes before records are built, because building records takes time.
+            if items and batch.size() + self.size > BATCH_BYTES_MAX:
+                return False
+            records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in self.builds)
+            # Build all records first: if one fails, none of them is added.
+            if items or not self.begun:
+                records = list(records)
+                size = sum(len(key) + len(value) + len(queue) + _RECORD_BYTES_EXTRA for key, value, queue in records)
+                if items and batch.size() + size > BATCH_BYTES_MAX:
+                    return False
+            taken = 0
+            for key, value, queue in records:
+                if batch.append(key=key, value=value, timestamp=None, headers=[(QUEUE_HEADER, queue)]) is None:
+                    break
+                taken += 1
+        except Exception as error:  # noqa: BLE001 - a faulty event must not end the group commit
+            fail([self], error)
+            return True
+        if taken:
+            items.append(self.part(taken))
+        return not self.builds
 
     def _part_done(self, count: int, part: asyncio.Future[tuple[int, int]]) -> None:
         error = part.exception()

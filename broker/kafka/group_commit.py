@@ -16,22 +16,21 @@ import asyncio
 import contextlib
 import logging
 import zlib
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, Final
 
 from aiokafka import errors as kafka_errors
 
 from broker.core.histogram import Histogram
 from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable
-from broker.kafka.appends import Append, AppendQueue, Together, fail
-from broker.kafka.producer import BATCH_BYTES_MAX, Producer
+from broker.kafka.appends import QUEUE_HEADER, Append, AppendQueue, Together, fail
+from broker.kafka.producer import Producer
 from broker.kafka.requests import KafkaRequests
 from broker.kafka.topics import Topic
 from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-QUEUE_HEADER: Final = "queue"
 # After a record batch of at least three messages, a broker gets its next batch 4 ms later.
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # messages
@@ -40,8 +39,6 @@ _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # bytes of the waiting messages
 _QUEUE_SHARE: Final = 2  # Messages for one partition may use half of the limits of waiting messages.
-# Upper bound of a record's overhead in a batch, in bytes: lengths, offset, time, header name.
-_RECORD_BYTES_EXTRA: Final = 40
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0
@@ -295,7 +292,7 @@ class GroupCommit:
                     self._pop(waiting)
                     continue
                 if item.together is not None:
-                    if not self._take_together(batch, items, item.together, partition):
+                    if not item.together.add_to(batch, items, partition):
                         # Messages that do not fit into this record batch are the first ones in the next record batch.
                         self._left_out = waiting is self._unkeyed
                         break
@@ -315,36 +312,6 @@ class GroupCommit:
             return items, None
         batch.close()
         return items, batch
-
-    @staticmethod
-    def _take_together(batch: Any, items: list[Append], wanted: Together, partition: int) -> bool:
-        """Add messages that belong together to a record batch: all of them, or none if other messages leave too little
-        room.
-
-        Messages that are too large for any batch fill an empty one. Return whether all of them are in batches now.
-        """
-        try:
-            # Compare sizes before records are built, because building records takes time.
-            if items and batch.size() + wanted.size > BATCH_BYTES_MAX:
-                return False
-            records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in wanted.builds)
-            # Build all records first: if one fails, none of them is added.
-            if items or not wanted.begun:
-                records = list(records)
-                size = sum(len(key) + len(value) + len(queue) + _RECORD_BYTES_EXTRA for key, value, queue in records)
-                if items and batch.size() + size > BATCH_BYTES_MAX:
-                    return False
-            taken = 0
-            for key, value, queue in records:
-                if batch.append(key=key, value=value, timestamp=None, headers=[(QUEUE_HEADER, queue)]) is None:
-                    break
-                taken += 1
-        except Exception as error:  # noqa: BLE001 - see _next_batch
-            fail([wanted], error)
-            return True
-        if taken:
-            items.append(wanted.part(taken))
-        return not wanted.builds
 
     def _choose_partition(self) -> int:
         """Return the partition that gets the next record batch; -1 if no broker may get one.

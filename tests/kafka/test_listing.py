@@ -11,8 +11,8 @@ from broker.core.codec import decode_message, encode
 from broker.core.events import MessagePut
 from broker.core.ids import message_id
 from broker.kafka import messages as messages_module
+from broker.kafka.appends import QUEUE_HEADER
 from broker.kafka.client import client_options
-from broker.kafka.group_commit import QUEUE_HEADER
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
 from tests.kafka.rig import running

@@ -20,8 +20,8 @@ from broker.core.ids import message_id
 from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.appender import Appender
+from broker.kafka.appends import QUEUE_HEADER
 from broker.kafka.embedded.kafka import EmbeddedKafka
-from broker.kafka.group_commit import QUEUE_HEADER
 from broker.kafka.log import KafkaLog
 from broker.kafka.requests import LATEST, KafkaRequests
 from broker.kafka.topics import topics as topic_table
