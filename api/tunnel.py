@@ -254,8 +254,8 @@ async def _left(request: Request) -> None:
 
 
 def _response(token: str, status: int, retry_after_s: int | None = None) -> Response:
-    """Create a response with the proof that it comes from an API process. Workers refuse a response without the
-    proof.
+    """Create a response with the header that proves that an API process has sent it. A worker that sends through a
+    tunnel refuses a response without this header, because another program may have taken the port.
     """
     headers = {TUNNEL_PROOF: tunnel_proof(token)}
     if retry_after_s is not None:

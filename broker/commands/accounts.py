@@ -105,7 +105,9 @@ class AccountCommands:
             raise WrongPassword(_WRONG)
         if account.blocked:
             raise AccountBlocked(_BLOCKED)
-        if not account.may_sign_in(now_ms()):  # The one-time password was used before, or has expired.
+        if not account.may_sign_in(
+            now_ms()
+        ):  # The temporary password that an operator gave out was used before, or has expired.
             raise WrongPassword(_WRONG)
         return account
 

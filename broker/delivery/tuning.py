@@ -25,7 +25,7 @@ class Tuning:
     held_per_attempt: int = 4  # A new listener may hold this many messages for each allowed attempt.
     # A worker holds at most this many bytes of one listener's messages. Decoded, they take twice as many bytes.
     held_bytes_max: int = 4 << 20
-    held_bytes_min: int = 64 << 10  # A listener may always hold one message of this many bytes.
+    held_bytes_min: int = 64 << 10  # A listener's share of the memory for messages is never less than this many bytes.
     all_held_bytes_max: int = 128 << 20  # for all listeners together
     retries_max: int = 128  # If more retries than this wait in memory, further ones move to `outstanding`.
     # If more deliveries than this wait for their ordering key, some move to the topic `outstanding`.

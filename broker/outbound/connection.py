@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._end: asyncio.TimerHandle | None = None
         self._ended = 0  # How many answers the last received bytes have completed. Two are an error.
         self._head: list[bytes] = []  # the answer's first bytes
-        self._again = b""  # If the next answer has the same bytes, it is not parsed.
+        self._again = b""  # If the next answer on this connection has exactly these bytes, it is not parsed.
         self._again_status = 0
         self._keeps = False  # True if the bytes of the current answer are kept until it ends
         self.times = REUSED  # of opening it

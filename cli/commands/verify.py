@@ -42,13 +42,14 @@ Lives = Mapping[str, Mapping[str, Any]]
 )
 @shared_options
 def command(options: Options, admin: Sequence[str]) -> None:
-    """Read the whole log and report every inconsistency, one a line. The exit code is 1 if there is one.
+    """Read the whole log, and show each inconsistency in a line: at most 100 lines, and then their number. The exit
+    code is 1 if there is an inconsistency.
 
-    These are checked: IDs against partitions and times; every mentioned ID against the event that created it; versions,
-    times and missing offsets; results of attempts against messages; committed offsets against results. With --admin:
-    the state of each process against the log. For an embedded Kafka: its index files.
+    The command checks that each ID fits its partition and time, and belongs to an event that created it. It checks
+    versions, times and missing offsets, the results of attempts, and the committed offsets of listeners.
 
-    The data of messages and the settings of queues and listeners are not checked, because they are stored only once.
+    With --admin, it compares the state of each running process with the log. With an embedded Kafka, it checks the
+    index files. It can't check the data of messages, because no second copy of it exists.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
     lives = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}

@@ -224,8 +224,8 @@ class Checkpoints:
                 self.stored_at_s[listener_id] = at_s - self._tuning.checkpoint_s * (len(self.stored_at_s) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
-        """Write the outcomes of deliveries to the topic `deliveries`. If Kafka refuses those of a partition, remove the
-        partition from `cursors`, and return the error.
+        """Write the outcomes of deliveries to the topic `deliveries`. If Kafka refuses a partition's outcomes, remove
+        that partition from `cursors`, so that its offsets are not committed, and return the error.
         """
         if not self._outcomes:
             return None

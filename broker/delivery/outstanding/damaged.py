@@ -56,7 +56,8 @@ class DamagedDeliveries:
         return list(events)
 
     async def park_again(self, entry: OutstandingEntry) -> None:
-        """Park a delivery whose message can't be read. Raises LogUnavailable."""
+        """Park a delivery whose message can't be read: it gets no more attempts until somebody redrives it. Raises
+        LogUnavailable if Kafka does not answer."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is None:
             return

@@ -114,7 +114,7 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            if record.value == b"":  # An empty record stands for a lost record.
+            if record.value == b"":  # `everput serve` has filled the offset of a lost record with an empty record.
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:
                     raise damage

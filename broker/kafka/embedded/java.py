@@ -78,8 +78,7 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             # In its own session, Kafka gets no Ctrl-C from the terminal; the parent stops Kafka last.
-            # At idle priority Kafka stays in the parent's session, because Linux (autogroup) divides time by session.
-            # In a session of its own, an idle process would get as much processor time as the parent.
+            # An idle-priority process stays in the parent's session, because Linux (autogroup) divides time by session.
             start_new_session=not idle,
         )
 
