@@ -24,8 +24,9 @@ from hypothesis.stateful import (
 )
 
 from broker.core import window as window_module
-from broker.core.circuit import State
+from broker.core.circuit import Circuit
 from broker.core.cursor import Cursor
+from broker.core.health import Recent
 from broker.core.window import Window
 from broker.delivery.dispatch import dispatcher
 from broker.delivery.dispatch.stream import Delivery, Stream
@@ -46,7 +47,8 @@ class ModelDispatcher:
     def __init__(self, world: WindowMachine) -> None:
         self.world = world
         self.listener = SimpleNamespace(id="l", queue_id=OWN, replay=None, reach=lambda _partition, tail: tail)
-        self.circuit = SimpleNamespace(state=State.CLOSED)
+        self.circuit = Circuit()
+        self.recent: dict[int, Recent] = {}
         self.tuning = TUNING
         self.error = None
         self.assignment = SimpleNamespace(touched=lambda _stream: None)
