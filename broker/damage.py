@@ -133,8 +133,9 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Check unreadable ranges again. Report those that can be read now, such as after a repair or with another
-        partition leader.
+        """Check unreadable ranges again.
+
+        Report the ranges that can be read now, such as after a repair or with another partition leader.
         """
         for one in known:
             try:

@@ -28,7 +28,7 @@ def new_sealing_key() -> str:
 class Sealer:
     """Encrypts and decrypts the secrets of listeners in the log.
 
-    `sealing_keys` is one Fernet key, or several with commas between them; the first one encrypts. Raises
+    `sealing_keys` is one Fernet key, or several keys with commas between them. The first key encrypts. Raises
     ConfigurationError if a key is not valid.
     """
 

@@ -49,7 +49,7 @@ class Control(Protocol):
 
 
 def stored_size(size: int) -> int:
-    """Return the bytes that Kafka stores at most for a record with a value of this size, indexes included."""
+    """Return the bytes that Kafka stores at most for a record whose value has this size, indexes included."""
     return size + RECORD_BYTES + size // _INDEX_PART
 
 

@@ -49,10 +49,10 @@ async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
 
 
 def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]) -> T:
-    """Run `work` with the directory in Kafka, which is either --kafka or the Kafka of the `everput serve` on
-    --data-dir.
+    """Run `work` with the directory of accounts and queues in Kafka.
 
-    Raises ConfigurationError if Kafka can't be reached.
+    It is read from the Kafka of --kafka, or from the Kafka of the running `everput serve` on --data-dir. Raises
+    ConfigurationError if Kafka can't be reached.
     """
 
     async def run() -> T:

@@ -30,8 +30,9 @@ class Cluster(NamedTuple):
 
 
 def kafka_of(options: Options) -> KafkaSettings:
-    """Return the Kafka that the options name, else the one of the data directory. Raises ConfigurationError if there is
-    none.
+    """Return the Kafka that the options name, or else the Kafka of the data directory.
+
+    Raises ConfigurationError if there is neither.
     """
     if options.kafka is not None:
         return options.kafka_settings()

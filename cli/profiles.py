@@ -38,7 +38,7 @@ class Profiles(msgspec.Struct):
         return self.by_name[name]
 
     def of_url(self, url: str) -> Profile | None:
-        """Return a profile for the server at this URL, the current profile first."""
+        """Return a profile for the server at this URL. The current profile is preferred."""
         names = sorted(self.by_name, key=lambda name: name != self.current)
         return next((self.by_name[name] for name in names if same_url(self.by_name[name].url, url)), None)
 

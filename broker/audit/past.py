@@ -73,7 +73,7 @@ class Past:
     async def view(self, organization_id: str, at_ms: int) -> PastView:
         """Return the organization's queues, listeners and keys at a past log time, including the events of that time.
 
-        Raises Busy if too many requests do this, LogUnavailable if Kafka does not answer.
+        Raises Busy if too many requests ask for past states, LogUnavailable if Kafka does not answer.
         """
         with self._slots.slot(organization_id):
             end = (await offsets_since(self._records, self._control, {0: at_ms + 1}))[0]

@@ -95,8 +95,8 @@ class AccountCommands:
     async def check_password(self, email: str, password: str) -> Account:
         """Return the account with this e-mail address and password.
 
-        Raises WrongPassword if there is none, after the same time as a success takes. Raises AccountBlocked if the
-        password is right but the account is blocked.
+        Raises WrongPassword if there is no such account; the call then takes as long as with the right password. Raises
+        AccountBlocked if the password is right but the account is blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)

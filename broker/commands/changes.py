@@ -86,10 +86,9 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
 async def newest_messages(
     log: Log, queue: Queue, *, begin: Sequence[int], end: Sequence[int], limit: int
 ) -> tuple[list[StoredMessage], list[int]]:
-    """Return a page of the queue's messages with their current data, without deleted ones, and where the next page
-    begins.
+    """Return a page of the queue's messages with their current data, and where the next page begins.
 
-    Raises LogUnavailable if Kafka does not answer.
+    Deleted messages are left out. Raises LogUnavailable if Kafka does not answer.
     """
     while True:
         values, rest = await log.messages.newest(

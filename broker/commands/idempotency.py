@@ -125,8 +125,8 @@ class Idempotency:
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
-        """Append a claim for an Idempotency-Key, and return the claim that holds the key now: this one or an earlier
-        one.
+        """Append a claim for an Idempotency-Key, and return the claim that holds the key now: this claim or an earlier
+        claim.
 
         Raises StorageFull if the organization may store nothing more.
         """

@@ -223,8 +223,8 @@ class ListenerCommands:
     async def redrive_listener(
         self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
     ) -> None:
-        """Attempt the listener's retrying and parked deliveries again now: those of these messages, or all if none is
-        named.
+        """Attempt the listener's retrying and parked deliveries again now: those of these messages, or all if no
+        message is named.
 
         Raises NotFound if there is no such listener.
         """

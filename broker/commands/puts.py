@@ -235,8 +235,9 @@ def new_batch(
 async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
     """Append messages, and return once all in-sync replicas have stored them.
 
-    Messages without an ordering key go into `partition`, or into one that is chosen, and into one record batch if they
-    fit. Raises LogUnavailable if nothing was stored, InDoubt if some messages may have been stored.
+    Messages without an ordering key go into `partition`, or into a partition that is chosen for them, and into one
+    record batch if they fit. Raises LogUnavailable if nothing was stored, InDoubt if some messages may have been
+    stored.
     """
     together: dict[int | None, list[Put]] = {}
     for put in puts:

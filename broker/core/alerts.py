@@ -227,7 +227,7 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
 class Episode:
     """The latest occurrence of an alert, as it is recorded in the log.
 
-    `latest` is its newest event. `told` says that the message of this event was put, or that none is wanted.
+    `latest` is its newest event. `told` says that the message of this event was put, or that no message is wanted.
     """
 
     latest: AlertEvent

@@ -94,7 +94,7 @@ class Circuit:
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
         """Tell the circuit breaker the result of a probe. Return whether attempts may be made again.
 
-        After a failed probe, the next one is due in `interval_ms`.
+        After a failed probe, the next probe is due in `interval_ms`.
         """
         if self.state is not State.OPEN:
             return False

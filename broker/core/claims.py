@@ -66,10 +66,10 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 
 
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
-    """Return whether an organization that has `mine` of all stored idempotency keys may store another one.
+    """Return whether an organization that has `mine` of all stored idempotency keys may store another key.
 
-    It may have no more keys than are free, so that organizations that come later find room. The last quarter is
-    reserved for organizations with few keys.
+    It may have no more keys than are free, so that organizations that come later find room. The last quarter of the
+    room is reserved for organizations with few keys.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
@@ -173,7 +173,7 @@ class ClaimIndex:
         return [(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1) for place in self._places(_prefix(digest))]
 
     def forget(self, before_ms: int) -> None:
-        """Drop the lists of idempotency claims that have only claims older than this time."""
+        """Drop the lists in which every idempotency claim is older than this time."""
         if self._recent.places and self._until_ms < before_ms:
             self._close_run()
         for run in self.runs:

@@ -69,8 +69,9 @@ class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account
 
 
 class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.blocked"):
-    """The event that an account was blocked. Its sessions end and it gets no new one, but its memberships and API keys
-    stay.
+    """The event that an account was blocked.
+
+    Its sessions end and no new session can begin, but its memberships and API keys stay.
     """
 
 
@@ -190,10 +191,10 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 
 
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings for deliveries to a listener. A request may leave out each of them.
+    """The settings for deliveries to a listener.
 
-    None means no limit. `sealed_headers` holds encrypted header values; `headers` holds the unencrypted ones of old
-    events.
+    A request may leave out each setting. None means no limit. `sealed_headers` holds encrypted header values. In old
+    events, `headers` holds unencrypted header values.
     """
 
     max_in_flight: int = 64  # over all workers

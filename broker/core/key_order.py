@@ -48,7 +48,9 @@ class KeyOrder(Generic[D]):
         return False
 
     def taken_for_s(self, key: str, at_s: float) -> float:
-        """Return how long the same delivery of this key has been in progress; 0 if there is none."""
+        """Return how long the delivery in progress of this ordering key has been the same; 0 if no delivery is in
+        progress.
+        """
         return at_s - self._since_s.get(key, at_s)
 
     def next(self, key: str, at_s: float) -> D | None:

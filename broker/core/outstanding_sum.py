@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 
 class OutstandingSum(NamedTuple):
-    """A fingerprint of the deliveries that one partition of the topic `outstanding` must hold: their number, and a hash
-    of their keys.
+    """A fingerprint of the deliveries that one partition of the topic `outstanding` must hold.
 
-    `end` is the partition's end offset at that time. `digest` combines the hashes of the records' keys by XOR.
+    It consists of the number of deliveries and a hash of their keys. `end` is the partition's end offset at the time of
+    the fingerprint. `digest` combines the hashes of the records' keys by XOR.
     """
 
     end: int
@@ -28,7 +28,7 @@ class OutstandingSum(NamedTuple):
     def agrees(self, found: OutstandingSum) -> bool | None:
         """Return whether the deliveries that were read match this fingerprint.
 
-        Return None if records were written after it, so that nobody can tell.
+        Return None if records were written after the fingerprint, so that nobody can tell.
         """
         if found.end > self.end:
             return None
@@ -36,8 +36,9 @@ class OutstandingSum(NamedTuple):
 
 
 def parse_sum(text: str) -> OutstandingSum | None:
-    """Parse a fingerprint from the text of a Kafka commit. Return None for any other text, such as one of an older
-    program.
+    """Parse the fingerprint of deliveries from the metadata of a Kafka commit.
+
+    Return None for any other text, such as the text of an older program.
     """
     try:
         end, deliveries, digest = text.split(":")
@@ -56,7 +57,7 @@ class KeySum:
         self.digest = 0
 
     def add(self, key: bytes, by: int) -> None:
-        """Add a record key to the fingerprint (`by` is 1), or remove it (`by` is -1)."""
+        """Add a record key to the fingerprint if `by` is 1, or remove the key if `by` is -1."""
         self.deliveries += by
         self.digest ^= int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
 
@@ -67,7 +68,7 @@ class KeySum:
 class LiveKeys:
     """The record keys that a partition of the topic `outstanding` holds, computed from its records in order.
 
-    `lost` has the keys of records that replaced lost ones.
+    `lost` has the keys of the empty records that fill the offsets of lost records.
     """
 
     def __init__(self) -> None:

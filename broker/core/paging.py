@@ -37,11 +37,11 @@ class Chunk(NamedTuple, Generic[T]):
 
 
 def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
-    """Return a page of a queue's messages: up to `limit`, newest first. Also return the offset in each partition where
-    the next page ends.
+    """Return a page of a queue's messages: up to `limit`, newest first.
 
-    A message is held back while another partition may have a newer one that was not read yet, so a page may be short.
-    All messages together have at most `bytes_max` bytes, but at least one message is returned.
+    Also return the offset in each partition where the next page ends. A message is held back while another partition
+    may have a newer message that was not read yet, so a page may be short. All messages together have at most
+    `bytes_max` bytes, but at least one message is returned.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)

@@ -221,10 +221,10 @@ def read_row(row: StatisticsRow) -> tuple[Key, Counts]:
 
 
 class Coverage:
-    """The rule for which counting events are valid: the first event that covers an offset of a partition counts, later
-    ones don't.
+    """The rule for which counting events are valid.
 
-    `positions` says up to which offset each partition is counted by valid events.
+    The first event that covers an offset of a partition counts; later events for that offset don't. `positions` says up
+    to which offset each partition is counted by valid events.
     """
 
     def __init__(self) -> None:
@@ -320,7 +320,7 @@ class Series:
         `now`.
 
         Nothing was waiting before `since_ms`, when the listener was created. Redrives and deleted messages are not
-        counted, so steps before one may be wrong by their number.
+        counted, so the counts of earlier steps may be wrong by their number.
         """
         growths = [_growth(counts) for counts in (*self.points, self.later)]
         ends_ms = (self.from_ms + (place + 1) * self.step_ms for place in range(len(self.points)))

@@ -49,7 +49,7 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore a listener's position in a partition from a stored cursor, with one delivery for each open offset.
+        """Restore a listener's deliveries in a partition from a stored cursor, with one delivery for each open offset.
 
         `tail` is the offset up to which the newest messages were read.
         """

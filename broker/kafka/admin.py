@@ -131,7 +131,7 @@ async def _created(
 ) -> Mapping[str, Any]:
     """Create the missing topics, and return the metadata of all topics of the cluster once every topic has leaders.
 
-    Brokers are counted only if a topic is missing: one of three brokers may be down.
+    Brokers are counted only if a topic is missing, because one of three brokers may be down.
     """
     asked = False
     while True:

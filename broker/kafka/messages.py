@@ -121,9 +121,10 @@ class MessagesTopic:
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Find messages by their ids. The log is read from the time in the ids on.
+        """Find messages by their ids.
 
-        The first read is usually enough, so only further reads take a read slot.
+        The log is read from the time in the ids on. The first read is usually enough, so only further reads need a slot
+        for large reads.
         """
         if partition >= self._partitions:
             return {}

@@ -25,11 +25,10 @@ async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum |
 
 
 async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int | None]:
-    """Return the brokers whose copy of a partition of `outstanding` lacks deliveries, compared with the owner's
-    fingerprint.
+    """Return the brokers whose copy of a partition of `outstanding` lacks deliveries.
 
-    None in the list stands for an unknown leader. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range
-    is unreadable.
+    Each copy is compared with the fingerprint that the partition's worker has committed. None in the list stands for an
+    unknown leader. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range is unreadable.
     """
     # Read the fingerprint before the end offset, because the partition's owner may write records in between.
     noted = await noted_sum(requests, partition)

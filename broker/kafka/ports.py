@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server can bind this loopback port now."""
+    """Return whether a server can listen on this port of 127.0.0.1 now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

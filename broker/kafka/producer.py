@@ -70,9 +70,10 @@ class Producer:
         return self._current
 
     def failed(self, producer: Any, error: kafka_errors.KafkaError) -> None:
-        """Replace this producer if the error has made it unusable. Do nothing if another one is being started.
+        """Replace this producer if the error has made it unusable.
 
-        A timeout does not make a producer unusable: the record only waited too long behind others of its partition.
+        Do nothing if another producer is being started. A timeout does not make a producer unusable: the record only
+        waited too long behind other records of its partition.
         """
         renewing = self._renewal is not None and not self._renewal.done()
         ended = not error.retriable and not isinstance(error, kafka_errors.KafkaTimeoutError)

@@ -42,7 +42,7 @@ class ReadSlots:
 
     @contextlib.asynccontextmanager
     async def slot(self, organization_id: str) -> AsyncIterator[None]:
-        """Hold a slot for a large read inside the `with` block. Raises Busy if none becomes free in time."""
+        """Hold a slot for a large read inside the `with` block. Raises Busy if no slot becomes free in time."""
         tenant = self.tenant_of(organization_id)
         own, requests = self._of.setdefault(tenant, (asyncio.Semaphore(self._each), []))
         requests.append(None)

@@ -212,7 +212,7 @@ class KafkaRequests:
         *,
         seen: Callable[[int, FetchResult], None] | None = None,
     ) -> None:
-        """Check the followers' copies of [offset, end), and record the damaged ones in `bad_copies`.
+        """Check the followers' copies of the offsets [offset, end), and record the damaged copies in `bad_copies`.
 
         A follower that lags is checked up to its own end. `seen` is called with a broker's id and its records.
         """

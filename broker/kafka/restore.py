@@ -62,10 +62,10 @@ class Restorer:
         await self._producer.stop()
 
     async def append(self, topic: str, partition: int, records: Sequence[Record]) -> int:
-        """Append records with their old keys, times and headers. Return the first one's offset once all in-sync
-        replicas have stored them.
+        """Append records with their old keys, times and headers.
 
-        Raises LogUnavailable if Kafka does not store them.
+        Return the offset of the first record once all in-sync replicas have stored all records. Raises LogUnavailable
+        if Kafka does not store them.
         """
         first = -1
         try:

@@ -154,7 +154,7 @@ class Outstanding(Protocol):
         """Count the listener's retrying and parked deliveries. Raises LogUnavailable if Kafka does not answer."""
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Return those of the messages whose delivery to the listener is retrying or parked, each once.
+        """Return the given messages whose delivery to the listener is retrying or parked, each of them once.
 
         Raises LogUnavailable if Kafka does not answer.
         """

@@ -186,10 +186,10 @@ class MessageLog(Protocol):
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """Append messages as one record batch, or as few batches as possible if they don't fit. They go into
-        `partition`, if it is given.
+        """Append messages as one record batch, or as few batches as possible if they don't fit.
 
-        Raises LogUnavailable if none is stored. After InDoubt all, some or none may be stored.
+        The messages go into `partition`, if it is given. Raises LogUnavailable if no message is stored. If InDoubt is
+        raised, all, some or none of the messages are stored.
         """
 
     def partition_of(self, ordering_key: str) -> int:
@@ -284,8 +284,9 @@ class ChangeLog(Protocol):
     async def answer(
         self, partition: int, change_offset: int, message_id: str, *, answers_from: int, within_s: float
     ) -> ChangeApplied | None:
-        """Wait for the answer to a change from the worker that owns the message's partition. Return None if none comes
-        in time.
+        """Wait until the worker that owns the message's partition answers a change.
+
+        Return None if no answer comes in time.
         """
 
     async def counted(self, event: MessageChange) -> int | None:

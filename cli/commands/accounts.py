@@ -178,7 +178,7 @@ def _say_ownerless(organizations: Iterable[Organization]) -> None:
 
 
 def _say_keys(state: Directory, account: Account) -> None:
-    """Name the API keys that the account created, because anybody who has one of them can still use it."""
+    """Name the API keys that the account created, because anybody who has such a key can still use it."""
     made = [api_key for api_key in state.keys.values() if api_key.created_by == f"account:{account.id}"]
     for api_key in made:
         name = state.organizations[api_key.organization_id].name

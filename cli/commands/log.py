@@ -124,8 +124,9 @@ def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _id_of(text: str, names: dict[str, str]) -> str:
-    """Return the id of the queue or listener with this name. Otherwise the text itself may be the id of a
-    deleted one.
+    """Return the id of the queue or listener with this name.
+
+    If there is none, return the text itself, which may be the id of a deleted queue or listener.
     """
     return next((one for one, name in names.items() if name == text), whole_id(text))
 

@@ -60,11 +60,13 @@ def command(options: Options) -> None:
 def _embedded(options: Options) -> int:
     """Replace the sealing key of the embedded Kafka's server.
 
-    The file holds the old and the new key before the new one is used. At the end it holds only the new key.
+    The key file holds the old and the new key before the new key is used. In the end, the file holds only the new key.
     """
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:
-            raise ConfigurationError(f"{variable} is set: give --kafka, or unset the variable and use the file in DIR")
+            raise ConfigurationError(
+                f"{variable} is set: give --kafka, or unset the variable, so that DIR/sealing-key is used"
+            )
     path = files.sealing_key_file(options.data_dir)
     with files.lock(options.data_dir):
         sealing_keys = files.sealing_key(options.data_dir)
@@ -116,6 +118,6 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
         left = sum(1 for listener in view.state.listeners.values() if sealer.reseal(listener.sealed()))
     if left:
         raise ConfigurationError(
-            f"{left} listeners again have secrets of an old key: restart the process that still uses it first"
+            f"{left} listeners still have secrets of an old key: restart each process that uses it, and try again"
         )
     return count

@@ -40,7 +40,7 @@ def _fail_on(_context: click.Context, _parameter: click.Parameter, value: str) -
     names = frozenset(name.strip() for name in value.split(",") if name.strip()) - {"none"}
     unknown = sorted(names - set(TROUBLES))
     if unknown:
-        raise click.BadParameter(f"{unknown[0]} is not one of {', '.join(TROUBLES)}")
+        raise click.BadParameter(f"{unknown[0]} is no problem of a listener; choose from {', '.join(TROUBLES)}")
     return names
 
 

@@ -65,8 +65,9 @@ class Received:
 
 
 class History:
-    """The newest requests, at most RECEIVED_MAX, with bodies of at most RECEIVED_BYTES_MAX. The last one is always
-    kept.
+    """The newest requests, at most RECEIVED_MAX, with bodies of at most RECEIVED_BYTES_MAX.
+
+    The last request is always kept.
     """
 
     def __init__(self) -> None:
@@ -84,7 +85,10 @@ class History:
         return one
 
     def find(self, number: int | None) -> Received | None:
-        """Return the request with this number, or the last one for None. Return None if it is not kept."""
+        """Return the request with this number, or the last request if the number is None.
+
+        Return None if the request is not kept any more.
+        """
         if number is None:
             return self._all[-1] if self._all else None
         return next((one for one in self._all if one.number == number), None)

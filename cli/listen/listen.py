@@ -124,7 +124,7 @@ def command(
 
 
 def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[str, str]]) -> list[_Place]:
-    """Find the queues by name or id. Raises ConfigurationError if one is missing."""
+    """Find the queues by name or id. Raises ConfigurationError if a queue is missing."""
     try:
         with api_client(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
             ids = [(queue, find_queue(client, queue)) for queue in dict.fromkeys(queues)]

@@ -167,7 +167,7 @@ class DirectPutProtocol(HttpToolsProtocol):
         self.begun()
 
     def _leave_to_uvicorn(self, candidate: DirectCycle) -> None:
-        """Let uvicorn answer a request, as if it had received the head and this part of the body itself."""
+        """Let uvicorn answer a request, as if uvicorn had received the head and this part of the body itself."""
         self.cycle = self._before
         self._begin_in_uvicorn()
         if not candidate.keep_alive:  # the server is stopping

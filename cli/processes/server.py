@@ -114,7 +114,7 @@ class Server(uvicorn.Server):
 
     @property
     def should_exit(self) -> bool:
-        """Return whether the server ends. Setting this property to True ends the server at once."""
+        """Whether the server must end. Setting this property to True ends the server at once."""
         return self._exits.is_set()
 
     @should_exit.setter

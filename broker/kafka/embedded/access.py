@@ -75,9 +75,10 @@ def password_file(directory: Path) -> Path:
 
 
 def made_password(directory: Path) -> str:
-    """Return the password of the embedded Kafka in this directory. Create it if there is none.
+    """Return the password of the embedded Kafka in this directory. Create the password if there is none.
 
-    Raises ConfigurationError if other users can read the file, or if it does not hold such a password.
+    Raises ConfigurationError if other users can read the file, or if the file does not hold a password that Everput
+    made.
     """
     path = password_file(directory)
     refuse_shared_file(path)
@@ -100,10 +101,10 @@ def write_client_properties(directory: Path, access: EmbeddedAccess) -> None:
 
 
 def written_access(directory: Path, *, bootstrap: str | None = None) -> EmbeddedAccess | None:
-    """Return the address and password of the Kafka that last ran in this directory. Return None if none ever ran there.
+    """Return the address and password of the Kafka that last ran in this directory.
 
-    With `bootstrap`, return None if Kafka had another address. Raises ConfigurationError if the password file is
-    missing.
+    Return None if no Kafka ever ran there. With `bootstrap`, return None if Kafka had another address. Raises
+    ConfigurationError if the password file is missing.
     """
     try:
         text = (directory / "kafka.properties").read_text(encoding="utf-8")
@@ -122,8 +123,8 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
 async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
     """Connect to a server. Return whether both sides authenticate and the server names at least one Kafka broker.
 
-    Raises SaslAuthenticationFailed if the server does not know the user or the password. The `options` are those of
-    create_conn().
+    Raises SaslAuthenticationFailed if the server does not know the user or the password. The `options` are the options
+    of aiokafka's function create_conn().
     """
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:

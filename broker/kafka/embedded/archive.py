@@ -133,7 +133,9 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
 
 
 def _prune(kept: Path) -> None:
-    """Delete class archives that no start has used for a month, such as those of an older Kafka or Java."""
+    """Delete class archives that no start of Kafka has used for a month, such as the archives of an older Kafka or
+    Java.
+    """
     for path in kept.parent.glob("kafka-*.aot"):
         with suppress(OSError):
             if path != kept and time.time() - path.stat().st_mtime > _UNUSED_FOR_S:

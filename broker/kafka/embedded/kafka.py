@@ -175,8 +175,9 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """Start Kafka. Retry on another port if this one is taken, and without the class archive if that file may be
-        bad.
+        """Start Kafka.
+
+        If the port is taken, retry on another port. If the class archive may be bad, retry without it.
         """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")

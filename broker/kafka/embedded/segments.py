@@ -161,10 +161,10 @@ class LostEnd(NamedTuple):
 
 
 def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
-    """Yield the partitions whose files have lost records: they end before the offset up to which the broker noted that
-    all is acknowledged.
+    """Yield the partitions whose files have lost records.
 
-    No crash does this if each batch is synced. Kafka does not notice, and would give the same offsets to new records.
+    Such files end before the offset up to which the broker noted that all records are acknowledged. If each batch is
+    synced, a crash can't cause this. Kafka does not notice the loss, and would give the same offsets to new records.
     """
     for (topic, partition), noted in acknowledged(log_dir).items():
         folder = log_dir / f"{topic}-{partition}"
