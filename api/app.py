@@ -115,7 +115,7 @@ def make_app(
         mail_for=partial(_may_mail, settings, view),
     )
     views = Views(view, reader.past)
-    queues = Queues(queue_commands, view, views)
+    queues = Queues(queue_commands, view, status, views)
     listeners = Listeners(listener_commands, view, status, views)
     idempotency = Idempotency(
         log.claims,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +10,7 @@ from msgspec import UNSET
 
 from api.calls import Call
 from api.etags import Item
+from api.health import health_fields, listener_health
 from api.pages import optional_rfc3339, page, rfc3339, rfc3339_ms
 from api.past import Views
 from api.queues import threshold_fields, thresholds_of
@@ -20,11 +19,9 @@ from broker.commands.context import find_listener, find_queue
 from broker.commands.listeners import HIDDEN, ListenerCommands, ListenerInput
 from broker.core.catalogue import shown_url
 from broker.core.entities import Listener
-from broker.core.health import Facts
-from broker.errors import LogUnavailable, Refused
+from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
 
-_FACTS_S: Final = 2.0
 _STANDARD: Final = "standard"  # the format of the requests to a listener for which no other format was chosen
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
@@ -90,7 +87,7 @@ class Listeners:
             "lag": condition.lag,
             "oldest_pending_at": optional_rfc3339(condition.oldest_pending_at_ms),
             "last_error": condition.last_error,
-            **_health(self._view, listener, condition.facts),
+            **listener_health(self._view, listener, condition.facts),
         }
         return _answer(call, listener, now)
 
@@ -148,33 +145,6 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
         **({"alerts": alerts} if alerts else {}),
         "paused": listener.paused,
         "created_at": rfc3339(listener.created_at_ms),
-    }
-
-
-async def health_fields(
-    view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
-) -> list[dict[str, Any]]:
-    """Return the health and the counts of each listener as JSON fields. While Kafka does not answer, there are no
-    fields.
-    """
-    try:
-        async with asyncio.timeout(_FACTS_S):
-            known = await status.facts(listeners)
-    except (LogUnavailable, TimeoutError):
-        return [{} for _ in listeners]
-    return [_health(view, one, known.get(one.id, Facts())) for one in listeners]
-
-
-def _health(view: DirectoryView, listener: Listener, facts: Facts) -> dict[str, Any]:
-    replaying = any(replay.state == "running" for replay in view.state.replays.of(listener.id))
-    return {
-        "health": str(facts.health(paused=listener.paused is not None, replaying=replaying)),
-        "parked": facts.parked,
-        "retrying": facts.retrying,
-        "recent_attempts": facts.accepted + facts.refused,
-        "recent_failures": facts.refused,
-        "last_success_at": optional_rfc3339(facts.accepted_at_ms or None),
-        "last_failure_at": optional_rfc3339(facts.refused_at_ms or None),
     }
 
 

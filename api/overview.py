@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from api.calls import Call
-from api.listeners import health_fields
+from api.health import health_fields
 from api.statistics import statistics_fields, time_steps
 from broker.commands.context import now_ms
 from broker.core.entities import Listener, Queue

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -36,8 +38,13 @@ class Listed(Protocol):
 T = TypeVar("T", bound=Listed)
 
 
-def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | None]:
+def page(
+    items: Iterable[T], query: Mapping[str, str], *, size: Callable[[T], int] | None = None, size_max: int = 0
+) -> tuple[list[T], str | None]:
     """Return one page of the items, oldest first, and the token of the next page if there is one. Raises BadParameter.
+
+    With `size`, the page ends before an item with which the sizes of the page's items would exceed `size_max`. The
+    first item is always on the page.
 
     A page token names a time and an id rather than an item, so it stays valid when items are deleted.
     """
@@ -47,7 +54,10 @@ def page(items: Iterable[T], query: Mapping[str, str]) -> tuple[list[T], str | N
     if after is not None:
         in_order = [item for item in in_order if (item.created_at_ms, item.id) > after]
     shown = in_order[:limit]
-    return shown, _page_token(shown[-1]) if len(in_order) > limit else None
+    if size is not None:
+        sums = list(accumulate(map(size, shown)))
+        shown = shown[: max(1, bisect_right(sums, size_max))]
+    return shown, _page_token(shown[-1]) if len(in_order) > len(shown) else None
 
 
 class Span(NamedTuple):

@@ -9,22 +9,24 @@ from msgspec import UNSET
 
 from api.calls import Call
 from api.etags import Item
-from api.pages import page
+from api.health import LISTENERS_OF_PAGE_MAX, queue_health_fields
+from api.pages import flag_parameter, page
 from api.past import Views
 from api.shapes import AlertsBody, QueueBody, QueueChangeBody
 from broker.commands.context import find_queue
 from broker.commands.queues import QueueCommands
 from broker.core.entities import Queue
 from broker.core.events import AlertThresholds
-from broker.ports import DirectoryView
+from broker.ports import DirectoryView, ListenerStatus
 
 
 class Queues:
     """Handlers for /v1/queues and /v1/queues/{queue_id}."""
 
-    def __init__(self, commands: QueueCommands, view: DirectoryView, views: Views) -> None:
+    def __init__(self, commands: QueueCommands, view: DirectoryView, status: ListenerStatus, views: Views) -> None:
         self._commands = commands
         self._view = view
+        self._status = status
         self._views = views
 
     async def create(self, call: Call) -> Any:
@@ -35,8 +37,11 @@ class Queues:
         return _answer(call, queue)
 
     async def list(self, call: Call) -> Any:
-        """List queues. The parameter `name` selects the queue with exactly this name."""
+        """List queues. The parameter `name` selects the queue with exactly this name. With `health=true`, each queue
+        has the health of its listeners.
+        """
         query = call.query()
+        with_health = flag_parameter(query, "health") and "at" not in query
         state, organization_id = (await self._views.of(call)).state, call.organization_id
         if "name" in query:
             named = state.queues_by_name.get((organization_id, query["name"]))
@@ -44,9 +49,16 @@ class Queues:
         else:
             found = list(state.queues_of(organization_id))
         api_key = call.api_key
-        shown, page_token = page((queue for queue in found if api_key is None or api_key.is_for(queue.id)), query)
+        own = (queue for queue in found if api_key is None or api_key.is_for(queue.id))
+        shown, page_token = page(
+            own, query, size=_listeners_of if with_health else None, size_max=LISTENERS_OF_PAGE_MAX
+        )
         links = call.links("/v1/queues", query, page_token)
-        return {"queues": [queue_fields(queue) for queue in shown], "_links": links}
+        answer = [queue_fields(queue) for queue in shown]
+        if with_health:
+            now = await queue_health_fields(self._view, self._status, shown)
+            answer = [fields | health for fields, health in zip(answer, now, strict=True)]
+        return {"queues": answer, "_links": links}
 
     async def get(self, call: Call) -> Any:
         view = await self._views.of(call)
@@ -77,6 +89,10 @@ def queue_fields(queue: Queue) -> dict[str, Any]:
     fields = {"id": queue.id, "name": queue.name, "listeners": listeners}
     alerts = threshold_fields(queue.alerts)
     return {**fields, "alerts": alerts} if alerts else fields
+
+
+def _listeners_of(queue: Queue) -> int:
+    return len(queue.listeners)
 
 
 def thresholds_of(body: AlertsBody) -> AlertThresholds:

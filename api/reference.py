@@ -109,6 +109,11 @@ _EVEN_IF_LAST = Parameter(
     "Remove the member even if no other member can sign in. Otherwise such a request is refused with 422.",
     {"type": "boolean", "default": False},
 )
+_HEALTH = Parameter(
+    "health",
+    "Show how many listeners of each queue are in each state, and their parked and retrying deliveries.",
+    {"type": "boolean", "default": False},
+)
 _STATISTICS = (
     Parameter("from", "The start of the time range; default: an hour before its end. Kept for 30 days.", _TIME),
     Parameter("to", "The end of the time range; default: now.", _TIME),
@@ -149,7 +154,7 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         "listQueues",
         "List queues",
         answers.QueuesAnswer,
-        parameters=(*_PAGE, _AT, Parameter("name", "Only the queue with exactly this name.", _TEXT)),
+        parameters=(*_PAGE, _AT, Parameter("name", "Only the queue with exactly this name.", _TEXT), _HEALTH),
         problems=(400, 422),
     ),
     ("GET", _QUEUE): OperationDoc(

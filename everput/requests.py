@@ -32,9 +32,13 @@ class Request(Generic[T]):
     joins: str | None = None
 
 
-def list_queues(*, name: str | None = None) -> Request[answers.QueuesAnswer]:
-    """List the queues, or only the queue with this name."""
+def list_queues(*, name: str | None = None, health: bool = False) -> Request[answers.QueuesAnswer]:
+    """List the queues, or only the queue with this name. With `health`, the answer tells the health of each queue's
+    listeners.
+    """
     query = {} if name is None else {"name": name}
+    if health:
+        query["health"] = "true"
     return Request(method="GET", path="/v1/queues", answer=answers.QueuesAnswer, query=query)
 
 

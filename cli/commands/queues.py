@@ -19,9 +19,10 @@ def command() -> None:
 @command.command("list", epilog=examples("everput queues list"))
 @asks
 def list_(client: Client, *, as_json: bool) -> None:
-    """List queues, oldest first."""
-    found = (queue for page in client.pages(everput.list_queues()) for queue in page.queues)
-    show_all(found, {"id": "id", "name": "name", "listeners": "listeners"}, as_json=as_json)
+    """List queues, oldest first, with the states of their listeners and their retrying and parked deliveries."""
+    found = (queue for page in client.pages(everput.list_queues(health=True)) for queue in page.queues)
+    columns = {"id": "id", "name": "name", "listeners": "listeners", "states": "health"}
+    show_all(found, columns | {"retrying": "retrying", "parked": "parked"}, as_json=as_json)
 
 
 @command.command("get", epilog=examples("everput queues get orders"))

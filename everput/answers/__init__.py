@@ -78,6 +78,7 @@ from everput.answers.messages import (
 from everput.answers.queues import (
     QueueAnswer,
     QueueFields,
+    QueueHealth,
     QueuesAnswer,
 )
 from everput.answers.replays import (
@@ -158,6 +159,7 @@ __all__ = [
     "PutAnswer",
     "QueueAnswer",
     "QueueFields",
+    "QueueHealth",
     "QueuesAnswer",
     "RedriveAnswer",
     "ReplayAnswer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, UnsetType, field
 
-from everput.answers.base import Answer, Links, Named, PageLinks
+from everput.answers.base import Answer, Count, Links, Named, PageLinks
 
 
 class AlertFields(Answer):
@@ -42,10 +42,25 @@ class QueueAnswer(Answer):
     """Links of the queue."""
 
 
+class QueueHealth(QueueFields, kw_only=True):
+    """A queue with the health of its listeners. Only a request with `health=true` and without `at` gets these fields.
+    They are missing while they can't be read.
+    """
+
+    health: dict[str, Count] | UnsetType = UNSET
+    """The number of listeners by state: `healthy`, `failing`, `down`, `paused`, `replaying`, `new`. A state of no
+    listener is missing.
+    """
+    parked: Count | UnsetType = UNSET
+    """The number of parked deliveries of all its listeners."""
+    retrying: Count | UnsetType = UNSET
+    """The number of deliveries with a failed attempt that are retried, of all its listeners."""
+
+
 class QueuesAnswer(Answer):
     """A page of the organization's queues."""
 
-    queues: list[QueueFields]
+    queues: list[QueueHealth]
     """The queues, oldest first."""
     links: PageLinks = field(name="_links")
     """Links to this page and the next."""

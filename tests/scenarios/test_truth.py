@@ -245,7 +245,23 @@ async def test_every_surface_says_the_same_true_thing_of_every_listener(tmp_path
                     for name, low, high in ((name, before[name], after[name]) for name in WANTED)
                 )
 
+            async def queue_agrees() -> bool:
+                """The lists of queues count the states and deliveries of the listeners."""
+                path = "/v1/queues?health=true"
+                before = await here.items()
+                listed = [*(await here.get(path))["queues"], *map(json.loads, await here.cli("queues", "list"))]
+                said = [one for one in listed if one["id"] == queue["id"]]  # Alerts have a queue of their own.
+                after = await here.items()
+                retrying = sorted(sum(one["retrying"] for one in items.values()) for items in (before, after))
+                return len(said) == 2 and all(
+                    one["health"] == Counter(health for health, _ in WANTED.values())
+                    and one["parked"] == MESSAGES
+                    and retrying[0] <= one["retrying"] <= retrying[1]
+                    for one in said
+                )
+
             await until(agree, what="all say the same, and what the deliveries come to")
+            await until(queue_agrees, what="the lists of queues count the same")
             items = await here.items()
             assert {name: (one["health"], one["parked"]) for name, one in items.items()} == WANTED
             if shutil.which("node") is not None:

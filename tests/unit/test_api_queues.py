@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from api_client import Api, make_api
 
+from api.health import LISTENERS_OF_PAGE_MAX
 from broker.core.codec import decode_message
+from broker.core.control_events import ListenerCreated
 from broker.core.health import Facts
 from broker.core.ids import parse_message_id
+from broker.errors import LogUnavailable
 from broker.ports import Attempt, DeliveryState, ListenerCondition
 from broker.settings import SmtpSettings
 from everput.answers.listeners import ListenerHealth, ListenerNow
@@ -175,6 +179,80 @@ async def test_a_listeners_condition_is_shown_when_it_is_known():
     (listed,) = (await api.get(f"/v1/queues/{queue_id}/listeners")).json()["listeners"]
     assert listed == {name: one for name, one in listener.items() if name in listed}
     assert counts.keys() <= listed.keys()
+
+
+class CountedStatus(NoDeliveries):
+    """Knows these facts about listeners, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Facts] = {}
+        self.asked = 0
+        self.away = False
+
+    async def facts(self, listeners):
+        self.asked += 1
+        if self.away:
+            raise LogUnavailable("Kafka does not answer")
+        return {one.id: self.known[one.id] for one in listeners if one.id in self.known}
+
+
+async def test_a_list_of_queues_counts_the_states_of_their_listeners_in_one_look_if_asked_for():
+    status = CountedStatus()
+    api = await make_api(status=status)
+    orders, invoices, empty = await api.queue("orders"), await api.queue("invoices"), await api.queue("empty")
+    accepts = Facts(accepted=3, accepted_at_ms=1_000)
+    refuses = Facts(refused=9, refused_at_ms=1_000, parked=4, retrying=5)
+    for number, facts in enumerate((accepts, accepts, refuses, Facts(down=True, parked=1), refuses)):
+        status.known[await api.listener(orders, name=f"l-{number}")] = facts
+    await api.listener(invoices)
+    listed = (await api.get("/v1/queues?health=true&limit=2")).json()
+    more = (await api.get(listed["_links"]["next"]["href"])).json()
+    fields = ("health", "parked", "retrying")
+    told = {one["id"]: [one[name] for name in fields] for one in (*listed["queues"], *more["queues"])}
+    assert told == {
+        orders: [{"down": 1, "failing": 2, "healthy": 2}, 9, 10],
+        invoices: [{"new": 1}, 0, 0],
+        empty: [{}, 0, 0],
+    }
+    assert status.asked == 2, "once for each page"
+    status.away = True
+    plain = (await api.get("/v1/queues")).json()["queues"]
+    assert plain == [{name: value for name, value in one.items() if name not in fields} for one in plain]
+    assert (await api.get("/v1/queues?health=true")).json()["queues"] == plain, "Kafka does not answer"
+    status.away = False
+    assert (await api.get("/v1/queues?health=true&at=2026-01-31T12:00:00Z")).json()["queues"] == []
+    assert (await api.get("/v1/queues?health=yes")).json()["errors"][0]["parameter"] == "health"
+
+
+async def test_a_page_of_queues_with_their_health_ends_before_it_has_too_many_listeners():
+    api = await make_api()
+    sizes = {await api.queue(f"q-{size}"): size for size in (LISTENERS_OF_PAGE_MAX + 1, 700, 301, 300, 0)}
+    urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
+    for queue_id, size in sizes.items():
+        for number in range(size):
+            await api.log.control.append(
+                ListenerCreated(
+                    at_ms=1,
+                    organization_id=api.organization_id,
+                    queue_id=queue_id,
+                    listener_id=str(uuid4()),
+                    name=f"l-{number}",
+                    sealed_secret="",
+                    start_offsets=(0, 0),
+                    **urls,
+                )
+            )
+    pages, path = [], "/v1/queues?health=true"
+    while path:
+        body = (await api.get(path)).json()
+        pages.append([(one["id"], sum(one["health"].values())) for one in body["queues"]])
+        path = body["_links"].get("next", {}).get("href")
+    assert dict(one for page in pages for one in page) == sizes
+    assert sum(map(len, pages)) == len(sizes)
+    counts = [[size for _, size in page] for page in pages]
+    assert all(sum(page) <= LISTENERS_OF_PAGE_MAX or len(page) == 1 for page in counts)
+    assert all(sum(page) + after[0] > LISTENERS_OF_PAGE_MAX for page, after in itertools.pairwise(counts))
+    assert len((await api.get("/v1/queues")).json()["queues"]) == len(sizes)
 
 
 async def test_a_put_message_is_answered_with_its_id_and_a_made_name(api):

@@ -102,7 +102,7 @@ def filled(kind: inspect.Type) -> Any:
         case inspect.ListType():
             return [filled(kind.item_type)]
         case inspect.DictType():
-            return {HOSTILE: HOSTILE}
+            return {HOSTILE: filled(kind.value_type)}
         case inspect.StructType():
             return {one.encode_name: filled(one.type) for one in kind.fields if one.encode_name != "next"}
         case inspect.AnyType():

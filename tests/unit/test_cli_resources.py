@@ -60,7 +60,7 @@ def told(result: Result) -> list[dict]:
 def test_a_queue_is_made_shown_listed_renamed_and_deleted(run: Run):
     (made,) = told(run("queues", "create", "orders", "--json"))
     assert told(run("queues", "get", "orders", "--json")) == [made]
-    assert made in told(run("queues", "list", "--json"))
+    assert {**made, "health": {}, "parked": 0, "retrying": 0} in told(run("queues", "list", "--json"))
     assert "orders" in run("queues", "list").stdout
     assert "orders" in run("queues", "get", made["id"]).stdout
     run("queues", "rename", "orders", "others")
@@ -77,6 +77,9 @@ def test_a_listener_is_made_shown_changed_paused_and_deleted(run: Run):
     assert (made["max_in_flight"], set(made["headers"])) == (3, {"X-Team"})
     (changed,) = told(run("listeners", "update", "listened", "billing", "--name", "bills", "--json"))
     assert (changed["name"], changed["max_in_flight"]) == ("bills", 3)
+    (queue,) = [one for one in told(run("queues", "list", "--json")) if one["name"] == "listened"]
+    assert (queue["health"], queue["parked"], queue["retrying"]) == ({"new": 1}, 0, 0)
+    assert "new: 1" in run("queues", "list").stdout
     (listed,) = told(run("listeners", "list", "listened", "--json"))
     assert {**listed, **changed} == listed
     (paused,) = told(run("listeners", "pause", "listened", "bills", "--json"))

@@ -1,0 +1,77 @@
+"""The health of listeners and queues, as JSON fields of the answers about them.
+
+Not for: what the health of a listener means (broker/core/health.py), reading the facts from Kafka
+(broker/kafka/deliveries.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from api.pages import optional_rfc3339
+from broker.core.entities import Listener, Queue
+from broker.core.health import Facts, Health
+from broker.errors import LogUnavailable
+from broker.ports import DirectoryView, ListenerStatus
+
+# A page of queues with their health ends early if its queues have more listeners than this together.
+LISTENERS_OF_PAGE_MAX: Final = 1_000
+_FACTS_S: Final = 2.0
+
+
+async def health_fields(
+    view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
+) -> list[dict[str, Any]]:
+    """Return the health and the counts of each listener as JSON fields. While Kafka does not answer, there are no
+    fields.
+    """
+    try:
+        async with asyncio.timeout(_FACTS_S):
+            known = await status.facts(listeners)
+    except (LogUnavailable, TimeoutError):
+        return [{} for _ in listeners]
+    return [listener_health(view, one, known.get(one.id, Facts())) for one in listeners]
+
+
+def listener_health(view: DirectoryView, listener: Listener, facts: Facts) -> dict[str, Any]:
+    """Return the health and the counts of one listener as JSON fields."""
+    replaying = any(replay.state == "running" for replay in view.state.replays.of(listener.id))
+    return {
+        "health": str(facts.health(paused=listener.paused is not None, replaying=replaying)),
+        "parked": facts.parked,
+        "retrying": facts.retrying,
+        "recent_attempts": facts.accepted + facts.refused,
+        "recent_failures": facts.refused,
+        "last_success_at": optional_rfc3339(facts.accepted_at_ms or None),
+        "last_failure_at": optional_rfc3339(facts.refused_at_ms or None),
+    }
+
+
+async def queue_health_fields(
+    view: DirectoryView, status: ListenerStatus, queues: Sequence[Queue]
+) -> list[dict[str, Any]]:
+    """Return for each queue, as JSON fields, how many of its listeners are in each state, and the counts of their
+    deliveries. While Kafka does not answer, there are no fields.
+    """
+    listeners = [list(queue.listeners.values()) for queue in queues]
+    known = iter(await health_fields(view, status, [one for some in listeners for one in some]))
+    told = [[next(known) for _ in some] for some in listeners]
+    if not all(fields for some in told for fields in some):
+        return [{} for _ in queues]
+    return [
+        {
+            "health": _by_state(fields["health"] for fields in some),
+            "parked": sum(fields["parked"] for fields in some),
+            "retrying": sum(fields["retrying"] for fields in some),
+        }
+        for some in told
+    ]
+
+
+def _by_state(states: Iterable[str]) -> dict[str, int]:
+    """Return the number of listeners in each state, from the worst state to the best."""
+    counts = Counter(states)
+    return {str(state): counts[state] for state in Health if counts[state]}
