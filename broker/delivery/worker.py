@@ -65,8 +65,7 @@ class Worker:
         tracing: Tracing | None = None,
         dice: Callable[[], float] = random,  # for the jitter of retries
     ) -> None:
-        self.kafka, self.tuning = kafka, tuning
-        self._view = view
+        self.kafka, self.tuning, self._view = kafka, tuning, view
         self.metrics = Metrics()
         self._background = Background()
         self._loaded = asyncio.Event()

@@ -370,7 +370,7 @@ class Office:
         dispatcher = self.dispatcher
         await until(lambda: self.settled and not dispatcher.busy and not dispatcher.held)
         self.keep_books()
-        assert dispatcher.held_bytes == 0
+        assert dispatcher.memory.held_bytes == 0
         assert not dispatcher.deliveries.ready
         assert not dispatcher.deliveries.retries
         assert not dispatcher.deliveries.keys

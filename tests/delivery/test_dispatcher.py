@@ -163,7 +163,7 @@ async def test_a_key_goes_on_after_its_partition_was_given_up_and_gained_again(s
     stream = dispatcher.streams[0]
     cursor = stream.cursor(office.partition.tail)
     dispatcher.drop(stream)
-    assert (dispatcher.held, dispatcher.held_bytes) == (0, 0)
+    assert (dispatcher.held, dispatcher.memory.held_bytes) == (0, 0)
 
     window: Window[Delivery] = Window()
     again = dispatcher.streams[0] = Stream(dispatcher, 0, window)
@@ -232,7 +232,7 @@ async def test_paused_it_holds_nothing_and_resumed_it_delivers_everything_once(s
     office.put(30)
     moody.free.set()
     await until(lambda: not office.dispatcher.busy)
-    assert (office.dispatcher.held, office.dispatcher.held_bytes) == (0, 0)
+    assert (office.dispatcher.held, office.dispatcher.memory.held_bytes) == (0, 0)
     assert len(moody.taken) == 4
     office.dispatcher.update(paused(office.dispatcher.listener, None), share=WHOLE)
     await office.all_settled()
@@ -725,7 +725,7 @@ async def test_closed_it_leaves_neither_connections_nor_tasks(serve, open_office
     office.dispatcher.close()
     moody.free.set()
     await until(lambda: server.open == 0)
-    assert (office.dispatcher.held, office.dispatcher.held_bytes, office.dispatcher.busy) == (0, 0, False)
+    assert (office.dispatcher.held, office.dispatcher.memory.held_bytes, office.dispatcher.busy) == (0, 0, False)
 
 
 async def test_retries_of_a_partition_that_is_given_up_take_no_room(serve, open_office):

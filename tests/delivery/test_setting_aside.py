@@ -58,7 +58,7 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(serve
     dispatcher.set_aside_before(0, OLD)
     await until(lambda: not dispatcher.sets_aside(0))
     assert max(count for count, _ in seen) <= TUNED.set_aside_at_once
-    assert (dispatcher.held, dispatcher.held_bytes, len(taker.taken)) == (0, 0, 0)
+    assert (dispatcher.held, dispatcher.memory.held_bytes, len(taker.taken)) == (0, 0, 0)
     kept = topic.kept()
     assert sorted(event.offset for event in kept.values()) == list(range(OLD))
     assert {event.number for event in kept.values()} == {0}

@@ -20,6 +20,7 @@ from broker.commands.queues import QueueCommands
 from broker.core.changes import CLOCK_SKEW_MS
 from broker.core.entities import Listener, Queue
 from broker.core.ids import parse_message_id
+from broker.delivery.checkpoint.metrics import state_of
 from broker.delivery.ports import Ports
 from broker.delivery.tuning import Tuning
 from broker.delivery.worker import Worker
@@ -174,7 +175,7 @@ class Rig:
 
         def known() -> bool:
             dispatchers = [worker.dispatchers[listener.id] for worker in self.workers]
-            return all(dispatcher.condition == "down" and not dispatcher.busy for dispatcher in dispatchers)
+            return all(state_of(dispatcher) == "down" and not dispatcher.busy for dispatcher in dispatchers)
 
         await until(known, what="the listener is known to be down")
 

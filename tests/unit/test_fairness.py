@@ -33,9 +33,8 @@ def dispatchers(
             busy=busy,
             wants_more=wants_more,
             waits=wants_more,
-            held_bytes=held_bytes,
             limits=SimpleNamespace(priority=priority, permits=0),
-            memory=SimpleNamespace(),
+            memory=SimpleNamespace(held_bytes=held_bytes),
         )
         for _ in range(count)
     ]

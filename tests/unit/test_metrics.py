@@ -244,8 +244,9 @@ async def test_only_listeners_with_the_most_attempts_and_failures_are_named_and_
 
 async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():
     listener = SimpleNamespace(id="l", paused=None)
-    counted = {"held": 1, "held_bytes": 1, "behind": (), "streams": {}, "recent": {}, "listener": listener}
-    dispatchers = [SimpleNamespace(condition="live", circuit=Circuit(), **counted) for _ in range(1000)]
+    memory = SimpleNamespace(held_bytes=1)
+    counted = {"held": 1, "memory": memory, "behind": (), "streams": {}, "recent": {}, "listener": listener}
+    dispatchers = [SimpleNamespace(circuit=Circuit(), **counted) for _ in range(1000)]
     looking = asyncio.create_task(condition(dispatchers, {}, Outstanding(None, None, "", {}, {}, None)))
     turns = 0
     while not looking.done():

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from math import inf
 
 from broker.core import circuit
@@ -232,12 +232,7 @@ class Checkpoints:
         try:
             await self._deliveries.append(self._outcomes)
         except LogUnavailable as error:
-            for listener_id, places in list(cursors.items()):
-                kept = {number: cursor for number, cursor in places.items() if number not in self._outcomes}
-                if kept:
-                    cursors[listener_id] = kept
-                else:
-                    del cursors[listener_id]
+            _leave_out(cursors, self._outcomes)
             return error
         return None
 
@@ -361,20 +356,11 @@ class Checkpoints:
         """Return a listener's cursors on the partitions where it has no stream. If `numbers` is None, use all
         partitions.
         """
-        idle, listener_id = {}, dispatcher.listener.id
-        down = dispatcher.circuit.state is circuit.State.OPEN
+        idle = {}
         for number in self._partitions if numbers is None else numbers:
             partition = self._partitions.get(number)
             if partition is not None and number not in dispatcher.streams and partition.placed(dispatcher):
-                waiting, since_ms = self._outstanding.waiting(number, listener_id)
-                idle[number] = Cursor(
-                    top=dispatcher.listener.reach(number, partition.tail),
-                    pending=waiting,
-                    oldest_at_ms=since_ms,
-                    state="down" if down else "live",
-                    error=dispatcher.error,
-                    counts=counts_text(dispatcher, number, *self._outstanding.held(number, listener_id)),
-                )
+                idle[number] = _idle_cursor(dispatcher, number, partition.tail, self._outstanding)
         return idle
 
     def _cursor(self, stream: Stream, partition: Partition) -> Cursor:
@@ -388,3 +374,26 @@ class Checkpoints:
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(dispatcher) | kept
+
+
+def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]) -> None:
+    for listener_id, places in list(cursors.items()):
+        kept = {number: cursor for number, cursor in places.items() if number not in partitions}
+        if kept:
+            cursors[listener_id] = kept
+        else:
+            del cursors[listener_id]
+
+
+def _idle_cursor(dispatcher: Dispatching, number: int, tail: int, outstanding: Outstanding) -> Cursor:
+    """Return the cursor of a listener on a partition where it has no delivery stream."""
+    listener_id = dispatcher.listener.id
+    waiting, since_ms = outstanding.waiting(number, listener_id)
+    return Cursor(
+        top=dispatcher.listener.reach(number, tail),
+        pending=waiting,
+        oldest_at_ms=since_ms,
+        state="down" if dispatcher.circuit.state is circuit.State.OPEN else "live",
+        error=dispatcher.error,
+        counts=counts_text(dispatcher, number, *outstanding.held(number, listener_id)),
+    )

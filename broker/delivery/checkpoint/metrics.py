@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from broker.core import circuit
 from broker.core.entities import Listener
@@ -20,6 +21,12 @@ from broker.delivery.dispatch.stream import Made, Row, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED
+
+_CONDITIONS: Final = {
+    circuit.State.CLOSED: "live",
+    circuit.State.PROBATION: "probation",
+    circuit.State.OPEN: "down",
+}
 
 
 class ListenerCounts:
@@ -118,6 +125,11 @@ class Condition:
     damaged: int = 0  # of these, with unreadable messages
 
 
+def state_of(dispatcher: Dispatcher) -> str:
+    """Return the listener's state: `live`, `probation`, `down` or `paused`."""
+    return "paused" if dispatcher.listener.paused is not None else _CONDITIONS[dispatcher.circuit.state]
+
+
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
     """Return how many messages in the worker's partitions wait for the listener, without those in the topic
     `outstanding`. The number is an upper bound.
@@ -148,9 +160,9 @@ async def condition(
     for looked_at, dispatcher in enumerate(list(dispatchers), 1):
         if looked_at % at_once == 0:
             await asyncio.sleep(0)
-        now.listeners[dispatcher.condition] += 1
+        now.listeners[state_of(dispatcher)] += 1
         now.held += dispatcher.held
-        now.held_bytes += dispatcher.held_bytes
+        now.held_bytes += dispatcher.memory.held_bytes
         now.lagging += len(dispatcher.behind)
         messages = waiting(dispatcher, partitions)
         oldest: list[int] = []

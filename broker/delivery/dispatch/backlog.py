@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from broker.core.delivery import KEPT, State
+from broker.core.delivery import KEPT, MISSING, State
 from broker.core.entities import Queue
 from broker.core.events import UNDECODABLE
 from broker.delivery.dispatch.room import Room
@@ -72,6 +72,13 @@ class Backlog:
             stream.assignment.lagging(stream)
             if stream.requested:
                 return
+
+    def read_again(self, delivery: Delivery) -> None:
+        """Read the message of a delivery again later, because its memory was freed."""
+        stream = delivery.stream
+        delivery.state = MISSING
+        stream.window.forget((delivery.offset,))
+        self.behind[stream] = None
 
     # These methods move deliveries to the topic `outstanding` before retention deletes their messages.
 

@@ -25,11 +25,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 from broker.core import circuit
 from broker.core.circuit import Circuit
-from broker.core.delivery import CANCELLED, DROPPED, KEPT, MISSING, QUEUED, READY, RENEWING, RETURNED, Leaving, State
+from broker.core.delivery import CANCELLED, DROPPED, KEPT, QUEUED, READY, RENEWING, RETURNED, Leaving, State
 from broker.core.entities import Listener, Queue
 from broker.core.events import DAMAGED, UNDECODABLE
 from broker.core.flow import Share
@@ -47,12 +46,6 @@ from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, message_
 from broker.delivery.reading.message import Message
 from broker.delivery.tuning import TUNED, Tuning
 from broker.outbound.request import Opened
-
-_CONDITIONS: Final = {
-    circuit.State.CLOSED: "live",
-    circuit.State.PROBATION: "probation",
-    circuit.State.OPEN: "down",
-}
 
 
 class Dispatcher:
@@ -76,8 +69,7 @@ class Dispatcher:
     ) -> None:
         self.tuning = tuning
         self.assignment = assignment
-        self.queue = queue
-        self.listener = listener
+        self.queue, self.listener = queue, listener
         self.opened = opened  # the listener's decrypted secrets and headers
         self._wants_tick = wants_tick  # makes tick() be called
         self._tell_gone = gone  # called after a 410 Gone
@@ -303,10 +295,7 @@ class Dispatcher:
             if delivery.entry is not None:
                 self._give_back(delivery)
             else:
-                stream = delivery.stream
-                delivery.state = MISSING
-                stream.window.forget((delivery.offset,))
-                self.behind[stream] = None
+                self.backlog.read_again(delivery)
 
     def wake(self) -> None:
         """Start attempts again after a successful probe, or after the listener was resumed."""
@@ -361,19 +350,9 @@ class Dispatcher:
         return self.memory.held
 
     @property
-    def held_bytes(self) -> int:
-        """The size of the messages for the listener that are in memory."""
-        return self.memory.held_bytes
-
-    @property
     def error(self) -> str | None:
         """The reason why the listener did not accept the last attempt, or None if it did."""
         return self.attempts.error
-
-    @property
-    def condition(self) -> str:
-        """The listener's state: `live`, `probation`, `down` or `paused`."""
-        return "paused" if self.listener.paused is not None else _CONDITIONS[self.circuit.state]
 
     @property
     def busy(self) -> int:

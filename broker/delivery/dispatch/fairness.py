@@ -31,8 +31,6 @@ class Sharing(Protocol):
     @property
     def busy(self) -> int: ...
     @property
-    def held_bytes(self) -> int: ...
-    @property
     def waits(self) -> bool: ...
     @property
     def wants_more(self) -> bool: ...
@@ -101,7 +99,7 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
     for equals in by_priority:
         _share_out(equals, tuning, attempts_used=attempts_used, bytes_used=bytes_used)
         attempts_used += sum(dispatcher.busy for dispatcher in equals)
-        bytes_used += sum(dispatcher.held_bytes for dispatcher in equals)
+        bytes_used += sum(dispatcher.memory.held_bytes for dispatcher in equals)
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
