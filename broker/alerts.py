@@ -69,7 +69,7 @@ _ID_VALID_MS: Final = 5 * 60_000
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that
 
-# Returns how many messages wait for a listener, as far as this worker knows; None if it does not serve it.
+# Returns how many messages wait for a listener, as far as this worker knows; None if the worker does not serve it.
 LocalLag = Callable[[str], int | None]
 
 

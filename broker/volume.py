@@ -29,7 +29,7 @@ STEP_BYTES_MIN: Final = 1 << 20
 # Kafka stores at most 192 bytes for a record, in addition to its value.
 # A batch with one record adds 61 bytes, lengths and times add 27, and the key and the headers add 77.
 RECORD_BYTES: Final = 192
-# Kafka's index files add less than 1/128 of everything: at most 20 bytes for each 4,096.
+# Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
 # For an organization without a limit, recording steps are computed from at least 1 GiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30

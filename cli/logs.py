@@ -42,7 +42,7 @@ _QUIETER = {
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
-# This logger shows requests with the passwords in them.
+# The logger aiokafka.conn shows requests with the passwords in them.
 _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
@@ -91,7 +91,7 @@ class _JsonFormatter(TextFormatter):
         }
         for name, value in values.items():
             if value is not None:
-                # A field with the name of one of the line's own fields gets an underscore.
+                # If a field of an event has the name of a log line's own field, the name gets an underscore.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )

@@ -80,7 +80,7 @@ class _Host(click.ParamType):
 
 
 _SECONDS_OF: Final = {"h": 3600, "d": 86_400}
-# A put that is repeated within the day of its Idempotency-Key must still find its messages.
+# A put that is repeated within 24 hours with its Idempotency-Key must still find its messages.
 _RETAIN_S_MIN: Final = 2 * 86_400
 
 

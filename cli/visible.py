@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# These are control characters, marks of text direction, line separators, and halves of surrogate pairs.
+# The characters to escape: control characters, marks of text direction, line separators, halves of surrogate pairs.
 # This pattern takes linear time, because it matches a single character.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # This pattern takes linear time, because it matches a single character.

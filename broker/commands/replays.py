@@ -219,12 +219,12 @@ class ReplayCommands:
         """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
         Return two offsets and a list of offsets for each partition. The replay takes all messages before the first
-        offset, all from the second offset on, and those in the list. For undelivered messages, the first offset is
-        where the listener began, and the second is the `top` of its cursor. It got no messages outside of that range.
+        offset, all messages from the second offset on, and the offsets in the list.
         """
         # Read the cursors first: a delivery that leaves a worker's memory later is found in the topic `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
+        # The listener got no messages before its start, and has taken none from the `top` of its cursor on.
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
         before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
         after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))

@@ -32,11 +32,11 @@ D = TypeVar("D")
 
 
 class Window(Generic[D]):
-    """The messages of one partition for one listener: which deliveries are open, and which messages must still be read.
+    """The deliveries of one partition's messages to one listener.
 
-    `open` holds the open deliveries by offset: they were begun, and are not delivered, parked, cancelled or moved to
-    the topic `outstanding` yet. `missing` has the open offsets whose messages must be read again. The listener does not
-    get messages below the offset `begin`.
+    `open` maps an offset to its delivery, from the beginning of the delivery until it is delivered, parked, cancelled
+    or moved to the topic `outstanding`. `missing` has the offsets in `open` whose messages must be read again. The
+    listener gets no messages below the offset `begin`.
     """
 
     __slots__ = ("begin", "behind", "missing", "open", "scan_from")

@@ -65,14 +65,14 @@ class Together(Append):
     def add_to(self, batch: Any, items: list[Append], partition: int) -> bool:
         """Add this group's messages to a record batch: all of them, or none if other messages leave too little room.
 
-        Messages that are too large for any batch fill an empty one. Return whether all of them are in batches now.
+        If they are too large for any batch, as many as fit go into an empty batch. Return whether all are in batches now.
         """
         try:
             # Compare sizes before records are built, because building records takes time.
             if items and batch.size() + self.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in self.builds)
-            # Build all records first: if one fails, none of them is added.
+            # Build all records first, so that no record is added if one of them can't be built.
             if items or not self.begun:
                 records = list(records)
                 size = sum(len(key) + len(value) + len(queue) + _RECORD_BYTES_EXTRA for key, value, queue in records)

@@ -61,7 +61,7 @@ async def parse(
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, RECORDS_AT_ONCE)):
-        if some[0].offset < offset:  # The first batch may begin before the requested offset.
+        if some[0].offset < offset:  # The first record batch that Kafka returns may begin before the requested offset.
             some = [record for record in some if record.offset >= offset]
         records += some
         if len(some) == RECORDS_AT_ONCE:

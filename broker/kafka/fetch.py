@@ -18,12 +18,12 @@ from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
 
 _API_KEY: Final = 1
 _VERSION: Final = 11
-# replica_id, max_wait_time, min_bytes, max_bytes, isolation_level, session_id, session_epoch, number of topics
+# Of a request: replica_id, max_wait_time, min_bytes, max_bytes, isolation_level, session_id, session_epoch, topic count
 _BEGIN: Final = struct.Struct(">iiiibiii")
 # partition, current_leader_epoch, fetch_offset, log_start_offset, max_bytes
 _PARTITION: Final = struct.Struct(">iiqqi")
 _END: Final = struct.pack(">ih", 0, 0)  # no forgotten topics, no rack
-# partition, error_code, highwater_offset, last_stable_offset, log_start_offset, number of aborted transactions
+# Of a partition: number, error_code, highwater_offset, last_stable_offset, log_start_offset, aborted transactions
 _ANSWER: Final = struct.Struct(">ihqqqi")
 _REPLICA_AND_SIZE: Final = struct.Struct(">ii")  # preferred_read_replica, number of bytes
 _INT32: Final = struct.Struct(">i")

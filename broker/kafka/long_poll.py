@@ -135,7 +135,7 @@ class LongPoll:
                     damaged = error
                 except LogUnavailable as error:
                     log.warning("tail.failed error=%s", error)
-        if damaged is not None and not self._rest:  # Return the records of other partitions first.
+        if damaged is not None and not self._rest:  # Return the records of other partitions before the error is raised.
             raise damaged
 
     async def _take(self, row: Fetched, offset: int) -> None:

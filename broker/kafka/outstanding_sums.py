@@ -61,9 +61,9 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
 async def holds_all(requests: KafkaRequests, partition: int) -> bool | None:
     """Return whether a partition of `outstanding` holds all deliveries that belong there.
 
-    The worker that owns the partition has committed a fingerprint of them, with which its records are compared. Return
-    None if records were written after the fingerprint, so that nobody can tell. Raises LogUnavailable if Kafka does not
-    answer, LogDamaged if a range of offsets is unreadable.
+    The partition's records are compared with the fingerprint that its worker has committed. Return None if records were
+    written after the fingerprint, so that nobody can tell. Raises LogUnavailable if Kafka does not answer, LogDamaged
+    if a range of offsets is unreadable.
     """
     noted = await noted_sum(requests, partition)
     topic, keys = topics(requests.kafka).outstanding.name, LiveKeys()

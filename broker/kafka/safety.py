@@ -164,7 +164,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        case "segment.bytes":  # The segment size only decides how soon compaction runs.
+        case "segment.bytes":  # Any segment size is safe, because it only decides how soon compaction runs.
             return True
         case "flush.messages":
             return int(now) <= int(wanted)

@@ -62,11 +62,11 @@ def command(options: Options, folder: Path | None, log_dir: Path | None, give_up
 
     A batch is restored only if the producer's checksum proves that it is the original. Offsets that are missing from
     the embedded Kafka's files are restored, too. On a cluster, make a broker with an undamaged copy the leader instead.
-    After the next start, deliveries that were parked as damaged are made.
+    After the next start, deliveries that were parked because of the damage are attempted again.
 
-    --give-up is for a running installation: it cancels the deliveries that wait for these offsets. For the topic
-    control, which stops everything, it is for a stopped one: what the events there said is lost. The exit code is 1 if
-    a batch remains damaged.
+    Use --give-up on a running installation: it cancels the deliveries that wait for these offsets. Only for the topic
+    control, without which nothing can run, stop the installation first. What the events there said is then lost. The
+    exit code is 1 if a batch remains damaged.
     """
     if give_up is not None:
         one = _range(give_up)

@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False
-    # The organization of the events; empty while there are none, or in an export of a whole installation.
+    # The organization of the events; empty while there are no events, or in an export of a whole installation.
     organization_id: str = ""
     cursor: str = ""
     # The end offset of each partition by topic, in an export of a whole installation.

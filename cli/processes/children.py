@@ -61,7 +61,7 @@ class Child:
     ) -> None:
         self.name = name
         self.ready = asyncio.Event()
-        self.admin_url: str | None = None  # the address of the process that runs now
+        self.admin_url: str | None = None  # the admin address of the child process that runs now
         self._arguments = arguments
         self._environment = environment
         self._kafka = kafka

@@ -35,7 +35,7 @@ class DirectConfig(uvicorn.Config):
     default_lines: tuple[list[tuple[bytes, bytes]], bytes] = (
         [],
         b"",
-    )  # the headers of each answer, and their encoded lines
+    )  # the header lines that every answer has, and the same lines encoded
 
 
 class _NoEvent:

@@ -202,7 +202,7 @@ class Supervisor:
         write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
         if options.log_format == "text":
-            logging.getLogger().handlers[0].flush()  # write earlier log lines before the banner
+            logging.getLogger().handlers[0].flush()  # write all earlier log lines before this text for people
             sign_in = f"  (sign in as {EMAIL}; the password is in {password})" if password.exists() else ""
             say("Everput is ready.", err=True)
             say(f"  API      {options.public_url or url}", err=True)

@@ -32,7 +32,7 @@ HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
 # The limit for the chunk extensions and trailers of a request, which are neither head nor body.
 FRAMING_BYTES_MAX: Final = 32 << 10
-_CHUNK_BYTES: Final = 20  # a chunk's size has up to 16 digits, and two line ends follow
+_CHUNK_BYTES: Final = 20  # the size of a chunk has up to 16 digits, and each chunk has two line ends
 PIPELINED_MAX: Final = 32  # the most pipelined requests of a connection that may wait
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # a tunnel's client sends only short answers
 _READ_BYTES_MIN: Final = 64 << 10  # a client that reads less of its answer within `request_s` is disconnected
@@ -41,7 +41,7 @@ _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
 # uvicorn logs these texts about clients that break the protocol, do not read, or were refused.
 # Log lines of uvicorn with these texts are dropped, because any client can cause thousands.
-# Everput has log lines of its own for what matters.
+# Where such an error of a client matters, Everput writes a log line of its own.
 _CLIENTS_FAULTS: Final = (
     "ASGI callable returned without completing",  # the answer was cut off, or the WebSocket was refused
     "opening handshake failed",

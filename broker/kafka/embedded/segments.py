@@ -257,7 +257,7 @@ def _batches(path: Path) -> Iterator[_Row]:
         at = 0
         while at + HEADER.size <= len(raw):
             header = raw[at : at + HEADER.size]
-            if not any(header):  # Kafka has reserved the rest of the file.
+            if not any(header):  # Kafka has reserved the rest of the file for later record batches.
                 return
             _, length, _, magic, *_ = HEADER.unpack(header)
             size = PREFIX_BYTES + length
