@@ -156,7 +156,7 @@ class AlertWatch:
     async def look(self, at_ms: int | None = None) -> None:
         """Check once all conditions that this worker must check, and put the messages of new alerts.
 
-        `at_ms` is the current time; None means the clock's. Raises a BrokerError if Kafka does not answer.
+        `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer.
         """
         await self._tell_rest(at_ms or now_ms())
         state = self._directory

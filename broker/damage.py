@@ -60,8 +60,8 @@ class DamageReports:
     def start(self, *, look: bool = False) -> None:
         """Start to report damage.
 
-        With `look`, also check every 30 seconds whether damaged ranges can be read again. One process of the
-        installation is enough for that.
+        With `look`, also check every 30 seconds whether damaged ranges can be read again. It is enough if one process
+        of the installation does this.
         """
         self._requests.on_damage, self._requests.given_up = self.found, self.given_up
         self._tasks = [asyncio.create_task(self._tell())]

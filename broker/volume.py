@@ -82,8 +82,9 @@ class StoredBytes:
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
 
     def check(self, organization_id: str) -> None:
-        """Raise StorageFull if the organization's tenant has reached its limit. This is called for every put, so it is
-        fast.
+        """Raise StorageFull if the organization's tenant has reached its limit.
+
+        This method is called for every put, so it must be fast.
         """
         tenant = self._tenant_of(organization_id)
         if self._left.get(tenant, 0) <= 0:
@@ -121,8 +122,9 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Check the limit of stored bytes again after a process has recorded its count. This is called with every event
-        of the log.
+        """Check the limit of stored bytes again after a process has recorded its count.
+
+        This method is called with every event of the log.
         """
         if isinstance(event, VolumeRecorded):
             self._left.pop(self._tenant_of(event.organization_id), None)
@@ -152,8 +154,9 @@ class StoredBytes:
         return iter(sorted(((one, size) for one, size in every if size), key=lambda pair: -pair[1])[:count])
 
     async def run(self) -> None:
-        """Record the counts of stored bytes every six hours, also for organizations that store little. This never
-        returns.
+        """Record the counts of stored bytes every six hours, also for organizations that store little.
+
+        The function never returns.
         """
         while True:
             await asyncio.sleep(RECORD_S)

@@ -217,7 +217,7 @@ class Verifier:
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
         """Check a partition from `begin` to `end`, and yield the findings.
 
-        The topic `outstanding` is read until its current end. Otherwise compaction might remove a delivery that was
+        The topic `outstanding` is read until its current end, because compaction may have removed a delivery that was
         written again after `end`.
         """
         while True:

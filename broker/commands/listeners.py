@@ -60,7 +60,7 @@ class ListenerInput:
     """The values of a listener in a request. None means that the request does not give the value.
 
     The listener gets messages from `begin_at_ms` on: 0 is the beginning of the log, None is now. `settings` holds the
-    given ones by name; a header with the value HIDDEN keeps its stored value.
+    given settings by name. A header with the value HIDDEN keeps its stored value.
     """
 
     name: str | None = None

@@ -34,7 +34,7 @@ _PAGE: Final = 1000
 class ReplayInput:
     """The values of a replay in a request.
 
-    It takes the messages that were put from `from_ms` until before `to_ms`; None means now.
+    The replay takes the messages that were put from `from_ms` until before `to_ms`; None means now.
     """
 
     from_ms: int

@@ -25,9 +25,9 @@ _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")
 class Account:
     """A person's account, with an e-mail address and a password.
 
-    A blocked account has no session and gets none. After the operator has reset the password, it opens only one
-    session, before `one_time_until_ms`. That field is None for an ordinary password, and 0 when a one-time password was
-    used.
+    A blocked account has no session and gets none. A temporary password, which the operator has set, opens only one
+    session, before `one_time_until_ms`. That field is None for an ordinary password, and 0 after the temporary password
+    was used.
     """
 
     id: str

@@ -161,11 +161,11 @@ class ReadableChecks(Checks):
 
 
 class ControlChecks(Checks):
-    """The checks of `everput verify` for the topic `control`. They apply its events again, and an id must be created
-    before other events name it.
+    """The checks of `everput verify` for the topic `control`.
 
-    `receivers` maps the id of each listener and replay to its queue. `named` is the highest `messages` offset that an
-    event names in each partition, with the listener or replay that it belongs to.
+    The checks apply the topic's events again: an id must be created before other events name it. `receivers` maps the
+    id of each listener and replay to its queue. `named` is the highest `messages` offset that an event names in each
+    partition, with the listener or replay that it belongs to.
     """
 
     def __init__(self, begin: int) -> None:

@@ -65,7 +65,7 @@ class Together(Append):
     def add_to(self, batch: Any, items: list[Append], partition: int) -> bool:
         """Add this group's messages to a record batch: all of them, or none if other messages leave too little room.
 
-        If they are too large for any batch, as many as fit go into an empty batch. Return whether all are in batches now.
+        If they are too large for any batch, as many as fit go into an empty one. Return whether all are in batches now.
         """
         try:
             # Compare sizes before records are built, because building records takes time.

@@ -91,8 +91,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable(f"Kafka can't be reached: {error}") from error
 
     async def _replace(self, name: str) -> None:
-        """Remove dead group members with this client id. Otherwise nobody reads their partitions until the session
-        times out.
+        """Remove dead group members with this client id, because nobody reads their partitions until the session times
+        out.
         """
         with contextlib.suppress(LogUnavailable):
             if await self._requests.groups.expel(self._group, name):

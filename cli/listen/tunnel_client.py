@@ -40,7 +40,7 @@ class TunnelClient:
     """The client's end of one tunnel, which passes requests on to the local address `target`.
 
     `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants`
-    returns whether a message is passed on; None passes all on.
+    returns whether a message is passed on. If it is None, all messages are passed on.
     """
 
     def __init__(

@@ -117,7 +117,7 @@ class DirectPutProtocol(HttpToolsProtocol):
     def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
         """Return whether uvicorn must answer a put request whose body has not arrived completely.
 
-        That is so if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
+        Return True if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
         permitted. Bodies that wait in uvicorn are counted and bounded (api/bodies.py).
         """
         return bool(candidate.body or self.unanswered) or not candidate.is_permitted()

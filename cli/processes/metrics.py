@@ -121,7 +121,10 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
 
 
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
-    """Add the metrics of a worker's deliveries. They show the state at the last call of the returned function."""
+    """Add the metrics of a worker's deliveries.
+
+    The metrics show the state at the last call of the returned function.
+    """
     now: Condition | None = None
 
     async def look() -> None:

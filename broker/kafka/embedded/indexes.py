@@ -43,7 +43,8 @@ class WrongIndex(NamedTuple):
 class _Batches(NamedTuple):
     """The record batches of a segment file, in four parallel lists.
 
-    They hold the position in the file, the first offset, the last offset, and the highest record time up to this batch.
+    The lists hold each batch's position in the file, its first offset, its last offset, and the highest record time up
+    to this batch.
     """
 
     at: list[int]
