@@ -31,6 +31,7 @@ from api.damaged_ids import DamagedIds
 from api.deliveries import OutstandingDeliveries
 from api.direct_puts import DirectPuts
 from api.docs import Reference, docs_routes
+from api.invitations import Invitations
 from api.keys import OrganizationKeys
 from api.listeners import Listeners
 from api.log import EventLog
@@ -53,6 +54,7 @@ from broker.audit.reader import LogReader
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
 from broker.commands.idempotency import Idempotency
+from broker.commands.invitations import InvitationCommands
 from broker.commands.listeners import ListenerCommands
 from broker.commands.queues import QueueCommands
 from broker.commands.replays import ReplayCommands
@@ -105,17 +107,17 @@ def make_app(
     """Create the Starlette application of the REST API. Its event log and its projection must be started already."""
     mailer = None if settings.smtp is None else Mailer(settings.smtp)
     resolver = Resolver(settings.allow_networks, dns, mailer=mailer)
-    queue_commands = QueueCommands(log.control, view, queues_max=settings.queues_max)
+    may_mail = partial(_may_mail, settings, view)
     listener_commands = ListenerCommands(
         log,
         view,
         sealer,
         allow_networks=settings.allow_networks,
         listeners_max=settings.listeners_max,
-        mail_for=partial(_may_mail, settings, view),
+        mail_for=may_mail,
     )
     views = Views(view, reader.past)
-    queues = Queues(queue_commands, view, status, views)
+    queues = Queues(QueueCommands(log.control, view, queues_max=settings.queues_max), view, status, views)
     listeners = Listeners(listener_commands, view, status, views)
     idempotency = Idempotency(
         log.claims,
@@ -147,6 +149,15 @@ def make_app(
     secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, resolver)
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
     organization_members = OrganizationMembers(account_commands, view, sessions)
+    invitations = Invitations(
+        InvitationCommands(log.control, view, account_commands),
+        view,
+        sessions,
+        clients,
+        mailer=mailer,
+        may_mail=may_mail,
+        public_url=public_url,
+    )
     members = Members(view, sessions, requests_per_s=limit)
     service = Service(
         keys, members, view, public_url, settings.body_bytes_max, Bodies(bodies_bytes_max), RequestCounts()
@@ -171,10 +182,11 @@ def make_app(
     puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages"))
     resets = PasswordResets(account_commands, view, tokens, clients, mailer=mailer, public_url=public_url)
     outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens, DamagedIds(sealer))
-    replay_commands = ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks)
     counted = StatisticsOf(view, statistics, status, clock)
     overview = Overview(view, statistics, status, clock)
-    replays = Replays(replay_commands, view, changes.take_more)
+    replays = Replays(
+        ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks), view, changes.take_more
+    )
     elsewhere = _Elsewhere(service)
     app = _App(
         puts,
@@ -226,6 +238,17 @@ def make_app(
                 "/v1/organizations/{organization_id}/members/{account_id}",
                 DELETE=Method(organization_members.remove, None),
             ),
+            at(
+                "/v1/organizations/{organization_id}/invitations",
+                GET=Method(invitations.list, None),
+                PUT=Method(invitations.create, None),
+            ),
+            at(
+                "/v1/organizations/{organization_id}/invitations/{invitation_id}",
+                DELETE=Method(invitations.revoke, None),
+            ),
+            at("/v1/invitations/accept", POST=Method(invitations.accept, None)),
+            at("/v1/invitations/register", POST=Method(invitations.register, None)),
             at(
                 "/v1/organizations/{organization_id}/keys",
                 GET=Method(organization_keys.list, None),

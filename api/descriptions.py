@@ -158,6 +158,24 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "Removes a member from an organization. To leave, remove your own account. API keys stay, because they "
         "belong to the organization."
     ),
+    "createInvitation": (
+        "Invites a person to an organization. Only this answer holds the token and the link, which work once, within "
+        "seven days. A mail with the link is sent if the operator has set a mail server and a public URL, and either "
+        "the operator has created the organization or registration is closed. If the member who invites is removed or "
+        "blocked, the invitation ends."
+    ),
+    "listInvitations": "Lists the open invitations of an organization, oldest first, without their tokens.",
+    "revokeInvitation": "Revokes an invitation, so that nobody can accept it any more.",
+    "acceptInvitation": (
+        "Makes the signed-in account a member of the organization that the token of an invitation is for. The token is "
+        "used up, unless the account is a member already. The error is the same for a token that is unknown, used, "
+        "revoked or expired."
+    ),
+    "registerInvited": (
+        "Registers an account with the token of an invitation, even if registration is closed. The account gets the "
+        "e-mail address that was invited and becomes a member of the organization. If this address has an account "
+        "already, sign in and accept the invitation."
+    ),
     "createKey": (
         "Creates an API key. Only this answer holds the key itself: save it. A key can give another key only scopes"
         " that it has itself, and no longer life than its own."

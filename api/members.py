@@ -27,14 +27,14 @@ class OrganizationMembers:
 
     async def list(self, call: Call) -> Any:
         """List all members in the order in which they joined."""
-        await self._as_member(call)
+        await as_member(call, self._sessions, self._view)
         state = self._view.state
         members = state.organizations[call.organization_id].members
         return {"members": [_fields(state.accounts.by_id[member]) for member in members]}
 
     async def remove(self, call: Call) -> Any:
         """Remove a member from the organization. Members may remove themselves. The answer shows the removed member."""
-        await self._as_member(call)
+        await as_member(call, self._sessions, self._view)
         even_if_last = flag_parameter(call.query(), "even_if_last")
         account_id = call.path("account_id")
         if not self._view.state.is_member(call.organization_id, account_id):
@@ -43,15 +43,16 @@ class OrganizationMembers:
         await self._commands.leave(call.context(), account_id, even_if_last=even_if_last)
         return {"member": shown}
 
-    async def _as_member(self, call: Call) -> None:
-        """Require the session of a member. Raises NoSession without a session, and NotFound for an account that is no
-        member.
-        """
-        session = await self._sessions.find(call.scope, call.headers)
-        organization_id = call.path("organization_id")
-        if not self._view.state.is_member(organization_id, session.account_id):
-            raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
-        call.by_member(session, organization_id)
+
+async def as_member(call: Call, sessions: Sessions, view: DirectoryView) -> None:
+    """Require the session of a member of the path's organization. Raises NoSession without a session, and NotFound for
+    an account that is no member.
+    """
+    session = await sessions.find(call.scope, call.headers)
+    organization_id = call.path("organization_id")
+    if not view.state.is_member(organization_id, session.account_id):
+        raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
+    call.by_member(session, organization_id)
 
 
 def _fields(account: Account) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _MESSAGE: Final = _QUEUE + "/messages/{message_id}"
 _REPLAY: Final = _LISTENER + "/replays/{replay_id}"
 _KEYS: Final = "/v1/organizations/{organization_id}/keys"
 _MEMBERS: Final = "/v1/organizations/{organization_id}/members"
+_INVITATIONS: Final = "/v1/organizations/{organization_id}/invitations"
 
 BODY: Final = (400, 413, 415, 422)
 OPEN: Final = "open"
@@ -456,6 +457,40 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         parameters=(_EVEN_IF_LAST,),
         problems=(404,),
         asks=SESSION,
+    ),
+    ("PUT", _INVITATIONS): OperationDoc(
+        "createInvitation",
+        "Create an invitation",
+        answers.NewInvitationAnswer,
+        shapes.InvitationBody,
+        problems=(404, 429, *BODY),
+        example={"email": "bob@myapp.io"},
+        asks=SESSION,
+        makes=("invitation_id", "/invitation/id"),
+    ),
+    ("GET", _INVITATIONS): OperationDoc(
+        "listInvitations", "List open invitations", answers.InvitationsAnswer, problems=(404,), asks=SESSION
+    ),
+    ("DELETE", _INVITATIONS + "/{invitation_id}"): OperationDoc(
+        "revokeInvitation", "Revoke an invitation", answers.InvitationAnswer, problems=(404,), asks=SESSION
+    ),
+    ("POST", "/v1/invitations/accept"): OperationDoc(
+        "acceptInvitation",
+        "Accept an invitation",
+        answers.AcceptedInvitationAnswer,
+        shapes.TokenBody,
+        problems=(429, *BODY),
+        example={"token": "evi_…"},
+        asks=SESSION,
+    ),
+    ("POST", "/v1/invitations/register"): OperationDoc(
+        "registerInvited",
+        "Register with an invitation",
+        answers.InvitedAccountAnswer,
+        shapes.InvitedAccountBody,
+        problems=(429, *BODY),
+        example={"token": "evi_…", "password": "correct horse battery"},
+        asks=OPEN,
     ),
     ("PUT", _KEYS): OperationDoc(
         "createKey",

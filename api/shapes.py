@@ -112,6 +112,27 @@ class NewPasswordBody(Struct, forbid_unknown_fields=True):
     """The new password."""
 
 
+class InvitationBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to invite somebody to an organization."""
+
+    email: Email
+    """The e-mail address of the person."""
+
+
+class TokenBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to accept an invitation."""
+
+    token: str
+    """The token in the link of the invitation."""
+
+
+class InvitedAccountBody(TokenBody, forbid_unknown_fields=True):
+    """The body of a request to register with an invitation."""
+
+    password: str
+    """The password of the new account."""
+
+
 class DeletionBody(Struct, forbid_unknown_fields=True):
     """The body of a request to delete an account."""
 

@@ -381,6 +381,37 @@ def remove_member(
     return Request(method="DELETE", path=path, answer=answers.MemberAnswer, query=query, repeatable=False)
 
 
+def invite_member(organization_id: str, email: str) -> Request[answers.NewInvitationAnswer]:
+    """Invite an e-mail address to an organization. This needs a session. Only this answer holds the link."""
+    path = _invitations(organization_id)
+    return Request(method="PUT", path=path, answer=answers.NewInvitationAnswer, body={"email": email}, repeatable=False)
+
+
+def list_invitations(organization_id: str) -> Request[answers.InvitationsAnswer]:
+    """List the open invitations of an organization. This needs a session."""
+    return Request(method="GET", path=_invitations(organization_id), answer=answers.InvitationsAnswer)
+
+
+def revoke_invitation(organization_id: str, invitation_id: str) -> Request[answers.InvitationAnswer]:
+    """Revoke an invitation, so that nobody can accept it any more. This needs a session."""
+    path = _invitations(organization_id, invitation_id)
+    return Request(method="DELETE", path=path, answer=answers.InvitationAnswer, repeatable=False)
+
+
+def accept_invitation(token: str) -> Request[answers.AcceptedInvitationAnswer]:
+    """Make the signed-in account a member of the organization that the token of an invitation is for."""
+    path = "/v1/invitations/accept"
+    body = {"token": token}
+    return Request(method="POST", path=path, answer=answers.AcceptedInvitationAnswer, body=body, repeatable=False)
+
+
+def register_invited(token: str, password: str) -> Request[answers.InvitedAccountAnswer]:
+    """Register the account of the invited e-mail address, which becomes a member of the organization."""
+    path = "/v1/invitations/register"
+    body = {"token": token, "password": password}
+    return Request(method="POST", path=path, answer=answers.InvitedAccountAnswer, body=body, repeatable=False)
+
+
 def list_keys(organization_id: str) -> Request[answers.KeysAnswer]:
     return Request(method="GET", path=_keys(organization_id), answer=answers.KeysAnswer)
 
@@ -460,6 +491,10 @@ def _listener(queue_id: str, *parts: str) -> str:
 
 def _members(organization_id: str, *parts: str) -> str:
     return _path("organizations", organization_id, "members", *parts)
+
+
+def _invitations(organization_id: str, *parts: str) -> str:
+    return _path("organizations", organization_id, "invitations", *parts)
 
 
 def _keys(organization_id: str, *parts: str) -> str:

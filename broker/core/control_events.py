@@ -126,6 +126,39 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
     even_if_last: bool = False
 
 
+class InvitationEvent(Event, frozen=True, kw_only=True):
+    """The base class of invitation events. No event has this class itself."""
+
+    invitation_id: str
+
+
+class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitation.created"):
+    """The event that a person was invited to an organization.
+
+    No event holds the invitation's token: `token_sha256` is its SHA-256 in hex. `email` is the address that was
+    invited. The token is invalid from `expires_at_ms` on.
+    """
+
+    email: str
+    token_sha256: str
+    expires_at_ms: int
+
+
+class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitation.revoked"):
+    """The event that an invitation was revoked. Nobody can accept it any more."""
+
+    urgent: ClassVar[bool] = True
+
+
+class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invitation.accepted"):
+    """The event that an account accepted an invitation and became a member of the organization.
+
+    It counts only if the invitation is open: not accepted or revoked before, and not expired.
+    """
+
+    account_id: str
+
+
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
     """The event of how many bytes of messages one process has stored for an organization since its previous event of
     this kind.
@@ -384,6 +417,9 @@ ControlEvent = (
     | OrganizationCreated
     | OrganizationJoined
     | OrganizationLeft
+    | InvitationCreated
+    | InvitationRevoked
+    | InvitationAccepted
     | VolumeRecorded
     | KeyCreated
     | KeyRevoked

@@ -19,6 +19,7 @@ from broker.core.accounts import Account, Session
 from broker.core.api_keys import ApiKey
 from broker.core.directory import Directory
 from broker.core.entities import Listener, Organization, Queue
+from broker.core.invitations import Invitation
 from broker.core.replays import Replay
 
 _FIELDS: Final[Mapping[str, Sequence[str]]] = {
@@ -28,6 +29,7 @@ _FIELDS: Final[Mapping[str, Sequence[str]]] = {
         "session": Session,
         "organization": Organization,
         "key": ApiKey,
+        "invitation": Invitation,
         "queue": Queue,
         "listener": Listener,
         "replay": Replay,
@@ -81,6 +83,7 @@ def state_hash(directory: Directory) -> str:
         [_with_names(one) for one in sorted(directory.organizations.values(), key=lambda o: o.id)],
         sorted(directory.keys.values(), key=lambda k: k.id),
         directory.replays.everything(),
+        *(("invitation", one) for one in directory.invitations.everything()),
         *directory.damage,
         *(("given up", *one) for one in directory.given_up),
         *(("alert", *key, one.latest, one.told) for key, one in sorted(directory.alerts.episodes.items(), key=_key)),
@@ -110,6 +113,7 @@ def digests(directory: Directory) -> dict[str, str]:
         "session": directory.accounts.sessions.values(),
         "organization": directory.organizations.values(),
         "key": directory.keys.values(),
+        "invitation": directory.invitations.everything(),
         "queue": directory.queues.values(),
         "listener": (one for one in directory.listeners.values() if one.replay is None),
         "replay": directory.replays.everything(),

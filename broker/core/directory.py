@@ -49,6 +49,7 @@ class Directory:
         self.organizations_of, self.founded_count = organizations.of_account, organizations.founded_count
         self.is_member, self.is_last = organizations.is_member, organizations.is_last
         self.tenant_of, self.bytes_of = organizations.tenant_of, organizations.bytes_of
+        self.invitations = organizations.invitations
         self._api_keys = ApiKeys()
         self.keys = self._api_keys.by_id
         self.keys_by_sha256 = self._api_keys.by_sha256
@@ -96,13 +97,18 @@ class Directory:
         match event:
             case ev.AccountDeleted():
                 return self._organizations.account_deleted(event) and self.accounts.apply(event)
+            case ev.AccountBlocked():
+                blocked = self.accounts.apply(event)
+                if blocked:
+                    self.invitations.forget_all_by(event.account_id)
+                return blocked
             case ev.AccountEvent() | ev.SessionCreated() | ev.SessionEnded():
                 return self.accounts.apply(event)
             case ev.OrganizationCreated():
                 created = self._organizations.apply(event)
                 self.initialized = self.initialized or (created and by_shell(event))
                 return created
-            case ev.OrganizationJoined() | ev.OrganizationLeft() | ev.VolumeRecorded():
+            case ev.OrganizationJoined() | ev.OrganizationLeft() | ev.InvitationEvent() | ev.VolumeRecorded():
                 return self._organizations.apply(event)
             case ev.KeyCreated():
                 created = event.organization_id in self.organizations and self._api_keys.apply(event)

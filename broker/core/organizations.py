@@ -14,6 +14,7 @@ from broker.core import events as ev
 from broker.core.accounts import Accounts
 from broker.core.entities import DAY_MS, Organization
 from broker.core.events import Event
+from broker.core.invitations import Invitations
 
 
 class Organizations:
@@ -22,6 +23,7 @@ class Organizations:
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
         self.by_id: dict[str, Organization] = {}
+        self.invitations = Invitations()
         self._of_account: dict[str, dict[str, None]] = {}  # organization ids by account id
         self._founded: Counter[str] = Counter()  # organizations created, by account id
         self._bytes_of: dict[str, Counter[int]] = {}  # stored bytes by tenant and day
@@ -56,16 +58,25 @@ class Organizations:
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
 
     def apply(
-        self, event: ev.OrganizationCreated | ev.OrganizationJoined | ev.OrganizationLeft | ev.VolumeRecorded
+        self,
+        event: ev.OrganizationCreated
+        | ev.OrganizationJoined
+        | ev.OrganizationLeft
+        | ev.InvitationEvent
+        | ev.VolumeRecorded,
     ) -> bool:
         """Update the organizations with one event of the log. Return False if the event changes nothing."""
         match event:
             case ev.OrganizationCreated():
                 return self._created(event)
             case ev.OrganizationJoined():
-                return self._joined(event)
+                return self._join(event.organization_id, event.account_id)
             case ev.OrganizationLeft():
                 return self._left(event)
+            case ev.InvitationCreated():
+                return self._invitation_created(event)
+            case ev.InvitationEvent():
+                return self._invitation_ended(event)
             case ev.VolumeRecorded():
                 return self._volume_recorded(event)
 
@@ -88,15 +99,31 @@ class Organizations:
             self._founded[founder] += 1
         return True
 
-    def _joined(self, event: ev.OrganizationJoined) -> bool:
-        organization = self.by_id.get(event.organization_id)
-        if organization is None or event.account_id in organization.members:
+    def _join(self, organization_id: str, account_id: str) -> bool:
+        """Make the account a member of the organization. Return False if it can't become one, or is one already."""
+        organization = self.by_id.get(organization_id)
+        if organization is None or account_id in organization.members or account_id not in self._accounts.by_id:
             return False
-        if event.account_id not in self._accounts.by_id:
+        self.by_id[organization.id] = replace(organization, members=(*organization.members, account_id))
+        self._of_account.setdefault(account_id, {})[organization.id] = None
+        return True
+
+    def _invitation_created(self, event: ev.InvitationCreated) -> bool:
+        inviter = _account_of(event)
+        may = self.is_member(event.organization_id, inviter) and not self._accounts.by_id[inviter].blocked
+        if event.organization_id not in self.by_id or (inviter and not may):
             return False
-        members = (*organization.members, event.account_id)
-        self.by_id[organization.id] = replace(organization, members=members)
-        self._of_account.setdefault(event.account_id, {})[organization.id] = None
+        return self.invitations.create(event)
+
+    def _invitation_ended(self, event: ev.InvitationEvent) -> bool:
+        invitation = self.invitations.find(event.organization_id, event.invitation_id)
+        if invitation is None:
+            return False
+        if isinstance(event, ev.InvitationAccepted) and (
+            invitation.has_expired(event.at_ms) or not self._join(event.organization_id, event.account_id)
+        ):
+            return False
+        self.invitations.forget(invitation)
         return True
 
     def _left(self, event: ev.OrganizationLeft) -> bool:
@@ -112,6 +139,8 @@ class Organizations:
         members = tuple(member for member in organization.members if member != account_id)
         self.by_id[organization.id] = replace(organization, members=members)
         del self._of_account[account_id][organization.id]
+        # Without this, a removed member could come back by an invitation that this member has created.
+        self.invitations.forget_all_by(account_id, organization.id)
 
     def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:
         organization = self.by_id.get(event.organization_id)

@@ -5,16 +5,23 @@ For: the fields that a client may expect. The API reference is made from the doc
 requests (requests.py)."""
 
 from everput.answers.accounts import (
+    AcceptedInvitationAnswer,
     AccountAnswer,
     AccountFields,
     DeletedAccountAnswer,
     EndedSessionAnswer,
+    InvitationAnswer,
+    InvitationFields,
+    InvitationsAnswer,
+    InvitedAccountAnswer,
     KeyAnswer,
     KeyFields,
     KeysAnswer,
     MemberAnswer,
     MemberFields,
     MembersAnswer,
+    NewInvitationAnswer,
+    NewInvitationFields,
     NewKeyAnswer,
     NewKeyFields,
     NewSessionAnswer,
@@ -100,6 +107,7 @@ from everput.answers.statistics import (
 )
 
 __all__ = [
+    "AcceptedInvitationAnswer",
     "AccountAnswer",
     "AccountFields",
     "Answer",
@@ -119,6 +127,10 @@ __all__ = [
     "ErrorLocation",
     "Former",
     "Id",
+    "InvitationAnswer",
+    "InvitationFields",
+    "InvitationsAnswer",
+    "InvitedAccountAnswer",
     "KeyAnswer",
     "KeyFields",
     "KeysAnswer",
@@ -139,6 +151,8 @@ __all__ = [
     "MessageNow",
     "MessagesAnswer",
     "Named",
+    "NewInvitationAnswer",
+    "NewInvitationFields",
     "NewKeyAnswer",
     "NewKeyFields",
     "NewListenerAnswer",

@@ -130,6 +130,67 @@ class OrganizationsAnswer(Answer):
     """The organizations."""
 
 
+class InvitationFields(Answer):
+    """An open invitation to an organization, without its token."""
+
+    id: Id
+    """The invitation's ID."""
+    email: str
+    """The e-mail address that was invited."""
+    created_at: Time
+    """The time at which the invitation was created."""
+    expires_at: Time
+    """The time from which the link does not work any more."""
+
+
+class InvitationAnswer(Answer):
+    """An invitation."""
+
+    invitation: InvitationFields
+    """The invitation."""
+
+
+class InvitationsAnswer(Answer):
+    """The open invitations of an organization."""
+
+    invitations: list[InvitationFields]
+    """The invitations, oldest first."""
+
+
+class NewInvitationFields(InvitationFields):
+    """A new invitation with its token."""
+
+    token: str
+    """The token, which makes one account a member. It is shown only once."""
+    link: str | None
+    """The page of the console that accepts the invitation; null if the operator has set no public URL. Then append
+    `/console#/invitation/` and the token to the API's address.
+    """
+    mailed: bool
+    """Whether the mail server is being given a mail with the link."""
+
+
+class NewInvitationAnswer(Answer):
+    """A new invitation with its token."""
+
+    invitation: NewInvitationFields
+    """The invitation."""
+
+
+class AcceptedInvitationAnswer(Answer):
+    """The organization that the account is now a member of."""
+
+    organization: Named
+    """The organization."""
+
+
+class InvitedAccountAnswer(AcceptedInvitationAnswer):
+    """A new account and the organization that it is a member of."""
+
+    account: AccountFields
+    """The account."""
+
+
 class KeyFields(Named):
     """An API key, without its secret."""
 

@@ -20,6 +20,7 @@ from api.calls import Call
 from api.descriptions import DESCRIPTIONS
 from api.openapi import described, document
 from api.reference import OPERATION_DOCS
+from broker.commands.accounts import AccountCommands
 from broker.core.codec import encode
 from broker.core.entities import Queue
 from broker.core.events import MessagePut
@@ -29,7 +30,21 @@ from everput.answers import Notification
 
 ANSWERS = [module.name for module in pkgutil.iter_modules(answers.__path__)]
 SUMMARY_VERBS = {
-    *("Answer", "Cancel", "Change", "Create", "Delete", "Get", "List", "Pause", "Put", "Read", "Receive", "Register"),
+    *(
+        "Accept",
+        "Answer",
+        "Cancel",
+        "Change",
+        "Create",
+        "Delete",
+        "Get",
+        "List",
+        "Pause",
+        "Put",
+        "Read",
+        "Receive",
+        "Register",
+    ),
     *("Remove", "Rename", "Replay", "Resume", "Retry", "Revoke", "Rotate", "Send", "Sign"),
 }
 
@@ -130,7 +145,9 @@ async def test_the_body_that_is_checked_is_the_one_that_is_told(monkeypatch):
     ids["message_id"] = (await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "x"})).json()["message"]["id"]
     account = {"email": "a@example.com", "password": "correct horse"}
     await api.bare.put("/v1/accounts", json=account)
-    token = (await api.bare.post("/v1/sessions", json=account)).json()["session"]["token"]
+    signed_in = (await api.bare.post("/v1/sessions", json=account)).json()
+    token = signed_in["session"]["token"]
+    await AccountCommands(api.log.control, api.log.control).join(signed_in["account"]["id"], api.organization_id)
     for (method, path), doc in OPERATION_DOCS.items():
         if doc.request is not None:
             at = path.format_map(ids)

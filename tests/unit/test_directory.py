@@ -33,6 +33,7 @@ urls = {"notify_url": st.just("https://n.example"), "liveness_url": st.just("htt
 versions = st.sampled_from([UNSET, 1, 2, 3])
 seals = st.sampled_from(["sealed", "sealed too", "sealed anew"])
 account_ids = st.sampled_from(["a1", "a2", "a3"])
+invitation_ids = st.sampled_from(["i1", "i2"])
 session_ids = st.sampled_from(["s1", "s2", "s3"])
 control_events = st.one_of(
     of(
@@ -68,6 +69,16 @@ control_events = st.one_of(
     of(ev.SessionEnded, session_id=session_ids),
     of(ev.OrganizationCreated, name=names),
     of(ev.OrganizationJoined, account_id=account_ids),
+    of(
+        ev.InvitationCreated,
+        actor=st.just("shell") | st.builds("account:{}".format, account_ids),
+        invitation_id=invitation_ids,
+        email=st.just("e@b.c"),
+        token_sha256=st.sampled_from(["t1", "t2"]),
+        expires_at_ms=st.integers(3, 8),
+    ),
+    of(ev.InvitationRevoked, invitation_id=invitation_ids),
+    of(ev.InvitationAccepted, invitation_id=invitation_ids, account_id=account_ids),
     of(
         ev.KeyCreated,
         key_id=key_ids,

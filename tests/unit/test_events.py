@@ -33,6 +33,7 @@ SETTINGS = ListenerSettings(
 SEALED = msgspec.structs.replace(SETTINGS, headers={}, sealed_headers={"x-team": "gAAAAABsealed"})
 
 ACCOUNT = {"account_id": "7a1f0c52-5d7c-4e0b-8f6e-2c4f5b9ad004"}
+INVITATION = {"invitation_id": "e4b1c7d2-3a5f-4c8e-9d06-1f2a3b4c5005"}
 NOBODYS = {**BY, "organization_id": ""}
 PASSWORD_HASH = "$argon2id$v=19$m=65536,t=3,p=4$vPPD4AsUjjyRXKsLwdy9qw$KhuI6wpWEBttSNS3y9qZwDf3rZn/NiNQwV18FcYwbAQ"
 
@@ -62,6 +63,11 @@ SAMPLES: list[ev.Event] = [
     ev.OrganizationCreated(**BY, request_id="r-1", name="Acme"),
     ev.OrganizationJoined(**BY, **ACCOUNT),
     ev.OrganizationLeft(**BY, **ACCOUNT, even_if_last=True),
+    ev.InvitationCreated(
+        **BY, **INVITATION, email="Bob@example.com", token_sha256="cd" * 32, expires_at_ms=1_767_830_430_123
+    ),
+    ev.InvitationRevoked(**BY, **INVITATION),
+    ev.InvitationAccepted(**BY, **INVITATION, **ACCOUNT),
     ev.VolumeRecorded(**BY | {"actor": ""}, bytes=16_777_216),
     ev.KeyCreated(
         **BY,

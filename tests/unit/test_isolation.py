@@ -25,6 +25,7 @@ from api.calls import Resource
 from api.tunnel import Tunnels
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import Context, now_ms
+from broker.commands.invitations import InvitationCommands, shell_context
 from broker.commands.organizations import SCOPES, create_key, create_organization
 from broker.core.keys import SCOPES_OF_QUEUES
 from tests.apps import cheap_passwords
@@ -33,6 +34,7 @@ QUEUE = "/v1/queues/{queue_id}"
 LISTENER = f"{QUEUE}/listeners/{{listener_id}}"
 KEYS = "/v1/organizations/{organization_id}/keys"
 MEMBERS = "/v1/organizations/{organization_id}/members"
+INVITATIONS = "/v1/organizations/{organization_id}/invitations"
 URLS = {"notify_url": "http://127.0.0.1:8/", "liveness_url": "http://127.0.0.1:8/"}
 
 # What belongs to an organization, with a body that is accepted: by id.
@@ -88,11 +90,20 @@ OF_THE_SESSION: dict[str, Any] = {
     "DELETE /v1/sessions": None,
 }
 # What only a member's session may ask; the id is a colleague's.
-OF_MEMBERS: dict[str, Any] = {f"GET {MEMBERS}": None, f"DELETE {MEMBERS}/{{account_id}}": None}
+OF_MEMBERS: dict[str, Any] = {
+    f"GET {MEMBERS}": None,
+    f"DELETE {MEMBERS}/{{account_id}}": None,
+    f"GET {INVITATIONS}": None,
+    f"PUT {INVITATIONS}": {"email": "new@example.com"},
+    f"DELETE {INVITATIONS}/{{invitation_id}}": None,
+}
+# Whoever is signed in and has a token, which names the organization: tests/unit/test_invitations.py.
+BY_TOKEN: dict[str, Any] = {"POST /v1/invitations/accept": {"token": "evi_unknown"}}
 # WebSockets, which answer what they refuse as the others do: tests/unit/test_tunnel.py has what they do else.
 SOCKETS = {f"GET {QUEUE}/listen": "name=one more"}
 OPEN = {
     "PUT /v1/accounts",
+    "POST /v1/invitations/register",  # the token names the organization: tests/unit/test_invitations.py
     "POST /v1/accounts/password-reset",
     "PUT /v1/accounts/password-reset",
     "POST /v1/sessions",
@@ -151,8 +162,12 @@ async def tenant(api: Api, who: str) -> Tenant:
     message = await api.bare.put(f"{path}/messages", json={"data": f"{who}'s data"}, headers=headers)
     listener_path = f"{path}/listeners/{listener.json()['listener']['id']}"
     replay = await api.bare.post(f"{listener_path}/replay", json={"from": "beginning"}, headers=headers)
+    invitation, _ = await InvitationCommands(control, control).invite(
+        shell_context(organization_id), f"{who}s-friend@example.com"
+    )
     ids = {
         "organization_id": organization_id,
+        "invitation_id": invitation.id,
         "account_id": colleague.id,
         "key_id": key.id,
         "queue_id": queue["id"],
@@ -195,7 +210,7 @@ def test_the_application_has_all_parts_that_production_has():
 
 
 async def test_every_route_has_an_entry_and_every_entry_is_a_route(api):
-    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *SOCKETS, *OPEN}
+    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *BY_TOKEN, *SOCKETS, *OPEN}
     missing = set(routes(api)) - entries
     assert not missing, f"how is this kept from other organizations? {sorted(missing)}"
     assert entries <= set(routes(api))
@@ -230,11 +245,11 @@ async def test_members_are_shown_to_members_and_removed_by_members_only(api, rou
         if all(whose is stranger.ids for whose in mixture):
             continue
         for headers, status in ((stranger.session, 404), (stranger.key, 401), (owner.key, 401), ({}, 401)):
-            answer = await ask(api, route, ids, None, headers)
+            answer = await ask(api, route, ids, OF_MEMBERS[route], headers)
             assert answer.status_code == status, answer.text
             assert "owner" not in answer.text
     assert all_there_is(api) == before
-    assert (await ask(api, route, owner.ids, None, owner.session)).status_code == 200
+    assert (await ask(api, route, owner.ids, OF_MEMBERS[route], owner.session)).status_code == 200
 
 
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_MEMBERS])
@@ -290,11 +305,11 @@ async def test_a_socket_is_refused_as_all_else_is_and_nothing_happens(api, route
     await mine.leave()
 
 
-@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS])
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *BY_TOKEN])
 async def test_without_a_key_or_session_it_is_401_and_nothing_happens(api, route):
     owner = await tenant(api, "owner")
     before = all_there_is(api)
-    body = {**OWNED, **OF_THE_ASKER, **OF_THE_SESSION, **OF_MEMBERS}[route]
+    body = {**OWNED, **OF_THE_ASKER, **OF_THE_SESSION, **OF_MEMBERS, **BY_TOKEN}[route]
     wrong = {"x-api-key": "evp_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3LP1ya"}
     for headers in ({}, wrong, {"authorization": "Bearer " + wrong["x-api-key"].replace("evp", "evs")}):
         assert (await ask(api, route, owner.ids, body, headers)).status_code == 401

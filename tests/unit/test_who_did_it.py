@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from api_client import Api, make_api
 
+from broker.commands.invitations import InvitationCommands, shell_context
 from broker.commands.organizations import SCOPES
 from broker.core.codec import CLASSES, encode
 
@@ -56,6 +57,9 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
     organization = (await asking("PUT", "/v1/organizations", {"name": "Ann's"}))["organization"]["id"]
     keys = f"/v1/organizations/{organization}/keys"
     secret = (await asking("PUT", keys, {"name": "k", "scopes": SCOPES}))["key"]["secret"]
+    invitations = f"/v1/organizations/{organization}/invitations"
+    invited = (await asking("PUT", invitations, {"email": "bob@example.com"}))["invitation"]
+    await asking("DELETE", f"{invitations}/{invited['id']}")
     changed = {"password": WHO["password"], "new_password": "another password"}
     await asking("POST", "/v1/accounts/password", changed)
     await asking("DELETE", "/v1/sessions")
@@ -92,7 +96,10 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
     asking.headers = {"authorization": f"Bearer {session['token']}"}
     await asking("DELETE", "/v1/sessions?which=others")
     await asking("DELETE", f"/v1/organizations/{organization}/members/{account}?even_if_last=true")
-    await asking("POST", "/v1/accounts/delete", {"password": who["password"]})
+    control = api.log.control
+    _, invited = await InvitationCommands(control, control).invite(shell_context(api.organization_id), WHO["email"])
+    await asking("POST", "/v1/invitations/accept", {"token": invited})
+    await asking("POST", "/v1/accounts/delete", {"password": who["password"], "even_if_last": True})
 
     events = [event for event in asking.events() if event["request_id"] or event["actor"] != "shell"]
     assert {event["type"] for event in events} == set(CLASSES) - BY_THEMSELVES

@@ -1,0 +1,126 @@
+"""Commands on invitations to organizations: invite, revoke, accept.
+
+For: the token, and what each command refuses. Not for: rate limits and mails (api/invitations.py), how the events
+change the members (broker/core/organizations.py).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+from uuid import uuid4
+
+from broker.commands.accounts import ORGANIZATIONS_MAX, AccountCommands, check_email
+from broker.commands.context import Context, event_fields, now_ms, record
+from broker.core import events as ev
+from broker.core import keys
+from broker.core.accounts import Account
+from broker.core.entities import Organization
+from broker.core.invitations import Invitation
+from broker.errors import NotFound, QuotaReached, Refused
+from broker.ports import ControlLog, DirectoryView
+
+VALID_S: Final = 7 * 86_400  # how long a link works
+OPEN_MAX: Final = 100  # open invitations of one organization
+MEMBERS_MAX: Final = 1_000  # members of one organization, beyond which no invitation is accepted
+
+
+class InvitationCommands:
+    """The commands on invitations. They write their events to the topic `control`."""
+
+    def __init__(self, control: ControlLog, view: DirectoryView, accounts: AccountCommands | None = None) -> None:
+        self._control = control
+        self._view = view
+        self._accounts = accounts or AccountCommands(control, view)
+
+    async def invite(self, context: Context, email: str) -> tuple[Invitation, str]:
+        """Create an invitation. Return it with its token, which is not available later.
+
+        Raises Refused if the text is no e-mail address or a member has it, QuotaReached if there are too many open
+        invitations, NotFound if the organization does not exist.
+        """
+        check_email(email)
+        await self._view.caught_up()
+        account = self._view.state.accounts.account(email)
+        if account is not None and self._view.state.is_member(context.organization_id, account.id):
+            raise Refused("A member of this organization has this e-mail address already.", pointer="/email")
+        if len(self.open(context.organization_id)) >= OPEN_MAX:
+            raise QuotaReached(f"An organization may have at most {OPEN_MAX} open invitations. Revoke one first.")
+        token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.INVITATION_PREFIX)
+        event = ev.InvitationCreated(
+            **event_fields(context),
+            invitation_id=str(uuid4()),
+            email=email,
+            token_sha256=keys.key_sha256(token),
+            expires_at_ms=context.at_ms + VALID_S * 1000,
+        )
+        made = await record(self._control, self._view, event)
+        invitation = self._view.state.invitations.by_id.get(event.invitation_id)
+        if not made or invitation is None:
+            raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
+        return invitation, token
+
+    def open(self, organization_id: str) -> list[Invitation]:
+        """Return the organization's invitations that can be accepted, oldest first."""
+        at_ms = now_ms()
+        return [one for one in self._view.state.invitations.of(organization_id) if not one.has_expired(at_ms)]
+
+    async def revoke(self, context: Context, invitation_id: str) -> Invitation:
+        """Revoke an invitation, and return it as it was. Raises NotFound if there is no such open invitation."""
+        invitation = self._view.state.invitations.find(context.organization_id, invitation_id)
+        event = ev.InvitationRevoked(**event_fields(context), invitation_id=invitation_id)
+        if invitation is None or not await record(self._control, self._view, event):
+            raise NotFound("No open invitation of this organization has this ID.")
+        return invitation
+
+    async def find(self, token: str) -> Invitation:
+        """Return the invitation with this token. Raises Refused, with one error for all tokens that do not work."""
+        if keys.is_key(token, prefix=keys.INVITATION_PREFIX):
+            await self._view.caught_up()
+            found = self._view.state.invitations.by_sha256.get(keys.key_sha256(token))
+            if found is not None and not found.has_expired(now_ms()):
+                return found
+        raise _invalid()
+
+    async def accept(self, invitation: Invitation, account_id: str, *, request_id: str) -> Organization:
+        """Make the account a member, and use the invitation up. An account that is a member already leaves it open.
+
+        Raises Refused if the invitation is not open any more, QuotaReached if the account has too many organizations
+        or the organization too many members.
+        """
+        state = self._view.state
+        if not state.is_member(invitation.organization_id, account_id):
+            if sum(1 for _ in state.organizations_of(account_id)) >= ORGANIZATIONS_MAX:
+                raise QuotaReached(f"An account may have at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
+            if len(state.organizations[invitation.organization_id].members) >= MEMBERS_MAX:
+                raise QuotaReached(f"An organization may have at most {MEMBERS_MAX} members. Remove one first.")
+            event = ev.InvitationAccepted(
+                at_ms=now_ms(),
+                organization_id=invitation.organization_id,
+                actor=f"account:{account_id}",
+                request_id=request_id,
+                invitation_id=invitation.id,
+                account_id=account_id,
+            )
+            await record(self._control, self._view, event)
+        if not state.is_member(invitation.organization_id, account_id):
+            raise _invalid()
+        return state.organizations[invitation.organization_id]
+
+    async def register(self, invitation: Invitation, password: str, *, request_id: str) -> tuple[Account, Organization]:
+        """Create the account of the invited e-mail address, and make it a member.
+
+        An invitation can thus create one account at most, because an address has one account. Raises Refused if the
+        password is not valid or the invitation is not open any more, EmailTaken if the account exists already.
+        """
+        account = await self._accounts.create_account(invitation.email, password, request_id=request_id)
+        return account, await self.accept(invitation, account.id, request_id=request_id)
+
+
+def shell_context(organization_id: str) -> Context:
+    """Return the author and the time of a command that the operator gives in the shell."""
+    return Context(organization_id=organization_id, actor="shell", request_id="", at_ms=now_ms())
+
+
+def _invalid() -> Refused:
+    return Refused("This link is not valid any more. Ask a member for another one.", pointer="/token")
