@@ -255,7 +255,7 @@ class AlertWatch:
         await self._judge(subject, readings(facts, limits, at_ms), known, at_ms)
 
     async def _judge_installation(self, at_ms: int) -> None:
-        """Check the log and the disk, for the organizations that the operator has created."""
+        """Check the log and the disk for alerts of the organizations that the operator has created."""
         state = self._directory
         operators = [one.id for one in list(state.organizations.values()) if one.by_shell and self._is_ours(one.id)]
         if not operators:

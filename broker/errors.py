@@ -64,7 +64,7 @@ class InFlight(BrokerError):
 
 
 class Changed(BrokerError):
-    """The resource has another version than the one that the change was made for."""
+    """The resource no longer has the version that the change was made for."""
 
     code = "precondition-failed"
 

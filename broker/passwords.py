@@ -124,5 +124,7 @@ def _judged(password: str) -> str:
 
 
 def _normal(password: str) -> bytes:
-    """Return the same bytes for a character in whatever way a keyboard composes it (NIST SP 800-63B, 3.1.1.2)."""
+    """Return the bytes of a text, which are the same however a keyboard composes its characters (NIST SP 800-63B,
+    3.1.1.2).
+    """
     return unicodedata.normalize("NFKC", password).encode()

@@ -47,8 +47,9 @@ class WaitingClient(Client):
 
 
 def asks(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command that uses the API with the options for the API and `--json`. It is called with `client` and
-    `as_json`.
+    """Decorate a command that uses the API with the options for the API and `--json`.
+
+    The command is called with `client` and `as_json`.
     """
 
     @api_options

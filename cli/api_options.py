@@ -107,8 +107,9 @@ def _is_here(url: str) -> bool:
 
 
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the options for the API. It is called with `url` and `key`. Raises ConfigurationError
-    without a key.
+    """Decorate a command with the options for the API.
+
+    The command is called with `url` and `key`. Raises ConfigurationError without a key.
     """
 
     @functools.wraps(command)

@@ -410,7 +410,7 @@ def _declaration(name: str) -> str:
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the shared options. It is called with `options`."""
+    """Decorate a command with the shared options. The command is called with `options`."""
 
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:

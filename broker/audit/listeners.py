@@ -60,8 +60,8 @@ class Listeners:
         """Return the ids of all listeners that the queue ever had, and of their replays. Return None if there never was
         such a queue.
 
-        It reads the topic `control` from the queue's creation on, or from the topic's start if the queue was deleted.
-        Raises LogUnavailable if Kafka does not answer.
+        The method reads the topic `control` from the queue's creation on, or from the topic's start if the queue was
+        deleted. Raises LogUnavailable if Kafka does not answer.
         """
         place = organization_id, queue_id
         before = self._kept.pop(place, None) or await self._unread(organization_id, queue_id)

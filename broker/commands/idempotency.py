@@ -176,10 +176,10 @@ class Idempotency:
 
 
 def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
-    """Return the next claim of an Idempotency-Key. It keeps the message ids, so that a message which is stored late has
-    no other id.
+    """Return the next claim of an Idempotency-Key.
 
-    The ids are kept only for a short time, because the search for a message begins at the time in its id.
+    The next claim keeps the message ids, so that a message which is stored late has no other id. The ids are kept only
+    for a short time, because the search for a message begins at the time in its id.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

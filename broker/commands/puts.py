@@ -62,7 +62,7 @@ class Put:
     """A message that is about to be stored.
 
     `id` and `name` are known once it is stored. `count` is called with the organization and the size of the record when
-    the record is built. `traceparent`, the place in a trace that attempts will belong to, may be set before.
+    the record is built. `traceparent` names the span that attempts will belong to, and may be set before.
     """
 
     __slots__ = (

@@ -123,8 +123,8 @@ class ReplayCommands:
     ) -> Replay:
         """Start a replay, and return it. Raises Refused, NotFound or LogUnavailable.
 
-        `count` is called with the organization and the bytes of the selected offsets in the event. It may raise an
-        error.
+        `count` is called with the organization and with the bytes that the selected offsets take in the event. `count`
+        may raise an error.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)

@@ -35,8 +35,8 @@ class QueueAlertsSet(Event, frozen=True, kw_only=True, tag="queue.alerts_set"):
 class AlertEvent(Event, frozen=True, kw_only=True):
     """The base class of the events of alerts. No event has this class itself.
 
-    `alert` is the kind, such as `listener.down`. Each occurrence has its own `alert_id`. The ids of the listener, queue
-    and API key are empty if the alert is not about one.
+    `alert` is the kind, such as `listener.down`. Each occurrence of an alert has its own `alert_id`. The ids of a
+    listener, a queue and an API key are empty if the alert is not about them.
     """
 
     alert: str
@@ -58,7 +58,10 @@ class AlertCleared(AlertEvent, frozen=True, kw_only=True, tag="alert.cleared"):
 
 
 class AlertTold(Event, frozen=True, kw_only=True, tag="alert.told"):
-    """The event that the message about an alert's beginning or end was put. `message_id` is that message."""
+    """The event that the message about an alert's beginning or end was put.
+
+    `message_id` is the id of that message.
+    """
 
     alert_id: str
     message_id: str

@@ -156,7 +156,7 @@ def _part(value: int, limit: int) -> Level:
 
 
 class Step(IntEnum):
-    """The beginning or the end of an alert. END_QUIETLY means that it ends without a message."""
+    """The beginning or the end of an alert. END_QUIETLY means that the alert ends without a message."""
 
     BEGIN = 1
     END = 2

@@ -41,8 +41,7 @@ def version(offset: int | None) -> int:
 
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
-    """Return which change of a message counts after the next change in the log: the new one, or the one that counted
-    before.
+    """Return which change of a message counts: the change that counted before, or the next change in the log.
 
     A deletion is final. Reading the same change again changes nothing.
     """

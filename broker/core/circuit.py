@@ -65,9 +65,10 @@ class Circuit:
                 self.state, self.allowance, self.relapses = State.CLOSED, None, 0
 
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
-        """Tell the circuit breaker that an attempt failed by the listener's fault. Return whether that opened it.
+        """Tell the circuit breaker that an attempt failed by the listener's fault.
 
-        With `new`, no attempt to this listener has been accepted yet, and fewer failures open the circuit breaker.
+        Return whether this failure opened the circuit breaker. With `new`, no attempt to this listener has been
+        accepted yet, and fewer failures open it.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER

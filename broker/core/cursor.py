@@ -55,7 +55,7 @@ class Cursor:
     def metadata(self) -> str:
         """Encode the details of a cursor as the metadata of a Kafka commit, in at most METADATA_BYTES_MAX bytes.
 
-        If there are too many open offsets, the highest ones are left out and `top` is lowered.
+        If there are too many open offsets, the highest offsets are left out and `top` is lowered.
         """
         numbers = [self.top - self.offset]
         before = self.offset

@@ -272,8 +272,8 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    A delivery leaves memory if its next attempt is due more than `set_aside_after_ms` after its first one. `jitter` is
-    a random number in [0, 1).
+    A delivery leaves memory if its next attempt is due more than `set_aside_after_ms` after its first attempt. `jitter`
+    is a random number in [0, 1).
     """
     status, error = failure.status, failure.error
     if not failure.tried:

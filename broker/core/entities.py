@@ -45,7 +45,7 @@ class Listener:
     """A listener of a queue, or the listener that stands for a running replay.
 
     It receives the messages from `start_offsets` on, one offset for each partition of `messages`. `former_secrets` are
-    older signing secrets, each encrypted and with the time until which it also signs.
+    older signing secrets: each is encrypted, and has the time until which requests are also signed with it.
     """
 
     id: str
@@ -79,8 +79,9 @@ class Listener:
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset up to which messages of a partition are delivered to this listener: the newest one, or the
-        end of a replay.
+        """Return the offset up to which messages of a partition are delivered to this listener.
+
+        It is the end of the newest messages, or the end of a replay.
         """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 

@@ -31,7 +31,7 @@ class KeyOrder(Generic[D]):
         self.waiting = 0
 
     def __len__(self) -> int:
-        """Return the number of keys that have a delivery in progress."""
+        """Return the number of ordering keys that have a delivery in progress."""
         return len(self._waiting)
 
     def take(self, key: str, delivery: D, at_s: float) -> bool:
@@ -48,8 +48,8 @@ class KeyOrder(Generic[D]):
         return False
 
     def taken_for_s(self, key: str, at_s: float) -> float:
-        """Return how long the delivery in progress of this ordering key has been the same; 0 if no delivery is in
-        progress.
+        """Return how long the current delivery of this ordering key has been in progress; 0 if there is no such
+        delivery.
         """
         return at_s - self._since_s.get(key, at_s)
 

@@ -54,8 +54,9 @@ def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
 
 
 def is_key(text: str, *, prefix: str = PREFIX) -> bool:
-    """Return whether a text has the form of an API key, including its checksum. A text without it is refused without a
-    look-up.
+    """Return whether a text has the form of an API key, including its checksum.
+
+    A text without this form is refused without a look-up.
     """
     if len(text) != _LENGTH or not text.startswith(prefix) or not text.isascii():
         return False

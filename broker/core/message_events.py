@@ -131,8 +131,8 @@ class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settle
 class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempted"):
     """The event of one attempt that failed, or that was accepted after failures.
 
-    `offset` is the message's, in its partition of `messages`. Without an answer, `status` is None and `error` names the
-    reason, such as `refused` or `timeout`.
+    `offset` is the offset of the message in its partition of `messages`. Without an answer, `status` is None and
+    `error` names the reason, such as `refused` or `timeout`.
     """
 
     listener_id: str
@@ -223,7 +223,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     traceparent: str | UnsetType = UNSET
 
     def put(self) -> MessagePut:
-        """Return the event of the message's put, as the message was when the delivery was set aside.
+        """Return the event of the message's put, as the message was when the delivery was moved to the topic
+        `outstanding`.
 
         The record of the delivery must have a copy of the message.
         """

@@ -39,7 +39,7 @@ class Redrives:
         return Redrives(count=count, of_all=self.of_all, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
 
     def concern(self, message_id: str, *, since: int) -> bool:
-        """Return whether any of the redrives after the first `since` ones concerns the delivery of this message."""
+        """Return whether any redrive after the first `since` redrives concerns the delivery of this message."""
         return self.of_all > since or self.of_messages.get(message_id, 0) > since
 
 

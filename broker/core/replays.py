@@ -54,8 +54,9 @@ class Replay:
     ended_at_ms: int | None = None
 
     def chooser(self, partition: int) -> Callable[[int], bool] | None:
-        """Return a function that says whether the replay takes an offset of this partition. Return None if it takes
-        all.
+        """Return a function that says whether the replay takes an offset of this partition.
+
+        Return None if it takes all offsets.
         """
         if self.picked is None:
             return None

@@ -127,7 +127,7 @@ class Selection:
     def may_be_in(self, values: bytes) -> bool:
         """Return whether one of several records may match the filter, without decoding them.
 
-        It can't be used for the topic `control`, because some of its events name neither a queue nor a message.
+        The method can't be used for the topic `control`, because some of its events name neither a queue nor a message.
         """
         if not all(needle in values for needle in self._needles) or self._queue not in values:
             return False

@@ -382,7 +382,9 @@ class QueuesSeries(Series):
 
     def backlog_of(self, lags: Mapping[str, int]) -> list[int]:
         """Return how many deliveries were waiting at the end of each step, calculated backwards from each listener's
-        current lag. See backlog() for the limits.
+        current lag.
+
+        Redrives and deleted messages are not counted, as in backlog().
         """
         growths = [*self._growths]
         for listeners in self._queues.values():

@@ -16,7 +16,7 @@ _NO_VERSION: Final = b"ff"
 
 
 class TraceParent(NamedTuple):
-    """The ids of a trace and of a span in it. All values are lower-case hex: 32, 16 and 2 digits."""
+    """The ids of a trace and of a span in it, and the flags. All values are lower-case hex: 32, 16 and 2 digits."""
 
     trace_id: str
     span_id: str

@@ -21,7 +21,7 @@ _RECORD_BYTES_EXTRA: Final = 40
 
 
 class Append:
-    """A message that waits for its record batch, or is in one. `done` is told its (partition, offset)."""
+    """A message that waits for its record batch, or is in one. `done` gets the message's (partition, offset)."""
 
     __slots__ = ("build", "deadline", "done", "size")
     count = 1  # messages; a Part may have several

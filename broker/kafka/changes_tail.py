@@ -30,7 +30,7 @@ class ChangesTail:
         await self._long_poll.stop()
 
     def follow(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions from these offsets on, instead of those read before."""
+        """Read these partitions from these offsets on, instead of the partitions that were read before."""
         self._long_poll.forget()
         self._long_poll.begin(offsets)
         self._follows.set()

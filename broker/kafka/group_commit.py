@@ -314,9 +314,9 @@ class GroupCommit:
         return items, batch
 
     def _choose_partition(self) -> int:
-        """Return the partition that gets the next record batch; -1 if no broker may get one.
+        """Return the partition that gets the next record batch; -1 if no broker may get a batch now.
 
-        Partitions with keyed messages come first. The others take turns.
+        Partitions with keyed messages come first. The other partitions take turns.
         """
         if not (self._keyed or self._unkeyed):
             return -1

@@ -280,7 +280,9 @@ class Counting:
 
     @property
     def due(self) -> bool:
-        """Whether the counts must be written now: once a minute, shortly after its end, or when many are in memory."""
+        """Whether the counts must be written now: once a minute, shortly after its end, or when many counts are in
+        memory.
+        """
         totals = self._totals
         if not totals.moved:
             return False

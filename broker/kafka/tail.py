@@ -167,8 +167,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _check(self) -> None:
         """Raise the error of aiokafka's membership tasks, if there is one.
 
-        It polls for no records once a second, because aiokafka leaves the consumer group after five minutes without a
-        poll.
+        The method polls once a second without reading records, because aiokafka leaves the consumer group after five
+        minutes without a poll.
         """
         now = time.monotonic()
         if now - self._checked_s >= _CHECK_S or self._failing_since is not None:

@@ -27,7 +27,8 @@ _MESSAGES_MAX: Final = 1_000  # the most messages in one request
 def command(client: Client, *, queue: str, listener: str, messages: tuple[str, ...], as_json: bool) -> None:
     """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now.
 
-    MESSAGE is a message's ID. Without one, all deliveries are retried. Each starts again with all its attempts.
+    MESSAGE is a message's ID. Without MESSAGE, all deliveries are retried. Each delivery starts again with all its
+    attempts.
     """
     ids = find_listener(client, queue, listener)
     parts = [messages[at : at + _MESSAGES_MAX] for at in range(0, len(messages), _MESSAGES_MAX)] or [()]

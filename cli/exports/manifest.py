@@ -82,7 +82,7 @@ def load(folder: Path) -> Manifest | None:
 
 
 def save(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest completely or not at all. On return it is on the disk."""
+    """Write the manifest completely or not at all. On return, the manifest is on the disk."""
     _replace(folder / NAME, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 

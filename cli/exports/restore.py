@@ -167,7 +167,7 @@ async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int]
 async def _begin_at(
     kafka: KafkaSettings, requests: KafkaRequests, topic: str, partition: int, there: int, begin: int
 ) -> None:
-    """Make a partition begin at the offset `begin`, as the exported one does."""
+    """Make a partition begin at the offset `begin`, as the exported partition does."""
     if there < begin:
         await fill(kafka, topic, partition, begin - there)
     await requests.delete_before(topic, partition, begin)

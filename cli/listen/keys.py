@@ -27,7 +27,7 @@ _ACTIONS: Final = {"r": "resend", "b": "body", "l": "list", "q": "quit", "?": "h
 
 
 class Action(NamedTuple):
-    """The action of a key: resend, body, list, quit or help."""
+    """The action of a pressed key: resend, body, list, quit or help."""
 
     name: str
     # The number of the request that the action is about; None for the last request.

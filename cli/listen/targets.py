@@ -63,10 +63,10 @@ def wanted(filters: Sequence[tuple[str, str]], notification: dict[str, Any]) -> 
 
 
 def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = False) -> Sequence[str]:
-    """Return the name of the listener for each local address. Raises ConfigurationError if two would have the same
-    name.
+    """Return the name of the listener for each local address.
 
-    With `temporary`, the names are new, so that the command deletes no listener that existed before.
+    Raises ConfigurationError if two listeners would have the same name. With `temporary`, the names are new, so that
+    the command deletes no listener that existed before.
     """
     if given and len(given) != len(targets):
         raise ConfigurationError("give as many --name as --to, or none")

@@ -26,7 +26,10 @@ ASK_S: Final = 3.0
 
 
 def all_app(children: Sequence[Child]) -> Starlette:
-    """Create the application for the admin address of a supervisor. It is ready when all of its processes are."""
+    """Create the application for the admin address of a supervisor.
+
+    The supervisor is ready when all of its processes are ready.
+    """
 
     async def check() -> None:
         answers = await _ask(children, "/health/ready")

@@ -62,11 +62,11 @@ def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tu
 
 
 async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) -> asyncio.subprocess.Process:
-    """Start a command in a directory and write its output to kafka.out. It ends when the thread that started it ends
-    (Linux).
+    """Start a command in a directory and write its output to kafka.out.
 
-    With `idle`, it runs at the lowest priority. It gets only the environment variables in ENVIRONMENT: no secrets, and
-    no JAVA_TOOL_OPTIONS, which are meant for other programs.
+    On Linux, the process ends when the thread that started it ends. With `idle`, the process runs at the lowest
+    priority. It gets only the environment variables in ENVIRONMENT: no secrets, and no JAVA_TOOL_OPTIONS, which are
+    meant for other programs.
     """
     with (directory / "kafka.out").open("wb") as out:
         return await asyncio.create_subprocess_exec(
