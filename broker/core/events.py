@@ -7,8 +7,7 @@ changes (directory.py), where it is stored (broker/kafka/topics.py).
 
 from __future__ import annotations
 
-from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold, QueueAlertsSet
-from broker.core.control_events import (
+from broker.core.account_events import (
     AccountBlocked,
     AccountCreated,
     AccountDeleted,
@@ -17,7 +16,6 @@ from broker.core.control_events import (
     AccountPasswordReset,
     AccountSessionsEnded,
     AccountUnblocked,
-    ControlEvent,
     InvitationAccepted,
     InvitationCreated,
     InvitationEvent,
@@ -25,6 +23,16 @@ from broker.core.control_events import (
     KeyCreated,
     KeyRevoked,
     KeyUsed,
+    OrganizationCreated,
+    OrganizationJoined,
+    OrganizationLeft,
+    SessionCreated,
+    SessionEnded,
+    VolumeRecorded,
+)
+from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold, QueueAlertsSet
+from broker.core.control_events import (
+    ControlEvent,
     ListenerCreated,
     ListenerDeleted,
     ListenerPaused,
@@ -36,9 +44,6 @@ from broker.core.control_events import (
     ListenerUpdated,
     LogDamaged,
     LogMended,
-    OrganizationCreated,
-    OrganizationJoined,
-    OrganizationLeft,
     QueueCreated,
     QueueDeleted,
     QueueRenamed,
@@ -48,9 +53,6 @@ from broker.core.control_events import (
     ReplayPaused,
     ReplayResumed,
     ReplayStarted,
-    SessionCreated,
-    SessionEnded,
-    VolumeRecorded,
 )
 from broker.core.event import Event
 from broker.core.message_events import (

@@ -1,0 +1,196 @@
+"""The events of accounts, organizations, invitations and API keys in the topic `control`.
+
+For: their fields and wire names. Not for: what an event changes (accounts.py, organizations.py, api_keys.py).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from broker.core.event import Event
+
+
+class OrganizationCreated(Event, frozen=True, kw_only=True, tag="organization.created"):
+    name: str
+
+
+class AccountEvent(Event, frozen=True, kw_only=True):
+    """The base class of account events. No event has this class itself."""
+
+    urgent: ClassVar[bool] = True
+
+    account_id: str
+
+
+class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.created"):
+    """The event that an account was created.
+
+    The e-mail address is stored as it was given. No event holds the password: `password_hash` is its argon2id hash in
+    PHC form.
+    """
+
+    urgent: ClassVar[bool] = False
+
+    email: str
+    password_hash: str
+
+
+class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="account.password_changed"):
+    """The event that an account's password was changed. All other sessions of the account end.
+
+    `session_id` is the session in which it was changed.
+    """
+
+    session_id: str
+    password_hash: str
+
+
+class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account.password_reset"):
+    """The event that the operator gave an account a one-time password. All its sessions end.
+
+    The password opens one session, and only before `expires_at_ms`.
+    """
+
+    password_hash: str
+    expires_at_ms: int
+
+
+class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account.sessions_ended"):
+    """The event that an account's sessions ended.
+
+    The session with the id `kept_session_id` continues; the field is empty if all sessions ended.
+    """
+
+    kept_session_id: str = ""
+
+
+class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.blocked"):
+    """The event that an account was blocked.
+
+    Its sessions end and no new session can begin, but its memberships and API keys stay.
+    """
+
+
+class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unblocked"):
+    """The event that a blocked account may sign in again."""
+
+
+class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
+    """The event that an account was deleted. Its sessions and memberships end, and its e-mail address becomes free.
+
+    Without `even_if_last`, it counts only if each of the account's organizations has another member who can sign in.
+    """
+
+    even_if_last: bool = False
+
+
+class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
+    """The event that a session began.
+
+    No event holds the session's token: `token_sha256` is its SHA-256 in hex.
+    """
+
+    urgent: ClassVar[bool] = True
+
+    session_id: str
+    account_id: str
+    token_sha256: str
+    expires_at_ms: int
+
+
+class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
+    urgent: ClassVar[bool] = True
+
+    session_id: str
+
+
+class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joined"):
+    """The event that an account became a member of an organization."""
+
+    account_id: str
+
+
+class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
+    """The event that an account left an organization, or was removed from it.
+
+    Without `even_if_last`, it counts only if the organization has another member who is not blocked.
+    """
+
+    urgent: ClassVar[bool] = True
+
+    account_id: str
+    even_if_last: bool = False
+
+
+class InvitationEvent(Event, frozen=True, kw_only=True):
+    """The base class of invitation events. No event has this class itself."""
+
+    invitation_id: str
+
+
+class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitation.created"):
+    """The event that a person was invited to an organization.
+
+    No event holds the invitation's token: `token_sha256` is its SHA-256 in hex. `email` is the address that was
+    invited. The token is invalid from `expires_at_ms` on.
+    """
+
+    email: str
+    token_sha256: str
+    expires_at_ms: int
+
+
+class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitation.revoked"):
+    """The event that an invitation was revoked. Nobody can accept it any more."""
+
+    urgent: ClassVar[bool] = True
+
+
+class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invitation.accepted"):
+    """The event that an account accepted an invitation and became a member of the organization.
+
+    It counts only if the invitation is open: not accepted or revoked before, and not expired.
+    """
+
+    account_id: str
+
+
+class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
+    """The event of how many bytes of messages one process has stored for an organization since its previous event of
+    this kind.
+    """
+
+    urgent: ClassVar[bool] = True
+
+    bytes: int
+
+
+class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
+    """The event that an API key was created.
+
+    No event holds the key: `secret_sha256` is its SHA-256 in hex, and `prefix` its first characters. The key is
+    restricted to the queues in `queue_ids`; None means all queues. It is invalid from `expires_at_ms` on; None means
+    that it does not expire.
+    """
+
+    key_id: str
+    name: str
+    prefix: str
+    secret_sha256: str
+    scopes: tuple[str, ...]
+    queue_ids: tuple[str, ...] | None = None
+    expires_at_ms: int | None = None
+    # The version was raised so that an older program does not read a restricted API key as an unrestricted one.
+    v: int = 2
+
+
+class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
+    urgent: ClassVar[bool] = True
+
+    key_id: str
+
+
+class KeyUsed(Event, frozen=True, kw_only=True, tag="key.used"):
+    """The event that an API key was used. It is recorded at most about once an hour for each key."""
+
+    key_id: str
