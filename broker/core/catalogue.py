@@ -205,7 +205,7 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("message.deleted", 1): _UNCONDITIONAL,
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
-        "a replay of chosen messages delivers only the chosen ones, and the messages below `before_offsets`",
+        "a replay of failed or undelivered messages delivers those in `picked`, and those below `before_offsets`",
     ),
     ("replay.started", 2): Former(
         frozenset({"send_headers"}),

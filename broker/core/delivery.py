@@ -327,12 +327,15 @@ _PICTURE: Final = """\
 
 Made by `make events` from `broker/core/delivery.py`; don't edit it.
 
-A delivery is the duty to bring one message to one listener. This page shows the states that a delivery has in the
-memory of the worker that owns its message's partition.
+A delivery is the duty to send one message to one listener until the listener accepts it. Each Kafka partition of
+messages belongs to one worker, which holds the unfinished deliveries of this partition in memory.
 
-A delivery in any state that is not final becomes *dropped* when its partition moves to another worker, or when its
-listener ends. The metadata of the listener's committed offset names the unfinished deliveries. The next worker gives
-each of them the state *missing*, and reads its message from the log again.
+This page shows the states of a delivery in the memory of its worker.
+
+When a partition moves to another worker, or a listener is deleted, its unfinished deliveries get the state *dropped*.
+
+The next worker finds the unfinished deliveries of a listener in the metadata of the listener's committed Kafka offset.
+It gives each of them the state *missing*, and reads the message from the log again.
 
 | state | meaning | message in memory |
 |---|---|---|

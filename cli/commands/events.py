@@ -25,17 +25,19 @@ _HEAD: Final = """\
 
 Made by `make events` from the program itself; don't edit it.
 
-Every event is one JSON object, which is the value of one Kafka record. A heading below, with the prefix `everput.`, is
-the name of the record's topic.
+Every event is one JSON object, the value of one Kafka record. The headings below are the names of the Kafka topics,
+without their prefix `everput.`.
 
-Ignore fields that you do not know, because new versions of Everput may add fields. A change that breaks readers is a
-new version of the event. Earlier versions stay in the topics, and are described below the present one.
+Ignore fields that you do not know, because new versions of Everput may add fields.
+
+A change that breaks readers gets a new version of the event. Events of earlier versions stay in the topics, so this
+page describes them below the current version.
 
 Fields marked *secret* or *internal* are in the Kafka topics, but in no answer of the API. Internal fields are offsets
-in partitions that all organizations share.
+in Kafka partitions that all organizations share.
 
-The topic `claims` keeps its records for two days, and `statistics` for 30 days. The topic `outstanding` is compacted.
-All other topics together are the log that `GET /v1/log` reads.
+The topic `claims` keeps its records for two days, and the topic `statistics` for 30 days. The topic `outstanding` is
+compacted. `GET /v1/log` reads all other topics.
 
 Every event has
 """
@@ -63,7 +65,7 @@ def catalogue() -> str:
                 lines += _version(f"#### `{name}`, version {version}", rows)
                 lines += [
                     "",
-                    f"Everput no longer writes this version. It reads it as version {version + 1}: {former.read_as}.",
+                    f"Everput no longer writes this version, and reads it as version {version + 1}: {former.read_as}.",
                 ]
     return "\n".join(lines) + "\n"
 
