@@ -8,6 +8,7 @@ import { button, el, growOlder, hash, link, notice } from "./dom.js";
 import { showKeys } from "./keys.js";
 import { showListener } from "./listener.js";
 import { showLog } from "./log.js";
+import { showInvitation, showInvited, showMembers } from "./members.js";
 import { showMessage } from "./message.js";
 import { showOverview } from "./overview.js";
 import { showQueue } from "./queue.js";
@@ -23,6 +24,8 @@ const VIEWS = [
   ["queues/:queue_id/messages/:message_id", showMessage],
   ["log", showLog],
   ["keys", showKeys],
+  ["members", showMembers],
+  ["invitation/:token", showInvitation],
   ["organizations/new", showNewOrganization],
   ["password", showPassword],
 ];
@@ -62,7 +65,7 @@ async function go() {
   const { signal } = leaving;
   if (!session.account) return;
   const found = destination();
-  if (!session.organization && (!found || ![showNewOrganization, showPassword].includes(found.show))) {
+  if (!session.organization && (!found || ![showInvitation, showNewOrganization, showPassword].includes(found.show))) {
     location.hash = hash("organizations", "new");
     return;
   }
@@ -120,7 +123,7 @@ function drawNavigation() {
     el("option", { value: "" }, "Create organization…"),
   );
   nav.replaceChildren(
-    ...(session.organization ? [at("overview", "Overview"), at("queues", "Queues"), at("log", "Log"), at("keys", "API keys"), choice] : []),
+    ...(session.organization ? [at("overview", "Overview"), at("queues", "Queues"), at("log", "Log"), at("keys", "API keys"), at("members", "Members"), choice] : []),
     el("a", { href: "docs", target: "_blank", rel: "noopener" }, "API reference"),
     link(["password"], session.account.email, { class: "who", title: "Signed in as this account. Change the password" }),
     button("Sign out", signOut),
@@ -145,7 +148,7 @@ function signedOut() {
   nav.hidden = true;
   nav.replaceChildren();
   for (const open of document.querySelectorAll("dialog")) open.close();
-  showSignIn(main, start);
+  if (!showInvited(main, start)) showSignIn(main, start);
 }
 
 async function start() {

@@ -159,6 +159,8 @@ VERBS = {
         "Done",
         "I",
         "Reset",
+        "Accept",
+        "Invite",
     ),
 }
 

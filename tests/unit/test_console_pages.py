@@ -203,3 +203,38 @@ async def test_nothing_overflows_and_no_error_is_reported(shop: Shop, scheme: st
             rgb = ",".join(str(int(axis.strip()[at : at + 2], 16)) for at in (1, 3, 5))
             assert rgb in await page.run(f"({DRAWN})({CHARTS}[0].querySelector('canvas'))"), scheme
         assert page.errors == []
+
+
+@needs_chromium
+async def test_a_member_invites_a_person_who_registers_with_the_link_in_a_fresh_browser(shop: Shop):
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, "/members")
+        await page.until("document.querySelector('h1')?.textContent === 'Members'")
+        await page.run("document.querySelector('.title button').click()")
+        await page.run("document.querySelector('dialog input').value = 'bob@example.com'")
+        await page.run("document.querySelector('dialog button[type=submit]').click()")
+        await page.until("document.querySelector('.copyable input') !== null")
+        link = await page.run("document.querySelector('.copyable input').value")
+        assert link.startswith(f"{shop.url}/console#/invitation/evi_")
+        await page.run("document.querySelector('dialog .row button').click()")
+        await page.until("document.querySelector('#main').textContent.includes('bob@example.com')")
+        for width, height in SIZES:
+            await page.size(width, height)
+            assert await page.run("document.documentElement.scrollWidth") <= width
+        assert page.errors == []
+    async with browser() as page:
+        await page.size(390, 844)
+        await page.go(link)
+        await page.until("document.querySelector('h1')?.textContent === 'You are invited'")
+        page.errors.clear()  # Chromium reports the 401 of the page's question who is signed in.
+        await page.run(f"document.querySelector('input').value = '{PASSWORD}'")
+        await page.run("document.querySelector('button[type=submit]').click()")
+        await page.until("location.hash === '#/overview' && document.querySelector('#nav select')?.value !== ''")
+        assert await page.run("document.querySelector('#nav select').selectedOptions[0].textContent") == "shop"
+        assert await page.run("document.querySelector('#nav .who').textContent") == "bob@example.com"
+        assert page.errors == []
+        await page.go(link)
+        await page.until("document.querySelector('h1')?.textContent === 'Accept invitation'")
+        await page.run("document.querySelector('button[type=submit]').click()")
+        await page.until("document.querySelector('#main').textContent.includes('not valid any more')")
