@@ -22,7 +22,7 @@ from broker.ports import ControlLog, DirectoryView
 
 VALID_S: Final = 7 * 86_400  # how long a link works
 OPEN_MAX: Final = 100  # open invitations of one organization
-MEMBERS_MAX: Final = 1_000  # members of one organization, beyond which no invitation is accepted
+MEMBERS_MAX: Final = 1_000  # the most members of one organization; beyond them, no invitation is accepted
 
 
 class InvitationCommands:
@@ -74,7 +74,10 @@ class InvitationCommands:
         return invitation
 
     async def find(self, token: str) -> Invitation:
-        """Return the invitation with this token. Raises Refused, with one error for all tokens that do not work."""
+        """Return the invitation with this token.
+
+        Raises Refused if the token does not work. The error is the same for every reason.
+        """
         if keys.is_key(token, prefix=keys.INVITATION_PREFIX):
             await self._view.caught_up()
             found = self._view.state.invitations.by_sha256.get(keys.key_sha256(token))
@@ -83,10 +86,10 @@ class InvitationCommands:
         raise _invalid()
 
     async def accept(self, invitation: Invitation, account_id: str, *, request_id: str) -> Organization:
-        """Make the account a member, and use the invitation up. An account that is a member already leaves it open.
+        """Make the account a member of the organization, and use up the invitation.
 
-        Raises Refused if the invitation is not open any more, QuotaReached if the account has too many organizations
-        or the organization too many members.
+        If the account is a member already, the invitation stays open. Raises Refused if the invitation is not open any
+        more, QuotaReached if the account has too many organizations or the organization too many members.
         """
         state = self._view.state
         if not state.is_member(invitation.organization_id, account_id):
@@ -110,7 +113,7 @@ class InvitationCommands:
     async def register(self, invitation: Invitation, password: str, *, request_id: str) -> tuple[Account, Organization]:
         """Create the account of the invited e-mail address, and make it a member.
 
-        An invitation can thus create one account at most, because an address has one account. Raises Refused if the
+        An invitation can create at most one account, because each address has one account. Raises Refused if the
         password is not valid or the invitation is not open any more, EmailTaken if the account exists already.
         """
         account = await self._accounts.create_account(invitation.email, password, request_id=request_id)

@@ -171,7 +171,10 @@ class ReplayCommands:
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return how much of its range of the log the replay has settled, from 0 to 1. Raises LogUnavailable."""
+        """Return the fraction of the replay's range of the log whose deliveries are settled, from 0 to 1.
+
+        Raises LogUnavailable.
+        """
         spans = {
             number: (start, end)
             for number, (start, end) in enumerate(zip(replay.start_offsets, replay.end_offsets, strict=True))

@@ -141,7 +141,7 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
 
 
 class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitation.revoked"):
-    """The event that an invitation was revoked. Nobody can accept it any more."""
+    """The event that an invitation was revoked. Nobody can accept this invitation any more."""
 
     urgent: ClassVar[bool] = True
 
@@ -149,7 +149,7 @@ class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitat
 class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invitation.accepted"):
     """The event that an account accepted an invitation and became a member of the organization.
 
-    It counts only if the invitation is open: not accepted or revoked before, and not expired.
+    The event counts only if the invitation is open: not accepted or revoked before, and not expired.
     """
 
     account_id: str

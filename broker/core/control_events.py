@@ -193,7 +193,7 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
     """The event that a replay has settled every delivery in these partitions.
 
-    The replay has finished when its events have named all partitions.
+    The replay has finished when such events have named all partitions.
     """
 
     partitions: tuple[int, ...]

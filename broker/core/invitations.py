@@ -17,7 +17,8 @@ from broker.core import events as ev
 class Invitation:
     """An open invitation to an organization.
 
-    Its token, of which only the SHA-256 is known, makes one account a member. `email` is the address that was invited.
+    The invitation's token makes one account a member. Only the SHA-256 of the token is known. `email` is the address
+    that was invited.
     """
 
     id: str
@@ -50,7 +51,10 @@ class Invitations:
         return found if found is not None and found.organization_id == organization_id else None
 
     def create(self, event: ev.InvitationCreated) -> bool:
-        """Add an invitation, and forget the organization's expired ones. Return False if the event changes nothing."""
+        """Add an invitation, and forget the expired invitations of its organization.
+
+        Return False if the event changes nothing.
+        """
         if event.invitation_id in self.by_id or event.token_sha256 in self.by_sha256:
             return False
         for other in list(self.of(event.organization_id)):
@@ -70,12 +74,12 @@ class Invitations:
         return True
 
     def forget(self, invitation: Invitation) -> None:
-        """Remove an invitation, whose token then makes no member."""
+        """Remove an invitation. Its token then makes nobody a member."""
         del self.by_id[invitation.id], self.by_sha256[invitation.token_sha256]
         del self._of[invitation.organization_id][invitation.id]
 
     def forget_all_by(self, account_id: str, organization_id: str | None = None) -> None:
-        """Remove all invitations that the account has created, in one organization or in all."""
+        """Remove all invitations that the account has created, in one organization or in all organizations."""
         of = self.by_id.values() if organization_id is None else self.of(organization_id)
         for one in [one for one in of if one.created_by == f"account:{account_id}"]:
             self.forget(one)

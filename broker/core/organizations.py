@@ -100,7 +100,10 @@ class Organizations:
         return True
 
     def _join(self, organization_id: str, account_id: str) -> bool:
-        """Make the account a member of the organization. Return False if it can't become one, or is one already."""
+        """Make the account a member of the organization.
+
+        Return False if it can't become a member, or is a member already.
+        """
         organization = self.by_id.get(organization_id)
         if organization is None or account_id in organization.members or account_id not in self._accounts.by_id:
             return False
@@ -139,7 +142,7 @@ class Organizations:
         members = tuple(member for member in organization.members if member != account_id)
         self.by_id[organization.id] = replace(organization, members=members)
         del self._of_account[account_id][organization.id]
-        # Without this, a removed member could come back by an invitation that this member has created.
+        # Remove a member's invitations with the member, who could otherwise come back with one of them.
         self.invitations.forget_all_by(account_id, organization.id)
 
     def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:

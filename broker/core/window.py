@@ -77,10 +77,9 @@ class Window(Generic[D]):
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """Note that the reader of new messages has reached a message of this listener. Return whether its delivery was
-        taken.
+        """Note that the reader of new messages has reached a message of this listener.
 
-        `delivery` is None if there is no free slot for it.
+        Return whether the delivery of this message begins now. `delivery` is None if there is no free slot for it.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
