@@ -52,7 +52,7 @@ SECTIONS: Final = {
         "api": ("cli.processes.api", "Run one API process against an existing Kafka."),
         "worker": ("cli.processes.worker", "Run one worker against an existing Kafka."),
         "accounts": ("cli.commands.accounts", "List, block and delete accounts, reset passwords, end sessions."),
-        "organizations": ("cli.commands.organizations", "List organizations, remove members, revoke keys."),
+        "organizations": ("cli.commands.organizations", "List organizations, invite and remove members, revoke keys."),
         "verify": ("cli.commands.verify", "Check the whole log against itself and the running processes."),
         "mend": ("cli.commands.mend", "Put damaged records back from an export, or give them up."),
         "export-all": ("cli.exports.export_all", "Back up the whole log and the cursors to files."),

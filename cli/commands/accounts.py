@@ -131,7 +131,7 @@ def reset_password(options: Options, account: str) -> None:
         password, until_ms = await AccountCommands(*opened).reset_password(found.id)
         if found.blocked:
             say(f"{found.email} is blocked; `everput accounts unblock {found.email}` lets it sign in", err=True)
-        say(f"one-time password of {found.email}, valid until {_time(until_ms)}:", err=True)
+        say(f"one-time password of {found.email}, valid until {shown_time(until_ms)}:", err=True)
         say(password)
 
     in_directory(options, work)
@@ -165,7 +165,7 @@ def _row(state: Directory, account: Account) -> _Row:
     return _Row(
         id=account.id,
         email=account.email,
-        created_at=_time(account.created_at_ms),
+        created_at=shown_time(account.created_at_ms),
         blocked=account.blocked,
         sessions=sum(1 for one in state.accounts.sessions_of(account.id) if one.expires_at_ms > at_ms),
         organizations=[Named(id=one.id, name=one.name) for one in state.organizations_of(account.id)],
@@ -187,5 +187,6 @@ def _say_keys(state: Directory, account: Account) -> None:
         say("`everput organizations revoke-key KEY_ID` revokes such a key", err=True)
 
 
-def _time(at_ms: int) -> str:
+def shown_time(at_ms: int) -> str:
+    """Return a time as people read it, in UTC."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

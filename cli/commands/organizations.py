@@ -8,11 +8,12 @@ from __future__ import annotations
 import click
 
 from broker.commands.accounts import AccountCommands
-from broker.commands.context import Context, now_ms
+from broker.commands.context import now_ms
+from broker.commands.invitations import InvitationCommands, shell_context
 from broker.commands.organizations import revoke_key
 from broker.errors import NotFound
 from cli.api_commands import show_all
-from cli.commands.accounts import find_account
+from cli.commands.accounts import find_account, shown_time
 from cli.directory import OpenDirectory, in_directory
 from cli.groups import Group, examples
 from cli.options import Options, age_s, shared_options
@@ -30,9 +31,17 @@ class _Row(Answer):
     stored_bytes: int
 
 
+class _Invitation(Answer):
+    id: str
+    email: str
+    created_at: str
+    expires_at: str
+    created_by: str
+
+
 @click.group("organizations", cls=Group)
 def command() -> None:
-    """List organizations, remove a member, revoke a key. To create an organization, use `everput init`.
+    """List organizations, invite and remove members, revoke keys. To create an organization, use `everput init`.
 
     The commands connect to Kafka: the cluster of --kafka, or the Kafka of the running `everput serve` on --data-dir.
     """
@@ -77,8 +86,71 @@ def remove_member(options: Options, organization_id: str, account: str, *, even_
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
-        await AccountCommands(*opened).leave(_shell(organization_id), found.id, even_if_last=even_if_last)
+        await AccountCommands(*opened).leave(shell_context(organization_id), found.id, even_if_last=even_if_last)
         say(f"removed {found.email} from the organization {organization_id}")
+
+    in_directory(options, work)
+
+
+@command.command("invite", epilog=examples("everput organizations invite ORGANIZATION_ID bob@shop.example"))
+@click.argument("organization_id")
+@click.argument("email")
+@shared_options
+def invite(options: Options, organization_id: str, email: str) -> None:
+    """Print a link that makes one account a member of an organization.
+
+    The link works once, within seven days, and can't be printed again. Send it to the person: no mail is sent. Without
+    --public-url, append what is printed to the URL of the API.
+    """
+
+    async def work(opened: OpenDirectory) -> None:
+        _check_organization(opened, organization_id)
+        invitation, token = await InvitationCommands(*opened).invite(shell_context(organization_id), email)
+        say(f"invited {email} as {invitation.id}, until {shown_time(invitation.expires_at_ms)}:", err=True)
+        say(f"{(options.public_url or '').rstrip('/')}/console#/invitation/{token}")
+
+    in_directory(options, work)
+
+
+@command.command("invitations", epilog=examples("everput organizations invitations ORGANIZATION_ID"))
+@click.argument("organization_id")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@shared_options
+def invitations(options: Options, organization_id: str, *, as_json: bool) -> None:
+    """List the open invitations of an organization, oldest first."""
+
+    async def rows(opened: OpenDirectory) -> list[_Invitation]:
+        _check_organization(opened, organization_id)
+        return [
+            _Invitation(
+                id=one.id,
+                email=one.email,
+                created_at=shown_time(one.created_at_ms),
+                expires_at=shown_time(one.expires_at_ms),
+                created_by=one.created_by,
+            )
+            for one in InvitationCommands(*opened).open(organization_id)
+        ]
+
+    columns = ("id", "email", "created at", "expires at", "created by")
+    show_all(in_directory(options, rows), {heading: heading.replace(" ", "_") for heading in columns}, as_json=as_json)
+
+
+@command.command("revoke-invitation", epilog=examples("everput organizations revoke-invitation INVITATION_ID"))
+@click.argument("invitation_id")
+@shared_options
+def revoke_invitation(options: Options, invitation_id: str) -> None:
+    """Revoke an invitation to any organization, so that nobody can accept it any more."""
+
+    async def work(opened: OpenDirectory) -> None:
+        found = opened.view.state.invitations.by_id.get(invitation_id)
+        if found is None:
+            raise NotFound(
+                f"no open invitation has the ID {invitation_id}; `everput organizations invitations ORGANIZATION_ID` "
+                "shows an organization's invitations"
+            )
+        await InvitationCommands(*opened).revoke(shell_context(found.organization_id), found.id)
+        say(f"revoked the invitation of {found.email} to the organization {found.organization_id}")
 
     in_directory(options, work)
 
@@ -93,11 +165,12 @@ def revoke(options: Options, key_id: str) -> None:
         api_key = opened.view.state.keys.get(key_id)
         if api_key is None:
             raise NotFound(f"no API key has the ID {key_id}; `everput keys list` shows an organization's keys")
-        await revoke_key(opened.control, opened.view, _shell(api_key.organization_id), api_key.id)
+        await revoke_key(opened.control, opened.view, shell_context(api_key.organization_id), api_key.id)
         say(f"revoked the key {api_key.name} of the organization {api_key.organization_id}")
 
     in_directory(options, work)
 
 
-def _shell(organization_id: str) -> Context:
-    return Context(organization_id=organization_id, actor="shell", request_id="", at_ms=now_ms())
+def _check_organization(opened: OpenDirectory, organization_id: str) -> None:
+    if organization_id not in opened.view.state.organizations:
+        raise NotFound(f"no organization has the ID {organization_id}; `everput organizations list` shows all")

@@ -140,5 +140,23 @@ async def test_what_the_shell_does_to_an_account_counts_in_every_process_at_once
             assert [(account["email"], account["blocked"]) for account in listed] == [(bob["email"], False)]
             listed = json.loads((await shell("organizations", "list", "--json", *options)).splitlines()[-1])
             assert (listed["name"], listed["members"], listed["made_by"]) == ("Ann's", [], "account")
+
+            invite = ("organizations", "invite", organization)
+            link = await shell(*invite, bob["email"], "--public-url", "https://everput.example/", *options)
+            assert link.startswith("https://everput.example/console#/invitation/evi_")
+            await shell(*invite, "eve@example.com", *options)
+            invitations = ("organizations", "invitations", organization, "--json")
+            _, other = [json.loads(line) for line in (await shell(*invitations, *options)).splitlines()]
+            assert (other["email"], other["created_by"]) == ("eve@example.com", "shell")
+            await shell("organizations", "revoke-invitation", other["id"], *options)
+            session = await sign_in(bob)
+            token = {"token": link.rpartition("/")[2]}
+            used = [await client.post(f"{url}/v1/invitations/accept", json=token, headers=session) for url in urls]
+            assert [answer.status_code for answer in used] == [200, 422]
+            assert await statuses({**session, "everput-organization": organization}, "/v1/queues") == {200}
+            assert await shell(*invitations, *options) == ""
+            missing = await asyncio.to_thread(everput, *invite[:2], "no-id", bob["email"], *options)
+            assert (missing.returncode, "no organization has the ID no-id" in missing.stderr) == (1, True)
+
             missing = await asyncio.to_thread(everput, "accounts", "block", ann["email"], *options)
             assert (missing.returncode, "no account has the e-mail address" in missing.stderr) == (1, True)

@@ -79,7 +79,8 @@ ERRORS_ONLY = {"stats": ("q",), "put": ("q", "FILE"), "redrive": ("q", ID), "exp
 # These ask no API: they show nothing from outside, or print it by cli/printing.py as the others do, which ruff checks.
 LOCAL = (
     *(f"accounts {name}" for name in ("block", "delete", "end-sessions", "list", "reset-password", "unblock")),
-    *(f"organizations {name}" for name in ("list", "remove-member", "revoke-key")),
+    *(f"organizations {name}" for name in ("invitations", "invite", "list", "remove-member")),
+    *(f"organizations {name}" for name in ("revoke-invitation", "revoke-key")),
     *("serve", "api", "worker", "init", "rotate-sealing-key", "verify"),
     *("export-all", "check", "import", "mend", "events", "completion", "demo"),
     *(f"profiles {name}" for name in ("list", "use", "remove")),
