@@ -18,7 +18,8 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "Lists the organization's queues, oldest first. To find the ID of a queue, pass its exact name, for example"
         " `?name=orders`. Follow `_links.next` until it is missing to read all pages. With `at`, the answer shows "
         "the state at that time, for example `?at=2026-01-31T12:00:00Z`. With `?health=true`, each queue has the "
-        "health of its listeners; a page then ends early if its queues have more than 1,000 listeners together."
+        "health of its listeners, with `?backlog=true` their backlog. A page then ends early if its queues have more "
+        "than 1,000 listeners together."
     ),
     "getQueue": (
         "Returns a queue and its listeners. With `at`, the answer shows the state at that time, for example "

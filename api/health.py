@@ -1,4 +1,4 @@
-"""The health of listeners and queues, as JSON fields of the answers about them.
+"""The health and the backlog of listeners and queues, as JSON fields of the answers about them.
 
 Not for: what the health of a listener means (broker/core/health.py), reading the facts from Kafka
 (broker/kafka/deliveries.py).
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from api.pages import optional_rfc3339
 from broker.core.entities import Listener, Queue
 from broker.core.health import Facts, Health
-from broker.errors import LogUnavailable
-from broker.ports import DirectoryView, ListenerStatus
+from broker.errors import Busy, LogUnavailable
+from broker.ports import Backlog, DirectoryView, ListenerStatus
 
-# A page of queues with their health ends early if its queues have more listeners than this together.
+# A page of queues with their health or backlog ends early if its queues have more listeners than this together.
 LISTENERS_OF_PAGE_MAX: Final = 1_000
 _FACTS_S: Final = 2.0
+_BACKLOGS_S: Final = 3.0
 
 
 async def health_fields(
@@ -69,6 +70,37 @@ async def queue_health_fields(
         }
         for some in told
     ]
+
+
+async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) -> list[dict[str, Any]]:
+    """Return for each queue, as JSON fields, how many messages wait for its listeners, and since when. While they can't
+    be counted, there are no fields.
+    """
+    backlogs = await backlogs_of(status, [one for queue in queues for one in queue.listeners.values()])
+    if backlogs is None:
+        return [{} for _ in queues]
+    fields = []
+    for queue in queues:
+        own = [backlogs[one] for one in queue.listeners if one in backlogs]
+        oldest = [backlog.oldest_at_ms for backlog in own if backlog.oldest_at_ms is not None]
+        fields.append(
+            {
+                "lag": sum(backlog.messages for backlog in own),
+                "oldest_pending_at": optional_rfc3339(min(oldest, default=None)),
+            }
+        )
+    return fields
+
+
+async def backlogs_of(status: ListenerStatus, listeners: Sequence[Listener]) -> Mapping[str, Backlog] | None:
+    """Return the backlogs of an organization's listeners, by listener id; None if Kafka does not answer in time."""
+    if not listeners:
+        return {}
+    try:
+        async with asyncio.timeout(_BACKLOGS_S):
+            return await status.backlogs(listeners)
+    except (Busy, LogUnavailable, TimeoutError):
+        return None
 
 
 def _by_state(states: Iterable[str]) -> dict[str, int]:

@@ -6,26 +6,23 @@ listener (statistics.py), what the health of a listener means (broker/core/healt
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from api.calls import Call
-from api.health import health_fields
+from api.health import backlogs_of, health_fields
 from api.statistics import statistics_fields, time_steps
 from broker.commands.context import now_ms
 from broker.core.entities import Listener, Queue
 from broker.core.health import Health
 from broker.core.statistics import QueuesSeries
-from broker.errors import Busy, LogUnavailable
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
 # In a larger organization, the overview shows the health of only this many listeners, the oldest ones.
 LISTENERS_MAX: Final = 1_000
 ATTENTION_MAX: Final = 100
-_LAGS_S: Final = 3.0
 _NEEDS_ATTENTION: Final = (Health.DOWN, Health.FAILING, Health.PAUSED)
 _RANK: Final = {str(health): rank for rank, health in enumerate(Health)}
 
@@ -58,7 +55,8 @@ class Overview:
         shown = list(itertools.islice(everybody, LISTENERS_MAX + 1))
         all_shown = len(shown) <= LISTENERS_MAX
         shown = shown[:LISTENERS_MAX]
-        lags = await self._lags([listener for _, listener in shown])
+        backlogs = await backlogs_of(self._status, [listener for _, listener in shown])
+        lags = None if backlogs is None else {one: backlog.messages for one, backlog in backlogs.items()}
         backlog = series.backlog_of(lags) if all_shown and lags is not None else None
         health = await health_fields(self._view, self._status, [listener for _, listener in shown])
         known = [_fields(*one, told, lags) for one, told in zip(shown, health, strict=True) if told]
@@ -70,16 +68,6 @@ class Overview:
             "attention": attention[:ATTENTION_MAX],
             "_links": call.links("/v1/overview", call.query(), None),
         }
-
-    async def _lags(self, listeners: Sequence[Listener]) -> Mapping[str, int] | None:
-        """Return how many messages wait for each listener; None if Kafka does not answer in time."""
-        if not listeners:
-            return {}
-        try:
-            async with asyncio.timeout(_LAGS_S):
-                return await self._status.lags(listeners)
-        except (Busy, LogUnavailable, TimeoutError):
-            return None
 
 
 def _fields(

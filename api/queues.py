@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from msgspec import UNSET
 
 from api.calls import Call
 from api.etags import Item
-from api.health import LISTENERS_OF_PAGE_MAX, queue_health_fields
+from api.health import LISTENERS_OF_PAGE_MAX, queue_backlog_fields, queue_health_fields
 from api.pages import flag_parameter, page
 from api.past import Views
 from api.shapes import AlertsBody, QueueBody, QueueChangeBody
@@ -37,11 +38,11 @@ class Queues:
         return _answer(call, queue)
 
     async def list(self, call: Call) -> Any:
-        """List queues. The parameter `name` selects the queue with exactly this name. With `health=true`, each queue
-        has the health of its listeners.
+        """List queues. The parameter `name` selects the queue with exactly this name. With `health=true` and
+        `backlog=true`, each queue has the health and the backlog of its listeners.
         """
         query = call.query()
-        with_health = flag_parameter(query, "health") and "at" not in query
+        wanted = {name for name in ("health", "backlog") if flag_parameter(query, name) and "at" not in query}
         state, organization_id = (await self._views.of(call)).state, call.organization_id
         if "name" in query:
             named = state.queues_by_name.get((organization_id, query["name"]))
@@ -50,14 +51,16 @@ class Queues:
             found = list(state.queues_of(organization_id))
         api_key = call.api_key
         own = (queue for queue in found if api_key is None or api_key.is_for(queue.id))
-        shown, page_token = page(
-            own, query, size=_listeners_of if with_health else None, size_max=LISTENERS_OF_PAGE_MAX
-        )
+        shown, page_token = page(own, query, size=_listeners_of if wanted else None, size_max=LISTENERS_OF_PAGE_MAX)
         links = call.links("/v1/queues", query, page_token)
         answer = [queue_fields(queue) for queue in shown]
-        if with_health:
-            now = await queue_health_fields(self._view, self._status, shown)
-            answer = [fields | health for fields, health in zip(answer, now, strict=True)]
+        reads = []
+        if "health" in wanted:
+            reads.append(queue_health_fields(self._view, self._status, shown))
+        if "backlog" in wanted:
+            reads.append(queue_backlog_fields(self._status, shown))
+        for read in await asyncio.gather(*reads):
+            answer = [fields | more for fields, more in zip(answer, read, strict=True)]
         return {"queues": answer, "_links": links}
 
     async def get(self, call: Call) -> Any:

@@ -115,6 +115,11 @@ _HEALTH = Parameter(
     "Show how many listeners of each queue are in each state, and their parked and retrying deliveries.",
     {"type": "boolean", "default": False},
 )
+_BACKLOG = Parameter(
+    "backlog",
+    "Show how many messages wait for each queue's listeners, and since when. This reads the log, so it takes longer.",
+    {"type": "boolean", "default": False},
+)
 _STATISTICS = (
     Parameter("from", "The start of the time range; default: an hour before its end. Kept for 30 days.", _TIME),
     Parameter("to", "The end of the time range; default: now.", _TIME),
@@ -155,7 +160,7 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         "listQueues",
         "List queues",
         answers.QueuesAnswer,
-        parameters=(*_PAGE, _AT, Parameter("name", "Only the queue with exactly this name.", _TEXT), _HEALTH),
+        parameters=(*_PAGE, _AT, Parameter("name", "Only the queue with exactly this name.", _TEXT), _HEALTH, _BACKLOG),
         problems=(400, 422),
     ),
     ("GET", _QUEUE): OperationDoc(

@@ -32,13 +32,17 @@ class Request(Generic[T]):
     joins: str | None = None
 
 
-def list_queues(*, name: str | None = None, health: bool = False) -> Request[answers.QueuesAnswer]:
-    """List the queues, or only the queue with this name. With `health`, the answer tells the health of each queue's
-    listeners.
+def list_queues(
+    *, name: str | None = None, health: bool = False, backlog: bool = False
+) -> Request[answers.QueuesAnswer]:
+    """List the queues, or only the queue with this name. With `health` and `backlog`, the answer tells the health and
+    the backlog of each queue's listeners.
     """
     query = {} if name is None else {"name": name}
     if health:
         query["health"] = "true"
+    if backlog:
+        query["backlog"] = "true"
     return Request(method="GET", path="/v1/queues", answer=answers.QueuesAnswer, query=query)
 
 

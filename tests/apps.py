@@ -26,7 +26,7 @@ from broker.kafka.read_slots import ReadSlots
 from broker.kafka.statistics import KafkaStatistics
 from broker.kafka.topics import topics
 from broker.passwords import Passwords
-from broker.ports import DeliveryState, DirectoryView, ListenerCondition
+from broker.ports import Backlog, DeliveryState, DirectoryView, ListenerCondition
 from broker.sealing import Sealer
 from broker.settings import KafkaSettings, Settings
 from broker.volume import StoredBytes
@@ -64,8 +64,9 @@ class NoDeliveries:
     async def condition(self, listener: Listener) -> ListenerCondition:
         return ListenerCondition(state="live" if listener.paused is None else "paused", lag=0)
 
-    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
-        return {one.id: (await self.condition(one)).lag for one in listeners}
+    async def backlogs(self, listeners: Sequence[Listener]) -> Mapping[str, Backlog]:
+        found = {one.id: await self.condition(one) for one in listeners}
+        return {one: Backlog(known.lag, known.oldest_pending_at_ms) for one, known in found.items()}
 
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         return {one.id: (await self.condition(one)).facts for one in listeners}

@@ -3,8 +3,7 @@
 import { ask, nextCursor } from "./api.js";
 import { button, dialog, el, hash, link, notice, since, state, tableOf } from "./dom.js";
 import { form } from "./forms.js";
-import { each, lookAtListener, poll, visibleRows } from "./live.js";
-import { healthOf } from "./words.js";
+import { poll, visibleRows } from "./live.js";
 
 const LOOK_MS = 5000;
 const PAGE = 50;
@@ -38,21 +37,23 @@ export async function showQueues({ main, signal }) {
     findQueue(find.value);
   });
   const visible = visibleRows();
-  const rows = new Map();
+  const pages = [];
   let cursor = null;
 
   async function addPage() {
-    const page = (await ask("listQueues", { query: { limit: PAGE, cursor }, signal })).body;
-    for (const queue of page.queues) {
+    const shown = { cursor, rows: new Map(), lookedMs: 0 };
+    const { queues, next } = await pageOf(cursor, 1, {}, signal);
+    for (const queue of queues) {
       const row = queueRow(queue);
-      rows.set(row.element, row);
+      shown.rows.set(queue.id, row);
       body.append(row.element);
       visible.watch(row.element);
     }
-    cursor = nextCursor(page);
+    pages.push(shown);
+    cursor = next;
     more.hidden = cursor === null;
-    empty.hidden = rows.size > 0;
-    table.hidden = rows.size === 0;
+    empty.hidden = body.rows.length > 0;
+    table.hidden = body.rows.length === 0;
   }
 
   await addPage();
@@ -77,15 +78,20 @@ export async function showQueues({ main, signal }) {
       const begunMs = Date.now();
       const { organizations } = (await ask("listOrganizations", { signal })).body;
       damaged.hidden = !organizations.some((one) => one.log_damaged);
-      // Refresh each row on the screen once; scrolling brings other rows there meanwhile.
-      const isDue = (row) => visible.has(row.element) && row.lookedMs < begunMs - 0.8 * LOOK_MS;
-      for (let row; (row = [...rows.values()].find(isDue));) {
-        try {
-          await row.look(signal);
-        } catch (error) {
-          if (error.status !== 404) throw error;
-          rows.delete(row.element); // it was deleted meanwhile
-          row.element.remove();
+      // Refresh each page with a row on the screen once; scrolling brings other rows there meanwhile.
+      const isSeen = (page) => [...page.rows.values()].some((row) => visible.has(row.element));
+      const isDue = (page) => isSeen(page) && page.lookedMs < begunMs - 0.8 * LOOK_MS;
+      for (let page; (page = pages.find(isDue));) {
+        page.lookedMs = Date.now();
+        const { queues } = await pageOf(page.cursor, page.rows.size, { health: true, backlog: true }, signal);
+        const found = new Map(queues.map((queue) => [queue.id, queue]));
+        for (const [id, row] of page.rows) {
+          if (found.has(id)) {
+            row.draw(found.get(id));
+          } else {
+            page.rows.delete(id); // it was deleted meanwhile
+            row.element.remove();
+          }
         }
       }
     },
@@ -94,41 +100,42 @@ export async function showQueues({ main, signal }) {
   );
 }
 
-/** Create a row: {element, look}. look() refreshes it. */
+/**
+ * Load at least `count` queues from a cursor on, if there are so many: {queues, next}. The server ends a page early if its
+ * queues have many listeners.
+ */
+async function pageOf(cursor, count, shown, signal) {
+  const queues = [];
+  do {
+    const page = (await ask("listQueues", { query: { limit: PAGE, cursor, ...shown }, signal })).body;
+    queues.push(...page.queues);
+    cursor = nextCursor(page);
+  } while (cursor !== null && queues.length < count);
+  return { queues, next: cursor };
+}
+
+/** Create a row: {element, draw}. draw() shows a queue with its health and its backlog. */
 function queueRow(queue) {
   const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
   const [name, listeners, waiting, oldest, parked] = cells;
   name.replaceChildren(link(["queues", queue.id], queue.name, { class: "name" }));
-  const row = { element: el("tr", {}, cells), look, lookedMs: 0 };
-  async function look(signal) {
-    row.lookedMs = Date.now();
-    const known = (await ask("getQueue", { ids: { queue_id: queue.id }, signal })).body.queue.listeners;
-    const now = [];
-    await each(known, async (one) => {
-      try {
-        now.push((await lookAtListener(queue.id, one.id, signal)).listener);
-      } catch (error) {
-        if (error.status !== 404) throw error; // it was deleted meanwhile
-      }
-    });
-    draw(now);
-  }
   function draw(now) {
-    const states = new Map();
-    for (const one of now) states.set(healthOf(one), (states.get(healthOf(one)) || 0) + 1);
-    const words = [...states].map(([word, many]) => [state(word), many > 1 ? ` × ${many} ` : " "]);
-    listeners.replaceChildren(...(now.length ? words.flat() : [el("span", { class: "quiet" }, "none")]));
-    const lag = now.reduce((sum, one) => sum + (one.lag || 0), 0);
-    waiting.replaceChildren(now.length ? lag.toLocaleString() : "–");
-    const times = now
-      .map((one) => one.oldest_pending_at)
-      .filter(Boolean)
-      .sort();
-    oldest.replaceChildren(since(times[0]));
-    const piles = now.reduce((sum, one) => sum + (one.parked || 0), 0);
-    parked.replaceChildren(piles ? el("span", { class: "state parked" }, piles.toLocaleString()) : now.length ? "0" : "–");
+    const unknown = () => el("span", { class: "quiet" }, "unknown");
+    const some = now.listeners.length > 0;
+    if (!now.health) listeners.replaceChildren(unknown());
+    else if (!some) listeners.replaceChildren(el("span", { class: "quiet" }, "none"));
+    else
+      listeners.replaceChildren(
+        ...Object.entries(now.health).flatMap(([word, many]) => [state(word), many > 1 ? ` × ${many} ` : " "]),
+      );
+    if (now.lag === undefined) waiting.replaceChildren(unknown());
+    else waiting.replaceChildren(some ? now.lag.toLocaleString() : "–");
+    oldest.replaceChildren(since(now.oldest_pending_at));
+    if (now.parked === undefined) parked.replaceChildren(unknown());
+    else if (now.parked) parked.replaceChildren(el("span", { class: "state parked" }, now.parked.toLocaleString()));
+    else parked.replaceChildren(some ? "0" : "–");
   }
-  return row;
+  return { element: el("tr", {}, cells), draw };
 }
 
 async function findQueue(name) {

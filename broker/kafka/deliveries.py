@@ -28,7 +28,7 @@ from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 from broker.kafka.scan import scan
 from broker.kafka.topics import topics
-from broker.ports import Attempt, DeliveryState, ListenerCondition, OutstandingDelivery
+from broker.ports import Attempt, Backlog, DeliveryState, ListenerCondition, OutstandingDelivery
 from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 
@@ -181,19 +181,20 @@ class KafkaDeliveries:
             facts=known,
         )
 
-    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
+    async def backlogs(self, listeners: Sequence[Listener]) -> Mapping[str, Backlog]:
         """See ports.ListenerStatus."""
         everywhere = range(self._messages.partitions)
         cursors, ends = await asyncio.gather(
             self.cursors.load([one.id for one in listeners], everywhere),
             self._requests.offsets(self._messages.name, dict.fromkeys(everywhere, LATEST)),
         )
-        found = dict.fromkeys([one.id for one in listeners], 0)
+        found = {one.id: Backlog(0, None) for one in listeners}
         behind: dict[int, list[tuple[int, Listener]]] = {}
         for listener in listeners:
             for number in everywhere:
                 place = listener.stands_at(cursors[listener.id], number)
-                found[listener.id] += place.pending
+                if place.pending:
+                    found[listener.id] = _with(found[listener.id], place.pending, place.oldest_at_ms)
                 if place.top < ends[number]:
                     behind.setdefault(number, []).append((place.top, listener))
         if behind:
@@ -203,7 +204,7 @@ class KafkaDeliveries:
         return found
 
     async def _count_behind(
-        self, partition: int, tops: Sequence[tuple[int, Listener]], end: int, found: dict[str, int]
+        self, partition: int, tops: Sequence[tuple[int, Listener]], end: int, found: dict[str, Backlog]
     ) -> None:
         """Count the messages of a partition from each listener's position on, and add the counts to `found`.
 
@@ -214,7 +215,8 @@ class KafkaDeliveries:
             of_queue.setdefault(listener.queue_id.encode(), []).append((top, listener.id))
         async for record in self._records(partition, min(top for top, _ in tops), end):
             for top, listener_id in of_queue.get(record.headers[0][1] or b"", ()) if record.headers else ():
-                found[listener_id] += record.offset >= top
+                if record.offset >= top:
+                    found[listener_id] = _with(found[listener_id], 1, record.timestamp)
 
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         """See ports.ListenerStatus."""
@@ -252,6 +254,12 @@ class KafkaDeliveries:
         async for fetched in results:
             for record in fetched.records:
                 yield record
+
+
+def _with(backlog: Backlog, messages: int, oldest_at_ms: int | None) -> Backlog:
+    """Return the backlog with more messages, the oldest of which was put at this time."""
+    times = [at_ms for at_ms in (backlog.oldest_at_ms, oldest_at_ms) if at_ms is not None]
+    return Backlog(backlog.messages + messages, min(times, default=None))
 
 
 def _collect(

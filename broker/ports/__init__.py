@@ -3,6 +3,7 @@
 from broker.ports.deliveries import (
     Answer,
     Attempt,
+    Backlog,
     Cursors,
     Deliveries,
     DeliveryState,
@@ -46,6 +47,7 @@ __all__ = [
     "Acknowledged",
     "Answer",
     "Attempt",
+    "Backlog",
     "BuildRecord",
     "ChangeLog",
     "ClaimLog",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from broker.core.cursor import Cursor
 from broker.core.entities import Listener
@@ -94,14 +94,22 @@ class ListenerCondition:
     facts: Facts = field(default_factory=Facts)
 
 
+class Backlog(NamedTuple):
+    """The messages that wait for a listener."""
+
+    messages: int
+    # the time at which the oldest of them was put; None if none waits or the time is not known
+    oldest_at_ms: int | None
+
+
 class ListenerStatus(Protocol):
     """Reads the condition of listeners."""
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         """Return the listener's condition now. Raises LogUnavailable if Kafka does not answer."""
 
-    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
-        """Return the number of messages that wait for each of these listeners of one organization, by listener id.
+    async def backlogs(self, listeners: Sequence[Listener]) -> Mapping[str, Backlog]:
+        """Return the backlog of each of these listeners of one organization, by listener id.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

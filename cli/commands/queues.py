@@ -19,10 +19,11 @@ def command() -> None:
 @command.command("list", epilog=examples("everput queues list"))
 @asks
 def list_(client: Client, *, as_json: bool) -> None:
-    """List queues, oldest first, with the states of their listeners and their retrying and parked deliveries."""
-    found = (queue for page in client.pages(everput.list_queues(health=True)) for queue in page.queues)
+    """List queues, oldest first, with the states of their listeners, their backlog, retrying and parked deliveries."""
+    pages = client.pages(everput.list_queues(health=True, backlog=True))
+    found = (queue for page in pages for queue in page.queues)
     columns = {"id": "id", "name": "name", "listeners": "listeners", "states": "health"}
-    show_all(found, columns | {"retrying": "retrying", "parked": "parked"}, as_json=as_json)
+    show_all(found, columns | {"waiting": "lag", "retrying": "retrying", "parked": "parked"}, as_json=as_json)
 
 
 @command.command("get", epilog=examples("everput queues get orders"))

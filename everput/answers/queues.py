@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, UnsetType, field
 
-from everput.answers.base import Answer, Count, Links, Named, PageLinks
+from everput.answers.base import Answer, Count, Links, Named, PageLinks, Time
 
 
 class AlertFields(Answer):
@@ -43,8 +43,9 @@ class QueueAnswer(Answer):
 
 
 class QueueHealth(QueueFields, kw_only=True):
-    """A queue with the health of its listeners. Only a request with `health=true` and without `at` gets these fields.
-    They are missing while they can't be read.
+    """A queue with the health and the backlog of its listeners. A request with `health=true` gets `health`, `parked`
+    and `retrying`. A request with `backlog=true` gets `lag` and `oldest_pending_at`. The fields are missing while they
+    can't be read, and with `at`.
     """
 
     health: dict[str, Count] | UnsetType = UNSET
@@ -55,6 +56,10 @@ class QueueHealth(QueueFields, kw_only=True):
     """The number of parked deliveries of all its listeners."""
     retrying: Count | UnsetType = UNSET
     """The number of deliveries with a failed attempt that are retried, of all its listeners."""
+    lag: Count | UnsetType = UNSET
+    """The number of messages still to be delivered, of all its listeners. A message counts for each listener."""
+    oldest_pending_at: Time | UnsetType | None = UNSET
+    """The time at which the oldest of these messages was put; null if there is none."""
 
 
 class QueuesAnswer(Answer):

@@ -157,7 +157,9 @@ async def test_a_paused_listener_gets_nothing_and_after_its_resume_everything(ri
     assert not rig.listeners.taken("a")
     assert (await rig.where.condition(listener)).lag == 40
     await rig.noted(worker)
-    assert await rig.where.lags([listener, other]) == {listener.id: 40, other.id: 0}
+    oldest_at_ms = (await rig.where.condition(listener)).oldest_pending_at_ms
+    assert oldest_at_ms is not None
+    assert await rig.where.backlogs([listener, other]) == {listener.id: (40, oldest_at_ms), other.id: (0, None)}
     await rig.commands.resume_listener(rig.context, queue.id, listener.id)
     await until(lambda: len(rig.listeners.taken("a")) >= 40, what="all after the resume")
     assert rig.listeners.ids("a") == Counter(ids)

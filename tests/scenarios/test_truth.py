@@ -247,16 +247,19 @@ async def test_every_surface_says_the_same_true_thing_of_every_listener(tmp_path
 
             async def queue_agrees() -> bool:
                 """The lists of queues count the states and deliveries of the listeners."""
-                path = "/v1/queues?health=true"
+                path = "/v1/queues?health=true&backlog=true"
                 before = await here.items()
                 listed = [*(await here.get(path))["queues"], *map(json.loads, await here.cli("queues", "list"))]
                 said = [one for one in listed if one["id"] == queue["id"]]  # Alerts have a queue of their own.
                 after = await here.items()
-                retrying = sorted(sum(one["retrying"] for one in items.values()) for items in (before, after))
+                sums = {
+                    name: sorted(sum(one[name] for one in items.values()) for items in (before, after))
+                    for name in ("retrying", "lag")
+                }
                 return len(said) == 2 and all(
                     one["health"] == Counter(health for health, _ in WANTED.values())
                     and one["parked"] == MESSAGES
-                    and retrying[0] <= one["retrying"] <= retrying[1]
+                    and all(low <= one[name] <= high for name, (low, high) in sums.items())
                     for one in said
                 )
 

@@ -15,8 +15,8 @@ from broker.core.codec import decode_message
 from broker.core.control_events import ListenerCreated
 from broker.core.health import Facts
 from broker.core.ids import parse_message_id
-from broker.errors import LogUnavailable
-from broker.ports import Attempt, DeliveryState, ListenerCondition
+from broker.errors import Busy, LogUnavailable
+from broker.ports import Attempt, Backlog, DeliveryState, ListenerCondition
 from broker.settings import SmtpSettings
 from everput.answers.listeners import ListenerHealth, ListenerNow
 from tests.apps import NoDeliveries
@@ -222,6 +222,34 @@ async def test_a_list_of_queues_counts_the_states_of_their_listeners_in_one_look
     status.away = False
     assert (await api.get("/v1/queues?health=true&at=2026-01-31T12:00:00Z")).json()["queues"] == []
     assert (await api.get("/v1/queues?health=yes")).json()["errors"][0]["parameter"] == "health"
+
+
+async def test_a_list_of_queues_has_their_backlogs_if_asked_for():
+    class Waiting(NoDeliveries):
+        away = False
+
+        async def backlogs(self, listeners):
+            if self.away:
+                raise Busy("too many large reads")
+            return {one.id: Backlog(*known[one.name]) for one in listeners}
+
+    known = {"a": (3, 2_000), "b": (4, 1_000), "c": (0, None)}
+    status = Waiting()
+    api = await make_api(status=status)
+    orders, idle, empty = await api.queue("orders"), await api.queue("idle"), await api.queue("empty")
+    for queue_id, name in ((orders, "a"), (orders, "b"), (orders, "c"), (idle, "c")):
+        await api.listener(queue_id, name=name)
+    listed = (await api.get("/v1/queues?backlog=true&health=true")).json()["queues"]
+    assert {one["id"]: (one["lag"], one["oldest_pending_at"], one["health"]) for one in listed} == {
+        orders: (7, "1970-01-01T00:00:01.000Z", {"new": 3}),
+        idle: (0, None, {"new": 1}),
+        empty: (0, None, {}),
+    }
+    status.away = True
+    listed = (await api.get("/v1/queues?backlog=true&health=true")).json()["queues"]
+    assert all("lag" not in one and "oldest_pending_at" not in one and "health" in one for one in listed)
+    plain = (await api.get("/v1/queues?backlog=false")).json()["queues"]
+    assert all(one.keys() == {"id", "name", "listeners"} for one in plain)
 
 
 async def test_a_page_of_queues_with_their_health_ends_before_it_has_too_many_listeners():

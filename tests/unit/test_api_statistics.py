@@ -13,7 +13,7 @@ from broker.core.events import StatisticsCounted
 from broker.core.health import Facts
 from broker.core.statistics import MINUTE_MS, Counts, Key, Totals
 from broker.errors import LogUnavailable
-from broker.ports import ListenerCondition
+from broker.ports import Backlog, ListenerCondition
 from cli.commands.stats import sparkline
 from tests.apps import CountedStatistics, NoDeliveries
 
@@ -187,7 +187,7 @@ async def test_a_key_of_some_queues_gets_the_overview_of_these(counted: CountedS
 
 async def test_the_overview_has_no_backlog_while_kafka_does_not_answer(counted: CountedStatistics):
     class Silent(Troubled):
-        async def lags(self, listeners: Any) -> dict[str, int]:
+        async def backlogs(self, listeners: Any) -> dict[str, Backlog]:
             raise LogUnavailable("no answer")
 
         async def facts(self, listeners: Any) -> dict[str, Facts]:

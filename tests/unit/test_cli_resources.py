@@ -60,7 +60,8 @@ def told(result: Result) -> list[dict]:
 def test_a_queue_is_made_shown_listed_renamed_and_deleted(run: Run):
     (made,) = told(run("queues", "create", "orders", "--json"))
     assert told(run("queues", "get", "orders", "--json")) == [made]
-    assert {**made, "health": {}, "parked": 0, "retrying": 0} in told(run("queues", "list", "--json"))
+    now = {"health": {}, "parked": 0, "retrying": 0, "lag": 0, "oldest_pending_at": None}
+    assert {**made, **now} in told(run("queues", "list", "--json"))
     assert "orders" in run("queues", "list").stdout
     assert "orders" in run("queues", "get", made["id"]).stdout
     run("queues", "rename", "orders", "others")

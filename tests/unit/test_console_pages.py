@@ -19,6 +19,7 @@ from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, StatisticsCounted
 from broker.core.health import Facts
 from broker.core.statistics import MINUTE_MS, Counts, Key, Totals
+from broker.ports import Backlog
 from tests.apps import CountedStatistics, NoDeliveries
 from tests.browser import CHROMIUM, Browser, browser
 
@@ -74,8 +75,8 @@ class Shop(NamedTuple):
 class OneDown(NoDeliveries):
     """ports.ListenerStatus of listeners for which seven messages wait; the one named `mail` is down."""
 
-    async def lags(self, listeners: Sequence[Listener]) -> Mapping[str, int]:
-        return {one.id: 7 for one in listeners}
+    async def backlogs(self, listeners: Sequence[Listener]) -> Mapping[str, Backlog]:
+        return {one.id: Backlog(7, now_ms() - 60_000) for one in listeners}
 
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         well, down = (
@@ -179,6 +180,19 @@ async def test_the_overview_shows_all_queues_and_which_listeners_need_attention(
         assert (latency, backlog, queues) == ("50 ms", "14", "1")
         rows = "[...document.querySelectorAll('main td')].map((one) => one.textContent)"
         assert (await page.run(rows))[:7] == ["mail", "shop/orders", "down", "3 of 4 attempts", "7", "2", "1"]
+        assert page.errors == []
+
+
+@needs_chromium
+async def test_the_list_of_queues_shows_backlogs_and_states_without_a_request_for_each_queue(shop: Shop):
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, "/queues")
+        cells = "[...document.querySelectorAll('main tbody td')].map((one) => one.textContent)"
+        await page.until(f"{cells}.length > 0 && !{cells}.includes('…')")
+        assert await page.run(cells) == ["shop/orders", "down healthy ", "14", "1 min", "1"]
+        asked = "performance.getEntriesByType('resource').map((one) => new URL(one.name).pathname)"
+        assert [path for path in await page.run(asked) if "/v1/queues/" in path] == []
         assert page.errors == []
 
 
