@@ -37,6 +37,8 @@ _FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
 _READS_MAX: Final = 64  # of 1 MiB, for each message
 # A partition's backlog is counted with at most four reads of 1 MiB. A longer backlog is reported as "at least".
 _LAG_READS_MAX: Final = 4
+# Listeners with distant positions in the log need reads of their own. This is how often a partition is read for them.
+_LAG_ROUNDS_MAX: Final = 8
 
 
 class KafkaDeliveries:
@@ -208,15 +210,28 @@ class KafkaDeliveries:
     ) -> None:
         """Count the messages of a partition from each listener's position on, and add the counts to `found`.
 
-        The partition is read only once for all listeners.
+        Listeners whose positions are close together share the reads. If the reads do not suffice, a count is too low.
         """
-        of_queue: dict[bytes, list[tuple[int, str]]] = {}
-        for top, listener in tops:
-            of_queue.setdefault(listener.queue_id.encode(), []).append((top, listener.id))
-        async for record in self._records(partition, min(top for top, _ in tops), end):
-            for top, listener_id in of_queue.get(record.headers[0][1] or b"", ()) if record.headers else ():
-                if record.offset >= top:
-                    found[listener_id] = _with(found[listener_id], 1, record.timestamp)
+        left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
+        for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
+            of_queue: dict[bytes, list[tuple[int, str]]] = {}
+            for top, listener_id, queue_id in left:
+                of_queue.setdefault(queue_id, []).append((top, listener_id))
+            first = last = min(top for top, _, _ in left)
+            counts: dict[str, Backlog] = {}
+            async for record in self._records(partition, first, end):
+                last = record.offset
+                for top, listener_id in of_queue.get(record.headers[0][1] or b"", ()) if record.headers else ():
+                    if last >= top:
+                        counts[listener_id] = _with(counts.get(listener_id, Backlog(0, None)), 1, record.timestamp)
+            # The next round counts again for listeners that start in the second half of these records, or after them.
+            middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
+            for top, listener_id, _ in left:
+                if top <= middle and listener_id in counts:
+                    found[listener_id] = _with(found[listener_id], *counts[listener_id])
+            left = [one for one in left if one[0] > middle]
+            if not left:
+                return
 
     async def facts(self, listeners: Sequence[Listener]) -> Mapping[str, Facts]:
         """See ports.ListenerStatus."""

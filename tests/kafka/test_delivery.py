@@ -145,6 +145,21 @@ async def test_a_new_listener_gets_what_comes_after_it_and_one_from_the_beginnin
     assert rig.listeners.ids("now") == Counter(after)
 
 
+async def test_the_backlog_of_a_listener_is_counted_although_another_one_is_far_behind(rig: Rig):
+    far, near = await rig.queue("far"), await rig.queue("near")
+    behind = await rig.listen(far, "behind")
+    await rig.put(far, *("x" * 900_000 for _ in range(9)), key="k")  # more than the reads of one listener reach
+    current = await rig.listen(near, "current")
+    await rig.put(near, "a", "b", key="k")
+    await rig.put(far, "c", key="k")
+    newest = await rig.listen(near, "newest")
+    backlogs = await rig.where.backlogs([behind, current, newest])
+    assert 3 <= backlogs[behind.id].messages < 10, "at least these"
+    conditions = {one.id: await rig.where.condition(one) for one in (behind, current, newest)}
+    assert backlogs == {one: (known.lag, known.oldest_pending_at_ms) for one, known in conditions.items()}
+    assert (conditions[current.id].lag, conditions[newest.id].lag) == (2, 0)
+
+
 async def test_a_paused_listener_gets_nothing_and_after_its_resume_everything(rig: Rig):
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
