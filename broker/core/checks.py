@@ -25,7 +25,7 @@ from broker.errors import UnknownEvent
 
 # A record's time may differ by ten minutes from its event's time, because clocks differ and Kafka may be slow.
 TOLERANCE_MS: Final = 10 * 60_000
-_NOUNS: Final = ("account", "session", "organization", "key", "queue", "listener", "replay")
+_NOUNS: Final = ("account", "session", "organization", "invitation", "key", "queue", "listener", "replay")
 _BY_ITSELF: Final = ("worker", "shell")  # actors without a request id
 _OF_NOBODY: Final = (ev.VolumeRecorded,)  # events without a single author
 _MAKING: Final = ("created", "started")

@@ -386,3 +386,41 @@ def test_what_an_organization_stores_is_a_part_of_the_state_s_hash_and_digests()
     assert state_hash(folded(5, 6)) == state_hash(folded(5, 6)) != state_hash(folded(5, 7))
     one, other = (digests(folded(*sizes))["organization o"] for sizes in ((5, 6), (5, 7)))
     assert difference("organization o", one, other)[0] == "bytes_by_day"
+
+
+def test_an_invitation_counts_once_before_its_end_and_in_its_own_organization():
+    def accept(at_ms: int, organization_id: str, account_id: str) -> bool:
+        fields = {"at_ms": at_ms, "organization_id": organization_id, "account_id": account_id}
+        return directory.apply(ev.InvitationAccepted(**fields, invitation_id="i"))
+
+    directory = Directory()
+    for account_id in ("a", "b"):
+        email = f"{account_id}@b.c"
+        directory.apply(
+            ev.AccountCreated(at_ms=0, organization_id="", account_id=account_id, email=email, password_hash="hash")
+        )
+    for organization_id in ("o", "p"):
+        directory.apply(ev.OrganizationCreated(at_ms=0, organization_id=organization_id, actor="shell", name="n"))
+    made = {"at_ms": 0, "actor": "shell", "email": "e@b.c", "expires_at_ms": 10}
+    invited = ev.InvitationCreated(organization_id="o", invitation_id="i", token_sha256="t", **made)
+    assert directory.apply(invited)
+    assert not directory.apply(invited)
+    hash_before = state_hash(directory)
+    refused = [accept(10, "o", "a"), accept(9, "p", "a"), accept(9, "o", "nobody")]
+    assert (refused, state_hash(directory)) == ([False] * 3, hash_before)
+    assert accept(9, "o", "a")
+    assert not accept(9, "o", "b")
+    assert directory.organizations["o"].members == ("a",)
+    assert directory.organizations["p"].members == ()
+
+
+def test_expired_invitations_are_forgotten_when_the_organization_invites_again():
+    directory = Directory()
+    directory.apply(ev.OrganizationCreated(at_ms=0, organization_id="o", actor="shell", name="n"))
+    for number, at_ms in enumerate((0, 9, 10)):
+        fields = {"at_ms": at_ms, "organization_id": "o", "actor": "shell", "expires_at_ms": at_ms + 10}
+        directory.apply(
+            ev.InvitationCreated(**fields, invitation_id=f"i{number}", token_sha256=f"t{number}", email="e@b.c")
+        )
+    assert list(directory.invitations.by_id) == ["i1", "i2"]
+    assert list(directory.invitations.by_sha256) == ["t1", "t2"]

@@ -166,6 +166,7 @@ async def test_unknown_used_revoked_and_expired_tokens_get_the_same_answer(monke
     texts = {refused(await bob.accept(token)) for token in tokens}
     texts |= {refused(await register(api, token)) for token in tokens}
     assert len(texts) == 1
+    assert api.log.control.state.accounts.account("late@example.com") is None
     assert await ann.emails(shop) == ["ann@example.com", "used@example.com"]
 
 

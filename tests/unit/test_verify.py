@@ -212,6 +212,17 @@ def test_every_event_of_control_can_be_checked():
         list(ControlChecks(offset).check([record]))
 
 
+async def test_an_invitation_is_created_before_other_events_name_it(log: Log):
+    at = {**BY, "at_ms": AT + 6}
+    log.add("control", 0, ev.InvitationRevoked(**at, invitation_id="i1"))
+    assert any("no earlier event created the invitation i1" in one for one in await found(log))
+    made = {"email": "bob@example.com", "token_sha256": "ab" * 32, "expires_at_ms": AT + 9}
+    log.records["control", 0].pop()
+    log.add("control", 0, ev.InvitationCreated(**at | {"actor": "shell"}, invitation_id="i1", **made))
+    log.add("control", 0, ev.InvitationRevoked(**at, invitation_id="i1"))
+    assert await found(log) == []
+
+
 async def test_the_state_is_given_at_each_position_that_is_asked_for(log: Log):
     verifier = Verifier(KAFKA, log, topics(KAFKA), lambda _: None)  # type: ignore[arg-type]
     states = [one async for one in verifier.findings({0, 3, 7}) if isinstance(one, State)]
