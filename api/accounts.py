@@ -127,7 +127,8 @@ class Accounts:
     async def register(self, call: Call) -> Any:
         if not self._registration:
             raise Forbidden(
-                "Registration is closed here. Ask the operator for an account (`everput init --email ADDRESS`)."
+                "Registration is closed here. Ask a member of an organization for an invitation, or the operator for "
+                "an account (`everput init --email ADDRESS`)."
             )
         if not self._view.state.initialized:
             await self._view.caught_up()

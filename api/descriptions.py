@@ -133,7 +133,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     ),
     "createAccount": (
         "Registers an account with an e-mail address and a password. If registration is closed, the answer is 403; "
-        "ask the operator for an account."
+        "ask a member of an organization for an invitation, or the operator for an account."
     ),
     "askForPasswordReset": (
         "Sends a mail with a link that works for an hour, and once. The answer is the same if no such account exists. "

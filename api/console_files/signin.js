@@ -43,7 +43,7 @@ export function showSignIn(main, then, { registering = false } = {}) {
         : el(
             "p",
             { class: "quiet" },
-            "Registration is closed. The operator of this server creates accounts with `everput init --email ADDRESS`.",
+            "Registration is closed. Ask a member of an organization for an invitation, or the operator for an account (`everput init --email ADDRESS`).",
           ),
       MAIL && !registering
         ? el("p", {}, "Forgot your password? ", button("Reset password", () => showForgotten(main, then), { class: "plain" }))

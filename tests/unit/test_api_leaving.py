@@ -83,7 +83,7 @@ async def test_an_account_creates_twenty_organizations_the_ones_it_left_included
         path = f"/v1/organizations/{await organization(over_http, token)}/members/{account_id}?even_if_last=true"
         assert (await delete(over_http, path, token)).status_code == 200
     answer = await over_http.bare.put("/v1/organizations", json={"name": "one more"}, headers=bearer(token))
-    assert "create at most 20" in problem(answer, 422, "quota-reached")["detail"]
+    assert "has created 20 organizations" in problem(answer, 422, "quota-reached")["detail"]
 
 
 async def test_of_two_members_who_leave_at_once_one_is_told_that_it_is_the_last(api):
