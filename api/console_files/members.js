@@ -39,7 +39,7 @@ export async function showMembers({ main, signal }) {
       el("h1", { tabindex: "-1" }, "Members"),
       button("Invite member", () => invite(ids, look), { class: "primary" }),
     ),
-    el("p", { class: "quiet" }, "All members have the same rights. They can also invite and remove members."),
+    el("p", { class: "quiet" }, "All members have the same rights, also to invite other people."),
     list,
     el("h2", {}, "Open invitations"),
     open,
