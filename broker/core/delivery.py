@@ -334,8 +334,8 @@ This page shows the states of a delivery in the memory of its worker.
 
 When a partition moves to another worker, or a listener is deleted, its unfinished deliveries get the state *dropped*.
 
-The next worker finds the unfinished deliveries of a listener in the metadata of the listener's committed Kafka offset.
-It gives each of them the state *missing*, and reads the message from the log again.
+A worker that takes over a partition finds the unfinished deliveries of each listener in the metadata of the listener's
+committed Kafka offset. It gives each of them the state *missing*, and reads the message from the log again.
 
 | state | meaning | message in memory |
 |---|---|---|
