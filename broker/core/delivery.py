@@ -335,7 +335,9 @@ This page shows the states of a delivery in the memory of its worker.
 When a partition moves to another worker, or a listener is deleted, its unfinished deliveries get the state *dropped*.
 
 A worker that takes over a partition finds the unfinished deliveries of each listener in the metadata of the listener's
-committed Kafka offset. It gives each of them the state *missing*, and reads the message from the log again.
+committed Kafka offset.
+
+The worker gives each of these deliveries the state *missing*, and reads the message from the log again.
 
 | state | meaning | message in memory |
 |---|---|---|
