@@ -37,7 +37,9 @@ Fields marked *secret* or *internal* are in the Kafka topics, but in no answer o
 in Kafka partitions that all organizations share.
 
 The topic `claims` keeps its records for two days, and the topic `statistics` for 30 days. The topic `outstanding` is
-compacted. `GET /v1/log` reads all other topics.
+compacted.
+
+`GET /v1/log` reads all topics except these three.
 
 Every event has
 """
