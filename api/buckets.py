@@ -15,9 +15,9 @@ NAMES_MAX: Final = 10_000
 class Allowance(NamedTuple):
     """The remaining part of one rate limit."""
 
-    # The number of further uses that may come at once.
+    # This many more requests are permitted now.
     left: int
-    # Seconds until the whole burst is available again.
+    # Seconds until the full number of requests is permitted again.
     full_in_s: float
     # Seconds until this use is permitted; 0 if it is permitted now.
     wait_s: float

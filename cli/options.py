@@ -147,10 +147,8 @@ class Options:
     mail_from: str | None
 
     def settings(self, *, sealing_key: str, embedded: EmbeddedAccess | None = None) -> Settings:
-        """Return the settings for the broker. Raises ConfigurationError if options contradict each other.
-
-        `embedded` is the access to an embedded Kafka, which has other defaults: one broker that syncs each batch to
-        disk.
+        """Return Everput's settings. Raises ConfigurationError if options contradict each other. With `embedded`, the
+        settings are for the embedded Kafka, which has one broker and syncs each batch to disk.
         """
         return Settings(
             kafka=self.kafka_settings(embedded),

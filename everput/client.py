@@ -278,7 +278,9 @@ class _Reading(_Tries):
         self._held: list[LogLine] = []
 
     def lines(self, part: bytes) -> Iterator[LogLine]:
-        """Yield the lines that are completed by the next bytes of the answer."""
+        """Yield the lines that the next bytes of the answer complete. Hold lines back until one has a
+        cursor, from which the caller can continue.
+        """
         *whole, self._rest = (self._rest + part).split(b"\n")
         for text in whole:
             line = _decoded(text, self.request.answer)

@@ -208,7 +208,9 @@ class Verifier:
         topic = self._topics["messages"].name
         rows = await self._requests.groups.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]
-        if tail > latest:  # Messages may have been put and read since the end offset was looked up.
+        if (
+            tail > latest
+        ):  # Workers may have read messages that clients put after this program asked for the end offset.
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []

@@ -221,8 +221,9 @@ class ReplayCommands:
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
         """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
-        Return two offsets and a list of offsets for each partition. The replay takes all messages before the first
-        offset, all messages from the second offset on, and the offsets in the list.
+        Return two offsets and a list of offsets for each partition. The replay takes the messages before the first
+        offset, where the listener had not begun, and the messages from the second offset on, which the listener has not
+        received. It also takes the messages in the list, whose deliveries have failed.
         """
         # Read the cursors first: a delivery that leaves a worker's memory later is found in the topic `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

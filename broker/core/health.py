@@ -125,9 +125,8 @@ class Recent:
 
 
 class Counts(NamedTuple):
-    """The counts of a listener's deliveries and attempts that are stored in its cursor.
-
-    `alive` says that the liveness_url has answered 2xx although no attempts are made.
+    """The counts of a listener's deliveries and attempts, which are stored beside its committed offset. `alive` says
+    that the liveness_url answers 2xx while attempts are paused.
     """
 
     alive: bool
@@ -137,7 +136,8 @@ class Counts(NamedTuple):
 
 
 def read(text: str) -> Counts:
-    """Return the counts of attempts from the text in a cursor. Any other text counts as zero."""
+    """Return the counts from the text that is stored beside a listener's committed offset. Return zeros for any other
+    text."""
     try:
         alive, parked, retrying, accepted_at_ms, refused_at_ms, newest, *rest = unpack(text)
     except ValueError:

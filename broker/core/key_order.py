@@ -84,7 +84,7 @@ class KeyOrder(Generic[D]):
     def restart(self, held: Iterable[str]) -> list[D]:
         """Remove and return all waiting deliveries, in order within each ordering key.
 
-        Afterwards, only the ordering keys in `held` have a delivery in progress.
+        Afterwards, an ordering key is blocked only if it is in `held`, because one of its messages is being sent.
         """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}

@@ -286,7 +286,8 @@ class Series:
                 self._count(*read_row(row))
 
     def _wants(self, row: StatisticsRow) -> bool:
-        """Return whether a row belongs to the queue and the listener of this series."""
+        """Return whether a row of counts is part of this series: it counts the queue's messages, or the listener's
+        deliveries. A series without a listener takes the rows of all listeners."""
         queue_id, listener_id = row[1:3]
         return queue_id == self._queue_id and (self._listener_id is None or listener_id in ("", self._listener_id))
 

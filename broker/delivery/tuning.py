@@ -129,7 +129,7 @@ class Tuning:
     sure_s: float = (
         SESSION_TIMEOUT_MS / 1000 - 1.0
     )  # For this time after an answered heartbeat, Kafka assigns the partitions to no other worker.
-    # Kafka is asked this often whether the partitions are still owned, so that no message waits for the answer.
+    # A worker asks Kafka at this interval whether it owns its partitions, so that deliveries need not wait for it.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3
     ask_look_s: float = 1.0
 

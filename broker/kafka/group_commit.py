@@ -172,7 +172,7 @@ class GroupCommit:
         return done
 
     def _join(self, partition: int | None, item: Append) -> None:
-        """Add messages to the queue of a partition, or to the queue for any partition.
+        """Let messages wait for the next batch of a partition, or of any partition.
 
         Raises LogUnavailable while Kafka does not acknowledge or too many messages wait. Raises DiskNearlyFull while
         the disk is nearly full.

@@ -122,7 +122,9 @@ class Connection(asyncio.Protocol):
         self.well = False  # set by the owner
 
     def own(self) -> bool:
-        """Let this connection tell its owner when the connection ends. Return whether it is still open."""
+        """Report the end of this connection to its owner, which sends requests on it, from now on. Return whether the
+        connection is still open.
+        """
         self._owned = self._transport is not None
         return self._owned
 
@@ -359,7 +361,7 @@ async def connect(
 async def _open(
     factory: Callable[[], Connection], target: Target, address: str, tls: ssl.SSLContext, steps: _Steps
 ) -> Connection:
-    """Open a connection to one address. Raises TimeoutError or OSError, of which ssl.SSLError is one."""
+    """Open a connection to one address. Raises TimeoutError or OSError. A TLS error is an OSError, too."""
     loop = asyncio.get_running_loop()
     steps.connecting()
     if not target.tls:

@@ -41,7 +41,7 @@ class DnsTuning:
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
-    # At most this many look-ups may hang. Each of them has a thread of 27 KiB and an open file.
+    # At most this many DNS look-ups may be unanswered. Each of them has a thread of 27 KiB and an open file.
     hanging_max: int = 1024
     slow_after: int = 2  # A host name whose look-ups hang this often in a row is slow.
     answer_s: float = 2.5  # how long a caller waits

@@ -107,7 +107,8 @@ def _export(folder: Path, made: Manifest, url: str, key: str) -> None:
 
 
 class _Writer:
-    """A writer that splits the events into files. A thread writes each file while the next events are read."""
+    """A writer that splits the events into files of limited size. A background thread writes a file while the next
+    events are read."""
 
     def __init__(self, folder: Path, made: Manifest) -> None:
         self._folder = folder

@@ -39,7 +39,7 @@ from cli.printing import say, stderr
 
 _APPEND_RECORDS: Final = 5_000
 _CURSORS_AT_ONCE: Final = 1_000
-# An import may change the offsets of these topics, because no record refers to them.
+# An import may give the records of these topics new offsets, because no record refers to such an offset.
 _SHIFTING: Final = ("outstanding", "claims")
 
 

@@ -164,7 +164,7 @@ async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> N
 
 
 class _Listening:
-    """A run of `everput listen`. At a terminal, it reads keys and numbers the requests."""
+    """A run of `everput listen`. At a terminal, it reads key presses, and gives each request a number."""
 
     def __init__(self, show: Show, *, once: bool, terminal: bool) -> None:
         self._show = show

@@ -22,7 +22,7 @@ from broker.private_files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
-# This account belongs to no person. The password in the file signs in to the console.
+# This account belongs to no person. Its password, which is stored in the data directory, signs in to the console.
 EMAIL: Final = "admin@everput.local"
 _PASSWORD_BYTES: Final = 15
 

@@ -98,7 +98,7 @@ class Answers:
                 self._decide(reply, late=late)
             ready = [_answer(reply) for reply in waiting if not reply.under_way]
             if ready:
-                # If the answer can't be stored in Kafka, the client gets the state `unknown`.
+                # If the worker can't store the answer to an update or deletion, the client gets the state `unknown`.
                 with contextlib.suppress(LogUnavailable):
                     await self._confirm()  # Another worker may own the partition and have delivered the message.
                     await self._deliveries.append({partition: ready})

@@ -65,8 +65,8 @@ class DamagedDeliveries:
         await self._write(entry, [event])
 
     async def again(self, entry: OutstandingEntry) -> None:
-        """Deliver the messages of a range that was unreadable, except those that the listener should not get. Raises
-        LogDamaged if the messages are still unreadable.
+        """Schedule the deliveries of messages that were unreadable and can be read again. Leave out messages that the
+        listener has received, or is not meant to receive. Raises LogDamaged if the messages are still unreadable.
         """
         where, dispatcher = parse_damaged_id(entry.message_id), self._dispatchers.get(entry.listener_id)
         if where is None or dispatcher is None:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class _Pass:
     """A pass over the deliveries of one listener that are due, a few at a time."""
 
-    until_ms: int  # The pass includes deliveries that are due at this time or earlier.
+    until_ms: int  # One pass over the index includes the deliveries that are due at this time or earlier.
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
 
 

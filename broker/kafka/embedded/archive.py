@@ -35,7 +35,9 @@ from broker.kafka.topics import topics
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
-_AFTER_S: Final = 10.0  # Let the processes that need Kafka start before the class archive is made.
+_AFTER_S: Final = (
+    10.0  # Let the processes that need Kafka start before Java's class archive (a cache of classes) is made.
+)
 _STEP_WITHIN_S: Final = 120.0
 _SILENT: Final = "-Xlog:aot*=error"
 _ALIKE: Final = ("-Xmx512m", _SILENT)

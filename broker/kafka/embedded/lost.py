@@ -63,8 +63,8 @@ def refuse_lost_control(log_dir: Path) -> None:
         for one in lost(folder, noted.get(folder.name, 0), begin=0):
             raise ConfigurationError(
                 f"the files in {folder} lack {one}. All state is computed from this topic, so nothing can be "
-                "started. Restore the offsets with `everput mend --export DIR`. Without an export, give up their "
-                f"events: everput mend --give-up {CONTROL}/0:{one.first}-{one.last}"
+                "started. Restore the offsets with `everput mend --export DIR`, which reads an export from DIR. "
+                f"Without an export, give up the lost events: everput mend --give-up {CONTROL}/0:{one.first}-{one.last}"
             )
 
 

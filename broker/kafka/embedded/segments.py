@@ -97,7 +97,7 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
             at, header, whole = row
             base, last_delta = HEADER.unpack(header)[0], max(0, HEADER.unpack(header)[6])
             after = base + last_delta + 1
-            # Offsets may be missing in a compacted topic, but then the next batch has higher offsets too.
+            # A batch after a gap is valid in a compacted topic only if the batch that follows it has higher offsets.
             beyond = following is None or HEADER.unpack(following[1])[0] >= after
             out_of_order = base < expected or (base > expected and not beyond)
             if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
@@ -111,8 +111,8 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
 
 
 def _begin(row: _Row | None, *, after: int) -> int | None:
-    """Return the first offset of a record batch. Return None if the batch is damaged or does not begin after
-    `after`.
+    """Return the first offset of a record batch. Return None if the batch is damaged, or if its offset is not greater
+    than `after`.
     """
     if row is None or row[2] is None or not DefaultRecordBatch(row[2]).validate_crc():
         return None
