@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 import httpx
 
+from broker.core.alerts import ALERTS_QUEUE
 from broker.delivery.tuning import TUNED
 from tests.listeners import Listeners, until
 from tests.scenarios.verdict import Attempt, Crash, Put, Record, Taken, Update, violations
@@ -81,6 +82,8 @@ class History:
         directly."""
         if not self.queue_id:
             for queue in (await self.client.get("/v1/queues")).raise_for_status().json()["queues"]:
+                if queue["name"] == ALERTS_QUEUE:  # made by the system, and not to be deleted
+                    continue
                 (await self.client.delete(f"/v1/queues/{queue['id']}")).raise_for_status()
             answer = await self.client.put("/v1/queues", json={"name": "faults"})
             self.queue_id = answer.raise_for_status().json()["queue"]["id"]
