@@ -18,12 +18,14 @@ from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
 
 _API_KEY: Final = 1
 _VERSION: Final = 11
-# Of a request: replica_id, max_wait_time, min_bytes, max_bytes, isolation_level, session_id, session_epoch, topic count
+# A request begins with replica_id, max_wait_time, min_bytes, max_bytes, isolation_level, session_id, session_epoch and
+# the number of topics.
 _BEGIN: Final = struct.Struct(">iiiibiii")
 # partition, current_leader_epoch, fetch_offset, log_start_offset, max_bytes
 _PARTITION: Final = struct.Struct(">iiqqi")
 _END: Final = struct.pack(">ih", 0, 0)  # no forgotten topics, no rack
-# Of a partition: number, error_code, highwater_offset, last_stable_offset, log_start_offset, aborted transactions
+# An answer's partition begins with its number, error_code, highwater_offset, last_stable_offset, log_start_offset and
+# the number of aborted transactions.
 _ANSWER: Final = struct.Struct(">ihqqqi")
 _REPLICA_AND_SIZE: Final = struct.Struct(">ii")  # preferred_read_replica, number of bytes
 _INT32: Final = struct.Struct(">i")
@@ -122,7 +124,6 @@ class Fetch(FetchRequest):  # type: ignore[misc]
 
     def __init__(self, topic: str, wanted: Sequence[Wanted], *, max_wait_ms: int = 0, bytes_max: int) -> None:
         super().__init__(max_wait_ms, 1 if max_wait_ms else 0, bytes_max, 0, [(topic, list(wanted))])
-        self._topic = topic
 
     def build(self, request_struct_class: Any) -> Any:
         """Return the fetch request for aiokafka to send, in the newest version that aiokafka and the broker
