@@ -19,6 +19,7 @@ from broker.commands.context import find_listener, find_queue
 from broker.commands.listeners import HIDDEN, ListenerCommands, ListenerInput
 from broker.core.catalogue import shown_url
 from broker.core.entities import Listener
+from broker.core.events import Batch
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
 
@@ -133,6 +134,7 @@ def listener_fields(listener: Listener) -> dict[str, Any]:
     """
     settings = msgspec.structs.asdict(listener.settings)
     alerts = threshold_fields(settings.pop("alerts"))
+    settings["batch"] = None if listener.batch is None else msgspec.structs.asdict(listener.batch)
     if settings["format"] is UNSET:
         settings["format"] = _STANDARD
     settings["headers"] = dict.fromkeys([*settings["headers"], *settings.pop("sealed_headers")], HIDDEN)
@@ -165,6 +167,8 @@ def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, 
         said["alerts"] = thresholds_of(body.alerts)
     if said.get("format") == _STANDARD:
         said["format"] = UNSET
+    if "batch" in said:
+        said["batch"] = UNSET if body.batch in (None, UNSET) else Batch(**msgspec.structs.asdict(body.batch))
     _check_headers(said.get("headers", {}), hidden=hidden)
     return said
 

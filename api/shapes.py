@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.problems import Malformed
 from broker.commands.secrets import OVERLAP_S, OVERLAP_S_MAX
+from broker.core.events import Batch
 from broker.core.keys import SCOPES
 from broker.core.names import NAME_CHARS_MAX, shortened
 from broker.errors import Refused
@@ -155,6 +156,17 @@ class KeyBody(Struct, forbid_unknown_fields=True):
     """The time from which the key is refused. Default: never."""
 
 
+class ListenerBatchBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The limits of a request that carries several messages."""
+
+    max_messages: Annotated[int, Meta(ge=2, le=1000)] = Batch().max_messages
+    """The most messages in a request. Default: 100."""
+    max_bytes: Annotated[int, Meta(ge=1 << 10, le=8 << 20)] = Batch().max_bytes
+    """The most bytes in the body of a request. A message that is larger is sent alone. Default: 1,048,576."""
+    wait_ms: Annotated[int, Meta(ge=0, le=10_000)] = Batch().wait_ms
+    """The longest time that a message waits for others, in milliseconds. Default: 100."""
+
+
 class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
     """The delivery settings of a listener. A setting that is left out keeps its value, or has its default if it
     is new.
@@ -182,6 +194,10 @@ class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
     """The thresholds for alerts about the listener, which replace the present ones."""
     format: Literal["standard", "slack"] | UnsetType = UNSET
     """The format of the requests: `standard`, or `slack` for Slack's incoming webhooks. Default: `standard`."""
+    batch: ListenerBatchBody | UnsetType | None = UNSET
+    """The limits of a request that carries several messages, `{}` for the default limits; null for one message in each
+    request. Default: null.
+    """
 
 
 class NewListenerBody(ListenerSettingsBody, forbid_unknown_fields=True, kw_only=True):

@@ -126,7 +126,7 @@ class ListenerCommands:
             liveness_url=liveness_url,
             sealed_secret=self._sealer.seal(secret),
             start_offsets=offsets,
-            settings=self._sealed(ListenerSettings(), asked.settings),
+            settings=_checked(self._sealed(ListenerSettings(), asked.settings), notify_url),
         )
         if not await self._record(event):
             queue_now(self._view, context, queue_id)
@@ -169,13 +169,14 @@ class ListenerCommands:
             self._check_mail(queue, asked)
             await self._check_listener_name_free(queue, name, listener_id)
             _check_headers_named(listener, asked)
+            notify_url = listener.notify_url if asked.notify_url is None else asked.notify_url
             event = ev.ListenerUpdated(
                 **event_fields(context),
                 listener_id=listener_id,
                 name=name,
-                notify_url=listener.notify_url if asked.notify_url is None else asked.notify_url,
+                notify_url=notify_url,
                 liveness_url=listener.liveness_url if asked.liveness_url is None else asked.liveness_url,
-                settings=self._sealed(listener.settings, asked.settings),
+                settings=_checked(self._sealed(listener.settings, asked.settings), notify_url),
                 if_version=listener.version,
             )
             taken = await self._record(event)
@@ -305,6 +306,16 @@ class ListenerCommands:
 
     async def _record(self, event: ControlEvent) -> bool:
         return await record(self._log.control, self._view, event)
+
+
+def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
+    """Return a listener's new settings. Raises Refused if the listener's requests can't carry several messages."""
+    if settings.batch is not msgspec.UNSET:
+        if settings.format is not msgspec.UNSET:
+            raise Refused(f"Requests in the format {settings.format} carry one message each.", pointer="/batch")
+        if notify_url.startswith(MAILTO):
+            raise Refused("An e-mail carries one message.", pointer="/batch")
+    return settings
 
 
 def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from broker.core.codec import CLASSES, encode, wire_name
-from broker.core.events import AlertThresholds, ControlEvent, Event, ListenerSettings
+from broker.core.events import AlertThresholds, Batch, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
 # The topics in the order of the log: of two events with the same time, the one in the earlier topic comes first.
@@ -145,6 +145,10 @@ FIELDS: Final[Mapping[str, str]] = {
     "down_s": "the seconds for which the listener is down; 0 for never",
     "failing_s": "the seconds for which the listener is failing; 0 for never",
     "format": "the format of requests, such as `slack`; absent for Everput's own",
+    "batch": "the limits of a request with several messages; absent when each request carries one message",
+    "max_messages": "the most messages in a request",
+    "max_bytes": "the most bytes in the body of a request; a larger message is sent alone",
+    "wait_ms": "how long the first message of a request waits for others",
     "alert": "the kind of the alert, such as `listener.down`",
     "alert_id": "the episode of the alert, from its beginning to its end",
     "began_at_ms": "the time at which the condition began",
@@ -247,7 +251,9 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 
 def struct_of(kind: Any) -> type[msgspec.Struct] | None:
     """Return the struct that a field of this type holds, if any."""
-    return next((one for one in (ListenerSettings, AlertThresholds) if kind is one or one in get_args(kind)), None)
+    return next(
+        (one for one in (ListenerSettings, AlertThresholds, Batch) if kind is one or one in get_args(kind)), None
+    )
 
 
 def shown_url(url: str) -> str:

@@ -59,6 +59,18 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
     if_version: int | UnsetType = UNSET
 
 
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """The setting of a listener that gets its messages in batches: several in one request.
+
+    A batch is sent when it has `max_messages` or `max_bytes`, or when its first message has waited `wait_ms`. A message
+    that is larger than `max_bytes` is sent alone.
+    """
+
+    max_messages: int = 100
+    max_bytes: int = 1 << 20  # of the request's body
+    wait_ms: int = 100
+
+
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings for deliveries to a listener.
 
@@ -77,6 +89,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry_max_s: int = 3_600  # longest wait after any failure
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
     format: str | UnsetType = UNSET  # a name in formats.py; if it is not set, bodies are Everput's own JSON
+    batch: Batch | UnsetType = UNSET  # if it is not set, each request carries one message
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import UnsetType
+
 from broker.core.cursor import Cursor
-from broker.core.events import AlertThresholds, ListenerSettings
+from broker.core.events import AlertThresholds, Batch, ListenerSettings
 from broker.core.redrives import NO_REDRIVES, Redrives
 from broker.core.replays import Replay
 
@@ -69,6 +71,12 @@ class Listener:
         yield self.sealed_secret
         yield from (sealed for sealed, _ in self.former_secrets)
         yield from self.settings.sealed_headers.values()
+
+    @property
+    def batch(self) -> Batch | None:
+        """The limits of a request with several messages; None if each request carries one message."""
+        batch = self.settings.batch
+        return None if isinstance(batch, UnsetType) else batch
 
     @property
     def has_liveness_url(self) -> bool:

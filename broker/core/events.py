@@ -32,6 +32,7 @@ from broker.core.account_events import (
 )
 from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold, QueueAlertsSet
 from broker.core.control_events import (
+    Batch,
     ControlEvent,
     ListenerCreated,
     ListenerDeleted,
@@ -99,6 +100,7 @@ __all__ = [
     "AnsweredAttempt",
     "AnswersKept",
     "AnyEvent",
+    "Batch",
     "ChangeApplied",
     "ControlEvent",
     "DeliveriesSettled",

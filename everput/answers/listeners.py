@@ -8,6 +8,17 @@ from everput.answers.base import Answer, Count, Link, Links, ListenerReply, Name
 from everput.answers.queues import AlertFields
 
 
+class BatchFields(Answer):
+    """The limits of a request that carries several messages."""
+
+    max_messages: int
+    """The most messages in a request."""
+    max_bytes: int
+    """The most bytes in the body of a request. A message that is larger is sent alone."""
+    wait_ms: int
+    """The longest time that a message waits for others, in milliseconds."""
+
+
 class ListenerFields(Named, kw_only=True):
     """A listener: the URL that gets every message of a queue."""
 
@@ -33,6 +44,8 @@ class ListenerFields(Named, kw_only=True):
     """The headers added to each request. Values are shown as `…`."""
     format: str
     """The format of the requests: `standard`, or `slack` for Slack's incoming webhooks."""
+    batch: BatchFields | None
+    """The limits of a request that carries several messages; null for one message in each request."""
     paused: str | None
     """The reason for which the listener is paused; null if it is not."""
     created_at: Time
