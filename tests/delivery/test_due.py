@@ -12,6 +12,7 @@ import pytest
 from broker.core.codec import decode, encode
 from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings
 from broker.core.flow import WHOLE
+from broker.core.outstanding_sum import KeySum
 from broker.delivery.checkpoint.metrics import Metrics
 from broker.delivery.dispatch.stream import now_ms, take_outcomes
 from broker.delivery.outstanding.entry import entry_key, entry_of
@@ -804,6 +805,24 @@ async def test_what_was_read_before_the_partition_was_given_up_or_read_again_is_
     await reading
     outstanding.take_over(0)
     assert (len(outstanding), outstanding.state(0, "l-1", "m-0")) == (199, None)
+
+
+async def test_a_read_that_ends_with_its_worker_reports_no_damage(serve, open_office, topic):
+    office = await open_office(await serve(Taker()), office={"topic": topic, "tuning": Tuning(rows_at_once=2)})
+    await topic.keep(*(set_aside(number, **FAR) for number in range(4)))
+    keys = KeySum()
+    for number in range(4):
+        keys.add(f"l-1:m-{number}".encode(), 1)
+    outstanding, steps, read_whole = office.outstanding, 0, False
+    while not read_whole:
+        reading = asyncio.create_task(outstanding.read(0, noted=keys.until(4).text()))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        read_whole, steps = reading.done(), steps + 1
+        outstanding.close()
+        await reading
+        assert office.log.damage == []
+    assert steps > 5
 
 
 async def test_what_an_ended_listener_leaves_is_buried_when_kafka_is_there(serve, open_office, topic):

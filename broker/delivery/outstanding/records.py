@@ -58,14 +58,14 @@ class OutstandingRecords:
         at_once: int,
         streams: Callable[[], Streams] = tuple,
         noted: OutstandingSum | None = None,
-        found: Callable[[], KeySum] = KeySum,
+        found: Callable[[], KeySum | None] = KeySum,
     ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
         """Yield the deliveries of a partition in batches, in the order of their records in the topic `outstanding`. The
         value None means that the delivery has ended, or that only a newer version can decode its record. Raises
         LogUnavailable.
 
         `noted` is the fingerprint of the partition's deliveries that its last owner committed. `found` returns the
-        fingerprint of the deliveries that were yielded.
+        fingerprint of the deliveries that were yielded, or None if nobody needs these deliveries any more.
         """
         name = self._topic.name
         at = (await self._requests.offsets(name, {partition: EARLIEST}))[partition]
@@ -73,7 +73,7 @@ class OutstandingRecords:
         try:
             async for rows in self._rows(partition, at, end, at_once, pass_damaged=False):
                 yield rows
-            if noted is not None and noted.agrees(found().until(end)) is False:
+            if noted is not None and (now := found()) is not None and noted.agrees(now.until(end)) is False:
                 damage = LogDamaged(name, partition, at, max(noted.end - 1, at))
                 self._requests.report(damage)
                 raise damage

@@ -133,12 +133,14 @@ class IndexSync:
             at_once=self._tuning.rows_at_once,
             streams=streams,
             noted=parse_sum(noted),
-            found=lambda: self._index.sums[partition],
+            found=lambda: self._index.sums[partition] if current() else None,  # a closed index is empty
         ):
             if not current():
                 return ()
             self._found(partition, rows)
             await asyncio.sleep(0)
+        if not current():
+            return ()
         self._noted[partition] = _UNKNOWN, noted
         self._known[partition] = self._records.ends[partition], self._written.records[partition]
         return self._records.fillers.pop(partition, set())
