@@ -821,7 +821,7 @@ async def test_a_read_that_ends_with_its_worker_reports_no_damage(serve, open_of
         read_whole, steps = reading.done(), steps + 1
         outstanding.close()
         await reading
-        assert office.log.damage == []
+        assert office.log.requests.damage == []
     assert steps > 5
 
 
