@@ -41,6 +41,7 @@ from api.overview import Overview
 from api.page_tokens import PageTokens
 from api.password_resets import PasswordResets
 from api.past import Views
+from api.problem_pages import problem_page_routes
 from api.problems import MEDIA_TYPE, NoSuchPath, Problem, framework_problem, problem
 from api.queues import Queues
 from api.reference import parameters
@@ -286,6 +287,7 @@ def make_app(
     app.router.routes += [
         at("/v1/openapi.json", GET=Method(Reference(lambda: operations(app)).get, None)),
         *docs_routes(),
+        *problem_page_routes(),
         *console_routes(registration=settings.registration, mail=mailer is not None and public_url is not None),
     ]
     # `/v1/queues/` is another path than `/v1/queues`, and it is unknown: a client gets 404, not a redirect.

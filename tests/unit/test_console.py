@@ -76,6 +76,35 @@ async def test_a_browser_that_has_a_file_is_not_sent_it_again():
     assert (await api.bare.get("/console/main.js", headers={"if-none-match": '"x"'})).status_code == 200
 
 
+async def test_the_root_leads_to_the_console_also_behind_a_proxys_path():
+    api = await make_api()
+    answer = await api.bare.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "console")
+
+
+async def test_a_file_is_sent_compressed_to_a_browser_that_accepts_it_with_a_tag_of_its_own():
+    api = await make_api()
+    path = "/console/console.css"
+    tags = {}
+    for accepted, encoding in (("gzip, br", "gzip"), ("*;q=0.5", "gzip"), ("gzip;q=0, *", None), ("br", None)):
+        answer = await api.bare.get(path, headers={"accept-encoding": accepted})
+        assert answer.headers.get("content-encoding") == encoding, accepted
+        assert answer.headers["vary"] == "accept-encoding"
+        assert answer.content == FILES["console.css"].read_bytes()
+        tags[encoding] = answer.headers["etag"]
+        known = {"accept-encoding": accepted, "if-none-match": answer.headers["etag"]}
+        assert (await api.bare.get(path, headers=known)).status_code == 304
+    assert len(set(tags.values())) == 2
+    compressed = await api.bare.get(path, headers={"accept-encoding": "gzip"})
+    assert int(compressed.headers["content-length"]) < len(FILES["console.css"].read_bytes()) / 2
+
+
+async def test_an_answer_of_the_api_is_never_compressed():
+    api = await make_api()
+    for path in ("/v1/queues", "/v1/openapi.json"):
+        assert "content-encoding" not in (await api.get(path, headers={"accept-encoding": "gzip"})).headers
+
+
 async def test_registration_is_offered_where_there_is_one():
     assert 'data-registration="open"' in (await (await make_api()).bare.get("/console")).text
     closed = (await (await make_api(registration=False)).bare.get("/console")).text

@@ -22,6 +22,7 @@ import cli.processes.api
 from api import console
 from api.app import make_app
 from api.calls import Resource
+from api.problem_pages import PROBLEM_TYPES, SAME_AS
 from api.tunnel import Tunnels
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import Context, now_ms
@@ -114,6 +115,7 @@ OPEN |= {
     f"GET /docs/{file}" for file in ("favicon-32x32.png", "reference.js", "swagger-ui-bundle.js", "swagger-ui.css")
 }
 # The console's files know nobody: what they show they ask the API for, as whoever is signed in.
+OPEN |= {"GET /", "GET /problems"} | {f"GET /problems/{code}" for code in (*PROBLEM_TYPES, *SAME_AS)}
 OPEN |= {f"GET /console/{file.name}".removesuffix("/index.html") for file in console.console_files()}
 
 
