@@ -31,13 +31,13 @@ class AccountLimits:
     A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
     """
 
-    # Sign-in attempts for one e-mail address, whether the password is right or wrong.
+    # The rate limit on sign-in attempts for one e-mail address, whether the password is right or wrong.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
-    # Sign-in attempts for all addresses together, because checking passwords takes processor time from messages.
+    # The rate limit on all sign-in attempts together, because checking a password takes processor time from messages.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
-    # Sign-in attempts from one client's network address.
+    # The rate limit on sign-in attempts from the network address of one client.
     clients_guesses_at_once: int = 20
     clients_guesses_per_s: float = 0.5
     # Registrations from one client's network address.
@@ -46,7 +46,7 @@ class AccountLimits:
     # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
-    # For this many seconds, a network that has made a sign-in attempt yields to networks that have made none.
+    # A network that has made no sign-in attempt for this many seconds is served before networks that have made some.
     recent_s: float = 600.0
 
 
@@ -196,7 +196,7 @@ class Accounts:
         else:
             kept = session.id if which == "others" else ""
             every = self._view.state.accounts.sessions_of(session.account_id)
-            # Without this check, an event would be stored even if there is no session to end.
+            # Without this check, an event would be stored in the log even if there is no session to end.
             if any(one.id != kept for one in every):
                 await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
         if which != "others":

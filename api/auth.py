@@ -33,7 +33,7 @@ COOKIE: Final = "everput_session"
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-_WINDOW_S: Final = 10  # a burst may have the requests of this many seconds
+_WINDOW_S: Final = 10  # a client may send the requests of this many seconds in one burst
 _BEARER: Final = "bearer "
 # The limit counts for each account, and is low because sessions are for people. Programs use API keys.
 _SESSION_CALLS_AT_ONCE: Final = 60
@@ -83,7 +83,8 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            await self._view.caught_up()  # Another process may have created the API key just now.
+            # Another process may just have created the API key, so read the log to its end and look again.
+            await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
             raise Unauthenticated("This API key is unknown or was revoked. Use another key, or create one.")
@@ -113,7 +114,8 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        except BrokerError as error:  # If this event can't be stored, the next use of the key is recorded instead.
+        # If the event of this use can't be stored, record the key's next use.
+        except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
 
@@ -168,7 +170,7 @@ class Token(NamedTuple):
     """A session's token, as a request holds it."""
 
     text: str
-    # Whether the token came in a cookie. A browser sends a cookie also for pages of other sites.
+    # True if the token came in a cookie. A browser also sends a cookie with requests from pages of other sites.
     by_cookie: bool
 
 
@@ -297,7 +299,7 @@ class Members:
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
         is_member = self._view.state.is_member(organization_id, session.account_id)
-        # If the account is no member, the request counts for the account, so that strangers do not use up the limit.
+        # If the account is no member, count the request for the account, so that strangers can't use up the limit.
         if self._limit is not None:
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:

@@ -15,11 +15,11 @@ NAMES_MAX: Final = 10_000
 class Allowance(NamedTuple):
     """The remaining part of one rate limit."""
 
-    # This many more requests are permitted now.
+    # The number of further requests that are permitted now.
     left: int
     # Seconds until the full number of requests is permitted again.
     full_in_s: float
-    # Seconds until this use is permitted; 0 if it is permitted now.
+    # The time in seconds until this request is permitted; 0 if it is permitted now.
     wait_s: float
 
 

@@ -57,9 +57,9 @@ _NOT_STORED: Final = (b"cache-control", b"no-store")
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
 # A request id that contains an API key or a session token is refused, because request ids are logged and stored.
-# This pattern takes linear time: it has two fixed words, and a header's length is bounded by the server.
+# This regular expression takes linear time on any input, because it searches for one of two fixed words.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
-# This pattern takes linear time, because it is one character class of bounded length.
+# This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 
@@ -322,7 +322,7 @@ class Method(NamedTuple):
     handler: Handler
     # The scope that an API key needs. None means that the handler itself authenticates the request.
     scope: str | None
-    # Whether an API key for some queues may use a path that names no queue. It then sees only its own queues.
+    # True if an API key for some queues may use this path, which names no queue. The key then sees only its own queues.
     narrows: bool = False
 
 

@@ -16,9 +16,9 @@ from api.problems import Headers
 from broker.volume import StoredBytes
 
 _MINUTE_S: Final = 60
-# Each change counts this many bytes beside its body, for its event and its part of a Kafka record batch.
+# Each change counts as its body plus this many bytes, for its event and its part of a Kafka record batch.
 _EVENT_BYTES: Final = 1 << 10
-_BODY_BYTES: Final = 4 << 10  # each further part of this size in a body counts as one more change
+_BODY_BYTES: Final = 4 << 10  # a change with a large body counts as one more change for each 4 KiB
 
 
 class Changes:

@@ -17,7 +17,7 @@ from broker.settings import Network
 
 Address = IPv4Address | IPv6Address
 
-_HOPS_MAX: Final = 16  # at most this many proxies may be between a client and this process
+_HOPS_MAX: Final = 16  # X-Forwarded-For may name at most this many proxies between a client and this process
 _ADDRESS_CHARS_MAX: Final = 64
 _IPV6_PREFIX: Final = 64  # the prefix length of the network that an IPv6 client may own
 IPV4_NETWORK_PREFIX: Final = 24

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from api.static import static_route
 
 _FOLDER: Final = Path(__file__).parent / "console_files"
-# Each library has a folder of its own here, with its license and the checksums of its unchanged files.
+# Each JavaScript library has its own folder here, with its license and the checksums of its unchanged files.
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
 _MEDIA: Final[Mapping[str, str]] = {

@@ -29,7 +29,7 @@ _NONCE_PURPOSE: Final = "everput damaged id nonce"
 _PLACE: Final = struct.Struct(">HQQ")
 _NONCE_BYTES: Final = 12
 _PREFIX: Final = "damaged-"
-# This pattern takes linear time, because it is one character class of fixed length.
+# This regular expression takes linear time on any input, because its only repetition has a fixed length.
 _SEALED: Final = re.compile(r"damaged-([A-Za-z0-9_-]{62})", re.ASCII)
 
 

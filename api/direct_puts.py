@@ -97,7 +97,7 @@ class DirectPut:
                 base = f"{self.scheme}://{self.sent[b'host'].decode('latin-1')}"
             queue_id = self.url[len(_BEFORE) : -len(_AFTER)].decode()
             self._finish(200, self._headers, _JSON, orjson.dumps(put_answer(base, queue_id, self._put)))
-        # An exception here must not reach the code that stores messages in batches.
+        # An exception here must not reach the group commit, which has called this method.
         except Exception:
             log.exception("put.not_answered id=%s", self._request_id.decode())
 

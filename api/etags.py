@@ -14,7 +14,7 @@ import re
 from typing import Any, Final, NamedTuple
 
 _DIGEST_DIGITS: Final = 16
-# This pattern takes linear time: its repeats are bounded, and each class excludes the character after it.
+# This regular expression takes linear time on any input, because its repetitions are bounded and can't overlap.
 _TAG = re.compile(rb'"(\d{1,18})\.[0-9a-f]{16}"')
 
 

@@ -28,9 +28,9 @@ class _Administrator(NamedTuple):
 
     organization_id: str
     actor: str
-    # The scopes that a new key may get.
+    # The scopes (rights) that the request may give to a new API key.
     scopes: tuple[str, ...]
-    # The latest expiry that a new key may get; None for no bound.
+    # The latest expiry that the request may give to a new API key; None if a new key need not expire.
     expires_at_ms: int | None = None
 
 

@@ -31,7 +31,7 @@ from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
 
-# This pattern takes linear time: its alternatives differ in their first character, and only its end repeats.
+# This regular expression takes linear time on any input, because its alternatives differ in their first character.
 _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
@@ -68,7 +68,8 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            # An error before the first line is answered with its own status. A later error can only cut the answer off.
+            # An error before the first line gets its own HTTP status.
+            # After the first line, an error can only cut the answer off.
             first = await anext(slices)
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None

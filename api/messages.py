@@ -30,9 +30,9 @@ from broker.ports import Answer, Attempt, Deliveries, DeliveryState, DirectoryVi
 from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
-# This pattern takes linear time, because it is one character class of bounded length.
+# This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
-BATCH_TIMES_BYTES_MAX: Final = 2  # a batch may be twice as large as other request bodies
+BATCH_TIMES_BYTES_MAX: Final = 2  # the body of a batch of messages may be twice as large as other request bodies
 
 
 class Messages:
@@ -122,7 +122,7 @@ class Messages:
                 "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        # The JSON pointer in an error answer starts at this message, not at a list of messages.
+        # The JSON pointers in error answers are relative to this message, because the body is not a list.
         if isinstance(body, MessageBody):
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]

@@ -30,9 +30,9 @@ from everput import answers
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
-# This pattern takes linear time. It searches only paths from this source code.
+# This regular expression takes linear time on any input. It searches only paths from this source code.
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-# Every operation may answer with these HTTP statuses. An invalid query is answered with 400 or 422.
+# Every operation may answer with these HTTP statuses. For an invalid query, the status is 400 or 422.
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
@@ -60,7 +60,7 @@ _KEY_ABOUT: Final = "\n".join(
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# The headers are present if a rate limit applies, such as `key` for requests of a key, or `bytes` for puts.
+# Answers have these headers if a rate limit applies. Limits have names, such as `key` (of an API key) or `bytes`.
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {
@@ -250,7 +250,7 @@ def _responses(doc: OperationDoc, schemas: _Schemas) -> dict[str, Any]:
         found["304"] = {"description": "The resource has not changed.", "headers": headers | tag}
     asked = () if doc.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
-    named = (404,) if doc.asks == KEY else ()  # a session may name an unknown organization
+    named = (404,) if doc.asks == KEY else ()  # a request with a session may name an organization that does not exist
     full = (507,) if doc.name in CHANGES else ()
     for status in sorted({*doc.problems, *asked, *limited, *named, *full, *_EVERYWHERE}):
         again = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}

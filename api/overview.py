@@ -20,7 +20,7 @@ from broker.core.health import Health
 from broker.core.statistics import QueuesSeries
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
-# In a larger organization, the overview shows the health of only this many listeners, the oldest ones.
+# For a larger organization, the overview shows the health of the oldest listeners only, up to this number.
 LISTENERS_MAX: Final = 1_000
 ATTENTION_MAX: Final = 100
 _NEEDS_ATTENTION: Final = (Health.DOWN, Health.FAILING, Health.PAUSED)

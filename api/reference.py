@@ -25,11 +25,11 @@ _INVITATIONS: Final = "/v1/organizations/{organization_id}/invitations"
 
 BODY: Final = (400, 413, 415, 422)
 OPEN: Final = "open"
-KEY: Final = "key"  # The operation needs an API key, or a session and an organization's id.
+KEY: Final = "key"  # The operation needs an API key, or a session together with an organization's id.
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# Events of these operations are kept forever and count as stored bytes, so a full organization gets a 507.
+# These operations write events that are kept forever. They fail with 507 if the organization's storage is full.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
@@ -57,17 +57,17 @@ class OperationDoc(NamedTuple):
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
-    # The error statuses of this operation, in addition to those of all operations.
+    # The error statuses that only this operation may answer, besides those that every operation may answer.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
-    # The credentials that an operation without a scope requires.
+    # The credentials that an operation requires if it requires no scope of an API key.
     asks: str = KEY
     media: str = "application/json"
     # Whether the answer has an `ETag`.
     tagged: bool = False
     sets_cookie: bool = False
     body_required: bool = True
-    # The path parameter for the created resource's id, and an RFC 6901 pointer to the id in the answer.
+    # The path parameter for the created resource's id, and the JSON pointer (RFC 6901) to this id in the answer.
     makes: tuple[str, str] | None = None
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 
-# The status that proxies use in their logs if the client closed the connection before its answer.
+# Proxies log this status (499) if the client closed the connection before it got the answer.
 GONE: Final = 499
 
 

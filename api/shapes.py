@@ -24,14 +24,14 @@ from broker.errors import Refused
 
 _DAY_S: Final = 86_400
 _DETAIL_CHARS_MAX: Final = 300  # The error messages of msgspec quote the body, which may be long.
-# This pattern takes linear time: it sees at most _DETAIL_CHARS_MAX characters, and cannot backtrack.
+# This regular expression takes linear time on any input, because it can't backtrack, and its input is short.
 _FIELD = re.compile(r"field `([^`]*)`")
-# This pattern takes linear time, because it cannot backtrack and sees a text of bounded length.
+# This regular expression takes linear time on any input, because it can't backtrack, and its input is short.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# The API reference shows these constraints. The commands check the values, with clearer error messages.
+# These constraints are only for the API reference. The commands check the values, with clearer error messages.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
@@ -318,7 +318,7 @@ def _refusal(message: str) -> Refused:
     detail = shortened(detail, _DETAIL_CHARS_MAX)
     steps = _STEP.finditer(place.rstrip("`"))
     pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
-    # If a field is missing or unknown, the pointer names the field itself.
+    # If a field of the body is missing or unknown, the error's JSON pointer ends with that field.
     if (field := _FIELD.search(detail)) is not None:
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)

@@ -18,7 +18,8 @@ from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Series
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
 POINTS_MAX: Final = 1_500
-_POINTS_USUAL: Final = 150  # If the query names no step, a usual one is chosen that gives at most this many points.
+# If the query has no `step`, the step is the smallest usual one that gives at most this many points.
+_POINTS_USUAL: Final = 150
 _UNITS_MS: Final = {"m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": 24 * 60 * MINUTE_MS}
 _USUAL_MS: Final = tuple(
     _UNITS_MS[unit] * number for number, unit in ((1, "m"), (5, "m"), (15, "m"), (1, "h"), (6, "h"))
@@ -90,7 +91,7 @@ def _step_ms(text: str | None, span_ms: int) -> int:
     """
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)
-    # This pattern takes linear time, because its repeats are bounded.
+    # This regular expression takes linear time on any input, because its repetitions are bounded.
     found = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text)
     step_ms = 0 if found is None else int(found[1]) * _UNITS_MS[found[2]]
     if not 0 < step_ms <= _DAYS_MAX * _DAY_MS:

@@ -25,11 +25,11 @@ class Stream(NamedTuple):
 
     # The media type of the answer.
     kind: bytes
-    # The parts of the body, none of them empty.
+    # The parts of the answer's body. No part is empty.
     chunks: AsyncGenerator[bytes, None]
-    # The server calls this function exactly once, even if it has sent no chunk of the body.
+    # The server calls `close` exactly once, even if it has sent no part of the body.
     close: Callable[[], Awaitable[None]]
-    # The client must read one chunk within this time, in seconds.
+    # The connection is closed if the client takes longer than this, in seconds, to read one part of the body.
     take_s: float = _TAKE_S
 
 

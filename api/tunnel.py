@@ -41,7 +41,7 @@ from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
-LIVE_S: Final = 2.5  # a liveness probe waits for three seconds
+LIVE_S: Final = 2.5  # less than the three seconds that a worker waits for the answer to its probe
 # These WebSocket close codes say that the key or listener has ended, or that another client has taken over.
 REVOKED: Final = 4401
 DELETED: Final = 4404
@@ -70,7 +70,8 @@ class Room:
             await turn
             yield
         finally:
-            if turn.cancel() or turn.cancelled():  # The request was cancelled before it had reserved its bytes.
+            # The request was cancelled while it waited for free bytes, so there are none to give back.
+            if turn.cancel() or turn.cancelled():
                 self._admit()
             else:
                 self._left += size
@@ -91,17 +92,17 @@ class TunnelBounds:
     The bounds in bytes are for requests that clients have not taken yet. Each request is in memory about three times.
     """
 
-    # A tunnel checks this often that its API key and its listener still exist.
+    # A tunnel checks at this interval, in seconds, that its API key and its listener still exist.
     look_s: float = 1.0
     # The most tunnels in this process.
     tunnels_max: int = 1_000
     # The most tunnels of one organization.
     each_max: int = 100
-    # One tunnel may hold this many bytes of requests.
+    # The requests that wait in one tunnel may have this many bytes together.
     tunnel_bytes_max: int = 16 << 20
-    # All tunnels of one tenant together may hold this many bytes of requests.
+    # The requests that wait in all tunnels of one tenant may have this many bytes together.
     tenant_bytes_max: int = 16 << 20
-    # All tunnels of this process together may hold this many bytes of requests.
+    # The requests that wait in all tunnels of this process may have this many bytes together.
     all_bytes_max: int = 64 << 20
 
 
@@ -166,7 +167,7 @@ class Tunnels:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        # The bound on the bytes of a tenant's requests exists only while the tenant has tunnels.
+        # The counter of a tenant's waiting bytes is dropped when the tenant has no tunnel any more.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
@@ -214,7 +215,7 @@ class Tunnels:
         with tunnel.question() as (number, answer):
             async with tunnel.room.held(size), tunnel.tenants_room.held(size), self._room.held(size):
                 if self._open.get(token) is not tunnel:
-                    return {"away": True}  # the client has received no part of the request
+                    return {"away": True}  # the tunnel was closed before the client received any part of the request
                 await tunnel.say(await _message(request, number))
             return await _unless_left(request, answer)
 
@@ -233,7 +234,8 @@ class Tunnels:
 
 async def _message(request: Request, number: int) -> dict[str, Any]:
     headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
-    body = b"".join([part async for part in request.stream()])  # request.body() would keep the body in memory
+    # Starlette's request.body() would keep a second reference to the body in memory.
+    body = b"".join([part async for part in request.stream()])
     return {"type": "request", "number": number, "headers": headers, "body": body.decode(errors="replace")}
 
 
@@ -267,7 +269,7 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
     """Refuse a WebSocket before it is accepted, with problem details."""
     status, headers, body = problem(error)
     answered = {name.decode(): value.decode() for name, value in headers}
-    # The server adds this header to all other answers, but not to this one.
+    # The server adds this header to all other answers by itself, but not to an answer that refuses a WebSocket.
     answered["x-content-type-options"] = "nosniff"
     await websocket.send_denial_response(Response(body, status, answered, media_type=MEDIA_TYPE.decode()))
 
@@ -305,7 +307,7 @@ class Listen:
                 await self._hold(websocket, token, api_key, listener)
         except WebSocketDisconnect:  # The client closed the connection before the WebSocket was accepted.
             pass
-        except BrokerError as error:  # A WebSocket that was accepted can no longer be refused.
+        except BrokerError as error:
             await deny(websocket, error)
 
     async def _hold(self, websocket: WebSocket, token: str, api_key: ApiKey, listener: Listener) -> None:

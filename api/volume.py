@@ -13,7 +13,7 @@ from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
 
-_WINDOW_S: Final = 10  # a burst may have the bytes of this many seconds
+_WINDOW_S: Final = 10  # a client may send the bytes of this many seconds in one burst
 
 
 class Volume:
@@ -37,7 +37,7 @@ class Volume:
             length = call.declared_length()
             if length is None:
                 call.when_received(partial(self._take, call))
-            else:  # the server ensures that the announced number of bytes arrives
+            else:  # the server ensures that no more bytes arrive than Content-Length says
                 self._take(call, length)
             return await handler(call)
 

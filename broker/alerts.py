@@ -58,18 +58,19 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
 _AT_ONCE: Final = 50  # listeners whose cursors are loaded together
-_PAUSE_PART: Final = 9.0  # The pause after a group of listeners is nine times as long as the check of the group.
+# After a check of a group of listeners, the worker pauses for nine times the duration of the check.
+_PAUSE_PART: Final = 9.0
 _OTHERS_MAX: Final = 200  # listeners without trouble, per check
-# The reason for a listener's pause begins with this text if a worker has paused the listener.
+# A worker that pauses a listener gives a reason for the pause that begins with this text.
 _GONE: Final = "the listener answered 410"
-# If another worker was about to put the message of an alert, that message is stored or lost after 30 s.
+# If another worker was about to put this alert's message, the message is in the log after 30 s, or never.
 _SETTLED_MS: Final = 30_000
-# A message id may use the time of an event only if the event is younger than five minutes.
+# A message's id may have the time of an earlier event only if the event is less than five minutes old.
 _ID_VALID_MS: Final = 5 * 60_000
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that
 
-# Returns how many messages wait for a listener, as far as this worker knows; None if the worker does not serve it.
+# A function that returns how many messages wait for a listener, or None if this worker does not serve the listener.
 LocalLag = Callable[[str], int | None]
 
 
@@ -149,7 +150,7 @@ class AlertWatch:
                 await self.look()
             except BrokerError as error:
                 log.info("alerts.wait error=%s", error)
-            except Exception:  # log any other error and go on, because the next check of the alerts may succeed
+            except Exception:  # log any other error and continue, because the next check of the alerts may succeed
                 log.exception("alerts.failed")
             await asyncio.sleep(LOOK_S)
 

@@ -23,11 +23,11 @@ from broker.errors import Refused, Unavailable
 
 CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
-AT_ONCE: Final = 2  # A hash takes 46 MiB, and less than 0.1 s of a processor.
+AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than 0.1 s of a processor.
 WAITING_MAX: Final = 150  # more than strangers' rate limits allow
 _SCORE_MIN: Final = 2  # 2 means a million guesses
-# zxcvbn tries all meanings of symbols such as @ and 4 as letters, so its time grows with the number of combinations.
-# zxcvbn takes 14 s for 72 hostile characters. Within these two limits, the worst known case takes 0.2 s.
+# zxcvbn tries all letters that symbols such as @ and 4 may stand for, so its time grows with the combinations.
+# zxcvbn would take 14 s for 72 hostile characters. With these two limits, the worst known case takes 0.2 s.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
 _judging: Final = Lock()  # zxcvbn has a global variable
@@ -99,7 +99,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """
     judged = _judged(_normal(password).decode())
-    # A judged text can only be this short if it has too many different symbols to be a word.
+    # The judged text is shorter than the password only if it has too many different symbols to be a word.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

@@ -23,15 +23,15 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# Stored bytes are recorded in steps of 1/64 of the limit, or of all stored bytes if there is no limit.
+# Stored bytes are recorded in the log after each further 1/64 of the limit, or of the count without a limit.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
-# Kafka stores at most 192 bytes for a record, in addition to its value.
-# A batch with one record adds 61 bytes, lengths and times add 27, and the key and the headers add 77.
+# Kafka stores at most 192 bytes more than the value for each record.
+# Those bytes are 61 for a batch with one record, 27 for lengths and times, and 77 for the key and the headers.
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# For an organization without a limit, recording steps are computed from at least 1 GiB.
+# For an organization without a limit, the count is recorded after at least 1/64 of 1 GiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
 # Changes may exceed the limit of stored bytes by a tenth, so that a full organization can repair its listeners.
@@ -75,8 +75,8 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # The bytes that each tenant may still store before its limit is checked again.
-        # Concurrent puts may make this number of bytes negative.
+        # By tenant, the bytes that it may store before its limit is checked again.
+        # The number of remaining bytes may become negative, because several puts run at once.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
@@ -232,7 +232,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # The event with the count is probably stored. Recording it again would count the bytes twice.
+        # The event with this count is probably stored. If it were recorded again, the bytes would be counted twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

@@ -15,7 +15,8 @@ from click.shell_completion import CompletionItem
 from broker.errors import BrokerError, ConfigurationError
 from cli.groups import Group, examples
 
-# The commands by section, in the order of `--help`. Their help texts are here, so that `--help` imports no command.
+# The commands by section, in the order in which `--help` shows them.
+# Their help texts are here, so that `--help` imports no command.
 SECTIONS: Final = {
     "Start": {
         "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),

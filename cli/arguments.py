@@ -20,7 +20,7 @@ from broker.errors import BrokerError
 from cli.api_options import connection
 from everput import Client, EverputError, list_listeners, list_queues
 
-_ANSWER_S: Final = 1.0  # seconds that a shell completion waits for the API at most
+_ANSWER_S: Final = 1.0  # a shell completion waits at most this many seconds for the API
 _NAMES_MAX: Final = 1_000
 
 

@@ -16,10 +16,10 @@ from broker.core.codec import CLASSES
 from cli.short_ids import short_id
 from cli.visible import visible
 
-Part = str | tuple[str, str]  # one part of an output line: a text, or a text with its color
+Part = str | tuple[str, str]  # one part of an output line: its text, and its color if it has one
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# An event's line shows the first of these ids that the event has. Queues and listeners are shown by name.
+# An event's line shows the first id that the event has, in this order. Queues and listeners have names instead.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60

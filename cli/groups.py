@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-# Other programs use these names for some commands. Each name maps to the name of Everput's command.
+# Each name that other programs use for a command, with the name of Everput's command.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 

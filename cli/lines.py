@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import IO, Final
 
-LINE_BYTES_MAX: Final = 4 << 20  # the most bytes of a line, which is more than any message has
+LINE_BYTES_MAX: Final = 4 << 20  # the most bytes of a line of input; no message has more
 _CHUNK_BYTES: Final = 1 << 18
 
 
@@ -24,7 +24,7 @@ class TextLine:
     # The number of the line, counted from 1.
     number: int
     text: str
-    # The reason why the line can't be a message; None if it can.
+    # Why this line can't be put as a message; None if it can be.
     fault: str | None = None
 
 
@@ -45,7 +45,7 @@ class TextLines:
 
     async def __aiter__(self) -> AsyncIterator[TextLine]:
         held = bytearray()
-        too_long = False  # the rest of a line that exceeds the limit is dropped
+        too_long = False  # True while the rest of a line that exceeds the limit is dropped
         async for chunk in self._chunks():
             self.bytes_read += len(chunk)
             held += chunk
@@ -80,7 +80,7 @@ class TextLines:
             while chunk := await asyncio.to_thread(os.read, self._source.fileno(), _CHUNK_BYTES):
                 yield chunk
             return
-        # The event loop reads a pipe, because a thread that waits for a silent pipe can't be interrupted.
+        # The event loop reads a pipe, because a thread that waits for more input can't be interrupted.
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._source)

@@ -29,8 +29,8 @@ _STDERR: Final = 2
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-# These libraries are quieter, because Everput has log lines of its own for the same events.
-# aiokafka, for example, logs each failed connection while Kafka is away.
+# These libraries log only serious errors, because Everput has log lines of its own for the others.
+# For example, aiokafka would log each failed connection while Kafka is down.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,
@@ -42,7 +42,7 @@ _QUIETER = {
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
-# The logger aiokafka.conn shows requests with the passwords in them.
+# The logger aiokafka.conn is off, because it shows requests with the passwords in them.
 _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
@@ -63,7 +63,8 @@ class TextFormatter(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = visible(" ".join(record.message.split("\n")))  # one event is one line; a traceback may follow
+        # Each event is one line in the log; a traceback may follow it.
+        record.message = visible(" ".join(record.message.split("\n")))
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
@@ -91,7 +92,7 @@ class _JsonFormatter(TextFormatter):
         }
         for name, value in values.items():
             if value is not None:
-                # If a field of an event has the name of a log line's own field, the name gets an underscore.
+                # A field of the event with the same name as one of the log line's own fields gets an underscore.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )
@@ -128,7 +129,7 @@ class Writer(logging.Handler):
 
     def __init__(self, fd: int, *, lines_max: int = LINES_MAX) -> None:
         super().__init__()
-        # The file is not sys.stderr, because Python needs the lock of sys.stderr when it ends.
+        # Use a file of its own instead of sys.stderr, whose lock Python needs when the process ends.
         self._file = FileIO(fd, "w", closefd=False)
         self._lines: queue.Queue[bytes] = queue.Queue(lines_max)
         self._left_out = 0

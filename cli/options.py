@@ -34,7 +34,7 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# These defaults apply where strangers may register. They are far above what one client needs (decision 0191).
+# These defaults apply where strangers may register. No single client needs as much (decision 0191).
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
@@ -80,7 +80,7 @@ class _Host(click.ParamType):
 
 
 _SECONDS_OF: Final = {"h": 3600, "d": 86_400}
-# A put that is repeated within 24 hours with its Idempotency-Key must still find its messages.
+# Idempotency-Keys work for 24 hours, and for as long, the messages of a repeated put must be in the log.
 _RETAIN_S_MIN: Final = 2 * 86_400
 
 
@@ -90,7 +90,7 @@ class _Age(click.ParamType):
     name = "age"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        # This pattern takes linear time, because its repeats are bounded.
+        # This regular expression takes linear time on any input, because its repetitions are bounded.
         if not re.fullmatch(r"[1-9][0-9]{0,5}[hd]", str(value)) or age_s(str(value)) < _RETAIN_S_MIN:
             self.fail(f"{value!r} is not a number of hours or days such as 30d, of 2d at least", param, ctx)
         return value
@@ -230,7 +230,7 @@ class Options:
             min_insync=self.min_insync or min(MIN_INSYNC, replication),
             flush_each_batch=bool(self.flush_each_batch),
         )
-        client_options(settings)  # raises an error if the settings are impossible
+        client_options(settings)  # raises an error if the Kafka settings contradict each other
         return settings
 
     def environment(self) -> dict[str, str]:

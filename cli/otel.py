@@ -35,7 +35,7 @@ from cli.logs import Logger
 
 _log = Logger(__name__)
 
-_ERROR_STATUS: Final = 300  # a listener's HTTP status from 300 on counts as an error
+_ERROR_STATUS: Final = 300  # for OpenTelemetry, an HTTP status of 300 or more from a listener is an error
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from cli.visible import visible, visible_json
 
-WIDTH: Final = 200  # the columns of a table that is not shown on a terminal
+WIDTH: Final = 200  # the width of a table in characters if the output is no terminal
 
 
 def say(*parts: str | tuple[str, str], err: bool = False) -> None:

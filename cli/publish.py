@@ -23,7 +23,7 @@ from everput import AsyncClient, put_message
 from everput.answers import PutAnswer
 from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
-# Each HTTP client has few connections, because httpx examines all of them at every request.
+# Each HTTP client has few connections, because httpx looks through all of them at each request.
 CONNECTIONS_EACH: Final = 4
 
 
@@ -59,7 +59,7 @@ class Tally:
         return ", ".join(parts)
 
 
-# A function that is called for each finished line, with the reason if the line was refused.
+# A function that is called for each finished line. If the line was refused, it gets the reason.
 Settled = Callable[[TextLine, str | None], None]
 
 
@@ -139,7 +139,7 @@ class Publisher:
                 await room.take(len(line.text))
                 if failed:
                     break
-                # A client joins its concurrent puts into batches, so each client gets many lines in a row.
+                # A client joins its concurrent puts into batches, so give each client many lines in a row.
                 client = self.client(next(number) // MESSAGES_MAX)
                 client.submit(put_message(queue_id, line.text)).add_done_callback(partial(done, line))
             await room.all_given()

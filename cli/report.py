@@ -32,19 +32,19 @@ class ListenerRow:
     id: str
     # live, down or paused
     state: str
-    # healthy, failing, down, paused, replaying or new; the same as `state` if an older API does not report it
+    # healthy, failing, down, paused, replaying or new; like `state` if the API is too old to report it
     health: str
     # the number of messages that wait
     lag: int
     parked: int
     retrying: int
-    # the attempts, and the failed attempts, of the last 5 minutes
+    # the numbers of attempts and of failed attempts in the last 5 minutes
     recent_attempts: int
     recent_failures: int
-    # seconds since the oldest waiting message was put; None if none waits
+    # seconds since the oldest waiting message was put; None if no message waits
     pending_s: float | None
     last_error: str | None
-    # the reason why this listener counts as a problem, or None
+    # why this listener counts as a problem; None if it does not
     wrong: str | None
 
 
@@ -53,9 +53,9 @@ class StorageRow:
     """The bytes that the organization stores, in the report of `everput status`."""
 
     stored_bytes: int
-    # The bound on the stored bytes; None for no bound.
+    # The most bytes that the organization may store; None for no limit.
     stored_bytes_max: int | None
-    # whether a part of the installation's log can't be read
+    # True if a part of the installation's log is damaged
     log_damaged: bool
     wrong: str | None
 
@@ -76,7 +76,7 @@ class ProcessRow:
 # The problems of a listener that the option --fail-on may name.
 TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
 _COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
-# Each figure of a process in the report is the sum of all samples of one Prometheus metric.
+# The figures of a process in the report. Each is the sum of all samples of one Prometheus metric.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",
@@ -91,11 +91,11 @@ FIGURES: Final = {
 class Limits:
     """The limits beyond which `everput status` counts a listener as a problem."""
 
-    # the most messages that may wait for a listener; None for no limit
+    # more waiting messages of a listener than this are a problem; None for no limit
     messages: int | None
-    # the longest time in seconds that a message may wait without being a problem; None for no limit
+    # a message that waits longer than this many seconds is a problem; None for no limit
     age_s: float | None
-    # the problems of a listener (names from TROUBLES) that make the exit code 1
+    # listeners with these problems (names from TROUBLES) make the exit code 1
     fail_on: frozenset[str] = frozenset(("down", "failing", "parked"))
 
 

@@ -9,9 +9,9 @@ import re
 from typing import Final
 
 # The characters to escape: control characters, marks of text direction, line separators, halves of surrogate pairs.
-# This pattern takes linear time, because it matches a single character.
+# This regular expression takes linear time on any input, because it matches a single character.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# This pattern takes linear time, because it matches a single character.
+# This regular expression takes linear time on any input, because it matches a single character.
 _CONTROL_BUT_LAYOUT: Final = re.compile(_CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 

@@ -170,7 +170,7 @@ class AsyncClient:
         answer in time.
         """
         if request.joins is not None and self._joins:
-            put: Any = request  # Only puts have `joins`, so this request is a put.
+            put: Any = request  # Only requests that put a message have `joins`.
             return cast("T", await self._puts.put(put))
         return await self._send(request)
 
@@ -293,7 +293,8 @@ class _Reading(_Tries):
             yield from given
 
     def after_error(self, error: httpx.TransportError) -> float:
-        self._rest, self._held = b"", []  # The server sends everything after the last cursor again.
+        # Drop the incomplete line: the server sends everything after the last cursor again.
+        self._rest, self._held = b"", []
         return super().after_error(error)
 
     def _went_on(self, cursor: str, count: int) -> None:

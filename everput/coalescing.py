@@ -18,9 +18,9 @@ from everput.errors import EverputError, NoAnswer, Problem
 from everput.requests import Request, put_batch
 
 MESSAGES_MAX: Final = 100  # of a batch
-CHARS_MAX: Final = 1 << 18  # the data of a batch has at most this many characters, unless one message alone has more
+CHARS_MAX: Final = 1 << 18  # a batch has at most this many characters of data, unless a single message has more
 _CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
-# If the server answers a batch with one of these statuses, one message was wrong, so each message is sent alone.
+# These statuses say that a message of the batch was wrong. Each message is then sent alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
 
 Send = Callable[[Request[Any]], Awaitable[Any]]
@@ -50,7 +50,7 @@ class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
         self.in_flight = 0  # requests
-        self.looks = False  # True if the waiting puts are examined in the next turn of the event loop
+        self.looks = False  # True if the event loop will look at the waiting puts in its next turn
 
 
 class Coalescer:

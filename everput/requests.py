@@ -28,7 +28,7 @@ class Request(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     # A repeatable request may be sent again if it is unknown whether the server has carried it out.
     repeatable: bool = True
-    # The queue of a put that AsyncClient may join with others into a batch. None: the request is sent as it is.
+    # The id of a put's queue if AsyncClient may join the put with others into a batch; None for any other request.
     joins: str | None = None
 
 
@@ -150,7 +150,7 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
     """List the deliveries to a listener that are not finished. `state` is `pending`, `retrying` or `parked`, or None
     for all.
     """
-    # The server reads all unfinished deliveries of the listener for each page, so request large pages.
+    # For each page, the server reads all unfinished deliveries of the listener, so ask for large pages.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)

@@ -19,7 +19,7 @@ TOLERANCE_S: Final = 300
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES_MIN: Final = 24
 _SECRET_BYTES_MAX: Final = 64
-# This pattern takes linear time, because it is a single character class with a bounded repetition.
+# This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
 _SECONDS: Final = re.compile(r"[0-9]{1,15}")
 _HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 

@@ -87,10 +87,12 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                continue  # After a rebalance, Faust reads the topic from its beginning again.
+                # After a rebalance, Faust reads the topic from its beginning again, so skip what was handled before.
+                continue
             try:
                 event = decode(record.message.value)
-                await directory.seen(offset, timeout_s=None)  # Wait until the directory has applied this event.
+                # Wait until the directory, which another agent updates, has applied this event.
+                await directory.seen(offset, timeout_s=None)
                 follow(event, directory.state, streams)
             except UnknownEvent:
                 pass  # The directory's agent logs it.

@@ -51,7 +51,7 @@ class Projections:
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._group: str | None = None  # The consumer group that has a committed offset and must be deleted.
+        self._group: str | None = None  # The consumer group to delete, because it has a committed offset.
 
     @property
     def directory(self) -> DirectoryView:
@@ -125,7 +125,7 @@ class Projections:
             stopping = asyncio.ensure_future(app.stop())
             await asyncio.wait(
                 [stopping], timeout=_STOP_S
-            )  # Unlike wait_for(), wait() returns even if the task ignores its cancellation.
+            )  # wait() returns at the timeout even if the task ignores its cancellation. wait_for() would not.
             if not stopping.done():
                 stopping.cancel()
                 log.warning("projections.stop_unfinished after_s=%s", _STOP_S)
@@ -196,12 +196,12 @@ def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
         consumer_auto_offset_reset="earliest",
         autodiscover=False,
         web_enabled=False,
-        # broker/kafka/admin.py creates the topics with the right settings, so Faust must not.
+        # Faust must not create topics: broker/kafka/admin.py creates them with the right settings.
         topic_allow_declare=False,
         topic_disable_leader=True,
         store="memory://",
         TableManager=_NoTables,
-        stream_wait_empty=False,  # Without acknowledgements, Faust would wait forever when it stops.
+        stream_wait_empty=False,  # Otherwise Faust would wait forever when it stops, because no record is acknowledged.
         worker_redirect_stdouts=False,
         **more,
     )

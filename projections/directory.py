@@ -21,7 +21,7 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-# This many offsets are enough, because writers ask about their event within milliseconds of its append.
+# This many offsets are enough, because a writer asks within milliseconds whether its event took effect.
 _PASSED_OVER_MAX: Final = 10_000
 
 

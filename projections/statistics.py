@@ -36,9 +36,11 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-_IDLE_S: Final = 2.0  # Few large reads cost less than many small ones, so new records wait this long.
-_DUTY: Final = 2.0  # Each read is followed by a pause of twice its duration, because deliveries come first.
-# aiokafka's consumer leaves its group if it is not polled for this long. Everput never polls it, but fetches by itself.
+# New records wait this long until they are read, because few large reads cost less than many small ones.
+_IDLE_S: Final = 2.0
+# After each read, pause for twice its duration, because deliveries are more important than statistics.
+_DUTY: Final = 2.0
+# aiokafka's consumer leaves its group if it is not polled for this long. Everput fetches by itself and never polls.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 _LAST_WRITE_S: Final = 2.0

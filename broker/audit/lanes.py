@@ -114,7 +114,7 @@ class LaneReader:
             first, last = max(lane.at, damage.first), min(damage.last, lane.end - 1)
             merge.give(lane, [(first, lane.floor_ms, 0, self._told_damaged(lane, first, last))], last + 1)
             return
-        except OffsetTooOld:  # Kafka has deleted the records after their offset was looked up.
+        except OffsetTooOld:  # Kafka has deleted records since their offset was looked up.
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
@@ -178,13 +178,13 @@ class LaneReader:
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
         """Add to the merged order as many of the fetched records as the partition may hold in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        # The skipped records may be beyond the end of the request, which is harmless, because none of them is wanted.
+        # The left-out records may be beyond the end of the request. The request wants none of them anyway.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take
         for index, record in enumerate(fetched.records):
             offset, value = record.offset, record.value
-            if offset >= end:  # the request does not read records from its end offset on
+            if offset >= end:  # the request ends before this offset
                 at = end
                 break
             if left <= 0:

@@ -35,7 +35,7 @@ from broker.time_offsets import offsets_since
 
 _SLOT_WAIT_S: Final = 60.0
 _SLICE_BYTES: Final = 256 << 10
-# Reading the log yields to the event loop after each millisecond of work.
+# After each millisecond of work, a read of the log yields to the event loop.
 _STEPS_S: Final = 0.001
 _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
@@ -67,7 +67,7 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# A function that returns whether an organization's listener belongs to a queue, or did before it was deleted.
+# A function that returns whether an organization's listener belongs to a queue, or belonged to it before its deletion.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
@@ -117,7 +117,7 @@ class LogReader:
         self.past = Past(records, table, self.others, view.state.tenant_of)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
-        # The log is read in one slice at a time, and organizations take turns, so that other requests are not delayed.
+        # Only one slice of the log is read at a time. Organizations take turns, so that other requests are not delayed.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self.rests = Rests(tuning.rest_bytes_max)
@@ -152,7 +152,8 @@ class LogReader:
         """
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
-            wanted = replace(wanted, queue_id=None)  # All events of a message belong to its queue.
+            # All events of a message belong to the message's queue, so the request needs no other queue.
+            wanted = replace(wanted, queue_id=None)
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)
             if found is None:
@@ -160,7 +161,7 @@ class LogReader:
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
             # With a page token, the client's first request has already checked that the listener exists.
-            # For the history of a message, the topic `control` is not read from its start.
+            # The topic `control` is not read from its start for one message's history, because that takes long.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener of this organization has, or had, this ID.")
@@ -224,7 +225,7 @@ class _Reading:
                     yield Slice(entries, self._merge.page_token(), complete)
                 if complete or self._left == 0:
                     return
-                # Newer records have no final order yet: wait, then read the records that have arrived meanwhile.
+                # The newest records have no final order yet. Wait, and then read the records that came meanwhile, too.
                 if not more:
                     await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                     safe_ms = end_ms
@@ -258,8 +259,8 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # Begin near the message, but before every record that determines the log time of the message.
-            # A damaged time index may change the order of events in a message's history, but skips no event.
+            # Start near the message, but early enough to read every record that determines the log time of the message.
+            # If Kafka's time index is damaged, the order of a message's events may change, but no event is skipped.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):
                 if one.topic == _MESSAGES and 0 <= near[number] <= message.offset:

@@ -168,7 +168,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # These records may belong to queues that were created during the check, so the next check judges them.
+                # A queue may have been created during the check, so only the next check reports a contradiction here.
                 if not finding.wrong:
                     yield finding
             for checks in others:

@@ -107,7 +107,7 @@ class AccountCommands:
             raise AccountBlocked(_BLOCKED)
         if not account.may_sign_in(
             now_ms()
-        ):  # The temporary password that an operator gave out was used before, or has expired.
+        ):  # The account has a temporary password from an operator, which was used before or has expired.
             raise WrongPassword(_WRONG)
         return account
 
@@ -135,7 +135,7 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        if session is None:  # An account may have a limited number of sessions; a new one ends the oldest.
+        if session is None:  # An account may have a limited number of sessions. A new session ends the oldest one.
             raise Unavailable(
                 "This session has ended, because too many sessions of this account were started at once. Try again."
             )

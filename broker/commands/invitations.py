@@ -22,7 +22,7 @@ from broker.ports import ControlLog, DirectoryView
 
 VALID_S: Final = 7 * 86_400  # how long a link works
 OPEN_MAX: Final = 100  # open invitations of one organization
-MEMBERS_MAX: Final = 1_000  # the most members of one organization; beyond them, no invitation is accepted
+MEMBERS_MAX: Final = 1_000  # the highest number of members of an organization; a further invitation is not accepted
 
 
 class InvitationCommands:

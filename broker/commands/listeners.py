@@ -46,7 +46,7 @@ from broker.ports import DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
 
-# The limit applies to the unencrypted headers of one listener. Each event of the listener stores all of its headers.
+# The limit applies to the unencrypted headers of one listener. Every event about a listener stores all of its headers.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
 # An update is tried ten times while other requests change the same listener.

@@ -141,7 +141,7 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            # A record that did not fit into a batch is built again, and must not be counted twice.
+            # If the record did not fit into a batch, it is built again, and its bytes must not be counted twice.
             self._count = None
         return made.encode(), value, queue.id.encode()
 

@@ -183,7 +183,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        if replay.ended is None:  # The directory no longer has a listener for a replay that was cancelled.
+        if replay.ended is None:  # A replay that has ended has no listener in the directory, and no cursors to load.
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
             end - start if number in replay.finished else max(0, min(cursors[number].offset, end) - start)
@@ -225,10 +225,10 @@ class ReplayCommands:
         offset, where the listener had not begun, and the messages from the second offset on, which the listener has not
         received. It also takes the messages in the list, whose deliveries have failed.
         """
-        # Read the cursors first: a delivery that leaves a worker's memory later is found in the topic `outstanding`.
+        # Read the cursors first. Then a delivery that a worker sets aside meanwhile is found in `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
-        # The listener got no messages before its start, and has taken none from the `top` of its cursor on.
+        # The listener got no messages from before its start offset, and no messages from its cursor's `top` offset on.
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
         before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
         after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))

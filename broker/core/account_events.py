@@ -180,7 +180,7 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     scopes: tuple[str, ...]
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
-    # The version was raised so that an older program does not read a restricted API key as an unrestricted one.
+    # The version was raised so that an older program can't read a restricted API key as an unrestricted one.
     v: int = 2
 
 

@@ -17,7 +17,7 @@ from broker.core import events as ev
 SESSIONS_MAX: Final = 20
 EMAIL_CHARS_MAX: Final = 254  # limit of RFC 5321, 4.5.3.1.3
 # E-mail addresses are ASCII only, because comparing them must not depend on a version of Unicode.
-# This pattern takes quadratic time in the part after the @, whose length is limited first (EMAIL_CHARS_MAX).
+# This regular expression takes quadratic time in what follows the @, so the length is checked first.
 _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")
 
 

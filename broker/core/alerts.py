@@ -22,11 +22,11 @@ from msgspec import UNSET, UnsetType
 from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold
 from broker.core.event import Event
 
-# Every organization's queue for alerts has this name, which no other queue can have.
+# Every organization's queue for alerts has this name, and no other queue may have it.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
 BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for 30 s before its alert ends.
-# Alerts other than DOWN and FAILING end after their value was below the lower threshold for a minute.
+# An alert other than DOWN or FAILING ends when its value has been below the lower threshold for a minute.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -45,10 +45,10 @@ class Kind(StrEnum):
     DISK = "disk.low"  # disk of the embedded Kafka
 
 
-# The type of the message about the end of an alert DOWN or FAILING.
+# The type of the message which says that an alert DOWN or FAILING has ended.
 BACK: Final = "listener.back"
 _HEALTH: Final = (Kind.DOWN, Kind.FAILING)
-# No message is sent when an alert about an expiring secret or API key ends.
+# When an alert about an expiring secret or API key ends, Everput sends no message.
 _SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)
 
 

@@ -16,7 +16,7 @@ from broker.core.codec import CLASSES, encode, wire_name
 from broker.core.events import AlertThresholds, Batch, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
-# The topics in the order of the log: of two events with the same time, the one in the earlier topic comes first.
+# The topics in the order of the log: of two events with the same time, the event in the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
 # These topics are not in the ordered log that clients read, because Kafka deletes or compacts their records.
 # Kafka compacts `outstanding`, keeps records of `claims` for two days, and records of `statistics` for thirty days.
@@ -161,7 +161,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_at_ms": "the time in the ids of the messages",
     "ids_seed": "the seed of the random bits in the ids of the messages",
 }
-# Only operators see these event fields, because offsets in shared partitions tell how much other tenants put.
+# Only operators see these fields: they are offsets in shared partitions, which tell how much other tenants put.
 INTERNAL: Final = frozenset(
     {
         *("start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"),

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
 
-# A search for changes starts ten minutes before the message's time, because the clocks of API processes may differ.
+# A search for changes of a message starts ten minutes before the message's time, because clocks may differ.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 

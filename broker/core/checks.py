@@ -23,7 +23,7 @@ from broker.core.events import Event
 from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 
-# A record's time may differ by ten minutes from its event's time, because clocks differ and Kafka may be slow.
+# The times of a record and of its event may differ by ten minutes, because clocks differ and Kafka may be slow.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "invitation", "key", "queue", "listener", "replay")
 _BY_ITSELF: Final = ("worker", "shell")  # actors without a request id

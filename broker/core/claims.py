@@ -19,7 +19,7 @@ KEPT_MS: Final = 24 * 3600 * 1000
 # The index holds at most eight million idempotency claims of the last 24 hours, with 16 bytes for each.
 CLAIMS_MAX: Final = 8_000_000
 FEW: Final = 10_000
-# A repeated request keeps its message ids for only a minute, because a search for a message starts at its id's time.
+# A repeated put keeps its message ids for only a minute, because a search for a message starts at the time in its id.
 IDS_KEPT_MS: Final = 60_000
 CLOCKS_MS: Final = 10_000  # largest clock difference of processes
 _RUN_MAX: Final = 1 << 16

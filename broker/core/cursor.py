@@ -66,7 +66,7 @@ class Cursor:
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         error = f"{self.error or '-'};{self.counts}" if self.counts else self.error or "-"
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {error}"
-        # If the metadata is too long, drop the highest open offsets: messages after them are delivered again.
+        # If the metadata is too long, leave out the highest open offsets: messages after them are sent again.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()
@@ -98,7 +98,7 @@ class Cursor:
             )
         except (ValueError, TypeError):  # TypeError means too many fields
             return cls(top=offset)
-        # Ignore metadata that is impossible, because a cursor whose `top` is too high would skip messages.
+        # Ignore metadata that contradicts itself: a cursor with a `top` that is too high would skip messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))

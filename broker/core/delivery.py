@@ -197,16 +197,16 @@ def legal(before: State, after: State) -> bool:
 class Decision(Enum):
     """The possible decisions about what follows an attempt."""
 
-    # The attempt failed, and the next attempt is due soon. The delivery waits in memory.
+    # RETRY: the attempt failed, and the next attempt is due soon. Until then, the delivery waits in memory.
     RETRY = "retry"
-    # The attempt failed, and the next attempt is due later. The delivery waits in the topic `outstanding`.
+    # SET_ASIDE: the attempt failed, and the next is due later. Until then, `outstanding` holds the delivery.
     SET_ASIDE = "set aside"
     PARK = "park"  # the last attempt has failed
-    # No attempt was made, and the listener is not to blame. The attempt is made a moment later.
+    # PUT_OFF: no attempt was made, for a reason in the worker. The delivery is attempted again after a moment.
     PUT_OFF = "put off"
-    # No attempt was made, because the tunnel has no client. The attempt is made after the next good probe.
+    # AWAY: no attempt was made, because no client is connected to the tunnel. The next good probe starts an attempt.
     AWAY = "away"
-    # No attempt was made, because the listener had closed the idle connection. The attempt is made at once.
+    # AGAIN: no attempt was made, because the listener had closed the idle connection. It is made at once.
     AGAIN = "again"
 
 
@@ -281,7 +281,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # The tunnel's API process has ended, and the answer comes from another program on its port.
+        # The tunnel's API process has ended. An answer can only be from another program on the same port.
         return AWAY
     due_ms = next_at_ms(
         policy,

@@ -29,7 +29,7 @@ from broker.core.origins import same_origin
 from broker.core.redrives import NO_REDRIVES
 from broker.core.replays import Replay, Replays
 
-# The value of this HTTP header is the id of the replay that a message is sent for.
+# The name of the HTTP header that holds the replay's id, on requests that a replay sends.
 REPLAY_HEADER: Final = "everput-replay"
 
 

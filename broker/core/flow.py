@@ -11,11 +11,11 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-# After the limit of attempts has been decreased, answers to earlier attempts must not decrease it again.
+# After the number of permitted attempts was decreased, answers to earlier attempts must not decrease it again.
 _DECREASE_PAUSE_MS: Final = 1_000
-# If the event loop is more than 1 ms late on average, slow listeners get fewer attempts, so that fast ones are on time.
+# If the event loop is more than 1 ms late on average, slow listeners get fewer attempts than fast ones.
 LATE_S: Final = 0.001
-# If a worker waits for a processor for 5 % of the time, the whole machine is overloaded.
+# The machine is overloaded if a worker has to wait for a processor for more than 5 % of the time.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512

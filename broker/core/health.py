@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 from broker.core.cursor import Cursor
 from broker.core.varints import pack, unpack
 
-# The rates of accepted and failed attempts are computed over five minutes, including the current minute.
+# The numbers of accepted and failed attempts cover five minutes, including the current minute.
 MINUTES: Final = 5
 # With fewer than eight attempts, only the last attempt decides whether the listener is failing.
 ENOUGH: Final = 8
-FAILING: Final = 0.25  # A listener that rejects more than a quarter of its attempts is failing.
+FAILING: Final = 0.25  # A listener counts as failing if it rejects more than a quarter of its attempts.
 # A listener that has accepted every attempt for a minute is no longer failing.
 MENDED_MS: Final = 60_000
 _MINUTE_MS: Final = 60_000

@@ -149,11 +149,11 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted
 
 
-# An attempt: message offset, number, answer_id, then the partition and time from which the answer is stored.
-# An attempt ends with the ms of its DNS look-up, its connecting and its TLS handshake; None for unknown.
-# The answer_id of an attempt may be empty.
+# A row for an attempt begins with message offset, attempt number, answer_id, partition and time of the stored answer.
+# A row for an attempt ends with the ms of the DNS look-up, of connecting and of the TLS handshake; None for unknown.
+# The `answer_id` is empty if no answer is stored for the attempt.
 AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
-# A stored answer: answer_id, status, headers, body, whether the body was cut, the URL, and the request's headers.
+# A row for a stored answer: answer_id, status, headers, body, whether the body was cut, URL, and request headers.
 KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[tuple[str, str], ...]]
 
 
@@ -171,9 +171,9 @@ class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
     answers: tuple[KeptAnswer, ...]
 
 
-# A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, times.
-# In a row of statistics, `failures` counts failed attempts by answer.
-# In a row of statistics, `times` counts deliveries by histogram bucket.
+# A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, and times.
+# In a row of statistics, `failures` counts failed attempts by the kind of the answer.
+# In a row of statistics, `times` counts the deliveries in each bucket of the histogram of durations.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 
@@ -189,9 +189,9 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     minutes: tuple[StatisticsRow, ...]
 
 
-# The error of a delivery whose message only a newer version of Everput can read. No copy of the message is stored.
+# The error of a delivery whose message a newer version of Everput has written. Its data is only in `messages`.
 UNDECODABLE: Final = "undecodable"
-# The error of a delivery whose message is damaged. No copy of the message is stored.
+# The error of a delivery whose message is damaged in Kafka.
 DAMAGED: Final = "damaged"
 BARE: Final = (UNDECODABLE, DAMAGED)  # errors without a stored message
 

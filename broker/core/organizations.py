@@ -142,7 +142,7 @@ class Organizations:
         members = tuple(member for member in organization.members if member != account_id)
         self.by_id[organization.id] = replace(organization, members=members)
         del self._of_account[account_id][organization.id]
-        # Remove a member's invitations with the member, who could otherwise come back with one of them.
+        # Also remove the invitations that the member has created: with one of them, the former member could come back.
         self.invitations.forget_all_by(account_id, organization.id)
 
     def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-# This many redrives of single messages are remembered for each listener, until every worker has seen them.
+# For each listener, every process remembers this many messages that redrives have named, until all workers know them.
 MESSAGES_MAX: Final = 10_000
 
 

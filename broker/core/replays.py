@@ -80,7 +80,7 @@ class Replays:
     def __init__(self) -> None:
         self._by_id: dict[str, Replay] = {}
         self._of: dict[str, list[str]] = {}
-        # The ids of ended replays, by organization, in the order of their ends.
+        # The ids of ended replays by organization, in the order in which the replays ended.
         self._ended_of: dict[str, dict[str, None]] = {}
         self._running: Counter[str] = Counter()  # number of running replays by organization
 

@@ -39,9 +39,9 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# The events ListenerRedriven and ReplayStarted may concern many messages, so the history of each message has them.
+# The events ListenerRedriven and ReplayStarted may concern many messages, so each message's history includes them.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
-# The JSON of every event begins with these bytes. A record with another beginning is always decoded.
+# The JSON of every event begins with these bytes. A record that begins with other bytes is always decoded.
 _TYPED: Final = b'{"type":"'
 
 
@@ -81,11 +81,11 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    # A record matches the filter only if its bytes contain every id in `_needles`.
+    # A record can match the filter only if its bytes contain every id in `_needles`.
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # A record matches only if its bytes contain one of the texts in `_places`, unless `_places` is empty.
+    # A record can match only if its bytes contain one of the texts in `_places`; any record can if there are none.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from broker.core.histogram import BOUNDS_MS, buckets
 MINUTE_MS: Final = 60_000
 # The topic `statistics` keeps its records for 30 days, and older times are not counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# A counting event is ignored if `statistics` got more than 200 records after the event's writer had read that topic.
+# An event of counts is ignored if over 200 records came between its writer's last read of `statistics` and the event.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -356,7 +356,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # The backlog's growth that was counted so far, for each listener that was created in the time of the series.
+        # By id of a listener that is younger than the chart: how much its backlog has grown, as far as it was counted.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }
@@ -390,7 +390,7 @@ class QueuesSeries(Series):
         growths = [*self._growths]
         for listeners in self._queues.values():
             for one, created_at_ms in listeners.items():
-                # The rest of a new listener's backlog is older messages of its queue, which came with its creation.
+                # The rest of a new listener's backlog is older messages of the queue, which wait since its creation.
                 if one in self._young:
                     growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
         return _backwards(sum(lags.values()), growths)

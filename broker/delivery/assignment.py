@@ -45,9 +45,9 @@ class Shared:
     tuning: Tuning
     retain_s: int | None
     count: Count | None  # adds to an organization's stored bytes
-    # `run` starts a background task. An error of this task ends the worker.
+    # `run` starts a background task, and ends the worker if the task fails.
     run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    # `lost` is called when Kafka answers that the worker is no longer a member of the consumer group.
+    # The worker calls `lost` when Kafka answers that it is no longer a member of the consumer group.
     lost: Callable[[Assignment], None]
 
 
@@ -78,7 +78,7 @@ class Assignment:
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
         self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
-        # Deliveries use the following attributes and methods of this class through the protocol `Assigned`.
+        # Delivery streams use the following attributes and methods, which the protocol `Assigned` declares.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.changed = self.checkpoints.changed

@@ -72,7 +72,8 @@ class Fence:
             answer.set_result(None)
         except BaseException as error:
             answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("nobody asks any more"))
-            answer.exception()  # Without this call, asyncio would log the error if no other task waits for the answer.
+            # Read the exception once. Otherwise asyncio logs it if no other task waits for this answer.
+            answer.exception()
             raise
         finally:
             self._answer = None

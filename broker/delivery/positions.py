@@ -56,7 +56,7 @@ class Positions:
         """Log a warning for listeners created before this time that have no committed cursor. Delivery to them starts
         again from the time they were created.
         """
-        # These listeners have no cursor: Kafka has lost it, or no worker has run since they were created.
+        # These listeners have no committed cursor: Kafka has lost it, or no worker has run since they were created.
         missing = [
             listener.id
             for listener in self.listeners

@@ -92,7 +92,7 @@ class Roster:
         replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
         if replay_id is not None:
             return (replay_id,)
-        # Replays to this listener may have changed, too.
+        # An event about a listener may also change the replays to this listener.
         return () if listener_id is None else (listener_id, *self._replays)
 
     def __contains__(self, listener_id: str) -> bool:
@@ -110,7 +110,7 @@ class Roster:
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # A rebalance or a later event has already updated this dispatcher.
+            return  # A rebalance or a later event has already given this dispatcher the newest settings.
         self.add(listener)
         if before.redrives.count != listener.redrives.count:
             self.assignment.outstanding.redrive(listener)
@@ -194,7 +194,8 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        except (BrokerError, ValueError):  # If a listener's secret can't be decrypted, only this listener waits.
+        # If one listener's secret can't be decrypted, only this listener waits.
+        except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)
             if dispatcher is not None:
@@ -252,7 +253,8 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            dispatcher.wake()  # The dispatcher's regular calls of tick() request missing messages again.
+            # From now on, regular calls of the dispatcher's tick() ask for the missing messages again.
+            dispatcher.wake()
 
     def let_send(self, *, sending: bool) -> None:
         """Allow attempts to begin, or forbid it."""
@@ -280,4 +282,4 @@ class Roster:
         try:
             await self._control.append(event)
         except BrokerError:
-            dispatcher.said_gone = False  # The next 410 answer of the listener asks for the pause again.
+            dispatcher.said_gone = False  # If the listener answers 410 again, the worker tries to pause it again.

@@ -21,150 +21,169 @@ class Tuning:
     """
 
     # Memory of one listener (dispatch/room.py)
-    held_max: int = 512  # A worker holds at most this many messages of one listener in memory.
-    held_per_attempt: int = 4  # A new listener may hold this many messages for each allowed attempt.
-    # A worker holds at most this many bytes of one listener's messages. Decoded, they take twice as many bytes.
+    held_max: int = 512  # A worker holds at most this many messages for one listener in memory.
+    held_per_attempt: int = 4  # A new listener may have this many messages in memory for each permitted attempt.
+    # A worker holds at most this many bytes of messages for one listener. In memory, decoded, they take twice that.
     held_bytes_max: int = 4 << 20
-    held_bytes_min: int = 64 << 10  # A listener's share of the memory for messages is never less than this many bytes.
+    # The memory for one listener's messages is never less than this many bytes, even if the worker's memory is short.
+    held_bytes_min: int = 64 << 10
     all_held_bytes_max: int = 128 << 20  # for all listeners together
-    retries_max: int = 128  # If more retries than this wait in memory, further ones move to `outstanding`.
-    # If more deliveries than this wait for their ordering key, some move to the topic `outstanding`.
+    # If more deliveries of a listener than this wait in memory for a retry, further ones move to `outstanding`.
+    retries_max: int = 128
+    # If more deliveries of a listener than this wait for their ordering key, some move to the topic `outstanding`.
     key_waiting_max: int = 128
-    key_slow_s: float = 0.1  # An ordering key is slow if one delivery has blocked it for this long.
+    key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
     # When deliveries move to `outstanding` (dispatch/dispatcher.py)
-    set_aside_after_ms: int = 60_000  # A delivery that has failed for longer than this moves to `outstanding`.
-    near_ms: int = 10_000  # A scheduled message that is due within this time waits in memory.
-    put_off_ms: int = 1_000  # If DNS does not answer, or no socket is free, an attempt is repeated after this time.
-    set_aside_at_once: int = 64  # Retention moves this many deliveries of a listener to `outstanding` at once.
-    # Deliveries that retention moves at once have at most this many bytes, except a single larger one.
+    # A delivery that has failed for longer than this moves to the topic `outstanding`.
+    set_aside_after_ms: int = 60_000
+    # A message that is scheduled within this time waits in memory, not in the topic `outstanding`.
+    near_ms: int = 10_000
+    # If DNS does not answer or no socket is free, the delivery is attempted again after this time.
+    put_off_ms: int = 1_000
+    # Before Kafka deletes old messages, this many deliveries of a listener move to `outstanding` at once.
+    set_aside_at_once: int = 64
+    # The deliveries that move to `outstanding` at once have at most this many bytes, or are one larger delivery.
     set_aside_bytes_max: int = 1 << 20
 
-    # Limits of one listener, and its priority (dispatch/limits.py)
+    # The following settings bound a listener's attempts and decide its priority (dispatch/limits.py).
     attempts_max: int = 1024  # in flight in a worker
-    attempts_min: int = 2  # Every listener may have this many attempts in flight, whatever the others use.
+    # Every listener may have this many attempts in flight, even if other listeners use the worker's limit.
+    attempts_min: int = 2
     # A listener that has not answered yet may hang, so it has at most this many attempts in flight.
     attempts_new_max: int = 2
-    slow_ms: int = 250  # A listener whose answers take longer than this on average has low priority.
-    # A longer answer counts as this time, so that a single long one does not make a fast listener slow.
+    slow_ms: int = 250  # A listener counts as slow if its answers take longer than this on average.
+    # In this average, a longer answer counts as this time, so that one long answer does not make a fast listener slow.
     took_ms_max: int = 500
-    failing: float = 0.25  # A listener that rejects a larger part of its attempts has the lowest priority.
-    answers_weighed: int = 8  # The moving averages are over about this many of the last answers.
+    # A listener counts as failing if it rejects a larger part of its attempts. It then has the lowest priority.
+    failing: float = 0.25
+    # The averages of answer times and failures cover about this many of a listener's last answers.
+    answers_weighed: int = 8
     push_back_s_max: int = 60  # longest accepted Retry-After
-    rate_burst_s: float = 0.1  # A rate limit allows a burst of this much time.
-    rate_min_per_s: float = 0.001  # A worker's part of a rate limit is never zero.
+    rate_burst_s: float = 0.1  # A rate limit permits a burst of as many attempts as it permits in this time.
+    rate_min_per_s: float = 0.001  # A worker's part of a listener's rate limit is never less than this.
 
     # Connections and sockets (dispatch/connections.py and fairness.py)
     connection_idle_s: float = 30.0  # An idle connection is closed after this time. Most servers keep it for longer.
     sockets_kept: int = 256  # This many file descriptors are reserved for Kafka, probes and logs.
 
-    # Ticks: the regular work for each listener (dispatch/ticks.py)
+    # The following settings are for ticks, the regular work for each listener (dispatch/ticks.py).
     tick_s: float = 0.05
-    tick_parts: int = 5  # Each tick is divided into this many parts, so that it does not block the event loop.
-    # Once in this many ticks of the worker, low-priority listeners are served and all shares are computed.
+    tick_parts: int = 5  # A tick does its work in this many parts, so that no part blocks the event loop for long.
+    # After this many ticks, a worker divides attempts and memory again, and slow and failing listeners may begin.
     share_ticks: int = 5
     begun_at_once: int = 8
-    # If the event loop is later than this, answers that have arrived are read before attempts time out.
+    # If the event loop is later than this, the answers that have arrived are read before attempts time out.
     stood_still_s: float = 0.1
-    # While no listener needs ticks, idle connections are closed this often instead. 0 means that ticks never stop.
+    # While no listener needs ticks, idle connections are closed at this interval instead. With 0, ticks never stop.
     rest_s: float = 5.0
-    tidy_ticks: int = 100  # Idle connections of each listener are closed once in this many ticks of the worker.
+    tidy_ticks: int = 100  # Every this many ticks, a worker closes the idle connections of each listener.
     log_lines_per_min: int = 3  # A failing listener causes at most this many log lines of one kind.
 
-    # Probes of listeners that are down (dispatch/liveness.py)
-    probes_max: int = 50  # One tick of the worker starts at most this many probes, if the machine is idle.
-    probes_calm: int = 10  # Probe intervals are chosen so that one tick of the worker starts this many probes.
-    probes_min: int = 2  # One tick of the worker may start this many probes even on a busy machine.
-    permits_per_probe: int = 2  # On a busy machine, low-priority listeners start this many attempts for each probe.
+    # The following settings are for probes of listeners that are down (dispatch/liveness.py).
+    probes_max: int = 50  # Each tick, a worker starts at most this many probes if the machine is idle.
+    # The intervals between probes are chosen so that a worker starts this many probes in each tick.
+    probes_calm: int = 10
+    probes_min: int = 2  # Each tick, a worker may start this many probes even on a busy machine.
+    # On a busy machine, slow and failing listeners start this many attempts for each probe that starts.
+    permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This part of a probe interval is random, so that listeners that failed together are probed at different times.
     probe_jitter: float = 0.2
 
     # Reading (reading/)
     ring_max: int = 4096  # A partition keeps this many recent messages in memory, for listeners that lag a little.
-    # The recent messages in memory have at most this many bytes as stored in Kafka. Decoded, they take twice that.
+    # The recent messages of a partition in memory have at most this many bytes. Decoded, they take twice that.
     ring_bytes_max: int = 2 << 20
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
     fetch_bytes_max: int = 1 << 20
-    stuck_pause_s: float = 0.05  # A catch-up read that failed or returned nothing is repeated after this pause.
+    # After a catch-up read that failed or found nothing, the worker waits this long before it reads again.
+    stuck_pause_s: float = 0.05
     streams_at_once: int = 8  # served by a catch-up reader
     messages_at_once: int = 500  # decoded from one read
 
     # Outstanding (outstanding/)
-    serve_s: float = 0.05  # Due deliveries are looked for at least this often while any are due.
-    # If no delivery is due, the worker looks again when the next one becomes due, and at least this often.
+    serve_s: float = 0.05  # While deliveries in `outstanding` are due, the worker looks for them at least this often.
+    # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    due_at_once: int = 16  # At most this many due deliveries are read from Kafka at once.
+    due_at_once: int = 16  # At most this many due deliveries are read from the topic `outstanding` at once.
     due_each_at_once: int = 8  # due deliveries of one listener
-    looks_max: int = 256  # One round of handing over due deliveries examines at most this many, in a few milliseconds.
-    looks_each_max: int = 32  # One round of handing over deliveries examines at most this many of one listener.
-    redriven_at_once: int = 16  # Redrives are served in turn, this many deliveries of one listener at a time.
+    # In one round, which takes a few milliseconds, the worker looks at no more than this many due deliveries.
+    looks_max: int = 256
+    looks_each_max: int = 32  # In one round, the worker looks at no more than this many due deliveries of one listener.
+    # Redriven listeners take turns. In each turn, this many deliveries of one listener are attempted.
+    redriven_at_once: int = 16
     key_taken_max: int = 8  # At most this many deliveries of one ordering key are taken from `outstanding` at once.
-    rows_at_once: int = 32  # This many rows of the SQLite index are handled at once, in about a millisecond.
-    append_pause_s: float = 0.5  # A record that Kafka did not accept is written again after this pause.
+    # The worker reads or writes this many rows of its SQLite index at once, which takes about a millisecond.
+    rows_at_once: int = 32
+    append_pause_s: float = 0.5  # If Kafka did not store a record, the worker writes it again after this pause.
     damaged_at_once: int = 500  # appended in one request
-    index_cache_kib: int = 16 << 10  # SQLite caches this much of its index in memory; the rest is in a temporary file.
-    record_bytes_more: int = 1 << 20  # If a read was too small for its record, the next read has this size.
+    # SQLite keeps this many KiB of the index in memory. The rest is in a temporary file.
+    index_cache_kib: int = 16 << 10
+    record_bytes_more: int = 1 << 20  # If a read was too small to return a record, it is repeated with this size.
 
     # Checkpoints (checkpoint/)
-    # A checkpoint is made this often. After a crash, the deliveries since the last one are repeated.
+    # A worker makes a checkpoint at this interval. After a crash, it repeats the deliveries since the last checkpoint.
     checkpoint_s: float = 1.0
-    low_priority_s: float = 3.0  # The cursors of a low-priority listener are committed this often.
-    # The cursors of a low-priority listener with more outcomes than this are committed sooner.
+    low_priority_s: float = 3.0  # The cursors of a slow or failing listener are committed at this interval.
+    # The cursors of a slow or failing listener are committed sooner if more results than this wait to be written.
     outcomes_waiting_max: int = 64
-    # A process that was suspended for longer than this may have lost all its partitions.
+    # A process that was suspended for longer than this may have lost its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
-    # The cursors of this many listeners are committed at once. Sixteen would delay Kafka's other answers.
+    # At most this many listeners' cursors are committed at once. With sixteen, Kafka's other answers would be delayed.
     commits_together: int = 4
-    commit_pauses_max: int = 48  # A checkpoint pauses at most this often, whatever it has to commit.
+    commit_pauses_max: int = 48  # A checkpoint pauses at most this often, however many cursors it commits.
     commit_pause_s: float = 0.02
     idle_commit_pause_s: float = 0.005  # short, because checkpoints wait for it
-    # The cursor of an idle listener is committed again after this time, so that Kafka does not expire it.
+    # The cursor of an idle listener is committed again after this time, because Kafka deletes old committed offsets.
     idle_checkpoint_s: float = 60.0
     conditions_at_once: int = 16  # listeners between two yields
 
     # The fence (fence.py)
     sure_s: float = (
         SESSION_TIMEOUT_MS / 1000 - 1.0
-    )  # For this time after an answered heartbeat, Kafka assigns the partitions to no other worker.
-    # A worker asks Kafka at this interval whether it owns its partitions, so that deliveries need not wait for it.
+    )  # Kafka gives the worker's partitions to no other worker for at least this time after a heartbeat was answered.
+    # The worker asks Kafka at this interval, in advance, whether it owns its partitions: deliveries need not wait.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # A listener more than this many messages behind uses a catch-up reader, so that new messages are not delayed.
+    # A catch-up reader serves a listener that is more messages behind than this, so that it delays no others.
     tail_backlog_max: int = 10_000
-    no_cursor_ms: int = 180_000  # A missing cursor is logged only if the listener was created longer ago than this.
-    load_pause_s: float = 0.5  # After an error of Kafka, taking partitions over is retried after this pause.
+    # The worker logs a missing cursor only if the listener was created longer ago than this.
+    no_cursor_ms: int = 180_000
+    # If Kafka failed while partitions were taken over, the worker tries again after this pause.
+    load_pause_s: float = 0.5
     opened_at_once: int = 20  # secrets decrypted between two yields
-    drain_s: float = 5.0  # When the process stops, attempts in flight may take this much longer.
-    # At a rebalance, attempts in flight may take this much longer, and all workers wait for them.
+    drain_s: float = 5.0  # When the process stops, it waits at most this long for attempts in flight.
+    # At a rebalance, a worker waits at most this long for attempts in flight. All other workers wait, too.
     hand_over_s: float = 2.0
-    # An attempt that has run for longer than this is not awaited at a rebalance, nor at shutdown if its listener fails.
+    # A rebalance does not wait for an attempt that has run for longer than this.
     hanging_s: float = 1.0
-    # The last checkpoint may take this long. Together with `drain_s`, this is less than Kafka's session timeout.
+    # The last checkpoint may take this long. With `drain_s`, that is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0
 
     # Changes of messages (changes/)
-    answer_s: float = 3.0  # A change of a message waits this long for an attempt in flight.
+    answer_s: float = 3.0  # An update or deletion of a message waits at most this long for attempts in flight.
     answer_look_s: float = 0.02
     prune_s: float = 10.0
-    # If memory holds more updates and deletions than this (about 200 MB), a warning is logged.
+    # If a worker holds more updates and deletions in memory than this (about 200 MB), it logs a warning.
     changes_many: int = 1_000_000
     # If Kafka does not return an update of a message, the worker reads it again after this time.
     change_pause_s: float = 0.2
-    texts_max: int = 16  # The data of this many updated messages is cached for all listeners.
+    texts_max: int = 16  # A worker caches the data of this many updated messages, for all listeners together.
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
-    # If a deleted listener was found, or Kafka failed, the worker looks for deleted listeners again after this time.
+    # If a deleted listener was found, or Kafka failed, the worker looks for deleted listeners again in this time.
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0
     clock_skew_ms: int = CLOCK_SKEW_MS  # The clocks of the machines that write to Kafka differ by at most this.
-    set_aside_listeners: int = 4  # Retention moves deliveries of this many listeners at once.
+    # Before Kafka deletes old messages, the deliveries of this many listeners move to `outstanding` at the same time.
+    set_aside_listeners: int = 4
     set_aside_s: float = 10.0  # longest turn of one listener
     set_aside_look_s: float = 0.05
 

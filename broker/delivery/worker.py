@@ -146,7 +146,7 @@ class Worker:
         await self.assignment.pause()
         try:
             await self._let_go(list(self.assignment.partitions), at_end=True)
-        finally:  # Leave the group even after an error, so that the other workers need not wait.
+        finally:  # Leave the consumer group even after an error, so that the other workers need not wait.
             self._background.cancel()
             await self._liveness.stop()
             await self.kafka.membership.stop()
@@ -200,7 +200,7 @@ class Worker:
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
         """Stop sending, write the last checkpoint, and forget the partitions."""
         assignment = self.assignment
-        if assignment.partitions:  # Without partitions, nothing needs to be written.
+        if assignment.partitions:  # A worker without partitions has nothing to write.
             await self._drain(assignment, at_end=at_end)
             await self._commit_last(assignment)
         if partitions:
@@ -237,7 +237,8 @@ class Worker:
 
         def promising(dispatcher: Dispatcher) -> bool:
             if at_end and dispatcher.limits.priority is not Priority.FAILING:
-                return dispatcher.busy > 0  # The listener accepts messages, so its attempts will end.
+                # At shutdown, wait for this listener: it is not failing, so its attempts will end.
+                return dispatcher.busy > 0
             return dispatcher.connections.busy_since(time() - self.tuning.hanging_s)
 
         self.roster.let_send(sending=False)
@@ -290,7 +291,7 @@ class Worker:
         """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
         rebalance has begun since.
         """
-        # Yield to the event loop here, because starting the delivery streams later must not be interrupted.
+        # Yield to the event loop in this loop. The next loop, which starts delivery streams, must not be interrupted.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)
@@ -321,7 +322,7 @@ class Worker:
         assignment.start()
         self.kafka.membership.begin(tails)
         for listener_id in self._directory.listeners.keys() - roster.dispatchers.keys():
-            # This listener was created while the cursors were read.
+            # This listener was created while the cursors of the other listeners were read.
             roster.start(self._directory.listeners[listener_id])
         assignment.ended_listeners.look()
         self._loaded.set()

@@ -136,7 +136,7 @@ async def _created(
     asked = False
     while True:
         with suppress(KafkaError, OSError):
-            # List all topics: on many clusters, a request for a missing topic would create that topic.
+            # List all topics, because on many Kafka clusters a request for a missing topic would create it.
             found = {one["topic"]: one for one in await admin.describe_topics()}
             if not importing:
                 refuse_half_import(kafka, found)
@@ -164,7 +164,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
         error = for_code(code)
         if code == 0:
             _log.info("topic.created name=%s", name)
-        # Another process may have created the topic first.
+        # Another process may have created the topic at the same time, which is no error.
         elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):
             raise ConfigurationError(f"Kafka refused to create the topic {name}: {message or error.__name__}")
 

@@ -20,7 +20,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not store the records in time"
-# A reader of one record fetches its whole batch, so batches stay near 16 KiB.
+# To read one record, a reader must fetch its whole batch. So a batch has at most about 16 KiB.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
@@ -39,7 +39,7 @@ class Appender:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # why append_one() refuses records
-        # Records that wait while an earlier batch of the same partition is in flight, by partition.
+        # By partition, the records that wait while an earlier batch of the same partition is in flight.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -81,7 +81,7 @@ class Appender:
     async def _write(self, partition: int, waiting: deque[_Waiting]) -> None:
         """Write the waiting records, batch after batch, until no record waits."""
         try:
-            # Leave out records whose callers have stopped waiting.
+            # Leave out records whose callers do not wait any more.
             while some := [one for one in waiting if not one.offset.done()]:
                 waiting.clear()
                 records = [one.record for one in some]

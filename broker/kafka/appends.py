@@ -16,7 +16,7 @@ from broker.kafka.producer import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
 
 QUEUE_HEADER: Final = "queue"
-# Upper bound of a record's overhead in a batch, in bytes: lengths, offset, time, header name.
+# An upper bound of the bytes that a record adds to a batch beside key and value: lengths, offset, time, header name.
 _RECORD_BYTES_EXTRA: Final = 40
 
 
@@ -68,11 +68,11 @@ class Together(Append):
         If they are too large for any batch, as many as fit go into an empty one. Return whether all are in batches now.
         """
         try:
-            # Compare sizes before records are built, because building records takes time.
+            # First compare the sizes, because building records takes time.
             if items and batch.size() + self.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in self.builds)
-            # Build all records first, so that no record is added if one of them can't be built.
+            # Build all records first: if one of them can't be built, no record is added to the batch.
             if items or not self.begun:
                 records = list(records)
                 size = sum(len(key) + len(value) + len(queue) + _RECORD_BYTES_EXTRA for key, value, queue in records)

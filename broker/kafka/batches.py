@@ -25,12 +25,12 @@ from broker.ports import FetchResult, Record
 _LENGTH: Final = struct.Struct(">qi")
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
-# The first 12 bytes of the next record batch are enough to read its base offset and length.
+# The first 12 bytes of a record batch are enough to read its base offset and its length.
 FOLLOWING_BYTES: Final = _LENGTH.size
-_OLD_CRC_AT: Final = 12  # in the old batch formats 0 and 1, the CRC-32 is at this byte of a record batch
+_OLD_CRC_AT: Final = 12  # in the old batch formats 0 and 1, the batch's CRC-32 checksum begins at this byte
 _MAGIC: Final = 2  # format since Kafka 0.11
 _BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # smallest sizes, by format
-_BYTES_MAX: Final = 9 << 20  # A batch may be slightly larger than the topic's max.message.bytes.
+_BYTES_MAX: Final = 9 << 20  # A record batch may be slightly larger than the topic's setting max.message.bytes.
 _CHECKED_AT_ONCE: Final = 256 << 10  # checked before a yield
 RECORDS_AT_ONCE: Final = 500  # parsed before a yield
 
@@ -52,16 +52,17 @@ async def parse(
             await asyncio.sleep(0)
             left = _CHECKED_AT_ONCE
     if not batches and (raw or (offset < end_offset and not holes)):
-        return None  # Kafka sends no bytes for a batch whose damaged length reaches beyond its file.
+        return None  # If a damaged length field says that a batch ends after its file, Kafka sends no bytes of it.
     batches = [batch for batch in batches if not batch.is_control_batch]
-    # Batch formats 0 and 1 do not say whether they are compressed, so assume that they are.
+    # Batches of formats 0 and 1 do not say whether they are compressed. Assume that they are.
     packed = any(getattr(batch, "compression_type", True) for batch in batches)
     if batches and worth is not None and not packed and not worth(raw):
         return FetchResult([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, RECORDS_AT_ONCE)):
-        if some[0].offset < offset:  # The first record batch that Kafka returns may begin before the requested offset.
+        # Kafka returns whole record batches, so the first one may begin before the requested offset.
+        if some[0].offset < offset:
             some = [record for record in some if record.offset >= offset]
         records += some
         if len(some) == RECORDS_AT_ONCE:
@@ -168,7 +169,8 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
             yield DefaultRecordBatch(batch), follows_at, size
         elif zlib.crc32(batch[_MAGIC_AT:]) == int.from_bytes(batch[_OLD_CRC_AT:_MAGIC_AT]):
             yield LegacyRecordBatch(batch, magic), follows_at, size
-        else:  # The parser of old batches would read beyond a damaged batch, so compare the checksum first.
+        # First compare the checksum, because the parser of old batches would read beyond the end of a damaged batch.
+        else:
             yield None, None, 0
             return
         at += size

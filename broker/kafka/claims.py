@@ -25,7 +25,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# Claims are kept an hour longer than they are valid, because clocks differ and claims are dropped in large groups.
+# Claims are kept an hour longer than they are valid: clocks differ, and many claims are dropped at a time.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
@@ -118,7 +118,8 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            except OffsetTooOld:  # The last read was longer ago than Kafka keeps records of the topic `claims`.
+            # The last read is so long ago that Kafka has deleted the records that came next in `claims`.
+            except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise
             self._read_done[partition] = self._reads_begun[partition]
@@ -129,7 +130,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # An unreadable claim is skipped, so a repeated put with the Idempotency-Key of that claim is stored again.
+        # An unreadable claim is skipped. If its put is repeated, the message is stored a second time.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:

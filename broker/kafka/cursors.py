@@ -16,7 +16,7 @@ from broker.kafka.topics import group_listener, listener_group, topics
 from broker.ports import NotStored
 from broker.settings import KafkaSettings
 
-# More requests to the group coordinators at a time would block the event loop.
+# With more requests to Kafka's group coordinators at a time, the event loop would be blocked for too long.
 _UNDER_WAY_MAX: Final = 32
 
 

@@ -35,9 +35,9 @@ from broker.time_offsets import offsets_since
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
 _READS_MAX: Final = 64  # of 1 MiB, for each message
-# A partition's backlog is counted with at most four reads of 1 MiB. A longer backlog is reported as "at least".
+# The messages that wait in a partition are counted with at most four reads of 1 MiB. More are shown as "at least".
 _LAG_READS_MAX: Final = 4
-# Listeners with distant positions in the log need reads of their own. This is how often a partition is read for them.
+# A partition is read at most this many times to count what waits, because listeners may be far from each other.
 _LAG_ROUNDS_MAX: Final = 8
 
 
@@ -92,7 +92,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # A cursor counts deliveries in `outstanding` as settled. Their last recorded attempts tell the real state.
+        # A cursor counts deliveries in `outstanding` as done. Their last recorded attempts say whether they are.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -141,7 +141,7 @@ class KafkaDeliveries:
                     _collect(record, offset, found, answers)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
-                # The first read is nearly always enough, so only further reads wait for a slot for large reads.
+                # The first read is nearly always enough. Before further reads, wait for a slot for large reads.
                 if reads == 1:
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read and reads < reads_max
@@ -171,7 +171,8 @@ class KafkaDeliveries:
         known = facts_of(places.values(), time.time_ns() // 1_000_000)
         error = next((place.error for place in places.values() if place.error is not None), None)
         if known.accepted_at_ms > known.refused_at_ms and not known.down:
-            error = None  # The cursor of another partition still names the error of an earlier attempt.
+            # The listener has accepted a message since this error, which another partition's cursor still names.
+            error = None
         state = "live"
         if lag and any(place.state == "down" for place in places.values()):
             state = "down"
@@ -224,7 +225,7 @@ class KafkaDeliveries:
                 for top, listener_id in of_queue.get(record.headers[0][1] or b"", ()) if record.headers else ():
                     if last >= top:
                         counts[listener_id] = _with(counts.get(listener_id, Backlog(0, None)), 1, record.timestamp)
-            # The next round counts again for listeners that start in the second half of these records, or after them.
+            # The next read counts for listeners whose position is in the second half of these records, or after them.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, _ in left:
                 if top <= middle and listener_id in counts:
@@ -303,7 +304,7 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    # A scheduled message waits in the topic `outstanding`, so the cursor has already passed it.
+    # A scheduled message waits in the topic `outstanding`, and the listener's cursor has already passed it.
     if not rows and deliver_at_ms:
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
     return DeliveryState(

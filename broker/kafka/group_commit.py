@@ -31,14 +31,14 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# After a record batch of at least three messages, a broker gets its next batch 4 ms later.
+# After a batch of three or more messages, a broker gets the next batch no sooner than 4 ms later.
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # messages
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# At most 20,000 messages may wait for a record batch. More are refused, because Kafka is too slow.
+# At most 20,000 messages may wait for a batch. If more come, Kafka is too slow, and they are refused.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # bytes of the waiting messages
-_QUEUE_SHARE: Final = 2  # Messages for one partition may use half of the limits of waiting messages.
+_QUEUE_SHARE: Final = 2  # The messages for one partition may fill half of the queue of waiting messages, and no more.
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0
@@ -89,12 +89,12 @@ class GroupCommit:
         self.in_doubt = self.refused = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # Messages with an ordering key that wait for a record batch, by partition. Empty queues are left out.
+        # By partition, the messages with an ordering key that wait for a batch, if there are any.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
         self.away: set[int | None] = set()  # brokers whose callers have timed out
-        # The time when the newest acknowledged record batch was sent, by broker.
+        # By broker, the time at which its newest acknowledged batch was sent.
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
         self._wake = asyncio.Event()
@@ -104,7 +104,7 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # A batch of messages without a key did not fit behind keyed messages, so it comes first next time.
+        # True if messages without an ordering key did not fit into the last batch, and come first in the next.
         self._left_out = False
 
     def start(self) -> None:
@@ -229,7 +229,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # If no caller waits for these messages any more, there is no record batch: try another partition.
+                # There is no batch if no caller waits for these messages any more. Then try another partition.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -249,7 +249,7 @@ class GroupCommit:
         producer = self._producer.get()
         try:
             metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
-        except Exception as error:  # The group commit must continue after any error of one record batch.
+        except Exception as error:  # The group commit must continue after any error with one batch.
             doubt = InDoubt(
                 f"Kafka did not acknowledge ({type(error).__name__}). The message may have been stored; "
                 "with an Idempotency-Key it is safe to repeat the request."
@@ -293,7 +293,7 @@ class GroupCommit:
                     continue
                 if item.together is not None:
                     if not item.together.add_to(batch, items, partition):
-                        # Messages that do not fit into this record batch are the first ones in the next record batch.
+                        # Messages that do not fit into this batch are the first ones of the next batch.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
@@ -323,7 +323,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # All partition leaders are late, so each partition with a leader may be used.
+        # All brokers are late. So any partition that has a leader may be used, for a few batches.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:

@@ -17,7 +17,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, 
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-# Kafka accepts a commit with this generation and member id if the consumer group has no members.
+# With this generation and member id, Kafka accepts a commit for a consumer group that has no members.
 _NO_MEMBER: Final = (-1, "")
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ class KafkaGroups:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            # The first look-up of a coordinator is needed, because Kafka then creates its topic for committed offsets.
+            # Always look the first coordinator up, because Kafka then creates its topic for committed offsets.
             if len(brokers) == 1 and self._coordinators:
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))

@@ -25,7 +25,7 @@ from broker.ports import Record
 
 log = logging.getLogger(__name__)
 
-WAIT_MS: Final = 1_000  # If there is no new record, Kafka answers a fetch request after a second.
+WAIT_MS: Final = 1_000  # Kafka answers a fetch request after a second at the latest, even if there are no new records.
 _PARTITION_BYTES: Final = 1 << 20
 _ANSWER_BYTES: Final = 4 << 20
 _RECORDS_MAX: Final = 1_000  # records of a partition per read
@@ -76,7 +76,8 @@ class LongPoll:
             self._send()
         if not self._rest:
             await self._receive()
-            self._send()  # Kafka can work on the next fetch requests while the caller processes these records.
+            # Send the next fetch requests now, so that Kafka works on them while the caller processes these records.
+            self._send()
         found = {}
         for partition, records in list(self._rest.items()):
             found[partition], rest = records[:_RECORDS_MAX], records[_RECORDS_MAX:]
@@ -105,7 +106,7 @@ class LongPoll:
 
     async def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> list[Fetched]:
         request = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES)
-        # A fetch request has its own connection (`group`), because Kafka answers one connection's requests in order.
+        # Each leader gets a connection for fetches (`group`): Kafka answers a connection's requests in order.
         return rows_of(await self._requests.client.send(leader, request, group=self))
 
     async def _receive(self) -> None:
@@ -135,7 +136,8 @@ class LongPoll:
                     damaged = error
                 except LogUnavailable as error:
                     log.warning("tail.failed error=%s", error)
-        if damaged is not None and not self._rest:  # Return the records of other partitions before the error is raised.
+        # Raise the error only after the caller has got the records of other partitions.
+        if damaged is not None and not self._rest:
             raise damaged
 
     async def _take(self, row: Fetched, offset: int) -> None:
@@ -144,7 +146,7 @@ class LongPoll:
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """
         partition = row.partition
-        # The caller has stopped reading this partition, or has begun again at another offset.
+        # Meanwhile, the caller has stopped reading this partition, or reads it from another offset.
         if self.positions.get(partition) != offset:
             return
         error = kafka_errors.for_code(row.error_code)
@@ -159,7 +161,7 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # If a batch claims to reach beyond its file, Kafka returns no bytes and no error.
+        # Kafka returns neither bytes nor an error if a damaged batch claims to reach beyond the end of its file.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

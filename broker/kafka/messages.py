@@ -50,8 +50,8 @@ class MessagesTopic:
         self.name = self._topic = topic.name
         self._partitions = topic.partitions
         self._requests = requests
-        # `_later_ms_max` is how much later a message may be stored than the time in its id says.
-        # A put may be late because a repeat keeps its ids, an append waits, and the clocks of three machines differ.
+        # A message may be stored this much later than the time in its id says.
+        # The time in a message's id is before a wait for the append, and is kept by a repeat; clocks differ, too.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept
@@ -135,7 +135,7 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        # If a wanted message was not found, it may be in the unreadable range of offsets.
+        # A message that was not found may be in the unreadable range, so raise the damage.
         if damage is not None and len(found) < len(wanted):
             raise damage
         return found
@@ -204,7 +204,7 @@ class MessagesTopic:
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
     ) -> tuple[list[bytes], list[int]]:
         """See ports.MessageLog.newest."""
-        # Read one partition after another, so that little is in memory at a time.
+        # Read one partition after the other, to have little in memory at a time.
         async with self._read_slots.slot(organization_id):
             chunks = [
                 await self._chunk(number, queue_id, *bounds)
@@ -224,7 +224,7 @@ class MessagesTopic:
             if record.value is not None and record.headers and record.headers[0][1] == queue:
                 found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
                 held += len(record.value)
-            # The oldest message is dropped here, because a later page of the list will show it.
+            # The oldest message is left out here, because it comes on a later page of the list.
             while held > _CHUNK_BYTES_MAX and len(found) > 1:
                 dropped = found.popleft()
                 held -= dropped.size

@@ -30,7 +30,7 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
     Each copy is compared with the fingerprint that the partition's worker has committed. None in the list stands for an
     unknown leader. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range is unreadable.
     """
-    # Read the fingerprint before the end offset, because the partition's owner may write records in between.
+    # Read the committed checksum before the end offset, because the partition's owner may write records in between.
     noted = await noted_sum(requests, partition)
     if noted is None:
         return []

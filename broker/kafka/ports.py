@@ -15,9 +15,9 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-# Free ports are chosen below every system's ephemeral range, from which clients get their source ports.
-# A client that connects while Kafka is down could otherwise get Kafka's own port as its source port.
-# A client with Kafka's port as its source port would connect to itself, and Kafka could not bind the port again.
+# The free ports are below the ephemeral ports of every system, which clients get as source ports.
+# While Kafka is down, a client that connects to it could otherwise get Kafka's own port as its source port.
+# A client whose source port is Kafka's port would connect to itself, and Kafka could not use the port again.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"
 

@@ -22,7 +22,7 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-BATCH_BYTES_MAX: Final = 1 << 20  # a record that is larger than this gets a batch of its own
+BATCH_BYTES_MAX: Final = 1 << 20  # a record that is larger than this many bytes gets a batch of its own
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
 
@@ -82,12 +82,13 @@ class Producer:
 
     async def _renew(self, broken: Any) -> None:
         log.warning("log.producer_renewed")
-        with contextlib.suppress(Exception):  # The producer is unusable, so errors while it closes do not matter.
+        with contextlib.suppress(Exception):  # The old producer is broken, so ignore errors while it closes.
             await asyncio.wait_for(broken.stop(), 1)
         while self._current is broken:
             try:
                 await self.start()
-            except (LogUnavailable, ConfigurationError):  # An operator may correct the password later, so keep trying.
+            # Keep trying, because the operator may correct Kafka's password later.
+            except (LogUnavailable, ConfigurationError):
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
     def send_all(self, topic: str, partition: int, records: Sequence[KeyAndValue]) -> list[Awaitable[int]]:

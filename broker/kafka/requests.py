@@ -32,7 +32,7 @@ __all__ = ["EARLIEST", "LATEST", "FetchResult", "KafkaRequests", "OffsetTooOld",
 
 log = logging.getLogger(__name__)
 
-# Kafka accepts a commit with this generation and member id if the consumer group has no members.
+# With this generation and member id, Kafka accepts a commit for a consumer group that has no members.
 _NO_MEMBER: Final = (-1, "")
 _RETRY_PAUSE_S: Final = 0.05
 _COPY_BYTES: Final = 16 << 20  # larger than any batch
@@ -55,9 +55,9 @@ class KafkaRequests:
         self.groups = KafkaGroups(self)
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
-        # This function is called for every unreadable range, whoever reads it.
+        # If set, this function is called for each unreadable range that any read finds.
         self.on_damage: Callable[[LogDamaged], None] | None = None
-        # Returns whether an operator has given up an unreadable range.
+        # A function that returns whether an operator has given up an unreadable range.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:
@@ -145,7 +145,7 @@ class KafkaRequests:
             leader = self._leader(topic, partition)
             raw, end = await self._fetch(leader, topic, partition, offset, bytes_max)
             fetched = await parse(raw, offset, end, worth, holes=holes)
-            # The leader's next batch may show where the damage ends, or another replica may be intact.
+            # Fetch more bytes: the next batch may show where the damage ends. After that, ask another replica.
             if fetched is None:
                 raw, end = await self._fetch(leader, topic, partition, offset, bytes_wanted(raw))
                 fetched = await parse(raw, offset, end, worth, holes=holes)
@@ -175,7 +175,7 @@ class KafkaRequests:
             raise OffsetTooOld(
                 f"Kafka no longer has offset {offset} of {topic}/{partition}; read from the partition's first offset"
             )
-        # The broker has found damage in the partition, so nothing in its answer can be trusted.
+        # The broker itself has found the damage, so use nothing of its answer.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)
@@ -310,7 +310,7 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # A scan that does not read ahead leaves nothing to close if the caller stops early.
+        # This scan does not read ahead, so nothing is left to close if the caller stops early.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record
@@ -350,10 +350,10 @@ class KafkaRequests:
                         last = error
                     failed()
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    # The metadata update may wait for as long as a request does.
+                    # Updating the metadata may take as long as any other request.
                     await self.client.force_metadata_update()
         except TimeoutError:
-            # A broker that hangs may no longer lead its partitions, and aiokafka would notice only after five minutes.
+            # A broker that hangs may lead its partitions no longer. aiokafka notices this only after five minutes.
             self.look_again()
             failed()
             why = "" if last is None else f": {type(last).__name__}"

@@ -13,20 +13,20 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
-# Two brokers must store a record before it is acknowledged, unless every batch is synced to disk.
+# Two brokers must store a record before Kafka acknowledges it, unless each batch is synced to disk first.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
-# Kafka must keep the committed offsets of an idle listener for a year; its default of 7 days would lose them.
+# Kafka must keep the committed offsets of an idle listener for a year. By default, it deletes them after 7 days.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
-# The broker settings that the safety of the log depends on.
+# The settings of a Kafka broker that must be safe, so that the log loses nothing.
 BROKER_SETTINGS: Final = (
     "offsets.retention.minutes",
     "offsets.topic.replication.factor",
     "offset.metadata.max.bytes",
     "min.insync.replicas",
 )
-# A cursor's metadata may have 4,096 bytes (broker/core/cursor.py).
+# A cursor is stored in the metadata of a committed offset, which may have 4,096 bytes (broker/core/cursor.py).
 METADATA_BYTES_MIN: Final = 4_096
 # With this feature of Kafka (KIP-966), only a replica that has every acknowledged record may become leader.
 ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
@@ -78,7 +78,7 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # Without a sync, an acknowledged record is only in one broker's memory, and a power cut loses it.
+        # Without a sync to disk, an acknowledged record is only in one broker's memory. A power cut would lose it.
         yield (
             f"one copy may acknowledge a record before any disk has it: set --min-insync {ACKNOWLEDGED_MIN}, "
             "or --flush-each-batch if there is only one broker"
@@ -138,7 +138,7 @@ def _of_brokers(cluster: Cluster) -> Iterator[tuple[str, Mapping[str, str]]]:
 def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iterator[str]:
     name = topic.name
     if now.partitions != topic.partitions:
-        # Message ids and cursors contain the partition, so the number of partitions can't change.
+        # The number of partitions can't change, because message ids and cursors contain the partition's number.
         say = (
             "delete the topic, so that it is created again"
             if topic.partitions == 1
@@ -164,7 +164,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        case "segment.bytes":  # Any segment size is safe, because it only decides how soon compaction runs.
+        case "segment.bytes":  # Any segment size is safe. It only decides how soon Kafka compacts the topic.
             return True
         case "flush.messages":
             return int(now) <= int(wanted)

@@ -32,17 +32,17 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# Counts are written at most this many seconds after the first new count, so that users see new messages soon.
+# New counts are written after at most this many seconds, so that users see new messages soon.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# A batch of records that was read but not counted within a minute is read again.
+# If the counts of some records are not written within a minute after the read, the records are read again.
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
-# Read the last 1,000 records of `statistics` first, and twice as many until every partition's position is found.
+# To find every partition's position, read the last 1,000 records of `statistics`, then twice as many, and so on.
 _LOOK_BACK: Final = 1_000
-# A record of `statistics` may count minutes up to ten minutes later than its own time, because clocks differ.
+# A record of `statistics` may count minutes that are up to ten minutes after its own time, because clocks differ.
 _CLOCKS_MS: Final = 600_000
-# Reading statistics yields to the event loop after every 64 records, which take about a millisecond.
+# A reader of statistics yields to the event loop after each 64 records, which take about a millisecond.
 _RECORDS_AT_ONCE: Final = 64
 _SERIES_READS_MAX: Final = 1_024  # of 1 MiB, per API request
 
@@ -126,7 +126,7 @@ class Counting:
         self._follower: _Follower | None = None
         self._totals = Totals()
         self._fetched: dict[Lane, int] = {}
-        self._ends: dict[Lane, int] = {}  # each partition's end offset, as Kafka last reported it
+        self._ends: dict[Lane, int] = {}  # By partition, the end offset that Kafka reported last.
         self._assignment = 0
         self._looked_s = 0.0
         self._first_folded_s = 0.0
@@ -216,7 +216,7 @@ class Counting:
                 return []
             if batch.end > batch.begin:
                 batches.append(batch)
-                # Move this partition to the end of the order, so that other partitions are read next.
+                # Move this partition to the end of the dictionary, so that other partitions are read before it.
                 del self._fetched[lane]
                 self._fetched[lane] = batch.end
             else:
@@ -318,7 +318,7 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        # This also handles cancellation. The next assignment of partitions finds out whether the counts were written.
+        # Also after a cancellation, it is unknown whether the counts were written. The next assignment finds out.
         except BaseException:
             if assignment == self._assignment:
                 self._overtaken()

@@ -33,10 +33,11 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _CHECK_S: Final = 1.0
 _FAILED_PAUSE_S: Final = 0.5
-_IDLE_MS: Final = 60_000  # The fetcher of aiokafka's consumer has nothing to read, and looks once a minute.
-# The timeout is long for all requests of a group member, because joining takes as long as the slowest hand-over.
+# Aiokafka's consumer is not used for fetching. With this setting, its idle fetcher wakes up only once a minute.
+_IDLE_MS: Final = 60_000
+# Joining the group takes as long as the slowest hand-over, and all requests of a member share this timeout.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-# A consumer that has had only errors for nine seconds does not recover by itself.
+# A consumer that gets only errors for nine seconds does not recover, so it is replaced.
 FAILING_S_MAX: Final = 9.0
 
 _NO_NOTES: Final[Mapping[int, str]] = {}

@@ -14,7 +14,7 @@ from broker.settings import KafkaSettings
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Kafka compacts only full segments, and each new owner of a partition reads all: the default of 1 GiB is too large.
+# Kafka compacts only full segments, and a partition's new owner reads all records. So 1 GiB would be too large.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -47,7 +47,7 @@ class Topics:
 
 def topics(kafka: KafkaSettings) -> Topics:
     """Return all topics with the names and settings that follow from the configuration."""
-    # A record may have as many bytes as Kafka allows by default; clusters may have a lower default.
+    # A record may have as many bytes as Kafka allows by default. A cluster may have been set to less.
     common = {
         "max.message.bytes": "1048588",
         "min.insync.replicas": str(kafka.min_insync),
@@ -106,6 +106,6 @@ def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
     """Return the id of the listener whose cursors a consumer group holds. Return None for any other group."""
-    # This pattern takes linear time, because it has fixed lengths.
+    # This regular expression takes linear time on any input, because all its repetitions have fixed lengths.
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]

@@ -35,22 +35,22 @@ _ALLOWING: Final = (
     "The operator can allow a network with --allow-network. `everput listen` delivers to your own machine without it."
 )
 
-# This pattern takes linear time, because its repetition is bounded.
+# This regular expression takes linear time on any input, because its repetition is bounded.
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
-# This pattern takes linear time, because its repetitions are bounded and the @ ends the first one.
+# This regular expression takes linear time on any input, because its repetitions are bounded, and @ ends the first.
 _MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 Address = IPv4Address | IPv6Address
 
-# Networks that Python's `is_global` does not exclude, although a listener must not be there.
-# IPv6 transition prefixes are refused, because they can lead to any IPv4 address.
+# A listener must not be in these networks, which Python's `is_global` does not exclude.
+# The following IPv6 prefixes are refused, because an address with them can lead to any IPv4 address.
 _REFUSED: Final = tuple(
     map(
         ip_network,
         (
             "0.0.0.0/8",  # this host
-            "100.64.0.0/10",  # carrier-grade NAT (RFC 6598), and the metadata service of a cloud
+            "100.64.0.0/10",  # carrier-grade NAT (RFC 6598), which also has the metadata service of one cloud
             "168.63.129.16/32",  # the host agent of a cloud
             "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
             "192.88.99.0/24",  # 6to4 relays, RFC 7526
@@ -66,7 +66,7 @@ _REFUSED: Final = tuple(
     )
 )
 
-# Ports of other protocols, whose servers might misread an HTTP request (the "bad ports" of the Fetch standard).
+# Servers on these ports speak other protocols, and may misread an HTTP request (the "bad ports" of the Fetch standard).
 PORTS_REFUSED: Final = frozenset(
     [
         *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95),
@@ -90,8 +90,8 @@ class Target(NamedTuple):
     port: int
     authority: str  # the Host header
     target: str  # path and query
-    tunnel: bool = False  # True for the address of Everput's own tunnel, which needs no check
-    mail: bool = False  # True if `target` is an e-mail address and a mail server takes the messages
+    tunnel: bool = False  # True for an address of a tunnel of Everput itself, which is allowed without a check
+    mail: bool = False  # True if `target` is an e-mail address, so that a mail server gets the messages
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
@@ -107,7 +107,7 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
     return not any(address in network for network in _REFUSED if network.version == address.version)
 
 
-@lru_cache(maxsize=4096)  # This cache helps because each probe of a listener calls the function.
+@lru_cache(maxsize=4096)  # The cache saves time, because every probe of a listener parses its URL again.
 def parse_url(url: str) -> Target:
     """Split a URL into its parts. Raises ValueError, with a text for users, if it is not a plain http or https URL."""
     if len(url) > URL_CHARS_MAX:
@@ -201,9 +201,10 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        self.preferred: str | None = None  # the address that worked when the host's other addresses did not
+        # The address that was used successfully after other addresses of the host had failed.
+        self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
-        # If DNS does not answer, the old answer may be used until this time.
+        # If DNS does not answer later look-ups, the worker uses this answer until this time.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 
@@ -219,7 +220,7 @@ class Resolver:
         tuning: DnsTuning = DEFAULT,
         mailer: Mailer | None = None,
     ) -> None:
-        @lru_cache(maxsize=4096)  # This cache helps because each probe of a listener calls the function.
+        @lru_cache(maxsize=4096)  # The cache saves time, because every probe of a listener checks its address again.
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)
 

@@ -19,7 +19,7 @@ HEADERS_MAX: Final = 32
 HEADER_CHARS_MAX: Final = 512
 HIDDEN: Final = "…"
 _SECRET_CHARS_MIN: Final = 4  # Shorter values occur in every text.
-# This pattern takes linear time, because its only repetition has a fixed length.
+# This regular expression takes linear time on any input, because its only repetition has a fixed length.
 _SIGNATURE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 
 Headers = tuple[tuple[str, str], ...]
@@ -81,7 +81,7 @@ def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
         for name, value in shown[:HEADERS_MAX]
     )
     encoded = any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in shown)
-    if encoded:  # Compressed text tells a reader nothing, and may hold a secret.
+    if encoded:  # Compressed text is unreadable, and Everput can't find secrets in it. So it is not stored.
         return Answer(status, headers, "", cut=True)
     text = without_beginning(hidden(parsed.body.decode(errors="replace"), secrets), secrets)
     kept = text.encode(errors="replace")[:BODY_BYTES_MAX].decode(errors="ignore")

@@ -29,14 +29,14 @@ from broker.outbound.retry_after import retry_after_s
 log = logging.getLogger(__name__)
 
 # This error means that a listener's host has no known address, or no allowed one.
-# Missing and forbidden addresses have the same error, so that users can't find out which names an internal DNS knows.
+# Both cases have the same error, so that users can't find out which names an internal DNS server knows.
 # The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
-# Search only answers with these statuses for Retry-After, because a callback for each header would be slow.
+# Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection remembers the last answer if it is at most this long, and does not parse equal answers.
+# A connection remembers the bytes of its last answer if they are at most this many, and does not parse equal answers.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 
@@ -45,9 +45,10 @@ class ConnectionTuning:
     """The bounds of connections."""
 
     connect_s: float = 5.0  # for all addresses together
-    next_address_s: float = 1.25  # If an address does not answer for this long, the next one is tried.
+    # If a host's address does not answer for this long, the worker tries the host's next address.
+    next_address_s: float = 1.25
     addresses_max: int = 3  # At most this many addresses of a host are tried.
-    end_s: float = 1.0  # The rest of an answer may take this long after its status line.
+    end_s: float = 1.0  # After the status line of an answer, the rest may take this long.
 
 
 CONNECTION: Final = ConnectionTuning()
@@ -55,9 +56,10 @@ CONNECTION: Final = ConnectionTuning()
 
 KEPT_BYTES_MAX: Final = 16 << 10  # of an answer that is kept
 
-# The milliseconds of the DNS look-up, of connecting, and of the TLS handshake; None for a step that did not happen.
+# The milliseconds that the DNS look-up, connecting and the TLS handshake took; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
-REUSED: Final[Times] = (None, None, None)  # The request was sent on a connection that was already open.
+# None for all steps: the connection was already open when the request was sent.
+REUSED: Final[Times] = (None, None, None)
 
 
 class Owner(Protocol):
@@ -65,7 +67,7 @@ class Owner(Protocol):
     answered() or failed(), and then released() or lost().
     """
 
-    # If a connection ends before connect() has returned, none of these methods is called.
+    # A connection that ends before connect() has returned calls none of these methods.
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
     def failed(self, connection: Connection, error: str) -> None: ...
@@ -110,13 +112,14 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # How many answers the last received bytes have completed. Two are an error.
+        # The number of answers that ended in the last received bytes. Two for one request are an error.
+        self._ended = 0
         self._head: list[bytes] = []  # the answer's first bytes
-        self._again = b""  # If the next answer on this connection has exactly these bytes, it is not parsed.
+        self._again = b""  # the bytes of the last answer; if the next answer has the same bytes, it is not parsed
         self._again_status = 0
-        self._keeps = False  # True if the bytes of the current answer are kept until it ends
+        self._keeps = False  # True while the bytes of the current answer are collected
         self.times = REUSED  # of opening it
-        self.work: Any = None  # The owner stores its request here. The answer's end removes it.
+        self.work: Any = None  # The owner stores the request here. It is removed when the answer ends.
         self.at = 0.0  # when the request was sent
         self.used = 0  # number of finished requests
         self.well = False  # set by the owner
@@ -152,7 +155,8 @@ class Connection(asyncio.Protocol):
         """Keep the first bytes of the answer that is arriving now. Call `ended` with these bytes when the answer or the
         connection has ended. Only Owner.answered() may call this.
         """
-        if not self._head:  # The answer has the same bytes as the previous one, so they were not stored again.
+        # The answer is equal to the last one, so its bytes were not collected. They are in `_again`.
+        if not self._head:
             self._head.append(self._again)
         self._keeps = True
         self._owner = _Keeping(self, self._owner, ended)
@@ -195,7 +199,7 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
-            # Check this here, because a second answer could be taken for the answer to the next request.
+            # Two answers are refused here: the second one could be taken for the answer to the next request.
             elif self._ended == 1:
                 self._ended = 0
                 status = self._parser.get_status_code()

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-_FILES_PART: Final = 8  # The pools use at most an eighth of the file descriptors.
+# The thread pools for DNS use at most an eighth of the file descriptors that the process may have.
+_FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 
 
@@ -32,18 +33,18 @@ class DnsTuning:
     last time, new names were not looked up before, and slow names hang repeatedly.
     """
 
-    quick_s: float = 1.0  # A host name is known if its look-up was answered within this time.
-    # A look-up that takes longer than this moves from the pool of known or new names to the slow pool.
+    quick_s: float = 1.0  # A host name counts as known if DNS has answered a look-up of it within this time.
+    # A DNS look-up that takes longer than this moves from the pool of known or new names to the slow pool.
     known_leaves_s: float = 1.0
     new_leaves_s: float = 0.25
-    asked_s: float = 0.5  # DNS gets at least this much time to answer a look-up.
-    wanted_s: float = 15.0  # A look-up that waits longer than this for a thread is dropped.
+    asked_s: float = 0.5  # DNS gets at least this much time to answer a look-up, even if many look-ups wait.
+    wanted_s: float = 15.0  # A DNS look-up that waits longer than this for a free thread is dropped.
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
     # At most this many DNS look-ups may be unanswered. Each of them has a thread of 27 KiB and an open file.
     hanging_max: int = 1024
-    slow_after: int = 2  # A host name whose look-ups hang this often in a row is slow.
+    slow_after: int = 2  # A host name whose look-ups got no answer in time this often in a row counts as slow.
     answer_s: float = 2.5  # how long a caller waits
     other_answer_s: float = 0.5  # with a usable older answer
     cache_s: float = 10.0  # how long an answer is fresh
@@ -72,7 +73,7 @@ class Pool:
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
-        # A look-up that takes longer than this moves to the slow pool, if fewer than `hanging_max` look-ups hang there.
+        # A DNS look-up that takes longer than this moves to the slow pool, unless `hanging_max` look-ups hang there.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0
@@ -97,11 +98,11 @@ class DnsLookups:
         self._ask = ask
         hanging_max = min(self.tuning.hanging_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
         self.known = Pool(self.tuning.known_max, leaves_s=self.tuning.known_leaves_s, hanging_max=hanging_max)
-        # New names may not use all of the slow pool, so that known names that hang can still move there.
+        # Look-ups of new names may not fill the slow pool, because look-ups of known names may have to move there.
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
-        self._hung: dict[str, int] = {}  # by host name, the number of look-ups in a row that have hung
+        self._hung: dict[str, int] = {}  # By host name, the number of its last look-ups that got no answer in time.
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """Look up a host name, which may take long. Concurrent callers get the same future, so await it with

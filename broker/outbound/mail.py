@@ -22,12 +22,12 @@ from broker.settings import SmtpSettings
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S: Final = 10.0  # Each step with the mail server may take this many seconds.
-_AT_ONCE: Final = 4  # At most this many mails are handed over at the same time.
+TIMEOUT_S: Final = 10.0  # Each step of the conversation with the mail server may take this many seconds.
+_AT_ONCE: Final = 4  # Everput hands at most this many mails over to the mail server at the same time.
 _ID: Final = b"\r\nwebhook-id: "
 _TAKEN, _REFUSED, _LATER = 200, 422, 503
-_TRANSIENT: Final = 400  # SMTP replies from 400 on refuse a mail only for now.
-_PERMANENT: Final = 500  # SMTP replies from 500 on refuse a mail permanently.
+_TRANSIENT: Final = 400  # An SMTP reply from 400 to 499 refuses a mail for now.
+_PERMANENT: Final = 500  # An SMTP reply of 500 or more refuses a mail permanently.
 _SAID_CHARS_MAX: Final = 500
 
 

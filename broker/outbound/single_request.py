@@ -16,10 +16,10 @@ from broker.outbound.connection import REUSED, ConnectFailed, Connection, Times,
 class Answer(NamedTuple):
     """The answer to a single HTTP request."""
 
-    status: int | None  # the HTTP status; None if there was no valid answer
+    status: int | None  # the HTTP status of the answer; None if there was no valid answer
     error: str | None  # if there was no valid answer
     times: Times = REUSED  # of connecting
-    at_s: float = 0.0  # when the answer's status line arrived, on the event loop's clock
+    at_s: float = 0.0  # when the status line of the answer arrived, on the event loop's clock
     received: bytes = b""  # the first bytes of the answer, if they are kept
 
 

@@ -41,7 +41,7 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
-    # The durations of a failed attempt's steps and the listener's answer are None if they are not known.
+    # The following values are None if they are not known.
     dns_ms: int | None = None
     connect_ms: int | None = None
     tls_ms: int | None = None
@@ -98,7 +98,7 @@ class Backlog(NamedTuple):
     """The messages that wait for a listener."""
 
     messages: int
-    # the time at which the oldest of them was put; None if none waits or the time is not known
+    # the time at which the oldest of these messages was put; None if none waits or the time is not known
     oldest_at_ms: int | None
 
 
@@ -140,7 +140,7 @@ class OutstandingDelivery:
     next_attempt_at_ms: int | None
 
 
-# The position after a page: the partition, and the offset in the topic `outstanding`.
+# The position of the next page: a partition, and an offset in the topic `outstanding`.
 Position = tuple[int, int]
 
 

@@ -15,7 +15,7 @@ from broker.errors import LogUnavailable
 
 EARLIEST: Final = -2  # time that means the first offset
 LATEST: Final = -1  # time that means the end offset
-# If a worker is killed and no worker replaces it, nobody serves its partitions for ten seconds.
+# If a worker is killed and not restarted, its partitions are not served for ten seconds.
 SESSION_TIMEOUT_MS: Final = 10_000
 
 
@@ -140,10 +140,10 @@ class ControlLog(Protocol):
         """Delete a consumer group that has no members. Raises LogUnavailable if Kafka does not answer."""
 
 
-# This function is called with an organization id and the number of bytes that are stored for it.
+# A function that adds a number of bytes to the count of an organization's stored bytes.
 Count = Callable[[str, int], None]
 
-# Builds a Kafka record for the given partition. Returns its key, its value and the queue id.
+# A function that builds a record for a partition, and returns the record's key, its value and the queue's id.
 BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 

@@ -19,7 +19,7 @@ from cli.steps import steps, took
 from cli.visible import visible
 from everput import Client
 
-# The option value `none` becomes this object, because None means that the option was not given.
+# The value that the option value `none` becomes. It is not None, which means that the option was not given.
 NO_LIMIT: Final = object()
 
 
@@ -85,7 +85,7 @@ _SETTINGS = (
         help="Format of the requests; slack for Slack's incoming webhooks.  [default: standard]",
     ),
 )
-# The secret is read from a file, because other users of the machine can see a command line.
+# The secret is read from a file, because other users of the machine can see the arguments of commands.
 _secret = click.option(
     "--secret-file",
     "secret",

@@ -35,7 +35,7 @@ from cli.options import Options, shared_options
 from cli.printing import say
 
 _RECORD_BYTES: Final = 8  # the smallest size of a record in a Kafka record batch, in bytes
-# This pattern takes linear time: its repeats are bounded, and each class excludes the character after it.
+# This regular expression takes linear time on any input, because its repetitions are bounded and can't overlap.
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 

@@ -36,7 +36,7 @@ REFUSE_FROM: Final = 0.25  # of the messages put
 KILL_AT: Final = 0.5
 ACCEPT_AFTER_S: Final = 2.0  # after the last put
 TICK_S: Final = 0.1
-# The demo gives up after 40 s without progress. Kafka needs less time to notice a dead worker.
+# The demo gives up after 40 s without progress, which is longer than Kafka needs to notice a dead worker.
 PATIENCE_S: Final = 40.0
 CONCURRENCY: Final = 16
 _OVER: Final = object()
@@ -88,7 +88,7 @@ def command(*, file: Path, messages: int | None, pace_s: float) -> None:
 
 async def _run(folder: Path, messages: list[str], pace_s: float) -> bool:
     this = asyncio.current_task()
-    # This handler makes SIGTERM clean up as Ctrl-C does.
+    # After SIGTERM, this handler cleans up, as after Ctrl-C.
     if this is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with AsyncExitStack() as stack:

@@ -27,9 +27,9 @@ from cli.processes import supervisor_link as link
 
 READY_S: Final = 600.0  # seconds; the first start downloads Kafka
 STOP_S: Final = 32.0
-# Only our own text: this regular expression reads lines of Everput's own log, so it may take more than linear time.
+# Only our own text: the regular expression reads lines of Everput's own log, so its time need not be linear.
 _STARTED: Final = re.compile(r" process\.started process=(\S+) pid=(\d+)")
-# Only our own text: this regular expression reads lines of Everput's own log, so it may take more than linear time.
+# Only our own text: the regular expression reads lines of Everput's own log, so its time need not be linear.
 _READY: Final = re.compile(r" process\.ready process=(\S+)")
 
 
@@ -41,7 +41,7 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
         *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        # The children have a session of their own: Ctrl-C reaches only the demo, which stops them in order.
+        # The child processes have a session of their own, so Ctrl-C reaches only the demo. It stops them in order.
         start_new_session=True,
         **more,
     )
@@ -82,7 +82,7 @@ class DemoServer:
             self._process = process = await _spawn(
                 *("cli.app", "serve", "--data-dir", str(self._data_dir), "--port", "0"),
                 *("--allow-network", "127.0.0.0/8", "--allow-network", "::1/128"),
-                # Temporary files are in the demo's folder, so that a killed process leaves nothing behind.
+                # Temporary files are in the demo's folder, which is deleted at the end even if a process was killed.
                 environment={
                     **_environment(),
                     link.VARIABLE: str(theirs.fileno()),

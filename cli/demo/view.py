@@ -28,11 +28,11 @@ class Row:
     state: str
     # different messages that were received
     received: int
-    # messages that were put and that this listener has not received yet
+    # the messages that were put and that this listener has not received yet
     waiting: int
     # requests that were answered 503
     refused: int
-    # messages received at a second or later attempt
+    # the number of messages that were received at a later attempt than the first
     retries: int
     # messages that were received again
     duplicates: int

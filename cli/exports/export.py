@@ -159,7 +159,7 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
     """Write the next file, and store the cursor after its events."""
     if not made.files:
-        # Without a manifest, a kill after the first file would leave a folder that is not recognized as an export.
+        # The manifest is written first, so that the folder is recognized as an export if this command is killed.
         manifest.save(folder, made)
     made.cursor = cursor
     if not lines:

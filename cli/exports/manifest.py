@@ -31,7 +31,7 @@ class File(msgspec.Struct, kw_only=True):
     rows: int
     size: int
     sha256: str
-    # Only `everput export-all` sets the topic, the partition and the offset of the file's first record.
+    # The file's topic, partition and offset of the first record are set only by `everput export-all`.
     topic: str = ""
     partition: int = 0
     first: int = 0
@@ -40,7 +40,7 @@ class File(msgspec.Struct, kw_only=True):
 class Manifest(msgspec.Struct, kw_only=True):
     """The manifest of an export, which lists its files."""
 
-    # `organization` for the events of one organization, or `all` for a whole installation.
+    # The kind of export: `organization` for events of one organization, `all` for a whole installation.
     kind: str
     # The parameters of the request to `/v1/log`.
     query: dict[str, str] = {}
@@ -49,9 +49,9 @@ class Manifest(msgspec.Struct, kw_only=True):
     # The organization of the events; empty while there are no events, or in an export of a whole installation.
     organization_id: str = ""
     cursor: str = ""
-    # The end offset of each partition by topic, in an export of a whole installation.
+    # In an export of a whole installation, the end offset of each partition, by topic.
     ends: dict[str, list[int]] = {}
-    # The offset from which an interrupted export continues, by topic and partition.
+    # By topic and partition, the offset from which on the export continues if it was interrupted.
     next: dict[str, int] = {}
     # The number of partitions of all topics except `control`.
     partitions: int = 0

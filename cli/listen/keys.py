@@ -30,7 +30,7 @@ class Action(NamedTuple):
     """The action of a pressed key: resend, body, list, quit or help."""
 
     name: str
-    # The number of the request that the action is about; None for the last request.
+    # The number of the request to which the key press applies; None for the last request.
     number: int | None
 
 
@@ -60,7 +60,7 @@ class Received:
     request: dict[str, Any]
     # The fields of the local program's answer, as `everput listen` printed them.
     fields: dict[str, Any]
-    # The function `resend` sends a received request to the local address again.
+    # A function that sends the received request to the local address again.
     resend: Callable[[], None]
 
 
@@ -105,7 +105,7 @@ def is_ours(descriptor: int) -> bool:
         return False
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except OSError:  # this file is a terminal, but not the one that controls this process
+    except OSError:  # the file is a terminal, but not the terminal that controls this process
         return True
 
 

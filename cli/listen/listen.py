@@ -209,7 +209,7 @@ class _Listening:
                 await self._end.wait()
                 for one in (*running, *self._tasks):
                     one.cancel()
-            if showing:  # the first message may have arrived before the secret was shown
+            if showing:  # the first message may have come before the secret was shown, so wait until it is shown
                 await asyncio.wait(showing, timeout=GIVE_UP_AFTER_S)
 
     def _told(

@@ -19,9 +19,9 @@ from broker.core.names import NAME_CHARS_MAX
 from broker.errors import ConfigurationError
 
 FIELDS: Final = ("name", "data", "queue")
-# This pattern takes linear time: its repeats are bounded, and what follows each can't be part of it.
+# This regular expression takes linear time on any input, because its repetitions are bounded and can't overlap.
 _PORT: Final = re.compile(r"(\d{1,5})(/.*)?", re.ASCII | re.DOTALL)
-# This pattern takes linear time: it is one bounded character class, then fixed characters.
+# This regular expression takes linear time on any input, because its only repetition is bounded.
 _HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL)
 
 

@@ -24,7 +24,7 @@ from broker.errors import ConfigurationError
 REVOKED: Final = 4401  # the WebSocket close codes of api/tunnel.py
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-# A message of 8 MiB may double in size, because quotes are escaped in JSON.
+# A message of 8 MiB may need twice as many bytes in JSON, because quotes are escaped.
 TEXT_BYTES_MAX: Final = 32 << 20
 ANSWER_S: Final = 120.0  # the longest `timeout_ms` that a listener may have
 ALIVE_S: Final = 1.0
@@ -148,7 +148,8 @@ class TunnelClient:
             answer = await self._http.post(self._target, content=body.encode(), headers=headers)
             status, text = answer.status_code, answer.headers.get("retry-after", "")
             after = int(text) if text.isdecimal() else None
-        except httpx.ConnectError:  # nothing was sent, so the message waits until a program listens
+        # The local program is not running, so no part of the message was sent and Everput keeps it.
+        except httpx.ConnectError:
             status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
         except httpx.HTTPError as failure:
             status, error = int(HTTPStatus.BAD_GATEWAY), type(failure).__name__

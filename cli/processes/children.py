@@ -23,7 +23,7 @@ from cli.processes import supervisor_link as link
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # a process that ran for at least 10 s is restarted without a long pause
+STEADY_S: Final = 10.0  # if a process ran for at least 10 s, it is restarted without a long pause
 EXIT_CONFIGURATION: Final = 2
 
 _log = Logger(__name__)
@@ -61,7 +61,7 @@ class Child:
     ) -> None:
         self.name = name
         self.ready = asyncio.Event()
-        self.admin_url: str | None = None  # the admin address of the child process that runs now
+        self.admin_url: str | None = None  # the admin address of the child process that runs at present
         self._arguments = arguments
         self._environment = environment
         self._kafka = kafka
@@ -108,7 +108,7 @@ class Child:
             code = await process.wait()
             self.ready.clear()
             self.admin_url = None
-            await asyncio.wait([talk], timeout=1)  # read the last lines that the process wrote
+            await asyncio.wait([talk], timeout=1)  # wait until the last lines that the process wrote have been read
             talk.cancel()
             with suppress(asyncio.CancelledError):
                 await talk
@@ -125,9 +125,9 @@ class Child:
             env={**self._environment, link.VARIABLE: str(descriptor)},
             pass_fds=(*self._pass_fds, descriptor),
             stdin=asyncio.subprocess.DEVNULL,
-            # Only the supervisor writes to stdout, the line `ready`. Output of its processes is sent to stderr.
+            # Only the supervisor writes to stdout, the line `ready`. The output of its children is sent to stderr.
             stdout=sys.stderr.fileno(),
-            # Ctrl-C in a terminal must reach only the supervisor, which stops all processes in order.
+            # Ctrl-C in a terminal must reach only the supervisor, which then stops all child processes in order.
             start_new_session=True,
         )
 
@@ -149,7 +149,7 @@ class Child:
     async def _go(self, ours: socket.socket) -> None:
         access = await asyncio.shield(self._kafka)
         go = {"embedded": None if access is None else asdict(access)}
-        with suppress(OSError):  # the child process has died, and the method keep() restarts it
+        with suppress(OSError):  # the child process has died already, and keep() will restart it
             await asyncio.get_running_loop().sock_sendall(ours, json.dumps(go).encode() + b"\n")
 
     def _heard(self, message: dict[str, object]) -> None:

@@ -23,7 +23,7 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-DIRECT_PUTS_MAX: Final = 32  # the most unanswered puts of one connection; further requests wait
+DIRECT_PUTS_MAX: Final = 32  # a connection may have this many unanswered puts; further requests wait
 
 
 class DirectConfig(uvicorn.Config):
@@ -35,7 +35,7 @@ class DirectConfig(uvicorn.Config):
     default_lines: tuple[list[tuple[bytes, bytes]], bytes] = (
         [],
         b"",
-    )  # the header lines that every answer has, and the same lines encoded
+    )  # the header lines that are in every answer, and the same lines as bytes
 
 
 class _NoEvent:
@@ -84,12 +84,12 @@ class DirectPutProtocol(HttpToolsProtocol):
     """A connection that answers usual puts without ASGI."""
 
     config: DirectConfig
-    # Headers after the head are trailers, and are dropped (RFC 9112, 7.1.2).
+    # Headers that come after the body are trailers. They are dropped (RFC 9112, 7.1.2).
     in_head = False
-    # A put request whose head has arrived and whose body has not. None if there is none, or if uvicorn answers it.
+    # The put request whose head has arrived and whose body has not. None if there is none, or if uvicorn answers it.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # the request that uvicorn was answering when the put request began
-    # The time of the connection's newest answer, if no request has begun since. 0.0 means that uvicorn has a timer.
+    _before: Any = None  # the earlier request that uvicorn had not answered when this put request began
+    # When the newest answer was sent; 0.0 while a request runs, or if uvicorn's own timer watches the idle connection.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -196,7 +196,8 @@ class DirectPutProtocol(HttpToolsProtocol):
             return
         self._before = None
         candidate.body = b""
-        if len(self.unanswered) > 1:  # uvicorn also pauses reading while pipelined requests wait
+        # While other requests of the connection wait, read no more from it, as uvicorn does.
+        if len(self.unanswered) > 1:
             self.flow.pause_reading()
 
     def default_lines(self) -> bytes:

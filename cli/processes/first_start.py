@@ -22,7 +22,7 @@ from broker.private_files import read_secret, remove_secret, write_secret
 
 ORGANIZATION: Final = "default"
 KEY: Final = "first"
-# This account belongs to no person. Its password, which is stored in the data directory, signs in to the console.
+# This account belongs to no person. It signs in to the console with a password from the data directory.
 EMAIL: Final = "admin@everput.local"
 _PASSWORD_BYTES: Final = 15
 
@@ -86,11 +86,11 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     if not view.state.accounts.by_id:
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
-            # Write the password before the account is created, because an account with an unknown password is useless.
+            # Write the password to a file before the account is created, because else nobody may know it.
             write_secret(password_file, password)
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
-        # Another server on the same Kafka was first, and has created the account.
+        # Another server on the same Kafka was faster, and has created the account.
         except EmailTaken:
             remove_secret(password_file)
             password = None
@@ -102,5 +102,6 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        with contextlib.suppress(WrongPassword):  # somebody else has created this account, with another password
+        # Another server has created this account meanwhile, with another password.
+        with contextlib.suppress(WrongPassword):
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

@@ -13,7 +13,7 @@ from typing import Final
 
 ANY: Final = "*"
 _REMEMBERED_MAX: Final = 1000
-# This pattern takes linear time: its repeats are bounded, and each class excludes the character after it.
+# This regular expression takes linear time on any input, because its repetitions are bounded and can't overlap.
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::[0-9]{0,5})?")
 
 

@@ -23,7 +23,7 @@ from broker.core.catalogue import PASSING, TOPICS
 from broker.core.health import Health
 from broker.core.histogram import BOUNDS_MS, Histogram
 
-if TYPE_CHECKING:  # the supervisor imports this module, and must not import a Kafka client
+if TYPE_CHECKING:  # import late: the supervisor imports this module, too, and must not import a Kafka client
     from api.request_counts import RequestCounts
     from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, Trouble
     from broker.delivery.worker import Worker
@@ -32,9 +32,9 @@ if TYPE_CHECKING:  # the supervisor imports this module, and must not import a K
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# The metrics of a process name listeners with the most waiting messages, and with the oldest waiting messages.
+# A process has metrics for this many listeners with the most waiting messages, and with the oldest.
 LISTENERS_SHOWN: Final = 20
-# Fewer buckets than BOUNDS_MS, because each named listener adds a time series for each of them.
+# Fewer buckets than in BOUNDS_MS, because each listener with metrics adds a time series for each bucket.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
 
 
@@ -52,7 +52,7 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        # Without describe(), the registry would call collect() before there are any counts.
+        # If describe() were missing, the metrics registry would call collect() before there are any counts.
         return []
 
     def collect(self) -> Iterable[Metric]:

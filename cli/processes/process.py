@@ -50,11 +50,11 @@ class Process:
     settings: Settings
     # Set when the process must end.
     stop: asyncio.Event
-    # The work reports its state to `health`, and the admin address shows it.
+    # The state of the process, which the admin address shows.
     health: Health
-    # This function waits until Kafka answers and all topics exist.
+    # A function that waits until Kafka answers and all topics exist.
     kafka: Callable[[], Awaitable[None]]
-    # This function is called once, when the process is ready, with the text after `ready`.
+    # A function that reports, once, that the process is ready. Its argument is a text that the line `ready` shows.
     ready: Callable[[str], None]
 
 
@@ -72,11 +72,11 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         )
     link = Link.from_environment()
     try:
-        # An embedded Kafka starts while this process imports its modules. From now on, Kafka's address is needed.
+        # Embedded Kafka starts while this process imports modules. Kafka's address is needed from here on.
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
-        # Faust takes its event loop from the policy, so passing a loop factory is not enough.
+        # Faust creates its event loop by asyncio's policy, so a loop factory for asyncio.run() is not enough.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(_run(settings, options, link, work))
     except ConfigurationError as error:
@@ -84,7 +84,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
             raise
         link.failed(str(error))
         sys.exit(2)
-    # If Kafka is gone or the machine slept, a traceback would tell nothing.
+    # Log no traceback if Kafka can't be reached or the machine was suspended, because it would tell nothing.
     except (Unavailable, Suspended) as error:
         _log.error("process.failed", reason=error)
         if link is not None:
@@ -134,7 +134,7 @@ async def _run_work(
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if stop.is_set() and not health.ready:  # a process that is still starting has nothing to finish
+    if stop.is_set() and not health.ready:  # a process that is not ready yet has nothing to finish
         working.cancel()
         await asyncio.wait([working], timeout=_GIVE_UP_S)
         return
@@ -158,7 +158,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 def _raise_limits() -> None:
     """Raise the limit of open files to the highest value allowed. The default is often 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS refuses its own value for "unlimited"
+    with suppress(OSError, ValueError):  # macOS does not accept its own value for "unlimited", so set a number
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

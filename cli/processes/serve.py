@@ -35,8 +35,8 @@ from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
-# The sum of these timeouts must be less than 30 s, because `everput serve` must end within 30 s.
-# The admin address closes together with the API (FINISH_S in cli/processes/server.py).
+# `everput serve` must end within 30 s, so these timeouts must add up to less than 30 s.
+# The admin address closes at the same time as the API (FINISH_S in cli/processes/server.py).
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
@@ -44,7 +44,7 @@ KAFKA_STOP_S: Final = 9.0
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 _log = Logger(__name__)
-_WORKERS: Final = min(2, os.cpu_count() or 1)  # a worker keeps one processor busy (docs/operations.md)
+_WORKERS: Final = min(2, os.cpu_count() or 1)  # a worker may keep one processor busy (docs/operations.md)
 
 
 @click.command(
@@ -95,7 +95,7 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
         raise ConfigurationError("--kafka-port sets the port of the embedded Kafka; leave it out with --kafka")
     options = with_loopback(options)
     logs.set_up("serve", options.log_level, options.log_format)
-    # If `everput demo` has started this process, the process ends together with the demo.
+    # If `everput demo` has started this process, end together with the demo.
     Link.from_environment()
     files.make_data_dir(options.data_dir)
     with files.lock(options.data_dir):
@@ -127,7 +127,7 @@ class Supervisor:
         stop = asyncio.Event()
         on_end(partial(self._signalled, stop))
         if self._options.kafka is not None:
-            self._options.kafka_settings()  # report wrong settings before anything is started
+            self._options.kafka_settings()  # if the Kafka settings are wrong, raise the error before any process starts
         environment = self.environment()
         access: asyncio.Future[EmbeddedAccess | None] = loop.create_future()
         async with contextlib.AsyncExitStack() as stack:
@@ -149,7 +149,7 @@ class Supervisor:
             try:
                 done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
-                    task.result()  # result() raises the task's error, because these tasks end only with an error
+                    task.result()  # a task here ends only with an error, and result() raises this error
             finally:
                 for task in (announce, stopped):
                     task.cancel()
@@ -159,7 +159,7 @@ class Supervisor:
     def environment(self) -> dict[str, str]:
         options = self._options
         key = files.sealing_key(options.data_dir, make=True)
-        # Each child process uses a port of its own for its admin address, and reports it to the supervisor.
+        # The admin address of each child process has its own port, which the child process reports to the supervisor.
         own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0", variable("tunnel_port"): "0"}
         inherited = {name: text for name, text in os.environ.items() if name != f"{files.SEALING_KEY_VARIABLE}_FILE"}
         return {**inherited, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
@@ -169,7 +169,7 @@ class Supervisor:
     ) -> None:
         for number in range(self._counts["api"]):
             extra = {"EVERPUT_LISTEN_FD": str(listening)}
-            if number == 0:  # only the first API process creates the first key and account
+            if number == 0:  # only the first API process creates the first API key and the first account
                 extra["EVERPUT_FIRST_START"] = "1"
             self._children["api"].append(
                 Child(
@@ -190,7 +190,7 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     async def _announce(self, url: str) -> None:
-        # Another child process may die while the loop waits for one.
+        # Another child process may die while this loop waits for the first one.
         while not all(child.ready.is_set() for child in self._all()):
             for child in self._all():
                 await child.ready.wait()
@@ -202,7 +202,8 @@ class Supervisor:
         write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
         if options.log_format == "text":
-            logging.getLogger().handlers[0].flush()  # write all earlier log lines before this text for people
+            # Write all log lines so far, before the text that follows for people.
+            logging.getLogger().handlers[0].flush()
             sign_in = f"  (sign in as {EMAIL}; the password is in {password})" if password.exists() else ""
             say("Everput is ready.", err=True)
             say(f"  API      {options.public_url or url}", err=True)

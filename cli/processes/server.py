@@ -26,24 +26,26 @@ from cli.processes.direct import DirectConfig, DirectCycle, DirectPutProtocol
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # common proxies close idle connections after 60 s, so this server keeps them longer
-FINISH_S: Final = 7  # seconds that running requests get to finish
+KEEP_ALIVE_S: Final = 75  # common proxies close idle connections after 60 s; this server must not be the first to close
+FINISH_S: Final = 7  # requests that are running at shutdown get this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-# The limit for the chunk extensions and trailers of a request, which are neither head nor body.
+# The most bytes of chunk extensions and trailers in a request. They belong neither to its head nor to its body.
 FRAMING_BYTES_MAX: Final = 32 << 10
-_CHUNK_BYTES: Final = 20  # the size of a chunk has up to 16 digits, and each chunk has two line ends
-PIPELINED_MAX: Final = 32  # the most pipelined requests of a connection that may wait
-WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # a tunnel's client sends only short answers
-_READ_BYTES_MIN: Final = 64 << 10  # a client that reads less of its answer within `request_s` is disconnected
+_CHUNK_BYTES: Final = 20  # the most bytes around a chunk of a body: a size of up to 16 digits, and two line ends
+PIPELINED_MAX: Final = 32  # a connection may have this many pipelined requests that wait for their answers
+WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only short answers over its WebSocket
+# A client that reads fewer bytes of its answer than this within `request_s` is disconnected.
+_READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
-# uvicorn logs these texts about clients that break the protocol, do not read, or were refused.
-# Log lines of uvicorn with these texts are dropped, because any client can cause thousands.
-# Where such an error of a client matters, Everput writes a log line of its own.
+# uvicorn logs lines with these texts when a client breaks the protocol, does not read, or is refused.
+# Such lines are dropped from the log, because any client can cause thousands of them.
+# If an error of a client matters, Everput itself logs it.
 _CLIENTS_FAULTS: Final = (
-    "ASGI callable returned without completing",  # the answer was cut off, or the WebSocket was refused
+    # Uvicorn logs this when an answer was cut off or a WebSocket was refused.
+    "ASGI callable returned without completing",
     "opening handshake failed",
     "parser failed",
     "Invalid UTF-8 sequence",
@@ -161,7 +163,7 @@ class _Written(asyncio.Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    # Since this time, the client has read little of its answer. 0.0 means that nothing is left to read.
+    # The time since which the client has read little of its answer; 0.0 if it has read everything.
     _unread_since = 0.0
     _unread_bytes = 0
 
@@ -217,18 +219,18 @@ class _Connection(_Written, DirectPutProtocol):
     """
 
     config: _Config
-    # The time since which the rest of a request is awaited; None if the request is complete.
+    # The time since which the server waits for the rest of a request; None if it waits for none.
     _waiting_since: float | None = None
-    # The size of a request's unfinished head. It is negative until the socket read that begins the head has ended.
+    # The bytes of a request's head that have arrived. The count is negative during the socket read in which it began.
     _head_bytes = 0
     _read_bytes = 0  # bytes of this read
-    # The bytes of a request after its head that are not content, such as chunk sizes.
-    # This count of bytes is negative until the current socket read ends, because the read's size is added then.
+    # The bytes after a request's head that are not content, such as the sizes of chunks.
+    # This count is negative during a socket read, because the size of the read is added at its end.
     _framing_bytes = 0
     _client_name: str | None = None
-    _last_taken = False  # no further request is accepted on this connection
-    _deaf = False  # a further request has begun on this connection, and is ignored
-    # The last answer was sent. The rest of its request is read and dropped for at most `request_s`.
+    _last_taken = False  # True if no further request is accepted on this connection
+    _deaf = False  # True if a further request has begun on this connection, and is ignored
+    # True after the last answer. The rest of its request is read and dropped for at most `request_s`.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -259,7 +261,7 @@ class _Connection(_Written, DirectPutProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._take_last()  # the answer to this WebSocket request must follow the answers to earlier requests
+            self._take_last()  # this WebSocket request must wait until earlier requests of the connection are answered
             self._deaf = True
             return
         if not self._opens_websocket():
@@ -311,7 +313,7 @@ class _Connection(_Written, DirectPutProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self._framing_bytes = -self._read_bytes
-        # A request head that arrived in one socket read of at most HEAD_BYTES_MAX bytes is not too large.
+        # If the head arrived in one socket read of at most HEAD_BYTES_MAX bytes, it is not too large.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:

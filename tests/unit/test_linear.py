@@ -76,7 +76,9 @@ def test_each_regular_expression_says_why_it_is_linear():
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="re"), attr=attr)) if attr != "escape":
                     said = lines[node.lineno - 2 : node.lineno]
                     if not any(
-                        say in line for line in said for say in ("# This pattern takes ", "# Only our own text: ")
+                        say in line
+                        for line in said
+                        for say in ("# This regular expression takes ", "# Only our own text: ")
                     ):
                         unsaid.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert unsaid == []

@@ -43,11 +43,11 @@ class ChangeReply:
 
     offset: int  # of the change's record
     event: MessageChange
-    in_doubt: bool  # A crashed worker may have sent the message.
-    honoured: bool  # The update or deletion may already have taken effect.
-    applied: bool = True  # False if the message had been deleted before this change arrived
+    in_doubt: bool  # The worker may have sent the message before it crashed.
+    honoured: bool  # The update or deletion may have taken effect before this worker took the partition over.
+    applied: bool = True  # False if the message had been deleted before this update or deletion arrived
     states: dict[str, str] = field(default_factory=dict)  # by listener id
-    # By listener id, the attempts in flight. The client is answered when their results are known.
+    # The attempts in flight, by listener id. The client is answered when their results are known.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
@@ -100,7 +100,8 @@ class Answers:
             if ready:
                 # If the worker can't store the answer to an update or deletion, the client gets the state `unknown`.
                 with contextlib.suppress(LogUnavailable):
-                    await self._confirm()  # Another worker may own the partition and have delivered the message.
+                    # Another worker may own the partition now, and may have delivered the message.
+                    await self._confirm()
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]
             if waiting:

@@ -46,12 +46,13 @@ _OWNERSHIP: Final = b"partition"  # the record key of ownership events
 class Taken:
     """The updates and deletions of one partition's messages, read before the worker begins to deliver the partition."""
 
-    floor: int  # `found` has all changes of messages from this offset on
+    floor: int  # The first message offset from which on `found` has all updates and deletions.
     position: int  # of the next record of `changes`
     in_doubt_below: int  # Messages below this offset may have been sent before a crash.
-    honoured_below: int  # Another worker may have applied the changes below this offset.
+    # The offset in `changes` below which the former owner of the partition may have applied the updates and deletions.
+    honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    # Each row has an offset, an update or deletion whose client may still wait, and whether the change takes effect.
+    # Rows of an offset, an update or deletion whose client may still wait for an answer, and whether it takes effect.
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
@@ -84,7 +85,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # Updates and deletions before this offset may have taken effect before this worker looked at the deliveries.
+        # By partition, the offset in `changes` below which changes may have taken effect before this worker began.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -265,7 +266,8 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                continue  # Other workers may own the partitions by now. The next checkpoint checks this.
+                # The process was suspended, so other workers may own its partitions. The next checkpoint checks this.
+                continue
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
                     by_partition.setdefault(partition, []).append(self._apply(partition, offset, event))
@@ -383,7 +385,8 @@ class Changes:
         under_way: set[int] = set()  # offsets of deliveries taken from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                return  # This listener's cursor is not loaded yet, and may be at an earlier offset.
+                # A listener's cursor is not loaded yet, so it may need older updates and deletions. Keep them all.
+                return
             stream = dispatcher.streams.get(number)
             if stream is not None:
                 low = min(low, stream.window.top(partition.tail), *stream.window.open)

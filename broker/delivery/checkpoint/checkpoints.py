@@ -71,18 +71,18 @@ class Checkpoints:
         self._partitions = partitions
         self._dispatchers = dispatchers
         self._metrics = metrics
-        # `confirm` asks Kafka for ownership, so that a commit can't set back the cursor of a partition's next owner.
+        # `confirm` asks Kafka whether the worker owns its partitions: no commit may set back the next owner's cursors.
         self._confirm = confirm
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # By listener id, the partitions whose cursor must be committed although no stream has changed.
+        # By listener id, the partitions whose cursor must be committed although no delivery has changed.
         self._changed: dict[str, set[int]] = {}
-        # Outcomes of deliveries that are collected but not written to Kafka yet, by partition.
+        # Encoded results of deliveries by partition, which are not written to Kafka yet.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
-        self._hurried = False  # True during the last checkpoint of an assignment, which must not pause
+        self._hurried = False  # True during the last checkpoint before partitions are handed over, which must not pause
 
     def touched(self, stream: Stream) -> None:
         """Include the delivery stream in the next checkpoint, because it has changed."""
@@ -108,7 +108,7 @@ class Checkpoints:
         self._hurried = True
         try:
             await self.checkpoint()
-            # Ask Kafka whether the worker owns the partitions, even if there was nothing to commit.
+            # Even if there was nothing to commit, ask Kafka whether the worker still owns its partitions.
             await self._confirm()
         finally:
             self._hurried = False
@@ -172,7 +172,7 @@ class Checkpoints:
                 await self._outstanding.flush()
                 await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
-            except BaseException:  # After an error or a cancellation, the next checkpoint writes these cursors again.
+            except BaseException:  # After an error or a cancellation, the next checkpoint commits these cursors again.
                 self._failed(streams, cursors)
                 raise
             self._note_stored(cursors, began)
@@ -314,7 +314,7 @@ class Checkpoints:
             turn = (turn + 1) % rounds
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
-                # Include listeners whose deliveries only wait, so that Kafka does not expire their cursors.
+                # Include listeners whose deliveries all wait: Kafka deletes offsets that are not committed for long.
                 self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
                 # If a commit fails, the older commit stays valid, and the next commit follows in a minute.
@@ -326,7 +326,7 @@ class Checkpoints:
         """Commit the cursors in parts, after a check before each part that the worker still owns the partitions. Return
         the commits that were refused. Raises LogUnavailable.
         """
-        # A consumer group that another consumer uses refuses commits. This must not delay the other listeners.
+        # Kafka refuses commits to a group that another consumer uses. This must not delay the other listeners.
         rows = list(cursors.items())
         together = max(self._tuning.commits_together, -(-len(rows) // self._tuning.commit_pauses_max))
         failed: dict[str, LogUnavailable] = {}
@@ -337,7 +337,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                # The refused commit has taken time, so commit the cursors of all other listeners at once.
+                # The refused commit took time, so commit all remaining cursors together, without more pauses.
                 together = len(rows)
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)

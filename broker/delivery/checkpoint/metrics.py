@@ -44,7 +44,7 @@ class Metrics:
     """The worker's counters since its process started."""
 
     def __init__(self) -> None:
-        # Attempts by outcome and kind of answer, which is `2xx` … `5xx` or `none`.
+        # The number of attempts by outcome and kind of answer: `2xx` to `5xx`, or `none` without an answer.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
         # By listener id. A listener is missing until its first attempt has ended.
@@ -85,7 +85,7 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # Messages that are not read yet are counted as waiting, even if they belong to other queues.
+    # The number of waiting messages. Records that were not read yet count as waiting, even if they are of other queues.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 
@@ -109,9 +109,9 @@ class Condition:
     partitions: int = 0
     listeners: Counter[str] = field(default_factory=Counter)  # by state, such as `down`
     health: Counter[Health] = field(default_factory=Counter)  # listeners and replays
-    # Attempts and failed attempts of the last 5 minutes, by the ids of listeners that had any.
+    # The attempts and failed attempts of the last 5 minutes, by listener id, of listeners that had any.
     recent_attempts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    # Only listeners that are down, failing or paused, or have parked or retrying deliveries.
+    # The listeners that are down, failing or paused, or have parked or retrying deliveries.
     troubles: list[Trouble] = field(default_factory=list)
     lags: list[Lag] = field(default_factory=list)  # only listeners that lag
     open: int = 0  # deliveries in windows

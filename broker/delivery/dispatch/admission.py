@@ -35,7 +35,7 @@ class Admission(Enum):
     FAR = "its message's time is far: it is set aside until then"
 
 
-# Reading an attribute of an enumeration is slow, and this value is compared for each delivery.
+# Constants, because this value is compared for each delivery, and reading an attribute of an enumeration is slow.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 
@@ -82,7 +82,7 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        # An earlier delivery with the same ordering key has failed in the meantime.
+        # Meanwhile, an earlier delivery with the same ordering key has failed and must be attempted first.
         if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN

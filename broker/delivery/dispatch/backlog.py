@@ -40,7 +40,7 @@ class Backlog:
 
     def __init__(self, dispatcher: Lagging) -> None:
         self._dispatcher = dispatcher
-        self.behind: dict[Stream, None] = {}  # delivery streams that lag, in the order in which they get messages
+        self.behind: dict[Stream, None] = {}  # the delivery streams that lag, in the order in which they are served
 
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether this message may be loaded into memory, to send it or to write it to the topic
@@ -67,7 +67,7 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # Queue the delivery stream again at the end, because one read may not be enough.
+            # Put the delivery stream at the end of the queue again, because one read may not be enough.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:
@@ -80,7 +80,7 @@ class Backlog:
         stream.window.forget((delivery.offset,))
         self.behind[stream] = None
 
-    # These methods move deliveries to the topic `outstanding` before retention deletes their messages.
+    # The following methods move deliveries to the topic `outstanding` before Kafka deletes their old messages.
 
     def set_aside_before(self, partition: int, below: int) -> None:
         """Move all unfinished deliveries below this offset of a partition to the topic `outstanding`. With offset 0,

@@ -45,7 +45,7 @@ class Connections:
         self.network = network
         self.target = target
         self.sent: dict[Connection, None] = {}  # connections with a request, oldest first
-        # Connections that are being opened, each with its delivery and its start time on the event loop's clock.
+        # The tasks that open a connection, each with its delivery and the time of its start on the event loop's clock.
         self.making: dict[asyncio.Task[None], tuple[Delivery, float]] = {}
 
     @property

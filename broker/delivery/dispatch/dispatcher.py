@@ -73,7 +73,7 @@ class Dispatcher:
         self.opened = opened  # the listener's decrypted secrets and headers
         self._wants_tick = wants_tick  # makes tick() be called
         self._tell_gone = gone  # called after a 410 Gone
-        # `said_gone` is true if the listener has answered 410 Gone, and `sending` if attempts may begin.
+        # `said_gone` is true after the listener has answered 410 Gone. `sending` is false while no attempt may begin.
         self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}  # by partition
         self.recent: dict[int, Recent] = {}  # the latest attempts, by partition
@@ -146,7 +146,7 @@ class Dispatcher:
         if not self.sending or not ready:
             return
         connections, attempts = self.connections, self.attempts
-        # This repeats the code of `connections.busy`, because a call would be slower.
+        # This repeats the code of the property `connections.busy`, because calling the property would be slower.
         sent, making = connections.sent, connections.making
         most = self.limits.most(len(sent) + len(making))
         while ready and len(sent) + len(making) < most:
@@ -209,7 +209,7 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            # After a crash, the stream and `outstanding` may both have the delivery.
+            # After a crash, a delivery may exist twice: in its stream, and in the topic `outstanding`.
             stream.window.settle(delivery.offset)
         elif stream.window.settle(delivery.offset) is None:
             return
@@ -273,7 +273,7 @@ class Dispatcher:
         if not self.stand_down_if_away():
             self.pump()
 
-    # These methods handle a listener that goes down, is paused, or comes back.
+    # The following methods handle a listener that is down, is paused, or comes back.
 
     def stand_down_if_away(self) -> bool:
         """Free the memory of messages that are not in flight, if the listener is down or paused. Return whether the
@@ -299,7 +299,8 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Start attempts again after a successful probe, or after the listener was resumed."""
-        self.activate()  # A resumed listener must be probed if its circuit breaker is open.
+        # If the resumed listener's circuit is open, regular calls of tick() are needed to start its probes.
+        self.activate()
         if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
         self.refill()
@@ -331,7 +332,7 @@ class Dispatcher:
         if self.memory.many_wait:
             for delivery in self._admissions.crowd():
                 self.set_aside(delivery, None, None, now_ms())
-        # Ready deliveries may have waited for the rate limit, for Retry-After, or for a free socket.
+        # Deliveries that are ready may have waited for the rate limit, for Retry-After, or for a free socket.
         if self.deliveries.due(at_ms) or self.deliveries.ready:
             self.pump()
         waits = bool(self.behind) and self.circuit.state is not circuit.State.OPEN and self.listener.paused is None
@@ -342,7 +343,7 @@ class Dispatcher:
         self._active = bool(self.memory.held or waits or let_alone or self.busy)
         return self._active
 
-    # State for metrics and for sharing out resources
+    # The following properties are for metrics and for dividing memory and attempts among listeners.
 
     @property
     def held(self) -> int:

@@ -17,11 +17,11 @@ from broker.delivery.tuning import TUNED, Tuning
 class Priority(IntEnum):
     """The priorities of listeners, the highest first. A worker's resources are shared out in this order."""
 
-    # A fast listener accepts messages, and answers in under `slow_ms` on average.
+    # FAST: the listener accepts messages, and answers in less than `slow_ms` on average.
     FAST = 0
-    # A slow listener accepts messages, but needs `slow_ms` or more on average to answer. Every replay is slow, too.
+    # SLOW: the listener accepts messages, but answers in `slow_ms` or more on average. Every replay is slow, too.
     SLOW = 1
-    # A failing listener rejects more than a quarter of its attempts, or has not answered yet.
+    # FAILING: the listener rejects more than a quarter of its attempts, or has not answered yet.
     FAILING = 2
 
 
@@ -32,7 +32,8 @@ class Limits:
     """The limits of one listener's attempts in a worker: how many may be in flight, and how many may start."""
 
     priority: Priority
-    low_priority: bool  # Slow and failing listeners have low priority.
+    # True for slow and failing listeners, whose attempts are permitted after those of fast listeners.
+    low_priority: bool
 
     __slots__ = (
         *("_circuit", "_pace", "_pushed_back_until_ms", "_replay", "_samples", "_too_early", "_tuning"),
@@ -53,7 +54,7 @@ class Limits:
         self.failing = 0.0  # average part of attempts not accepted
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
-        self._too_early = False  # The rate limit refused the last attempt.
+        self._too_early = False  # True if the rate limit did not permit the last attempt that was tried.
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
@@ -90,7 +91,7 @@ class Limits:
             self._too_early = not self._pace.begin(at_s)
             if self._too_early:
                 return False
-        # Keep one permitted attempt, in case the listener gets low priority before attempts are shared out again.
+        # Leave one attempt permitted: the listener may become slow or failing before attempts are divided again.
         self.permits = self.permits - 1 if self.low_priority else 1
         return True
 
@@ -101,7 +102,8 @@ class Limits:
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            if self._samples < tuning.answers_weighed:  # At first, the average is the plain mean of all answer times.
+            # For the first answers, the average is the plain mean of all answer times.
+            if self._samples < tuning.answers_weighed:
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()

@@ -56,7 +56,7 @@ class Liveness:
         self._probes: Probes[Dispatcher] = Probes()
         self.probes_under_way: set[asyncio.Task[None]] = set()
         self._per_s = round(tuning.probes_calm / tuning.tick_s)
-        # Each of these dispatchers waits in `_probes`, or its listener is being probed.
+        # The dispatchers of listeners that are down. Each waits for its next probe, or its probe is running.
         self.down: set[Dispatcher] = set()
 
     def watch(self, dispatcher: Dispatcher) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from broker.delivery.tuning import TUNED, Tuning
 
 _MINUTE_MS: Final = 60_000
-# A summary of skipped log lines names at most this many results, and counts all others as "other".
+# A summary of skipped log lines counts at most this many different results, and all others as "other".
 _RESULTS_MAX: Final = 8
 
 

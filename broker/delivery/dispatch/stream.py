@@ -29,9 +29,9 @@ from broker.delivery.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-_ROWS_MAX = 5_000  # An event of the topic `deliveries` with this many rows has about 300 KB.
+_ROWS_MAX = 5_000  # An event with this many rows of deliveries has about 300 KB.
 
-# A row of the event DeliveriesSettled, followed by the time of the put or the message's `deliver_at`, in ms.
+# A row of the event DeliveriesSettled, and the time in ms of the put (or `deliver_at`), from which on delivery was due.
 Row = tuple[int, int, int, int, int]
 Made = tuple[DeliveryAttempted, int]  # with the same time
 
@@ -41,7 +41,7 @@ class Assigned(Protocol):
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
-    # A dispatcher calls this method when its listener goes down or comes up.
+    # A dispatcher calls this method when its listener goes down or comes back.
     def changed(self, listener_id: str, /) -> None: ...
     def touched(self, stream: Stream, /) -> None: ...
     def lagging(self, stream: Stream, /) -> None: ...
@@ -103,7 +103,7 @@ class Delivery:
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream
         self.offset = offset
-        self.message = message  # None if the delivery's state needs no message
+        self.message = message  # None while the message is not in memory, because the delivery's state does not need it
         self.state: State = MISSING
         self.number = 0  # attempts begun
         self.again = False  # was repeated at once
@@ -153,7 +153,7 @@ class Stream:
         self.pressing = False  # must be in the next checkpoint
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # of the next catch-up read
-        # Unfinished deliveries below this offset move to `outstanding`, because retention will delete their messages.
+        # Unfinished deliveries below this offset move to `outstanding`, because Kafka will soon delete their messages.
         self.set_aside_below = 0
         self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`
         replay = dispatcher.listener.replay

@@ -30,7 +30,7 @@ class Ticks:
         self._processor = processor or Processor()
         self._liveness = liveness
         self._active: dict[Dispatcher, None] = {}
-        # This event ends a pause in which no dispatcher needs ticks. It is None if there is no pause.
+        # While no dispatcher needs ticks, the loop waits for this event. It is None while the loop does not wait.
         self._rested: asyncio.Event | None = None
 
     def __len__(self) -> int:
@@ -58,7 +58,8 @@ class Ticks:
         for number in itertools.count():
             if tuning.rest_s and not (self._active or pumped or self._liveness.down):
                 await self._rest(dispatchers)
-                processor.waited()  # Time spent in the pause must not count as waiting for a processor.
+                # The time of the pause must not count as time in which the worker waited for a processor.
+                processor.waited()
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()
             for part in range(tuning.tick_parts):

@@ -19,7 +19,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# The worker that owns this partition deletes the cursors of listeners that no longer exist.
+# For each listener that no longer exists, the owner of this partition deletes the cursors.
 _DELETES_CURSORS: Final = 0
 
 
@@ -90,7 +90,7 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        # Events that only a newer version of Everput can decode may have created further listeners.
+        # There is an event that only a newer version of Everput can read. It may have created further listeners.
         if not self._view.complete:
             return False
         known = self._view.state.listeners.keys()

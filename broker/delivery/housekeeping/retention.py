@@ -94,7 +94,7 @@ class Retention:
         if not partitions:
             return
         await self._view.caught_up()
-        # Events that only a newer version of Everput can decode may have created further listeners.
+        # There is an event that only a newer version of Everput can read. It may have created further listeners.
         if not self._view.complete:
             return
         listeners = list(self._view.state.listeners.values())
@@ -103,15 +103,15 @@ class Retention:
         young = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         lags: deque[_Lag] = deque()
         for partition in partitions:
-            # If another worker owns the partition now, it may have written deliveries that this worker does not know.
+            # Check that the worker still owns the partition. Another owner may have moved deliveries to `outstanding`.
             await self._assure()
             if self._partitions.get(partition) is not owned[partition]:
-                continue  # The partition was handed over, so this worker's state of it is out of date.
+                continue  # The partition was handed over meanwhile, so what this worker knows about it is out of date.
             stands = {one.id: one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners}
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # A delivery that has moved to `outstanding` since the cursors were read is above its listener's cursor.
+            # If a delivery moved to `outstanding` after the cursors were read, it is above its listener's cursor.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)

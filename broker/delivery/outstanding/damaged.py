@@ -48,7 +48,7 @@ class DamagedDeliveries:
         """Write records for the deliveries that these listeners may have in unreadable ranges, each given by its first
         and last offset. Raises LogUnavailable.
         """
-        # This method only writes the records. The caller adds them to the index if the worker still owns the partition.
+        # This method writes only to Kafka. If the worker still owns the partition, the caller updates the index.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
         for at in range(0, len(events), self._at_once):
             await self._assure()

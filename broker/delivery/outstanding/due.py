@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class _Pass:
     """A pass over the deliveries of one listener that are due, a few at a time."""
 
-    until_ms: int  # One pass over the index includes the deliveries that are due at this time or earlier.
+    until_ms: int  # The pass includes only the deliveries that were due when it began, at this time.
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
 
 
@@ -60,7 +60,7 @@ class Due:
         self._next_ms: dict[str, int] = {}  # by listener: the next due time
         self._soonest_ms: int | None = None  # the lowest of these times
         self._wake = asyncio.Event()
-        self._idle = False  # True while the worker sleeps because no delivery is due
+        self._idle = False  # True while the worker sleeps because no delivery is due now
 
     async def pause(self) -> None:
         """Wait until a delivery becomes due. If deliveries are due, but their listeners can't take them, wait for
@@ -167,7 +167,7 @@ class Due:
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # Earlier deliveries with this ordering key have been stored in the meantime, so this delivery must wait.
+        # If an earlier delivery with this ordering key has been stored meanwhile, this delivery must wait.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -225,13 +225,13 @@ class Due:
         """Hand a delivery to the listener's dispatcher. Return False if the dispatcher can't take it now."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
-            return True  # The delivery was cancelled, or this worker no longer owns its partition.
+            return True  # The delivery was cancelled meanwhile, or this worker no longer owns its partition.
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # During the read, the listener's memory became full, or an earlier delivery of the ordering key came up.
+            # During the read, the listener's memory became full, or an earlier delivery of the ordering key came.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)
@@ -245,7 +245,7 @@ class Due:
     def put_back(self, entry: OutstandingEntry) -> None:
         """Schedule a delivery again that could not be attempted."""
         if self.taken.get(entry.id) is not entry:
-            return  # The delivery was cancelled or replaced, or its partition was handed over.
+            return  # The delivery was cancelled or replaced meanwhile, or its partition was handed over.
         del self.taken[entry.id]
         if entry.key_queue is None:
             self._index.queue(entry, now_ms())
@@ -265,13 +265,13 @@ class Due:
 
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether the listener's delivery stream has read far enough for this delivery to be attempted."""
-    # After a crash, the stream may read the same message again.
-    # If the delivery were attempted before the stream has passed its message, a second crash could repeat it.
+    # After a crash, the listener's delivery stream may read the same message again from the topic `messages`.
+    # Wait until the stream has passed the message. Otherwise, a second crash could send the message twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)
     ):
         return False
-    # Earlier messages of the same ordering key must be read before this delivery is attempted.
+    # With an ordering key, wait until the stream has also read all earlier messages, which may have the same key.
     wanted = None if stream is None else stream.window.wanted()
     return entry.key_queue is None or entry.message_offset < min(tail, tail if wanted is None else wanted)

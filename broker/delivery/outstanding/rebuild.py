@@ -34,7 +34,8 @@ class Outcomes:
         # The last failed attempt of each delivery that has not succeeded.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
-        self._delivered: dict[str, bytearray] = {}  # Each bit is one delivered offset of the listener.
+        # By listener id, one bit for each offset: 1 if the message was delivered.
+        self._delivered: dict[str, bytearray] = {}
 
     def delivered(self, listener_id: str, offset: int) -> bool:
         """Return whether the listener has accepted the message at this offset."""
@@ -143,7 +144,7 @@ def _entry_of(
         pass
     if failed is not None:
         return _entry_after(failed, ordering_key)
-    # If some outcomes are unreadable, the message may have been delivered, so park the delivery.
+    # If some results of deliveries are unreadable, the message may have been delivered. So park the delivery.
     due_ms = (deliver_at_ms or now_ms()) if known else None
     return _row(
         partition,

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _TRIES_MAX: Final = 10
 _PAUSE_S: Final = 0.2
-_RECORD_BYTES: Final = 1  # With this limit on a fetch's size, Kafka returns a single record batch.
+_RECORD_BYTES: Final = 1  # Kafka returns a single record batch if the size of a fetch is limited to this.
 
 
 class OutstandingRecords:
@@ -48,7 +48,7 @@ class OutstandingRecords:
         self._deliveries_topic = deliveries_topic
         self._topic = topic
         self.fillers: dict[int, set[bytes]] = {}
-        self.ends: dict[int, int] = {}  # By partition, the offset up to which the topic `outstanding` was read.
+        self.ends: dict[int, int] = {}  # By partition, the offset up to which the topic `outstanding` has been read.
         self._messages_topic = messages_topic
 
     async def all_of(
@@ -78,8 +78,8 @@ class OutstandingRecords:
                 self._requests.report(damage)
                 raise damage
         except LogDamaged:
-            # Records are unreadable or missing, so first yield the deliveries without a successful outcome.
-            # The readable records follow, with None for a delivery that has succeeded.
+            # Some records are unreadable or missing. So first yield the deliveries without a success in `deliveries`.
+            # After them, yield the readable records, with None for each delivery that has succeeded.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)
@@ -114,7 +114,8 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            if record.value == b"":  # `everput serve` has filled the offset of a lost record with an empty record.
+            # Kafka had lost this record, and `everput serve` has put an empty record at its offset.
+            if record.value == b"":
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:
                     raise damage
@@ -136,9 +137,9 @@ class OutstandingRecords:
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
-        damaged = at < 0  # The record was unreadable when the worker took the partition over.
+        damaged = at < 0  # The record was already unreadable when the worker took the partition over.
         try:
-            # Search up to the end of the partition: a repeated append may have left a later record with the same key.
+            # Search up to the end of the partition, because a later record may have the same key.
             while not damaged:
                 fetched = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
                 for record in fetched.records:
@@ -154,13 +155,14 @@ class OutstandingRecords:
             pass
         except LogDamaged:
             damaged = True
-        if buried:  # Only the tombstone is left, so the delivery has ended.
+        if buried:  # The newest record with this key is a tombstone, so the delivery has ended.
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", entry.partition, entry.record_offset)
         message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
-        if message is None and behind:  # A new partition leader may receive the record later.
+        # A new leader of the partition may get the record later, so the offset may still be filled.
+        if message is None and behind:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}; "
                 "it is read again later"

@@ -32,11 +32,12 @@ class WatchedAppender:
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
-        # This number grows when an append begins, and when it ends.
+        # By partition, a number that grows when an append begins, and again when it ends.
         self.changes: defaultdict[int, int] = defaultdict(int)
-        self.records: defaultdict[int, int] = defaultdict(int)  # The number of records that Kafka has certainly stored.
+        # By partition, the number of records that Kafka has acknowledged.
+        self.records: defaultdict[int, int] = defaultdict(int)
         self._under_way: defaultdict[int, int] = defaultdict(int)
-        # The keys of records of which nobody knows whether Kafka has stored them.
+        # By partition, the keys of records that Kafka may or may not have stored.
         self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
 
     @property
@@ -106,9 +107,9 @@ class IndexSync:
         self._due = due
         self._tuning = tuning
         self._reading: dict[int, object] = {}  # the latest read() of each partition
-        # By partition: the offset up to which the index has all records, and how many this worker had written by then.
+        # By partition: the offset up to which the index has all records, and how many of them this worker has written.
         self._known: dict[int, tuple[int, int]] = {}
-        # By partition: the value of `_written.changes` at the time of the fingerprint, and the fingerprint as text.
+        # By partition: `_written.changes` at the time when the checksum was computed, and the checksum as text.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
@@ -124,7 +125,7 @@ class IndexSync:
 
         while current() and (
             before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
-        ):  # An earlier read that failed left these rows.
+        ):  # These rows are left from an earlier read that failed.
             for entry in before:
                 self._index.remove(entry)
             await asyncio.sleep(0)
@@ -152,7 +153,7 @@ class IndexSync:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # no earlier delivery has this ordering key so far
+                entry.queued_ms = entry.due_ms  # no earlier delivery in the index has this ordering key
         for before in self._index.write(partition, rows):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)

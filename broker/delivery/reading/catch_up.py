@@ -93,7 +93,7 @@ class CatchUp:
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops of the two catch-up readers, each to be run as a task."""
         # The first catch-up reader always prefers fast listeners.
-        # The second catch-up reader prefers fast listeners only every other time, so that slow listeners are served.
+        # The second catch-up reader prefers fast listeners only every other time, so that slow ones get their turn.
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
         return [partial(self._run, first) for first in turns]
 
@@ -124,7 +124,7 @@ class CatchUp:
         """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners."""
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # A read for another listener has already served this listener.
+            return  # A read for another listener has already found the messages of this listener.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -155,13 +155,14 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # The partition was handed over, or another read has served this listener.
+                continue  # The partition was handed over, or another read has already served this listener.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                continue  # This read of the log left out the messages of the listener's queue.
+                # The reader searched only for other queues, so the records of this listener's queue were skipped.
+                continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                # Remember now that the stream was served, because refill() may request another read for it.
+                # Remember here that this listener got messages, because refill() may ask for its next read at once.
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
@@ -169,7 +170,7 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # This read returned none of the messages that the listener lacks, so the listener asks again after a pause.
+        # The read had none of the messages that the listener needs, so the listener may ask again after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from broker.core.codec import message_texts
 from broker.core.entities import Queue
 
-_SOUGHT_MAX: Final = 4  # Searching bytes for one id takes a sixth of the time of parsing them.
+_SOUGHT_MAX: Final = 4  # Searching bytes for one id takes a sixth of the time that parsing takes.
 
 
 class Message:
@@ -37,7 +37,7 @@ class Message:
         self._body = b""
         self.key: str | None = None
         self.deliver_at_ms = 0  # 0: deliver at once
-        self.traceparent: str | None = None  # the W3C trace context of the put
+        self.traceparent: str | None = None  # the W3C trace context (`traceparent`) of the request that put the message
         self._change = -1
 
     def body(self, queue: Queue) -> bytes:

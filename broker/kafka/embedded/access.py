@@ -28,10 +28,10 @@ USER: Final = "everput"
 MECHANISM: Final = "SCRAM-SHA-256"
 LISTENER: Final = "CLIENT"
 _SHA_256: Final = 1  # Kafka's number for SCRAM-SHA-256
-# This is Kafka's minimum of SCRAM iterations. More would not help, because the password has 256 random bits.
+# The smallest number of SCRAM iterations that Kafka allows. The password has 256 random bits, so more would not help.
 _ITERATIONS: Final = 4096
 
-# Exceptions if a Kafka server is unreachable, or can't prove that it knows the password.
+# These exceptions mean that a Kafka server is unreachable, or can't prove that it knows the password.
 NO_ANSWER: Final = (kafka_errors.KafkaError, OSError, TimeoutError, ValueError, KeyError, AssertionError)
 
 _CLIENT_PROPERTIES: Final = f"""\
@@ -86,7 +86,7 @@ def made_password(directory: Path) -> str:
     if password is None:
         password = secrets.token_urlsafe(32)
         write_secret(path, password)
-    # This pattern takes linear time, because it has one class and a bounded length.
+    # This regular expression takes linear time on any input, because its only repetition is bounded.
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", password):
         raise ConfigurationError(
             f"{path} does not hold a password that Everput made: delete the file, and the next start creates a new one"
@@ -110,7 +110,7 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
         text = (directory / "kafka.properties").read_text(encoding="utf-8")
     except OSError:
         return None
-    # Only our own text: this regular expression searches a file that Everput wrote itself.
+    # Only our own text: the regular expression searches a file that Everput itself has written.
     found = re.search(r"^advertised\.listeners=[A-Z]+://(\S+)$", text, re.MULTILINE)
     if found is None or bootstrap not in (None, found[1]):
         return None
@@ -150,8 +150,8 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
             raise LogUnavailable(f"the embedded Kafka refused to store the password: {reason}")
 
 
-# aiokafka lacks Kafka's request AlterUserScramCredentials (https://kafka.apache.org/protocol, key 51).
-# The fields of AlterUserScramCredentials are secrets and are never logged.
+# aiokafka has no class for Kafka's request AlterUserScramCredentials (https://kafka.apache.org/protocol, key 51).
+# The fields of a request AlterUserScramCredentials are secrets, and must never be logged.
 class _AlterUserScramCredentialsResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0

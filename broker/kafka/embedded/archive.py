@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
 _AFTER_S: Final = (
-    10.0  # Let the processes that need Kafka start before Java's class archive (a cache of classes) is made.
+    10.0  # Wait, so that Kafka's first clients start before the class archive (a cache of Java classes) is made.
 )
 _STEP_WITHIN_S: Final = 120.0
 _SILENT: Final = "-Xlog:aot*=error"
@@ -49,7 +49,7 @@ def existing(jars: Sequence[Path]) -> Path | None:
     if not path.exists():
         return None
     with suppress(OSError):
-        os.utime(path)  # the new file time shows that the class archive is still in use
+        os.utime(path)  # renew the file's time, so that this class archive is not deleted as unused
     return path
 
 

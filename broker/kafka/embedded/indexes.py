@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 
 from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
 
-# An entry of an `.index` file: a relative offset, and the position of its batch in the segment file.
+# An entry of an `.index` file: an offset relative to the segment's first, and a batch's position in the segment file.
 _PLACE: Final = struct.Struct(">ii")
-# An entry of a `.timeindex` file: the highest time so far, and the relative offset of its batch.
+# An entry of a `.timeindex` file: the highest time so far, and its batch's offset relative to the segment's first.
 _TIME: Final = struct.Struct(">qi")
 
 
@@ -63,7 +63,7 @@ def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iter
             for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
                 index = path.with_suffix(suffix)
                 try:
-                    # Read the index file before the segment file, so that the segment has every batch of the index.
+                    # Read the index before the segment, which may grow meanwhile: it then has every batch of the index.
                     raw = index.read_bytes()
                     batches = _batches(path)
                 except FileNotFoundError:

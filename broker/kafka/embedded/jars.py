@@ -53,7 +53,7 @@ class Pin:
         return f"{artifact}-{version}.jar"
 
 
-# Downloads a pinned jar into an empty directory, and reports the bytes. Raises OSError or RuntimeError.
+# A function that downloads a jar into an empty directory and reports bytes. Raises OSError or RuntimeError.
 Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 
@@ -106,7 +106,7 @@ def collect(
         with lock.acquire(timeout=_LOCK_WAIT_S, cancel_check=cancelled.is_set):
             for left in directory.glob(f"{_STAGING}*"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
-            # While this process waited, another process may have downloaded the jars.
+            # Another process may have downloaded the jars while this process waited for the lock.
             missing = _missing(wanted, directory)
             if missing:
                 _download(missing, directory, fetch=fetch, progress=progress, cancelled=cancelled)
@@ -186,7 +186,7 @@ def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Ev
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
     """Download one jar and check it before it gets its final name, so that every named jar is complete and correct."""
     for number in range(1, _TRIES + 1):
-        # Each try of a download has its own directory, because jgo would accept a half-written file of an earlier try.
+        # Each try of a download gets an empty directory, because jgo accepts a half-written file of an earlier try.
         with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
             try:
                 fetched = fetch(pin, Path(staging), advance)
@@ -209,7 +209,7 @@ def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], Non
 
 
 def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
-    # Import jgo here: it is slow, and only the first start needs it.
+    # Import jgo only here, because its import is slow, and only the first start of `everput serve` needs it.
     from jgo.maven import MavenContext, PythonResolver
 
     @contextmanager
@@ -240,7 +240,7 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]
         def advance(size: int) -> None:
             nonlocal done
             with lock:
-                done = min(done + size, total)  # A second try of a download counts its bytes again.
+                done = min(done + size, total)  # If a download is tried again, its bytes are counted from 0 again.
                 bar.update(task, completed=done)
 
         yield advance
@@ -254,7 +254,7 @@ def _new_lock() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as repository:
         context = MavenContext(repo_cache=Path(repository), timeout=_TIMEOUT_S)
         found: dict[tuple[str, str], str] = {}
-        # Resolve Kafka first and alone, because log4j's BOM would change Kafka's own versions.
+        # Resolve the dependencies of Kafka first and alone, because log4j's BOM would change the versions of some.
         for root in _ROOTS:
             for one in jgo.resolve(root):
                 found.setdefault((one.groupId, one.artifactId), one.version)

@@ -21,17 +21,19 @@ _TETHER: Final = Path(__file__).with_name("parent_watch.py")
 ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 JAVA_OPTIONS: Final = (
-    # The options of Java come from Kafka's own start script, which asks for short pauses.
+    # The following options of Java come from Kafka's own start script. They ask for short garbage collections.
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:TieredStopAtLevel=1",  # Java's optimizing compiler would cost more time than its code saves
-    "-XX:+ExitOnOutOfMemoryError",  # The supervisor restarts a Kafka that has ended, but not one that hangs.
+    # Do not use Java's optimizing compiler, which would take more processor time than it saves.
+    "-XX:TieredStopAtLevel=1",
+    # End Kafka when its memory is full: the supervisor restarts a Kafka that has ended, but not one that hangs.
+    "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
-    # Limit Java's buffer for each thread. Otherwise one large request keeps its memory as long as the thread lives.
+    # Bound Java's buffer for each thread, because a buffer that a large request needed is otherwise never freed.
     "-Djdk.nio.maxCachedBufferSize=262144",
-    # Without this option, Java 25 prints a warning, because Kafka calls sun.misc.Unsafe to unmap files.
+    # Without this option, Java 25 prints a warning: Kafka calls sun.misc.Unsafe to unmap files.
     "--sun-misc-unsafe-memory-access=allow",
 )
 
@@ -77,8 +79,8 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             stderr=out,
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-            # In its own session, Kafka gets no Ctrl-C from the terminal; the parent stops Kafka last.
-            # An idle-priority process stays in the parent's session, because Linux (autogroup) divides time by session.
+            # In a session of its own, Kafka gets no Ctrl-C from the terminal. The parent process stops Kafka last.
+            # A process of idle priority stays in this session: Linux (autogroup) divides processor time by session.
             start_new_session=not idle,
         )
 

@@ -37,7 +37,7 @@ _COMPACTED: Final = "outstanding"
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
-# Kafka is killed after 12 failed checks in a row. A limit in seconds would fail after a suspension of this process.
+# Kafka is killed after 12 failed checks in a row, not after some seconds, because the machine may be suspended.
 _MISSED_MAX: Final = 12
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
@@ -137,7 +137,7 @@ class EmbeddedKafka:
         start() does.
         """
         await self.running_process.stop()
-        # If the password file was deleted or changed, write it again: a restart does not change the password.
+        # If somebody has deleted or changed the password file, write it again. A restart does not change the password.
         if read_secret(password_file(self.data_dir)) != self._password:
             write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)
@@ -232,7 +232,8 @@ class EmbeddedKafka:
             for one in lost:
                 end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
                 if end > one.last:
-                    continue  # Kafka has found more records at its start than its files seemed to have.
+                    # When it started, Kafka found more records than its files seemed to have. None of them is lost.
+                    continue
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)
                 key = f"lost:{end}".encode() if one.topic.endswith(_COMPACTED) else None

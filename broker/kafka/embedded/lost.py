@@ -93,7 +93,7 @@ def put_in(folder: Path, first: int, batches: bytes) -> None:
     the indexes.
     """
     before = [path for path in sorted(folder.glob("*.log")) if int(path.stem) <= first]
-    # The file may end with half a batch, or with space that Kafka has reserved.
+    # A segment file may end with half a batch, or with space that Kafka has reserved. Cut both off.
     if before:
         os.truncate(before[-1], segments.end_of(before[-1])[1])
         _forget_indexes(before[-1])

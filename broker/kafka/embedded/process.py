@@ -41,15 +41,15 @@ from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
 
-# After a crash Kafka reads everything since its last flush; some gigabytes take a minute.
+# After a crash, Kafka reads all records since its last flush. For some gigabytes, this takes a minute.
 READY_WITHIN_S: Final = 120.0
 _FORMAT_WITHIN_S: Final = 60.0
-# Acknowledged records are safe even without a clean stop, which only makes the next start faster.
+# Acknowledged records are safe even if Kafka is killed. A clean stop only makes the next start faster.
 STOP_WITHIN_S: Final = 8.0
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0
 
-# The broker's own connections use SASL PLAIN with a new random password for each start.
+# The Kafka broker's connections to itself use SASL PLAIN, with a password that is new at each start.
 _ITSELF: Final = "kafka"
 _PLAIN: Final = (
     f'org.apache.kafka.common.security.plain.PlainLoginModule required username="{_ITSELF}" '
@@ -209,7 +209,7 @@ class KafkaProcess:
 
     async def _tell_password(self) -> bool:
         """Store the password in Kafka, which does not know it yet. Return whether that worked."""
-        if not listens_as_us(self.port):  # Another program listens on the port, and Kafka has not noticed it yet.
+        if not listens_as_us(self.port):  # Another program listens on Kafka's port, and Kafka has not noticed it yet.
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)
         try:
@@ -227,7 +227,7 @@ class KafkaProcess:
         staging = self.directory / "kafka.new"
         shutil.rmtree(staging, ignore_errors=True)
         properties = self._write_properties(staging)
-        # A cluster id that begins with `-` would look like a command option.
+        # A cluster id that begins with `-` would be taken for a command option, so it begins with a letter.
         cluster_id = "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
         command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
         try:

@@ -24,12 +24,12 @@ from broker.errors import ConfigurationError
 
 MAGIC: Final = 2
 BATCH_BYTES_MAX: Final = 16 << 20
-# The length field does not count these first bytes of a record batch: the base offset and the length itself.
+# The length field of a record batch does not count the batch's first bytes: the base offset and the length field.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
-# A batch header ends with last offset delta, two times, producer id and epoch, first sequence number, and record count.
+# A batch header ends with last offset delta, two times, producer id and epoch, first sequence number, record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-# An entry of an offset index: a relative offset, and the position in the file where its batch begins.
+# An entry of an offset index: an offset relative to the segment's first, and its batch's position in the file.
 _ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
 _ACKNOWLEDGED: Final = "replication-offset-checkpoint"
@@ -72,7 +72,8 @@ def stopped(log_dir: Path) -> Iterator[None]:
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(f"{log_dir} is no log directory of a Kafka broker (it has no meta.properties)")
     try:
-        file = (log_dir / ".lock").open("a+b")  # A broker deletes its lock file when it ends.
+        # The file may be missing, because a broker deletes its lock file when it ends.
+        file = (log_dir / ".lock").open("a+b")
     except OSError as error:
         raise ConfigurationError(f"the Kafka log directory {log_dir} can't be used: {error.strerror}") from error
     with file:
@@ -97,7 +98,7 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
             at, header, whole = row
             base, last_delta = HEADER.unpack(header)[0], max(0, HEADER.unpack(header)[6])
             after = base + last_delta + 1
-            # A batch after a gap is valid in a compacted topic only if the batch that follows it has higher offsets.
+            # In a compacted topic, offsets may be missing between batches if the offsets of all batches ascend.
             beyond = following is None or HEADER.unpack(following[1])[0] >= after
             out_of_order = base < expected or (base > expected and not beyond)
             if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
@@ -217,7 +218,7 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
             file.seek(at)
             header = file.read(HEADER.size)
     except OSError:
-        return True  # Kafka itself deletes an index that has no segment.
+        return True  # Kafka itself deletes an index file that has no segment file.
     if len(header) < HEADER.size:
         return False
     first, _, _, magic, _, _, last, *_ = HEADER.unpack(header)
@@ -257,7 +258,7 @@ def _batches(path: Path) -> Iterator[_Row]:
         at = 0
         while at + HEADER.size <= len(raw):
             header = raw[at : at + HEADER.size]
-            if not any(header):  # Kafka has reserved the rest of the file for later record batches.
+            if not any(header):  # The rest of the file is zeros: space that Kafka has reserved for later batches.
                 return
             _, length, _, magic, *_ = HEADER.unpack(header)
             size = PREFIX_BYTES + length
