@@ -4,8 +4,8 @@
         queue = client.send(create_queue("orders")).queue
         client.send(put_message(queue.id, "first"))
 
-AsyncClient does the same with `await`. verify() checks a request that a listener got. This package imports no other one
-of the project.
+AsyncClient does the same with `await`. verify() and verify_batch() check a request that a listener got. This package
+imports no other one of the project.
 """
 
 from everput.client import AsyncClient, Client
@@ -68,10 +68,11 @@ from everput.requests import (
     update_listener,
     update_message,
 )
-from everput.signatures import verify
+from everput.signatures import BatchMessage, verify, verify_batch
 
 __all__ = [
     "AsyncClient",
+    "BatchMessage",
     "Client",
     "EverputError",
     "InvalidSignature",
@@ -135,4 +136,5 @@ __all__ = [
     "update_listener",
     "update_message",
     "verify",
+    "verify_batch",
 ]

@@ -84,8 +84,8 @@ def list_listeners(queue_id: str) -> Request[answers.ListenersAnswer]:
 def create_listener(
     queue_id: str, *, name: str, notify_url: str, liveness_url: str, **settings: Any
 ) -> Request[answers.NewListenerAnswer]:
-    """Create a listener. `settings` are further fields of the API, such as `secret`, `max_in_flight`, `rate_per_s` or
-    `headers`. The field `from` is called `begin` here.
+    """Create a listener. `settings` are further fields of the API, such as `secret`, `max_in_flight`, `rate_per_s`,
+    `headers` or `batch`. The field `from` is called `begin` here. `batch={}` sends up to 100 messages in one request.
     """
     if "begin" in settings:
         settings["from"] = settings.pop("begin")
@@ -101,7 +101,7 @@ def get_listener(queue_id: str, listener_id: str) -> Request[answers.ListenerNow
 def update_listener(
     queue_id: str, listener_id: str, *, if_match: str | None = None, **changes: Any
 ) -> Request[answers.ListenerAnswer]:
-    """Update the given fields of a listener."""
+    """Update the given fields of a listener. `batch=None` sends one message in each request."""
     path = _listener(queue_id, listener_id)
     return Request(method="PUT", path=path, answer=answers.ListenerAnswer, body=changes, **_condition(if_match))
 

@@ -1,7 +1,7 @@
 """The check of the requests that a listener gets (Standard Webhooks 1.0).
 
-For: the three headers, the signature, the time. Not for: answering. Answer 2xx once the listener has stored the
-message.
+For: the three headers, the signature, the time, and the messages of a batch. Not for: answering. Answer 2xx once the
+listener has stored the message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import hmac
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from everput.errors import InvalidSignature
 
@@ -22,6 +25,36 @@ _SECRET_BYTES_MAX: Final = 64
 # This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
 _SECONDS: Final = re.compile(r"[0-9]{1,15}")
 _HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
+_BATCH: Final = "batch_"  # prefix of the webhook-id of a batch
+_JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchMessage:
+    """A message of a batch, as a listener without batches would get it in a request of its own.
+
+    `id` is the same in each attempt. `body` holds the same bytes as the request would.
+    """
+
+    id: str
+    content_type: str
+    body: bytes
+    attempt: int  # 1 for the first
+    traceparent: str | None = None  # W3C Trace Context
+
+
+class _Element(msgspec.Struct):
+    """A message as an element of a batch's JSON array."""
+
+    id: str
+    content_type: str
+    attempt: int
+    body: msgspec.Raw = msgspec.Raw()  # empty if the element has none
+    body_base64: str | None = None
+    traceparent: str | None = None
+
+
+_elements: Final = msgspec.json.Decoder(list[_Element])
 
 
 def verify(
@@ -56,6 +89,59 @@ def verify(
     if not any(hmac.compare_digest(wanted, one) for one in given):
         raise InvalidSignature("no signature in webhook-signature is valid for this secret")
     return message_id
+
+
+def verify_batch(
+    secret: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    tolerance_s: float = TOLERANCE_S,
+    now_s: float | None = None,  # seconds since the epoch, for tests
+) -> list[BatchMessage]:
+    """Check the signature of a request that a listener with batches got, and return its messages in order. `body` is
+    the request's body as received, byte for byte.
+
+    A request with a single message, such as a listener gets until it has batches, gives a list of one.
+
+    To accept all messages, answer 2xx. To accept all but some, answer 2xx with the JSON `{"failed": [ids]}`; these are
+    sent again.
+
+    Raises InvalidSignature and ValueError like verify(). Also raises ValueError if the signed body is not a batch.
+    """
+    request_id = verify(secret, headers, body, tolerance_s=tolerance_s, now_s=now_s)
+    if request_id.startswith(_BATCH):
+        try:
+            return [_batch_message(one) for one in _elements.decode(body)]
+        except (ValueError, RecursionError) as error:  # the errors of msgspec are ValueErrors
+            raise ValueError(f"the body is not a batch of messages: {error}") from None
+    lower = {name.lower(): value for name, value in headers.items()}
+    attempt = lower.get("everput-attempt", "")
+    return [
+        BatchMessage(
+            id=request_id,
+            content_type=lower.get("content-type", _JSON),
+            body=body,
+            attempt=int(attempt) if _SECONDS.fullmatch(attempt) else 1,
+            traceparent=lower.get("traceparent"),
+        )
+    ]
+
+
+def _batch_message(element: _Element) -> BatchMessage:
+    """Return a message of a batch. Raises ValueError if it has no body, or two."""
+    body = bytes(element.body)
+    if bool(body) == (element.body_base64 is not None):
+        raise ValueError("a message does not have exactly one of body and body_base64")
+    if element.body_base64 is not None:
+        body = base64.b64decode(element.body_base64, validate=True)
+    return BatchMessage(
+        id=element.id,
+        content_type=element.content_type,
+        body=body,
+        attempt=element.attempt,
+        traceparent=element.traceparent,
+    )
 
 
 def _secret_bytes(secret: str) -> bytes:

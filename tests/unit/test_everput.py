@@ -17,7 +17,7 @@ from api_client import make_api
 import everput
 from api.reference import OPERATION_DOCS
 from broker.core import signing
-from everput import AsyncClient, Client, InvalidSignature, NoAnswer, Problem, verify
+from everput import AsyncClient, BatchMessage, Client, InvalidSignature, NoAnswer, Problem, verify, verify_batch
 
 
 @pytest.fixture
@@ -282,6 +282,85 @@ def test_a_secret_that_is_empty_short_or_long_verifies_nothing(key, prefix):
 def test_a_secret_that_is_not_base64_is_an_error(secret):
     with pytest.raises(ValueError, match="base64"):
         verify(secret, headers(SECRET), BODY)
+
+
+# Batches
+
+ELEMENTS = (
+    b'[ {"id":"m-1","content_type":"application/json","attempt":1,"body": {"a" : [1.50, "\xc3\xbc"]}},\n'
+    b'{"id":"m-2","content_type":"text/plain","attempt":3,"body_base64":"/wA=","traceparent":"00-1-2-00","new":[]} ]'
+)
+
+
+def signed(body: bytes, request_id: str = "batch_1", *, at_s: int = 1_000) -> dict[str, str]:
+    signer = signing.Signer(signing.secret_bytes(SECRET))
+    signature = signer.sign(request_id.encode(), b"%d" % at_s, body).decode()
+    return {"Webhook-Id": request_id, "Webhook-Timestamp": str(at_s), "Webhook-Signature": signature}
+
+
+def test_a_signed_batch_gives_its_messages_with_their_bodies_byte_for_byte():
+    assert verify_batch(SECRET, signed(ELEMENTS), ELEMENTS, now_s=1_000) == [
+        BatchMessage(
+            id="m-1", content_type="application/json", body='{"a" : [1.50, "ü"]}'.encode(), attempt=1, traceparent=None
+        ),
+        BatchMessage(id="m-2", content_type="text/plain", body=b"\xff\x00", attempt=3, traceparent="00-1-2-00"),
+    ]
+    assert verify_batch(SECRET, signed(b"[]"), b"[]", now_s=1_000) == []
+
+
+def test_a_request_with_a_single_message_gives_a_batch_of_one():
+    sent = {**signed(BODY, "m-1"), "Everput-Attempt": "2", "Content-Type": "application/json"}
+    one = BatchMessage(id="m-1", content_type="application/json", body=BODY, attempt=2)
+    assert verify_batch(SECRET, sent, BODY, now_s=1_000) == [one]
+
+
+@pytest.mark.parametrize("attempt", ["", "x", "9" * 400, "-1"])
+def test_a_header_that_is_not_signed_changes_no_message(attempt):
+    sent = {**signed(BODY, "m-1"), "everput-attempt": attempt, "everput-batch": "7"}
+    assert [one.attempt for one in verify_batch(SECRET, sent, BODY, now_s=1_000)] == [1]
+    assert len(verify_batch(SECRET, {**signed(ELEMENTS), "everput-batch": "x"}, ELEMENTS, now_s=1_000)) == 2
+
+
+def test_a_batch_that_is_not_signed_is_not_read():
+    deep = b"[" * 100_000
+    for sent in ({}, signed(ELEMENTS), {**signed(deep), "webhook-id": "m-1"}):
+        with pytest.raises(InvalidSignature):
+            verify_batch(SECRET, sent, deep, now_s=1_000)
+    with pytest.raises(InvalidSignature):
+        verify_batch(SECRET, signed(ELEMENTS), ELEMENTS, now_s=1_301)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b"[{}]",
+        b"[" * 100_000,
+        b'[{"id":"m","content_type":"a","attempt":1,"body":%b}]' % (b"[" * 100_000 + b"]" * 100_000),
+        b'[{"id":"m","content_type":"a","attempt":1}]',
+        b'[{"id":"m","content_type":"a","attempt":1,"body":1,"body_base64":""}]',
+        b'[{"id":"m","content_type":"a","attempt":1,"body_base64":"?"}]',
+        b'[{"id":7,"content_type":"a","attempt":1,"body":1}]',
+        b'[{"id":"\xff","content_type":"a","attempt":1,"body":1}]',
+        ELEMENTS[:-1],
+    ],
+)
+def test_a_signed_body_that_is_no_batch_is_an_error(body):
+    with pytest.raises(ValueError, match="not a batch"):
+        verify_batch(SECRET, signed(body), body, now_s=1_000)
+
+
+async def test_the_client_sets_and_clears_a_listeners_batch(api):
+    async with asked(api) as client:
+        queue = (await client.send(everput.create_queue("orders"))).queue
+        urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
+        made = (await client.send(everput.create_listener(queue.id, name="l", **urls, batch={}))).listener
+        assert made.batch is not None
+        assert (made.batch.max_messages, made.batch.max_bytes, made.batch.wait_ms) == (100, 1 << 20, 100)
+        changed = await client.send(everput.update_listener(queue.id, made.id, batch=None))
+        assert changed.listener.batch is None
 
 
 def test_the_client_imports_nothing_of_the_server():
