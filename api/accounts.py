@@ -231,10 +231,10 @@ class Accounts:
         return {"organizations": [self._organization_fields(organization) for organization in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
-        """Count a sign-in attempt. Raises TooManyRequests.
+        """Count a sign-in attempt, or raise TooManyRequests.
 
-        `known` says that the browser has signed in to this account before: such attempts have limits of their own, so
-        that strangers cannot keep the owner out. An attempt that one limit refuses does not count for the other limits.
+        `known` says that the browser has signed in to this account before. Such attempts have limits of their own, so
+        that strangers can't lock the owner out. An attempt that one limit refuses is not counted for the other limits.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)

@@ -76,7 +76,7 @@ _PUT_SLASHES: Final = 4
 
 
 def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> bool:
-    """Return whether an organization may have e-mail sent, so that a stranger who registers can't use the mail
+    """Return whether Everput may send e-mail for an organization. A stranger who registers must not use the mail
     server.
     """
     organization = view.state.organizations.get(organization_id)
@@ -342,8 +342,8 @@ class _App(Starlette):
 
 
 class _Elsewhere:
-    """The ASGI application that answers 404 for unknown paths, and turns errors outside of a resource into problem
-    details.
+    """The ASGI application that answers 404 for unknown paths. It also answers errors outside of the handlers with
+    problem details.
     """
 
     def __init__(self, service: Service) -> None:
@@ -359,7 +359,7 @@ class _Elsewhere:
         self._service.requests.add("other", "other", status, begun_s)
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """Answer an HTTPException of Starlette. Keep its headers, such as `Allow` of a 405."""
+        """Answer with the status of Starlette's HTTPException. Keep its headers, such as `Allow` of a 405."""
         status, more = (error.status_code, error.headers) if isinstance(error, HTTPException) else (400, None)
         return self._response(request, framework_problem(status, str(getattr(error, "detail", ""))), more or {})
 

@@ -66,7 +66,9 @@ class ApiKeys:
         return api_key
 
     def remembered(self, text: bytes) -> ApiKey | None:
-        """Return a valid API key that was found before; None if `find` must look it up or refuse it."""
+        """Return a valid API key that is in the cache. Return None if the caller must use `find` instead, which looks
+        the key up or refuses it.
+        """
         api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         if api_key is None or (api_key.expires_at_ms is not None and api_key.has_expired(now_ms())):
             return None

@@ -23,8 +23,8 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """The memory for unfinished request bodies in one process. One tenant may use at most as much as it leaves free for
-    others.
+    """The memory that unfinished request bodies may use in one process. One tenant may use at most as much as is left
+    for the others.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:

@@ -41,7 +41,7 @@ class Buckets:
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
     def taken(self, name: str, at_s: float) -> int:
-        """Return how many uses of the name count now. The number falls as time passes."""
+        """Return how many uses of the name the limit counts at this time. The number falls as time passes."""
         return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
 
     def __len__(self) -> int:
@@ -60,9 +60,8 @@ class Buckets:
         return allowance
 
     def _forget(self, at_s: float) -> None:
-        """Forget the names whose whole burst is available again.
-
-        If too many names remain, forget the half that used the least. Clients that use many names then gain nothing.
+        """Forget the names whose whole burst is available again. If too many names remain, also forget the half with
+        the fewest uses, so that clients gain nothing by using many names.
         """
         kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
         if len(kept) > NAMES_MAX // 2:

@@ -147,21 +147,21 @@ class Call:
         self.actor = f"key:{api_key.id}"
 
     def by_session(self, session: Session) -> None:
-        """Set a signed-in account as the requester, without an organization."""
+        """Set a signed-in account as the sender of this request, without an organization."""
         self.session = session
         self.actor = f"account:{session.account_id}"
 
     def by_member(self, session: Session, organization_id: str) -> None:
-        """Set a signed-in member of an organization as the requester."""
+        """Set a signed-in member of an organization as the sender of this request."""
         self.by_session(session)
         self.organization_id = organization_id
 
     def check_still_in(self) -> None:
         """Check that the API key or the session is still valid, and that the account is still a member of the
-        organization.
+        organization. Raises Unauthenticated, NoSession or NotFound.
 
-        It is called again after the body has arrived and while an answer is streamed, because a body may take a minute
-        and a streamed answer hours. Raises Unauthenticated, NoSession or NotFound.
+        The check is repeated after the body has arrived and while an answer is streamed, because a body may take a
+        minute and a streamed answer hours.
         """
         state = self._service.view.state
         if self.api_key is not None:
@@ -296,8 +296,8 @@ class Call:
         return bytes(body)
 
     def when_received(self, act: Callable[[int], None]) -> None:
-        """Call `act` with the body's size as soon as the whole body has arrived. An error that `act` raises refuses the
-        request.
+        """Register a function that is called with the body's size when the whole body has arrived. If `act` raises an
+        error, the request is refused.
         """
         receive, size = self._receive, 0
 

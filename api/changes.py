@@ -41,7 +41,9 @@ class Changes:
         self._stored.count_change(organization_id, _EVENT_BYTES + body_bytes)
 
     def before(self, handler: Handler) -> Handler:
-        """Return a handler that counts a change against the organization's limits, and then calls the given handler."""
+        """Return a handler that first counts the request as a change against the organization's limits, and then calls
+        the given handler.
+        """
 
         async def counted(call: Call) -> Any:
             length = call.declared_length()

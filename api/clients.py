@@ -29,8 +29,8 @@ _FORWARDED: Final = b"forwarded"
 class Clients:
     """The network addresses of clients, as names for rate limits.
 
-    The header fields of proxies in the networks `trusted` are believed. `behind_proxy` says that there is a proxy even
-    if its network is not known; then all addresses are unknown.
+    Header fields such as `X-Forwarded-For` count only if a proxy in the networks `trusted` sends them. `behind_proxy`
+    says that there is a proxy, but its network is not known. Then the addresses of all clients are unknown.
     """
 
     def __init__(self, trusted: Sequence[Network] = (), *, behind_proxy: bool = False) -> None:

@@ -29,7 +29,7 @@ _MEDIA: Final[Mapping[str, str]] = {
 
 
 def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
-    """Return the routes of `/console`, of its files, and of `/`.
+    """Return the routes of the console: `/console`, its files, and `/`, which leads there.
 
     `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
     """

@@ -50,7 +50,7 @@ _UNUSUAL: Final = frozenset(
 class DirectPut:
     """A put of a message that is answered without ASGI. A subclass sends the answer.
 
-    `url` and `sent` are the path and the headers of the request. No two of its headers have the same name.
+    `url` is the path of the request, and `sent` are its headers, of which no two have the same name.
     """
 
     __slots__ = ("_begun_s", "_headers", "_put", "_puts", "_request_id", "_told", "scheme", "sent", "url")
@@ -117,14 +117,16 @@ class DirectPut:
             self._puts.answered("PUT", _ROUTE, status, self._begun_s)
 
     def appending(self, put: Put, request_id: bytes, headers: Headers) -> None:
-        """Store the put, the request id and the headers, which are needed for the HTTP answer."""
+        """Keep the put, the request id and the headers until the message is appended, because the HTTP answer needs
+        them.
+        """
         self._put = put
         self._request_id = request_id
         self._headers = headers
 
 
 class DirectPuts:
-    """The checks and the append of those puts that are answered without ASGI.
+    """The part of the API that answers simple puts of messages without ASGI: it checks a put and appends its message.
 
     `came` is called for each appended put. `volume` limits an organization's bytes; None means no limit.
     """

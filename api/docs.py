@@ -90,7 +90,7 @@ class Reference:
 
     @cached_property
     def _parts(self) -> list[bytes]:
-        """Return the OpenAPI document, split wherever the server's URL belongs."""
+        """Return the OpenAPI document in parts, between which the server's URL belongs."""
         return orjson.dumps(document(self._routes(), server=_SERVER)).split(_SERVER.encode())
 
 

@@ -26,8 +26,8 @@ _BACKLOGS_S: Final = 3.0
 async def health_fields(
     view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
 ) -> list[dict[str, Any]]:
-    """Return the health and the counts of each listener as JSON fields. While Kafka does not answer, there are no
-    fields.
+    """Return JSON fields with the health and the delivery counts of each listener. While Kafka does not answer, there
+    are no fields.
     """
     try:
         async with asyncio.timeout(_FACTS_S):
@@ -54,8 +54,8 @@ def listener_health(view: DirectoryView, listener: Listener, facts: Facts) -> di
 async def queue_health_fields(
     view: DirectoryView, status: ListenerStatus, queues: Sequence[Queue]
 ) -> list[dict[str, Any]]:
-    """Return for each queue, as JSON fields, how many of its listeners are in each state, and the counts of their
-    deliveries. While Kafka does not answer, there are no fields.
+    """Return, for each queue, JSON fields that say how many of its listeners are in each state, and how many deliveries
+    are retrying or parked. While Kafka does not answer, there are no fields.
     """
     listeners = [list(queue.listeners.values()) for queue in queues]
     known = iter(await health_fields(view, status, [one for some in listeners for one in some]))
@@ -73,8 +73,8 @@ async def queue_health_fields(
 
 
 async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) -> list[dict[str, Any]]:
-    """Return for each queue, as JSON fields, how many messages wait for its listeners, and since when. While they can't
-    be counted, there are no fields.
+    """Return, for each queue, JSON fields that say how many messages wait for its listeners, and since when. While this
+    can't be counted, there are no fields.
     """
     backlogs = await backlogs_of(status, [one for queue in queues for one in queue.listeners.values()])
     if backlogs is None:
@@ -93,7 +93,9 @@ async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) 
 
 
 async def backlogs_of(status: ListenerStatus, listeners: Sequence[Listener]) -> Mapping[str, Backlog] | None:
-    """Return the backlogs of an organization's listeners, by listener id; None if Kafka does not answer in time."""
+    """Return how many messages wait for each listener of an organization, by listener id. Return None if Kafka does not
+    answer in time.
+    """
     if not listeners:
         return {}
     try:

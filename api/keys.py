@@ -24,7 +24,7 @@ from broker.ports import ControlLog, DirectoryView
 
 
 class _Administrator(NamedTuple):
-    """The API key or the session that creates or revokes API keys of an organization."""
+    """The requester who creates or revokes API keys of an organization: an API key or a member's session."""
 
     organization_id: str
     actor: str

@@ -17,10 +17,11 @@ EVERYBODY: Final = ""  # the key under which a rate limit counts all clients tog
 
 
 class Recent:
-    """The number of recent sign-in attempts of each network.
+    """The number of recent sign-in attempts of each network. Networks with fewer recent attempts are served first, by
+    the argument `left` of `Limit.check`.
 
-    Networks with many recent attempts yield to the others (see `left` of `Limit.check`). One attempt of each network is
-    forgotten every `each_s` seconds, and at most `most` attempts of a network are remembered.
+    One attempt of each network is forgotten every `each_s` seconds. At most `most` attempts of a network are
+    remembered.
     """
 
     def __init__(self, most: int, *, each_s: float) -> None:
@@ -42,7 +43,7 @@ class Limit:
     """A rate limit that permits bursts. It counts separately for each name, such as an address, an account or an
     organization.
 
-    `name` and `unit` appear in the `RateLimit` headers; without a unit, the limit counts requests. `refusal` is the
+    `name` and `unit` appear in the `RateLimit` headers. Without a unit, the limit counts requests. `refusal` is the
     error text for a client that exceeds the limit.
     """
 
@@ -55,7 +56,7 @@ class Limit:
 
     @property
     def size(self) -> int:
-        """The number of uses that one burst may have."""
+        """The largest number of uses in one burst."""
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:

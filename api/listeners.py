@@ -128,9 +128,8 @@ class Listeners:
 
 
 def listener_fields(listener: Listener) -> dict[str, Any]:
-    """Return a listener as JSON, without the values of its headers.
-
-    `paused` is the reason for which the listener is paused, or null.
+    """Return a listener as JSON, without the values of its headers. `paused` is null, or the reason why the listener is
+    paused.
     """
     settings = msgspec.structs.asdict(listener.settings)
     alerts = threshold_fields(settings.pop("alerts"))
@@ -200,7 +199,7 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
 
 
 def _begin_at_ms(begin: str) -> int | None:
-    """Convert the field `from` of a new listener to milliseconds since the epoch; None for `now`."""
+    """Convert the field `from` of a new listener to a time in milliseconds since the epoch. Return None for `now`."""
     if begin == "now":
         return None
     if begin == "beginning":

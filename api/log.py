@@ -107,7 +107,7 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Restrict the selection to the events of one message, from the time in the message's id on. Raises
+        """Restrict the selection to the events of one message, and its start to the time in the message's id. Raises
         NotFound.
         """
         parts = parse_message_id(message_id)

@@ -212,9 +212,10 @@ def _states(queue: Queue, states: Mapping[str, str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | UnsetType]:
-    """Trace a put if this process traces, and yield the `traceparent` that attempts of the message will send.
+    """Trace the put of a message if this process traces. Yield the `traceparent` that attempts of the message will
+    send.
 
-    Without tracing, it is the `traceparent` that the client has sent. An invalid one counts as missing.
+    Without tracing, this is the `traceparent` of the client's request. If that one is invalid, it counts as missing.
     """
     parent = trace.parse(call.sent.get(trace.HEADER, b""))
     if tracing is None:
@@ -254,14 +255,16 @@ def _fields(message: StoredMessage) -> dict[str, Any]:
 
 
 def _steps(attempt: Attempt) -> dict[str, Any]:
-    """Return how long connecting took in a failed attempt, and the listener's answer, as far as they are known."""
+    """Return JSON fields of a failed attempt: how long connecting took, and the listener's answer. Fields that are not
+    known are left out.
+    """
     steps = {"dns_ms": attempt.dns_ms, "connect_ms": attempt.connect_ms, "tls_ms": attempt.tls_ms}
     fields: dict[str, Any] = {name: ms for name, ms in steps.items() if ms is not None}
     return fields if attempt.answer is None else fields | {"answer": answer_fields(attempt.answer)}
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
-    """Return the JSON fields of a listener's answer that was kept."""
+    """Return the JSON fields of a listener's answer that the log has stored."""
     return {
         "headers": [{"name": name, "value": value} for name, value in answer.headers],
         "body": answer.body,

@@ -39,9 +39,8 @@ class Overview:
         self._status = status
 
     async def get(self, call: Call) -> Any:
-        """Answer with the counts of all queues together, and the listeners that need attention.
-
-        An API key that is restricted to some queues gets the overview of these queues.
+        """Answer with the counts of all queues together, and with the listeners that need attention. For an API key
+        that is restricted to some queues, the answer covers only these queues.
         """
         api_key = call.api_key
         state = self._view.state

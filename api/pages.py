@@ -26,7 +26,7 @@ _TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class Listed(Protocol):
-    """An item of a list that is ordered by creation time, and by id within the same millisecond."""
+    """The interface of items that are listed by creation time, and within the same millisecond by id."""
 
     @property
     def id(self) -> str: ...
@@ -61,8 +61,8 @@ def page(
 
 
 class Span(NamedTuple):
-    """The range of messages that a list covers: for each partition, the offsets from `begin` up to but
-    excluding `end`.
+    """The range of messages that a list covers: in each partition, the offsets from `begin` to the last one before
+    `end`.
     """
 
     begin: tuple[int, ...]

@@ -14,7 +14,9 @@ from broker.ports import DirectoryView
 
 
 class Views:
-    """The current directory of queues, listeners and keys, and the directory at an earlier time."""
+    """The access to the directory of queues, listeners and API keys: the current one, and the one at an
+    earlier time.
+    """
 
     def __init__(self, view: DirectoryView, past: Past) -> None:
         self._view = view

@@ -17,7 +17,7 @@ from api.static import static_route
 
 
 class ProblemType(NamedTuple):
-    """The text of a problem type's page. `status` is the HTTP status of the answers that have this type."""
+    """The text of the page about one type of problem. `status` is the HTTP status of the answers with this type."""
 
     status: int
     means: str

@@ -23,9 +23,8 @@ EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for the replays of a listener.
-
-    `count` is called with the size of each new replay, to count it against the organization's limits.
+    """Handlers for the replays of a listener. `count` is called with the size of each new replay, so that it counts
+    against the organization's limits.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:
@@ -116,9 +115,8 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
-    """Return a planned replay as JSON.
-
-    `estimated_s` assumes that the listener is fast enough for the replay's rate, and at most EXPECTED_PER_S per second.
+    """Return a planned replay as JSON. The estimated duration assumes that the listener keeps up with the replay's
+    rate, or with EXPECTED_PER_S messages a second if the replay has no lower rate.
     """
     return {
         "from": rfc3339(planned.from_ms),

@@ -88,7 +88,7 @@ class Secrets:
 
 
 def _steps(test: ListenerTest, listener: Listener) -> dict[str, Any]:
-    """Return as JSON fields how long each step of a listener's test took, and the listener's answer if it sent one."""
+    """Return JSON fields of a listener's test: how long each step took, and the listener's answer if there was one."""
     steps = zip(("dns_ms", "connect_ms", "tls_ms"), test.times, strict=True)
     fields: dict[str, Any] = {name: ms for name, ms in steps if ms is not None}
     if test.answer is not None:
@@ -100,7 +100,9 @@ def _steps(test: ListenerTest, listener: Listener) -> dict[str, Any]:
 
 
 def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
-    """Return an answer with a signing secret. `former` has the times until which earlier secrets also sign."""
+    """Return the JSON of an answer with a signing secret. `former` holds the times until which earlier secrets also
+    sign.
+    """
     going_on = [ends for _, ends in listener.former_secrets if ends > now_ms()]
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")
     return {

@@ -30,7 +30,7 @@ _HOUR_MS: Final = _UNITS_MS["h"]
 
 
 class StatisticsOf:
-    """Handlers for the statistics of a queue and of a listener. `status` knows how many deliveries wait for a
+    """Handlers for the statistics of a queue and of a listener. They ask `status` how many deliveries wait for a
     listener.
     """
 
@@ -62,9 +62,8 @@ class StatisticsOf:
 
 
 def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
-    """Return the start of the time series that the query asks for, the length of a step, and the number of steps.
-
-    Times are in milliseconds. Raises BadParameter.
+    """Return the time series that the query asks for: its start, the length of a step, and the number of steps. Times
+    are in milliseconds. Raises BadParameter.
     """
     to_ms = time_parameter(query, "to")
     to_ms = now if to_ms is None else min(to_ms, now)
@@ -86,8 +85,10 @@ def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
 
 
 def _step_ms(text: str | None, span_ms: int) -> int:
-    """Return the length in milliseconds of one step of a time series. `text` is the length that the client asked for.
-    If it is None, choose a length that suits `span_ms`, the length of the whole series.
+    """Return the length of one step of a time series, in milliseconds.
+
+    `text` is the length that the client asked for. If it is None, the length is chosen so that it suits `span_ms`, the
+    length of the whole series.
     """
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)

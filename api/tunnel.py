@@ -50,7 +50,8 @@ _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "tran
 
 
 class Room:
-    """A bounded number of bytes that requests share. A request waits in order of arrival until its bytes are free.
+    """The memory that requests of tunnels share, a bounded number of bytes. Each request waits, in order of arrival,
+    until as many bytes are free as it has.
 
     A request that is larger than the bound waits until all bytes are free.
     """
@@ -89,7 +90,8 @@ class Room:
 class TunnelBounds:
     """The bounds of the tunnels in one API process.
 
-    The bounds in bytes are for requests that clients have not taken yet. Each request is in memory about three times.
+    The bounds in bytes are for requests that wait for a tunnel's client. Such a request takes about three times its
+    size in memory.
     """
 
     # A tunnel checks at this interval, in seconds, that its API key and its listener still exist.
@@ -110,8 +112,8 @@ DEFAULT_BOUNDS: Final = TunnelBounds()
 
 
 class Tunnel:
-    """The WebSocket of one client. It bounds the bytes of the requests that wait for this client, and of those that
-    wait for all clients of its tenant.
+    """A tunnel: the WebSocket of one client of `everput listen`. Two bounds apply to the bytes of waiting requests: one
+    for this tunnel, and one for all tunnels of its tenant.
     """
 
     def __init__(self, websocket: WebSocket, bytes_max: int, tenants_room: Room) -> None:
@@ -127,9 +129,8 @@ class Tunnel:
 
     @contextlib.contextmanager
     def question(self) -> Iterator[tuple[int, asyncio.Future[dict[str, Any]]]]:
-        """Yield a new number for a question to the client, and a future of the client's answer.
-
-        The future is cancelled if the client disconnects.
+        """Yield a new number for a request to the client, and a future that gets the client's answer. The future is
+        cancelled if the client disconnects.
         """
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -160,7 +161,7 @@ class Tunnel:
 class Tunnels:
     """The tunnels of one API process.
 
-    `address` is `tunnel://host:port`, where workers reach this process. It is set once the socket is open.
+    `address` is `tunnel://host:port`, where workers reach this process. It is set when the socket is open.
     """
 
     def __init__(self, address: str = "", bounds: TunnelBounds = DEFAULT_BOUNDS) -> None:
@@ -180,7 +181,9 @@ class Tunnels:
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
-        """Register a client's WebSocket inside the `with` block. Tunnels of the same tenant share one bound."""
+        """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. Tunnels of the same tenant
+        share one bound of bytes.
+        """
         room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
         tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)
         try:
@@ -325,7 +328,9 @@ class Listen:
                 watching.cancel()
 
     async def _listener(self, call: Call, name: str, url: str) -> Listener:
-        """Return the listener of this name, and make its URLs lead to this process."""
+        """Return the listener of this name, after its URLs were changed to lead to this process. Create it if there is
+        none.
+        """
         if not name:
             raise Refused("The listener needs a name. Add the parameter `name`.")
         await self._view.caught_up()
@@ -337,8 +342,8 @@ class Listen:
         return await self._commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True)
 
     async def _watch(self, websocket: WebSocket, api_key: ApiKey, listener: Listener) -> None:
-        """Wait until the key is revoked, the listener is deleted, or another client takes over. Then close the
-        WebSocket.
+        """Wait until the API key is revoked, the listener is deleted, or another client takes the listener over. Then
+        close the WebSocket.
         """
         while (end := self._end(api_key, listener)) is None:
             await asyncio.sleep(self._tunnels.bounds.look_s)

@@ -17,7 +17,9 @@ _WINDOW_S: Final = 10  # a client may send the bytes of this many seconds in one
 
 
 class Volume:
-    """The count of each organization's request bytes in this process. `bytes_max` is the size of the largest body."""
+    """The rate limit on the bytes of each organization's requests, counted in this process. `bytes_max` is the size of
+    the largest body.
+    """
 
     def __init__(self, bytes_per_s: int, *, bytes_max: int) -> None:
         self._limit = Limit(
@@ -29,8 +31,8 @@ class Volume:
         )
 
     def before(self, handler: Handler) -> Handler:
-        """Return a handler that counts the bytes of a request's body, and then calls the given handler. The new handler
-        raises TooManyRequests.
+        """Return a handler that first counts the bytes of the request's body, and then calls the given handler. The new
+        handler raises TooManyRequests.
         """
 
         async def counted(call: Call) -> Any:

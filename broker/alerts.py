@@ -76,10 +76,11 @@ LocalLag = Callable[[str], int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The functions that tell one worker the facts for alerts.
+    """The functions from which one worker gets what it needs to check alerts.
 
-    `owns` says whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker may
-    own its partitions by now. `disk` returns the free bytes, and the limit below which an alert begins.
+    `owns` returns whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker
+    may own its partitions by now. `disk` returns the free bytes, and the number of free bytes below which an alert
+    begins.
     """
 
     cursors: Cursors
@@ -125,8 +126,8 @@ class _Allowance:
 class AlertWatch:
     """Starts and ends the alerts for the listeners, API keys and organizations of one worker.
 
-    `partitions` is the number of partitions of `messages`. Links in the messages begin with `public_url`. `count` is
-    called with the organization and the size of each message.
+    `partitions` is the number of partitions of `messages`. Links in the alerts' messages begin with `public_url`.
+    `count` is called with the organization and the size of each message.
     """
 
     log: Log
@@ -155,7 +156,7 @@ class AlertWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look(self, at_ms: int | None = None) -> None:
-        """Check once all conditions that this worker must check, and put the messages of new alerts.
+        """Check all conditions that this worker must check once, and put the messages of alerts that begin or end.
 
         `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer.
         """
@@ -186,8 +187,8 @@ class AlertWatch:
         self._forget()
 
     def _due(self) -> list[Listener]:
-        """Return the listeners whose alerts are checked now: all that this worker knows to be in trouble, and some of
-        the others.
+        """Return the listeners whose alerts are checked now: all listeners that may need an alert, and some of the
+        others.
         """
         pressing: list[Listener] = []
         others: list[Listener] = []
@@ -210,7 +211,9 @@ class AlertWatch:
         return self.sources.owns(self._home(subject_id))
 
     def _home(self, subject_id: str) -> int:
-        """Return the partition whose owner checks the alerts of this listener, API key or organization."""
+        """Return the number of the partition whose owner checks the alerts of this listener, API key or
+        organization.
+        """
         return crc32(subject_id.encode()) % self.partitions
 
     def _is_watched(self, listener: Listener) -> bool:
@@ -279,7 +282,9 @@ class AlertWatch:
     async def _judge(
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
-        """Take the newest levels for one listener, API key or organization, and begin or end its alerts."""
+        """Begin or end the alerts of one listener, API key or organization, depending on the newest values of its
+        conditions.
+        """
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             if kind not in triggers:

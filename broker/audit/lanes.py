@@ -50,9 +50,9 @@ class _Ahead(NamedTuple):
 
 
 class Rests:
-    """A cache of fetched records that are not needed yet, shared by all requests that read the log.
+    """A cache of fetched records that are not needed yet. All requests that read the log share it.
 
-    It holds at most `bytes_max` bytes; the oldest records are dropped first.
+    It holds at most `bytes_max` bytes. If there are more, the oldest records are dropped.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -61,8 +61,8 @@ class Rests:
         self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
-        """Keep the records of a fetch from the list index `index` on in the cache, so that they need not be fetched
-        again.
+        """Keep the records of a fetch, from the list index `index` on, in the cache. The next read then need not fetch
+        them again.
         """
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
@@ -81,9 +81,9 @@ class Rests:
 
 
 class LaneReader:
-    """Reads the partitions that one request for the log needs. Call stop() at the end.
+    """The reader of the partitions that one request for the log needs. Call stop() at the end.
 
-    At most about `share_bytes` bytes of each partition's records wait in memory.
+    Of each partition's records, at most about `share_bytes` bytes wait in memory.
     """
 
     def __init__(
@@ -128,9 +128,8 @@ class LaneReader:
             self._ahead = _Ahead(soonest, asyncio.create_task(self._fetch(soonest, soonest.at)))
 
     def _told_damaged(self, lane: Lane[Event], first: int, last: int) -> Event:
-        """Return an event that stands for an unreadable range.
-
-        It is shown to every client, because nobody knows which organizations had records in the range.
+        """Return an event that stands for an unreadable range of the log. All clients see it, because nobody knows
+        which organizations had records in this range.
         """
         return DamageFound(
             at_ms=lane.floor_ms,
@@ -176,7 +175,7 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Add to the merged order as many of the fetched records as the partition may hold in memory."""
+        """Add the fetched records to the merged order, as many as the partition may have in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
         # The left-out records may be beyond the end of the request. The request wants none of them anyway.
         if fetched.left_out_ms is not None:

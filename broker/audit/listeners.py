@@ -30,9 +30,8 @@ _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), w
 
 @dataclass(slots=True)
 class _Queue:
-    """The listeners of one queue that are known so far.
-
-    The next read of the topic `control` for this queue begins at the offset `next`.
+    """The listeners of one queue, as far as they are known. `next` is the offset of `control` from which on the next
+    read looks for more.
     """
 
     next: int
@@ -41,9 +40,9 @@ class _Queue:
 
 
 class Listeners:
-    """A cache of all listeners that queues have ever had, including deleted ones, for one process.
+    """A cache of all listeners that queues have or have had, including deleted listeners. Each process has one.
 
-    A queue is kept in the cache for a while. The next request reads only newer records.
+    If a queue is in the cache, a request reads only the records of `control` that came since.
     """
 
     def __init__(
@@ -60,8 +59,8 @@ class Listeners:
         """Return the ids of all listeners that the queue ever had, and of their replays. Return None if there never was
         such a queue.
 
-        The method reads the topic `control` from the queue's creation on, or from the topic's start if the queue was
-        deleted. Raises LogUnavailable if Kafka does not answer.
+        The events since the queue's creation are read from the topic `control`, or all events if the queue was deleted.
+        Raises LogUnavailable if Kafka does not answer.
         """
         place = organization_id, queue_id
         before = self._kept.pop(place, None) or await self._unread(organization_id, queue_id)
@@ -112,9 +111,8 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return a new cache entry for a queue, still without listeners.
-
-        It says from which offset of `control` on the queue's events must be read.
+        """Return a new cache entry for a queue. It has no listeners yet, and the offset of `control` from which on the
+        queue's events must be read.
         """
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:
@@ -126,7 +124,9 @@ class Listeners:
         return (await self._records.offsets(self._control, {0: at_ms}))[0]
 
     async def _made(self, organization_id: str, begin: int, end: int) -> AsyncGenerator[Event, None]:
-        """Yield the events in [begin, end) that created queues, listeners and replays of the organization."""
+        """Yield the events that created queues, listeners and replays of the organization, in the offsets [begin, end)
+        of `control`.
+        """
         wanted = Selection(organization_id=organization_id, types=_MADE)
         pace = Pace(self._others)
         async with aclosing(control_records(self._records, self._control, end, begin=begin)) as results:

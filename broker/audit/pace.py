@@ -14,7 +14,7 @@ LATELY_S: Final = 1.0
 
 
 class Others:
-    """Records when this process last served a request that must not wait for clients that read the log."""
+    """The times at which this process last served requests that must not wait for clients that read the log."""
 
     def __init__(self) -> None:
         self._came_s = -LATELY_S
@@ -29,10 +29,10 @@ class Others:
 
 
 class Pace:
-    """Limits a long piece of work to about half of the event loop's time. Each step of it is a `with` block without
-    await.
+    """A limit that gives a long piece of work about half of the event loop's time. The other half is for requests,
+    while there are any.
 
-    The other half is for requests, as long as there are any.
+    Each step of the work is a `with` block without await.
     """
 
     def __init__(self, others: Others) -> None:
@@ -46,11 +46,11 @@ class Pace:
         self._busy_s += time.perf_counter() - self._began_s
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
-        """Yield to the event loop for as long as the work since the last yield took. Do nothing if that took less than
-        `after_s`.
+        """Yield to the event loop for as long as the work since the last yield took. Do nothing if the work took less
+        than `after_s`.
 
-        It waits even if the event loop is idle, because a put uses the loop many times. Without the wait, puts took
-        three times as long while a client read the log. If no request came lately, it yields only once.
+        The wait continues even if the event loop is idle, because a put uses the loop many times: without this, puts
+        took three times as long while a client read the log. If no request came lately, the loop runs only once.
         """
         if self._busy_s < after_s:
             return

@@ -41,7 +41,9 @@ _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
 
 class WrongCursor(Refused):
-    """The cursor does not belong to this request. It was given by another installation, or with other filters."""
+    """The cursor does not belong to this request. It is from another installation, or from a request with other
+    filters.
+    """
 
     code = "wrong-cursor"
 
@@ -89,7 +91,7 @@ class ReaderTuning:
     """The limits for reading the log in one process.
 
     Kafka acknowledges an append within `settle_ms`, with rare exceptions, so older events have their final order. A
-    request that follows the log counts as open all the time.
+    request that waits for new events counts as running all the time.
     """
 
     settle_ms: int = 2_000
@@ -268,8 +270,8 @@ class _Reading:
         return starts
 
     async def _ends(self) -> list[int]:
-        """Return the offset at which each partition ends. For a message's history, `messages` ends after the
-        message.
+        """Return the offset at which each partition ends. For one message's history, the partition of `messages` ends
+        after this message.
         """
         message = self._wanted.message
         return [
@@ -278,9 +280,9 @@ class _Reading:
         ]
 
     async def _offsets(self, at_ms: int, *, confirmed: bool = False) -> list[int]:
-        """Return the offset of each partition at a time, or at its start or end (EARLIEST, LATEST).
+        """Return the offset of each partition at a time, or at its start or end if `at_ms` is EARLIEST or LATEST.
 
-        With `confirmed`, the times of the records are compared too, because a time index may be damaged.
+        With `confirmed`, the offset is checked against the times of records, because Kafka's time index may be damaged.
         """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(one.name for one in self._partitions):

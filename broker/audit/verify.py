@@ -29,8 +29,8 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """A hash of the directory, computed from all events of `control` before the offset `position`. `digests` has a
-    checksum of each field.
+    """The hash of a directory after all events of `control` before the offset `position`. `digests` has a checksum of
+    each field, to find a difference.
     """
 
     position: int
@@ -39,9 +39,9 @@ class State(NamedTuple):
 
 
 class Verifier:
-    """Checks a whole log for `everput verify`.
+    """The check of a whole log, for `everput verify`.
 
-    `read` is called with the number of offsets of each read. After findings(), `control` holds the directory.
+    `read` is called with the number of offsets of each read. After findings() has ended, `control` holds the directory.
     """
 
     def __init__(
@@ -71,10 +71,8 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Yield everything that is wrong, in the order of reading, and a hash of the directory at each of these offsets
-        of `control`.
-
-        Raises LogUnavailable if Kafka does not answer.
+        """Yield everything that is wrong with the log, in the order of reading. At each of these offsets of `control`,
+        also yield a hash of the directory. Raises LogUnavailable if Kafka does not answer.
         """
         messages = await self._bounds(self._topics["messages"])
         for name, topic in self._topics.items():
@@ -131,7 +129,9 @@ class Verifier:
             yield checks.damaged(one.first, one.last)
 
     async def _claims(self) -> AsyncGenerator[Finding, None]:
-        """Check whether the topic `claims` is readable. Nothing else refers to claims, so no more can be checked."""
+        """Check that the topic `claims` is readable. No more can be checked, because no other topic refers to
+        claims.
+        """
         topic = self._claims_topic
         begins, ends = await self._bounds(topic)
         for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
@@ -202,9 +202,7 @@ class Verifier:
                 yield finding
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
-        """Check whether the workers have read beyond the end of `messages`, which would mean that Kafka has lost
-        messages.
-        """
+        """Check whether workers have read offsets beyond the end of `messages`. If so, Kafka has lost messages."""
         topic = self._topics["messages"].name
         rows = await self._requests.groups.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]

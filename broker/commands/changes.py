@@ -86,8 +86,7 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
 async def newest_messages(
     log: Log, queue: Queue, *, begin: Sequence[int], end: Sequence[int], limit: int
 ) -> tuple[list[StoredMessage], list[int]]:
-    """Return a page of the queue's messages with their current data, and where the next page begins.
-
+    """Return a page of the queue's messages with their current data, and the position where the next page begins.
     Deleted messages are left out. Raises LogUnavailable if Kafka does not answer.
     """
     while True:
@@ -116,12 +115,11 @@ async def update_message(
     if_match: Versions | None = None,  # versions that may be changed
     count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Change a message's data. Return the message, and the state of its delivery to each listener, by listener id.
+    """Change a message's data. Return the message, and by listener id the state of its delivery.
 
-    `delivered` means that the listener has the old data. `pending`, `retrying` and `parked` mean that it will get the
-    new data. `unknown` means either.
-
-    Raises Changed if the message does not have a version in `if_match`; Refused, NotFound, LogUnavailable or InDoubt.
+    A listener whose state is `delivered` has the old data. With `pending`, `retrying` or `parked`, it will get the new
+    data. With `unknown`, it may have got the old data. Raises Changed if the message does not have a version in
+    `if_match`; Refused, NotFound, LogUnavailable or InDoubt.
     """
     new_put(queue, data, None, None, "", "")  # Updated data must obey the same rules as data that is put.
     found = await find_message(log, queue, message_id)
@@ -140,12 +138,11 @@ async def delete_message(
     if_match: Versions | None = None,  # versions that may be deleted
     count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Delete a message. Return it as it was, and the state of its delivery to each listener, by listener id.
+    """Delete a message. Return it as it was, and by listener id the state of its delivery.
 
-    `delivered` means that the listener has the message, `cancelled` that it will not get it, and `unknown` means
-    either.
-
-    Raises Changed if the message does not have a version in `if_match`; NotFound, LogUnavailable or InDoubt.
+    A listener whose state is `delivered` has the message. With `cancelled`, it will not get the message. With
+    `unknown`, it may have got it. Raises Changed if the message does not have a version in `if_match`; NotFound,
+    LogUnavailable or InDoubt.
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))
@@ -186,8 +183,8 @@ async def _change(
 
 
 def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
-    """Return the version of a message that a change is made to. If another process changes the message first, the
-    change then has no effect.
+    """Return the version of a message that a change replaces. If another process changes the message first, the change
+    has no effect.
 
     Raises Changed if the message does not have a version in `if_match`.
     """

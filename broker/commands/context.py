@@ -39,7 +39,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class Context:
     """The author of a command, and the time of the request.
 
-    `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`. `at_ms` is by this process's clock.
+    `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`. `at_ms` is the time by the clock of this process.
     """
 
     organization_id: str
@@ -94,7 +94,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
 
 
 def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
-    """Return the newest state of a queue from this process's memory. Raises NotFound if the queue was deleted."""
+    """Return the current state of a queue, as this process knows it. Raises NotFound if the queue was deleted."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
         raise NotFound("No queue of this organization has this ID.")
@@ -117,10 +117,10 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that a queue or listener must have when the change is applied.
+    """Return the version that a change of a queue or listener replaces. If another process changes the queue or
+    listener first, the change has no effect.
 
-    If another process changes the queue or listener first, this change has no effect. Raises Changed if the queue or
-    listener does not have a version in `if_match`.
+    Raises Changed if the queue or listener does not have a version in `if_match`.
     """
     if if_match is None:
         return UNSET

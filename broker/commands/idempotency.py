@@ -152,7 +152,9 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Return the messages of a request that are already stored, by their number in the request."""
+        """Return those messages of a request that are already stored in the log. The key of each is its number in the
+        request.
+        """
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}
@@ -176,10 +178,10 @@ class Idempotency:
 
 
 def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
-    """Return the next claim of an Idempotency-Key.
+    """Return the next claim of an Idempotency-Key, with which this process takes the key over.
 
-    The next claim keeps the message ids, so that a message which is stored late has no other id. The ids are kept only
-    for a short time, because the search for a message begins at the time in its id.
+    The new claim keeps the message ids for a short time, so that a message of the earlier process that is stored late
+    has the same id. Later it does not, because the search for a message begins at the time in its id.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

@@ -121,7 +121,7 @@ class InvitationCommands:
 
 
 def shell_context(organization_id: str) -> Context:
-    """Return the author and the time of a command that the operator gives in the shell."""
+    """Return the author `shell` and the time, for a command that the operator runs on the command line."""
     return Context(organization_id=organization_id, actor="shell", request_id="", at_ms=now_ms())
 
 

@@ -59,8 +59,8 @@ LISTENERS_MAX: Final = 10_000  # of one organization
 class ListenerInput:
     """The values of a listener in a request. None means that the request does not give the value.
 
-    The listener gets messages from `begin_at_ms` on: 0 is the beginning of the log, None is now. `settings` holds the
-    given settings by name. A header with the value HIDDEN keeps its stored value.
+    The listener gets the messages that were put from `begin_at_ms` on: 0 means all messages in the log, None means new
+    messages. `settings` holds the given settings by name. A header with the value HIDDEN keeps its stored value.
     """
 
     name: str | None = None
@@ -74,8 +74,8 @@ class ListenerInput:
 class ListenerCommands:
     """The commands on listeners. They read the log to its end first if their result depends on stored values.
 
-    Listeners may have public addresses, and those in `allow_networks`. `listeners_max` is for one organization.
-    `mail_for` says whether an organization may have alerts sent by e-mail.
+    Listeners may have public addresses, and addresses in `allow_networks`. An organization may have `listeners_max`
+    listeners. `mail_for` says whether an organization may have alerts sent by e-mail.
     """
 
     def __init__(
@@ -224,10 +224,8 @@ class ListenerCommands:
     async def redrive_listener(
         self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
     ) -> None:
-        """Attempt the listener's retrying and parked deliveries again now: those of these messages, or all if no
-        message is named.
-
-        Raises NotFound if there is no such listener.
+        """Attempt the listener's retrying and parked deliveries again now. `message_ids` restricts this to the
+        deliveries of some messages. Raises NotFound if there is no such listener.
         """
         await find_listener(self._view, context.organization_id, queue_id, listener_id)
         event = ev.ListenerRedriven(
@@ -266,7 +264,7 @@ class ListenerCommands:
         return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
 
     def _size(self, sealed: str | None, value: str) -> int:
-        """Return the length of a header's value. It is 0 if the value is encrypted with a key that this process does
+        """Return the length of a header's value. Return 0 if it is encrypted with a sealing key that this process does
         not have.
         """
         if sealed is not None:

@@ -39,10 +39,8 @@ _POOL_BYTES: Final = 4096
 
 
 class _RandomBits:
-    """A source of random 64-bit numbers.
-
-    It asks the operating system for many bytes at a time, because a call for each message id would cost more than the
-    rest of the id.
+    """A source of random 64-bit numbers. It asks the operating system for many bytes at once, because one call for each
+    message id would be slow.
     """
 
     def __init__(self) -> None:
@@ -59,10 +57,10 @@ random_bits = _RandomBits().draw
 
 
 class Put:
-    """A message that is about to be stored.
+    """A message that is about to be stored. It gets its `id` and `name` when it is stored.
 
-    `id` and `name` are known once it is stored. `count` is called with the organization and the size of the record when
-    the record is built. `traceparent` names the span that attempts will belong to, and may be set before.
+    `count` is called with the organization and the size of the record when the record is built. `traceparent` names the
+    span to which the attempts will belong. It may be changed before the message is stored.
     """
 
     __slots__ = (
@@ -112,14 +110,15 @@ class Put:
         return len(self._data)
 
     def claimed(self, at_ms: int, random_bits: int) -> None:
-        """Give the message an id with this time and these random bits, which a claim of an idempotency key has set."""
+        """Give the message an id with this time and these random bits, which the claim of an Idempotency-Key
+        has fixed.
+        """
         self._at_ms = at_ms
         self._random_bits = random_bits
 
     def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
-        """Build the message's Kafka record: its key, value and queue id.
-
-        The message id contains the partition, so it is made only now.
+        """Build the message's Kafka record: its key, its value and the queue's id. The message id contains the
+        partition, so it is created here.
         """
         queue = self._queue
         self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)

@@ -47,9 +47,8 @@ class ReplayInput:
 
 
 class ReplayCommands:
-    """The commands on replays.
-
-    `cursors` tells how far listeners and replays have got. `outstanding` finds deliveries that are retrying or parked.
+    """The commands on replays. `cursors` reads how far listeners and replays have come. `outstanding` finds deliveries
+    that are retrying or parked.
     """
 
     def __init__(
@@ -123,8 +122,8 @@ class ReplayCommands:
     ) -> Replay:
         """Start a replay, and return it. Raises Refused, NotFound or LogUnavailable.
 
-        `count` is called with the organization and with the bytes that the selected offsets take in the event. `count`
-        may raise an error.
+        Before the replay is stored, `count` is called with the organization, and with the bytes that the selected
+        offsets take in the event. It may raise an error to refuse the replay.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -205,9 +204,8 @@ class ReplayCommands:
     async def _count(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], since_ms: int
     ) -> tuple[int, bool]:
-        """Count the queue's messages in [begin, end) that were put since a time and not deleted.
-
-        Return the count, and whether it is exact.
+        """Count the queue's messages in the offsets [begin, end) that were put from a time on and were not deleted.
+        Return the number, and whether it is exact.
         """
         queue_id, organization_id = listener.queue_id, listener.organization_id
         count, exact = await self._log.messages.count(queue_id, begin=begin, end=end, organization_id=organization_id)
@@ -221,9 +219,9 @@ class ReplayCommands:
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
         """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
-        Return two offsets and a list of offsets for each partition. The replay takes the messages before the first
-        offset, where the listener had not begun, and the messages from the second offset on, which the listener has not
-        received. It also takes the messages in the list, whose deliveries have failed.
+        Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes the messages
+        below the lower offset, from before the listener's start; those from the upper offset on, which the listener has
+        not received; and the messages in the list, whose deliveries have failed.
         """
         # Read the cursors first. Then a delivery that a worker sets aside meanwhile is found in `outstanding`.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

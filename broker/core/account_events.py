@@ -46,9 +46,8 @@ class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="accou
 
 
 class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account.password_reset"):
-    """The event that the operator gave an account a one-time password. All its sessions end.
-
-    The password opens one session, and only before `expires_at_ms`.
+    """The event that the operator gave an account a one-time password. All sessions of the account end. The password
+    starts one session, if it is used before `expires_at_ms`.
     """
 
     password_hash: str
@@ -156,7 +155,7 @@ class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invita
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event of how many bytes of messages one process has stored for an organization since its previous event of
+    """The event that one process has stored this many bytes of messages for an organization since its previous event of
     this kind.
     """
 

@@ -51,7 +51,9 @@ class Session:
 
 
 def refuse_email(email: str) -> str | None:
-    """Return why a text is no e-mail address, as the end of an error message. Return None if it may be an address."""
+    """Return why a text is no e-mail address, in words that end an error message. Return None if it may be an
+    address.
+    """
     if len(email) > EMAIL_CHARS_MAX:
         return f"must have at most {EMAIL_CHARS_MAX} characters"
     return None if _EMAIL.fullmatch(email) else "must be an ASCII address such as name@example.com"

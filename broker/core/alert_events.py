@@ -33,10 +33,10 @@ class QueueAlertsSet(Event, frozen=True, kw_only=True, tag="queue.alerts_set"):
 
 
 class AlertEvent(Event, frozen=True, kw_only=True):
-    """The base class of the events of alerts. No event has this class itself.
+    """The base class of the events about alerts. No event has this class itself.
 
-    `alert` is the kind, such as `listener.down`. Each occurrence of an alert has its own `alert_id`. The ids of a
-    listener, a queue and an API key are empty if the alert is not about them.
+    `alert` is the kind of alert, such as `listener.down`. Each time an alert begins, it gets a new `alert_id`. The ids
+    of a listener, a queue and an API key are empty if the alert is not about them.
     """
 
     alert: str

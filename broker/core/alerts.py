@@ -53,7 +53,7 @@ _SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)
 
 
 class Level(IntEnum):
-    """The level of a condition that may cause an alert. OFF means that nobody wants the alert: an alert that has begun
+    """The level of a condition that may cause an alert. With OFF, nobody wants the alert, and an alert that has begun
     ends without a message.
     """
 
@@ -65,9 +65,9 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The level of a condition that may cause an alert, at one time.
+    """The level of one condition that may cause an alert, at one time.
 
-    The alert begins after the level was HIGH for `hold_ms`, and ends after it was LOW for `calm_ms`.
+    The alert begins when the level has been HIGH for `hold_ms`. It ends when the level has been LOW for `calm_ms`.
     """
 
     level: Level
@@ -90,8 +90,8 @@ DEFAULTS: Final = Thresholds()
 
 
 def thresholds(*sources: AlertThresholds | UnsetType) -> Thresholds:
-    """Return the alert thresholds for a listener. Each value comes from the first source that sets it; without any, it
-    is the default.
+    """Return the alert thresholds for a listener. For each threshold, the first source that sets it counts. If none
+    does, the default counts.
     """
     set_ones: dict[str, int] = {}
     for source in sources:
@@ -147,7 +147,9 @@ def _health_level(health: str, bad: str, limit: int) -> Level:
 
 
 def _part(value: int, limit: int) -> Level:
-    """Return the level of a value: HIGH from its limit on, LOW below half of the limit, and BETWEEN otherwise."""
+    """Return the level of a value: HIGH from the limit on, LOW below half of the limit, BETWEEN otherwise, and OFF if
+    the limit is 0.
+    """
     if not limit:
         return Level.OFF
     if value >= limit:
@@ -156,7 +158,7 @@ def _part(value: int, limit: int) -> Level:
 
 
 class Step(IntEnum):
-    """The beginning or the end of an alert. END_QUIETLY means that the alert ends without a message."""
+    """The change that an alert makes: it begins, or it ends. With END_QUIETLY, it ends without a message."""
 
     BEGIN = 1
     END = 2
@@ -167,7 +169,7 @@ class Step(IntEnum):
 class Trigger:
     """The state of one alert about one listener, API key or organization.
 
-    `since_ms` is the time since which the alert's condition has its current level; 0 if that is not known.
+    `since_ms` is the time at which the alert's condition reached its current level; 0 if it is not known.
     """
 
     open: bool = False  # begun and not ended
@@ -181,8 +183,8 @@ class Trigger:
         return self.open or self._level is Level.HIGH
 
     def step(self, reading: Reading, at_ms: int) -> Step | None:
-        """Take the newest level of an alert's condition. Return whether the alert begins or ends now. Times must not go
-        back.
+        """Update the alert with the newest level of its condition. Return whether the alert begins or ends now. The
+        times of calls must not go back.
         """
         level = reading.level
         if level is not self._level:
@@ -204,8 +206,8 @@ class Trigger:
 
 
 def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: int) -> dict[Kind, Step]:
-    """Take the newest levels of all conditions of one listener, API key or organization. Return which alerts begin or
-    end.
+    """Update all alerts of one listener, API key or organization with the newest levels of their conditions. Return
+    which alerts begin or end.
 
     When a listener goes down, its alert for failing ends without a message.
     """
@@ -225,9 +227,9 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
 
 @dataclass(slots=True)
 class Episode:
-    """The latest occurrence of an alert, as it is recorded in the log.
+    """The latest time that an alert began, and whether it has ended, as the log says. `latest` is its newest event.
 
-    `latest` is its newest event. `told` says that the message of this event was put, or that no message is wanted.
+    `told` says that the message of this event was put, or that no message is wanted.
     """
 
     latest: AlertEvent
@@ -241,7 +243,7 @@ class Episode:
 
 @dataclass(slots=True)
 class Alerts:
-    """The latest occurrence of each alert, by kind and subject, computed from the events `alert.raised`,
+    """The latest state of each alert, by the kind of alert and its subject, computed from the events `alert.raised`,
     `alert.cleared` and `alert.told`.
     """
 
@@ -249,9 +251,8 @@ class Alerts:
     _by_id: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def apply(self, event: Event) -> bool:
-        """Update the alerts with one event of the log.
-
-        The beginning of an open alert and the end of a closed alert change nothing.
+        """Update the alerts with one event of the log. An event that begins an alert which is open changes nothing, nor
+        does the end of a closed alert.
         """
         if isinstance(event, AlertTold):
             episode = self.episodes.get(self._by_id.get(event.alert_id, ("", "")))

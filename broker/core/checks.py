@@ -32,7 +32,7 @@ _MAKING: Final = ("created", "started")
 
 
 class Seen(Protocol):
-    """The parts of a Kafka record that the checks of `everput verify` read. `timestamp` is in milliseconds."""
+    """The parts of a Kafka record that `everput verify` checks. `timestamp` is in milliseconds."""
 
     @property
     def offset(self) -> int: ...
@@ -45,9 +45,9 @@ class Seen(Protocol):
 
 
 class Finding(NamedTuple):
-    """A finding of `everput verify`: what is wrong, and at which topic, partition and offset.
+    """A finding of `everput verify`: what is wrong, and its topic, partition and offset.
 
-    `offset` is None if no single record is at fault. `wrong` is False for something that can't be checked.
+    `offset` is None if no single record is wrong. `wrong` is False if the log may be right there, but can't be checked.
     """
 
     topic: str
@@ -62,8 +62,8 @@ class Finding(NamedTuple):
 
 
 class Checks(ABC):
-    """The checks of `everput verify` for every record of one partition. Subclasses also check the events of their
-    topic.
+    """The checks of `everput verify` that apply to every record of one partition. A subclass for each topic also checks
+    the topic's events.
 
     With `compacted`, offsets may be missing. With `late`, a record may be much younger than its event, because workers
     wait for Kafka before they write.
@@ -131,7 +131,7 @@ class Checks(ABC):
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def lost(self, offset: int) -> Finding:
-        """Return the finding for an empty record, which fills the offset of a record that Kafka had lost."""
+        """Return the finding about an empty record. It was written at the offset of a record that Kafka had lost."""
         return self._finding(offset, "the record was lost from the end of a file, and its offset was filled")
 
     def ended(self, end: int) -> Iterator[Finding]:
@@ -161,11 +161,11 @@ class ReadableChecks(Checks):
 
 
 class ControlChecks(Checks):
-    """The checks of `everput verify` for the topic `control`.
+    """The checks of `everput verify` for the topic `control`. They apply its events in order: an event may name only
+    ids that earlier events have created.
 
-    The checks apply the topic's events again: an id must be created before other events name it. `receivers` maps the
-    id of each listener and replay to its queue. `named` is the highest `messages` offset that an event names in each
-    partition, with the listener or replay that it belongs to.
+    `receivers` maps the id of each listener and replay to its queue. `named` has, for each partition of `messages`, the
+    highest offset that an event names, and the listener or replay of this event.
     """
 
     def __init__(self, begin: int) -> None:

@@ -50,8 +50,8 @@ class Circuit:
 
     @property
     def alive(self) -> bool:
-        """Whether the circuit breaker is open although the liveness_url has answered 2xx, because attempts failed again
-        after that.
+        """Whether the circuit breaker is open although probes were accepted: attempts after such a probe
+        failed again.
         """
         return self.state is State.OPEN and self.relapses > 0
 
@@ -95,7 +95,7 @@ class Circuit:
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
         """Tell the circuit breaker the result of a probe. Return whether attempts may be made again.
 
-        After a failed probe, the next probe is due in `interval_ms`.
+        After a failed probe, the next probe is due after `interval_ms`.
         """
         if self.state is not State.OPEN:
             return False

@@ -29,10 +29,11 @@ _PREFIX_BYTES: Final = 4
 
 
 class Claim(NamedTuple):
-    """The claims of an idempotency key that is in use: each is a request that is about to put its messages.
+    """The claims of one Idempotency-Key that is in use. A claim is an event of a request that is about to put its
+    messages.
 
     `first` is the claim of the first request. `holder` is the claim whose process may put the messages now. The ids of
-    the messages come from one of the claims in `ids`, oldest first.
+    the messages are those of one of the claims in `ids`, oldest first.
     """
 
     first: PutClaimed
@@ -41,11 +42,11 @@ class Claim(NamedTuple):
 
 
 def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
-    """Return the claim that holds an idempotency key at this time, or None if the key is free.
+    """Return the claim that holds an Idempotency-Key at this time, or None if the key is free. `claims` are all claims
+    of the key in the order of the log.
 
-    `claims` are all claims of the key in the order of the log. The first claim holds the key for 24 hours. If its
-    process does not put the messages in time, another process may claim the key with the next number. The first such
-    claim takes over.
+    The first claim holds the key for 24 hours. If its process does not put the messages in time, other processes may
+    write claims with the next number. The first of them takes the key over.
     """
     held: Claim | None = None
     for claim in claims:
@@ -60,25 +61,24 @@ def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
 
 def random_bits(claim: PutClaimed, number: int) -> int:
     """Return the random bits for the id of message `number` in a request. Every process computes the same bits from the
-    claim of the request's idempotency key.
+    claim of the request's Idempotency-Key.
     """
     return int.from_bytes(hashlib.sha256(f"{claim.ids_seed}.{number}".encode()).digest()[:8])
 
 
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
-    """Return whether an organization that has `mine` of all stored idempotency keys may store another key.
+    """Return whether an organization that has `mine` of all stored Idempotency-Keys may store one more.
 
-    It may have no more keys than are free, so that organizations that come later find room. The last quarter of the
-    room is reserved for organizations with few keys.
+    It may use at most as many as are still free, so that other organizations find room. The last quarter is only for
+    organizations with few keys.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
 
 
 class _Owners:
-    """Counts the idempotency keys of each organization.
-
-    It gives each organization a small number, which is reused when the organization has no more keys.
+    """Counts the Idempotency-Keys of each organization. Each organization has a small number, which the index stores
+    instead of the id. A number is reused when its organization has no more keys.
     """
 
     def __init__(self) -> None:
@@ -116,8 +116,8 @@ class _Owners:
 
 
 class _Run(NamedTuple):
-    """A list of idempotency claims, sorted by the first bytes of the hashes of their keys. `until_ms` is the time of
-    the newest claim.
+    """A list of claims of Idempotency-Keys, sorted by the first 4 bytes of the hashes of the keys. `until_ms` is the
+    time of the newest claim.
     """
 
     prefixes: array[int]
@@ -127,10 +127,11 @@ class _Run(NamedTuple):
 
 
 class ClaimIndex:
-    """An index that finds the claims of an idempotency key in Kafka.
+    """An in-memory index that says at which offsets of Kafka the claims of an Idempotency-Key are.
 
     It stores only the first 4 bytes of each key's hash, so a search may also return claims of other keys. New claims
-    are collected and then sorted into a list of at most `run_max` claims. A list is dropped as a whole when it is old.
+    are collected, and then sorted into a list of at most `run_max` claims. When all claims of a list are old, the list
+    is dropped.
     """
 
     def __init__(self, run_max: int = _RUN_MAX) -> None:
@@ -167,13 +168,13 @@ class ClaimIndex:
         recent.owners.append(self._owners.add(owner))
 
     def places(self, digest: bytes) -> list[tuple[int, int]]:
-        """Return (partition, offset) of the claims that may belong to this idempotency key, in log order within each
-        partition.
+        """Return the partition and offset of each claim that may belong to this Idempotency-Key. Within a partition,
+        the offsets ascend.
         """
         return [(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1) for place in self._places(_prefix(digest))]
 
     def forget(self, before_ms: int) -> None:
-        """Drop the lists in which every idempotency claim is older than this time."""
+        """Drop the lists in which every claim of an Idempotency-Key is older than this time."""
         if self._recent.places and self._until_ms < before_ms:
             self._close_run()
         for run in self.runs:
@@ -194,10 +195,10 @@ class ClaimIndex:
         yield from reversed(found)
 
     def _begin(self) -> None:
-        """Begin a new list of idempotency claims.
+        """Begin a new list of claims of Idempotency-Keys.
 
-        `_latest` maps the first bytes of a key's hash to its newest row. `_before` maps a row to the previous row with
-        the same first bytes.
+        `_latest` maps the first 4 bytes of a key's hash to its newest row. `_before` maps a row to the previous row
+        with the same 4 bytes.
         """
         self._recent = _Run(array("I"), array("Q"), array("I"), 0)
         self._latest: dict[int, int] = {}

@@ -184,7 +184,7 @@ class ReplayEvent(Event, frozen=True, kw_only=True):
 
 
 class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"):
-    """The event that a replay began: a range of a queue's messages is delivered again."""
+    """The event that a replay began. A replay delivers a range of a queue's messages again."""
 
     listener_id: str
     from_ms: int
@@ -205,9 +205,8 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
-    """The event that a replay has settled every delivery in these partitions.
-
-    The replay has finished when such events have named all partitions.
+    """The event that a replay has finished in these partitions: every delivery is delivered, parked or cancelled. When
+    such events have named all partitions, the whole replay has finished.
     """
 
     partitions: tuple[int, ...]
@@ -232,10 +231,10 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
-    """The event that a range of the log is damaged: no replica still has it as it was written.
+    """The event that a range of the log is damaged: every replica differs from what was written. `first_offset` and
+    `last_offset` both belong to the range. A repeated event for the same range changes nothing.
 
-    The topic is named without the installation's prefix. `first_offset` and `last_offset` both belong to the range. A
-    repeated event for the same range changes nothing.
+    The topic is named without the prefix of the installation's topics.
     """
 
     topic: str

@@ -27,9 +27,10 @@ _VERSION: Final = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """The progress of a listener's deliveries in one partition, which Kafka stores as a committed offset with metadata.
+    """The progress of a listener's deliveries in one partition. Kafka stores it as a committed offset with metadata.
 
-    A message of the listener's queue is settled if its offset is below `top` and not in `open`.
+    A message of the listener's queue is settled (delivered, parked, cancelled or kept in `outstanding`) if its offset
+    is below `top` and not in `open`.
     """
 
     top: int
@@ -53,9 +54,10 @@ class Cursor:
         return offset < self.top and offset not in self.open
 
     def metadata(self) -> str:
-        """Encode the details of a cursor as the metadata of a Kafka commit, in at most METADATA_BYTES_MAX bytes.
+        """Encode the details of a cursor as the metadata of a commit to Kafka, in at most METADATA_BYTES_MAX bytes.
 
-        If there are too many open offsets, the highest offsets are left out and `top` is lowered.
+        If there are too many open offsets, the highest ones are left out, and `top` is lowered so that they are
+        delivered again.
         """
         numbers = [self.top - self.offset]
         before = self.offset

@@ -28,7 +28,7 @@ TIMEOUTS: Final = ("timeout", "connect-timeout")
 
 
 class Kind(Enum):
-    """The kinds of states that a delivery in memory can have."""
+    """The kinds of states in which a delivery in memory can be."""
 
     MISSING = "missing"
     READY = "ready"
@@ -46,9 +46,8 @@ class Kind(Enum):
 
 
 class State:
-    """The state of one delivery in a worker's memory.
-
-    Kinds of states with data of their own have a subclass. Every other kind has one shared object.
+    """The state of one delivery in a worker's memory. A kind of state that has data is a subclass. Any other kind has
+    one object, which all deliveries share.
     """
 
     __slots__ = ("kind",)
@@ -61,9 +60,9 @@ class State:
 
 
 class Waiting(State):
-    """The state of a delivery that waits until `due_ms`.
+    """The state of a delivery that waits in memory until `due_ms`.
 
-    `why` is `retry`, `scheduled` (the message has a `deliver_at`) or `put off`.
+    `why` is `retry`, `scheduled` (the message has a `deliver_at`) or `put off` (no attempt was possible).
     """
 
     __slots__ = ("due_ms", "why")
@@ -212,7 +211,7 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision about what follows an attempt, and when.
+    """The decision about what follows an attempt, and when.
 
     `fault` says that the listener is to blame, so that its circuit breaker counts the attempt. `slow_down` says that
     the listener is overloaded.
@@ -248,10 +247,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """The earlier attempts of a delivery, as far as they decide what follows.
+    """The earlier attempts of a delivery, as far as the decision about the next one depends on them.
 
     `number` counts the attempts since the last redrive, including the current one. The delivery's age counts from
-    `since_ms`, which is its first attempt or its last redrive.
+    `since_ms`, which is the time of its first attempt or of its last redrive.
     """
 
     number: int
@@ -272,8 +271,8 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    A delivery leaves memory if its next attempt is due more than `set_aside_after_ms` after its first attempt. `jitter`
-    is a random number in [0, 1).
+    If the next attempt is due more than `set_aside_after_ms` after the first one, the delivery moves from memory to the
+    topic `outstanding`. `jitter` is a random number in [0, 1).
     """
     status, error = failure.status, failure.error
     if not failure.tried:
@@ -306,7 +305,7 @@ def judge(
 
 
 def picture() -> str:
-    """Return docs/delivery.md: the table of a delivery's states, in Markdown with a Mermaid diagram."""
+    """Return the text of docs/delivery.md: a table and a Mermaid diagram of a delivery's states."""
     states = "\n".join(f"| {kind.value} | {means} | {_holds(kind)} |" for kind, means in MEANS.items())
     arrows = "\n".join(
         f"    {before.value} --> {after.value}: {why}"

@@ -44,7 +44,9 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _queue_values(queue: Queue) -> list[Any]:
-    """Return a queue's values for a checksum, without its listeners, which have checksums of their own."""
+    """Return a queue's values from which its checksum is computed. Its listeners are left out, because each has a
+    checksum of its own.
+    """
     return [
         *(queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version),
         queue.alerts,

@@ -336,7 +336,7 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 
 
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
-    """Return the listener that stands for a replay, which is delivered as if it were a listener of its own.
+    """Return the listener that stands for a replay. The replay's messages are delivered to it as to any listener.
 
     A replay to another URL does not depend on whether the real listener can be reached.
     """

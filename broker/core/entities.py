@@ -46,8 +46,9 @@ class Organization:
 class Listener:
     """A listener of a queue, or the listener that stands for a running replay.
 
-    It receives the messages from `start_offsets` on, one offset for each partition of `messages`. `former_secrets` are
-    older signing secrets: each is encrypted, and has the time until which requests are also signed with it.
+    It receives the messages from `start_offsets` on, which has one offset for each partition of `messages`.
+    `former_secrets` are older signing secrets, each encrypted, with the time until which requests are also signed with
+    it.
     """
 
     id: str
@@ -87,9 +88,8 @@ class Listener:
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset up to which messages of a partition are delivered to this listener.
-
-        It is the end of the newest messages, or the end of a replay.
+        """Return the offset up to which a partition's messages are delivered to this listener: the end of the newest
+        messages, or the end of a replay.
         """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 

@@ -23,9 +23,9 @@ _GATE_DECREASE: Final = 0.7
 
 
 class Flow:
-    """The limit of concurrent attempts to one listener. It adapts to the listener's answers.
+    """The limit on concurrent attempts to one listener. It adapts to the listener's answers.
 
-    `limit` is between 1 and `max_in_flight`. It grows by about one for every `limit` accepted attempts.
+    `limit` is between 1 and `max_in_flight`. It grows by about one when `limit` attempts were accepted.
     """
 
     __slots__ = ("_decreased_at_ms", "_exact", "limit", "max_in_flight")
@@ -58,8 +58,8 @@ class Flow:
 
 
 class Pace:
-    """A rate limit of evenly spaced attempts, `rate_per_s` on average, with bursts of up to `burst_s` seconds
-    (GCRA).
+    """A rate limit that spaces attempts evenly, `rate_per_s` on average, with bursts of up to `burst_s`
+    seconds (GCRA).
     """
 
     __slots__ = ("_burst_s", "_free_at_s", "rate_per_s")
@@ -81,10 +81,10 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The share of this worker in the limits that all workers have together for a listener.
+    """The part that this worker may use of the limits that all workers share for a listener.
 
-    `partitions` is the fraction of all partitions that this worker owns. `rank` is its position among the `workers`
-    workers, from 0.
+    `partitions` is the fraction of all partitions that this worker owns. `rank` is its number among the `workers`
+    workers, counted from 0.
     """
 
     partitions: float = 1.0
@@ -92,9 +92,8 @@ class Share:
     rank: int = 0
 
     def of(self, total: int) -> int:
-        """Return this worker's part of a limit for all workers.
-
-        The parts of all workers add up to the limit. If the limit is less than the number of workers, each part is 1.
+        """Return this worker's part of a limit that all workers share. Usually the parts add up to the limit. If the
+        limit is less than the number of workers, each part is 1.
         """
         return max(1, total // self.workers + (self.rank < total % self.workers))
 
@@ -103,7 +102,7 @@ WHOLE: Final = Share()
 
 
 class Gate:
-    """The number of attempts that a worker's slow and failing listeners may start together in one tick of its timer.
+    """The number of attempts that a worker's slow and failing listeners together may start in one tick (50 ms).
 
     It grows by one after a tick in time. It shrinks by 30 % after a late tick, or if the worker had to wait for a
     processor.
@@ -117,8 +116,8 @@ class Gate:
     def tick(self, late_s: float, *, waited: float) -> int:
         """Return how many attempts to slow and failing listeners may begin now.
 
-        `late_s` is how late the event loop was, on average. `waited` is the fraction of the time since the last call in
-        which the worker was ready to run but had no processor.
+        `late_s` is how late the event loop was on average. `waited` is the fraction of the time since the last call in
+        which the worker had work but no processor.
         """
         if late_s > LATE_S or waited > WAITED_MAX:
             self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)
@@ -128,8 +127,7 @@ class Gate:
 
 
 def fair_share(total: int, *, used: int, wanting: int, least: int) -> int:
-    """Return how much of a total each of the `wanting` participants may take, but at least `least`.
-
-    `used` is what the other participants hold.
+    """Return how much of a total each of the `wanting` participants may take, but at least `least`. The other
+    participants already have `used` of the total.
     """
     return max(least, (total - used) // max(wanting, 1))

@@ -39,7 +39,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """The facts about a listener's deliveries that its health depends on.
+    """The facts about a listener's deliveries from which its health is computed.
 
     `down` is False once the liveness_url answers 2xx, even if attempts still fail. `accepted` and `refused` count the
     attempts of the last MINUTES minutes.
@@ -80,9 +80,9 @@ class Facts:
 
 
 class Recent:
-    """The latest attempts to one listener for the messages of one partition.
+    """The latest attempts to one listener, for messages of one partition.
 
-    `minutes` has (minute since the epoch, accepted, failed), newest first, for at most MINUTES minutes.
+    `minutes` has rows of (minute since the epoch, accepted, failed), newest first, for at most MINUTES minutes.
     """
 
     __slots__ = ("_text", "_with", "accepted_at_ms", "minutes", "refused_at_ms")
@@ -109,10 +109,8 @@ class Recent:
         self._with = (-1, -1, False)
 
     def text(self, parked: int, retrying: int, *, alive: bool) -> str:
-        """Return the counts of attempts as text for a cursor, together with the numbers of parked and retrying
-        deliveries.
-
-        `alive` says that the liveness_url has answered 2xx although no attempts are made.
+        """Return the counts of attempts, and the numbers of parked and retrying deliveries, as a text that is stored in
+        a cursor. `alive` says that the liveness_url has answered 2xx although no attempts are made.
         """
         if self._with != (parked, retrying, alive):
             numbers = [int(alive), parked, retrying, self.accepted_at_ms, self.refused_at_ms]
@@ -125,8 +123,8 @@ class Recent:
 
 
 class Counts(NamedTuple):
-    """The counts of a listener's deliveries and attempts, which are stored beside its committed offset. `alive` says
-    that the liveness_url answers 2xx while attempts are paused.
+    """The numbers of a listener's deliveries and attempts, which Kafka stores beside its committed offset. `alive` says
+    that the liveness_url answers 2xx although no attempts are made.
     """
 
     alive: bool
@@ -136,8 +134,9 @@ class Counts(NamedTuple):
 
 
 def read(text: str) -> Counts:
-    """Return the counts from the text that is stored beside a listener's committed offset. Return zeros for any other
-    text."""
+    """Return the counts from a text that Kafka stores beside a listener's committed offset. Return zeros if the text is
+    not valid.
+    """
     try:
         alive, parked, retrying, accepted_at_ms, refused_at_ms, newest, *rest = unpack(text)
     except ValueError:

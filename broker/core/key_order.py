@@ -17,10 +17,10 @@ K = TypeVar("K", bound=Hashable)
 
 
 class KeyOrder(Generic[D]):
-    """The order of deliveries within each ordering key: one delivery of a key is in progress, and the others wait in
-    order.
+    """The order of deliveries within each ordering key. One delivery of a key is in progress, and the others wait for
+    it in order.
 
-    `waiting` counts the waiting deliveries over all keys. Times are seconds of any monotonic clock.
+    `waiting` is the number of deliveries that wait, over all keys. Times are in seconds of any monotonic clock.
     """
 
     __slots__ = ("_since_s", "_waiting", "waiting")
@@ -84,7 +84,8 @@ class KeyOrder(Generic[D]):
     def restart(self, held: Iterable[str]) -> list[D]:
         """Remove and return all waiting deliveries, in order within each ordering key.
 
-        Afterwards, an ordering key is blocked only if it is in `held`, because one of its messages is being sent.
+        Of the ordering keys, only those in `held` still block later deliveries, because a message of each is being
+        sent.
         """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}
@@ -94,7 +95,9 @@ class KeyOrder(Generic[D]):
 
 
 class ArrivingOffsets(Generic[K]):
-    """The offsets of messages whose deliveries are being moved to the topic `outstanding`, by key, lowest first."""
+    """The offsets of messages whose deliveries are being moved to the topic `outstanding`. Each key (such as an
+    ordering key) has its own offsets, lowest first.
+    """
 
     __slots__ = ("_offsets",)
 
@@ -123,7 +126,7 @@ class ArrivingOffsets(Generic[K]):
         return offsets[0] if offsets else None
 
     def forget(self, concerns: Callable[[K], bool]) -> list[K]:
-        """Remove and return the keys for which `concerns` is true, because their deliveries will not arrive in
+        """Remove and return the keys for which `concerns` returns true. Their deliveries will not arrive in the topic
         `outstanding`.
         """
         gone = [key for key in self._offsets if concerns(key)]

@@ -64,7 +64,9 @@ def is_key(text: str, *, prefix: str = PREFIX) -> bool:
 
 
 def covers(scopes: Collection[str], scope: str) -> bool:
-    """Return whether these scopes of an API key include a scope, or the larger scope that it is a part of."""
+    """Return whether these scopes of an API key include a scope, directly or by a larger scope, as `messages` includes
+    `messages:put`.
+    """
     return scope in scopes or scope.partition(":")[0] in scopes
 
 

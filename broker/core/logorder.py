@@ -24,8 +24,8 @@ _NO_END_MS: Final = 1 << 63
 
 
 class Held(NamedTuple, Generic[T]):
-    """A record that was read, and waits in memory until all earlier records of other partitions are read. `size` is in
-    bytes.
+    """A record that was read and waits in memory, until all earlier records of other partitions are read, too. `size`
+    is in bytes.
     """
 
     log_ms: int
@@ -35,10 +35,10 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A partition of the log while all partitions are merged into one order by time.
+    """A partition of the log, while all partitions are merged into one order by time. It is read from the offset `at`
+    to the offset `end`.
 
-    It is read from the offset `at` up to `end`. `rank` is its topic's position in the order. `floor_ms` is the log time
-    of the newest record that was read.
+    `rank` is the position of its topic in the order. `floor_ms` is the log time of the newest record that was read.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
@@ -63,8 +63,8 @@ class Run(NamedTuple, Generic[T]):
 class PageToken(NamedTuple):
     """The position in the log where a client's next page begins.
 
-    Everything before the log time `passed_ms` was returned. `lanes` holds the next offset and the log time of each
-    partition.
+    All events before the log time `passed_ms` have been returned. `lanes` holds, for each partition, the next offset
+    and the log time there.
     """
 
     passed_ms: int
@@ -87,9 +87,8 @@ class PageToken(NamedTuple):
 
 
 class Merge(Generic[T]):
-    """Merges all partitions into one sequence of records, in the order of log time.
-
-    All records before the log time `passed_ms` were already returned.
+    """Merges the records of all partitions into one sequence, in the order of log time. All records before the log time
+    `passed_ms` have been returned.
     """
 
     def __init__(self, lanes: Sequence[Lane[T]], passed_ms: int = 0) -> None:
@@ -100,9 +99,10 @@ class Merge(Generic[T]):
             self._push(lane)
 
     def next(self, before_ms: int, *, most: int, bytes_max: int) -> Run[T] | Lane[T] | None:
-        """Return the next records in order, or a partition that must be read first.
+        """Return the next records in order, or a partition of which more records must be read first.
 
-        Return None if no record before `before_ms` is left. Return at most `most` records, and about `bytes_max` bytes.
+        Return None if no record before `before_ms` is left. Return at most `most` records, with about `bytes_max`
+        bytes.
         """
         if not self._heap or self._heap[0][0] >= before_ms:
             self.passed_ms = max(self.passed_ms, before_ms)
@@ -122,7 +122,7 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the log time up to which the records of the first partition come before the records of all other
+        """Return a log time: up to it, all records of the first partition come before the records of the other
         partitions.
         """
         if len(self._heap) == 1:
@@ -131,10 +131,10 @@ class Merge(Generic[T]):
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """Add records of the partition that the method next() has asked for.
+        """Add records of the partition that next() has returned. Its next records will be read from the offset `at` on.
 
-        Reading of that partition continues at the offset `at`. Each of `records` is (offset, record time, size, item).
-        The item is None for an unwanted record.
+        Each of `records` is (offset, record time, size, item). The item is None for a record that the client does not
+        want.
         """
         log_ms = lane.floor_ms
         for offset, at_ms, size, item in records:
@@ -146,9 +146,8 @@ class Merge(Generic[T]):
         self._replace(lane)
 
     def soonest(self) -> Lane[T] | None:
-        """Return the partition that will probably be needed next.
-
-        Return None if all partitions are read to their ends.
+        """Return the partition whose records will probably be needed next. Return None if all partitions are read to
+        their ends.
         """
         open_lanes = (lane for lane in self.lanes if lane.at < lane.end)
         return min(open_lanes, key=lambda lane: lane.floor_ms, default=None)
@@ -181,7 +180,7 @@ class Merge(Generic[T]):
             heapq.heappush(self._heap, entry)
 
     def _replace(self, lane: Lane[T]) -> None:
-        """Restore the order of the heap after its first partition has advanced to a later record."""
+        """Restore the order of the heap after the first partition in it has advanced to a later record."""
         entry = self._entry(lane)
         if entry is None:
             heapq.heappop(self._heap)

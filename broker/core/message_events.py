@@ -79,10 +79,10 @@ class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.dele
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
-    """The event that a worker has processed a change of a message. It is the worker that owns the message's partition.
+    """The event that a worker has applied an update or deletion of a message whose partition it owns.
 
-    `applied` is False if the change does not count. `listeners` gives each listener's id and the state of its delivery
-    at that time.
+    `applied` is False if the change does not count. `listeners` gives, for each listener's id, the state of its
+    delivery at that time.
     """
 
     queue_id: str
@@ -129,7 +129,7 @@ class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settle
 
 
 class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempted"):
-    """The event of one attempt that failed, or that was accepted after failures.
+    """The event of one attempt that failed, or that was accepted after earlier failures.
 
     `offset` is the offset of the message in its partition of `messages`. Without an answer, `status` is None and
     `error` names the reason, such as `refused` or `timeout`.
@@ -158,10 +158,11 @@ KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[
 
 
 class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
-    """The event that stores the answers of a listener to failed attempts. It is in the topic `deliveries`.
+    """The event that stores the answers of a listener to failed attempts, in the topic `deliveries`. An answer that
+    repeats is stored once a minute.
 
-    An answer that repeats is stored once a minute. `attempts` refer to it by its id, with the partition of the event
-    that has the answer, and the time since which it is stored.
+    `attempts` refer to an answer by its id, by the partition of the event that has it, and by the time since which it
+    is stored.
     """
 
     listener_id: str
@@ -178,7 +179,8 @@ StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[i
 
 
 class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counted"):
-    """The event that ranges of the log were counted, by minute. It is stored in the topic `statistics`.
+    """The event that ranges of the log were counted for the statistics. It is stored in the topic `statistics`, with
+    the counts of each minute.
 
     `after` is the offset of `statistics` below which the writer had read everything. Each range is (topic, partition,
     first offset, offset after the last, minute of the newest record).

@@ -22,9 +22,9 @@ from broker.core.ids import parse_damaged_id
 class OutcomeChecks(Checks):
     """The checks of `everput verify` for one partition of `changes`, `deliveries` or `outstanding`.
 
-    `outcomes` collects the offsets of settled and outstanding messages, by listener. `strangers` are findings about
-    unknown listeners and replays, which may have been created after the check read `control`; the caller looks them up
-    first.
+    `outcomes` collects, by listener, the offsets of messages whose delivery has ended or is in `outstanding`.
+    `strangers` are findings about unknown listeners and replays. These may have been created after the check read
+    `control`, so the caller looks for them there first.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class OutcomeChecks(Checks):
 
 
 def _key(event: Any) -> bytes:
-    """Return the key that the Kafka record of an event must have."""
+    """Return the key that a correct Kafka record of this event has."""
     match event:
         case ev.KeptDelivery():
             return f"{event.listener_id}:{event.message_id}".encode()
@@ -167,14 +167,16 @@ def _key(event: Any) -> bytes:
 
 
 def noun_of(listener: Listener) -> str:
-    """Return what a finding calls this listener: `listener`, or `replay` if it stands for a replay."""
+    """Return the word for this listener in findings: `listener`, or `replay` if it stands for a replay."""
     return "listener" if listener.replay is None else "replay"
 
 
 def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
-    """Find the messages below a listener's cursor that have no recorded outcome, and yield one finding about them."""
+    """Find the messages below a listener's cursor for which the log has no result. Yield one finding about
+    all of them.
+    """
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)
     recorded = set().union(*(checks.outcomes.get(listener.id, ()) for checks in others), place.open)

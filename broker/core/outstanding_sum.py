@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 
 class OutstandingSum(NamedTuple):
-    """A fingerprint of the deliveries that one partition of the topic `outstanding` must hold.
+    """A fingerprint of the deliveries that one partition of the topic `outstanding` must hold: their number, and a hash
+    of their keys.
 
-    It consists of the number of deliveries and a hash of their keys. `end` is the partition's end offset at the time of
-    the fingerprint. `digest` combines the hashes of the records' keys by XOR.
+    `digest` combines the hashes of all keys by XOR. `end` is the partition's end offset at the time of the fingerprint.
     """
 
     end: int
@@ -26,9 +26,8 @@ class OutstandingSum(NamedTuple):
         return f"{self.end}:{self.deliveries}:{self.digest:016x}"
 
     def agrees(self, found: OutstandingSum) -> bool | None:
-        """Return whether the deliveries that were read match this fingerprint.
-
-        Return None if records were written after the fingerprint, so that nobody can tell.
+        """Return whether this fingerprint is that of the deliveries that were read. Return None if this can't be told,
+        because records were written after the fingerprint.
         """
         if found.end > self.end:
             return None
@@ -48,7 +47,9 @@ def parse_sum(text: str) -> OutstandingSum | None:
 
 
 class KeySum:
-    """Computes the fingerprint of a partition of `outstanding` while keys are added and removed."""
+    """Computes the fingerprint of one partition of the topic `outstanding`, while keys of deliveries are added and
+    removed.
+    """
 
     __slots__ = ("deliveries", "digest")
 
@@ -66,9 +67,8 @@ class KeySum:
 
 
 class LiveKeys:
-    """The record keys that a partition of the topic `outstanding` holds, computed from its records in order.
-
-    `lost` has the keys of the empty records that fill the offsets of lost records.
+    """The keys of the deliveries that a partition of the topic `outstanding` holds, computed from its records in order.
+    `lost` has the keys of empty records that were written at the offsets of lost records.
     """
 
     def __init__(self) -> None:

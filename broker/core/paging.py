@@ -23,10 +23,10 @@ class Found(NamedTuple, Generic[T]):
 
 
 class Chunk(NamedTuple, Generic[T]):
-    """The messages of a queue in the offsets [start, end) of one partition, in log order. The partition begins at
-    `begin`.
+    """The messages of a queue in the offsets [start, end) of one partition, in log order.
 
-    `oldest_at_ms` is the time of the record at `start`, or just before it; None if nothing was read.
+    The partition begins at the offset `begin`. `oldest_at_ms` is the time of the record at `start` or of one just
+    before it; None if nothing was read.
     """
 
     begin: int
@@ -37,11 +37,11 @@ class Chunk(NamedTuple, Generic[T]):
 
 
 def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
-    """Return a page of a queue's messages: up to `limit`, newest first.
+    """Return a page of a queue's messages, at most `limit`, newest first. Also return, for each partition, the offset
+    where the next page ends.
 
-    Also return the offset in each partition where the next page ends. A message is held back while another partition
-    may have a newer message that was not read yet, so a page may be short. All messages together have at most
-    `bytes_max` bytes, but at least one message is returned.
+    A page is shorter if another partition may have a newer message that was not read yet. All messages together have at
+    most `bytes_max` bytes, but at least one message is returned.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)
@@ -68,5 +68,7 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield a time for each found message. A time is never lower than the time before it."""
+    """Yield a time for each message of the chunk. If a message's time is lower than an earlier one, the earlier time is
+    used.
+    """
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

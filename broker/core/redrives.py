@@ -17,10 +17,10 @@ MESSAGES_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redrives:
-    """The number of a listener's redrives, and which deliveries they concern.
+    """The redrives of a listener, and which deliveries they concern. `count` is the number of redrives so far.
 
-    `of_all` is the number of the last redrive of all deliveries, or 0. `of_messages` maps a message id to the number of
-    the last redrive that named it.
+    The redrives are numbered. `of_all` is the number of the last one that concerned all deliveries, or 0. `of_messages`
+    maps a message id to the number of the last one that named the message.
     """
 
     count: int = 0
@@ -39,7 +39,7 @@ class Redrives:
         return Redrives(count=count, of_all=self.of_all, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
 
     def concern(self, message_id: str, *, since: int) -> bool:
-        """Return whether any redrive after the first `since` redrives concerns the delivery of this message."""
+        """Return whether a redrive after the first `since` redrives concerns the delivery of this message."""
         return self.of_all > since or self.of_messages.get(message_id, 0) > since
 
 

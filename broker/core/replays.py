@@ -54,9 +54,8 @@ class Replay:
     ended_at_ms: int | None = None
 
     def chooser(self, partition: int) -> Callable[[int], bool] | None:
-        """Return a function that says whether the replay takes an offset of this partition.
-
-        Return None if it takes all offsets.
+        """Return a function that says whether the replay takes the message at an offset of this partition. Return None
+        if the replay takes all messages.
         """
         if self.picked is None:
             return None
@@ -112,7 +111,7 @@ class Replays:
         return now
 
     def _keep_ended(self, replay: Replay) -> None:
-        """Record that a replay has ended, and forget the organization's oldest ended replay if there are too many."""
+        """Record that a replay has ended. If the organization has too many ended replays, forget the oldest."""
         self._running[replay.organization_id] -= 1
         self._by_id[replay.id] = replace(replay, picked=None)
         ended = self._ended_of.setdefault(replay.organization_id, {})
@@ -184,7 +183,7 @@ def _changed(replay: Replay, event: ev.ReplayEvent) -> Replay:
 
 
 def pick(offsets: Sequence[int]) -> str:
-    """Pack ascending offsets as text: the first offset, then the distances."""
+    """Pack ascending offsets into a short text, which holds the first offset and then the distances."""
     return pack([*offsets[:1], *(high - low for low, high in pairwise(offsets))])
 
 

@@ -70,8 +70,8 @@ class MessagePosition:
 class Selection:
     """A filter of the log's events. An event must match every field that is not None.
 
-    `queue_listener_ids` holds all listeners and replays that the queue has ever had, for events that name only a
-    listener. With `message`, only events of the message's history match.
+    `queue_listener_ids` holds all listeners and replays that the queue has ever had, because some events name only a
+    listener. With `message`, only events of this message's history match.
     """
 
     organization_id: str
@@ -162,9 +162,8 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the event if it concerns the message of this filter, otherwise None.
-
-        An event about several messages is returned with only the rows of that message.
+        """Return the event if it concerns the message of this filter, else None. Of an event about several messages,
+        only the rows of this message are returned.
         """
         message = self.message
         if message is None:

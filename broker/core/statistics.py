@@ -28,8 +28,8 @@ _STATUSES: Final = range(100, 600)
 
 
 class Lane(NamedTuple):
-    """A partition of `messages` or `deliveries` whose records are counted. The topic is named without the
-    installation's prefix.
+    """A partition of `messages` or `deliveries` whose records are counted for the statistics. The topic is named
+    without the prefix of the installation's topics.
     """
 
     topic: str
@@ -37,9 +37,10 @@ class Lane(NamedTuple):
 
 
 class Position(NamedTuple):
-    """The position up to which a partition is counted for statistics.
+    """The position up to which the records of a partition have been counted for the statistics.
 
-    `offset` is the next record to count. `minute` is the minute of the newest counted record; 0 if there is none.
+    `offset` is that of the next record to count. `minute` is the minute of the newest counted record; 0 if there is
+    none.
     """
 
     offset: int
@@ -47,9 +48,8 @@ class Position(NamedTuple):
 
 
 class Key(NamedTuple):
-    """The minute, queue and listener of a row of statistics.
-
-    `listener_id` is empty for the puts of a queue. Both ids are empty for unreadable records.
+    """The minute, queue and listener for which a row of statistics counts. `listener_id` is empty in a row for the puts
+    of a queue. Both ids are empty for unreadable records.
     """
 
     minute: int
@@ -79,15 +79,14 @@ class Counts:
             self.waited[bucket] = self.waited.get(bucket, 0) + number
 
     def took(self, waited_ms: Sequence[int]) -> None:
-        """Add the times that deliveries took from the put to the accepted attempt."""
+        """Add the durations of deliveries, from the put to the accepted attempt."""
         for bucket, number in buckets(waited_ms):
             self.waited[bucket] = self.waited.get(bucket, 0) + number
         self.waited_ms += sum([max(0, one) for one in waited_ms])
 
     def quantile_ms(self, share: float) -> int | None:
-        """Return the upper bound of the histogram bucket that contains this quantile of the delivery times.
-
-        Return None if there is no delivery, or if the quantile is above the last bound.
+        """Return the delivery time below which this fraction of the deliveries stayed, as the upper bound of a
+        histogram bucket. Return None if there is no delivery, or if the time is above the last bound.
         """
         total = sum(self.waited.values())
         seen = 0
@@ -104,7 +103,9 @@ class Counts:
 
 
 class Totals:
-    """Counts by minute, queue and listener, with the position up to which each partition is counted."""
+    """The counts of statistics by minute, queue and listener, with the position up to which each partition is
+    counted.
+    """
 
     def __init__(self, positions: Mapping[Lane, Position] | None = None) -> None:
         self.rows: dict[Key, Counts] = {}
@@ -126,7 +127,7 @@ class Totals:
         return counts
 
     def put(self, minute: int, queue_id: str, number: int = 1) -> None:
-        """Count records of the topic `messages` that belong to one queue and one minute."""
+        """Count records of the topic `messages` that belong to the same queue and minute."""
         self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
@@ -160,7 +161,9 @@ class Totals:
         counts.parked += event.outcome == "parked"
 
     def passed(self, lane: Lane, offset: int, at_ms: int) -> None:
-        """Note that a partition is counted up to the record at this offset, which was written at `at_ms`."""
+        """Note that a partition is counted up to and including the record at this offset, which was written
+        at `at_ms`.
+        """
         at = self.positions.get(lane)
         minute = max(at_ms // MINUTE_MS, at.minute if at is not None else 0)
         self.positions[lane] = Position(offset + 1, minute)
@@ -170,7 +173,9 @@ class Totals:
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """Note that these offsets of a partition are unreadable, so that the counts of the minute are incomplete."""
+        """Note that the records at these offsets of a partition are unreadable, so the counts of the minute are
+        incomplete.
+        """
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
         self.positions[lane] = Position(last + 1, minute)
@@ -180,9 +185,8 @@ class Totals:
         return 0 if at is None else at.minute
 
     def counted(self, at_ms: int, after: int) -> StatisticsCounted:
-        """Return the event that stores these counts.
-
-        `after` is the offset of the topic `statistics` below which the writer has read everything.
+        """Return the event that stores these counts. `after` is the offset of the topic `statistics` below which this
+        worker has read everything.
         """
         ranges = tuple(
             (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)
@@ -214,24 +218,24 @@ def _row(key: Key, counts: Counts) -> StatisticsRow:
 
 
 def read_row(row: StatisticsRow) -> tuple[Key, Counts]:
-    """Convert a row of a stored counting event into its key and its counts."""
+    """Convert a row of a stored event of statistics into its key and its counts."""
     minute, queue_id, listener_id, put, delivered, parked, waited_ms, failed, waited = row
     steps = {step: number for step, number in enumerate(waited) if number}
     return Key(minute, queue_id, listener_id), Counts(put, delivered, parked, waited_ms, dict(failed), steps)
 
 
 class Coverage:
-    """The rule for which counting events are valid.
+    """The rule that each record is counted once: of several events of statistics that cover the same offset of a
+    partition, only the first is valid.
 
-    The first event that covers an offset of a partition counts; later events for that offset don't. `positions` says up
-    to which offset each partition is counted by valid events.
+    `positions` says up to which offset the valid events cover each partition.
     """
 
     def __init__(self) -> None:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Return whether the counting event at this offset of the topic `statistics` is valid."""
+        """Return whether the event of statistics at this offset of the topic `statistics` is valid."""
         if offset - event.after > LATE_MAX:
             return False
         ranges = [(Lane(topic, number), begin, end, minute) for topic, number, begin, end, minute in event.ranges]
@@ -256,8 +260,8 @@ def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = N
 class Series:
     """The statistics of one queue or listener over time, in steps of at least a minute.
 
-    `points` has one item for each step. `complete` says for each step whether all its records were counted.
-    `written_at_ms` is when the newest counting event was written.
+    `points` has the counts of each step. `complete` says for each step whether all its records were counted.
+    `written_at_ms` is the time at which the newest event of statistics was written.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queue_id: str, listener_id: str | None = None) -> None:
@@ -272,8 +276,8 @@ class Series:
         self._lost = False
 
     def add(self, event: StatisticsCounted) -> None:
-        """Add a valid counting event, in the order of the topic `statistics`. A listener's statistics include the puts
-        of its queue.
+        """Add the counts of a valid event, in the order of the topic `statistics`. The statistics of a listener include
+        the puts on its queue.
         """
         if self._lost:
             self._mark(self.written_at_ms or 0, event.at_ms)
@@ -286,8 +290,9 @@ class Series:
                 self._count(*read_row(row))
 
     def _wants(self, row: StatisticsRow) -> bool:
-        """Return whether a row of counts is part of this series: it counts the queue's messages, or the listener's
-        deliveries. A series without a listener takes the rows of all listeners."""
+        """Return whether a row of counts belongs to these statistics over time: it counts the queue's messages, or the
+        listener's deliveries. Without a listener, the rows of all listeners belong to them.
+        """
         queue_id, listener_id = row[1:3]
         return queue_id == self._queue_id and (self._listener_id is None or listener_id in ("", self._listener_id))
 
@@ -295,11 +300,11 @@ class Series:
         self._at(key.minute).add(counts)
 
     def lost(self) -> None:
-        """Note that a counting event can't be read, so that its counts are missing from the statistics."""
+        """Note that an event of statistics can't be read, so its counts are missing."""
         self._lost = True
 
     def close(self) -> None:
-        """Mark the steps of time that may lack counts as incomplete, if the last counting event could not be read."""
+        """Mark the last steps of time as incomplete if the last event of statistics could not be read."""
         if self._lost:
             self._mark(self.written_at_ms or 0, self.from_ms + self.step_ms * len(self.points))
 
@@ -310,18 +315,18 @@ class Series:
         return self.points[place] if place < len(self.points) else self.later
 
     def _mark(self, first_ms: int, last_ms: int) -> None:
-        """Mark the steps from one time to another as incomplete, because counts are missing."""
+        """Mark the steps of time from one time to another as incomplete, because counts are missing."""
         first = (first_ms // MINUTE_MS * MINUTE_MS - self.from_ms) // self.step_ms
         last = (last_ms - self.from_ms) // self.step_ms
         for place in range(max(0, first), min(last + 1, len(self.points))):
             self.complete[place] = False
 
     def backlog(self, now: int, *, since_ms: int = 0) -> list[int]:
-        """Return how many deliveries of a listener were waiting at the end of each step, calculated backwards from
-        `now`.
+        """Return how many deliveries of a listener waited at the end of each step of time. The numbers are calculated
+        backwards from the number `now`.
 
-        Nothing was waiting before `since_ms`, when the listener was created. Redrives and deleted messages are not
-        counted, so the counts of earlier steps may be wrong by their number.
+        Before `since_ms`, when the listener was created, no delivery waited. Redrives and deleted messages are not
+        counted, so the numbers of earlier steps may be wrong by as many.
         """
         growths = [_growth(counts) for counts in (*self.points, self.later)]
         ends_ms = (self.from_ms + (place + 1) * self.step_ms for place in range(len(self.points)))
@@ -334,9 +339,9 @@ def _growth(counts: Counts) -> int:
 
 
 def _backwards(now: int, growths: Sequence[int]) -> list[int]:
-    """Return the backlog at the end of each step, computed backwards from the backlog `now`.
+    """Return how many deliveries waited at the end of each step of time, calculated backwards from the number `now`.
 
-    `growths` has the growth of the backlog in each step. Its last item is the growth after the last step.
+    `growths` says by how many deliveries the number grew in each step. Its last item is the growth after the last step.
     """
     found, waiting = [], now
     for growth in reversed(growths[1:]):
@@ -348,8 +353,8 @@ def _backwards(now: int, growths: Sequence[int]) -> list[int]:
 class QueuesSeries(Series):
     """The statistics of several queues together over time.
 
-    `queues` holds the listeners of each queue by id, with the time of each listener's creation. A put makes the backlog
-    grow by one for each listener that existed in its minute.
+    `queues` holds, for each queue, the ids of its listeners and the time of each listener's creation. A put makes one
+    delivery wait for each listener that existed in its minute.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queues: Mapping[str, Mapping[str, int]]) -> None:
@@ -382,10 +387,8 @@ class QueuesSeries(Series):
         return min((at_ms - self.from_ms) // self.step_ms, len(self.points))
 
     def backlog_of(self, lags: Mapping[str, int]) -> list[int]:
-        """Return how many deliveries were waiting at the end of each step, calculated backwards from each listener's
-        current lag.
-
-        Redrives and deleted messages are not counted, as in backlog().
+        """Return how many deliveries waited at the end of each step of time, calculated backwards from the number that
+        waits for each listener now. Redrives and deleted messages are not counted.
         """
         growths = [*self._growths]
         for listeners in self._queues.values():

@@ -12,9 +12,8 @@ from broker.core.replays import started
 
 
 class Story:
-    """The history of one message: the events that concern it.
-
-    `whole` says that the events are read from the put on, so that no earlier event is missing.
+    """The history of one message: the events that concern it. `whole` says that the events are read from the message's
+    put on, so that none is missing.
     """
 
     def __init__(self, *, whole: bool) -> None:
@@ -22,9 +21,8 @@ class Story:
         self._whole = whole
 
     def tells(self, event: Event) -> bool:
-        """Return whether an event belongs to the history of the message.
-
-        The event must name the message, or concern all deliveries of a listener.
+        """Return whether an event belongs to the message's history. Such an event names the message, or concerns all
+        deliveries of a listener.
         """
         if isinstance(event, DeliveriesSettled):
             self._owed[event.listener_id] = False
@@ -35,9 +33,8 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """Return the id of the listener that decides whether an event belongs to the message's history.
-
-        Return None if the event belongs to the history without that decision.
+        """Return the id of the listener on which it depends whether an event belongs to the message's history. Return
+        None if the event belongs to it in any case.
         """
         if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
             return None if event.listener_id in self._owed else event.listener_id

@@ -44,8 +44,7 @@ def parse(value: bytes) -> TraceParent | None:
 
 
 def _sampled(flags: bytes) -> str:
-    """Return the trace flags of a later version as flags of version 00.
-
-    Only the lowest bit of the flags has a known meaning.
+    """Return the trace flags of a later version of the header as flags of version 00. Only the lowest bit has a known
+    meaning.
     """
     return "01" if int(flags, 16) & 1 else "00"

@@ -32,11 +32,11 @@ D = TypeVar("D")
 
 
 class Window(Generic[D]):
-    """The deliveries of one partition's messages to one listener.
+    """The deliveries of one partition's messages to one listener, as a worker knows them.
 
-    `open` maps an offset to its delivery, from the beginning of the delivery until it is delivered, parked, cancelled
-    or moved to the topic `outstanding`. `missing` has the offsets in `open` whose messages must be read again. The
-    listener gets no messages below the offset `begin`.
+    `open` maps the offset of a message to its delivery, until it is delivered, parked, cancelled or moved to the topic
+    `outstanding`. `missing` has the offsets in `open` whose messages must be read again. The listener gets no messages
+    below the offset `begin`.
     """
 
     __slots__ = ("begin", "behind", "missing", "open", "scan_from")
@@ -49,9 +49,8 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore a listener's deliveries in a partition from a stored cursor, with one delivery for each open offset.
-
-        `tail` is the offset up to which the newest messages were read.
+        """Restore a listener's deliveries in a partition from a stored cursor, one for each offset in `open`. `tail` is
+        the offset up to which this worker has read new messages.
         """
         self.open = dict(opened)
         self.missing = set(self.open)
