@@ -21,6 +21,8 @@ from everput import Client
 
 # The value that the option value `none` becomes. It is not None, which means that the option was not given.
 NO_LIMIT: Final = object()
+# The fields of the setting `batch`, and the ends of their options' names.
+_BATCH: Final = {"max_messages": "messages", "max_bytes": "bytes", "wait_ms": "wait_ms"}
 
 
 @click.group("listeners", cls=Group)
@@ -84,6 +86,22 @@ _SETTINGS = (
         type=click.Choice(["standard", "slack"]),
         help="Format of the requests; slack for Slack's incoming webhooks.  [default: standard]",
     ),
+    click.option(
+        "--batch-messages",
+        type=_OrNone(int),
+        help="Send batches of up to this many messages, or none for one message in each request.  [default: none; "
+        "with another --batch option: 100]",
+    ),
+    click.option(
+        "--batch-bytes",
+        type=int,
+        help="Most bytes in the body of a batch. A message that is larger is sent alone.  [default: 1048576]",
+    ),
+    click.option(
+        "--batch-wait-ms",
+        type=int,
+        help="Longest time that a message waits for others of its batch, in milliseconds.  [default: 100]",
+    ),
 )
 # The secret is read from a file, because other users of the machine can see the arguments of commands.
 _secret = click.option(
@@ -101,6 +119,16 @@ def _settings(decorated: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the API for the options that were given. Raises click.UsageError if they contradict each
+    other.
+    """
+    batch = {name: values.pop(f"batch_{option}") for name, option in _BATCH.items()}
+    if batch["max_messages"] is NO_LIMIT:
+        if batch["max_bytes"] is not None or batch["wait_ms"] is not None:
+            raise click.UsageError("--batch-messages none turns batches off; leave out the other --batch options.")
+        values["batch"] = NO_LIMIT
+    else:
+        values["batch"] = {name: value for name, value in batch.items() if value is not None} or None
     said = {name: value for name, value in values.items() if value is not None}
     return {name: None if value is NO_LIMIT else value for name, value in said.items()}
 
@@ -155,7 +183,12 @@ def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool,
 
 
 @command.command(
-    "update", epilog=examples("everput listeners update orders billing --max-in-flight 8 --rate-per-s none")
+    "update",
+    epilog=examples(
+        "everput listeners update orders billing --max-in-flight 8 --rate-per-s none",
+        "everput listeners update orders billing --batch-messages 500 --batch-wait-ms 50",
+        "everput listeners update orders billing --batch-messages none",
+    ),
 )
 @listener_arguments
 @click.option("--name", help="New name.")
@@ -164,7 +197,7 @@ def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool,
 @_settings
 @asks
 def update(client: Client, *, queue: str, listener: str, as_json: bool, **values: Any) -> None:
-    """Change a listener. Settings that are left out keep their values."""
+    """Change a listener. Settings that are left out keep their values. The three --batch options are one setting."""
     request = everput.update_listener(*find_listener(client, queue, listener), **_said(values))
     show(client.send(request).listener, as_json=as_json)
 

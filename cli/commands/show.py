@@ -19,7 +19,7 @@ from cli.groups import Group, examples
 from cli.printing import say, say_json
 from cli.times import Time
 
-_SHOWN = ("name", "id", "notify_url", "liveness_url", "state", "paused", "lag", "max_in_flight", "rate_per_s")
+_SHOWN = ("name", "id", "notify_url", "liveness_url", "state", "paused", "lag", "max_in_flight", "rate_per_s", "batch")
 
 
 @click.group("show", cls=Group)
@@ -54,7 +54,13 @@ def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bo
         say()
         for name in _SHOWN:
             if one.get(name) is not None:
-                say(f"  {name:{width}}  {one[name]}")
+                say(f"  {name:{width}}  {_text(one[name])}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    return str(value)
 
 
 def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -105,6 +106,24 @@ def test_a_limit_is_set_lifted_and_left(run: Run):
     assert (lifted["rate_per_s"], lifted["max_attempts"]) == (2.5, None)
     refused = run("listeners", "update", "limited", "slow", "--rate-per-s", "much", code=2)
     assert "'much' is neither a number nor none" in refused.stderr
+
+
+def test_batches_are_turned_on_changed_and_turned_off(run: Run):
+    run("queues", "create", "batched")
+    (made,) = told(run("listeners", "create", "batched", "bulk", *URLS, "--batch-messages", "500", "--json"))
+    assert made["batch"] == {"max_messages": 500, "max_bytes": 1 << 20, "wait_ms": 100}
+    (kept,) = told(run("listeners", "update", "batched", "bulk", "--max-in-flight", "2", "--json"))
+    assert kept["batch"] == made["batch"]
+    limits = ["--batch-bytes", "2048", "--batch-wait-ms", "0"]
+    (changed,) = told(run("listeners", "update", "batched", "bulk", *limits, "--json"))
+    assert changed["batch"] == {"max_messages": 100, "max_bytes": 2048, "wait_ms": 0}
+    for shown in (run("listeners", "get", "batched", "bulk"), run("show", "queue", "batched")):
+        assert re.search(r"batch +max_messages:? 100, max_bytes:? 2048, wait_ms:? 0", shown.stdout), shown.stdout
+    run("listeners", "update", "batched", "bulk", "--batch-messages", "none", *limits, code=2)
+    refused = run("listeners", "update", "batched", "bulk", "--batch-messages", "1", code=1)
+    assert "/batch/max_messages" in refused.stderr
+    (off,) = told(run("listeners", "update", "batched", "bulk", "--batch-messages", "none", "--json"))
+    assert off["batch"] is None
 
 
 def test_a_secret_of_ones_own_comes_from_a_file(run: Run, tmp_path: Path):
