@@ -116,7 +116,8 @@ function show(problem, inputs, alert) {
   const elsewhere = [];
   let first = null;
   for (const one of problem.errors || []) {
-    const found = inputs.get((one.pointer || "").split("/")[1]);
+    const steps = (one.pointer || "").split("/").slice(1);
+    const found = inputs.get(steps.join(".")) || inputs.get(steps[0]); // such as batch.wait_ms
     if (!found) {
       elsewhere.push(one);
       continue;

@@ -111,6 +111,7 @@ function settingsOf(listener) {
     ["liveness_url", el("code", {}, listener.liveness_url)],
     ["Concurrent requests, at most", String(listener.max_in_flight)],
     ["Deliveries per second, at most", listener.rate_per_s === null ? "no limit" : String(listener.rate_per_s)],
+    ["Messages in a request, at most", listener.batch === null ? "1" : batchWords(listener.batch)],
     ["Timeout of an attempt", duration(listener.timeout_ms / 1000)],
     ["Attempts, at most", listener.max_attempts === null ? "no limit" : String(listener.max_attempts)],
     ["Retried for", duration(listener.max_age_s)],
@@ -118,6 +119,10 @@ function settingsOf(listener) {
     Object.keys(listener.headers).length ? ["Headers", el("pre", {}, headersText(listener.headers))] : null,
     ["Created", moment(listener.created_at)],
   ]);
+}
+
+function batchWords(batch) {
+  return `${batch.max_messages.toLocaleString()}, in ${batch.max_bytes.toLocaleString()} bytes, collected for ${duration(batch.wait_ms / 1000)}`;
 }
 
 async function said(act) {

@@ -16,6 +16,13 @@ const NUMBERS = [
   ["retry_max_s", "Longest retry delay, s", "The delay stops doubling here.", false],
 ];
 
+// The same for the fields of `batch`.
+const BATCH = [
+  ["max_messages", "Messages in a request", "At most this many messages, as a JSON array. Leave empty for one message in each request."],
+  ["max_bytes", "Bytes in a request", "At most this many bytes, if a request carries several messages. A larger message is sent alone."],
+  ["wait_ms", "Wait for more messages, ms", "A request with several messages is sent at the latest after this time."],
+];
+
 /** Open the form for a new listener of a queue or, with listener and etag, for an existing one. */
 export function listenerForm({ queue, listener = null, etag = null }) {
   const fresh = listener === null;
@@ -52,6 +59,15 @@ export function listenerForm({ queue, listener = null, etag = null }) {
       min: 0,
       step: "any",
       value: was[name] ?? "",
+    })),
+    ...BATCH.map(([name, label, hint]) => ({
+      name: `batch.${name}`,
+      label,
+      hint,
+      advanced: true,
+      type: "number",
+      min: 0,
+      value: was.batch ? was.batch[name] : "",
     })),
     {
       name: "headers",
@@ -119,7 +135,16 @@ function created(given) {
   if (given.secret) body.secret = given.secret;
   for (const [name] of NUMBERS) if (given[name] !== "") body[name] = Number(given[name]);
   if (given.headers.trim()) body.headers = headersOf(given.headers);
+  const batch = batchOf(given);
+  if (batch) body.batch = batch;
   return body;
+}
+
+/** Return the setting `batch` of the form: null for one message in each request. Empty fields get their defaults. */
+function batchOf(given) {
+  if (given["batch.max_messages"] === "") return null;
+  const filled = BATCH.filter(([name]) => given[`batch.${name}`] !== "");
+  return Object.fromEntries(filled.map(([name]) => [name, Number(given[`batch.${name}`])]));
 }
 
 /** Return only the fields that differ. URLs and headers are shown without their secret parts, so unchanged ones are not sent. */
@@ -130,6 +155,9 @@ function changed(given, was) {
     const value = given[name] === "" ? null : Number(given[name]);
     if (value !== was[name] && (value !== null || unlimited)) body[name] = value;
   }
+  const batch = batchOf(given);
+  const same = batch && was.batch ? BATCH.every(([name]) => batch[name] === was.batch[name]) : !batch && !was.batch;
+  if (!same) body.batch = batch;
   if (given.headers !== headersText(was.headers)) body.headers = headersOf(given.headers);
   return body;
 }

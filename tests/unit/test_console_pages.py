@@ -252,3 +252,35 @@ async def test_a_member_invites_a_person_who_registers_with_the_link_in_a_fresh_
         await page.until("document.querySelector('h1')?.textContent === 'Accept invitation'")
         await page.run("document.querySelector('button[type=submit]').click()")
         await page.until("document.querySelector('#main').textContent.includes('not valid any more')")
+
+
+@needs_chromium
+async def test_the_batches_of_a_listener_are_turned_on_changed_and_turned_off_in_its_form(shop: Shop):
+    shown = "document.querySelector('main').textContent"
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, f"/queues/{shop.queue}/listeners/{shop.listener}")
+        await page.until(f"{shown}.includes('Messages in a request, at most1')")
+
+        async def save(**values: str) -> None:
+            edit = "[...document.querySelectorAll('.title button')].find((one) => one.textContent === 'Edit')"
+            await page.until(f"document.querySelector('dialog') === null && {edit} !== undefined")
+            await page.run(f"{edit}.click()")
+            await page.until("document.querySelector('dialog form') !== null")
+            for name, value in values.items():
+                await page.run(f"document.querySelector('dialog [name=\"batch.{name}\"]').value = '{value}'")
+            await page.run("document.querySelector('dialog button[type=submit]').click()")
+
+        await save(max_messages="500", wait_ms="50")
+        await page.until(f"{shown}.includes('500, in 1,048,576 bytes, collected for 50 ms')")
+        await save(max_bytes="2048")
+        await page.until(f"{shown}.includes('500, in 2,048 bytes, collected for 50 ms')")
+        await save(wait_ms="99999")
+        error = "document.querySelector('dialog [name=\"batch.wait_ms\"]').closest('.field').querySelector('.error')"
+        await page.until(f"{error} !== null && {error}.textContent.includes('10000')")
+        assert any("422" in one for one in page.errors)
+        page.errors.clear()
+        await page.run("[...document.querySelectorAll('dialog .row button')].at(-1).click()")
+        await save(max_messages="")
+        await page.until(f"{shown}.includes('Messages in a request, at most1')")
+        assert page.errors == []
