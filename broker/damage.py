@@ -32,10 +32,10 @@ _BEHIND_S: Final = 5.0
 
 
 class DamageReports:
-    """Reports unreadable ranges of the log as events in the topic `control`.
+    """The reports of unreadable ranges of the log. Each report is an event in the topic `control`.
 
-    `requests` is the Kafka client whose reads are watched. Call start() after this process has read `control` to its
-    end.
+    `requests` is the Kafka client whose reads find the ranges. Call start() after this process has read `control` to
+    its end.
     """
 
     def __init__(self, requests: KafkaRequests, control: ControlLog, view: DirectoryView, table: Topics) -> None:
@@ -133,9 +133,8 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Check unreadable ranges again.
-
-        Report the ranges that can be read now, such as after a repair or with another partition leader.
+        """Check unreadable ranges again, and report those that can be read now. A range may become readable after a
+        repair, or with another partition leader.
         """
         for one in known:
             try:

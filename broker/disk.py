@@ -24,9 +24,8 @@ LOOK_S: Final = 1.0
 
 
 class Marks(NamedTuple):
-    """The limits of free disk space, in bytes.
-
-    Below `growth`, only urgent events are stored. Below `reserve`, which is lower, nothing is stored.
+    """The two limits of free disk space, in bytes. Below `growth`, only urgent events are stored. Below `reserve`,
+    which is lower, nothing is stored.
     """
 
     growth: int

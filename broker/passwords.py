@@ -113,7 +113,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
 
 def _judged(password: str) -> str:
-    """Return the beginning of a password that zxcvbn can judge in limited time."""
+    """Return the part of a password that is judged: its beginning, so that zxcvbn needs only limited time."""
     end, seen = 0, set[str]()
     for character in password[:JUDGED_CHARS_MAX]:
         seen.add(character)
@@ -124,7 +124,7 @@ def _judged(password: str) -> str:
 
 
 def _normal(password: str) -> bytes:
-    """Return the bytes of a text, which are the same however a keyboard composes its characters (NIST SP 800-63B,
-    3.1.1.2).
+    """Return the bytes of a text in Unicode's normal form, so that the same characters give the same bytes on every
+    keyboard (NIST SP 800-63B, 3.1.1.2).
     """
     return unicodedata.normalize("NFKC", password).encode()

@@ -30,11 +30,11 @@ class Offsets(Protocol):
 
 
 async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-    """Return an offset by partition before which every record is older than a time; the end offset if all records are
-    older.
+    """Return, for each partition, an offset before which every record is older than a time. It is the end offset if all
+    records are older.
 
-    If Kafka's time index is damaged, the offset may be earlier than necessary. Writers' clocks differ, so callers ask
-    for an earlier time than they need. Raises LogUnavailable if Kafka does not answer.
+    If Kafka's time index is damaged, the offset may be earlier than necessary. Clocks differ, so callers ask for an
+    earlier time than they need. Raises LogUnavailable if Kafka does not answer.
     """
     # Read the end offsets first. Then records that are appended meanwhile come after these offsets.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))

@@ -56,8 +56,8 @@ def stored_size(size: int) -> int:
 class StoredBytes:
     """Counts the bytes that each organization stores, for one process, and enforces the limit.
 
-    `bytes_max` is for a tenant: an account with all organizations that it created. None means no limit, and
-    organizations that the operator's shell created have none. Bytes stored more than `retain_s` seconds ago no longer
+    `bytes_max` is the limit of a tenant: an account with all organizations that it created. None means no limit.
+    Organizations that the operator created have no limit. Bytes stored more than `retain_s` seconds ago no longer
     count.
     """
 

@@ -99,7 +99,7 @@ def errors_as_refusals(url: str) -> Iterator[None]:
 
 
 def nothing_answers(url: str, error: Exception) -> ConfigurationError:
-    """Return the error for a server that can't be connected to."""
+    """Return the error for a server to which no connection can be opened."""
     return ConfigurationError(f"nothing answers at {url}; is `everput serve` running? ({error})")
 
 

@@ -96,8 +96,8 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
 
 
 def _is_here(url: str) -> bool:
-    """Return whether a URL is on this machine. Only then may a file in the working directory decide where a key is
-    sent.
+    """Return whether a URL is on this machine. Only then may a file in the working directory decide to which server a
+    key is sent.
     """
     host = urlsplit(url).hostname or ""
     try:

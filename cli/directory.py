@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class OpenDirectory(NamedTuple):
-    """The topic `control`, and the directory folded from all of its events."""
+    """The topic `control`, and the directory that was computed from all of its events."""
 
     control: ControlLog
     view: DirectoryView

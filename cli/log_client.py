@@ -115,9 +115,10 @@ def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | 
 
 
 def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
-    """Return a test for the lines that belong to the message in the query; None if the query names no message.
+    """Return a function that tests whether a line belongs to the message in the query. Return None if the query names
+    no message.
 
-    The API can't make this test after a cursor, because it does not know which events it sent before.
+    After a cursor, the API can't make this test itself, because it does not know which events it sent before.
     """
     parts = parse_message_id(query.get("message", ""))
     if parts is None:

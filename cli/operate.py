@@ -22,7 +22,9 @@ from cli.waiting import waiting
 
 
 class Cluster(NamedTuple):
-    """A Kafka that was reached, with a started client and the topics with their actual numbers of partitions."""
+    """A Kafka to which this command is connected: a started client, and the topics with their actual numbers of
+    partitions.
+    """
 
     kafka: KafkaSettings
     requests: KafkaRequests

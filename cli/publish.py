@@ -150,9 +150,8 @@ class Publisher:
 
 
 class _Room:
-    """The limit of the lines whose puts are in flight: `lines` lines, with `chars` characters together.
-
-    A single line may have more characters.
+    """The limit on the lines whose puts are in flight: `lines` lines, with `chars` characters together. One line alone
+    may have more characters.
     """
 
     def __init__(self, lines: int, chars: int) -> None:

@@ -228,7 +228,9 @@ class AsyncClient:
 
 
 class _Tries:
-    """The retries of one request. Each method returns the seconds to wait before the next try, or raises the error."""
+    """The retries of one request. Each method returns the time in seconds to wait before the next try, or raises the
+    error.
+    """
 
     def __init__(self, request: Request[Any], give_up_after_s: float, *, refused_at_once: bool) -> None:
         self._refused_at_once = refused_at_once
@@ -266,8 +268,8 @@ class _Tries:
 
 
 class _Reading(_Tries):
-    """The state of reading the log over several connections. Events are held back until a line with a cursor follows
-    them, so that no event is repeated.
+    """The state of one reader of the log over several connections. Events are held back until a line with a cursor has
+    followed them, so that no event is repeated.
     """
 
     def __init__(self, request: Request[LogLine], give_up_after_s: float, *, refused_at_once: bool) -> None:
@@ -355,8 +357,8 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _following(request: Request[T], page: T) -> Request[T] | None:
-    """Return the request for the next page, or None if this page is the last. It keeps the address of the first
-    request.
+    """Return the request for the next page, or None if this page is the last. Its query is that of the page's link
+    `next`, and all else is as in the given request.
     """
     link = getattr(getattr(page, "links", None), "next", None)
     if not link:

@@ -117,8 +117,8 @@ class Coalescer:
         return items
 
     def _sent(self, queue_id: str, lane: _Lane, items: Sequence[_Item], task: asyncio.Task[None]) -> None:
-        """Send the puts that have arrived while a batch was sent. This is called even if the batch's task was cancelled
-        before it began.
+        """Send the puts that have arrived while a batch was sent. This method is called even if the task of that batch
+        was cancelled before it began.
         """
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()

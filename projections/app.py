@@ -106,8 +106,10 @@ class Projections:
         await self._directory.caught_up(timeout_s=timeout_s)
 
     async def _fold_good_copies(self, group: str) -> None:
-        """Apply all records that the topic `control` has now. Fetch them by single requests, which read another
-        broker's copy if the leader's copy is altered. Faust then reads only later records. Raises LogUnavailable.
+        """Apply all records that the topic `control` has now. They are fetched by single requests, which use another
+        broker's copy if the leader's copy is damaged.
+
+        Faust then reads only later records. Raises LogUnavailable.
         """
         end = await self._control.end_offset()
         for agent in self._agents.values():
@@ -158,7 +160,7 @@ class Projections:
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
 
     async def _first_of(self, waiting: Any) -> None:
-        """Wait for `waiting`, or raise an error if the projections end first."""
+        """Wait for `waiting`. If the projections end first, raise their error."""
         task = asyncio.ensure_future(waiting)
         if self._ended is None:
             raise RuntimeError("the projections were not started; call start() first")

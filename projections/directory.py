@@ -122,7 +122,9 @@ class DirectoryProjection:
 
 
 def _shared(lookup: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
-    """Start a task whose error is dropped if all its waiters have given up."""
+    """Run a coroutine as a task that several callers share. If all of them have stopped waiting, its error is
+    dropped.
+    """
     task = asyncio.create_task(lookup)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task

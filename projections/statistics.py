@@ -103,8 +103,8 @@ class Statistics:
 
 
 def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
-    """Return the Faust agent that counts the statistics. After any error, the agent calls `failed`, and counting
-    restarts from the last written record.
+    """Return the Faust agent that counts the statistics. After any error, it calls `failed`, and counting continues
+    from the last counts in Kafka.
     """
 
     async def statistics(stream: Any) -> None:
@@ -119,7 +119,9 @@ def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callab
 
 
 class _Feed:
-    """The source of the Faust consumer: it reads batches of the partitions that the consumer group has assigned."""
+    """The source from which the Faust consumer gets its messages: it reads batches of records in the partitions that
+    the consumer group has assigned.
+    """
 
     def __init__(self, counting: Counting, names: Mapping[str, str]) -> None:
         self._counting = counting

@@ -64,9 +64,8 @@ class Window(Generic[D]):
         return self.scan_from is None and not self.behind
 
     def idle(self, tail: int) -> bool:
-        """Return whether the listener has no open delivery and no unread message in this partition.
-
-        In that case, the position of the reader of new messages is also the position of the listener.
+        """Return whether the listener has no open delivery and no unread message in this partition. If so, the listener
+        has received everything up to the position of the reader of new messages.
         """
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
@@ -76,9 +75,10 @@ class Window(Generic[D]):
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """Note that the reader of new messages has reached a message of this listener.
+        """Note that the reader of new messages has reached a message of this listener. Return whether the delivery of
+        the message begins now.
 
-        Return whether the delivery of this message begins now. `delivery` is None if there is no free slot for it.
+        `delivery` is None if the listener's memory is full. The message must then be read again later.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -92,21 +92,23 @@ class Window(Generic[D]):
         return False
 
     def wanted(self) -> int | None:
-        """Return the offset from which a reader should read older messages for this listener. Return None if no message
-        is missing.
+        """Return the offset from which older messages must be read for this listener. Return None if it needs no older
+        message.
         """
         if self.missing:
             return min(self.missing)
         return self.behind[0] if self.behind else self.scan_from
 
     def may_take(self, offset: int) -> bool:
-        """Return whether the listener may take the older message at this offset next, if it has a free slot."""
+        """Return whether the listener may take the older message at this offset next, if its memory is not full."""
         if self.behind:
             return offset == self.behind[0]
         return self.scan_from is not None and offset >= self.scan_from
 
     def take(self, offset: int, delivery: D) -> None:
-        """Take the delivery of an older message. The method may_take() must have allowed its offset."""
+        """Add the delivery of an older message to the open deliveries. may_take() must have returned True for its
+        offset.
+        """
         if self.behind:
             self.behind.popleft()
         else:
@@ -116,8 +118,8 @@ class Window(Generic[D]):
     def passed(self, start: int, end: int, tail: int) -> None:
         """Note that all of this listener's messages in the offsets [start, end) have been read again.
 
-        If the log no longer has an earlier message that waits, later messages are not taken until gone() is called for
-        it.
+        If the log no longer has one of the messages that the listener needs, later messages are not taken until gone()
+        is called for it.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -125,38 +127,36 @@ class Window(Generic[D]):
                 self.scan_from = None
 
     def gone(self, offset: int) -> None:
-        """Forget an offset of the listener, because the log no longer has its message."""
+        """Forget an offset at which the listener needs a message, because the log no longer has the message."""
         self.missing.discard(offset)
         if self.behind and self.behind[0] == offset:
             self.behind.popleft()
         self.open.pop(offset, None)
 
     def scan(self, offset: int) -> None:
-        """Let another reader read from this offset on, because the reader of new messages can't tell which of them the
-        listener gets.
+        """Let a catch-up reader read from this offset on. The reader of new messages does not know which messages at
+        these offsets the listener needs.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)
 
     def within(self, first: int, last: int) -> tuple[list[int], int | None]:
-        """Return the listener's offsets in this range that must be read again, and the offset from which the rest must
-        be searched.
-
-        The second value is None if nothing must be searched.
+        """Return the offsets in this range that must be read again for the listener. Also return the offset from which
+        on all records must be searched for its messages, or None if none must be searched.
         """
         own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
         begin = self.scan_from
         return own, begin if begin is not None and first <= begin <= last else None
 
     def found(self, offset: int) -> D | None:
-        """Return the open delivery that was waiting for the message at this offset, or None."""
+        """Return the open delivery at this offset if it was waiting for its message, otherwise None."""
         if offset not in self.missing:
             return None
         self.missing.remove(offset)
         return self.open[offset]
 
     def forget(self, offsets: Iterable[int]) -> None:
-        """Note that the messages of these open deliveries were dropped to save memory, and must be read again."""
+        """Note that the messages of these open deliveries were removed from memory, and must be read again."""
         self.missing.update(offsets)
 
     def settle(self, offset: int) -> D | None:
@@ -169,9 +169,8 @@ class Window(Generic[D]):
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Return the offset below which the delivery of every message for this listener has begun.
-
-        `tail` is the offset up to which the newest messages were read.
+        """Return the offset below which every message for this listener is delivered, or its delivery is open. `tail`
+        is the offset up to which new messages were read.
         """
         if self.behind:
             return self.behind[0]
@@ -179,9 +178,7 @@ class Window(Generic[D]):
 
     def settled(self, offset: int, tail: int) -> bool:
         """Return whether the delivery at this offset is settled: delivered, parked, cancelled or moved to the topic
-        `outstanding`.
-
-        `tail` is the offset up to which the newest messages were read.
+        `outstanding`. `tail` is the offset up to which new messages were read.
         """
         return offset < self.top(tail) and offset not in self.open
 

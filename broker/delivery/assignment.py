@@ -36,7 +36,7 @@ from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """The parts of a worker that stay the same when a rebalance gives it other partitions."""
+    """The parts of a worker that do not change at a rebalance, when the worker gets other partitions."""
 
     kafka: Ports
     view: DirectoryView
@@ -52,8 +52,8 @@ class Shared:
 
 
 class Assignment:
-    """The partitions that a worker owns in one generation of the consumer group, with the state of their deliveries and
-    the loops that serve them.
+    """The partitions that a worker owns between two rebalances, with the state of their deliveries and the loops that
+    serve them.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -168,7 +168,7 @@ class Assignment:
         return found, fetched.next_offset
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park the deliveries whose messages can't be read from Kafka. Return False if the worker has lost the
+        """Park the deliveries whose messages can't be read from Kafka. Return False if the worker no longer owns the
         partition.
         """
         return await self.outstanding.park_damaged(

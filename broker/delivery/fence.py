@@ -22,8 +22,10 @@ async def _handed_over() -> None:
 
 
 class Fence:
-    """The check that this worker still owns its partitions. Another worker may have taken them over while this process
-    was suspended. The first call of `assure()` always asks Kafka.
+    """The check that this worker still owns its partitions. While the process was suspended, another worker may have
+    taken them over.
+
+    The first call of `assure()` always asks Kafka.
     """
 
     def __init__(
@@ -57,9 +59,9 @@ class Fence:
         self._asked_at = asked_at
 
     async def assure(self) -> None:
-        """Return if this worker surely still owns its partitions. Raises LogUnavailable otherwise.
+        """Return if this worker certainly owns its partitions still. Raises LogUnavailable otherwise.
 
-        Kafka is asked only if its last answer is too old. Concurrent calls share one request.
+        Kafka is asked only if its last answer is too old. Calls at the same time share one request.
         """
         if self._monotonic() - self._asked_at < self._tuning.sure_s:
             return

@@ -42,7 +42,7 @@ class LogReader(Protocol):
         """Fetch Kafka records from an offset on, at least one if the partition has more. Raises OffsetTooOld,
         LogDamaged or LogUnavailable.
 
-        `worth` tests the bytes of a record batch. A batch for which it returns False may be left out.
+        `worth` tests the bytes of a record batch. If it returns False, the batch may be left out.
         """
 
     def walk(
@@ -68,12 +68,14 @@ class Appender(Protocol):
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
         """Append (key, value) records to their partitions, and remove the written ones from `outcomes`. A value of None
-        is a tombstone. After LogUnavailable, each record left in `outcomes` may have been written or not.
+        is a tombstone.
+
+        After LogUnavailable, it is unknown whether the records that are left in `outcomes` were written.
         """
 
     async def append_one(self, partition: int, key: bytes, value: bytes) -> int:
-        """Append one Kafka record and return its offset, or -1 if the offset is unknown. After LogUnavailable, the
-        record may have been written or not.
+        """Append one Kafka record and return its offset, or -1 if the offset is unknown. After LogUnavailable, it is
+        unknown whether the record was written.
         """
 
 

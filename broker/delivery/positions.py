@@ -38,7 +38,7 @@ class Positions:
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
-        """Return for each partition the lowest offset from which a listener continues."""
+        """Return for each partition the lowest offset that a listener has not passed."""
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:
@@ -53,8 +53,8 @@ class Positions:
         return tail
 
     def report_missing(self, before_ms: int) -> None:
-        """Log a warning for listeners created before this time that have no committed cursor. Delivery to them starts
-        again from the time they were created.
+        """Log a warning for listeners that were created before this time but have no committed cursor. They get all
+        messages since their creation again.
         """
         # These listeners have no committed cursor: Kafka has lost it, or no worker has run since they were created.
         missing = [
@@ -74,7 +74,7 @@ class Positions:
 
 
 async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions: Collection[int]) -> Positions:
-    """Read the cursors of these listeners on these partitions. Raises LogUnavailable."""
+    """Read the committed cursors of these listeners on these partitions. Raises LogUnavailable."""
     known, messages = list(listeners), kafka.log.messages
     cursors = await kafka.cursors.load([listener.id for listener in known], partitions)
     ends = await messages.end_offsets()
@@ -83,5 +83,5 @@ async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions
 
 
 def lowest(listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], partition: int) -> int:
-    """Return the lowest offset from which any of these listeners continues on a partition."""
+    """Return the lowest offset in a partition that any of these listeners has not passed."""
     return min((one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners), default=1 << 63)

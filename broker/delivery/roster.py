@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The parts of a worker that the dispatchers of all listeners use."""
+    """The parts of a worker that all of its dispatchers (one for each listener) use."""
 
     network: Network
     dice: Callable[[], float]  # draws the jitter of retries
@@ -60,8 +60,8 @@ class Means:
 
 
 class Roster:
-    """The dispatchers of one worker, one for each listener. A dispatcher survives a rebalance, but its delivery streams
-    do not.
+    """The dispatchers of one worker, one for each listener. At a rebalance, the dispatchers stay, and their delivery
+    streams are replaced.
     """
 
     assignment: Assignment  # the worker's current one
@@ -105,8 +105,8 @@ class Roster:
             self._arrived.set()
 
     def change(self, listener: Listener) -> None:
-        """Apply a change of the listener: it was paused or resumed, its deliveries are to be retried, or it has a new
-        URL or secret.
+        """Apply a change of the listener: it was paused or resumed, got a new URL or secret, or its deliveries must be
+        retried now.
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
@@ -128,7 +128,7 @@ class Roster:
         self._means.ticks.remove(dispatcher)
 
     def tell(self, event: Event) -> None:
-        """Handle an event that concerns more than one listener's settings. A listener or replay has ended, or
+        """Handle an event that concerns more than the settings of one listener: a listener or replay has ended, or
         unreadable records of the log are readable again or given up as lost.
         """
         assignment = self.assignment

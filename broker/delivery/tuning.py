@@ -16,8 +16,9 @@ from broker.ports import SESSION_TIMEOUT_MS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """The tuned numbers of one worker. A name's ending is its unit: `_ms` and `_s` are times, `_bytes` is a size, and
-    `_at_once` is the size of a batch, after which other tasks may run.
+    """The tuned numbers of one worker. The ending of a name is the unit: `_ms` and `_s` are times, `_bytes` is a size.
+
+    A name that ends with `_at_once` is a number of items that are handled together, before other tasks may run.
     """
 
     # Memory of one listener (dispatch/room.py)

@@ -155,8 +155,8 @@ class Worker:
                 dispatcher.close()
 
     def lag(self, listener_id: str) -> int | None:
-        """Estimate how many messages wait for a listener in all partitions, from the partitions of this worker. Return
-        None if this worker does not serve the listener.
+        """Estimate how many messages wait for a listener in all partitions. The estimate is based on the partitions of
+        this worker. Return None if this worker does not serve the listener.
         """
         dispatcher, assignment = self.roster.dispatchers.get(listener_id), self.assignment
         if dispatcher is None or not assignment.partitions:
@@ -164,7 +164,7 @@ class Worker:
         return round(waiting(dispatcher, assignment.partitions) / assignment.share.partitions)
 
     async def assure(self) -> None:
-        """Return if this worker surely still owns its partitions. Raises LogUnavailable otherwise."""
+        """Return if this worker certainly owns its partitions still. Raises LogUnavailable otherwise."""
         await self.assignment.fence.assure()
 
     async def condition(self) -> Condition:
@@ -198,7 +198,7 @@ class Worker:
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
-        """Stop sending, write the last checkpoint, and forget the partitions."""
+        """Stop sending, write the last checkpoint, and forget the state of the partitions."""
         assignment = self.assignment
         if assignment.partitions:  # A worker without partitions has nothing to write.
             await self._drain(assignment, at_end=at_end)
@@ -230,8 +230,8 @@ class Worker:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no more attempts, and wait for those in flight. Attempts that have run for over `hanging_s` are
-        abandoned, and the partition's next owner repeats them.
+        """Begin no more attempts, and wait for those in flight. An attempt that has run for over `hanging_s` is
+        abandoned, and the partition's next owner repeats it.
         """
         time = asyncio.get_running_loop().time
 
@@ -274,9 +274,7 @@ class Worker:
             self._begin(assignment, *found)
 
     async def _ask(self, assignment: Assignment, ask: Callable[[], Awaitable[T]], waits: str) -> T | None:
-        """Repeat a request to Kafka until it is answered. Return None if the partitions were handed over in the
-        meantime.
-        """
+        """Repeat a request to Kafka until it is answered. Return None if the partitions were handed over meanwhile."""
         while assignment is self.assignment:
             try:
                 answer = await ask()

@@ -129,9 +129,9 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, with
 async def _created(
     admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool, brokers_within_s: float
 ) -> Mapping[str, Any]:
-    """Create the missing topics, and return the metadata of all topics of the cluster once every topic has leaders.
+    """Create the missing topics, and return the metadata of all topics of the cluster when every topic has leaders.
 
-    Brokers are counted only if a topic is missing, because one of three brokers may be down.
+    The number of brokers is checked only if a topic is missing, because a broker of a running cluster may be down.
     """
     asked = False
     while True:
@@ -170,7 +170,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:
-    """Collect the facts about the cluster that `safety.problems` judges."""
+    """Collect the facts about the cluster by which `safety.problems` decides whether it is safe."""
     names = [topic.name for topic in topics.all()]
     brokers = [one["node_id"] for one in (await admin.describe_cluster())["brokers"]]
     kept = {*names, safety.OFFSETS_TOPIC}

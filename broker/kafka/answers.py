@@ -24,9 +24,8 @@ _MARK: Final = b'"type":"answers.kept"'
 
 
 class AnswersOfMessage:
-    """The stored answers of these listeners to the failed attempts of one message.
-
-    First the attempts are collected, and then the answers to them.
+    """The stored answers of these listeners to the failed attempts of one message. Collect the attempts first, and then
+    find the answers.
     """
 
     def __init__(self, offset: int, listener_ids: Collection[str]) -> None:
@@ -52,7 +51,7 @@ class AnswersOfMessage:
                 self._told[event.listener_id, answer[0]] = answer
 
     def _missing(self) -> dict[int, int]:
-        """Return the partitions that have answers which are still to be found, each with the time from which to read
+        """Return the partitions in which stored answers must still be found, each with the time from which on to read
         it.
         """
         since: dict[int, int] = {}
@@ -62,9 +61,8 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Read the stored answers of listeners that are still to be found, with at most four reads for each partition.
-
-        Raises LogUnavailable if Kafka does not answer.
+        """Read the stored answers that are still missing, with at most four reads for each partition. Raises
+        LogUnavailable if Kafka does not answer.
         """
         since = self._missing()
         if since:

@@ -25,7 +25,7 @@ _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
 class _Waiting(NamedTuple):
-    """A record that waits for its batch. The future `offset` resolves to the record's offset."""
+    """A record that waits for its batch. The future `offset` gets the record's offset."""
 
     record: KeyAndValue
     offset: asyncio.Future[int]
@@ -44,10 +44,11 @@ class Appender:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write (key, value) records by partition, and remove the written ones from `outcomes`.
+        """Write (key, value) records by partition, and remove the written ones from `outcomes`. A value of None writes
+        a tombstone.
 
-        A value of None writes a tombstone. Raises LogUnavailable if Kafka does not acknowledge. After this error,
-        nobody knows whether the records left in `outcomes` are written.
+        Raises LogUnavailable if Kafka does not acknowledge. After this error, it is unknown whether the records that
+        are left in `outcomes` were written.
         """
 
         async def write(partition: int, records: Sequence[KeyAndValue]) -> None:
@@ -92,8 +93,8 @@ class Appender:
             del self._waiting[partition]
 
     async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
-        """Pass a batch's result to the caller of each of its records. Cancel the batch when all callers have
-        given up.
+        """Pass the result of a batch to the callers of its records. If all callers have stopped waiting, cancel the
+        batch.
         """
         sending = asyncio.create_task(self._bounded([send]))
         left = len(batch)
@@ -124,8 +125,8 @@ class Appender:
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
         """Wait at most `timeout_s` for these writes, because aiokafka retries for much longer.
 
-        A write that Kafka has already received may still be stored later, and a retry stores it twice. A write that
-        still waits behind another batch is withdrawn. Otherwise each retry during an outage would add a copy.
+        A write that Kafka has already received may be stored later, and a retry then stores it twice. A write that
+        still waits behind another batch is withdrawn, so that retries during an outage do not add copies.
         """
         producer = self._producer.get()
         try:

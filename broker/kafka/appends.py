@@ -35,11 +35,11 @@ class Append:
 
 
 class Together(Append):
-    """Messages that should be stored in one record batch. If one batch can't hold them, they use as few batches as
+    """A group of messages that should be in one record batch. If one batch can't hold them, they use as few batches as
     possible.
 
-    The future `done` resolves to None when Kafka has stored every message. `builds` makes the records that are in no
-    batch yet.
+    The future `done` gets None when Kafka has stored every message. `builds` makes the records of the messages that are
+    in no batch yet.
     """
 
     __slots__ = ("_unacknowledged", "begun", "builds", "count", "together")
@@ -63,9 +63,11 @@ class Together(Append):
         return Part(self.build, done, self.deadline, count)
 
     def add_to(self, batch: Any, items: list[Append], partition: int) -> bool:
-        """Add this group's messages to a record batch: all of them, or none if other messages leave too little room.
+        """Add this group's messages to a record batch: all of them, or none if the batch already has other messages and
+        the group does not fit.
 
-        If they are too large for any batch, as many as fit go into an empty one. Return whether all are in batches now.
+        If the group is too large for any batch, as many messages as fit go into an empty one. Return whether all
+        messages are in batches now.
         """
         try:
             # First compare the sizes, because building records takes time.
@@ -102,9 +104,8 @@ class Together(Append):
 
 
 class Part(Append):
-    """Messages of one `Together` group that are in the same record batch.
-
-    The future `done` resolves to (partition, offset) of the first of these messages.
+    """Messages of one group that are in the same record batch. The future `done` gets the partition and offset of the
+    first of them.
     """
 
     __slots__ = ("count",)
@@ -115,8 +116,8 @@ class Part(Append):
 
 
 class AppendQueue:
-    """A first-in, first-out queue of messages that wait for a record batch. `count` is the number of messages, `size`
-    their bytes.
+    """A first-in, first-out queue of messages that wait for a record batch. `count` is the number of messages, and
+    `size` the number of their bytes.
     """
 
     __slots__ = ("_items", "count", "size")
@@ -146,7 +147,7 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Raise the error in each caller that still waits for one of these messages. Return the number of these callers."""
+    """Raise the error in each caller that still waits for one of these messages. Return how many callers these are."""
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:
         begun = item.together is not None and item.together.begun

@@ -148,11 +148,11 @@ def bytes_wanted(raw: bytes) -> int:
 
 
 def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
-    """Split fetched bytes into record batches by their length fields. Yield each batch, the base offset after it, and
-    its size.
+    """Split fetched bytes into record batches by their length fields. Yield each batch, the base offset of the next
+    one, and its size.
 
     The batch is None if the bytes can't be a batch. The base offset is None where the bytes end. The last batch may be
-    truncated, because Kafka cuts its answer at the requested size.
+    incomplete, because Kafka cuts its answer at the requested size.
     """
     at = 0
     while len(raw) - at > _MAGIC_AT:
@@ -177,15 +177,15 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
 
 
 def _base(batch: Any, otherwise: int) -> int:
-    """Return the first offset of a record batch. Return `otherwise` for old, compressed batches, which do not
-    state it.
+    """Return the first offset of a record batch. Return `otherwise` for an old, compressed batch, which does not say
+    its first offset.
     """
     return int(getattr(batch, "base_offset", otherwise))
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first unreadable offset of a damaged batch: its own base offset if its header agrees with the next
-    batch.
+    """Return the first unreadable offset of a damaged batch. It is the offset in the batch's header, if that agrees
+    with the next batch.
     """
     if batch is None or batch.next_offset != after:
         return offset

@@ -165,21 +165,24 @@ class ChangesTopic:
         return sum(one.deleted for one in counts.values()), exact
 
     def _fail_unless_given_up(self, damage: LogDamaged) -> None:
-        """Skip an unreadable range of a scan if an operator has given it up; raise LogDamaged otherwise."""
+        """Handle an unreadable range of a scan: skip it if an operator has given it up, and raise LogDamaged
+        otherwise.
+        """
         if not self._requests.given_up(damage):
             raise damage
 
     def _walk(self, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end). Skip ranges that an operator has given up: their changes do not count.
+        """Yield the records in [offset, end). Ranges that an operator has given up are skipped, and the updates and
+        deletions in them have no effect.
 
-        Raises LogUnavailable if Kafka does not answer. Raises LogDamaged if another range is unreadable, because a
-        change may be in it.
+        Raises LogUnavailable if Kafka does not answer. Raises LogDamaged if another range is unreadable, because an
+        update or deletion may be in it.
         """
         return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)
 
     async def _spans(self, since_ms: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-        """Return the offsets [first, end) of the topic `changes` since a time, by partition. Leave out partitions
-        without changes.
+        """Return the offsets [first, end) of the topic `changes` since a time, by partition. Partitions without records
+        since then are left out.
         """
         firsts = await offsets_since(self._requests, self._topic.name, {p: max(at, 0) for p, at in since_ms.items()})
         ends = await self._requests.offsets(self._topic.name, dict.fromkeys(firsts, LATEST))

@@ -21,7 +21,7 @@ _UNDER_WAY_MAX: Final = 32
 
 
 class KafkaCursors:
-    """The cursors of all listeners, kept in Kafka as committed offsets. A cursor says how far a listener has got in a
+    """The cursors of all listeners, kept in Kafka as committed offsets. A cursor says how far a listener has received a
     partition.
 
     Each listener has its own consumer group, `<prefix>listener.<id>`, on the topic `messages`.
@@ -76,9 +76,8 @@ class KafkaCursors:
             raise NotStored(failed)
 
     async def listeners(self) -> set[str]:
-        """Return the ids of all listeners with committed offsets, including ended listeners.
-
-        Raises LogUnavailable if Kafka does not answer.
+        """Return the ids of all listeners with committed offsets, including deleted listeners and ended replays. Raises
+        LogUnavailable if Kafka does not answer.
         """
         found = (group_listener(self._kafka, group) for group in await self._requests.groups.names())
         return {listener_id for listener_id in found if listener_id is not None}

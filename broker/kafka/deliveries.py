@@ -211,7 +211,8 @@ class KafkaDeliveries:
     ) -> None:
         """Count the messages of a partition from each listener's position on, and add the counts to `found`.
 
-        Listeners whose positions are close together share the reads. If the reads do not suffice, a count is too low.
+        Listeners whose positions are close together share the reads. If there are not enough reads for all records, a
+        count is too low.
         """
         left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
         for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
@@ -241,10 +242,10 @@ class KafkaDeliveries:
         return {listener_id: facts_of(places.values(), at_ms) for listener_id, places in cursors.items()}
 
     async def _behind(self, listener: Listener, partition: int, top: int, end: int) -> tuple[int, int | None]:
-        """Count the queue's messages in the offsets [top, end) of a partition. Return the count and the oldest
-        message's time.
+        """Count the queue's messages in the offsets [top, end) of a partition. Return the count and the time of the
+        oldest message.
 
-        Records that need more than _LAG_READS_MAX reads are not counted.
+        Records beyond _LAG_READS_MAX reads are not counted.
         """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None
@@ -273,7 +274,7 @@ class KafkaDeliveries:
 
 
 def _with(backlog: Backlog, messages: int, oldest_at_ms: int | None) -> Backlog:
-    """Return the backlog with more messages, the oldest of which was put at this time."""
+    """Return a backlog to which more messages were added. The oldest of these was put at this time."""
     times = [at_ms for at_ms in (backlog.oldest_at_ms, oldest_at_ms) if at_ms is not None]
     return Backlog(backlog.messages + messages, min(times, default=None))
 
@@ -315,10 +316,10 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 def _settled_state(
     known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
 ) -> DeliveryState:
-    """Return the state of a delivery whose last attempt was not found.
+    """Return the state of a delivery that the listener's cursor has passed, but whose last attempt was not found.
 
-    The listener's cursor counts the delivery as settled. `kept` holds the message's deliveries in the topic
-    `outstanding` by listener id; None if they could not be read completely.
+    `kept` holds the message's deliveries in the topic `outstanding` by listener id; None if they could not be read
+    completely.
     """
     if kept is None:
         return DeliveryState(state="unknown", attempts=known.attempts)

@@ -46,7 +46,7 @@ _NO_ROOM: Final = "Kafka does not acknowledge writes at the moment. Nothing was 
 
 
 class _Batch:
-    """A record batch in flight. `leader` is the broker that led its partition when the batch was sent; None if
+    """A record batch in flight. `leader` is the broker that led the batch's partition when it was sent; None if
     unknown.
     """
 
@@ -131,8 +131,8 @@ class GroupCommit:
         return zlib.crc32(ordering_key.encode()) % self._partitions
 
     def some_partition(self) -> int:
-        """Return a partition whose leader acknowledges writes, as far as is known. Each call returns another partition
-        in turn.
+        """Return a partition whose leader acknowledges writes, as far as is known. Successive calls return different
+        partitions in turn.
         """
         usable = self._trusted() or self._led()
         self._turn += 1
@@ -152,9 +152,8 @@ class GroupCommit:
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message, and pass the result to `writer` instead of a future.
-
-        Raises LogUnavailable at once, as append() does.
+        """Append a message, and pass the result to the object `writer` instead of a future. Raises LogUnavailable at
+        once if Kafka does not acknowledge writes, or if too many messages wait.
         """
         item = Append(build, writer, _now_s() + self.timeout_s, size)
         self._join(None if ordering_key is None else self.partition_of(ordering_key), item)
@@ -172,10 +171,8 @@ class GroupCommit:
         return done
 
     def _join(self, partition: int | None, item: Append) -> None:
-        """Let messages wait for the next batch of a partition, or of any partition.
-
-        Raises LogUnavailable while Kafka does not acknowledge or too many messages wait. Raises DiskNearlyFull while
-        the disk is nearly full.
+        """Add messages to the queue for the next batch of a partition, or of any partition. Raises LogUnavailable while
+        Kafka does not acknowledge or too many messages wait. Raises DiskNearlyFull while the disk is nearly full.
         """
         if self._refuses(partition):
             self.refused += 1
@@ -213,7 +210,7 @@ class GroupCommit:
         return self._requests.partitions_with_leader(self._topic) or range(self._partitions)
 
     def _trusted(self) -> Sequence[int]:
-        """Return the partitions whose leader is not late with an acknowledgement."""
+        """Return the partitions whose leaders are not late with an acknowledgement."""
         led = self._led()
         return [one for one in led if self._leader(one) not in self.suspects] if self.suspects else led
 
@@ -341,8 +338,8 @@ class GroupCommit:
         return -1
 
     def _judge(self) -> None:
-        """Update which brokers are late with an acknowledgement, and which are so late that new messages are
-        refused.
+        """Update the set of brokers that are late with an acknowledgement, and the set of those that are so late that
+        new messages are refused.
         """
         before_s = _now_s() - self.timeout_s
         owing = [
@@ -354,10 +351,8 @@ class GroupCommit:
         self.away = {batch.leader for batch in owing if batch.sent_s < before_s}
 
     async def _sweep(self) -> None:
-        """Fail the messages that have waited too long.
-
-        A message that is in no batch was not stored. A message that was sent may have been stored, so its error is
-        InDoubt.
+        """Fail the messages that have waited too long. A message that is in no batch was not stored. A message that was
+        sent may have been stored, so its caller gets InDoubt.
         """
         while True:
             await self._busy.wait()

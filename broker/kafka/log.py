@@ -24,9 +24,8 @@ from broker.settings import KafkaSettings
 
 
 class KafkaLog:
-    """Everything that a process writes to Kafka: one producer, and one object per topic.
-
-    An append waits at most `append_timeout_ms` for Kafka's acknowledgement.
+    """The access of one process to everything it writes to Kafka: one producer, and one object for each topic. An
+    append waits at most `append_timeout_ms` for Kafka's acknowledgement.
     """
 
     def __init__(

@@ -88,9 +88,8 @@ class LongPoll:
         return found
 
     def _send(self) -> None:
-        """Send a fetch request to each broker that leads wanted partitions and has no request in flight.
-
-        A partition is left out until all of its fetched records were returned.
+        """Send a fetch request to each broker that leads wanted partitions and has no request in flight. A partition is
+        left out while some of its fetched records were not returned yet.
         """
         wanted: dict[int, dict[int, int]] = {}
         for partition, offset in self.positions.items():

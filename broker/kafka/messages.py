@@ -32,9 +32,9 @@ _PAGE_BYTES_MAX: Final = 8 << 20  # bytes of records in a page
 
 
 class MessagesTopic:
-    """The Kafka topic `messages`: appends messages and finds them again.
+    """The Kafka topic `messages`, to which messages are appended and in which they are found again.
 
-    `kept` finds a message that this topic no longer holds but an outstanding delivery still needs.
+    `kept` finds a message that Kafka has deleted from this topic but that a delivery in `outstanding` still needs.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class MessagesTopic:
         return await self._kept(partition, message_id, organization_id)
 
     async def _may_have_gone(self, partition: int, at_ms: int) -> bool:
-        """Return whether retention has deleted everything that this partition held at this time."""
+        """Return whether Kafka has deleted everything that this partition had at this time."""
         if partition >= self._partitions:
             return False
         begin = (await self._requests.offsets(self._topic, {partition: EARLIEST}))[partition]
@@ -143,9 +143,8 @@ class MessagesTopic:
     async def _scan(
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
-        """Search a partition for the wanted messages from an offset on.
-
-        Return the found messages, and the first unreadable range in the searched offsets, or None.
+        """Search a partition for the wanted messages, from an offset on. Return the found messages, and the first
+        unreadable range that was met, or None.
         """
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None
@@ -213,7 +212,7 @@ class MessagesTopic:
         return newest(chunks, limit, bytes_max=_PAGE_BYTES_MAX)
 
     async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
-        """Read the last _CHUNK records of a partition before `end`, or fewer if the queue's messages are large."""
+        """Read the last _CHUNK records of a partition before `end`. If the queue's messages are large, read fewer."""
         start = max(begin, end - _CHUNK)
         found: deque[Found[bytes]] = deque()
         held = 0

@@ -109,8 +109,8 @@ class KafkaOutstanding:
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
     ) -> Mapping[str, OutstandingDelivery] | None:
-        """Return the outstanding deliveries of a message, by listener id. Return None if that takes more than
-        `reads_max` reads.
+        """Return the outstanding deliveries of a message, by listener id. Return None if more than `reads_max` reads
+        would be needed.
 
         All listeners must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is
         free.
@@ -133,11 +133,11 @@ class KafkaOutstanding:
         return found
 
     async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
-        """Return a message's offset and its event from the copy in an outstanding delivery, because `messages` no
-        longer holds it.
+        """Return a message's offset and its event from the copy in a delivery in `outstanding`, because Kafka has
+        deleted it from `messages`.
 
-        Return None if no delivery of the message is outstanding, or if another organization owns it. Raises Unavailable
-        if Kafka does not answer.
+        Return None if no such delivery has the message, or if another organization owns it. Raises Unavailable if Kafka
+        does not answer.
         """
         found: dict[bytes, bytes | None] = {}
         ending = _SEPARATOR + message_id.encode()

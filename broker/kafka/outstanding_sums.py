@@ -25,10 +25,11 @@ async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum |
 
 
 async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int | None]:
-    """Return the brokers whose copy of a partition of `outstanding` lacks deliveries.
+    """Return the brokers whose copy of a partition of `outstanding` lacks deliveries. Each copy is compared with the
+    fingerprint that the partition's worker has committed.
 
-    Each copy is compared with the fingerprint that the partition's worker has committed. None in the list stands for an
-    unknown leader. Raises LogUnavailable if Kafka does not answer, LogDamaged if a range is unreadable.
+    None in the result stands for a leader that is not known. Raises LogUnavailable if Kafka does not answer, LogDamaged
+    if a range is unreadable.
     """
     # Read the committed checksum before the end offset, because the partition's owner may write records in between.
     noted = await noted_sum(requests, partition)
@@ -59,11 +60,11 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
 
 
 async def holds_all(requests: KafkaRequests, partition: int) -> bool | None:
-    """Return whether a partition of `outstanding` holds all deliveries that belong there.
+    """Return whether a partition of `outstanding` holds all deliveries that belong there. Its records are compared with
+    the fingerprint that the partition's worker has committed.
 
-    The partition's records are compared with the fingerprint that its worker has committed. Return None if records were
-    written after the fingerprint, so that nobody can tell. Raises LogUnavailable if Kafka does not answer, LogDamaged
-    if a range of offsets is unreadable.
+    Return None if this can't be told, because records were written after the fingerprint. Raises LogUnavailable if
+    Kafka does not answer, LogDamaged if a range of offsets is unreadable.
     """
     noted = await noted_sum(requests, partition)
     topic, keys = topics(requests.kafka).outstanding.name, LiveKeys()

@@ -70,10 +70,11 @@ class Producer:
         return self._current
 
     def failed(self, producer: Any, error: kafka_errors.KafkaError) -> None:
-        """Replace this producer if the error has made it unusable.
+        """Replace the Kafka producer if this error has made it unusable. Do nothing if a new one is being started
+        already.
 
-        Do nothing if another producer is being started. A timeout does not make a producer unusable: the record only
-        waited too long behind other records of its partition.
+        A timeout does not make the producer unusable: the record only waited too long behind other records of its
+        partition.
         """
         renewing = self._renewal is not None and not self._renewal.done()
         ended = not error.retriable and not isinstance(error, kafka_errors.KafkaTimeoutError)
@@ -110,11 +111,10 @@ class Producer:
         begin: int = 0,
         bytes_max: int = BATCH_BYTES_MAX,
     ) -> tuple[int, Awaitable[int]]:
-        """Send as many records as fit into one batch, but at least one, beginning with the record at the list index
-        `begin`.
+        """Send as many records as fit into one batch, but at least one, from the list index `begin` on.
 
-        Return the list index of the first record that was not sent, and an awaitable of the offset of the first sent
-        record.
+        Return the list index of the first record that was not sent, and an awaitable that returns the offset of the
+        first sent record.
         """
         batch = self._current.create_batch()
         end = begin

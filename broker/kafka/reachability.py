@@ -24,8 +24,8 @@ _MOMENT_S: Final = 1.5
 
 
 class _Wrong(Exception):
-    """The reason why a Kafka server refuses this client for as long as nobody changes a setting. The text says what to
-    change.
+    """The error that a Kafka server refuses this client until somebody changes a setting. The text says what
+    to change.
     """
 
 
@@ -38,8 +38,8 @@ async def reachable(kafka: KafkaSettings, *, within_s: float = _MOMENT_S) -> dic
 
 
 async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MOMENT_S) -> dict[str, Any]:
-    """Leave out the bootstrap servers that do not answer within `within_s`. Keep all if none answers, or if there is
-    only one.
+    """Return the bootstrap servers that answer within `within_s`. Return all servers if none of them answers, or if
+    there is only one.
     """
     servers: list[str] = options["bootstrap_servers"]
     if len(servers) == 1:

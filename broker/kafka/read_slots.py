@@ -22,10 +22,11 @@ COUNT_READS_MAX: Final = 16  # of 1 MiB, per partition
 
 
 class ReadSlots:
-    """A limit on the large reads of Kafka that run at once: `at_once` in all, and `each` for one tenant.
+    """A limit on the large reads of Kafka that run at once: `at_once` in all, and `each` for one tenant. Requests get
+    their slots in the order of arrival.
 
-    Requests get their slots in the order of arrival. `tenant_of` maps an organization to the account that pays for its
-    reads; by default each organization is its own tenant.
+    `tenant_of` maps an organization to its tenant, which is the account that created it. By default, each organization
+    is its own tenant.
     """
 
     def __init__(self, at_once: int = AT_ONCE, each: int = EACH, *, wait_s: float = WAIT_S) -> None:

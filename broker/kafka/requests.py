@@ -133,11 +133,9 @@ class KafkaRequests:
     ) -> FetchResult:
         """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
 
-        Every record batch is checked, and other replicas are tried if it is damaged. Raises LogDamaged if the first
-        batch is damaged on every replica; continue after the last offset that the error names.
-
-        If `worth` returns False for the fetched bytes, their records are skipped without parsing, unless they are
-        compressed.
+        Every record batch is checked. If one is damaged, other replicas are asked. Raises LogDamaged if the first batch
+        is damaged on every replica; continue after the last offset that the error names. If `worth` returns False for
+        the fetched bytes, their records are skipped without parsing, unless they are compressed.
         """
         holes = topic in self._compacted
 
@@ -160,13 +158,13 @@ class KafkaRequests:
         return await self.retried(ask)
 
     def report(self, damage: LogDamaged) -> None:
-        """Tell on_damage() about a range that can't be read, or whose records are missing."""
+        """Pass a range that can't be read, or whose records are missing, to the function on_damage()."""
         if self.on_damage is not None:
             self.on_damage(damage)
 
     async def _fetch(self, node: int, topic: str, partition: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
-        """Fetch a broker's bytes of a partition from this offset on, without checking them. Return them with the end
-        offset.
+        """Fetch the bytes of a partition from this offset on from one broker, without checking them. Return the bytes
+        and the end offset.
         """
         request = Fetch(topic, [(partition, offset, bytes_max)], bytes_max=max(bytes_max, 1))
         _, code, end_offset, raw = rows_of(await self.client.send(node, request))[0]
@@ -214,7 +212,7 @@ class KafkaRequests:
     ) -> None:
         """Check the followers' copies of the offsets [offset, end), and record the damaged copies in `bad_copies`.
 
-        A follower that lags is checked up to its own end. `seen` is called with a broker's id and its records.
+        A follower that lags is checked up to its own end. `seen` is called with each broker's id and its records.
         """
         leader = self.leader(topic, partition)
         for node in [node for node in self._copies(topic, partition) if node != leader]:
@@ -258,7 +256,7 @@ class KafkaRequests:
         return LogDamaged(topic, partition, first, last)
 
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
-        """Return the first offset after a damaged batch where an intact batch begins, or else the end offset.
+        """Return the first offset after a damaged batch at which an intact batch begins, or else the end offset.
 
         After a damaged length field, Kafka can read again from the next entry of its offset index. All later offsets
         are readable, so a binary search finds the first.
@@ -333,10 +331,10 @@ class KafkaRequests:
         return leader
 
     async def retried(self, ask: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = lambda: None) -> T:
-        """Call `ask` until it succeeds, for at most `timeout_ms`, and return its result. Before each retry, call
-        `failed`.
+        """Call the function `ask` until it succeeds, for at most `timeout_ms`, and return its result. Before each
+        retry, call `failed`.
 
-        Raises LogUnavailable if time runs out, or if Kafka's error can't be retried.
+        Raises LogUnavailable if the time has run out, or if a retry can't help.
         """
         last: Exception | None = None
         try:

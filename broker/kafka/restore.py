@@ -24,10 +24,10 @@ _FILL_AT_ONCE: Final = 100_000
 async def fill(
     kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0, key: bytes | None = None
 ) -> None:
-    """Write `count` nearly empty records to a partition. An import deletes them later, so that its own records get
-    their old offsets. A compacted topic accepts only records with a key.
+    """Write `count` nearly empty records to a partition. They take the offsets before the exported records, which then
+    get their old offsets. The import deletes them later.
 
-    Raises LogUnavailable if Kafka does not store them.
+    A compacted topic accepts only records with a key. Raises LogUnavailable if Kafka does not store the records.
     """
     nothing = Record(0, at_ms, key, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:

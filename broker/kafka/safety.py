@@ -57,7 +57,7 @@ class Cluster:
 
 
 def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
-    """Yield the problems with the number of replicas, before any topic is created."""
+    """Yield the problems with the number of replicas, which are checked before any topic is created."""
     yield from _acknowledgements(kafka)
     if brokers < kafka.replication:
         yield (
@@ -67,7 +67,7 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
 
 
 def _fewer(kafka: KafkaSettings, copies: int) -> str:
-    """Return the command options with which Everput accepts this number of replicas."""
+    """Return the command options with which Everput accepts this smaller number of replicas."""
     said = f"--replication {copies}"
     if kafka.min_insync > copies:
         said += f" --min-insync {copies}"
@@ -91,9 +91,9 @@ def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
 
 
 def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str]:
-    """Return everything that must change before this cluster is safe for the log; an empty list if it is safe.
+    """Return everything that must change before this cluster is safe for the log. Return an empty list if it is safe.
 
-    For existing topics, a broker that is down is no problem: its replicas still count.
+    If the topics exist, a broker that is down is no problem, because its replicas still count.
     """
     missing = any(topic.name not in cluster.topics for topic in topics.all())
     found = list(copies(kafka, len(cluster.brokers)) if missing else _acknowledgements(kafka))

@@ -48,10 +48,11 @@ _SERIES_READS_MAX: Final = 1_024  # of 1 MiB, per API request
 
 
 class Batch(NamedTuple):
-    """Records read from one partition, to be counted: those at offsets from `begin` up to, but not including, `end`.
+    """Records of one partition that were read and must be counted: those at offsets from `begin` up to, but not
+    including, `end`. `unreadable` says that the whole range is damaged.
 
-    `unreadable` says that the whole range is damaged. `assignment` numbers the assignment of partitions during which
-    the records were read; records of an earlier assignment are not counted.
+    `assignment` is the number of the assignment of partitions during which the records were read. Records of an earlier
+    assignment are not counted.
     """
 
     lane: Lane
@@ -72,7 +73,7 @@ def _event(record: Record) -> StatisticsCounted | None:
 
 
 class _Follower:
-    """A reader of the topic `statistics` that keeps track of which counting events are valid."""
+    """A reader of the topic `statistics` that knows which of the events of statistics are valid."""
 
     def __init__(self, requests: KafkaRequests, topic: str, begin: int) -> None:
         self._requests = requests
@@ -81,9 +82,8 @@ class _Follower:
         self.coverage = Coverage()
 
     async def follow(self) -> None:
-        """Read the topic `statistics` up to its end, and note which counting events are valid.
-
-        Raises LogUnavailable if Kafka does not answer.
+        """Read the topic `statistics` up to its end, and note which events are valid. Raises LogUnavailable if Kafka
+        does not answer.
         """
         while True:
             records, end = await read_on(self._requests, self._topic, 0, self.next)
@@ -112,7 +112,7 @@ async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: i
 
 
 class Counting:
-    """Counts the puts and deliveries in the partitions that this process owns, and writes the counts to Kafka.
+    """The counting of puts and deliveries in the partitions that this process owns. It writes the counts to Kafka.
 
     Call assign() first. Then call read(), which fetches records, and fold(), which counts them, again and again. Call
     write_if_due() after each of them.
@@ -184,8 +184,8 @@ class Counting:
             back *= 2
 
     async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
-        """Return the offsets where counting begins for partitions that were never counted: their oldest records that
-        statistics may show.
+        """Return the offset at which counting begins, for partitions that were never counted: that of the oldest record
+        that statistics may show.
         """
         found: dict[Lane, Position] = {}
         for source in SOURCES:
@@ -335,12 +335,12 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the newest minute whose records have all had time to arrive."""
+    """Return the newest minute of which all records have certainly arrived."""
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 
 
 class KafkaStatistics:
-    """Reads the series of statistics from Kafka for API requests. It keeps no state of its own."""
+    """Reads the statistics over time from Kafka, for API requests. It keeps no state of its own."""
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
         self._topic = topics(kafka).statistics.name

@@ -113,9 +113,9 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = _NO_NOTES) -> None:
         """Confirm that this worker still owns its partitions, by committing these offsets as the current group member.
+        Raises NoMember if the worker is no longer a member, LogUnavailable if Kafka does not answer.
 
-        Raises NoMember if the worker is no longer a member, LogUnavailable if Kafka does not answer. Tools show the
-        offsets as the group's progress. `notes` are the metadata of these commits.
+        Kafka's tools show the offsets as the group's progress. `notes` are the metadata of these commits.
         """
         if not offsets:
             raise LogUnavailable("this worker owns no partitions of the topic messages now")
@@ -133,9 +133,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         return {partition: text for partition, (_, text) in found.items() if text}
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the share of this worker, which owns these partitions, in all partitions and workers.
-
-        Raises LogUnavailable if Kafka does not answer, or during a rebalance.
+        """Return the fraction of all partitions that this worker owns, the number of workers, and this worker's number
+        among them. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
         """
         owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)

@@ -26,7 +26,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Answer(NamedTuple):
-    """A listener's answer as it is kept. `cut` is true if more of the body was sent, or not all of it was read."""
+    """A listener's answer as it is stored. `cut` is true if the stored body is incomplete."""
 
     status: int
     headers: Headers
@@ -70,7 +70,7 @@ class _Parsed:
 
 
 def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
-    """Parse an HTTP answer, and return the parts of it that are kept. `raw` begins with the answer's first byte. The
+    """Parse an HTTP answer, and return the parts of it that are stored. `raw` begins with the answer's first byte. The
     texts in `secrets` are hidden in the result.
     """
     parsed = _Parsed()
@@ -89,8 +89,8 @@ def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
 
 
 def secrets_of(values: Iterable[str]) -> tuple[str, ...]:
-    """Return the texts to hide for these header values: each value, and what follows its first word, such as the token
-    after `Bearer`.
+    """Return the texts that must be hidden if a header has one of these values: the value itself, and what follows its
+    first word, such as the token after `Bearer`.
     """
     found = {text for value in values for text in (value, value.partition(" ")[2]) if len(text) >= _SECRET_CHARS_MIN}
     return tuple(sorted(found, key=len, reverse=True))
@@ -104,7 +104,9 @@ def hidden(text: str, secrets: Sequence[str]) -> str:
 
 
 def without_beginning(text: str, secrets: Sequence[str]) -> str:
-    """Hide the beginning of a secret at the end of a text. The text may have been cut inside the secret."""
+    """Hide the end of a text if it is the beginning of a secret, because the text may have been cut inside
+    the secret.
+    """
     for secret in secrets:
         at = text.find(secret[:_SECRET_CHARS_MIN], max(0, len(text) - len(secret)))
         while at >= 0:

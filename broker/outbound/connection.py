@@ -125,8 +125,8 @@ class Connection(asyncio.Protocol):
         self.well = False  # set by the owner
 
     def own(self) -> bool:
-        """Report the end of this connection to its owner, which sends requests on it, from now on. Return whether the
-        connection is still open.
+        """Tell the object `owner` about the end of this connection from now on, and let it send requests. Return
+        whether the connection is still open.
         """
         self._owned = self._transport is not None
         return self._owned
@@ -257,7 +257,9 @@ class Connection(asyncio.Protocol):
 
 
 class _Keeping:
-    """A temporary owner of a connection while an answer is kept. It passes all calls on to the real owner."""
+    """A temporary owner of a connection while an answer's bytes are collected. It passes all calls on to the real
+    owner.
+    """
 
     def __init__(self, connection: Connection, owner: Owner, ended: Callable[[bytes], None]) -> None:
         self._connection = connection
@@ -304,7 +306,9 @@ def tls_context() -> ssl.SSLContext:
 
 
 def _to_mail(owner: Owner, target: Target, resolver: Resolver, tuning: ConnectionTuning) -> Connection:
-    """Return a connection whose other end is the mail server. Raises ConnectFailed if no mail server is set."""
+    """Return a connection object that hands the request to the mail server. Raises ConnectFailed if no mail server is
+    set.
+    """
     if resolver.mailer is None:
         raise ConnectFailed("no-mail-server")
     connection = Connection(owner, target, tuning.end_s)
@@ -388,7 +392,7 @@ async def _open(
 
 class _Steps:
     """A measurement of how long each step of opening a connection takes: DNS, TCP and TLS. For a step that failed, it
-    is the time until the failure.
+    is the time until it failed.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -29,8 +29,10 @@ _REMEMBERED_MAX: Final = 16_384  # names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsTuning:
-    """The limits of DNS look-ups. Each host name belongs to one of three pools: known names were answered quickly the
-    last time, new names were not looked up before, and slow names hang repeatedly.
+    """The limits of DNS look-ups.
+
+    Each host name is in one of three pools. Names in the known pool were answered quickly the last time. Names in the
+    new pool were not looked up before. Look-ups of names in the slow pool got no answer in time, repeatedly.
     """
 
     quick_s: float = 1.0  # A host name counts as known if DNS has answered a look-up of it within this time.
@@ -120,8 +122,8 @@ class DnsLookups:
         return lookup.answer
 
     def kept_waiting(self, host: str) -> bool:
-        """Return whether a look-up of this host name still waits for a thread, or has had one for too short a time.
-        Return False for a name that is known to hang.
+        """Return whether a look-up of this host name still waits for a thread, or has had a thread for too short a time
+        to judge it. Return False for a name that is known to be slow.
         """
         lookup = self._lookups.get(host)
         if lookup is None or self.pool_of(host) is self.slow:

@@ -179,10 +179,9 @@ class Cursors(Protocol):
 
 
 class Statistics(Protocol):
-    """Reads the statistics of queues and listeners, per minute."""
+    """The reader of the statistics of queues and listeners, per minute."""
 
     async def read(self, organization_id: str, series: Series) -> None:
-        """Add the stored counts to a series of statistics, from the beginning of the series on.
-
-        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
+        """Add the stored counts to statistics over time, from their beginning on. Raises LogUnavailable if Kafka does
+        not answer, Busy if too many large reads are running.
         """

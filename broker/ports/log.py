@@ -148,7 +148,9 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """The caller of an append that is told the result. It is told once, like a future, and must not raise."""
+    """The interface of a caller of an append that gets the result by a method instead of a future. The method is called
+    once and must not raise.
+    """
 
     def done(self) -> bool:
         """Return whether the caller already has the result, or no longer waits for it."""
@@ -177,10 +179,10 @@ class MessageLog(Protocol):
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message like append(), but pass the result to `writer` instead of a future.
+        """Append a message like append(), but pass the result to `writer` instead of a future, which would take two
+        more turns of the event loop.
 
-        A future would take two more turns of the event loop. `writer` gets no result if LogUnavailable is raised at
-        once.
+        If LogUnavailable is raised at once, `writer` gets no result.
         """
 
     def append_together(
@@ -265,7 +267,7 @@ class TooMuch(Exception):
 
 
 class CountingChange(NamedTuple):
-    """The change of a message that counts now, with its offset in the topic `changes`."""
+    """The update or deletion of a message that counts now, with its offset in the topic `changes`."""
 
     offset: int
     event: MessageChange

@@ -193,16 +193,16 @@ def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
 
 
 def _or_give_up(place: str, first: int, last: int) -> str:
-    """Return how to give up a range of the topic `control`; nothing for other topics."""
+    """Return how to give up a range of the topic `control`. Return an empty text for other topics."""
     return f"; --give-up {place}:{first}-{last} gives up what it said" if place.startswith(CONTROL) else ""
 
 
 def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> int:
     """Restore the damaged record batches of one partition, and return how many remain damaged.
 
-    `records_of(begin, end)` returns the export's records from the offset `begin` to before the offset `end`; `end` is
-    None if the end of the damaged batch is unknown. If a batch has a wrong length, damaged batches after it are found
-    only after it is restored.
+    `records_of(begin, end)` returns the export's records from the offset `begin` to before the offset `end`. If the end
+    of the damaged batch is unknown, `end` is None. After a batch with a wrong length, further damaged batches are found
+    only when it is restored.
     """
     damaged: list[str] = []
     mended = True

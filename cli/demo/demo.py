@@ -172,9 +172,8 @@ class Demo:
             await asyncio.sleep(TICK_S)
 
     def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
-        """Cause the failures of the demo one after another.
-
-        The demo resumes this generator every TICK_S seconds.
+        """Cause the failures of the demo, one after another. The demo resumes this generator every TICK_S seconds, so
+        each `yield` waits that long.
         """
         server, listeners, view = self._server, self._listeners, self._view
         while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():

@@ -139,9 +139,9 @@ class _Writer:
         _write(self._folder, self._made, self._lines, "")
 
     def _wait(self) -> None:
-        """Wait until the previous file of the export is written, and raise the error if that failed.
+        """Wait until the previous file of the export is written. If that failed, raise the error.
 
-        At most two files of an export are in memory at a time.
+        So at most two files of an export are in memory at a time.
         """
         if self._writing is not None:
             self._writing.result()
@@ -157,7 +157,7 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
 
 
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
-    """Write the next file, and store the cursor after its events."""
+    """Write the next file of the export, and store the position after its events in the manifest."""
     if not made.files:
         # The manifest is written first, so that the folder is recognized as an export if this command is killed.
         manifest.save(folder, made)

@@ -86,11 +86,11 @@ async def _export(options: Options, folder: Path) -> Manifest:
 
 
 async def _begin(found: Cluster, folder: Path) -> Manifest:
-    """Write the listeners' committed offsets and the topic `outstanding`, then choose the end offsets of the other
+    """Write the listeners' committed offsets and the topic `outstanding`, and then choose the end offsets of the other
     topics.
 
-    If the export was interrupted before that, start it again, because `outstanding` must be read in one go
-    (docs/backup.md).
+    If the export was interrupted before the end offsets were chosen, it begins again, because `outstanding` must be
+    read without a pause (docs/backup.md).
     """
     _, requests, table = found
     made = Manifest(kind="all", partitions=table.messages.partitions)
@@ -113,8 +113,7 @@ async def _begin(found: Cluster, folder: Path) -> Manifest:
 
 
 async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
-    """Choose the end offsets of the topics, so that no exported event refers to a record behind the end of another
-    topic.
+    """Choose the end offsets of the topics. No exported event may refer to a record behind the end of another topic.
 
     The end of `control` must not be before that of `messages`, so that each message's queue is exported. No listener
     may begin after the end of `messages`, because it would miss messages of the restored installation.
@@ -155,8 +154,8 @@ async def _partition(
 ) -> AsyncGenerator[int, None]:
     """Write the rest of a partition, one file at a time. Yield how many offsets each fetch covered.
 
-    Without `end`, the partition is read to its current end. For a compacted topic this includes the record of every
-    key. With an `end` that was chosen before, compaction could have removed a record that was written again later.
+    Without `end`, the partition is read to its current end, which for a compacted topic includes a record of every key.
+    With an older end offset, a record could be missing: compaction removes it if the key was written again later.
     """
     mine = sum(one.topic == name and one.partition == number for one in made.files)
     at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])

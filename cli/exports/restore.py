@@ -126,10 +126,10 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
 
 
 def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
-    """Return the first offset of each partition whose beginning retention has removed.
+    """Return the first offset of each partition whose oldest records were deleted before the export. Other records
+    refer to offsets of messages, so the import must keep the offsets.
 
-    Other records refer to offsets of messages, so the import must keep them. Raises ConfigurationError if records are
-    missing.
+    Raises ConfigurationError if records are missing.
     """
     found = {}
     places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]
@@ -156,7 +156,7 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
-    """Return the number of records that each partition has already. An import continues after them."""
+    """Return how many records each partition has already. An interrupted import continues after them."""
     found: dict[tuple[str, int], int] = {}
     for name, topic in by_name(table).items():
         ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))

@@ -183,10 +183,7 @@ class _Listening:
         wants: Callable[[dict[str, Any]], bool] | None,
         made: dict[str, _Place],
     ) -> None:
-        """Hold a tunnel for each local address until the command ends. Raises Lost or ConfigurationError.
-
-        `wants` returns whether a message is passed on. `made` receives each listener's id and address.
-        """
+        """Keep a tunnel open for each local address until the command ends. Raises Lost or ConfigurationError."""
 
         showing: list[asyncio.Task[None]] = []
 

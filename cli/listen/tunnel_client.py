@@ -68,7 +68,9 @@ class TunnelClient:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Hold the tunnel until cancelled. Raises Lost, or ConfigurationError if the API refuses the tunnel."""
+        """Keep the tunnel open until the task is cancelled. Raises Lost, or ConfigurationError if the API refuses the
+        tunnel.
+        """
         pause_s = PAUSE_S_MIN
         async with self._http:
             while True:

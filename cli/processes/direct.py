@@ -39,7 +39,7 @@ class DirectConfig(uvicorn.Config):
 
 
 class _NoEvent:
-    """A replacement for the asyncio.Event of a uvicorn request. It does nothing, because no task waits for it."""
+    """A replacement for the asyncio.Event of a request in uvicorn. It does nothing, because no task waits for it."""
 
     def set(self) -> None:
         pass
@@ -117,8 +117,8 @@ class DirectPutProtocol(HttpToolsProtocol):
     def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
         """Return whether uvicorn must answer a put request whose body has not arrived completely.
 
-        Return True if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
-        permitted. Bodies that wait in uvicorn are counted and bounded (api/bodies.py).
+        This is so if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
+        permitted. uvicorn then holds the body, and counts its bytes (api/bodies.py).
         """
         return bool(candidate.body or self.unanswered) or not candidate.is_permitted()
 

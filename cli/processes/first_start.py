@@ -63,8 +63,8 @@ async def new_key(
 def _of_the_shell(
     view: DirectoryView, *, name: str | None = None, member: Account | None = None
 ) -> Organization | None:
-    """Return the oldest organization that was created in the shell and has this name and this member, if they are
-    given.
+    """Return the oldest organization that the operator created in the shell. If a name or a member is given, the
+    organization must have it.
     """
     return next(
         (

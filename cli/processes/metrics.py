@@ -228,8 +228,8 @@ def _troubles(now: Condition) -> Iterator[Metric]:
 def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
     """Yield the metrics of the attempts to the busiest listeners, and to those with the most failed attempts.
 
-    The last five minutes decide which listeners are named. A counter never decreases, because the worker keeps the
-    counts of the listeners that are not named.
+    The attempts of the last five minutes decide for which listeners there are metrics. The worker counts the attempts
+    of all listeners, so a counter never decreases.
     """
     found = metrics.by_listener
 
@@ -283,6 +283,8 @@ def _histogram(name: str, documentation: str, counted: Histogram) -> HistogramMe
 
 
 def _buckets(counted: Histogram, shown: Collection[int] = BOUNDS_MS) -> list[tuple[str, float]]:
-    """Return the histogram's cumulative buckets that end at one of the `shown` bounds, and the last bucket."""
+    """Return those buckets of the histogram that end at one of the `shown` bounds, and the last bucket. The counts are
+    cumulative.
+    """
     below = zip([*BOUNDS_MS, inf], accumulate(counted.counts), strict=True)
     return [("+Inf" if bound == inf else str(bound / 1000), count) for bound, count in below if bound in (*shown, inf)]

@@ -156,10 +156,7 @@ class Server(uvicorn.Server):
 
 
 class _Written(asyncio.Protocol):
-    """A connection that is aborted if its client does not read the answer.
-
-    A normal close would wait until the client has read the answer.
-    """
+    """A connection that is aborted if its client does not read the answer. A normal close would wait for the client."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
@@ -199,7 +196,7 @@ class _WebSocket(_Written, WebSocketsSansIOProtocol):
 class _Lingering:
     """A transport whose `close` waits until the client has sent its whole request.
 
-    An earlier close would reset the connection, and a client that is still sending would never see the answer (RFC
+    An earlier close would reset the connection. A client that is still sending would then never see the answer (RFC
     9112, 9.6).
     """
 
@@ -340,7 +337,7 @@ class _Connection(_Written, DirectPutProtocol):
             self._closing = True
 
     def _take_last(self) -> None:
-        """Close the connection after the answer to the newest request, and say so in that answer."""
+        """Close the connection after the answer to the newest request, and announce that in the answer's header."""
         self._last_taken = True
         if not isinstance(self.cycle, DirectCycle):
             self.cycle.scope["headers"].append((b"connection", b"close"))  # type: ignore[attr-defined]
@@ -388,7 +385,9 @@ class _Connection(_Written, DirectPutProtocol):
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:
-        """Close the connection if the rest of a request has been awaited since the time `before`, or for longer."""
+        """Close the connection if its client has not sent the rest of a request since the time `before`, or
+        for longer.
+        """
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return
         self._refuse_unfinished(408, "The request took too long to arrive.")

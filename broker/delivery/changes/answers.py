@@ -28,8 +28,8 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A delivery attempt that was in flight when an update or deletion of its message arrived. Its number tells it from
-    later attempts of the same delivery.
+    """A delivery attempt that was in flight when an update or deletion of its message arrived. Its number distinguishes
+    it from later attempts of the same delivery.
     """
 
     delivery: Delivery
@@ -126,7 +126,7 @@ class Answers:
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
         """Return the delivery's state, or None while the attempt is in flight. The state is `delivered` if the listener
-        accepted the message as it was before the change.
+        accepted the message as it was before the update or deletion.
         """
         delivery, stream = attempt.delivery, attempt.delivery.stream
         if delivery.state is DROPPED:

@@ -112,7 +112,7 @@ class Changes:
 
     async def say_taken(self, partitions: Iterable[int]) -> None:
         """Write the event that this worker owns the partitions, before its first attempt. If the worker crashes, the
-        next owner knows that messages may have been sent. Raises LogUnavailable.
+        next owner learns from it that messages may have been sent. Raises LogUnavailable.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         await self._log.deliveries.append(
@@ -130,7 +130,7 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer the updates and deletions that arrived while no worker owned the partitions. Call it once the
+        """Answer the updates and deletions that arrived while no worker owned the partitions. Call this when the
         listeners' cursors are known.
         """
         for partition, one in taken.items():
@@ -145,8 +145,8 @@ class Changes:
                 self._run(self._answers.tell(partition, recent))
 
     async def hand_over(self) -> None:
-        """Write the event that all outcomes of these partitions are stored, so that their next owner knows what was
-        sent. Raises LogUnavailable.
+        """Write the event that the results of all attempts in these partitions are stored, so that their next owner
+        knows which messages were sent. Raises LogUnavailable.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         handed_over = {
@@ -161,7 +161,7 @@ class Changes:
         await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in handed_over.items()})
 
     async def cover(self, lows: Mapping[int, int]) -> None:
-        """Read older updates and deletions of messages, for new listeners that start at an earlier offset than all
+        """Read older updates and deletions of messages, because new listeners start at an earlier offset than all
         others. Raises LogUnavailable.
         """
         self._covering += 1
@@ -183,8 +183,10 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Return two offsets of a partition: messages below the first may have been sent by an earlier owner without a
-        stored outcome, and changes below the second were applied by it.
+        """Return two offsets of a partition that an earlier owner's events give.
+
+        Messages below the first offset may have been sent although no result is stored. Updates and deletions below the
+        second offset, in `changes`, were applied.
         """
         if end == 0:
             return 0, 0
@@ -245,7 +247,9 @@ class Changes:
             self._ids[partition, offset] = message_id
 
     def _note(self, partition: int, offset: int, message_id: str, new: Change) -> bool:
-        """Apply an update or deletion from now on. Return False if an earlier deletion of the message prevails."""
+        """Apply an update or deletion from now on. Return False if it has no effect, because the message was deleted
+        before.
+        """
         before = self.known.get((partition, offset))
         counts = prevailing(before, new)
         if counts is new:
@@ -313,8 +317,8 @@ class Changes:
         return counts is not None and counts.deleted
 
     def hold(self, delivery: Delivery) -> bool:
-        """Return True if the delivery must not be attempted now, because it is cancelled or first needs its message's
-        new data.
+        """Return True if the delivery must not be attempted now: it is cancelled, or it needs the new data of its
+        message first.
         """
         counts, message = self.known.get((delivery.stream.partition, delivery.offset)), delivery.message
         if counts is None or message is None or message.change() == counts.offset:
@@ -345,7 +349,9 @@ class Changes:
             return
 
     async def _text(self, partition: int, offset: int) -> str | None:
-        """Return the data of an update, or None if its record was deleted. Raises LogUnavailable."""
+        """Return the new data of an updated message, or None if the record of the update was deleted. Raises
+        LogUnavailable.
+        """
         task = self._texts.get((partition, offset))
         if task is None:
             while len(self._texts) >= self._tuning.texts_max:

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of a worker. Each of them writes outcomes to the topic `deliveries`, and then commits the
-    cursors.
+    """The checkpoints of a worker. A checkpoint writes the results of attempts to the topic `deliveries`, and then
+    commits the listeners' cursors.
     """
 
     def __init__(
@@ -214,8 +214,8 @@ class Checkpoints:
                 self.touched(stream)
 
     def _note_stored(self, listener_ids: Iterable[str], at_s: float) -> None:
-        """Record when cursors were committed. Stagger the first commits, so that low-priority listeners do not all fall
-        due in the same checkpoint.
+        """Record when cursors were committed. Spread the first commits over time, so that the cursors of slow and
+        failing listeners are not all due in the same checkpoint.
         """
         for listener_id in listener_ids:
             if listener_id in self.stored_at_s:
@@ -224,8 +224,8 @@ class Checkpoints:
                 self.stored_at_s[listener_id] = at_s - self._tuning.checkpoint_s * (len(self.stored_at_s) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
-        """Write the outcomes of deliveries to the topic `deliveries`. If Kafka refuses a partition's outcomes, remove
-        that partition from `cursors`, so that its offsets are not committed, and return the error.
+        """Write the results of attempts to the topic `deliveries`. If Kafka does not store those of a partition, remove
+        the partition from `cursors`, so that no offset is committed before its results. Return the error.
         """
         if not self._outcomes:
             return None
@@ -237,7 +237,7 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the outcomes and cursors of all delivery streams that have changed and are due. Add the streams to
+        """Collect the results and cursors of all delivery streams that have changed and are due. Add the streams to
         `streams`, and their cursors to `cursors`.
         """
         self._collect_changed(cursors, at_s)
@@ -268,8 +268,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the cursors of the listeners that were passed to changed(). The delivery streams of these listeners
-        are only marked, because a stream's cursor is collected together with its outcomes.
+        """Collect the cursors of the listeners that were passed to changed(). If such a listener has delivery streams,
+        only mark the streams, because a stream's cursor is collected with its results.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
@@ -290,8 +290,8 @@ class Checkpoints:
                 cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether a low-priority listener can skip this checkpoint, because its last commit is recent and few of
-        its deliveries have ended since.
+        """Return whether a slow or failing listener can skip this checkpoint, because its last commit is recent and few
+        of its deliveries have ended since.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False
@@ -353,7 +353,7 @@ class Checkpoints:
         return {listener_id: idle for listener_id, idle in found if idle}
 
     def _idle_of(self, dispatcher: Dispatching, numbers: Iterable[int] | None = None) -> dict[int, Cursor]:
-        """Return a listener's cursors on the partitions where it has no stream. If `numbers` is None, use all
+        """Return a listener's cursors on the partitions where it has no delivery stream. If `numbers` is None, use all
         partitions.
         """
         idle = {}
@@ -370,7 +370,7 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
     def _written_cursors(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        """Return a listener's cursors, except those that depend on unwritten outcomes."""
+        """Return a listener's cursors, except those of partitions whose results are not written yet."""
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(dispatcher) | kept

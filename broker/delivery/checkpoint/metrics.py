@@ -92,8 +92,8 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A listener that is down, failing or paused, or that has parked or retrying deliveries, as far as this worker
-    knows.
+    """A listener that needs attention, as far as this worker knows: it is down, failing or paused, or has parked or
+    retrying deliveries.
     """
 
     listener_id: str

@@ -88,7 +88,9 @@ class Admissions:
         return BEGIN
 
     def _is_slow(self, key: str, at_s: float) -> bool:
-        """Return whether too many deliveries wait for ordering keys, and this key has been blocked for long."""
+        """Return whether this ordering key may move out of memory: too many deliveries wait for ordering keys, and this
+        key has been blocked for long.
+        """
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 
     def _by_time(self, message: Message) -> Admission:

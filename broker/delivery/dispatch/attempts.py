@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class Attempting(Protocol):
-    """The interface of a listener's dispatcher that the attempts use."""
+    """The interface of a listener's dispatcher that its attempts use."""
 
     tuning: Tuning
     assignment: Assigned
@@ -266,8 +266,8 @@ class Attempts:
             self._loop.call_soon(self.dispatcher.pump)
 
     def _note_took(self, connection: Connection) -> None:
-        """Record the time until the whole answer was read, so that a listener with slow bodies does not count as
-        fast.
+        """Record how long it took until the whole answer was read. A listener that sends the body slowly then does not
+        count as fast.
         """
         if connection.well:
             connection.well = False
@@ -290,9 +290,9 @@ class Attempts:
         self.dispatcher.settle(delivery, DELIVERED)
 
     def _failed(self, delivery: Delivery, failure: Failure, took_ms: int) -> bool:
-        """Decide what follows a failed attempt, and do it. Return whether the attempt counts.
+        """Decide what follows a failed attempt, and do it. Return whether the failure counts.
 
-        A late answer for a dropped delivery changes nothing.
+        If the delivery was dropped meanwhile, nothing changes.
         """
         if delivery.state is DROPPED:
             return False
@@ -341,14 +341,14 @@ class Attempts:
         )
 
     def _take_back(self, delivery: Delivery, failure: Failure) -> None:
-        """Let the delivery be attempted again at once, without counting this attempt."""
+        """Make the delivery ready to be attempted again, without counting this attempt."""
         if failure.connected:
             delivery.number -= 1
         self._deliveries.put_first(delivery)
 
     def _count_failure(self, delivery: Delivery, failure: Failure, verdict: Verdict, at_ms: int, took_ms: int) -> None:
-        """Record the failed attempt, update the limits and the circuit breaker, and retry, set aside or park the
-        delivery.
+        """Record the failed attempt, and update the limits and the circuit breaker. Then the delivery is retried, moved
+        to `outstanding`, or parked.
         """
         stream, status, error, due_ms = delivery.stream, failure.status, failure.error, verdict.due_ms
         self._note_error(error or str(status), stream)

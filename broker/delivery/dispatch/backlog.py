@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """The interface of a listener's dispatcher that its backlog uses."""
+    """The interface of a listener's dispatcher that the listener's backlog uses."""
 
     sending: bool
     queue: Queue
@@ -32,8 +32,10 @@ class Lagging(Protocol):
 
 
 class Backlog:
-    """The partitions on which one listener lags, so that it needs older messages from Kafka. If retention will delete
-    such messages, their deliveries are first written to the topic `outstanding` with their data, a few at a time.
+    """The partitions in which one listener lags, so that it needs older messages from Kafka.
+
+    Before Kafka deletes such messages, their deliveries move to the topic `outstanding` with their data, a few at a
+    time.
     """
 
     __slots__ = ("_dispatcher", "behind")
@@ -52,8 +54,8 @@ class Backlog:
         )
 
     def refill(self) -> None:
-        """Request older messages for the listener's lagging partitions, one after the other, as long as it may hold
-        more messages in memory.
+        """Request older messages for the partitions in which the listener lags, one after another, as long as its
+        memory is not full.
         """
         behind = self.behind
         if not self._dispatcher.sending or any(stream.requested for stream in behind):

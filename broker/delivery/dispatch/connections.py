@@ -54,7 +54,7 @@ class Connections:
         return len(self.sent) + len(self.making)
 
     def busy_since(self, at_s: float) -> bool:
-        """Return whether a request was sent, or a connection begun, at this time or later."""
+        """Return whether a request was sent, or a connection was begun, at this time or later."""
         sent = next(reversed(self.sent), None)
         _, making_s = next(reversed(self.making.values()), (None, -inf))
         return making_s >= at_s or (sent is not None and sent.at >= at_s)
@@ -99,8 +99,8 @@ class Connections:
             network.sockets.open += 1
 
     def aim(self, target: Target) -> None:
-        """Connect to this address from now on. Close idle connections to the old address now, and busy ones after their
-        answer.
+        """Connect to this address from now on. Idle connections to the old address are closed now, and busy ones after
+        their answers.
         """
         if target != self.target:
             self.target = target
@@ -109,7 +109,9 @@ class Connections:
             self._idle.clear()
 
     def release(self, connection: Connection) -> None:
-        """Keep a connection for the next request after its answer was read, or close it if it is not needed."""
+        """Keep a connection for the next request after its answer was read, or close it if it is not needed
+        any more.
+        """
         self.sent.pop(connection, None)
         if connection.target is self.target and not self.network.sockets.crowded:
             self._idle.append(connection)

@@ -38,12 +38,12 @@ class DeliveryQueue:
         self.ready.appendleft(delivery)
 
     def wait(self, delivery: Delivery, due_ms: int, why: str) -> None:
-        """Let a delivery wait until `due_ms`. `why` is the reason that an operator sees."""
+        """Let a delivery wait until `due_ms`. Operators see the reason `why`."""
         delivery.state = Waiting(due_ms, why)
         heapq.heappush(self.retries, (due_ms, next(self._numbers), delivery))
 
     def due(self, at_ms: int) -> bool:
-        """Make the deliveries ready whose time has come. Return whether there were any."""
+        """Make the deliveries ready that are due by now. Return whether there were any."""
         retries = self.retries
         if not retries or retries[0][0] > at_ms:
             return False
@@ -54,7 +54,7 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Attempt a waiting retry now if `concerns` returns true for the id of its message."""
+        """Attempt a delivery now if it waits for a retry and `concerns` returns true for its message's id."""
         later = []
         for row in self.retries:
             delivery = row[2]
@@ -92,8 +92,10 @@ class DeliveryQueue:
     # All deliveries
 
     def stand_down(self, under_way: Iterable[Delivery]) -> list[Delivery]:
-        """Remove and return every delivery without an attempt in flight. Deliveries in flight continue to block their
-        ordering keys, and so do deliveries that are being written to the topic `outstanding`.
+        """Remove and return every delivery without an attempt in flight.
+
+        Deliveries in flight continue to block their ordering keys. So do deliveries that are being written to the topic
+        `outstanding`.
         """
         idle = [*self.ready, *(delivery for _, _, delivery in self.retries), *self.renewing]
         self.clear()
@@ -118,7 +120,7 @@ class DeliveryQueue:
         heapq.heapify(self.retries)
 
     def clear(self) -> None:
-        """Remove the deliveries that are ready, wait for a time, or wait for their message's new data."""
+        """Remove the deliveries that are ready, wait for a time, or wait for the new data of their message."""
         self.ready.clear()
         self.retries.clear()
         self.renewing.clear()

@@ -49,8 +49,8 @@ from broker.outbound.request import Opened
 
 
 class Dispatcher:
-    """The deliveries of one worker to one listener, over all partitions that the worker owns. It holds a bounded number
-    of messages, and starts attempts within the listener's limits.
+    """The part of a worker that sends one listener's messages, from all partitions that the worker owns. It holds a
+    bounded number of messages in memory, and starts attempts within the listener's limits.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class Dispatcher:
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:
-        """Apply changed settings of the listener, or this worker's changed share of the partitions. `opened` is None if
-        the listener's secrets have not changed.
+        """Apply changed settings of the listener, or a change in how many partitions this worker owns. `opened` is None
+        if the listener's secrets have not changed.
         """
         self.opened = opened or self.opened
         before, self.listener = self.listener, listener
@@ -119,7 +119,7 @@ class Dispatcher:
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return the partition's stream to this listener. A new stream starts with the next new message."""
+        """Return the delivery stream of a partition to this listener. A new stream begins with the next new message."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())
@@ -189,7 +189,9 @@ class Dispatcher:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
     def touch(self, partition: int) -> bool:
-        """Include the partition in the next checkpoint. Return False if it was handed over."""
+        """Include the partition in the next checkpoint. Return False if the worker does not own the partition
+        any more.
+        """
         stream = self.streams.get(partition)
         if stream is not None:
             stream.touch()
@@ -198,8 +200,8 @@ class Dispatcher:
     # A delivery leaves
 
     def settle(self, delivery: Delivery, state: State = KEPT) -> None:
-        """Settle a delivery that was delivered, cancelled, or stored in the topic `outstanding`. The committed offset
-        may now pass it.
+        """End a delivery that was accepted, cancelled, or stored in the topic `outstanding`. The committed offset may
+        now pass its message.
         """
         if delivery.state is DROPPED:
             return
@@ -217,8 +219,9 @@ class Dispatcher:
             stream.assignment.touched(stream)
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Move a delivery to the topic `outstanding`, to be attempted at `due_ms`, or parked if that is None. The
-        committed offset may pass its message once the write has succeeded.
+        """Move a delivery to the topic `outstanding`. It is attempted at `due_ms`, or parked if that is None.
+
+        The committed offset may pass the message when the write has succeeded.
         """
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)
@@ -227,7 +230,7 @@ class Dispatcher:
             self.deliveries.first_leaves(delivery, key, others_follow=due_ms is not None)
 
     def _give_back(self, delivery: Delivery) -> None:
-        """Put a delivery back into the index of the topic `outstanding`, because it can't be attempted now."""
+        """Put a delivery back into the index of the topic `outstanding`, because no attempt can begin now."""
         delivery.state = RETURNED
         delivery.stream.from_outstanding.discard(delivery)
         delivery.stream.assignment.returned(delivery)
@@ -276,8 +279,8 @@ class Dispatcher:
     # The following methods handle a listener that is down, is paused, or comes back.
 
     def stand_down_if_away(self) -> bool:
-        """Free the memory of messages that are not in flight, if the listener is down or paused. Return whether the
-        listener is down or paused.
+        """Free the memory of all messages that are not in flight, if the listener is down or paused. Return whether it
+        is.
         """
         away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:
@@ -315,16 +318,17 @@ class Dispatcher:
     # Ticks
 
     def activate(self) -> None:
-        """Make the worker call tick() until there is nothing left to do."""
+        """Make the worker call tick() regularly, until there is nothing left to do."""
         if not self._active:
             self._active = True
             self._wants_tick(self)
 
     def tick(self, at_ms: int, *, late: bool = False) -> bool:
-        """Handle timeouts and retries that are due. The worker calls this several times a second, until it returns
-        False.
+        """Handle timeouts, and start retries that are due. The worker calls this several times a second, until it
+        returns False.
 
-        If `late` is true, the event loop is late and unread answers may have arrived, so no attempt times out.
+        If `late` is true, the event loop is late, and answers may have arrived that were not read. No attempt times out
+        then.
         """
         if not late:
             self.attempts.expire()
@@ -367,7 +371,7 @@ class Dispatcher:
 
     @property
     def wants_more(self) -> bool:
-        """Whether more attempts would begin if the listener's share of the worker's attempts were larger."""
+        """Whether more attempts would begin if the listener had a larger part of the worker's attempts."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:

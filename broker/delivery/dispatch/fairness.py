@@ -23,7 +23,9 @@ SCHEDSTAT: Final = Path("/proc/self/schedstat")
 
 
 class Sharing(Protocol):
-    """The interface of a listener's dispatcher that is used to share out a worker's resources."""
+    """The interface of a listener's dispatcher that is used to divide a worker's attempts and memory among
+    listeners.
+    """
 
     limits: Limits
     memory: Room
@@ -60,8 +62,8 @@ class Sockets:
 
     @property
     def used_up(self) -> bool:
-        """Whether no more connections may be opened. Attempts then wait, and do not count as failures of the
-        listener.
+        """Whether the worker has no socket for another connection. An attempt then waits, which does not count as a
+        failure of the listener.
         """
         return self.open >= self._most
 
@@ -89,8 +91,8 @@ class Processor:
 
 
 def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
-    """Share out a worker's attempts in flight and memory among its listeners that have work. Fast listeners come first,
-    slow ones share the rest, and failing ones share what is left then.
+    """Divide a worker's attempts in flight and its memory among the listeners that have work. Fast listeners get what
+    they need first, then slow listeners, and then failing ones.
     """
     by_priority: tuple[list[Sharing], ...] = ([], [], [])
     for dispatcher in dispatchers:
@@ -103,8 +105,8 @@ def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
 
 
 def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_used: int, bytes_used: int) -> None:
-    """Divide attempts and memory among the listeners of one priority. Listeners of higher priorities use
-    `attempts_used` attempts and `bytes_used` bytes already.
+    """Divide attempts and memory among the listeners of one priority. Listeners of higher priorities already use
+    `attempts_used` attempts and `bytes_used` bytes.
     """
     wanting, used = 0, attempts_used
     for dispatcher in dispatchers:
@@ -120,8 +122,10 @@ def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_use
 
 
 def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int) -> list[DispatcherT]:
-    """Divide the attempts that low-priority listeners may start until the next call. Return the dispatchers of the
-    listeners that got any. `turn` rotates which listeners get the remainder of the division.
+    """Divide the attempts that slow and failing listeners may start until the next call. Return the dispatchers of the
+    listeners that got any.
+
+    If there is a remainder, `turn` decides which listeners get it.
     """
     slow: list[DispatcherT] = []
     others: list[DispatcherT] = []

@@ -62,7 +62,7 @@ class KeptAnswers:
         self._parsed: dict[int, _Found | None] = {}
 
     def update(self, listener: Listener, opened: Opened) -> None:
-        """Set the request headers and the URL that are shown with kept answers, as the listener's settings say."""
+        """Set the request headers and the URL that are stored with answers, from the listener's settings."""
         self._request = shown_headers(opened)
         self._secrets = secrets_of(value for _, value in opened.headers)
         self._url = hidden(masked_url(shown_url(listener.notify_url)), self._secrets)
@@ -70,14 +70,14 @@ class KeptAnswers:
         self._parsed.clear()
 
     def unanswered(self, partition: int, offset: int, number: int, times: Times) -> None:
-        """Keep the times that an attempt without an answer took to connect. `number` is 1 for a delivery's first
+        """Record how long connecting took in an attempt without an answer. `number` is 1 for a delivery's first
         attempt.
         """
         if times != REUSED:
             self._add(partition, (offset, number, "", 0, 0, *times))
 
     def answered(self, partition: int, offset: int, number: int, connection: Connection) -> None:
-        """Keep the listener's answer as soon as the whole answer has arrived."""
+        """Record the listener's answer to an attempt when the whole answer has arrived."""
         times = connection.times if connection.used == 0 else REUSED
 
         def ended(raw: bytes) -> None:
@@ -94,8 +94,8 @@ class KeptAnswers:
             self._attempts[partition] = attempts
 
     def _find(self, partition: int, raw: bytes) -> _Found | None:
-        """Return the id, the partition and the time of the copy of this answer that is kept. If there is no copy, keep
-        the answer now. Return None if that would exceed the limits on kept answers.
+        """Return the id, the partition and the time of the stored copy of this answer. If there is none, store a copy
+        now. Return None if that would exceed the limits on stored answers.
         """
         at_ms = now_ms()
         if at_ms - self._since_ms >= _MINUTE_MS or at_ms < self._since_ms:
@@ -124,7 +124,9 @@ class KeptAnswers:
         return found
 
     def forget(self, partition: int) -> None:
-        """Drop what was kept but not written yet, because the partition was handed over or the listener was deleted."""
+        """Drop answers that are not written to Kafka yet, because the partition was handed over or the listener was
+        deleted.
+        """
         self._attempts.pop(partition, None)
         self._answers.pop(partition, None)
         self._kept.clear()

@@ -15,7 +15,7 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class Priority(IntEnum):
-    """The priorities of listeners, the highest first. A worker's resources are shared out in this order."""
+    """The priorities of listeners, highest first. A worker divides its attempts and memory in this order."""
 
     # FAST: the listener accepts messages, and answers in less than `slow_ms` on average.
     FAST = 0
@@ -58,7 +58,7 @@ class Limits:
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
-        """Apply changed settings of the listener, or this worker's changed share of the partitions."""
+        """Apply changed settings of the listener, or a change in how many partitions this worker owns."""
         self.flow.resize(share.of(settings.max_in_flight))
         rate_per_s = (
             None
@@ -109,8 +109,8 @@ class Limits:
         self._judge()
 
     def timed_out(self, took_ms: int) -> None:
-        """Record an attempt without an answer. It counts as a slow answer, but only if the listener has answered
-        before.
+        """Record an attempt that got no answer in time. It counts as a slow answer, but only if the listener has
+        answered before.
         """
         if not self.new:
             self.took(took_ms)
@@ -130,12 +130,12 @@ class Limits:
 
     @property
     def new(self) -> bool:
-        """Whether the listener has not answered successfully yet, or not since it was down."""
+        """Whether the listener has not answered successfully yet, at all or since it was down."""
         return self.took_ms is None
 
     def held_back(self, busy: int) -> bool:
-        """Return whether a larger share of the worker's attempts would not help. The listener is down, has asked for a
-        pause, is at its rate limit, or has as many attempts in flight as it can handle.
+        """Return whether the listener could not use more of the worker's attempts: it is down, has asked for a pause,
+        is at its rate limit, or has as many attempts in flight as it can handle.
         """
         return (
             self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early or busy >= self.able
@@ -157,7 +157,7 @@ class Limits:
 
     @property
     def quick(self) -> bool:
-        """Whether the listener answers fast on average, so that an answer may arrive at any moment."""
+        """Whether the listener answers fast on average. Its answers may then arrive at any moment."""
         return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:
@@ -174,7 +174,7 @@ class Limits:
             self._pushed_back_until_ms = at_ms + min(retry_after_s, self._tuning.push_back_s_max) * 1000
 
     def let_alone(self, at_ms: int) -> bool:
-        """Return whether a pause that the listener asked for with Retry-After is not over yet."""
+        """Return whether a pause still runs for which the listener has asked with Retry-After."""
         if self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0
         return self._pushed_back_until_ms > 0

@@ -60,13 +60,13 @@ class Liveness:
         self.down: set[Dispatcher] = set()
 
     def watch(self, dispatcher: Dispatcher) -> None:
-        """Probe a dispatcher's listener from now on, because it is down. A second call does nothing."""
+        """Probe the listener of this dispatcher from now on, because it is down. A second call does nothing."""
         if dispatcher not in self.down:
             self.down.add(dispatcher)
             self._wait(dispatcher)
 
     def tick(self, *, permits: int) -> None:
-        """Start the probes that are due. On a busy machine `permits` is small, so that fewer probes start."""
+        """Start the probes that are due. On a busy machine, the number `permits` is small, and fewer probes start."""
         at_ms, tuning = now_ms(), self._tuning
         most = max(tuning.probes_min, min(tuning.probes_max, permits // tuning.permits_per_probe))
         self._per_s = round(min(most, tuning.probes_calm) / tuning.tick_s)
@@ -81,7 +81,7 @@ class Liveness:
                 task.add_done_callback(partial(self._asked, dispatcher))
 
     def _still_down(self, dispatcher: Dispatcher) -> bool:
-        """Return whether the listener must still be probed. If not, stop probing it."""
+        """Return whether the listener is still down and must be probed. If not, stop probing it."""
         if dispatcher.circuit.state is not State.OPEN or dispatcher.listener.paused is not None:
             self.down.discard(dispatcher)
         return dispatcher in self.down

@@ -27,10 +27,10 @@ class LogRateLimit:
         self._left_out: Counter[str] = Counter()  # lines left out, by result
 
     def left_out(self, at_ms: int, result: object) -> str | None:
-        """Return the text to append to this log line: a summary of the lines left out before it. Return None if this
-        line must be left out, too.
+        """Return the text to append to this log line: a summary of the lines that were left out before it. Return None
+        if this line must be left out, too.
 
-        `result` is the HTTP status or the error of the attempt. A summary is like `left_out=43
+        `result` is the HTTP status or the error of the attempt. A summary is, for example, `left_out=43
         left_out_results=503:40,timeout:3`, or `left_out=0`.
         """
         minute = at_ms // _MINUTE_MS

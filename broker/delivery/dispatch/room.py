@@ -14,7 +14,7 @@ from broker.delivery.tuning import Tuning
 
 
 class Room:
-    """The memory that one listener's messages take in a worker, and its limits."""
+    """The memory for one listener's messages in a worker, and its limits."""
 
     __slots__ = ("_circuit", "_deliveries", "_limits", "bytes_share", "held", "held_bytes", "setting_aside", "tuning")
 
@@ -43,8 +43,8 @@ class Room:
 
     @property
     def running_low(self) -> bool:
-        """Whether at most half of the allowed memory is in use, so that older messages should be fetched if the
-        listener lags.
+        """Whether at most half of the listener's memory is in use. If the listener lags, older messages should then be
+        fetched.
         """
         return self.held <= self.held_max // 2 and self.held_bytes <= self.bytes_share // 2
 
@@ -65,8 +65,8 @@ class Room:
 
     @property
     def sets_aside_more(self) -> bool:
-        """Whether one more delivery may be written to the topic `outstanding` before retention deletes its message.
-        Only a few are written at once.
+        """Whether one more delivery may move to the topic `outstanding` before Kafka deletes its message. Only a few
+        move at once.
         """
         leaving, tuning = self.setting_aside, self.tuning
         return len(leaving) < tuning.set_aside_at_once and sum(leaving.values()) < tuning.set_aside_bytes_max

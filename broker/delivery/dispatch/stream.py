@@ -37,7 +37,7 @@ Made = tuple[DeliveryAttempted, int]  # with the same time
 
 
 class Assigned(Protocol):
-    """The interface through which a listener's deliveries use the state of the worker's partitions."""
+    """The interface through which a listener's deliveries use the state of the partitions that the worker owns."""
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
@@ -54,7 +54,7 @@ class Assigned(Protocol):
 
 
 class Answers(Protocol):
-    """The interface through which a checkpoint takes the answers that a dispatcher has kept."""
+    """The interface through which a checkpoint takes the answers of a listener that must be stored."""
 
     def take(self, listener: Listener, partition: int, at_ms: int, /) -> Sequence[Event]: ...
 
@@ -122,7 +122,9 @@ def message_of(delivery: Delivery) -> Message:
 
 
 class Stream:
-    """The delivery of one partition's messages to one listener, with the offsets whose delivery has not ended yet."""
+    """The delivery of one partition's messages to one listener. It holds the offsets of all messages whose delivery has
+    not ended yet.
+    """
 
     __slots__ = (
         "assignment",
@@ -172,8 +174,10 @@ class Stream:
     def cursor(
         self, tail: int, *, waiting: int = 0, since_ms: int | None = None, parked: int = 0, retrying: int = 0
     ) -> Cursor:
-        """Return the cursor that a checkpoint commits for this listener and partition. `tail` is the offset of the next
-        new message. The other arguments describe the listener's deliveries in the topic `outstanding`.
+        """Return the cursor that a checkpoint commits for this listener and partition.
+
+        `tail` is the offset of the next new message. The other arguments describe the listener's deliveries in the
+        topic `outstanding`.
         """
         window = self.window
         tail = self.dispatcher.listener.reach(self.partition, tail)
@@ -306,8 +310,8 @@ def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
 
 
 def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
-    """Return the events that a checkpoint writes to the topic `deliveries`, none larger than Kafka accepts
-    by default.
+    """Return the events that a checkpoint writes to the topic `deliveries`. No event is larger than Kafka accepts by
+    default.
     """
     listener = stream.dispatcher.listener
     settled = [

@@ -38,7 +38,7 @@ class Ticks:
         return len(self._active)
 
     def add(self, dispatcher: Dispatcher) -> None:
-        """Call tick() of the listener's dispatcher regularly, until it returns False."""
+        """Call tick() of the dispatcher regularly from now on, until it returns False."""
         self._active[dispatcher] = None
         if self._rested is not None:
             self._rested.set()

@@ -28,7 +28,9 @@ class Outstanding(Protocol):
 
 
 class ReplayProgress:
-    """The reports, for each replay, of the worker's partitions on which the replay is finished."""
+    """The progress of replays, for the partitions of this worker. When a replay is finished in partitions, the worker
+    records that in the log.
+    """
 
     def __init__(
         self,

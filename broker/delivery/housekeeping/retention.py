@@ -41,7 +41,7 @@ class Lagging(Protocol):
 
 
 class _Lag(NamedTuple):
-    """A listener that lags on a partition, so that old messages still wait for it."""
+    """A listener that lags in a partition, so that it still needs old messages."""
 
     partition: int
     listener_id: str
@@ -86,8 +86,9 @@ class Retention:
                     log.warning("retention.waits error=%s", error)
 
     async def sweep(self, before_ms: int) -> None:
-        """Delete messages that were put before this time and that no listener needs any more. Then store the unfinished
-        deliveries of older messages in the topic `outstanding`. Raises LogUnavailable or ViewBehind.
+        """Delete messages that were put before this time and that no listener needs any more. Messages that a listener
+        still needs are first copied to the topic `outstanding` for it, and deleted later. Raises LogUnavailable or
+        ViewBehind.
         """
         owned = dict(self._partitions)
         partitions = await self._with_old(list(owned), before_ms)
@@ -120,7 +121,7 @@ class Retention:
                 await self._set_aside(lags)
 
     async def _set_aside(self, lags: deque[_Lag]) -> None:
-        """Store the old unfinished deliveries of a few listeners at a time in the topic `outstanding`, so that little
+        """Move the old unfinished deliveries of a few listeners at a time to the topic `outstanding`, so that little
         memory is needed.
         """
         while lags:
@@ -152,8 +153,8 @@ class Retention:
         return [one for one in partitions if begins[one] < firsts[one]]
 
     async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
-        """Delete messages below offset `low` that were put before `before_ms`, with their changes and outcomes. Changes
-        after `changes_ms` are kept.
+        """Delete messages below the offset `low` that were put before `before_ms`, with their updates and deletions and
+        the results of their attempts. Updates and deletions after `changes_ms` are kept.
         """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
         first = (await offsets_since(self._requests, self._messages, {partition: before_ms}))[partition]

@@ -45,8 +45,8 @@ class DamagedDeliveries:
         self._assure = assure  # raises if partitions are lost
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
-        """Write records for the deliveries that these listeners may have in unreadable ranges, each given by its first
-        and last offset. Raises LogUnavailable.
+        """Write records that park the deliveries which these listeners may have in unreadable ranges. Each range is
+        given by its first and last offset. Raises LogUnavailable.
         """
         # This method writes only to Kafka. If the worker still owns the partition, the caller updates the index.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
@@ -102,8 +102,9 @@ def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
 def _parked(
     listener: Listener, partition: int, first: int, last: int, entry: OutstandingEntry | None = None
 ) -> DeliveryParked:
-    """Return the event that parks the deliveries in an unreadable range. Pass `entry` if one delivery, whose message id
-    is known, is parked again.
+    """Return the event that parks the deliveries in an unreadable range.
+
+    Pass `entry` if one delivery, whose message id is known, is parked again.
     """
     place = None if entry is None else parse_message_id(entry.message_id)
     return DeliveryParked(

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """A pass over the deliveries of one listener that are due, a few at a time."""
+    """A pass over the deliveries of one listener that were due when the pass began. It handles a few at a time."""
 
     until_ms: int  # The pass includes only the deliveries that were due when it began, at this time.
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
@@ -134,7 +134,7 @@ class Due:
         return chosen, more
 
     def _choose_of(self, dispatcher: Dispatcher, at_ms: int, chosen: list[OutstandingEntry]) -> int:
-        """Choose due deliveries of one listener, and add them to `chosen`. Return how many were examined."""
+        """Choose due deliveries of one listener, and add them to `chosen`. Return how many deliveries were examined."""
         listener_id, looks = dispatcher.listener.id, 0
         due, enough = self._due.pop(listener_id), len(chosen) + self._tuning.due_each_at_once
         while looks < self._tuning.looks_each_max and len(chosen) < enough:
@@ -159,8 +159,8 @@ class Due:
     def _try(
         self, entry: OutstandingEntry, dispatcher: Dispatcher, chosen: list[OutstandingEntry], enough: int
     ) -> None:
-        """Choose a delivery if it may be attempted now, and the later deliveries of its ordering key that may follow
-        it.
+        """Choose a delivery if it may be attempted now. Also choose the later deliveries of its ordering key that may
+        follow it.
         """
         if entry.key_queue is None:
             if self._may_leave(entry, dispatcher):
@@ -190,7 +190,8 @@ class Due:
 
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
         """Return the next delivery of an ordering key, if all earlier ones are already with the listener's dispatcher.
-        Return None if it must wait, or if the dispatcher already has many of the key.
+
+        Return None if it must wait, or if the dispatcher already has many deliveries of this ordering key.
         """
         coming = self._coming.first(key_queue)
         for row_id, place in self._index.offsets(key_queue, self._tuning.key_taken_max):
@@ -243,7 +244,7 @@ class Due:
         return True
 
     def put_back(self, entry: OutstandingEntry) -> None:
-        """Schedule a delivery again that could not be attempted."""
+        """Schedule a delivery again, because it could not be attempted."""
         if self.taken.get(entry.id) is not entry:
             return  # The delivery was cancelled or replaced meanwhile, or its partition was handed over.
         del self.taken[entry.id]
@@ -264,7 +265,7 @@ class Due:
 
 
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
-    """Return whether the listener's delivery stream has read far enough for this delivery to be attempted."""
+    """Return whether the listener's delivery stream has read far enough that this delivery may be attempted."""
     # After a crash, the listener's delivery stream may read the same message again from the topic `messages`.
     # Wait until the stream has passed the message. Otherwise, a second crash could send the message twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)

@@ -126,7 +126,7 @@ class OutstandingIndex:
 
     def _insert(self, written: Sequence[OutstandingEntry]) -> bool:
         """Insert the rows into the SQLite index, and return True. If one of the rows exists already, which is rare,
-        insert none and return False.
+        insert none of them and return False.
         """
         if not written:
             return True
@@ -152,7 +152,7 @@ class OutstandingIndex:
         return gone
 
     def queue(self, entry: OutstandingEntry, queued_ms: int | None) -> None:
-        """Set the time at which the delivery is examined next."""
+        """Set the time at which the worker looks at this delivery next."""
         entry.queued_ms = queued_ms
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
@@ -170,8 +170,8 @@ class OutstandingIndex:
     # Rows of a listener
 
     def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[OutstandingEntry]:
-        """Return the SQLite rows of the listener's deliveries that must be examined now, the earliest first. `after` is
-        the (queued_ms, id) of the last row that the previous call returned.
+        """Return the SQLite rows of the listener's deliveries that the worker must look at now, the earliest first.
+        `after` is the (queued_ms, id) of the last row that the previous call returned.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
@@ -180,7 +180,7 @@ class OutstandingIndex:
         )
 
     def next_ms(self, listener_id: str) -> int | None:
-        """Return the time at which the next delivery of a listener must be examined, or None."""
+        """Return the time at which the worker must look at the next delivery of a listener, or None."""
         sql = "SELECT queued_ms FROM entries WHERE listener = ? AND queued_ms > -1 ORDER BY queued_ms LIMIT 1"
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
@@ -199,7 +199,7 @@ class OutstandingIndex:
     # Rows of an ordering key
 
     def offsets(self, key_queue: KeyQueue, limit: int) -> list[tuple[int, int]]:
-        """Return the (id, message_offset) of the first rows of an ordering key."""
+        """Return the (id, message_offset) of the first rows with this ordering key."""
         sql = f"SELECT id, message_offset FROM entries WHERE {_KEY_QUEUE} ORDER BY message_offset LIMIT ?"
         return self._rows_of(sql, (*self._of(key_queue), limit))
 
@@ -255,8 +255,8 @@ class OutstandingIndex:
         return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message was put that exists only in the topic `messages`, because its record in
-        `outstanding` has no data. Return 0 if an outstanding message can't be read.
+        """Return when the oldest message was put whose data is only in the topic `messages`, because its record in
+        `outstanding` has no copy. Return 0 if an outstanding message can't be read.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0

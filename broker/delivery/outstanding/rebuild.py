@@ -28,7 +28,7 @@ Streams = Sequence[tuple[Listener, Cursor]]  # listeners of a partition with cur
 
 
 class Outcomes:
-    """The outcomes of a partition's deliveries, read from the topic `deliveries`."""
+    """The results of a partition's deliveries, read from the topic `deliveries`."""
 
     def __init__(self) -> None:
         # The last failed attempt of each delivery that has not succeeded.
@@ -67,7 +67,7 @@ class Outcomes:
 
 
 async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcomes:
-    """Read the outcomes of all deliveries of a partition. Raises LogUnavailable."""
+    """Read the results of all deliveries of a partition. Raises LogUnavailable."""
     found = Outcomes()
     at, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     while at < end:
@@ -84,8 +84,10 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
-    """Yield the outstanding deliveries of these listeners in batches, in the order of their messages, without reading
-    the topic `outstanding`. `topic` is the name of the topic `messages`. Raises LogUnavailable.
+    """Yield the outstanding deliveries of these listeners, in the order of their messages, without reading the topic
+    `outstanding`. They are computed from the messages and the results of attempts.
+
+    `topic` is the name of the topic `messages`. Raises LogUnavailable.
     """
     begin, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     by_queue: dict[bytes, list[_Stream]] = {}
@@ -115,7 +117,7 @@ async def rebuilt(
 
 
 class _Stream:
-    """A listener on a partition, with its cursor, for testing which offsets it has passed."""
+    """A listener in one partition, with its cursor. It says which offsets the listener has passed."""
 
     def __init__(self, listener: Listener, cursor: Cursor, partition: int) -> None:
         self.listener = listener

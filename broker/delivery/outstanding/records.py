@@ -97,8 +97,8 @@ class OutstandingRecords:
                 }
 
     async def _end(self, partition: int, noted: int) -> int:
-        """Return the end offset of the partition. For a moment, a new partition leader may report a lower offset than
-        `noted`, so ask again.
+        """Return the end offset of the partition. If it is lower than in `noted`, ask again, because a new partition
+        leader may report a lower offset for a moment.
         """
         for tried in range(_TRIES_MAX):
             end = (await self._requests.offsets(self._topic.name, {partition: LATEST}))[partition]

@@ -28,7 +28,7 @@ class _Redriving:
 
 
 class Schedule(Protocol):
-    """The interface through which redrives make stored deliveries due. The class Due implements it."""
+    """The interface through which redrives make stored deliveries due now. The class Due implements it."""
 
     taken: dict[int, OutstandingEntry]
 

@@ -85,11 +85,11 @@ class Outstanding:
     # Ownership
 
     async def read(self, partition: int, streams: Callable[[], Streams] = tuple, *, noted: str = "") -> None:
-        """Read a partition's deliveries from the topic `outstanding` into the index. The call of take_over() follows
-        later. Raises LogUnavailable.
+        """Read a partition's deliveries from the topic `outstanding` into the index. take_over() must be called
+        afterwards. Raises LogUnavailable.
 
         `streams` returns the listeners' cursors; it is called only if the topic is damaged. `noted` is the fingerprint
-        that the partition's last owner committed, as text.
+        of the deliveries that the partition's last owner committed, as text.
         """
         # The index now has the deliveries whose records Kafka had lost. Write these records again.
         for key in await self._sync.read(partition, streams, noted):
@@ -108,21 +108,23 @@ class Outstanding:
                 self._redrives.begin(dispatcher.listener, self._due)
 
     def close(self) -> None:
-        """Close the index after the partitions were handed over. Their next owner reads everything again."""
+        """Close the index after the partitions were handed over. It need not be saved, because the next owner builds a
+        new one from Kafka.
+        """
         self._sync.close()
         self._index.close()
 
     async def note(self) -> None:
-        """Update the fingerprints of the partitions' stored deliveries. A partition keeps its last fingerprint while
-        records are being written to it.
+        """Update the fingerprints of the partitions' stored deliveries. While records are being written to a partition,
+        its last fingerprint stays.
         """
         await self._sync.note(one for one in self._owned if one not in self._settled)
 
     # Deliveries that are stored
 
     def overtakes(self, delivery: Delivery) -> bool:
-        """Return whether this delivery would overtake an earlier one with the same ordering key, which is stored in the
-        topic `outstanding` or is being written there.
+        """Return whether an attempt of this delivery would break the order of its ordering key. That is so if an
+        earlier delivery with the key is in the topic `outstanding`, or is being written there.
         """
         key_queue = _key_queue(delivery) if self._coming or self._index.queued_keys else None
         if key_queue is None:
@@ -180,8 +182,8 @@ class Outstanding:
         return False
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Listener, int, int]]) -> bool:
-        """Park the deliveries that these listeners may have at unreadable offsets. Return False if the worker has lost
-        the partition. Raises LogUnavailable.
+        """Park the deliveries that these listeners may have at unreadable offsets. Return False if the worker no longer
+        owns the partition. Raises LogUnavailable.
         """
         events = await self._damaged.park(partition, ranges)
         if partition not in self._owned:
@@ -195,8 +197,8 @@ class Outstanding:
         return sum(map(self._index.damaged, self._owned))
 
     def _enter(self, entry: OutstandingEntry) -> None:
-        """Add a record that was written to the topic `outstanding` to the index. If an operator has asked to retry the
-        delivery since the write (a redrive), it is due now.
+        """Add a record that was written to the topic `outstanding` to the index. If an operator has asked for a retry
+        (a redrive) since the write began, the delivery is due now.
         """
         dispatcher, key_queue = self._dispatchers.get(entry.listener_id), entry.key_queue
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and key_queue is None:
@@ -252,7 +254,9 @@ class Outstanding:
         return number, self._index.waits_since_ms(partition, listener_id) if number else None
 
     def held(self, partition: int, listener_id: str) -> tuple[int, int]:
-        """Count the parked deliveries, and the deliveries that are retried after an attempt."""
+        """Return the number of parked deliveries, and the number of deliveries that will be retried after a failed
+        attempt.
+        """
         count = self._index.counts.get(listener_id)
         return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))
 
@@ -281,8 +285,8 @@ class Outstanding:
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message was put that exists only in the topic `messages`, because its record in
-        `outstanding` has no data. Return None if there is no such message.
+        """Return when the oldest message was put whose data is only in the topic `messages`, because its record in
+        `outstanding` has no copy. Return None if there is no such message.
         """
         return self._index.oldest_bare_put_ms(partition)
 
@@ -327,13 +331,15 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Schedule a delivery again as soon as the listener can take it, because it could not be attempted now."""
+        """Schedule a delivery that could not be attempted now. It is attempted again as soon as the listener can take
+        it.
+        """
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)
 
     def removed(self, listener_id: str) -> None:
-        """Schedule again the deliveries that a removed dispatcher held, in case the listener gets a dispatcher again.
-        Forget the deliveries that were being written.
+        """Schedule the deliveries that a removed dispatcher held, in case the listener gets a dispatcher again. Forget
+        the deliveries that were being written.
         """
         key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
         for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:

@@ -28,7 +28,7 @@ _UNKNOWN: Final = -1  # no count of changes
 
 
 class WatchedAppender:
-    """An appender (ports.Appender) that remembers its appends, by partition."""
+    """An appender to one topic that remembers, for each partition, its appends and whether they have succeeded."""
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
@@ -49,8 +49,8 @@ class WatchedAppender:
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
-        """Note that Kafka may have a record with this key that the index lacks. A later record with the same key ends
-        this doubt.
+        """Note that Kafka may have a record with this key that is not in the index. When a later record with the same
+        key is written, this doubt ends.
         """
         self._in_doubt[partition].add(key)
 
@@ -167,8 +167,8 @@ class IndexSync:
         return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self, partitions: Iterable[int]) -> None:
-        """Update the fingerprints of the partitions' stored deliveries. A partition keeps its last fingerprint while
-        records are being written to it.
+        """Update the fingerprints of the partitions' stored deliveries. While records are being written to a partition,
+        its last fingerprint stays.
         """
         changes = {one: self._written.changes[one] for one in partitions}
         quiet = [
@@ -187,8 +187,10 @@ class IndexSync:
                     self._noted[partition] = changes[partition], found[partition]._replace(end=end).text()
 
     async def _knows(self, partition: int, end: int) -> bool:
-        """Return whether the index agrees with the records before this offset. The records are read if there are more
-        than this worker has written. An append may have been sent twice, or late by the partition's former owner.
+        """Return whether the index agrees with the records in Kafka before this offset.
+
+        If there are more records than this worker has written, they are read. An append may have been sent twice, or
+        late by the partition's former owner.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}

@@ -44,8 +44,8 @@ class Source(Protocol):
 
 
 def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
-    """Double the size of the listener's next catch-up read if it took all messages, or halve it if it took less than
-    half of them.
+    """Adapt the size of the next catch-up read for the listener. Double it if the listener took all messages of this
+    read, or halve it if the listener took less than half.
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:
@@ -55,7 +55,9 @@ def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
 
 
 class CatchUpQueue:
-    """The delivery streams that wait for a catch-up reader. Those of fast listeners have a queue of their own."""
+    """The queue of delivery streams that wait for a catch-up reader. Streams to fast listeners have a queue of their
+    own.
+    """
 
     def __init__(self) -> None:
         self._waiting: tuple[deque[Stream], deque[Stream]] = (deque(), deque())
@@ -98,8 +100,8 @@ class CatchUp:
         return [partial(self._run, first) for first in turns]
 
     def request(self, stream: Stream) -> None:
-        """Bring a lagging delivery stream the messages that it lacks. Take them from recent messages in memory if
-        possible; otherwise queue the stream for a catch-up reader.
+        """Get the older messages that a lagging delivery stream needs. Take them from the recent messages in memory if
+        possible. Otherwise, put the stream into the queue for a catch-up reader.
         """
         partition = self._partitions.get(stream.partition)
         if partition is None:
@@ -199,8 +201,8 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose messages the next catch-up read should include. Lagging listeners of these
-        queues need offsets that the read probably reaches.
+        """Return the ids of the queues whose messages the next catch-up read should include: those whose lagging
+        listeners need offsets that the read probably reaches.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}

@@ -67,8 +67,8 @@ class Message:
         return self._change
 
     def renewed(self, data: str | None, change: int) -> Message:
-        """Return a copy of the message with the data of an update. If `data` is None, keep the present data. Call it
-        only after `body()`.
+        """Return a copy of the message with the new data of an update. If `data` is None, keep the present data. Call
+        this only after `body()`.
         """
         fields = orjson.loads(self._body)
         if data is not None:
@@ -101,7 +101,7 @@ def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -
 
 def may_be_in(queue_ids: Collection[str]) -> Callable[[bytes], bool] | None:
     """Return a function that tests whether the bytes of a record batch may contain messages of these queues. Return
-    None if there are so many queues that parsing the records is as fast.
+    None if there are so many queues that this test would not save time.
     """
     if len(queue_ids) > _SOUGHT_MAX:
         return None

@@ -81,8 +81,8 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to this offset. Each listener then asks a catch-up reader, which parks the
-        deliveries.
+        """Skip unreadable records up to this offset. Each listener then asks a catch-up reader for them, which parks
+        its deliveries.
         """
         if last < self.tail:
             return
@@ -102,8 +102,8 @@ class Partition:
                 dispatcher.wake()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Mark unreadable records as passed for one listener, so that it continues after them. The records are those at
-        the offsets in `own`, and those from `begin` to `last`.
+        """Mark unreadable records as passed for one listener, so that it continues after them. They are the records at
+        the offsets in `own`, and all from `begin` to `last`.
         """
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
@@ -153,7 +153,7 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Hand a lagging listener the messages that it lacks, if all of them are still in memory. Return False if some
+        """Hand a lagging listener the messages that it needs, if all of them are still in memory. Return False if some
         are not.
         """
         wanted = stream.window.wanted()
@@ -208,7 +208,7 @@ def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
 
 
 def note_caught_up(stream: Stream) -> None:
-    """Remove the delivery stream from the lagging streams of its listener, if it has caught up."""
+    """Remove the delivery stream from the listener's lagging streams if it has caught up."""
     if stream.window.wanted() is None:
         stream.dispatcher.behind.pop(stream, None)
         stream.behind_since_ms = 0

@@ -60,7 +60,7 @@ class EmbeddedAccess:
 
 
 def sasl(mechanism: str, user: str, password: str) -> dict[str, Any]:
-    """Return the fields of KafkaSettings for SASL authentication without TLS."""
+    """Return the fields of KafkaSettings for a connection with SASL and without TLS."""
     return {
         "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": mechanism,

@@ -84,7 +84,7 @@ def use(path: Path | None) -> tuple[str, ...]:
 
 
 def discard(path: Path | None) -> None:
-    """Delete the class archive, because it may be why Kafka did not start."""
+    """Delete the class archive, because it may be the reason why Kafka did not start."""
     if path is not None:
         with suppress(OSError):
             path.unlink(missing_ok=True)

@@ -98,8 +98,8 @@ def _wrong_time(raw: bytes, batches: _Batches, base: int, *, compacted: bool) ->
 
 
 def _ends_early(raw: bytes, batches: _Batches) -> int | None:
-    """Return the first offset of a finished segment whose time index ends before the highest record time. Return None
-    if the index is complete.
+    """Return the first offset of a segment that Kafka does not write to any more, if its time index ends before the
+    segment's highest record time. Return None if the index is complete.
     """
     last_ms = max((at_ms for at_ms, _ in _entries(raw, _TIME)), default=-1)
     return batches.first[0] if batches.first and last_ms != batches.youngest_ms[-1] else None

@@ -184,7 +184,9 @@ def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Ev
 
 
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
-    """Download one jar and check it before it gets its final name, so that every named jar is complete and correct."""
+    """Download one jar under a temporary name, and check it before it gets its final name. So every file with a final
+    name is complete and correct.
+    """
     for number in range(1, _TRIES + 1):
         # Each try of a download gets an empty directory, because jgo accepts a half-written file of an earlier try.
         with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:

@@ -45,10 +45,11 @@ _ORPHAN_GONE_WITHIN_S: Final = 10.0
 class EmbeddedKafka:
     """An Apache Kafka that runs as a child process on 127.0.0.1, with its log below `data_dir`.
 
-    Without `port`, it picks a free port and keeps it. On Linux it ends with the thread that called start().
+    Without `port`, it takes a free port and keeps it. On Linux it ends with the thread that called start(). Clients
+    connect with `access`.
 
-    Clients connect with `access`. The first start creates the password in data_dir/password. Only start() reads the
-    file again, so running clients keep their password when Kafka restarts.
+    The first start creates the password in data_dir/password. Only start() reads the file again, so running clients
+    keep their password when Kafka restarts.
     """
 
     def __init__(
@@ -175,9 +176,8 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """Start Kafka.
-
-        If the port is taken, retry on another port. If the class archive may be bad, retry without it.
+        """Start Kafka. If the port is taken, try again on another port. If the class archive may be the reason for a
+        failure, try again without it.
         """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
@@ -219,11 +219,11 @@ class EmbeddedKafka:
             return
 
     async def _fill(self, lost: Sequence[LostEnd]) -> None:
-        """Append empty records where the files have lost acknowledged records.
+        """Append empty records at the offsets where the files have lost acknowledged records.
 
-        Otherwise Kafka would give the lost offsets to new messages, and listeners whose cursors are beyond them would
-        miss these messages. In the topic `outstanding`, the empty records tell the partition's next owner that
-        deliveries are missing.
+        Otherwise Kafka would give these offsets to new messages, and listeners whose cursors are beyond them would miss
+        the messages. In the topic `outstanding`, the empty records tell the partition's next owner that deliveries are
+        missing.
         """
         settings = self.access.settings()
         requests = KafkaRequests(settings)

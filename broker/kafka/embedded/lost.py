@@ -26,7 +26,9 @@ _EPOCH_AT: Final = slice(12, 16)
 
 
 class Lost(NamedTuple):
-    """A range of offsets that no file of a partition has. Both ends belong to it."""
+    """A range of offsets that are missing in all files of a partition. The first and the last offset both
+    belong to it.
+    """
 
     folder: Path
     first: int
@@ -39,10 +41,11 @@ class Lost(NamedTuple):
 
 
 def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost]:
-    """Yield the ranges of offsets that a partition's files have lost.
+    """Yield the ranges of offsets that a partition's files have lost. Don't call this for a compacted topic, in which
+    offsets are missing normally.
 
-    Don't call this for compacted topics, because their offsets may be missing. The broker noted that all records below
-    the offset `noted` are acknowledged. `begin` is the partition's first offset; None if retention may have moved it.
+    All records below the offset `noted` were acknowledged, as the broker has noted. `begin` is the partition's first
+    offset; None if Kafka may have deleted old records.
     """
     at = begin
     for path in sorted(folder.glob("*.log")):

@@ -119,12 +119,11 @@ rootLogger.appenderRef.file.ref=file
 
 
 class KafkaProcess:
-    """A Kafka broker and controller in one Java process, with all files below one directory.
+    """A Kafka broker and controller in one Java process, with all files in one directory. The directory must exist, and
+    other users must not be able to enter it.
 
-    The directory must exist, and other users must not be able to enter it. Files: kafka/ (the log), kafka.log,
-    kafka.out (Java's output), kafka.properties, and client.properties for Kafka's own tools.
-
-    `was_killed` is True if another program killed Kafka during its start.
+    The files are kafka/ (the log), kafka.log, kafka.out (Java's output), kafka.properties, and client.properties for
+    Kafka's own tools. `was_killed` is True if another program killed Kafka during its start.
     """
 
     def __init__(
@@ -267,7 +266,7 @@ class KafkaProcess:
 
 
 def _last_words(path: Path) -> str:
-    """Return the newest line that mentions an error in the last 64 KiB of the file."""
+    """Return the newest line of the file's last 64 KiB that mentions an error."""
     try:
         text = path.read_bytes()[-65536:].decode(errors="replace")
     except OSError:

@@ -85,9 +85,11 @@ def stopped(log_dir: Path) -> Iterator[None]:
 
 
 def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
-    """Yield the record batches of a partition that have a wrong checksum or do not begin where the previous batch ends.
+    """Yield the record batches of a partition that have a wrong checksum, or do not begin where the previous batch
+    ends.
 
-    Files that end before the offset `since` are skipped. After a wrong length field, the rest of its file is skipped.
+    Files that end before the offset `since` are skipped. If a batch has a wrong length field, the rest of its file is
+    skipped.
     """
     for path in _files(folder, since):
         expected = int(path.stem)
@@ -122,10 +124,10 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """Yield the record batch where a broker would truncate a partition at its next start after a crash, for each such
-    partition.
+    """Yield, for each partition that a broker would truncate when it starts after a crash, the record batch where it
+    would do so.
 
-    The broker reads again what it had not noted as synced, and treats the first damaged batch as the end.
+    The broker then reads what may not have been synced to disk, and takes the first damaged batch for the end.
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
@@ -138,9 +140,8 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
 
 
 def lying_indexes(log_dir: Path) -> Iterator[Path]:
-    """Yield the offset indexes whose last entry points to no batch.
-
-    After a clean stop Kafka finds the end of a partition by this entry.
+    """Yield the offset indexes whose last entry points to no batch. After a clean stop, Kafka finds the end of a
+    partition by this entry, so it would assume a wrong end.
     """
     if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds its offset indexes itself.
         return
@@ -162,10 +163,11 @@ class LostEnd(NamedTuple):
 
 
 def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
-    """Yield the partitions whose files have lost records.
+    """Yield the partitions whose files have lost records: the files end before the offset up to which the broker noted
+    all records as acknowledged.
 
-    Such files end before the offset up to which the broker noted that all records are acknowledged. If each batch is
-    synced, a crash can't cause this. Kafka does not notice the loss, and would give the same offsets to new records.
+    If each batch is synced to disk, a crash can't cause this. Kafka does not notice the loss, and would give the same
+    offsets to new records.
     """
     for (topic, partition), noted in acknowledged(log_dir).items():
         folder = log_dir / f"{topic}-{partition}"
@@ -235,7 +237,9 @@ def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
-    """Return whether an intact batch follows a damaged one. If not, the damage may be a batch that a crash cut off."""
+    """Return whether an intact batch follows a damaged one. If none does, the damaged one may be a batch whose write a
+    crash has cut off.
+    """
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
     following = (whole for at, _, whole in _batches(batch.path) if at > batch.at)
