@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -46,6 +46,8 @@ LIVE_S: Final = 2.5  # less than the three seconds that a worker waits for the a
 REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
+FAILED_MAX: Final = 1_000  # the most messages in a batch
+_ID_CHARS: Final = 36  # of a message's id
 _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "user-agent"})
 
 
@@ -204,8 +206,8 @@ class Tunnels:
         status = answer.get("status") if answer else None
         if not isinstance(status, int) or not 200 <= status < AWAY:
             return _response(token, 503)
-        after = answer.get("retry_after") if answer else None
-        return _response(token, status, after if isinstance(after, int) else None)
+        after, failed = (answer.get("retry_after"), answer.get("failed")) if answer else (None, None)
+        return _response(token, status, after if isinstance(after, int) else None, _ids(failed))
 
     async def _passed_on(self, request: Request, token: str, tunnel: Tunnel) -> dict[str, Any] | None:
         """Send a worker's HTTP request to the client through the tunnel, and return the client's answer. Return None if
@@ -258,14 +260,22 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _response(token: str, status: int, retry_after_s: int | None = None) -> Response:
+def _ids(failed: Any) -> list[str]:
+    """Return the message ids in a client's answer to a batch: those of the messages that it did not accept."""
+    if not isinstance(failed, list) or len(failed) > FAILED_MAX:
+        return []
+    return [one for one in failed if isinstance(one, str) and len(one) <= _ID_CHARS]
+
+
+def _response(token: str, status: int, retry_after_s: int | None = None, failed: Sequence[str] = ()) -> Response:
     """Create a response with the header that proves that an API process has sent it. A worker that sends through a
     tunnel refuses a response without this header, because another program may have taken the port.
     """
     headers = {TUNNEL_PROOF: tunnel_proof(token)}
     if retry_after_s is not None:
         headers["retry-after"] = str(retry_after_s)
-    return Response(status_code=status, headers=headers)
+    content = orjson.dumps({"failed": failed}) if failed else None
+    return Response(content, status, headers, media_type="application/json" if failed else None)
 
 
 async def deny(websocket: WebSocket, error: BrokerError) -> None:

@@ -23,6 +23,7 @@ from cli.api_commands import api_client, find_queue
 from cli.api_options import api_options
 from cli.arguments import QueueName
 from cli.groups import examples
+from cli.listen.batches import accepted
 from cli.listen.keys import HELP, Action, History, Keyboard, is_ours, keys
 from cli.listen.show import Show
 from cli.listen.targets import Address, Filter, names_of, wanted
@@ -71,7 +72,7 @@ class _Place(NamedTuple):
     multiple=True,
     metavar="FIELD=PATTERN",
     help="Pass on only messages whose name, data or queue matches, such as name=order-*. Others are accepted and "
-    "dropped. May be repeated.",
+    "dropped. A batch is passed on whole if one of its messages matches. May be repeated.",
 )
 @click.option("--temporary", is_flag=True, help="Delete the listener at the end, with the messages that wait for it.")
 @api_options
@@ -221,7 +222,7 @@ class _Listening:
         if self._terminal and request is not None and resend is not None:
             number = self._history.add(request, fields, partial(self._resend, resend)).number
         self._show(event, number=number, **fields)
-        if self._once and event == "answered" and 200 <= fields["status"] < 300:
+        if self._once and event == "answered" and accepted(fields):
             self._end.set()
 
     def _resend(self, resend: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from cli.listen.batches import is_batch, messages_in
 from cli.printing import say, say_json
 
 
@@ -26,7 +27,14 @@ class Show:
         `number` is the number of the request, if the user can select requests by their numbers.
         """
         if self._as_json:
-            shown = {name: value for name, value in fields.items() if name != "body" or self.body}
+            shown = {
+                name: value for name, value in fields.items() if name != "failed" and (name != "body" or self.body)
+            }
+            if event == "answered" and is_batch(fields["message_id"]):
+                shown["messages"] = [
+                    {"message_id": one["id"], "attempt": one["attempt"], "accepted": _accepts(fields, one["id"])}
+                    for one in messages_in(fields["body"])
+                ]
             say_json(orjson.dumps({"event": event, "at": time.time(), **shown}))
         elif event == "answered":
             self._line(time.strftime("%H:%M:%S"), fields, number=number, resent=resent)
@@ -47,11 +55,23 @@ class Show:
         say(f"          {body}")
 
     def _line(self, moment: str, fields: dict[str, Any], *, number: int | None, resent: bool) -> None:
+        batch = messages_in(fields["body"]) if is_batch(fields["message_id"]) else ()
         status = str(fields["status"]), "green" if 200 <= fields["status"] < 300 else "red"
         place = "" if number is None else f"#{number:<4} "
-        attempt = "sent again" if resent else f"attempt {fields['attempt']}"
+        attempt = f"{len(batch)} message{'' if len(batch) == 1 else 's'}" if batch else f"attempt {fields['attempt']}"
+        attempt = "sent again" if resent else attempt
         why = f"  {fields['error']}" if fields["error"] else ""
         line = f"  {fields['took_ms'] or '<1':>5} ms  {fields['message_id']}  {attempt}{why}  {fields['to']}"
         say(f"{moment}  {place}", status, line)
-        if self.body:
+        for one in batch:
+            result = ("accepted", "green") if _accepts(fields, one["id"]) else ("failed  ", "red")
+            say("          ", result, f"  {one['id']}  attempt {one['attempt']}")
+            if self.body:
+                self.one_body(orjson.dumps(one["body"]).decode())
+        if self.body and not batch:
             self.one_body(fields["body"])
+
+
+def _accepts(fields: dict[str, Any], message_id: str) -> bool:
+    """Return whether the local program accepted this message of a batch."""
+    return 200 <= fields["status"] < 300 and message_id not in fields["failed"]

@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
 from broker.errors import ConfigurationError
+from cli.listen.batches import failed_in, is_batch, notifications
 
 REVOKED: Final = 4401  # the WebSocket close codes of api/tunnel.py
 DELETED: Final = 4404
@@ -40,7 +41,8 @@ class TunnelClient:
     """The client's end of one tunnel, which passes requests on to the local address `target`.
 
     `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants`
-    returns whether a message is passed on. If it is None, all messages are passed on.
+    returns whether a message is passed on. If it is None, all messages are passed on. A batch is passed on whole if
+    `wants` is true for one of its messages, because the signature is for the whole.
     """
 
     def __init__(
@@ -139,17 +141,19 @@ class TunnelClient:
         return {"alive": True}, None
 
     async def _pass_on(self, message: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        if self._wants is not None and not self._wants(orjson.loads(message["body"])):
+        if self._wants is not None and not any(map(self._wants, notifications(message))):
             return {"status": int(HTTPStatus.NO_CONTENT), "retry_after": None}, None
         return await self._pass_on_wanted(message)
 
     async def _pass_on_wanted(self, message: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         headers, body = message["headers"], message["body"]
-        began_s, error, after = time.monotonic(), None, None
+        began_s, error, after, failed = time.monotonic(), None, None, list[str]()
         try:
             answer = await self._http.post(self._target, content=body.encode(), headers=headers)
             status, text = answer.status_code, answer.headers.get("retry-after", "")
             after = int(text) if text.isdecimal() else None
+            if is_batch(headers.get("webhook-id")) and answer.is_success:
+                failed = failed_in(answer.content, body)
         # The local program is not running, so no part of the message was sent and Everput keeps it.
         except httpx.ConnectError:
             status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
@@ -162,11 +166,12 @@ class TunnelClient:
             "message_id": headers.get("webhook-id"),
             "attempt": headers.get("everput-attempt"),
             "body": body,
+            "failed": failed,
             "to": self._target,
         }
         if error == "nobody-there":
             return {"away": True}, shown
-        return {"status": status, "retry_after": after}, shown
+        return {"status": status, "retry_after": after, "failed": failed}, shown
 
 
 def _detail(body: bytes | bytearray | None) -> str:

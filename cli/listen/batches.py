@@ -1,0 +1,51 @@
+"""The batches that `everput listen` gets: their messages, and those that the local program did not accept.
+
+For: a request with several messages (docs/batches.md). Not for: passing it on (tunnel_client.py), the lines (show.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+_BATCH: Final = "batch_"  # prefix of the webhook-id of a batch
+
+
+def is_batch(request_id: str | None) -> bool:
+    """Return whether a request with this `webhook-id` carries several messages."""
+    return (request_id or "").startswith(_BATCH)
+
+
+def messages_in(body: str) -> Sequence[Mapping[str, Any]]:
+    """Return the messages of a batch: the objects of its JSON array."""
+    messages: Sequence[Mapping[str, Any]] = orjson.loads(body)
+    return messages
+
+
+def notifications(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the body that a request with one message has, for each message of a request."""
+    body = request["body"]
+    if not is_batch(request["headers"].get("webhook-id")):
+        return [orjson.loads(body)]
+    return [message["body"] for message in messages_in(body)]
+
+
+def failed_in(answer: bytes, body: str) -> list[str]:
+    """Return the ids of the batch's messages that the local program's answer rejects: `{"failed": [ids]}`."""
+    try:
+        named = orjson.loads(answer)["failed"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return []
+    rejected = {one for one in named if isinstance(one, str)} if isinstance(named, list) else set()
+    return [message["id"] for message in messages_in(body) if message["id"] in rejected]
+
+
+def accepted(fields: Mapping[str, Any]) -> bool:
+    """Return whether the local program accepted at least one message of a request. `fields` are those of the event
+    `answered`.
+    """
+    if not 200 <= fields["status"] < 300:
+        return False
+    return not is_batch(fields["message_id"]) or len(fields["failed"]) < len(messages_in(fields["body"]))
