@@ -190,7 +190,10 @@ class Accounts:
         session = await self._sessions.find(call.scope, call.headers)
         which = call.query().get("which", "this")
         if which not in ("this", "others", "all"):
-            raise BadParameter("The parameter `which` must be `this`, `others` or `all`.", parameter="which")
+            raise BadParameter(
+                "The parameter `which` says which sessions to end. It must be `this`, `others` or `all`.",
+                parameter="which",
+            )
         if which == "this":
             await self._commands.end_session(session, request_id=call.request_text)
         else:

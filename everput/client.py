@@ -115,7 +115,9 @@ class Client:
                             yield from reading.lines(part)
                         if reading.complete:
                             return
-                        raise httpx.RemoteProtocolError("the answer ended before it was complete")
+                        raise httpx.RemoteProtocolError(
+                            "the server closed the connection before the answer was complete"
+                        )
                     response.read()
                     wait_s = reading.after_problem(response)
             except httpx.TransportError as error:
@@ -219,7 +221,9 @@ class AsyncClient:
                                 yield line
                         if reading.complete:
                             return
-                        raise httpx.RemoteProtocolError("the answer ended before it was complete")
+                        raise httpx.RemoteProtocolError(
+                            "the server closed the connection before the answer was complete"
+                        )
                     await response.aread()
                     wait_s = reading.after_problem(response)
             except httpx.TransportError as error:

@@ -71,7 +71,7 @@ class Coalescer:
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
         """Queue a request of put_message() for a batch, and return the future of its answer."""
         if request.joins is None:
-            raise ValueError("only a put without an idempotency key of its own can be joined with others")
+            raise ValueError("only a put without an idempotency key of its own can be sent in a batch with other puts")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[PutAnswer] = loop.create_future()
         lane = self._lanes.setdefault(request.joins, _Lane())

@@ -255,7 +255,9 @@ class ListenerCommands:
         size = 0
         for name, value in (asked or {}).items():
             if value == HIDDEN and name not in known:
-                raise Refused("This header has no saved value yet. Enter its value.", pointer=f"/headers/{name}")
+                raise Refused(
+                    "This header has no stored value that could be kept. Enter its value.", pointer=f"/headers/{name}"
+                )
             headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
             size += len(name) + self._size(known[name] if value == HIDDEN else None, value)
         if size > HEADERS_BYTES_MAX:

@@ -102,7 +102,10 @@ async def create_key(
 
 async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Sequence[str]) -> None:
     if not 1 <= len(queue_ids) <= keys.QUEUES_MAX:
-        raise Refused(f"List 1 to {keys.QUEUES_MAX} queues, or leave the field out for all queues.", pointer="/queues")
+        raise Refused(
+            f"The field `queues` must list 1 to {keys.QUEUES_MAX} queues. Leave it out for a key for all queues.",
+            pointer="/queues",
+        )
     await view.caught_up()
     for index, queue_id in enumerate(queue_ids):
         if view.state.queue(organization_id, queue_id) is None:

@@ -48,8 +48,8 @@ class SecretCommands:
         going_on = [ends for _, ends in listener.former_secrets if ends > context.at_ms]
         if overlap_s and len(going_on) >= FORMER_MAX:
             raise QuotaReached(
-                f"{FORMER_MAX} former secrets are still in use. "
-                "Wait until one ends, or end all of them now with overlap_s 0.",
+                f"{FORMER_MAX} former signing secrets still sign requests. Wait until one ends, or set "
+                "`overlap_s` to 0, which ends all of them now.",
                 pointer="/overlap_s",
             )
         event = ev.ListenerSecretRotated(

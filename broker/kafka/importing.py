@@ -44,7 +44,8 @@ async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
             _check((await admin.create_topics([mark], timeout_ms=_WITHIN_MS)).topic_errors[0][1])
     except KafkaError as error:
         raise LogUnavailable(
-            f"Kafka did not create the topic that marks the import: {type(error).__name__}; run the command again"
+            f"Kafka did not create the topic that marks an unfinished import: {type(error).__name__}; run the "
+            "command again"
         ) from error
 
 
@@ -56,7 +57,8 @@ async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
             _check(answer.topic_error_codes[0][1])
     except KafkaError as error:
         raise LogUnavailable(
-            f"Kafka did not delete the topic that marks the import: {type(error).__name__}; run the command again"
+            f"Kafka did not delete the topic that marks an unfinished import: {type(error).__name__}; run the "
+            "command again"
         ) from error
 
 

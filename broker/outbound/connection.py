@@ -294,7 +294,7 @@ class TunnelConnection(Connection):
 
     def on_headers_complete(self) -> None:
         if not self._answered and self._proof not in b"".join(self._head):
-            raise ValueError(f"the answer lacks the header {TUNNEL_PROOF}, so it is not from the tunnel")
+            raise ValueError(f"the answer lacks the header {TUNNEL_PROOF}, so it is not from a tunnel of Everput")
         super().on_headers_complete()
 
 

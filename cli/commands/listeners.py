@@ -4,6 +4,7 @@ Not for: requests and output (api_commands.py)."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import IO, Any, Final
 
@@ -244,7 +245,7 @@ def test(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
             for line in answer.answer.body.splitlines():
                 say(visible(f"  {line}"))
     if answer.status is None or not 200 <= answer.status < 300:
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
 
 
 @command.command("secret", epilog=examples("everput listeners secret orders billing"))

@@ -101,7 +101,9 @@ def _range(text: str) -> DamagedRange:
 async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
     if not opened.view.state.damage.covers(one):
         known = ", ".join(map(str, opened.view.state.damage)) or "none"
-        raise ConfigurationError(f"the range {one} is not known to be damaged; known damage: {known}")
+        raise ConfigurationError(
+            f"the range {one} is not known to be damaged, so it is not given up; these ranges are damaged: {known}"
+        )
     await opened.control.append(mended(one, given_up=True, actor="shell"))
 
 
@@ -125,7 +127,9 @@ def _give_up_control(options: Options, one: DamagedRange) -> None:
             put_in(folder, one.first, batch)
         else:
             known = ", ".join(f"{CONTROL}/0:{first}-{last}" for first, last in sorted({*damaged, *missing})) or "none"
-            raise ConfigurationError(f"{one} is not known to be damaged; known damage: {known}")
+            raise ConfigurationError(
+                f"the range {one} is not known to be damaged, so it is not given up; these ranges are damaged: {known}"
+            )
 
 
 def _lost(log_dir: Path, folder: Path, topic: str, partition: int) -> list[Lost]:

@@ -5,6 +5,7 @@ For: the command and its progress bar. Not for: running and ended replays (cli/c
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, Final
 
@@ -115,4 +116,4 @@ def _watch(client: Client, place: tuple[str, str, str], words: str) -> None:
             time.sleep(_LOOK_S)
     say(f"{replay.state}: {words}")
     if replay.state != "finished":
-        raise SystemExit(1)
+        sys.exit(1)

@@ -118,6 +118,7 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
         left = sum(1 for listener in view.state.listeners.values() if sealer.reseal(listener.sealed()))
     if left:
         raise ConfigurationError(
-            f"{left} listeners still have secrets of an old key: restart each process that uses it, and try again"
+            f"{left} listeners still have secrets that an old key has encrypted: restart each process that "
+            "uses an old key, and try again"
         )
     return count

@@ -147,8 +147,9 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
             if first != at:
                 if at > 0 or topic == "control":
                     raise ConfigurationError(
-                        f"{folder} lacks the records of {topic}/{partition} from offset {at} to {first}: the "
-                        "records after them would get other offsets"
+                        f"the backup in {folder} lacks the records of {topic}/{partition} from offset {at} to "
+                        f"{first}. Without them, later records would get other offsets, so nothing is "
+                        "imported: use a complete backup"
                     )
                 found[topic, partition] = first
             at = first + rows
@@ -194,7 +195,8 @@ async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest
         at = await restorer.append(topic.name, one.partition, records)
         if at != records[0].offset and one.topic not in _SHIFTING:
             raise ConfigurationError(
-                f"a record of {topic.name}/{one.partition} got the offset {at} instead of {records[0].offset}"
+                f"a record of {topic.name}/{one.partition} got the offset {at} instead of {records[0].offset}, "
+                "so the import has stopped: import into an empty installation"
             )
     return skipped
 

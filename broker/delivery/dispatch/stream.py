@@ -117,7 +117,7 @@ def message_of(delivery: Delivery) -> Message:
     """Return the delivery's message. Raises RuntimeError if the message is not in memory."""
     message = delivery.message
     if message is None:
-        raise RuntimeError(f"a delivery in the state {delivery.state} holds no message")
+        raise RuntimeError(f"a delivery in the state {delivery.state} has no message in memory")
     return message
 
 

@@ -128,7 +128,9 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
             process = await spawn(java(directory, jars=jars, options=creating), directory=directory, idle=True)
             code = await finished(process, within_s=_STEP_WITHIN_S)
             if code != 0:
-                raise BrokerError(f"Java did not create the class archive (exit code {code})")
+                raise BrokerError(
+                    f"Java did not create the class archive, a cache that makes Kafka start faster (exit code {code})"
+                )
             made.replace(path)
         finally:
             made.unlink(missing_ok=True)
