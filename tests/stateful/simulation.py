@@ -13,6 +13,7 @@ import contextlib
 import random
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -35,9 +36,11 @@ from broker.delivery.assignment import Assignment
 from broker.delivery.changes import answers
 from broker.delivery.changes import honour as changes
 from broker.delivery.checkpoint import checkpoints
+from broker.delivery.checkpoint.checkpoints import Checkpoints
 from broker.delivery.dispatch import admission, attempts, backlog, connections, dispatcher, liveness, stream, ticks
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.stream import Delivery, Stream
+from broker.delivery.fence import Fence
 from broker.delivery.outstanding import due, records, redriving
 from broker.delivery.outstanding import schedule as outstanding
 from broker.delivery.outstanding.entry import entry_key
@@ -568,7 +571,6 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
 
         put_in(window, OPEN_MAX=4, BEHIND_MAX=3)
         put_in(connections, asyncio=SimpleNamespace(get_running_loop=get_loop))
-        put_in(checkpoints, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         shared = {"create_task": Shared, "shield": lambda one: one}
         pause = {"sleep": Pause, "gather": in_turn, "get_running_loop": get_loop}
         run_here = {
@@ -585,12 +587,13 @@ def simulated() -> Iterator[Callable[[int, int], list[str]]]:
         put_in(ticks, Gate=lambda: Dealt(here[0]), Processor=lambda: SimpleNamespace(waited=lambda: 0.0))
         put_in(Assignment, start=started)
         put_in(assignment, asyncio=SimpleNamespace(**pause))
+        clock = {"monotonic": lambda: here[0].now_ms / 1000}
+        put_in(assignment, Checkpoints=partial(Checkpoints, **clock), Fence=partial(Fence, **clock))
         put_in(time_offsets, asyncio=SimpleNamespace(**pause))
         put_in(ownership, asyncio=SimpleNamespace(shield=lambda one: one, **pause))
-        put_in(ownership, time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
         put_in(liveness, asyncio=SimpleNamespace(**pause, **run_here))
         put_in(liveness, alive=alive)
-        put_in(answers, asyncio=SimpleNamespace(**pause), time=SimpleNamespace(monotonic=lambda: here[0].now_ms / 1000))
+        put_in(answers, asyncio=SimpleNamespace(**pause), time=SimpleNamespace(**clock))
         put_in(changes, asyncio=SimpleNamespace(**pause, **shared))
         put_in(changes, time=SimpleNamespace(monotonic=lambda: 0.0))  # nobody is suspended
         put_in(dispatcher, asyncio=SimpleNamespace(get_running_loop=get_loop))
