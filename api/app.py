@@ -147,7 +147,7 @@ def make_app(
         registration=settings.registration,
         limits=account_limits,
     )
-    secrets = Secrets(SecretCommands(log.control, view, sealer), view, sealer, resolver)
+    secrets = Secrets(SecretCommands(log.control, view, sealer), log.tests, view, sealer, resolver)
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
     organization_members = OrganizationMembers(account_commands, view, sessions)
     invitations = Invitations(

@@ -16,15 +16,14 @@ from api.messages import answer_fields
 from api.pages import rfc3339
 from api.problems import TooManyRequests
 from api.shapes import RotationBody
-from broker.commands.context import find_listener, now_ms
+from broker.commands.context import event_fields, find_listener, now_ms
 from broker.commands.secrets import SecretCommands
-from broker.core.catalogue import masked_url
 from broker.core.entities import Listener
 from broker.errors import NotFound
 from broker.outbound.addresses import Resolver
 from broker.outbound.connection import tls_context
 from broker.outbound.listener_test import ListenerTest, try_out
-from broker.ports import Answer, DirectoryView
+from broker.ports import Answer, DirectoryView, ListenerTestLog
 from broker.sealing import Sealer
 from broker.tenant_slots import TenantSlots
 
@@ -38,8 +37,11 @@ _TOO_MANY_TESTS: Final = "Too many tests of listeners are running at the moment.
 class Secrets:
     """Handlers for a listener's signing secret and its test. `resolver` decides which addresses may be connected to."""
 
-    def __init__(self, commands: SecretCommands, view: DirectoryView, sealer: Sealer, resolver: Resolver) -> None:
+    def __init__(
+        self, commands: SecretCommands, log: ListenerTestLog, view: DirectoryView, sealer: Sealer, resolver: Resolver
+    ) -> None:
         self._commands = commands
+        self._log = log
         self._view = view
         self._sealer = sealer
         self._resolver = resolver
@@ -67,7 +69,9 @@ class Secrets:
         return _answer(call, *await changed)
 
     async def test(self, call: Call) -> Any:
-        """Send one marked message to the listener. The answer is 200 whatever the listener answered."""
+        """Send one marked message to the listener, and store the result in the log. The status is 200 whatever the
+        listener answered.
+        """
         organization_id, queue_id = call.organization_id, call.path("queue_id")
         listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))
         queue = self._view.state.queue(organization_id, queue_id)
@@ -76,25 +80,25 @@ class Secrets:
         self._tests.take(call.headers, listener.id)
         with self._slots.slot(organization_id):
             trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)
+        await self._log.append(trial.event(event_fields(call.context()), listener))
         return {
             "test": {
                 "message_id": trial.message_id,
                 "status": trial.status,
                 "error": trial.error,
                 "took_ms": trial.took_ms,
-                **_steps(trial, listener),
+                **_steps(trial),
             }
         }
 
 
-def _steps(test: ListenerTest, listener: Listener) -> dict[str, Any]:
+def _steps(test: ListenerTest) -> dict[str, Any]:
     """Return JSON fields of a listener's test: how long each step took, and the listener's answer if there was one."""
     steps = zip(("dns_ms", "connect_ms", "tls_ms"), test.times, strict=True)
     fields: dict[str, Any] = {name: ms for name, ms in steps if ms is not None}
     if test.answer is not None:
         _, headers, body, cut = test.answer
-        url = masked_url(listener.notify_url)
-        answer = Answer(headers=headers, body=body, cut=cut, url=url, request_headers=test.request)
+        answer = Answer(headers=headers, body=body, cut=cut, url=test.url, request_headers=test.request)
         fields["answer"] = answer_fields(answer)
     return fields
 

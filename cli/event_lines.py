@@ -6,7 +6,7 @@ For: `everput log`. Not for: reading the log (log_client.py), the fields of even
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -58,6 +58,8 @@ class EventLines:
         if event["type"] == "delivery.attempted":
             color = "green" if event["outcome"] == "delivered" else "yellow"
             event, details = _attempt(event)
+        if event["type"] == "listener.tested":
+            event, details = _tested(event)
         yield from self._lines(event["at_ms"], event, details, color)
 
     def _learn(self, event: Mapping[str, Any]) -> None:
@@ -127,13 +129,25 @@ def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return rest, text
 
 
+def _tested(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the text of a listener test, and the event without the fields that this text contains."""
+    rest = dict(event)
+    status, error, took_ms, answers = (rest.pop(name) for name in ("status", "error", "took_ms", "answers"))
+    text = f"{error if status is None else status} after {took_ms or 'under 1'} ms"
+    text += _durations([rest.pop(name) for name in ("dns_ms", "connect_ms", "tls_ms")])
+    return rest, text + "".join(f", answer: {visible(' '.join(body.split()))}" for _, _, _, body, *_ in answers)
+
+
+def _durations(durations: Iterable[int | None]) -> str:
+    steps = zip(("DNS", "connect", "TLS"), durations, strict=True)
+    return "".join(f", {name} {ms or 'under 1'} ms" for name, ms in steps if ms is not None)
+
+
 def _answered(event: Mapping[str, Any]) -> Iterator[str]:
     """Yield a text for each attempt in an event: its number, the durations of its steps, and the listener's answer."""
     answers = {one[0]: one for one in event["answers"]}
     for offset, number, answer_id, _, _, *durations in event["attempts"]:
-        text = f"offset={offset} attempt {number}"
-        for name, ms in zip(("DNS", "connect", "TLS"), durations, strict=True):
-            text += f", {name} {ms or 'under 1'} ms" if ms is not None else ""
+        text = f"offset={offset} attempt {number}" + _durations(durations)
         if answer_id in answers:
             _, status, _, body, *_ = answers[answer_id]
             text += f", answer {answer_id}: {status} {visible(' '.join(body.split()))}"

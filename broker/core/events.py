@@ -69,6 +69,7 @@ from broker.core.message_events import (
     DeliverySetAside,
     KeptAnswer,
     KeptDelivery,
+    ListenerTested,
     MessageChange,
     MessageDeleted,
     MessagePut,
@@ -125,6 +126,7 @@ __all__ = [
     "ListenerResumed",
     "ListenerSecretRotated",
     "ListenerSettings",
+    "ListenerTested",
     "ListenerUpdated",
     "LogDamaged",
     "LogMended",
@@ -165,6 +167,7 @@ AnyEvent = (
     | PartitionTakenOver
     | PartitionHandedOver
     | AnswersKept
+    | ListenerTested
     | DeliveriesSettled
     | DeliveryAttempted
     | DeliverySetAside

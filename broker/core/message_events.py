@@ -172,6 +172,25 @@ class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
     answers: tuple[KeptAnswer, ...]
 
 
+class ListenerTested(Event, frozen=True, kw_only=True, tag="listener.tested"):
+    """The event that stores the result of one listener test, in the topic `deliveries`.
+
+    `message_id` is the id that was sent; no message with this id is stored. `answers` is empty if there was no answer.
+    """
+
+    listener_id: str
+    queue_id: str
+    message_id: str
+    partition: int
+    status: int | None
+    error: str | None
+    took_ms: int
+    dns_ms: int | None
+    connect_ms: int | None
+    tls_ms: int | None
+    answers: tuple[KeptAnswer, ...]
+
+
 # A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, and times.
 # In a row of statistics, `failures` counts failed attempts by the kind of the answer.
 # In a row of statistics, `times` counts the deliveries in each bucket of the histogram of durations.

@@ -70,7 +70,7 @@ class OutcomeChecks(Checks):
         listener_id = getattr(fields, "listener_id", None)
         if listener_id is not None:
             yield from self._receiver(record.offset, listener_id, fields.queue_id)
-        if isinstance(event, ev.AnswersKept):
+        if isinstance(event, ev.AnswersKept | ev.ListenerTested):
             return
         if isinstance(event, ev.DeliveriesSettled):
             yield from self._settled(record.offset, event)
@@ -159,7 +159,7 @@ def _key(event: Any) -> bytes:
     match event:
         case ev.KeptDelivery():
             return f"{event.listener_id}:{event.message_id}".encode()
-        case ev.DeliveriesSettled() | ev.AnswersKept():
+        case ev.DeliveriesSettled() | ev.AnswersKept() | ev.ListenerTested():
             return event.listener_id.encode()
         case ev.PartitionTakenOver() | ev.PartitionHandedOver():
             return b"partition"

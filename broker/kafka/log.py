@@ -14,6 +14,7 @@ from broker.kafka.changes import ChangesTopic
 from broker.kafka.claims import ClaimsTopic
 from broker.kafka.control import ControlTopic
 from broker.kafka.group_commit import GroupCommit
+from broker.kafka.listener_tests import ListenerTestsTopic
 from broker.kafka.messages import MessagesTopic
 from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.producer import Producer
@@ -43,6 +44,7 @@ class KafkaLog:
         self.messages = MessagesTopic(self._writer, self.requests, names.messages, timeout_s, self.read_slots, kept)
         self.claims = ClaimsTopic(Appender(self.producer, names.claims.name, timeout_s), self.requests, names.claims)
         self.deliveries = Appender(self.producer, names.deliveries.name, timeout_s)
+        self.tests = ListenerTestsTopic(Appender(self.producer, names.deliveries.name, timeout_s))
         changes = Appender(self.producer, names.changes.name, timeout_s)
         self.changes = ChangesTopic(
             changes, self.requests, names.deliveries.name, self.read_slots, clock_skew_ms=clock_skew_ms
@@ -58,6 +60,7 @@ class KafkaLog:
         """
         self._writer.refuse(None if refusal is None else refusal.reason)
         self.control.refusal = refusal
+        self.tests.refuse(refusal)
         self.claims.refuse(refusal)
         self.changes.refuse(refusal)
 

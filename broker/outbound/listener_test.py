@@ -1,7 +1,7 @@
 """A test of a listener: one marked message that is sent at once and not stored.
 
-For: what `POST …/test` sends, and its result. The request is signed and addressed like a delivery, but nothing is
-recorded. Not for: who may request a test, and how often (api/secrets.py).
+For: what `POST …/test` sends, its result, and the event that stores the result. The request is signed and addressed
+like a delivery. Not for: who may request a test, and how often (api/secrets.py).
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import secrets
 import ssl
 import time
 from typing import Final, NamedTuple
+from zlib import crc32
 
 import orjson
 
+from broker.core.catalogue import masked_url
+from broker.core.codec import Fields
 from broker.core.entities import Listener, Queue
+from broker.core.events import ListenerTested
 from broker.core.formats import RENDER
 from broker.core.ids import message_id
 from broker.outbound.addresses import Resolver, parse_url
@@ -37,6 +41,28 @@ class ListenerTest(NamedTuple):
     times: Times  # of connecting
     answer: Answer | None  # with secrets hidden
     request: Headers  # likewise
+    url: str  # likewise
+
+    def event(self, fields: Fields, listener: Listener) -> ListenerTested:
+        """Return the event that stores this result. `fields` are its author and its time. The event's partition is the
+        same for every test of this listener.
+        """
+        dns_ms, connect_ms, tls_ms = self.times
+        answers = () if self.answer is None else (("", *self.answer, self.url, self.request),)
+        return ListenerTested(
+            **fields,
+            listener_id=listener.id,
+            queue_id=listener.queue_id,
+            message_id=self.message_id,
+            partition=crc32(listener.id.encode()) % len(listener.start_offsets),
+            status=self.status,
+            error=self.error,
+            took_ms=self.took_ms,
+            dns_ms=dns_ms,
+            connect_ms=connect_ms,
+            tls_ms=tls_ms,
+            answers=answers,
+        )
 
 
 async def try_out(
@@ -76,4 +102,5 @@ async def try_out(
     took_ms = int(((answer.at_s or asyncio.get_running_loop().time()) - began_s) * 1000)
     secrets_sent = secrets_of(value for _, value in opened.headers)
     kept = read_answer(answer.received, secrets_sent) if answer.received else None
-    return ListenerTest(made, answer.status, answer.error, took_ms, answer.times, kept, shown_headers(opened))
+    request_headers, url = shown_headers(opened), masked_url(listener.notify_url)
+    return ListenerTest(made, answer.status, answer.error, took_ms, answer.times, kept, request_headers, url)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from typing import Any, Final, NamedTuple, Protocol
 
 from broker.core.directory import Directory
-from broker.core.events import ChangeApplied, ControlEvent, MessageChange, PutClaimed
+from broker.core.events import ChangeApplied, ControlEvent, ListenerTested, MessageChange, PutClaimed
 from broker.errors import LogUnavailable
 
 EARLIEST: Final = -2  # time that means the first offset
@@ -318,6 +318,13 @@ class ChangeLog(Protocol):
         """
 
 
+class ListenerTestLog(Protocol):
+    """The results of listener tests, for writing."""
+
+    async def append(self, event: ListenerTested) -> None:
+        """Append the event of a test. Raises Unavailable if Kafka does not acknowledge, or if the disk is full."""
+
+
 class Log(Protocol):
     """Everything that a process may write to the log, by topic."""
 
@@ -332,3 +339,6 @@ class Log(Protocol):
 
     @property
     def changes(self) -> ChangeLog: ...
+
+    @property
+    def tests(self) -> ListenerTestLog: ...

@@ -190,6 +190,14 @@ async def check_answers(here: Surfaces, items: dict[str, dict[str, Any]]) -> Non
     assert any("unprocessable refuses: {" in line for line in tested)
     test = await here.http.post(f"{here.path}/listeners/{items['unprocessable']['id']}/test")
     assert test.json()["test"]["answer"]["body"].startswith("unprocessable refuses: {")
+    sent = test.json()["test"]["message_id"]
+    stored = [json.loads(line)["event"] for line in (await here.http.get("/v1/log")).text.splitlines() if sent in line]
+    assert [(one["type"], one["status"], one["listener_id"]) for one in stored] == [
+        ("listener.tested", 422, items["unprocessable"]["id"])
+    ]
+    assert stored[0]["answers"][0][3].startswith("unprocessable refuses: {")
+    lines += "\n".join(await here.cli("log", as_json=False))
+    assert "listener.tested" in lines
     token = SECRET.removeprefix("Bearer ")
     everything = "\n".join((log, told, lines, test.text, *tested))
     assert token not in everything

@@ -11,7 +11,15 @@ from broker.core.changes import Change, change, prevailing
 from broker.core.codec import decode, encode
 from broker.core.cursor import Cursor
 from broker.core.directory import Directory
-from broker.core.events import ChangeApplied, ControlEvent, Event, MessageChange, MessageDeleted, PutClaimed
+from broker.core.events import (
+    ChangeApplied,
+    ControlEvent,
+    Event,
+    ListenerTested,
+    MessageChange,
+    MessageDeleted,
+    PutClaimed,
+)
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record
@@ -253,6 +261,16 @@ class MemoryCursors:
         return {one: self.committed.get(one, {}) for one in listener_ids}
 
 
+class MemoryTests:
+    """ports.ListenerTestLog."""
+
+    def __init__(self) -> None:
+        self.events: list[ListenerTested] = []
+
+    async def append(self, event: ListenerTested) -> None:
+        self.events.append(event)
+
+
 class MemoryLog:
     """ports.Log."""
 
@@ -261,6 +279,7 @@ class MemoryLog:
         self.messages = MemoryMessages()
         self.claims = MemoryClaims()
         self.changes = MemoryChanges()
+        self.tests = MemoryTests()
 
 
 class MemoryRecords:

@@ -11,6 +11,7 @@ import pytest
 from api_client import Api, make_api, problem
 from msgspec.structs import force_setattr
 
+from broker.core.codec import encode
 from broker.core.events import ListenerSecretRotated
 from broker.core.signing import Signer, secret_bytes
 
@@ -131,6 +132,14 @@ async def test_whatever_the_listener_answers_is_told(api, answer, status, error)
         test = (await api.request("POST", f"{path}/test")).json()["test"]
     assert (test["status"], test["error"]) == (status, error)
     assert test["took_ms"] >= 0
+    (event,) = api.log.tests.events
+    assert (event.listener_id, event.message_id, event.status, event.error, event.took_ms) == (
+        path.rpartition("/")[2],
+        test["message_id"],
+        *(status, error, test["took_ms"]),
+    )
+    assert event.actor.startswith("key:")
+    assert len(event.answers) == (status is not None)
 
 
 async def test_a_listener_that_is_not_there_and_one_that_may_not_be_are_told_apart(api):
@@ -168,7 +177,8 @@ async def test_a_headers_value_is_neither_in_the_log_nor_shown_and_stays_when_it
     for request in got:
         headers, _ = taken_apart(request)
         assert (headers["authorization"], headers["x-team"]) == ("Bearer mine", "red")
-    records = b"".join(api.log.control.records)
+    assert all(("authorization", "…") in event.answers[0][6] for event in api.log.tests.events)
+    records = b"".join([*api.log.control.records, *map(encode, api.log.tests.events)])
     assert not any(value in records for value in (b"Bearer", b"blue", b'"red"'))
     assert problem(await api.put(path, json={"headers": {"y": "…"}}), 422)["errors"][0]["pointer"] == "/headers/y"
     problem(await api.put(path.rpartition("/")[0], json={"name": "n", "headers": {"y": "…"}}), 422)

@@ -164,6 +164,25 @@ SAMPLES: list[ev.Event] = [
             ),
         ),
     ),
+    ev.ListenerTested(
+        **BY,
+        **QUEUE,
+        **LISTENER,
+        **MESSAGE,
+        partition=3,
+        status=422,
+        error=None,
+        took_ms=12,
+        dns_ms=None,
+        connect_ms=1,
+        tls_ms=7,
+        answers=(
+            (
+                *("", 422, (("content-type", "text/plain"),), "no such order", False),
+                *("https://shop.example/hook?token=\u2026", (("webhook-signature", "\u2026"),)),
+            ),
+        ),
+    ),
     ev.LogDamaged(
         at_ms=1_767_225_630_000,
         organization_id="",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_network
 from typing import Any
 
 import orjson
@@ -45,11 +46,14 @@ class Asking:
     def events(self) -> list[dict[str, Any]]:
         log = self.api.log
         texts = [*log.control.records, *(one[1] for records in log.messages.records for one in records)]
-        return [orjson.loads(one) for one in (*texts, *map(encode, (*log.changes.events, *log.claims.records)))]
+        return [
+            orjson.loads(one)
+            for one in (*texts, *map(encode, (*log.changes.events, *log.tests.events, *log.claims.records)))
+        ]
 
 
 async def test_every_event_says_who_asked_for_it_and_by_which_request():
-    api = await make_api()
+    api = await make_api(allow_networks=(ip_network("127.0.0.0/8"),))
     asking = Asking(api)
     account = (await asking("PUT", "/v1/accounts", WHO))["account"]["id"]
     session = (await asking("POST", "/v1/sessions", WHO))["session"]
@@ -75,6 +79,8 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
     await asking("PUT", listener, {"name": "renamed"})
     for verb in ("pause", "resume", "redrive", "secret/rotate"):
         await asking("POST", f"{listener}/{verb}", {} if verb in ("redrive", "secret/rotate") else None)
+    await asking("PUT", listener, {"notify_url": "http://127.0.0.1:8/", "liveness_url": "http://127.0.0.1:8/"})
+    await asking("POST", f"{listener}/test")
     message = f"{queue}/messages/{(await asking('PUT', f'{queue}/messages', {'data': 'x'}))['message']['id']}"
     await asking("POST", f"{queue}/messages/batch", {"messages": [{"data": "x"}]}, **{"idempotency-key": "k"})
     for only in ("all", "undelivered"):

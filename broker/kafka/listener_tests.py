@@ -1,0 +1,27 @@
+"""The results of listener tests, in the topic `deliveries` (ports.ListenerTestLog).
+
+For: appending the event of one test. Not for: the test itself (broker/outbound/listener_test.py), outcomes of
+deliveries (appender.py).
+"""
+
+from __future__ import annotations
+
+from broker.core.codec import encode
+from broker.core.events import ListenerTested
+from broker.disk import Refusal
+from broker.kafka.appender import Appender
+
+
+class ListenerTestsTopic:
+    """Appends the results of listener tests to the topic `deliveries`."""
+
+    def __init__(self, topic: Appender) -> None:
+        self._topic = topic
+
+    def refuse(self, refusal: Refusal | None) -> None:
+        """See KafkaLog.refuse."""
+        self._topic.refusal = refusal
+
+    async def append(self, event: ListenerTested) -> None:
+        """See ports.ListenerTestLog."""
+        await self._topic.append_one(event.partition, event.listener_id.encode(), encode(event))
