@@ -265,7 +265,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         "Delete queues that you no longer need, or ask the operator to raise the limit.",
     ),
 }
-# The server refuses some requests before the application sees them. These types then stand for others.
+# The server refuses some requests before the application sees them, with problem types of other names.
 SAME_AS: Final[Mapping[str, str]] = {
     "unauthorized": "unauthenticated",
     "conflict": "in-flight",

@@ -132,7 +132,7 @@ def _batch_message(element: _Element) -> BatchMessage:
     """Return a message of a batch. Raises ValueError if it has no body, or two."""
     body = bytes(element.body)
     if bool(body) == (element.body_base64 is not None):
-        raise ValueError("a message does not have exactly one of body and body_base64")
+        raise ValueError("each message of a batch must have either `body` or `body_base64`, but not both")
     if element.body_base64 is not None:
         body = base64.b64decode(element.body_base64, validate=True)
     return BatchMessage(

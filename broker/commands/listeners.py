@@ -312,9 +312,12 @@ def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
     """Return a listener's new settings. Raises Refused if the listener's requests can't carry several messages."""
     if settings.batch is not msgspec.UNSET:
         if settings.format is not msgspec.UNSET:
-            raise Refused(f"Requests in the format {settings.format} carry one message each.", pointer="/batch")
+            raise Refused(
+                f"In the format {settings.format}, each request carries one message. Leave `batch` out, or change `format`.",
+                pointer="/batch",
+            )
         if notify_url.startswith(MAILTO):
-            raise Refused("An e-mail carries one message.", pointer="/batch")
+            raise Refused("Each e-mail carries one message. Leave `batch` out for a mailto: URL.", pointer="/batch")
     return settings
 
 

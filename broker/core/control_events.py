@@ -90,7 +90,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
     # The name of a body format (formats.py); if it is not set, bodies are Everput's own JSON.
     format: str | UnsetType = UNSET
-    batch: Batch | UnsetType = UNSET  # if it is not set, each request carries one message
+    batch: Batch | UnsetType = UNSET  # if `batch` is not set, each request carries one message
 
 
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):

@@ -67,7 +67,8 @@ def catalogue() -> str:
                 lines += _version(f"#### `{name}`, version {version}", rows)
                 lines += [
                     "",
-                    f"Everput no longer writes this version, and reads it as version {version + 1}: {former.read_as}.",
+                    f"Everput no longer writes this version of the event. It reads it as version {version + 1}: "
+                    f"{former.read_as}.",
                 ]
     return "\n".join(lines) + "\n"
 
