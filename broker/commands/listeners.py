@@ -313,7 +313,7 @@ def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
     if settings.batch is not msgspec.UNSET:
         if settings.format is not msgspec.UNSET:
             raise Refused(
-                f"In the format {settings.format}, each request carries one message. Leave `batch` out, or change `format`.",
+                f"In the format {settings.format}, each request carries one message. Leave `batch` or `format` out.",
                 pointer="/batch",
             )
         if notify_url.startswith(MAILTO):

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 # Both cases have the same error, so that users can't find out which names an internal DNS server knows.
 # The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
+NO_MAIL_SERVER: Final = "no-mail-server"
+PORT_NOT_ALLOWED: Final = "port-not-allowed"
+DNS: Final = "dns"  # no thread was free for the DNS look-up
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
@@ -310,7 +313,7 @@ def _to_mail(owner: Owner, target: Target, resolver: Resolver, tuning: Connectio
     set.
     """
     if resolver.mailer is None:
-        raise ConnectFailed("no-mail-server")
+        raise ConnectFailed(NO_MAIL_SERVER)
     connection = Connection(owner, target, tuning.end_s)
     connection.connection_made(
         MailTransport(resolver.mailer, target.target, connection.data_received, connection.connection_lost)
@@ -330,7 +333,7 @@ async def connect(
     if target.mail:
         return _to_mail(owner, target, resolver, tuning)
     if target.port in PORTS_REFUSED and not target.tunnel:
-        raise ConnectFailed("port-not-allowed")
+        raise ConnectFailed(PORT_NOT_ALLOWED)
     loop = asyncio.get_running_loop()
     kind = TunnelConnection if target.tunnel else Connection
     error, steps = "refused", _Steps(loop)
@@ -359,7 +362,7 @@ async def connect(
     except TimeoutError:
         error = "connect-timeout"
     except NotAsked:
-        raise NotTried("dns") from None
+        raise NotTried(DNS) from None
     except (Refused, OSError, UnicodeError) as failure:  # UnicodeError is raised for an invalid name.
         error = NO_ADDRESS
         log.debug("connect.no_address host=%s reason=%r", target.host, failure)
