@@ -209,7 +209,8 @@ class Sessions:
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
-        if token.by_cookie and scope["method"] not in ("GET", "HEAD") and not self.same_origin(scope):
+        # A WebSocket has no method. A page of any site may open one, and the browser sends the cookie with it.
+        if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
                 "A request with a session's cookie must come from this server's own pages. "
                 "Programs send an API key or a token."
@@ -245,7 +246,7 @@ class Sessions:
     def https(self, scope: Scope) -> bool:
         """Return whether browsers use the API over https."""
         public_url = self._public_url
-        return scope["scheme"] == "https" if public_url is None else public_url.lower().startswith("https:")
+        return scope["scheme"] in ("https", "wss") if public_url is None else public_url.lower().startswith("https:")
 
     def same_origin(self, scope: Scope) -> bool:
         """Return whether the browser says that a page of this server sends the request.
@@ -260,7 +261,8 @@ class Sessions:
         if self._public_url is not None:
             own = urlsplit(self._public_url.lower())
             return origin == f"{own.scheme}://{own.netloc}"
-        return origin == f"{scope['scheme']}://{headers.get(b'host', b'').decode('latin-1').lower()}"
+        scheme = "https" if self.https(scope) else "http"
+        return origin == f"{scheme}://{headers.get(b'host', b'').decode('latin-1').lower()}"
 
 
 def cookie(text: str, name: str) -> str | None:

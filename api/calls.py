@@ -128,6 +128,17 @@ class Call:
     def request_text(self) -> str:
         return str(self.request_id, "ascii")
 
+    async def admit(self, scope: str, *, narrows: bool = False) -> None:
+        """Authenticate the request by its API key or by its session, and require a scope.
+
+        A request with a session names the organization in the header `Everput-Organization`. Raises what
+        `admit_api_key` and Members.find raise.
+        """
+        if not self.api_key_text and ORGANIZATION in self.sent:
+            self.by_member(*await self._service.members.find(self.scope, self.headers))
+        else:
+            await self.admit_api_key(scope, narrows=narrows)
+
     async def admit_api_key(self, scope: str, *, narrows: bool = False) -> ApiKey:
         """Authenticate the request by its API key, and require a scope. Return the key.
 
@@ -169,7 +180,7 @@ class Call:
                 raise Unauthenticated("This API key was revoked. Use another key, or create one.")
             check_unexpired(self.api_key)
         elif self.session is not None:
-            if self.session.id not in state.accounts.sessions:
+            if self.session.id not in state.accounts.sessions or self.session.expires_at_ms <= now_ms():
                 raise NoSession("This session has ended. Sign in again.")
             organization_id = getattr(self, "organization_id", None)
             if organization_id is not None and not state.is_member(organization_id, self.session.account_id):
@@ -362,10 +373,7 @@ class Resource:
                 detail = f"This resource does not support {scope['method']}. It supports {self._allow}."
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
-                if not call.api_key_text and ORGANIZATION in call.sent:
-                    call.by_member(*await self._service.members.find(scope, call.headers))
-                else:
-                    await call.admit_api_key(method.scope, narrows=method.narrows)
+                await call.admit(method.scope, narrows=method.narrows)
                 # A GET waits for the changes that other processes made, and is answered 503 if that takes too long.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()

@@ -4,6 +4,9 @@ For: this end of the WebSocket, and the addresses at which workers reach the lis
 for: the client's end (cli/listen/listen.py). While no client is connected, the listener's liveness_url answers 503.
 
 A client that connects makes the listener's URLs those of the API process that it is connected to (docs/decisions/0060).
+A page of the console may be the client, with its session's cookie. Browsers send no header of a page with a WebSocket,
+so the parameter `organization` names the organization.
+
 The WebSocket carries JSON texts: `listening` once, then `request` and `live`, each with a number. The client's answer
 repeats the number and has `status` and `retry_after`, or `away` if its local address refused the connection, or
 `alive`.
@@ -26,14 +29,15 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from api.auth import ORGANIZATION
 from api.calls import Call, Service
 from api.changes import Changes
 from api.problems import MEDIA_TYPE, TooManyRequests, problem
 from broker.commands.context import find_queue, now_ms
 from broker.commands.listeners import ListenerCommands, ListenerInput
-from broker.core.api_keys import ApiKey
 from broker.core.entities import Listener
 from broker.errors import BrokerError, Refused
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, tunnel_proof
@@ -288,8 +292,8 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
 
 
 class Listen:
-    """The WebSocket at /v1/queues/{queue_id}/listen?name=…. It serves the listener of this name, and creates it if
-    needed.
+    """The WebSocket at /v1/queues/{queue_id}/listen?name=…&organization=…. It serves the listener of this name, and
+    creates it if needed.
     """
 
     def __init__(
@@ -311,24 +315,24 @@ class Listen:
         token = secrets.token_urlsafe(24)
         url = f"{self._tunnels.address}/{token}"
         try:
-            call = Call(websocket.scope, websocket.receive, self._service)
-            api_key = await call.admit_api_key("queues")
+            call = Call(_with_organization(websocket), websocket.receive, self._service)
+            await call.admit("queues")
             with self._slots.slot(call.organization_id):
                 self._changes.take(call.headers, call.organization_id)
                 listener = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
-                await self._hold(websocket, token, api_key, listener)
+                await self._hold(websocket, token, call, listener)
         except WebSocketDisconnect:  # The client closed the connection before the WebSocket was accepted.
             pass
         except BrokerError as error:
             await deny(websocket, error)
 
-    async def _hold(self, websocket: WebSocket, token: str, api_key: ApiKey, listener: Listener) -> None:
+    async def _hold(self, websocket: WebSocket, token: str, call: Call, listener: Listener) -> None:
         """Serve the WebSocket until one of its two sides closes it."""
-        tenant = self._view.state.tenant_of(api_key.organization_id)
+        tenant = self._view.state.tenant_of(call.organization_id)
         with self._tunnels.opened(token, websocket, tenant) as tunnel, contextlib.suppress(WebSocketDisconnect):
             await tunnel.say({"type": "listening", "listener": {"id": listener.id, "name": listener.name}})
-            watching = asyncio.create_task(self._watch(websocket, api_key, listener))
+            watching = asyncio.create_task(self._watch(websocket, call, listener))
             try:
                 while True:
                     tunnel.answered(await websocket.receive_text())
@@ -351,22 +355,36 @@ class Listen:
             return (await self._commands.create_listener(call.context(), queue.id, listener_input, tunnel=True))[0]
         return await self._commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True)
 
-    async def _watch(self, websocket: WebSocket, api_key: ApiKey, listener: Listener) -> None:
-        """Wait until the API key is revoked, the listener is deleted, or another client takes the listener over. Then
+    async def _watch(self, websocket: WebSocket, call: Call, listener: Listener) -> None:
+        """Wait until the key or the session has ended, the listener is deleted, or another client takes over. Then
         close the WebSocket.
         """
-        while (end := self._end(api_key, listener)) is None:
+        while (end := self._end(call, listener)) is None:
             await asyncio.sleep(self._tunnels.bounds.look_s)
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
             await websocket.close(*end)
 
-    def _end(self, api_key: ApiKey, listener: Listener) -> tuple[int, str] | None:
+    def _end(self, call: Call, listener: Listener) -> tuple[int, str] | None:
         state = self._view.state
-        if api_key.id not in state.keys:
-            return REVOKED, "its API key was revoked"
-        if api_key.has_expired(now_ms()):
-            return REVOKED, "its API key has expired"
+        if call.api_key is not None:
+            if call.api_key.id not in state.keys:
+                return REVOKED, "its API key was revoked"
+            if call.api_key.has_expired(now_ms()):
+                return REVOKED, "its API key has expired"
+        else:
+            try:
+                call.check_still_in()
+            except BrokerError:
+                return REVOKED, "its session has ended, or its account may no longer do this"
         now = state.listeners.get(listener.id)
         if now is None:
             return DELETED, "it was deleted"
         return None if now.notify_url == listener.notify_url else (TAKEN_OVER, "another client has connected for it")
+
+
+def _with_organization(websocket: WebSocket) -> Scope:
+    """Return the scope of a WebSocket. Add the header that names the organization of a session, if a parameter does."""
+    organization_id = websocket.query_params.get("organization")
+    if organization_id is None:
+        return websocket.scope
+    return {**websocket.scope, "headers": [*websocket.scope["headers"], (ORGANIZATION, organization_id.encode())]}

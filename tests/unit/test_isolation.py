@@ -297,14 +297,15 @@ async def test_a_socket_is_refused_as_all_else_is_and_nothing_happens(api, route
     )
     before = all_there_is(api)
     path = route.removeprefix("GET ").format(**owner.ids)
-    refused = [(stranger.key, 404), (owner.session, 401), (owner.member(), 401), ({}, 401)]
+    refused = [(stranger.key, 404), (stranger.member(), 404), (owner.session, 401), ({}, 401)]
     for headers, status in (*refused, ({"x-api-key": without}, 403)):
         told = await Socket(api, path, SOCKETS[route], headers).next()
         assert (told["type"], told["status"]) == ("websocket.http.response.start", status)
     assert all_there_is(api) == before
-    mine = Socket(api, path, SOCKETS[route], owner.key)
-    assert (await mine.next())["type"] == "websocket.accept"
-    await mine.leave()
+    for headers in (owner.key, owner.member()):
+        mine = Socket(api, path, SOCKETS[route], headers)
+        assert (await mine.next())["type"] == "websocket.accept"
+        await mine.leave()
 
 
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *BY_TOKEN])

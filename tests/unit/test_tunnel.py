@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
@@ -13,9 +13,12 @@ import pytest
 from api_client import Api, Socket, make_api
 from hypothesis import given
 from hypothesis import strategies as st
+from test_api_accounts import SAME, WHO
 
 from api.tunnel import REVOKED, Room, TunnelBounds, Tunnels
+from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
+from broker.commands.invitations import shell_context
 from broker.commands.organizations import create_key
 from broker.outbound.addresses import AWAY, TUNNEL_PROOF, parse_url, refuse_url, tunnel_proof
 
@@ -167,6 +170,75 @@ async def test_a_revoked_keys_tunnel_is_closed_and_another_keys_is_not(tunnelled
     assert other.said.empty()
     for one in (mine, other):
         await one.leave()
+
+
+class Person(NamedTuple):
+    """Somebody who is signed in, and their organization with a queue."""
+
+    api: Api
+    account_id: str
+    cookie: str
+    organization_id: str
+    queue_id: str
+
+    def connect(self, *, origin: str | None = "http://api.example.com", organization_id: str | None = None) -> Socket:
+        """Open the WebSocket as a browser does for a page of this origin."""
+        headers = {"host": "api.example.com", "cookie": self.cookie, **({} if origin is None else {"origin": origin})}
+        query = urlencode({"name": "n", "organization": organization_id or self.organization_id})
+        return Socket(self.api, f"/v1/queues/{self.queue_id}/listen", query, headers)
+
+
+async def person(api: Api, who: dict[str, str]) -> Person:
+    assert (await api.bare.put("/v1/accounts", json=who)).status_code == 200
+    signed_in = await api.bare.post("/v1/sessions", json=who, headers=SAME)
+    cookie = signed_in.headers["set-cookie"].partition(";")[0]
+    headers = {"authorization": f"Bearer {signed_in.json()['session']['token']}"}
+    made = (await api.bare.put("/v1/organizations", json={"name": who["email"]}, headers=headers)).json()
+    headers["everput-organization"] = made["organization"]["id"]
+    queue = (await api.bare.put("/v1/queues", json={"name": "q"}, headers=headers)).json()["queue"]["id"]
+    return Person(api, signed_in.json()["account"]["id"], cookie, made["organization"]["id"], queue)
+
+
+async def test_a_page_of_this_server_holds_a_tunnel_with_its_sessions_cookie(tunnelled):
+    ann = await person(tunnelled[0], WHO)
+    mine = ann.connect()
+    assert (await mine.next())["type"] == "websocket.accept"
+    assert orjson.loads((await mine.next())["text"])["listener"]["name"] == "n"
+    await mine.leave()
+
+
+@pytest.mark.parametrize("origin", [None, "http://evil.example", "https://api.example.com", "null"])
+async def test_a_page_of_another_site_holds_no_tunnel_with_a_persons_cookie(tunnelled, origin: str | None):
+    ann = await person(tunnelled[0], WHO)
+    told = await ann.connect(origin=origin).next()
+    assert (told["type"], told["status"]) == ("websocket.http.response.start", 403)
+
+
+async def test_a_person_holds_no_tunnel_in_an_organization_that_is_not_theirs(tunnelled):
+    api, _ = tunnelled
+    ann = await person(api, WHO)
+    bob = await person(api, {**WHO, "email": "bob@example.com"})
+    assert (await ann.connect(organization_id=bob.organization_id).next())["status"] == 404
+    assert (await bob._replace(queue_id=ann.queue_id).connect().next())["status"] == 404
+    assert (await ann._replace(cookie="").connect().next())["status"] == 401
+
+
+@pytest.mark.parametrize("end", ["signed out", "removed", "expired"])
+async def test_a_persons_tunnel_ends_with_the_session_and_the_membership(tunnelled, monkeypatch, end: str):
+    api, _ = tunnelled
+    ann = await person(api, WHO)
+    mine = ann.connect()
+    assert (await mine.next())["type"] == "websocket.accept"
+    commands = AccountCommands(api.log.control, api.log.control)
+    if end == "signed out":
+        assert (await api.bare.delete("/v1/sessions", headers={**SAME, "cookie": ann.cookie})).status_code == 200
+    elif end == "removed":
+        await commands.leave(shell_context(ann.organization_id), ann.account_id, even_if_last=True)
+    else:
+        later = now_ms() + 400 * 86_400_000
+        monkeypatch.setattr("api.calls.now_ms", lambda: later)
+    assert (await closed(mine))[0] == REVOKED
+    await mine.leave()
 
 
 async def test_an_expired_keys_tunnel_is_closed(tunnelled, monkeypatch):
