@@ -10,16 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from api.samples import samples
 from api.static import static_route
 
 _FOLDER: Final = Path(__file__).parent / "console_files"
 # Each JavaScript library has its own folder here, with its license and the checksums of its unchanged files.
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
+# The samples have these texts in place of the server's URL, the API key and the queue's id.
+_SERVER: Final = "https://[server]"  # in a shell, a URL with brackets needs quotes
+_KEY: Final = "API_KEY"
+_QUEUE_ID: Final = "QUEUE_ID"
 _MEDIA: Final[Mapping[str, str]] = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -33,7 +39,7 @@ def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
 
     `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
     """
-    routes = [Route("/", _to_console)]
+    routes = [Route("/", _to_console), static_route("/console/samples.json", "application/json", _samples())]
     for file in console_files():
         media, content = _MEDIA[file.suffix], file.read_bytes()
         if file.name != _PAGE:
@@ -51,6 +57,13 @@ def console_files() -> list[Path]:
     """Return the files of the console: its own files, and those of the vendored libraries."""
     vendored = (file for file in _VENDORED.glob("*/*") if file.suffix in _MEDIA)
     return [*sorted(_FOLDER.iterdir()), *sorted(vendored)]
+
+
+def _samples() -> bytes:
+    """Return the samples that put a message, and the three texts in them that the console replaces."""
+    url = f"{_SERVER}/v1/queues/{_QUEUE_ID}/messages"
+    made = samples("PUT", url, [("X-API-KEY", _KEY)], {"data": "Hello, Everput"})
+    return orjson.dumps({"server": _SERVER, "key": _KEY, "queue_id": _QUEUE_ID, "samples": made})
 
 
 async def _to_console(_request: Request) -> Response:

@@ -72,8 +72,9 @@ export const session = { account: null, organizations: [], organization: null };
 /**
  * Call an operation; resolves to {body, etag}. The body of an answer in lines is an array of them. Throws Problem.
  * ids: fill the path. ifMatch: an ETag; the change is refused if the resource has another. once: an Idempotency-Key.
+ * keepalive: the request goes on if the page is left.
  */
-export async function ask(name, { ids = {}, query = {}, body, ifMatch, once, signal } = {}) {
+export async function ask(name, { ids = {}, query = {}, body, ifMatch, once, signal, keepalive = false, organization = session.organization } = {}) {
   const [method, path] = OPERATIONS[name];
   const filled = path.replace(/{(\w+)}/g, (_, id) => encodeURIComponent(ids[id]));
   const url = new URL(filled.slice(1), document.baseURI); // relative to the page, so that a proxy may add a path
@@ -81,7 +82,7 @@ export async function ask(name, { ids = {}, query = {}, body, ifMatch, once, sig
     if (value !== undefined && value !== null && value !== "") url.searchParams.set(key, value);
   }
   const headers = {};
-  if (session.organization) headers["Everput-Organization"] = session.organization.id;
+  if (organization) headers["Everput-Organization"] = organization.id;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (ifMatch) headers["If-Match"] = ifMatch;
   if (once) headers["Idempotency-Key"] = once;
@@ -94,6 +95,7 @@ export async function ask(name, { ids = {}, query = {}, body, ifMatch, once, sig
       body: body === undefined ? undefined : JSON.stringify(body),
       credentials: "same-origin",
       cache: "no-store",
+      keepalive,
       signal,
     });
     text = await answer.text();
@@ -120,6 +122,25 @@ function parsed(text) {
   } catch {
     return {};
   }
+}
+
+/** Open the WebSocket that makes this page a listener of a queue (api/tunnel.py). */
+export function socketOf(queueId, name) {
+  const url = new URL(`v1/queues/${encodeURIComponent(queueId)}/listen`, document.baseURI);
+  url.protocol = url.protocol.replace("http", "ws");
+  url.searchParams.set("name", name);
+  url.searchParams.set("organization", session.organization.id);
+  return new WebSocket(url);
+}
+
+/** Load the samples that put a message: [label, source] each, with this server's URL, a key and a queue filled in. */
+export async function putSamples({ key, queueId }) {
+  const answer = await fetch(new URL("console/samples.json", document.baseURI));
+  if (!answer.ok) throw new Problem(answer.status);
+  const { server, key: keyHere, queue_id: queueHere, samples } = await answer.json();
+  const base = new URL(".", document.baseURI).href.replace(/\/$/, "").replaceAll("'", "%27");
+  const filled = (text) => text.replaceAll(server, base).replaceAll(keyHere, key).replaceAll(queueHere, queueId);
+  return samples.map(({ label, source }) => [label, filled(source)]);
 }
 
 /** Return the cursor of the next page; null on the last page. */

@@ -201,14 +201,61 @@ export function copyable(text, label) {
     size: Math.min(64, text.length),
     onfocus: () => field.select(),
   });
-  const copy = button("Copy", async () => {
-    field.select();
-    try {
-      await navigator.clipboard.writeText(text);
-      copy.textContent = "Copied";
-    } catch {
-      copy.textContent = "Press Ctrl+C"; // over plain http from another machine, browsers offer no clipboard
-    }
+  return el("div", { class: "copyable" }, field, copyButton(text, label, () => field.select()));
+}
+
+/** Show a text of several lines, such as a sample, with a button that copies it. */
+export function codeBlock(text, label) {
+  const block = el("pre", { tabindex: "0", role: "group", "aria-label": label }, el("code", {}, text));
+  return el("div", { class: "code-block" }, copyButton(text, label, () => getSelection().selectAllChildren(block)), block);
+}
+
+function copyButton(text, label, select) {
+  const copy = button(
+    "Copy",
+    async () => {
+      select();
+      try {
+        await navigator.clipboard.writeText(text);
+        copy.textContent = "Copied";
+      } catch {
+        copy.textContent = "Press Ctrl+C"; // over plain http from another machine, browsers offer no clipboard
+      }
+    },
+    { "aria-label": `Copy: ${label}`, class: "copy" },
+  );
+  copy.addEventListener("click", () => copy.removeAttribute("aria-label"));
+  return copy;
+}
+
+let tabLists = 0;
+
+/** Create tabs. parts: [label, node] each. Arrow keys move between the tabs. */
+export function tabs(label, parts) {
+  const id = `tabs-${(tabLists += 1)}`;
+  const chosen = (number, focus) => {
+    heads.forEach((head, index) => {
+      head.setAttribute("aria-selected", String(index === number));
+      head.tabIndex = index === number ? 0 : -1;
+      panels[index].hidden = index !== number;
+    });
+    if (focus) heads[number].focus();
+  };
+  const heads = parts.map(([name], index) =>
+    button(name, () => chosen(index), { role: "tab", id: `${id}-${index}`, "aria-controls": `${id}-${index}-panel` }),
+  );
+  const panels = parts.map(([, node], index) =>
+    el("div", { role: "tabpanel", id: `${id}-${index}-panel`, "aria-labelledby": `${id}-${index}` }, node),
+  );
+  const list = el("div", { role: "tablist", class: "tabs", "aria-label": label }, heads);
+  list.addEventListener("keydown", (event) => {
+    const now = heads.indexOf(document.activeElement);
+    const last = heads.length - 1;
+    const to = { ArrowRight: now === last ? 0 : now + 1, ArrowLeft: now === 0 ? last : now - 1, Home: 0, End: last }[event.key];
+    if (to === undefined || now < 0) return;
+    event.preventDefault();
+    chosen(to, true);
   });
-  return el("div", { class: "copyable" }, field, copy);
+  chosen(0, false);
+  return el("div", {}, list, panels);
 }

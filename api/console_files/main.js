@@ -11,15 +11,19 @@ import { showLog } from "./log.js";
 import { showInvitation, showInvited, showMembers } from "./members.js";
 import { showMessage } from "./message.js";
 import { showOverview } from "./overview.js";
+import { inboxRemoved, showPlay } from "./play.js";
 import { showQueue } from "./queue.js";
 import { showQueues } from "./queues.js";
 import { chooseOrganization, findSession, showNewOrganization, showPassword, showReset, showSignIn } from "./signin.js";
+import { firstView, showStart } from "./start.js";
 import { problemWords } from "./words.js";
 
 const VIEWS = [
+  ["start", showStart],
   ["overview", showOverview],
   ["queues", showQueues],
   ["queues/:queue_id", showQueue],
+  ["queues/:queue_id/play", showPlay],
   ["queues/:queue_id/listeners/:listener_id", showListener],
   ["queues/:queue_id/messages/:message_id", showMessage],
   ["log", showLog],
@@ -70,7 +74,8 @@ async function go() {
     return;
   }
   if (!found) {
-    location.hash = hash("overview");
+    const view = await firstView();
+    if (!signal.aborted) location.replace(hash(view));
     return;
   }
   drawNavigation();
@@ -124,6 +129,7 @@ function drawNavigation() {
   );
   nav.replaceChildren(
     ...(session.organization ? [at("overview", "Overview"), at("queues", "Queues"), at("log", "Log"), at("keys", "API keys"), at("members", "Members"), choice] : []),
+    ...(session.organization ? [at("start", "Get started")] : []),
     el("a", { href: "docs", target: "_blank", rel: "noopener" }, "API reference"),
     link(["password"], session.account.email, { class: "who", title: "Signed in as this account. Change the password" }),
     button("Sign out", signOut),
@@ -131,11 +137,14 @@ function drawNavigation() {
 }
 
 async function signOut() {
+  leaving.abort();
+  await inboxRemoved();
   try {
     await ask("endSession");
   } catch (error) {
     if (error.status !== 401) {
       notice(problemWords(error), { alert: true });
+      go();
       return;
     }
   }

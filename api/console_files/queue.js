@@ -24,6 +24,7 @@ export async function showQueue({ main, ids, signal }) {
       "div",
       { class: "title" },
       el("h1", { tabindex: "-1" }, queue.name),
+      link(["queues", queue.id, "play"], "Play inbox", { class: "button" }),
       button("Rename", () => rename(queue, found.etag)),
       button("Delete", () => remove(queue), { class: "danger" }),
     ),

@@ -26,7 +26,7 @@ export async function showQueues({ main, signal }) {
       {},
       "No queues yet. Programs put messages on a queue; every listener of the queue gets every message.",
     ),
-    button("Create queue", createQueue, { class: "primary" }),
+    el("div", { class: "row" }, button("Create queue", createQueue, { class: "primary" }), link(["start"], "Get started")),
   );
   const more = button("Show more", () => addPage(), { hidden: true });
   const table = tableOf("Queues", COLUMNS, body);

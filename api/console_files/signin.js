@@ -179,7 +179,7 @@ export function showNewOrganization({ main, changed }) {
           session.organizations.push(created);
           chooseOrganization(created.id);
           changed();
-          location.hash = hash("queues");
+          location.hash = hash("start");
         },
       }),
     ),

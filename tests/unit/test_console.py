@@ -172,7 +172,21 @@ def test_all_scopes_of_keys_can_be_chosen():
 
 # Each action of the console begins with one of these; a new verb is added here on purpose.
 VERBS = {
-    *("Cancel", "Close", "Copy", "Count", "Create", "Delete", "Edit", "Manage", "Pause", "Put", "Register", "Rename"),
+    *(
+        "Cancel",
+        "Clear",
+        "Close",
+        "Copy",
+        "Count",
+        "Create",
+        "Delete",
+        "Edit",
+        "Manage",
+        "Pause",
+        "Put",
+        "Register",
+        "Rename",
+    ),
     *(
         "Resume",
         "Retry",

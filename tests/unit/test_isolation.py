@@ -115,7 +115,9 @@ OPEN |= {
     f"GET /docs/{file}" for file in ("favicon-32x32.png", "reference.js", "swagger-ui-bundle.js", "swagger-ui.css")
 }
 # The console's files know nobody: what they show they ask the API for, as whoever is signed in.
-OPEN |= {"GET /", "GET /problems"} | {f"GET /problems/{code}" for code in (*PROBLEM_TYPES, *SAME_AS)}
+OPEN |= {"GET /", "GET /problems", "GET /console/samples.json"} | {
+    f"GET /problems/{code}" for code in (*PROBLEM_TYPES, *SAME_AS)
+}
 OPEN |= {f"GET /console/{file.name}".removesuffix("/index.html") for file in console.console_files()}
 
 
