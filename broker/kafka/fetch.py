@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
 
+from broker.kafka.packed import INT16, INT32, PackedRequest
+
 _API_KEY: Final = 1
 _VERSION: Final = 11
 # A request begins with replica_id, max_wait_time, min_bytes, max_bytes, isolation_level, session_id, session_epoch and
@@ -28,9 +30,6 @@ _END: Final = struct.pack(">ih", 0, 0)  # no forgotten topics, no rack
 # the number of aborted transactions.
 _ANSWER: Final = struct.Struct(">ihqqqi")
 _REPLICA_AND_SIZE: Final = struct.Struct(">ii")  # preferred_read_replica, number of bytes
-_INT32: Final = struct.Struct(">i")
-_INT16: Final = struct.Struct(">h")
-_HEADER: Final = struct.Struct(">hhi")
 _ABORTED_BYTES: Final = 16  # one aborted transaction: two int64
 
 Wanted = tuple[int, int, int]  # partition, offset, largest number of bytes
@@ -59,15 +58,15 @@ def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:
     Raises struct.error or ValueError if the bytes are too short.
     """
     at += 4  # throttle_time_ms
-    (error_code,) = _INT16.unpack_from(data, at)
+    (error_code,) = INT16.unpack_from(data, at)
     at += 2 + 4  # session_id
-    (topics,) = _INT32.unpack_from(data, at)
+    (topics,) = INT32.unpack_from(data, at)
     at += 4
     found: list[Fetched] = []
     for _ in range(topics):
-        (name_bytes,) = _INT16.unpack_from(data, at)
+        (name_bytes,) = INT16.unpack_from(data, at)
         at += 2 + name_bytes
-        (partitions,) = _INT32.unpack_from(data, at)
+        (partitions,) = INT32.unpack_from(data, at)
         at += 4
         for _ in range(partitions):
             partition, code, end_offset, _, _, aborted = _ANSWER.unpack_from(data, at)
@@ -80,41 +79,6 @@ def parse_answer(data: memoryview | bytes, at: int = 0) -> list[Fetched]:
             found.append(Fetched(partition, code or error_code, end_offset, bytes(data[at : at + size])))
             at += size
     return found
-
-
-class _Packed:
-    """A fetch request for one topic, packed for aiokafka's connection."""
-
-    RESPONSE_TYPE = _Answer
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def build_request_header(self, correlation_id: int, client_id: str) -> _Header:
-        name = client_id.encode()
-        return _Header(b"%b%b%b" % (_HEADER.pack(_API_KEY, _VERSION, correlation_id), _INT16.pack(len(name)), name))
-
-    def encode(self) -> bytes:
-        return self._body
-
-    def parse_response_header(self, data: BytesIO) -> _AnswerHeader:
-        return _AnswerHeader(_INT32.unpack(data.read(4))[0])
-
-
-class _Header:
-    """The encoded header of a request."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def encode(self) -> bytes:
-        return self._data
-
-
-class _AnswerHeader(NamedTuple):
-    """The header of an answer."""
-
-    correlation_id: int
 
 
 class Fetch(FetchRequest):  # type: ignore[misc]
@@ -134,17 +98,15 @@ class Fetch(FetchRequest):  # type: ignore[misc]
         ((topic, wanted),) = self._topics
         name = topic.encode()
         rows = b"".join([_PARTITION.pack(number, -1, offset, -1, most) for number, offset, most in wanted])
-        return _Packed(
-            b"%b%b%b%b%b%b"
-            % (
-                _BEGIN.pack(-1, self._max_wait_ms, self._min_bytes, self._max_bytes, self._isolation_level, 0, -1, 1),
-                _INT16.pack(len(name)),
-                name,
-                _INT32.pack(len(wanted)),
-                rows,
-                _END,
-            )
+        body = b"%b%b%b%b%b%b" % (
+            _BEGIN.pack(-1, self._max_wait_ms, self._min_bytes, self._max_bytes, self._isolation_level, 0, -1, 1),
+            INT16.pack(len(name)),
+            name,
+            INT32.pack(len(wanted)),
+            rows,
+            _END,
         )
+        return PackedRequest(_API_KEY, _VERSION, body, _Answer)
 
 
 def rows_of(answer: Any) -> list[Fetched]:

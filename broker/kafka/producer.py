@@ -11,11 +11,11 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
-from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka.client import ANSWER_MS
+from broker.kafka.produce import DirectProducer
 from broker.kafka.reachability import reachable, why_not
 from broker.settings import KafkaSettings
 
@@ -44,10 +44,8 @@ class Producer:
         certificate.
         """
         options = await reachable(self._kafka)
-        producer = AIOKafkaProducer(
+        producer = DirectProducer(
             **options,
-            acks="all",
-            enable_idempotence=True,
             max_batch_size=BATCH_BYTES_MAX,
             max_request_size=_RECORD_BYTES_MAX,
             request_timeout_ms=ANSWER_MS,
