@@ -51,6 +51,7 @@ from api.secrets import Secrets
 from api.statistics import StatisticsOf
 from api.tunnel import Listen, Tunnels, deny
 from api.volume import Volume
+from api.watch import Watch
 from broker.audit.reader import LogReader
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
@@ -267,6 +268,7 @@ def make_app(
             at(f"{listener}/resume", POST=changing(listeners.resume)),
             WebSocketRoute(f"{queue}/listen", Listen(service, listener_commands, view, tunnels, changes).serve),
             at("/v1/log", GET=Method(EventLog(reader, log.messages, tokens).read, "audit")),
+            at("/v1/changes", GET=Method(Watch(reader.feed, view).watch, "queues", narrows=True)),
             at(f"{listener}/deliveries", GET=Method(outstanding_deliveries.list, "queues")),
             at(f"{listener}/redrive", POST=changing(outstanding_deliveries.redrive)),
             at("/v1/overview", GET=Method(overview.get, "queues", narrows=True)),

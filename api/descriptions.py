@@ -191,6 +191,12 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "`?at=2026-01-31T12:00:00Z`."
     ),
     "revokeKey": "Revokes an API key. Requests with it are refused with 401 from then on. This can't be undone.",
+    "watchChanges": (
+        "Streams server-sent events, one whenever something in the organization has changed, at most one a second. The"
+        " `data` of an event is JSON: which queues, listeners, messages, deliveries and replays changed, without their"
+        " values. The stream ends after 15 minutes, and as soon as the key is revoked: connect again, with"
+        " `Last-Event-ID`."
+    ),
     "readLog": (
         "Streams the organization's events in the order of the log, one JSON object a line. The last line has a "
         "`cursor`: pass it to read on from there, for example after a broken connection. Choose events with `type`,"

@@ -521,6 +521,20 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
     ("DELETE", _KEYS + "/{key_id}"): OperationDoc(
         "revokeKey", "Revoke an API key", answers.KeyAnswer, problems=(404,), asks=SESSION_OR_KEY
     ),
+    ("GET", "/v1/changes"): OperationDoc(
+        "watchChanges",
+        "Read changes as they happen",
+        answers.ChangesEvent,
+        parameters=(
+            Parameter(
+                "Last-Event-ID",
+                "The `id` of the last event that the client has received. The first event then has the changes since.",
+                _TEXT,
+                "header",
+            ),
+        ),
+        media="text/event-stream",
+    ),
     ("GET", "/v1/log"): OperationDoc(
         "readLog",
         "Read the log",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
 
+from broker.audit.feed import ChangeFeed
 from broker.audit.lanes import LaneReader, LogPartition, Rests
 from broker.audit.listeners import Listeners
 from broker.audit.pace import Others, Pace
@@ -108,7 +109,7 @@ class LogReader:
     """Reads the log in the order of log time, for all clients of one process.
 
     `past` computes earlier states of the directory. `others` records when other requests were served, so that reading
-    the log does not slow them down.
+    the log does not slow them down. `feed` tells clients that wait what has changed.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class LogReader:
         self.past = Past(records, table, self.others, view.state.tenant_of)
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
+        self.feed = ChangeFeed(records, self._table, view)
         # Only one slice of the log is read at a time. Organizations take turns, so that other requests are not delayed.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of

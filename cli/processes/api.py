@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 
 import click
 
@@ -55,8 +56,7 @@ def command(options: Options) -> None:
 async def _serve(process: Process, options: Options) -> None:
     settings = process.settings
     async with contextlib.AsyncExitStack() as stack:
-        descriptor = os.environ.get("EVERPUT_LISTEN_FD")
-        listening = bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))
+        listening = _listening(options)
         clients = Clients(settings.trusted_proxies, behind_proxy=settings.public_url is not None)
         startup_server = StartupServer(
             listening, connections_max=options.connections_max, hosts=options.hosts(), clients=clients
@@ -98,6 +98,7 @@ async def _serve(process: Process, options: Options) -> None:
         recording = asyncio.create_task(stored.run())
         stack.callback(recording.cancel)
         deliveries = KafkaDeliveries(settings.kafka, log.requests, log.read_slots)
+        reader = LogReader(log.requests, topics(settings.kafka), view)
         tunnels = Tunnels()
         tunnel_url = await stack.enter_async_context(
             admin.serving(tunnels.app, options.tunnel_host, options.tunnel_port, options.hosts())
@@ -110,7 +111,7 @@ async def _serve(process: Process, options: Options) -> None:
             sealer=sealer,
             deliveries=deliveries,
             status=deliveries,
-            reader=LogReader(log.requests, topics(settings.kafka), view),
+            reader=reader,
             outstanding=KafkaOutstanding(settings.kafka, log.requests, log.read_slots),
             cursors=KafkaCursors(settings.kafka, log.requests),
             tunnels=tunnels,
@@ -120,7 +121,7 @@ async def _serve(process: Process, options: Options) -> None:
             tracing=await stack.enter_async_context(tracing()),
         )
         show_answers(process.health.registry, app.state.requests, stored)
-        await startup_server.open(app, app.state.direct_puts)
+        await startup_server.open(app, app.state.direct_puts, before_end=reader.feed.stop)
         process.ready(address(listening, options.host))
         serving = asyncio.create_task(startup_server.served())
         crashed = asyncio.create_task(projections.crashed())
@@ -132,3 +133,9 @@ async def _serve(process: Process, options: Options) -> None:
         if crashed.done() and not process.stop.is_set():
             raise RuntimeError("the projections of this API process ended unexpectedly") from crashed.result()
         crashed.cancel()
+
+
+def _listening(options: Options) -> socket.socket:
+    """Return the socket that the supervisor has opened, or else a new one."""
+    descriptor = os.environ.get("EVERPUT_LISTEN_FD")
+    return bind(options.host, options.port) if descriptor is None else inherited(int(descriptor))

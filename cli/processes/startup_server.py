@@ -36,6 +36,7 @@ class StartupServer:
     def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
         self._listening = listening
         self._app: App | None = None
+        self._before_end: Callable[[], None] = lambda: None
         self._why: Unavailable = LogUnavailable("Kafka can't be reached. Nothing was stored; try again.")
         self._accepts = asyncio.Event()
         self._server = Server(
@@ -55,9 +56,14 @@ class StartupServer:
         self._later.cancel()
         self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
 
-    async def open(self, app: App, direct_puts: DirectPuts | None) -> None:
-        """Let the application and `direct_puts` answer from now on. Return when requests are accepted."""
-        self._app = app
+    async def open(
+        self, app: App, direct_puts: DirectPuts | None, *, before_end: Callable[[], None] = lambda: None
+    ) -> None:
+        """Let the application and `direct_puts` answer from now on. Return when requests are accepted.
+
+        `before_end` is called before the server waits for running requests. It ends those that would run for long.
+        """
+        self._app, self._before_end = app, before_end
         self._server.config.direct_puts = direct_puts
         self._begin()
         await self._accepts.wait()
@@ -70,6 +76,7 @@ class StartupServer:
     async def close(self) -> None:
         """Finish running requests, and end the server."""
         self._later.cancel()
+        self._before_end()
         if self._serving is not None:
             self._server.should_exit = True
             await self._serving

@@ -63,9 +63,7 @@ from everput.answers.listeners import (
     TrialAnswer,
     TrialFields,
 )
-from everput.answers.log import (
-    LogLine,
-)
+from everput.answers.log import ChangeFields, ChangesEvent, LogLine
 from everput.answers.messages import (
     AttemptFields,
     BatchAnswer,
@@ -114,9 +112,11 @@ __all__ = [
     "AttemptFields",
     "AttentionFields",
     "BatchAnswer",
+    "ChangeFields",
     "ChangedDelivery",
     "ChangedMessage",
     "ChangedMessageAnswer",
+    "ChangesEvent",
     "Count",
     "DeletedAccountAnswer",
     "Delivered",

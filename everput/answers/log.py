@@ -1,4 +1,4 @@
-"""The shape of a line of the log."""
+"""The shapes of a line of the log, and of an event of the changes."""
 
 from __future__ import annotations
 
@@ -26,3 +26,25 @@ class LogLine(Answer):
     """The position after the events before this line. Pass it as `cursor` to continue there."""
     complete: bool | UnsetType = UNSET
     """Whether the log had no further event of the range when the line was written."""
+
+
+class ChangeFields(Answer):
+    """A change in the organization."""
+
+    kind: str
+    """The kind of the thing: `queue`, `listener`, `message`, `delivery`, `replay` or `alert`. To a session also `key`,
+    `organization` and `invitation`."""
+    queue_id: str | UnsetType = UNSET
+    """The queue, if it is known."""
+    listener_id: str | UnsetType = UNSET
+    """The listener, if the change concerns one."""
+
+
+class ChangesEvent(Answer):
+    """The data of an event: what has changed since the event before."""
+
+    all: bool
+    """Whether anything may have changed, because the changes since the event before are not known. The first event says
+    so, unless the request has a `Last-Event-ID` that is known."""
+    changes: list[ChangeFields]
+    """The changes, each once. Ask for the things themselves to see their new values."""

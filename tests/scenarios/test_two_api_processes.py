@@ -1,8 +1,10 @@
-"""Two `everput api` processes on one Kafka: who asks both at once for one name gets it once."""
+"""Two `everput api` processes on one Kafka: a name that both are asked for at once is taken once, and each tells what the
+other stored."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -50,6 +52,21 @@ async def test_of_two_processes_that_race_for_a_name_one_gets_it_and_one_says_42
             for url in urls:
                 found = (await client.get(f"{url}/v1/queues", params={"limit": 100})).json()["queues"]
                 assert {queue["id"] for queue in found} == made
+            async with client.stream("GET", f"{urls[1]}/v1/changes") as stream:
+                told = (line.removeprefix("data: ") async for line in stream.aiter_lines() if line.startswith("data: "))
+                async with asyncio.timeout(20):
+                    assert json.loads(await anext(told))["all"], "nothing is known from before"
+                    queue_id = made.pop()
+                    put = await client.put(f"{urls[0]}/v1/queues/{queue_id}/messages", json={"data": "x"})
+                    assert put.status_code == 200
+                    changes: list[dict[str, str]] = []
+                    while not changes:
+                        changes = json.loads(await anext(told))["changes"]
+                assert changes == [{"kind": "message", "queue_id": queue_id}], (
+                    "what one process stored, the other tells"
+                )
+                for process in (one, other):
+                    process.terminate()
+                assert [line async for line in told] == [], "and the body is complete"
         for process in (one, other):
-            process.terminate()
             assert await asyncio.to_thread(process.wait, STOPS_WITHIN_S) == 0

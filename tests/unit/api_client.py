@@ -37,6 +37,7 @@ class Api:
         self.organization_id = organization_id
         self.key = key
         self.records = records
+        self.reader: Any = None  # the LogReader
         self.first_queue_id: str | None = None
         self.bare = httpx.AsyncClient(
             transport=httpx.ASGITransport(app),
@@ -143,7 +144,9 @@ async def make_api(**parts: Any) -> Api:
     parts.setdefault("reader", LogReader(records, topics(settings.kafka), log.control, tuning))
     parts.setdefault("cursors", MemoryCursors())
     app = app_of(settings, log=log, view=log.control, **parts)
-    return Api(log, app, settings, organization.id, key, records)
+    api = Api(log, app, settings, organization.id, key, records)
+    api.reader = parts["reader"]
+    return api
 
 
 _OPERATIONS = [

@@ -1,0 +1,255 @@
+"""Follows the log for clients that wait for changes: which queues, listeners and messages of an organization an event
+concerned.
+
+For: one reader of the log's end in each process, shared by all waiting clients, and the changes of the last minutes.
+Not for: the events themselves (reader.py), who may see a change and the stream that carries it (api/watch.py).
+
+Only record batches with the id of an organization that has a client are decoded. A look reads at most
+READ_BYTES of each partition. If more has arrived, it skips the rest, and tells every client that anything may have
+changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from broker.audit.records import Records
+from broker.errors import LogDamaged, LogUnavailable
+from broker.kafka.requests import LATEST, Record
+from broker.kafka.topics import Topic
+from broker.ports import DirectoryView
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+READ_BYTES: Final = 64 << 10
+LOOKS_MAX: Final = 300  # a client that comes back after this many looks is told that anything may have changed
+CHANGES_MAX: Final = 500  # of one organization in one look; more are told as "anything"
+
+
+class Change(NamedTuple):
+    """A change: the kind of the thing that changed, and the queue and the listener that it belongs to, if any.
+
+    The kind is the first word of the event's type: `queue`, `listener`, `message`, `delivery`, `replay` and so on.
+    """
+
+    kind: str
+    queue_id: str | None = None
+    listener_id: str | None = None
+
+
+class Changes(NamedTuple):
+    """The changes since a position, and the position after them. None means that anything may have changed."""
+
+    position: str
+    changes: frozenset[Change] | None
+
+
+class _Peek(msgspec.Struct):
+    """The fields of an event that say what it concerns."""
+
+    type: str = ""
+    organization_id: str = ""
+    queue_id: str | None = None
+    listener_id: str | None = None
+    replay_id: str | None = None
+
+
+class _Look(NamedTuple):
+    # The changes by organization. An organization with None had too many.
+    changes: Mapping[str, frozenset[Change] | None]
+    # Whether some records were not read, so that anything may have changed in every organization.
+    unread: bool
+
+
+_peek = msgspec.json.Decoder(_Peek)
+_NOTHING: Final[frozenset[Change]] = frozenset()
+_KINDS: Final = {"deliveries": "delivery", "answers": "delivery", "change": "message"}
+
+
+class ChangeFeed:
+    """The changes of all organizations that have a waiting client in this process.
+
+    `table` has the topics of the log by their short names. The log is read only while there is a client.
+    """
+
+    def __init__(
+        self, records: Records, table: Mapping[str, Topic], view: DirectoryView, *, look_s: float = LOOK_S
+    ) -> None:
+        self._records = records
+        self._table = table
+        self._view = view
+        self._look_s = look_s
+        self._waiting: Counter[str] = Counter()  # clients by organization
+        self._begun: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._positions: dict[tuple[str, int], int] = {}
+        self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
+        self._epoch = secrets.token_hex(6)
+        self._number = 0  # of the last look
+        self._known_since: dict[str, int] = {}  # by organization, the first look that decoded its records
+        self._looked = asyncio.Event()
+        self._again: dict[str, frozenset[Change]] = {}
+        self.stopped = False
+
+    @contextlib.asynccontextmanager
+    async def waiting(self, organization_id: str) -> AsyncIterator[None]:
+        """Follow the log for an organization inside the block. Raises LogUnavailable if Kafka does not answer."""
+        known = self._waiting[organization_id] > 0
+        self._waiting[organization_id] += 1
+        try:
+            if not known:
+                self._known_since[organization_id] = self._number  # Earlier looks did not decode its records.
+            if self._begun is None:
+                self._begun = asyncio.create_task(self._begin())
+            await asyncio.shield(self._begun)
+            yield
+        finally:
+            self._waiting[organization_id] -= 1
+            if not self._waiting[organization_id]:
+                del self._waiting[organization_id], self._known_since[organization_id]
+            if not self._waiting:
+                self._end()
+
+    def since(self, organization_id: str, position: str | None) -> Changes:
+        """Return an organization's changes after a position of an earlier call. Without one, anything may have
+        changed.
+        """
+        now = f"{self._epoch}-{self._number}"
+        epoch, _, number = (position or "").partition("-")
+        if epoch != self._epoch or not (number.isascii() and number.isdigit() and len(number) < 16):
+            return Changes(now, None)
+        behind = self._number - int(number)
+        if (
+            not 0
+            <= behind
+            <= min(len(self._looks), self._number - self._known_since.get(organization_id, self._number))
+        ):
+            return Changes(now, None)
+        found: set[Change] = set()
+        for look in list(self._looks)[len(self._looks) - behind :]:
+            changes = look.changes.get(organization_id, _NOTHING)
+            if look.unread or changes is None:
+                return Changes(now, None)
+            found |= changes
+        return Changes(now, frozenset(found))
+
+    async def looked(self, timeout_s: float) -> None:
+        """Wait until the next look at the log, but at most `timeout_s` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._looked.wait()
+
+    def stop(self) -> None:
+        """End all streams of changes, because the process ends."""
+        self.stopped = True
+        self._looked.set()
+
+    async def _begin(self) -> None:
+        try:
+            self._positions = await self._ends()
+        except BaseException:
+            self._begun = None
+            raise
+        if self._waiting:
+            self._task = asyncio.create_task(self._run(), name="change feed")
+
+    def _end(self) -> None:
+        for task in (self._begun, self._task):
+            if task is not None:
+                task.cancel()
+        self._begun = self._task = None
+        self._epoch, self._number = secrets.token_hex(6), 0  # What happens until the next client comes is not read.
+        self._looks.clear()
+        self._again = {}
+
+    async def _ends(self) -> dict[tuple[str, int], int]:
+        """Return the end offset of each partition of the log."""
+        names = list(self._table)
+        found = await asyncio.gather(
+            *(
+                self._records.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))
+                for topic in self._table.values()
+            )
+        )
+        return {(name, number): end for name, ends in zip(names, found, strict=True) for number, end in ends.items()}
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._look_s)
+            try:
+                await self._look()
+            except LogUnavailable:
+                continue  # The next look reads from the same positions.
+            except Exception:
+                log.exception("changes.look_failed")
+                self._positions = {}
+                self._add(_Look({}, unread=True))
+
+    async def _look(self) -> None:
+        ends = await self._ends()
+        moved = [(lane, at) for lane, end in ends.items() if (at := self._positions.get(lane, end)) < end]
+        reads = await asyncio.gather(*(self._read(*lane, at) for lane, at in moved))
+        unread = False
+        found: dict[str, set[Change]] = {}
+        for (lane, _), read in zip(moved, reads, strict=True):
+            unread = unread or read is None or read[1] < ends[lane]
+            for organization_id, change in [] if read is None else self._changes(read[0]):
+                found.setdefault(organization_id, set()).add(change)
+        self._positions = ends
+        # The cursors that belong to a record of deliveries are committed a moment after the record. So a change of
+        # deliveries is told once more with the next look.
+        again, self._again = (
+            self._again,
+            {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},
+        )
+        for organization_id, changes in again.items():
+            found.setdefault(organization_id, set()).update(changes)
+        told = {one: frozenset(some) if len(some) <= CHANGES_MAX else None for one, some in found.items()}
+        self._add(_Look(told, unread))
+
+    def _add(self, look: _Look) -> None:
+        self._looks.append(look)
+        self._number += 1
+        self._looked.set()
+        if not self.stopped:
+            self._looked = asyncio.Event()
+
+    async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
+        """Return the next records of a partition and the offset after them; None if they can't be read."""
+        ids = [one.encode() for one in self._waiting]
+        worth = None if topic == "control" else lambda values: any(one in values for one in ids)
+        name = self._table[topic].name
+        try:
+            fetched = await self._records.read(name, partition, offset, bytes_max=READ_BYTES, worth=worth)
+        except LogDamaged:
+            return None
+        return fetched.records, fetched.next_offset
+
+    def _changes(self, records: Iterable[Record]) -> Iterable[tuple[str, Change]]:
+        for record in records:
+            try:
+                event = _peek.decode(record.value or b"")
+            except msgspec.MsgspecError:
+                continue
+            if event.organization_id in self._waiting:
+                yield event.organization_id, self._change(event)
+
+    def _change(self, event: _Peek) -> Change:
+        """Return the change that an event tells of. A replay's deliveries are a change of the replay."""
+        state = self._view.state
+        noun = event.type.partition(".")[0]
+        kind, listener_id = _KINDS.get(noun, noun), event.listener_id
+        replay = state.replays.find(event.organization_id, event.replay_id or listener_id or "")
+        if replay is not None:
+            kind, listener_id = "replay", replay.listener_id
+        listener = state.listeners.get(listener_id or "")
+        return Change(kind, event.queue_id or (None if listener is None else listener.queue_id), listener_id)
