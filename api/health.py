@@ -48,6 +48,7 @@ def listener_health(view: DirectoryView, listener: Listener, facts: Facts) -> di
         "recent_failures": facts.refused,
         "last_success_at": optional_rfc3339(facts.accepted_at_ms or None),
         "last_failure_at": optional_rfc3339(facts.refused_at_ms or None),
+        "last_error": facts.error,
     }
 
 
@@ -70,6 +71,17 @@ async def queue_health_fields(
         }
         for some in told
     ]
+
+
+async def backlog_fields(status: ListenerStatus, listeners: Sequence[Listener]) -> list[dict[str, Any]]:
+    """Return the backlog of each listener of one organization as JSON fields. While it can't be counted, there are no
+    fields.
+    """
+    backlogs = await backlogs_of(status, listeners)
+    if backlogs is None:
+        return [{} for _ in listeners]
+    found = [backlogs.get(one.id, Backlog(0, None)) for one in listeners]
+    return [{"lag": one.messages, "oldest_pending_at": optional_rfc3339(one.oldest_at_ms)} for one in found]
 
 
 async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, Final
 
@@ -10,8 +11,8 @@ from msgspec import UNSET
 
 from api.calls import Call
 from api.etags import Item
-from api.health import health_fields, listener_health
-from api.pages import optional_rfc3339, page, rfc3339, rfc3339_ms
+from api.health import backlog_fields, health_fields, listener_health
+from api.pages import flag_parameter, optional_rfc3339, page, rfc3339, rfc3339_ms
 from api.past import Views
 from api.queues import threshold_fields, thresholds_of
 from api.shapes import AlertsBody, ListenerBody, ListenerSettingsBody, NewListenerBody
@@ -64,14 +65,18 @@ class Listeners:
         return _answer(call, listener, {"secret": secret})
 
     async def list(self, call: Call) -> Any:
+        """List the listeners of a queue with their health, and with `backlog=true` also with their backlog."""
         query = call.query()
         queue = await find_queue(await self._views.of(call), call.organization_id, call.path("queue_id"))
         shown, page_token = page(queue.listeners.values(), query)
         links = call.links(f"/v1/queues/{queue.id}/listeners", query, page_token)
         answer = [listener_fields(listener) for listener in shown]
         if "at" not in query:
-            now = await health_fields(self._view, self._status, shown)
-            answer = [fields | health for fields, health in zip(answer, now, strict=True)]
+            reads = [health_fields(self._view, self._status, shown)]
+            if flag_parameter(query, "backlog"):
+                reads.append(backlog_fields(self._status, shown))
+            for read in await asyncio.gather(*reads):
+                answer = [fields | now for fields, now in zip(answer, read, strict=True)]
         return {"listeners": answer, "_links": links}
 
     async def get(self, call: Call) -> Any:
@@ -87,8 +92,8 @@ class Listeners:
             "state": condition.state,
             "lag": condition.lag,
             "oldest_pending_at": optional_rfc3339(condition.oldest_pending_at_ms),
-            "last_error": condition.last_error,
             **listener_health(self._view, listener, condition.facts),
+            "last_error": condition.last_error,
         }
         return _answer(call, listener, now)
 

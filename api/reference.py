@@ -120,6 +120,9 @@ _BACKLOG = Parameter(
     "Show how many messages wait for each queue's listeners, and since when. This reads the log, so it takes longer.",
     {"type": "boolean", "default": False},
 )
+_BACKLOG_OF_EACH: Final = (
+    "Show how many messages wait for each listener, and since when. This reads the log, so it takes longer."
+)
 _STATISTICS = (
     Parameter("from", "The start of the time range; default: an hour before its end. Kept for 30 days.", _TIME),
     Parameter("to", "The end of the time range; default: now.", _TIME),
@@ -202,7 +205,7 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         "listListeners",
         "List a queue's listeners",
         answers.ListenersAnswer,
-        parameters=(*_PAGE, _AT),
+        parameters=(*_PAGE, _BACKLOG._replace(description=_BACKLOG_OF_EACH), _AT),
         problems=(400, 404, 422),
     ),
     ("GET", _LISTENER): OperationDoc(

@@ -5,6 +5,7 @@ Not for: which messages a replay covers (broker/commands/replays.py), or their d
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from api.calls import Call
@@ -15,7 +16,7 @@ from broker.commands.replays import ReplayCommands, ReplayInput
 from broker.core.entities import Listener
 from broker.core.events import ReplayStarted
 from broker.core.replays import Replay
-from broker.errors import Refused
+from broker.errors import LogUnavailable, Refused
 from broker.ports import Count, DirectoryView
 
 # The estimate assumes that a replay without a rate limit delivers this many messages per second.
@@ -58,7 +59,9 @@ class Replays:
         query = call.query()
         shown, page_token = page(self._view.state.replays.of(listener.id), query)
         links = call.links(_path(call), query, page_token)
-        return {"replays": [_fields(replay, listener) for replay in shown], "_links": links}
+        progress = await asyncio.gather(*(self._progress(replay) for replay in shown))
+        answer = [{**_fields(replay, listener), **more} for replay, more in zip(shown, progress, strict=True)]
+        return {"replays": answer, "_links": links}
 
     async def get(self, call: Call) -> Any:
         return await self._answer(call, await self._find(call))
@@ -76,6 +79,13 @@ class Replays:
         await self._view.caught_up()
         ids = call.path("queue_id"), call.path("listener_id"), call.path("replay_id")
         return await self._commands.find(call.organization_id, *ids)
+
+    async def _progress(self, replay: Replay) -> dict[str, float]:
+        """Return the progress as a JSON field. While Kafka does not answer, there is no field."""
+        try:
+            return {"progress": round(await self._commands.progress(replay), 4)}
+        except LogUnavailable:
+            return {}
 
     async def _answer(self, call: Call, replay: Replay) -> Any:
         progress = round(await self._commands.progress(replay), 4)

@@ -41,7 +41,6 @@ const OPERATIONS = {
   redriveListener: ["POST", "/v1/queues/{queue_id}/listeners/{listener_id}/redrive"],
   replayToListener: ["POST", "/v1/queues/{queue_id}/listeners/{listener_id}/replay"],
   listReplays: ["GET", "/v1/queues/{queue_id}/listeners/{listener_id}/replays"],
-  getReplay: ["GET", "/v1/queues/{queue_id}/listeners/{listener_id}/replays/{replay_id}"],
   cancelReplay: ["DELETE", "/v1/queues/{queue_id}/listeners/{listener_id}/replays/{replay_id}"],
   pauseReplay: ["POST", "/v1/queues/{queue_id}/listeners/{listener_id}/replays/{replay_id}/pause"],
   resumeReplay: ["POST", "/v1/queues/{queue_id}/listeners/{listener_id}/replays/{replay_id}/resume"],
@@ -54,6 +53,7 @@ const OPERATIONS = {
   getQueueStatistics: ["GET", "/v1/queues/{queue_id}/statistics"],
   getListenerStatistics: ["GET", "/v1/queues/{queue_id}/listeners/{listener_id}/statistics"],
   readLog: ["GET", "/v1/log"],
+  watchChanges: ["GET", "/v1/changes"],
 };
 
 /** An error that the server reported (RFC 9457). status: 0 if there was no answer. */
@@ -75,41 +75,58 @@ export const session = { account: null, organizations: [], organization: null };
  * keepalive: the request goes on if the page is left.
  */
 export async function ask(name, { ids = {}, query = {}, body, ifMatch, once, signal, keepalive = false, organization = session.organization } = {}) {
+  const headers = {};
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (ifMatch) headers["If-Match"] = ifMatch;
+  if (once) headers["Idempotency-Key"] = once;
+  const sent = body === undefined ? undefined : JSON.stringify(body);
+  const { answer, text } = await send(name, { ids, query, headers, body: sent, signal, keepalive, organization }, (made) => made.text());
+  const lines = answer.headers.get("content-type") === "application/x-ndjson";
+  return {
+    body: lines ? text.split("\n").filter(Boolean).map(JSON.parse) : JSON.parse(text),
+    etag: answer.headers.get("etag"),
+  };
+}
+
+/**
+ * Read an operation's server-sent events; resolves when the stream ends. Throws Problem.
+ * lastId: the id of the last event that was taken. take({id, data}): called with each event.
+ */
+export async function follow(name, { lastId, signal, take }) {
+  const headers = lastId ? { "Last-Event-ID": lastId } : {};
+  await send(name, { headers, signal }, async (answer) => {
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (let part; !(part = await reader.read()).done; ) {
+      const events = `${rest}${part.value}`.split("\n\n");
+      rest = events.pop();
+      for (const text of events) {
+        const fields = Object.fromEntries(text.split("\n").map((line) => [line.split(": ", 1)[0], line.slice(line.indexOf(": ") + 2)]));
+        if (fields.data) take(fields);
+      }
+    }
+  });
+}
+
+/** Send a request and read its answer: {answer, text}. read(answer): reads the body of a good answer. Throws Problem. */
+async function send(name, { ids = {}, query = {}, headers, body, signal, keepalive = false, organization = session.organization }, read) {
   const [method, path] = OPERATIONS[name];
   const filled = path.replace(/{(\w+)}/g, (_, id) => encodeURIComponent(ids[id]));
   const url = new URL(filled.slice(1), document.baseURI); // relative to the page, so that a proxy may add a path
   for (const [key, value] of Object.entries(query)) {
     if (value !== undefined && value !== null && value !== "") url.searchParams.set(key, value);
   }
-  const headers = {};
-  if (organization) headers["Everput-Organization"] = organization.id;
-  if (body !== undefined) headers["Content-Type"] = "application/json";
-  if (ifMatch) headers["If-Match"] = ifMatch;
-  if (once) headers["Idempotency-Key"] = once;
+  if (organization) headers = { "Everput-Organization": organization.id, ...headers };
   let answer;
   let text;
   try {
-    answer = await fetch(url, {
-      method,
-      headers,
-      body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "same-origin",
-      cache: "no-store",
-      keepalive,
-      signal,
-    });
-    text = await answer.text();
+    answer = await fetch(url, { method, headers, body, credentials: "same-origin", cache: "no-store", keepalive, signal });
+    text = answer.ok ? await read(answer) : await answer.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, { detail: "The server can't be reached. Check that it is running and that you are online." });
   }
-  if (answer.ok) {
-    const lines = answer.headers.get("content-type") === "application/x-ndjson";
-    return {
-      body: lines ? text.split("\n").filter(Boolean).map(JSON.parse) : JSON.parse(text),
-      etag: answer.headers.get("etag"),
-    };
-  }
+  if (answer.ok) return { answer, text };
   if (answer.status === 401 && name !== "startSession" && name !== "getSession") {
     window.dispatchEvent(new Event("signed-out"));
   }

@@ -8,8 +8,8 @@ const PAGE = 50;
 const PAGES_AT_ONCE = 20; // a page may be empty while there is a next one
 const COLUMNS = ["", "Message", "State", "Attempts", "Last answer", "Next attempt"];
 
-/** Create the panel: {element, look}. look() refreshes it, unless a row is selected or more than one page is shown. */
-export function deliveriesPanel(ids, signal) {
+/** Create the panel: {element, look}. redriven: called with the number of retried deliveries. look() refreshes it, unless a row is selected or more than one page is shown. */
+export function deliveriesPanel(ids, signal, redriven = () => {}) {
   const choice = el(
     "select",
     { "aria-label": "Filter by state", onchange: () => said(first) },
@@ -102,6 +102,7 @@ export function deliveriesPanel(ids, signal) {
     await said(async () => {
       const answer = (await ask("redriveListener", { ids, body: messages === null ? {} : { messages } })).body;
       notice(`Retrying ${count(answer.count, "delivery", "deliveries")}.`);
+      redriven(answer.count);
       await first();
     });
   }

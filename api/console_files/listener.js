@@ -20,7 +20,8 @@ import {
 import { form } from "./forms.js";
 import { historyCharts } from "./history.js";
 import { listenerForm, showSecret } from "./listenerform.js";
-import { lookAtListener, poll } from "./live.js";
+import { concerns, lookAtListener, poll } from "./live.js";
+import { paces, progressBar } from "./progress.js";
 import { replaysPanel } from "./replays.js";
 import {
   count,
@@ -44,14 +45,38 @@ export async function showListener({ main, ids, signal }) {
   const condition = el("div");
   const settings = el("div");
   const pausing = button("", () => pauseOrResume());
-  const deliveries = deliveriesPanel(ids, signal);
+  const redrive = el("div", { hidden: true });
+  const pace = paces();
+  let redriving = null; // {all, rest}: deliveries that are retried now, and those that failed or were parked beside them
+  const deliveries = deliveriesPanel(ids, signal, (all) => {
+    redriving = { all, rest: Math.max(0, outstanding() - all) };
+    draw();
+  });
 
   async function look() {
     ({ listener, etag } = await lookAtListener(ids.queue_id, ids.listener_id, signal));
     draw();
   }
 
+  function outstanding() {
+    return (listener.parked || 0) + (listener.retrying || 0);
+  }
+
+  /** Show how many of the retried deliveries are not parked or retrying any more. */
+  function drawRedrive() {
+    redrive.hidden = redriving === null;
+    if (redriving === null) return;
+    const done = Math.max(0, redriving.all - Math.max(0, outstanding() - redriving.rest));
+    const bar = progressBar({ done, all: redriving.all, noun: "retried message", perS: pace("redrive", done), label: "Progress of the retries" });
+    const close = button("Close", () => {
+      redriving = null;
+      draw();
+    });
+    redraw(redrive, panel("Retries", bar, close));
+  }
+
   function draw() {
+    drawRedrive();
     pausing.textContent = listener.paused === null ? "Pause" : "Resume";
     redraw(condition, conditionOf(listener));
     redraw(settings, settingsOf(listener));
@@ -80,12 +105,14 @@ export async function showListener({ main, ids, signal }) {
     told,
     panel("State", condition),
     historyCharts({ operation: "getListenerStatistics", ids, signal, told }),
+    redrive,
     deliveries.element,
     await replaysPanel(ids, signal),
     panel("Settings", settings),
   );
-  poll(signal, LOOK_MS, look, told);
-  poll(signal, 2 * LOOK_MS, deliveries.look, told);
+  const about = concerns(ids, "listener", "message", "delivery", "replay");
+  poll(signal, LOOK_MS, look, told, null, about);
+  poll(signal, 2 * LOOK_MS, deliveries.look, told, null, concerns(ids, "listener", "delivery"));
 }
 
 function conditionOf(listener) {

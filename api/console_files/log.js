@@ -1,116 +1,158 @@
-// The page of the log: each event with its time, actor and fields.
+// The page of the log: one line for each event, newest first, with names in place of IDs.
+//
+// The API returns the log oldest first. So this page reads short ranges of time, the newest first, and reverses them.
 
-import { ask } from "./api.js";
-import { button, el, hash, moment, tableOf } from "./dom.js";
-import { form } from "./forms.js";
+import { ask, nextCursor, session } from "./api.js";
+import { button, el, redraw } from "./dom.js";
+import { putQuery } from "./lists.js";
 import { poll } from "./live.js";
-import { count, eventWords, problemWords, shortened } from "./words.js";
+import { eventSentence, KINDS, namesOf } from "./logwords.js";
+import { count, problemWords } from "./words.js";
 
-const AT_ONCE = 200;
+const FIRST = 60; // events that a page shows at least, if there are so many
+const AT_ONCE = 1000;
 const SHOWN_MAX = 2000;
 const FOLLOW_MS = 3000;
-const BACK_MS = 15 * 60_000;
-const NAMES = ["type", "queue", "listener", "message", "actor"];
-const TYPES = [
-  "queue",
-  "listener",
-  "key",
-  "message",
-  "message.put",
-  "delivery",
-  "delivery.attempted",
-  "deliveries.settled",
-  "replay",
-  "organization",
-];
+const SETTLED_MS = 2500; // the server waits for events that are newer than this
+const SPAN_MS = 60_000;
+const BACK_MS = 24 * 3_600_000;
+const GROWTH = 6;
+const TOP_PX = 120; // a reader who is no further down sees the newest event
+const FILTERS = ["type", "queue", "listener", "from", "to", "message", "actor"];
 
 export async function showLog({ main, query, signal }) {
-  const list = el("tbody");
-  const told = el("p", { class: "alert", hidden: true });
+  const list = el("ol", { class: "events", "aria-label": "Events, newest first" });
+  const told = el("p", { class: "alert", role: "alert", hidden: true });
   const status = el("p", { class: "quiet", role: "status" });
-  const more = button("Show more", () => read(), { hidden: true });
-  const follow = el("input", { type: "checkbox" });
-  const types = el(
-    "datalist",
-    { id: "types" },
-    TYPES.map((one) => el("option", { value: one })),
-  );
-  let filters = {};
-  let cursor = null;
+  const fresh = button("", () => showFresh(), { class: "primary fresh", hidden: true });
+  const older = button("Show older", () => said(readOlder), { hidden: true });
+  const follow = el("input", { type: "checkbox", checked: true, onchange: () => sooner.dispatchEvent(new Event("look")) });
+  const sooner = new EventTarget();
+  const filters = Object.fromEntries(FILTERS.map((name) => [name, query.get(name) || ""]));
+  const [names, queues] = await knownNames(signal);
+  const fields = filterFields(filters, queues, () => said(restart));
+  const known = new Set(); // positions of the events that are shown or wait
+  let waiting = []; // newer events that the reader has not asked to see, newest first
+  let cursor = null; // where to follow from
+  let topComplete = true;
+  let oldestMs = 0; // the events before this time are not loaded
+  let floorMs = 0;
+  let reading = 0;
 
-  const filtersForm = form({
-    fields: [
-      {
-        name: "from",
-        label: "From",
-        type: "moment",
-        hint: "Leave empty for the last 15 minutes; with a message ID, for all of its events.",
-      },
-      { name: "to", label: "To", type: "moment" },
-      {
-        name: "type",
-        label: "Event types",
-        list: "types",
-        value: query.get("type") || "",
-        hint: "Separate with commas, for example: queue, message.put",
-      },
-      { name: "queue", label: "Queue ID", advanced: true, value: query.get("queue") || "" },
-      { name: "listener", label: "Listener ID", advanced: true, value: query.get("listener") || "" },
-      { name: "message", label: "Message ID", advanced: true, value: query.get("message") || "" },
-      {
-        name: "actor",
-        label: "Actor",
-        advanced: true,
-        value: query.get("actor") || "",
-        hint: "key:…, account:… or worker",
-      },
-    ],
-    submit: "Show events",
-    more: "More filters",
-    moreOpen: query.size > 0,
-    onSubmit: (given) => show(given),
-  });
-  filtersForm.classList.add("filters");
-
-  async function show(given) {
-    filters = Object.fromEntries(Object.entries(given).filter(([, value]) => value));
-    if (!filters.from && !filters.message) filters.from = new Date(Date.now() - BACK_MS).toISOString();
-    cursor = null;
+  async function restart() {
+    putQuery(filters);
+    fields.show();
+    known.clear();
+    waiting = [];
     list.replaceChildren();
-    const named = new URLSearchParams(NAMES.filter((name) => filters[name]).map((name) => [name, filters[name]]));
-    history.replaceState(null, "", `${hash("log")}${named.size ? `?${named}` : ""}`);
-    await next();
+    cursor = null;
+    reading += 1;
+    oldestMs = filters.to ? Date.parse(filters.to) : Date.now() - SETTLED_MS;
+    floorMs = filters.from ? Date.parse(filters.from) : oldestMs - BACK_MS;
+    draw();
+    status.textContent = "Loading…";
+    if (filters.message) await readStory();
+    else await readOlder();
   }
 
-  /** Load the next events; resolves to whether there are more. */
-  async function next() {
-    const asked = { ...filters, limit: AT_ONCE, ...(cursor === null ? {} : { cursor }) };
-    const { body } = await ask("readLog", { query: asked, signal });
-    let complete = true;
-    for (const one of body) {
-      if (one.event) list.append(eventRow(one));
-      if (one.cursor) ({ cursor, complete } = one);
+  /** Load all events of a message. */
+  async function readStory() {
+    const found = await read({});
+    if (!found) return;
+    ({ cursor } = found);
+    list.replaceChildren(...unknown(found.events).map(row));
+    oldestMs = floorMs = 0;
+    draw();
+  }
+
+  /** Load the next older events, in ranges of time that begin short and grow. */
+  async function readOlder() {
+    const goal = list.children.length + FIRST;
+    let spanMs = SPAN_MS;
+    while (oldestMs > floorMs && list.children.length < goal) {
+      const fromMs = Math.max(floorMs, oldestMs - spanMs);
+      const found = await read({ from: at(fromMs), to: at(oldestMs) });
+      if (!found) return;
+      if (!found.complete && oldestMs - fromMs > 1) {
+        spanMs = Math.max(1, Math.floor((oldestMs - fromMs) / 10));
+        continue;
+      }
+      if (cursor === null) ({ cursor } = found);
+      list.append(...unknown(found.events).map(row));
+      oldestMs = fromMs;
+      spanMs *= found.events.length * 4 > FIRST ? 1 : GROWTH;
+      draw();
     }
-    while (list.children.length > SHOWN_MAX) list.firstChild.remove();
-    more.hidden = complete;
-    status.textContent = `${count(list.children.length, "event")}, oldest first${complete ? "" : ". Choose “Show more” for later ones"}.`;
-    return !complete;
+    draw();
   }
 
-  async function read() {
-    more.disabled = true;
+  /** Read events of the log: {events, cursor, complete}, newest first; null if the filters have changed meanwhile. */
+  async function read(range) {
+    const mine = reading;
+    const { type, queue, listener, message, actor } = filters;
+    const asked = { type, queue, listener, message, actor, limit: AT_ONCE, ...range };
+    const { body } = await ask("readLog", { query: asked, signal });
+    if (mine !== reading) return null;
+    const { cursor: after, complete } = body[body.length - 1];
+    return { events: body.filter((one) => one.event).reverse(), cursor: after, complete };
+  }
+
+  /** Return the events that are not known yet. The ranges of two requests may overlap. */
+  function unknown(events) {
+    const position = (one) => `${one.topic} ${one.partition} ${one.offset}`;
+    const fresh = events.filter((one) => !known.has(position(one)));
+    for (const one of fresh) known.add(position(one));
+    return fresh;
+  }
+
+  /** Load the events that are newer than all that are known. */
+  async function readNewer() {
+    if (!follow.checked || filters.to || cursor === null) return;
+    const found = await read({ cursor });
+    if (!found) return;
+    ({ cursor, complete: topComplete } = found);
+    waiting = [...unknown(found.events), ...waiting].slice(0, SHOWN_MAX);
+    if (window.scrollY <= TOP_PX && !list.querySelector("details[open]")) showFresh();
+    else draw();
+    if (!topComplete) sooner.dispatchEvent(new Event("look"));
+  }
+
+  function showFresh() {
+    const there = waiting.length;
+    list.prepend(...waiting.map(row));
+    waiting = [];
+    while (list.children.length > SHOWN_MAX) list.lastChild.remove();
+    if (there && window.scrollY > 0) window.scrollTo({ top: 0 });
+    draw();
+  }
+
+  function draw() {
+    const shown = list.children.length;
+    fresh.hidden = waiting.length === 0;
+    fresh.textContent = `Show ${count(waiting.length, "new event")}`;
+    older.hidden = oldestMs <= floorMs || shown >= SHOWN_MAX;
+    const since = new Date(floorMs).toLocaleString();
+    if (shown >= SHOWN_MAX) status.textContent = `The newest ${count(SHOWN_MAX, "event")} are shown. Choose an earlier end to see older ones.`;
+    else if (filters.message || filters.from) status.textContent = `${count(shown, "event")} shown.`;
+    else if (oldestMs <= floorMs) status.textContent = `${count(shown, "event")} since ${since}. Choose a start to see older ones.`;
+    else status.textContent = `${count(shown, "event")} shown.`;
+  }
+
+  async function said(act) {
+    older.disabled = true;
     try {
-      await next();
+      await act();
       told.hidden = true;
     } catch (error) {
       if (error.name === "AbortError") return;
+      status.textContent = "";
       told.textContent = problemWords(error);
       told.hidden = false;
     }
-    more.disabled = false;
+    older.disabled = false;
   }
 
-  const given = Object.fromEntries(NAMES.map((name) => [name, query.get(name) || ""]));
+  const row = (one) => eventRow(one, names);
   main.replaceChildren(
     el(
       "div",
@@ -118,41 +160,112 @@ export async function showLog({ main, query, signal }) {
       el("h1", { tabindex: "-1" }, "Log"),
       el("label", { class: "choice" }, follow, "Follow new events"),
     ),
-    el("div", { class: "panel" }, filtersForm, types),
+    fields.element,
     told,
-    el("div", { class: "panel flush" }, tableOf("Events", ["Time", "Type", "Actor", "Fields"], list, { class: "log" })),
+    el("div", { class: "over" }, fresh),
+    el("div", { class: "panel flush" }, list),
     status,
-    more,
+    older,
   );
-  try {
-    await show(given);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    told.textContent = problemWords(error);
-    told.hidden = false;
-  }
-  poll(
-    signal,
-    FOLLOW_MS,
-    async () => {
-      if (!follow.checked || cursor === null) return;
-      await next();
-    },
-    told,
-  );
+  window.addEventListener("scroll", () => window.scrollY <= TOP_PX && waiting.length && showFresh(), { signal, passive: true });
+  said(restart);
+  poll(signal, FOLLOW_MS, readNewer, told, sooner);
 }
 
-function eventRow({ event, topic, partition, offset }) {
-  const time = Number.isFinite(event.at_ms) ? moment(new Date(event.at_ms).toISOString()) : "–";
-  const whole = JSON.stringify({ topic, partition, offset, event }, null, 2);
-  const box = el("details", {}, el("summary", {}, eventWords(event) || "no fields"));
-  box.addEventListener("toggle", () => box.append(el("pre", {}, whole)), { once: true });
-  return el(
-    "tr",
+function at(ms) {
+  return new Date(ms).toISOString();
+}
+
+/** Load the names of queues, listeners, keys and members: [a function from an ID to its name, the queues]. */
+async function knownNames(signal) {
+  const ids = { organization_id: session.organization.id };
+  const all = async (operation, member) => {
+    const found = [];
+    let cursor = null;
+    do {
+      const { body } = await ask(operation, { ids, query: { limit: 1000, cursor }, signal });
+      found.push(...body[member]);
+      cursor = nextCursor(body);
+    } while (cursor !== null && found.length < 2000);
+    return found;
+  };
+  const [queues, keys, members] = await Promise.all([
+    all("listQueues", "queues"),
+    all("listKeys", "keys").catch(() => []),
+    ask("listMembers", { ids, signal }).then(({ body }) => body.members).catch(() => []),
+  ]);
+  return [namesOf(queues, keys, members), queues];
+}
+
+/** Create the fields of the filters: {element, show}. They change the filters, and call changed(). show() shows them. */
+function filterFields(filters, queues, changed) {
+  const options = (first, pairs) => [["", first], ...pairs].map(([value, text]) => el("option", { value }, text));
+  const input = (name, label, tag, attributes, ...children) => {
+    const set = () => {
+      const moment = attributes.type === "datetime-local";
+      filters[name] = moment && made.value ? new Date(made.value).toISOString() : made.value.trim();
+      if (name === "queue") filters.listener = "";
+      changed();
+    };
+    const made = el(tag, { ...attributes, onchange: set }, ...children);
+    return [made, el("label", { class: "filter" }, el("span", {}, label), made)];
+  };
+  const [type, typeBox] = input("type", "Kind", "select", {}, options("All kinds", KINDS));
+  const [queue, queueBox] = input("queue", "Queue", "select", {}, options("All queues", queues.map((one) => [one.id, one.name])));
+  const [listener, listenerBox] = input("listener", "Listener", "select", {});
+  const [from, fromBox] = input("from", "From", "input", { type: "datetime-local", step: "1" });
+  const [to, toBox] = input("to", "To", "input", { type: "datetime-local", step: "1" });
+  const [message, messageBox] = input("message", "Message ID", "input", { "data-search": true, spellcheck: "false" });
+  const clear = button("Clear filters", () => {
+    for (const name of Object.keys(filters)) filters[name] = "";
+    changed();
+  });
+
+  function show() {
+    const wanted = queues.filter((one) => !filters.queue || one.id === filters.queue);
+    const listeners = wanted.flatMap((one) => one.listeners.map(({ id, name }) => [id, filters.queue ? name : `${one.name} › ${name}`]));
+    redraw(listener, ...options("All listeners", listeners));
+    for (const [box, value] of [[type, filters.type], [queue, filters.queue], [listener, filters.listener]]) {
+      // The address may name several kinds, or what was deleted.
+      if (![...box.options].some((one) => one.value === value)) box.append(el("option", { value }, value));
+      box.value = value;
+    }
+    for (const [box, value] of [[from, filters.from], [to, filters.to]]) box.value = value ? local(value) : "";
+    message.value = filters.message;
+    clear.hidden = !Object.values(filters).some(Boolean);
+  }
+
+  const actor = filters.actor ? el("p", { class: "quiet" }, `Only events by ${filters.actor}.`) : null;
+  const box = el("div", { class: "filterbar" }, typeBox, queueBox, listenerBox, fromBox, toBox, messageBox, clear);
+  return { element: el("div", { class: "panel" }, box, actor), show };
+}
+
+/** Return a time as a datetime-local input takes it. */
+function local(time) {
+  const date = new Date(time);
+  return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+}
+
+function eventRow({ event, topic, partition, offset }, names) {
+  const time = Number.isFinite(event.at_ms) ? new Date(event.at_ms) : null;
+  const who = names.actor(event.actor);
+  const line = el(
+    "summary",
     {},
-    el("td", { "data-label": "Time" }, time),
-    el("td", { "data-label": "Type" }, el("code", {}, event.type)),
-    el("td", { "data-label": "Actor", class: "who", title: event.actor }, shortened(event.actor, 16)),
-    el("td", { "data-label": "Fields" }, box),
+    time ? el("time", { datetime: time.toISOString(), title: time.toISOString() }, clock(time)) : el("span", {}, "–"),
+    el("code", { class: `kind ${event.type.split(".")[0]}` }, event.type),
+    el("span", { class: "what" }, eventSentence(event, names)),
+    who ? el("span", { class: "who" }, who) : null,
   );
+  const box = el("details", {}, line);
+  const open = () => box.append(el("pre", { tabindex: "0" }, JSON.stringify({ topic, partition, offset, event }, null, 2)));
+  box.addEventListener("toggle", open, { once: true });
+  return el("li", {}, box);
+}
+
+/** Return the time of day; the date, too, of an earlier day. */
+function clock(time) {
+  const today = time.toDateString() === new Date().toDateString();
+  const day = today ? "" : `${time.toLocaleDateString(undefined, { month: "short", day: "numeric" })} `;
+  return `${day}${time.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" })}`;
 }

@@ -14,6 +14,7 @@ import { showOverview } from "./overview.js";
 import { inboxRemoved, showPlay } from "./play.js";
 import { showQueue } from "./queue.js";
 import { showQueues } from "./queues.js";
+import { listenToKeys, openPalette } from "./shortcuts.js";
 import { chooseOrganization, findSession, showNewOrganization, showPassword, showReset, showSignIn } from "./signin.js";
 import { firstView, showStart } from "./start.js";
 import { problemWords } from "./words.js";
@@ -129,7 +130,7 @@ function drawNavigation() {
   );
   nav.replaceChildren(
     ...(session.organization ? [at("overview", "Overview"), at("queues", "Queues"), at("log", "Log"), at("keys", "API keys"), at("members", "Members"), choice] : []),
-    ...(session.organization ? [at("start", "Get started")] : []),
+    ...(session.organization ? [at("start", "Get started"), button("Go to…", openPalette, { title: "Ctrl K. Press ? for all keys" })] : []),
     el("a", { href: "docs", target: "_blank", rel: "noopener" }, "API reference"),
     link(["password"], session.account.email, { class: "who", title: "Signed in as this account. Change the password" }),
     button("Sign out", signOut),
@@ -179,6 +180,7 @@ async function start() {
 }
 
 setInterval(growOlder, 1000);
+listenToKeys();
 window.addEventListener("hashchange", go);
 window.addEventListener("signed-out", () => {
   if (session.account) signedOut();

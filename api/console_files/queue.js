@@ -1,22 +1,22 @@
 // The page of one queue: its listeners' states, its messages, and its actions.
 
 import { ask, nextCursor } from "./api.js";
-import { button, confirmed, dialog, el, hash, link, notice, panel, since, state, tableOf } from "./dom.js";
+import { button, confirmed, dialog, el, hash, link, notice, panel, since, state } from "./dom.js";
 import { form } from "./forms.js";
 import { historyCharts } from "./history.js";
 import { listenerForm } from "./listenerform.js";
-import { each, lookAtListener, poll } from "./live.js";
+import { sortedList } from "./lists.js";
+import { concerns, poll } from "./live.js";
 import { messagesPanel } from "./messages.js";
-import { healthOf, problemWords } from "./words.js";
+import { HEALTHS, healthOf, problemWords } from "./words.js";
 
 const LOOK_MS = 5000;
-const COLUMNS = ["Listener", "State", "Backlog", "Oldest", "Retrying", "Parked", "Last error"];
 
-export async function showQueue({ main, ids, signal }) {
+export async function showQueue({ main, ids, query, signal }) {
   const found = await ask("getQueue", { ids, signal });
   const { queue } = found.body;
   const told = el("p", { class: "alert", hidden: true });
-  const listeners = listenersPanel(queue, signal);
+  const listeners = listenersPanel(queue, query, signal);
   const messages = await messagesPanel(queue, signal);
   main.replaceChildren(
     el("p", { class: "way" }, link(["queues"], "Queues"), " ›"),
@@ -34,17 +34,24 @@ export async function showQueue({ main, ids, signal }) {
     historyCharts({ operation: "getQueueStatistics", ids, signal, told }),
     messages,
   );
-  poll(signal, LOOK_MS, listeners.look, told);
+  const about = concerns(ids, "queue", "listener", "message", "delivery", "replay");
+  poll(signal, LOOK_MS, listeners.look, told, null, about);
 }
 
-function listenersPanel(queue, signal) {
-  const body = el("tbody");
+function listenersPanel(queue, query, signal) {
   const empty = el(
     "p",
     { class: "quiet", hidden: true },
     "No listeners yet. Messages are kept: a listener that starts from the beginning gets them all.",
   );
-  const table = tableOf("Listeners", COLUMNS, body, { hidden: true });
+  const list = sortedList({
+    noun: "listener",
+    columns: columnsOf(queue),
+    words: (one) => `${one.name} ${one.notify_url} ${healthOf(one)}`,
+    order: "listener",
+    query,
+  });
+  list.element.hidden = true;
   const element = panel(
     "Listeners",
     el(
@@ -53,25 +60,14 @@ function listenersPanel(queue, signal) {
       button("Create listener", () => listenerForm({ queue }), { class: "primary" }),
     ),
     empty,
-    table,
+    list.element,
   );
-  const rows = new Map();
 
   async function look() {
     const known = await allListeners(queue.id, signal);
     empty.hidden = known.length > 0;
-    table.hidden = known.length === 0;
-    for (const id of rows.keys()) if (!known.some((one) => one.id === id)) rows.delete(id);
-    for (const one of known) if (!rows.has(one.id)) rows.set(one.id, listenerRow(queue, one));
-    if (rows.size !== body.children.length) body.replaceChildren(...[...rows.values()].map((row) => row.element));
-    await each(known, async (one) => {
-      try {
-        const { listener } = await lookAtListener(queue.id, one.id, signal);
-        if (rows.has(one.id)) rows.get(one.id).draw(listener);
-      } catch (error) {
-        if (error.status !== 404) throw error; // it was deleted meanwhile
-      }
-    });
+    list.element.hidden = known.length === 0;
+    list.show(known);
   }
   return { element, look };
 }
@@ -80,28 +76,44 @@ async function allListeners(queueId, signal) {
   const found = [];
   let cursor = null;
   do {
-    const { body } = await ask("listListeners", { ids: { queue_id: queueId }, query: { limit: 1000, cursor }, signal });
+    const asked = { limit: 1000, backlog: true, cursor };
+    const { body } = await ask("listListeners", { ids: { queue_id: queueId }, query: asked, signal });
     found.push(...body.listeners);
     cursor = nextCursor(body);
   } while (cursor !== null);
   return found;
 }
 
-function listenerRow(queue, listener) {
-  const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
-  const [name, condition, waiting, oldest, retrying, parked, error] = cells;
-  name.replaceChildren(link(["queues", queue.id, "listeners", listener.id], listener.name, { class: "name" }));
-  function draw(now) {
-    name.firstChild.textContent = now.name;
-    condition.replaceChildren(state(healthOf(now)));
-    if (now.paused) condition.append(" ", el("span", { class: "quiet" }, now.paused));
-    waiting.replaceChildren((now.lag || 0).toLocaleString());
-    oldest.replaceChildren(since(now.oldest_pending_at));
-    retrying.replaceChildren((now.retrying || 0).toLocaleString());
-    parked.replaceChildren(now.parked ? el("span", { class: "state parked" }, now.parked.toLocaleString()) : "0");
-    error.replaceChildren(now.last_error || "–");
-  }
-  return { element: el("tr", {}, cells), draw };
+function columnsOf(queue) {
+  const number = (name, value, cell) => ({
+    name,
+    down: true,
+    value,
+    cell: (one) => (value(one) === undefined ? "unknown" : cell ? cell(one) : value(one).toLocaleString("en")),
+  });
+  return [
+    {
+      name: "Listener",
+      value: (one) => one.name,
+      cell: (one) => link(["queues", queue.id, "listeners", one.id], one.name, { class: "name" }),
+    },
+    {
+      name: "State",
+      value: (one) => HEALTHS.indexOf(healthOf(one)),
+      cell: (one) => [state(healthOf(one)), one.paused ? el("span", { class: "quiet" }, ` ${one.paused}`) : ""],
+    },
+    number("Backlog", (one) => one.lag),
+    {
+      name: "Oldest",
+      value: (one) => one.oldest_pending_at && Date.parse(one.oldest_pending_at),
+      cell: (one) => since(one.oldest_pending_at),
+    },
+    number("Retrying", (one) => one.retrying),
+    number("Parked", (one) => one.parked, (one) =>
+      one.parked ? el("span", { class: "state parked" }, one.parked.toLocaleString("en")) : "0",
+    ),
+    { name: "Last error", value: (one) => one.last_error || null, cell: (one) => one.last_error || "–" },
+  ];
 }
 
 function rename(queue, etag) {

@@ -1,16 +1,33 @@
 // The list of the organization's queues, with each queue's backlog and its listeners' states.
 
 import { ask, nextCursor } from "./api.js";
-import { button, dialog, el, hash, link, notice, since, state, tableOf } from "./dom.js";
+import { button, dialog, el, hash, link, notice, since, state } from "./dom.js";
 import { form } from "./forms.js";
-import { poll, visibleRows } from "./live.js";
+import { sortedList } from "./lists.js";
+import { poll } from "./live.js";
+import { HEALTHS } from "./words.js";
 
 const LOOK_MS = 5000;
-const PAGE = 50;
-const COLUMNS = ["Queue", "Listeners", "Backlog", "Oldest", "Parked"];
+const PAGE = 1000;
+const SHOWN_MAX = 2000;
+const unknown = () => el("span", { class: "quiet" }, "unknown");
+const COLUMNS = [
+  {
+    name: "Queue",
+    value: (queue) => queue.name,
+    cell: (queue) => link(["queues", queue.id], queue.name, { class: "name" }),
+  },
+  { name: "Listeners", value: worst, cell: states },
+  { name: "Backlog", down: true, value: (queue) => queue.lag, cell: (queue) => number(queue, queue.lag) },
+  {
+    name: "Oldest",
+    value: (queue) => queue.oldest_pending_at && Date.parse(queue.oldest_pending_at),
+    cell: (queue) => (queue.looked ? since(queue.oldest_pending_at) : "…"),
+  },
+  { name: "Parked", down: true, value: (queue) => queue.parked, cell: parked },
+];
 
-export async function showQueues({ main, signal }) {
-  const body = el("tbody");
+export async function showQueues({ main, query, signal }) {
   const told = el("p", { class: "alert", hidden: true });
   const damaged = el(
     "p",
@@ -28,121 +45,76 @@ export async function showQueues({ main, signal }) {
     ),
     el("div", { class: "row" }, button("Create queue", createQueue, { class: "primary" }), link(["start"], "Get started")),
   );
-  const more = button("Show more", () => addPage(), { hidden: true });
-  const table = tableOf("Queues", COLUMNS, body);
-  const find = el("input", { type: "search", placeholder: "Exact queue name", "aria-label": "Find a queue by its exact name" });
-  const search = el("form", { class: "find", role: "search" }, find, el("button", { type: "submit" }, "Find"));
-  search.addEventListener("submit", (event) => {
-    event.preventDefault();
-    findQueue(find.value);
-  });
-  const visible = visibleRows();
-  const pages = [];
-  let cursor = null;
+  const list = sortedList({ noun: "queue", columns: COLUMNS, words: (queue) => queue.name, order: "queue", query });
+  const rest = el("p", { class: "quiet", hidden: true }, `Only the ${SHOWN_MAX.toLocaleString("en")} oldest queues are shown.`);
+  const box = el("div", { class: "panel" }, list.element, rest);
 
-  async function addPage() {
-    const shown = { cursor, rows: new Map(), lookedMs: 0 };
-    const { queues, next } = await pageOf(cursor, 1, {}, signal);
-    for (const queue of queues) {
-      const row = queueRow(queue);
-      shown.rows.set(queue.id, row);
-      body.append(row.element);
-      visible.watch(row.element);
-    }
-    pages.push(shown);
-    cursor = next;
-    more.hidden = cursor === null;
-    empty.hidden = body.rows.length > 0;
-    table.hidden = body.rows.length === 0;
+  async function load(shown) {
+    const { queues, next } = await allQueues(shown, signal);
+    empty.hidden = queues.length > 0;
+    box.hidden = queues.length === 0;
+    rest.hidden = next === null;
+    list.show(queues);
   }
 
-  await addPage();
+  await load({});
   main.replaceChildren(
     el(
       "div",
       { class: "title" },
       el("h1", { tabindex: "-1" }, "Queues"),
-      search,
       button("Create queue", createQueue, { class: "primary" }),
     ),
     told,
     damaged,
     empty,
-    el("div", { class: "panel flush" }, table),
-    more,
+    box,
   );
   poll(
     signal,
     LOOK_MS,
     async () => {
-      const begunMs = Date.now();
       const { organizations } = (await ask("listOrganizations", { signal })).body;
       damaged.hidden = !organizations.some((one) => one.log_damaged);
-      // Refresh each page with a row on the screen once; scrolling brings other rows there meanwhile.
-      const isSeen = (page) => [...page.rows.values()].some((row) => visible.has(row.element));
-      const isDue = (page) => isSeen(page) && page.lookedMs < begunMs - 0.8 * LOOK_MS;
-      for (let page; (page = pages.find(isDue));) {
-        page.lookedMs = Date.now();
-        const { queues } = await pageOf(page.cursor, page.rows.size, { health: true, backlog: true }, signal);
-        const found = new Map(queues.map((queue) => [queue.id, queue]));
-        for (const [id, row] of page.rows) {
-          if (found.has(id)) {
-            row.draw(found.get(id));
-          } else {
-            page.rows.delete(id); // it was deleted meanwhile
-            row.element.remove();
-          }
-        }
-      }
+      await load({ health: true, backlog: true });
     },
     told,
-    visible.appeared,
   );
 }
 
-/**
- * Load at least `count` queues from a cursor on, if there are so many: {queues, next}. The server ends a page early if its
- * queues have many listeners.
- */
-async function pageOf(cursor, count, shown, signal) {
+/** Load the queues, at most SHOWN_MAX: {queues, next}. The server ends a page early if its queues have many listeners. */
+async function allQueues(shown, signal) {
   const queues = [];
+  let cursor = null;
   do {
     const page = (await ask("listQueues", { query: { limit: PAGE, cursor, ...shown }, signal })).body;
-    queues.push(...page.queues);
+    queues.push(...page.queues.map((one) => ({ ...one, looked: Boolean(shown.health) })));
     cursor = nextCursor(page);
-  } while (cursor !== null && queues.length < count);
+  } while (cursor !== null && queues.length < SHOWN_MAX);
   return { queues, next: cursor };
 }
 
-/** Create a row: {element, draw}. draw() shows a queue with its health and its backlog. */
-function queueRow(queue) {
-  const cells = COLUMNS.map((name) => el("td", { "data-label": name }, "…"));
-  const [name, listeners, waiting, oldest, parked] = cells;
-  name.replaceChildren(link(["queues", queue.id], queue.name, { class: "name" }));
-  function draw(now) {
-    const unknown = () => el("span", { class: "quiet" }, "unknown");
-    const some = now.listeners.length > 0;
-    if (!now.health) listeners.replaceChildren(unknown());
-    else if (!some) listeners.replaceChildren(el("span", { class: "quiet" }, "none"));
-    else
-      listeners.replaceChildren(
-        ...Object.entries(now.health).flatMap(([word, many]) => [state(word), many > 1 ? ` × ${many} ` : " "]),
-      );
-    if (now.lag === undefined) waiting.replaceChildren(unknown());
-    else waiting.replaceChildren(some ? now.lag.toLocaleString() : "–");
-    oldest.replaceChildren(since(now.oldest_pending_at));
-    if (now.parked === undefined) parked.replaceChildren(unknown());
-    else if (now.parked) parked.replaceChildren(el("span", { class: "state parked" }, now.parked.toLocaleString()));
-    else parked.replaceChildren(some ? "0" : "–");
-  }
-  return { element: el("tr", {}, cells), draw };
+/** Return how bad the worst state of a queue's listeners is; 0 is the worst. */
+function worst({ health }) {
+  return health ? Math.min(...Object.keys(health).map((word) => HEALTHS.indexOf(word)), HEALTHS.length) : null;
 }
 
-async function findQueue(name) {
-  if (!name) return;
-  const found = (await ask("listQueues", { query: { name } })).body.queues;
-  if (found.length) location.hash = hash("queues", found[0].id);
-  else notice(`No queue is named “${name}”.`);
+function states(queue) {
+  if (!queue.looked) return "…";
+  if (!queue.health) return unknown();
+  if (!queue.listeners.length) return el("span", { class: "quiet" }, "none");
+  return Object.entries(queue.health).flatMap(([word, many]) => [state(word), many > 1 ? ` × ${many} ` : " "]);
+}
+
+function number(queue, value) {
+  if (!queue.looked) return "…";
+  if (value === undefined) return unknown();
+  return queue.listeners.length ? value.toLocaleString("en") : "–";
+}
+
+function parked(queue) {
+  if (!queue.looked || !queue.parked) return number(queue, queue.parked);
+  return el("span", { class: "state parked" }, queue.parked.toLocaleString("en"));
 }
 
 function createQueue() {

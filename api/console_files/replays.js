@@ -3,10 +3,11 @@
 import { ask, nextCursor } from "./api.js";
 import { age, button, confirmed, el, notice, panel, redraw, state, table } from "./dom.js";
 import { form } from "./forms.js";
-import { poll } from "./live.js";
+import { concerns, poll } from "./live.js";
+import { paces, progressBar } from "./progress.js";
 import { count, duration, problemWords } from "./words.js";
 
-const LOOK_MS = 2000;
+const LOOK_MS = 3000;
 const ONLY = [
   ["all", "all messages"],
   ["failed", "messages that failed"],
@@ -17,30 +18,18 @@ const ONLY = [
 export async function replaysPanel(ids, signal) {
   const list = el("div");
   const told = el("p", { class: "alert", hidden: true });
-  let going = true;
+  const pace = paces();
 
   async function look() {
-    const replays = await allReplays(ids, signal);
-    const now = [];
-    for (const one of replays.reverse()) {
-      now.push(
-        isGoingOn(one) ? (await ask("getReplay", { ids: { ...ids, replay_id: one.id }, signal })).body.replay : one,
-      );
-    }
-    going = now.some(isGoingOn);
-    redraw(list, replayTable(ids, now, changed));
-  }
-
-  async function changed() {
-    going = true;
-    await look();
+    const replays = (await allReplays(ids, signal)).reverse();
+    redraw(list, replayTable(ids, replays, look, pace));
   }
 
   await look();
-  poll(signal, LOOK_MS, async () => (going ? look() : undefined), told);
+  poll(signal, LOOK_MS, look, told, null, concerns(ids, "replay", "listener"));
   return panel(
     "Replays",
-    el("details", {}, el("summary", {}, "Replay a time range"), replayForm(ids, changed)),
+    el("details", {}, el("summary", {}, "Replay a time range"), replayForm(ids, look)),
     told,
     list,
   );
@@ -61,12 +50,12 @@ async function allReplays(ids, signal) {
   return found;
 }
 
-function replayTable(ids, replays, changed) {
+function replayTable(ids, replays, changed, pace) {
   const rows = replays.map((one) => [
     [begin(one.from), " – ", new Date(one.to).toLocaleString()],
     [count(one.count, "message"), one.count_is_exact ? "" : " or more", one.only === "all" ? "" : ` (${one.only})`],
     one.notify_url || "the listener",
-    progress(one),
+    progress(one, pace),
     age(one.created_at),
     actions(ids, one, changed),
   ]);
@@ -77,12 +66,13 @@ function begin(time) {
   return Date.parse(time) === 0 ? "the beginning" : new Date(time).toLocaleString();
 }
 
-function progress(replay) {
+function progress(replay, pace) {
   const shown = [state(replay.state)];
   if (replay.paused) shown.push(` ${replay.paused}`);
-  if (isGoingOn(replay)) {
-    const part = Math.round(replay.progress * 1000) / 10;
-    shown.push(" ", el("progress", { max: 1, value: replay.progress, "aria-label": `${part} %` }), ` ${part} %`);
+  if (isGoingOn(replay) && replay.progress !== undefined) {
+    const done = Math.round(replay.progress * replay.count);
+    const perS = replay.state === "running" ? pace(replay.id, done) : null;
+    shown.push(progressBar({ done, all: replay.count, noun: "message", perS, label: "Progress of the replay" }));
   }
   return shown;
 }

@@ -112,6 +112,9 @@ export function deliverySentence(delivery, listener, message, nowMs) {
   }
 }
 
+/** The states of a listener, from the worst to the best. */
+export const HEALTHS = ["down", "failing", "paused", "replaying", "new", "healthy"];
+
 /** Return the word for a listener's state: its health, or what a server says that does not know its health. */
 export function healthOf(listener) {
   return listener.health || listener.state || "unknown";

@@ -9,7 +9,7 @@ can add them up. Pure; callers pass in the time. Not for: when a listener counts
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -42,7 +42,7 @@ class Facts:
     """The facts about a listener's deliveries from which its health is computed.
 
     `down` is False once the liveness_url answers 2xx, even if attempts still fail. `accepted` and `refused` count the
-    attempts of the last MINUTES minutes.
+    attempts of the last MINUTES minutes. `error` is that of the latest failure, unless an attempt was accepted since.
     """
 
     down: bool = False
@@ -52,6 +52,7 @@ class Facts:
     refused: int = 0
     accepted_at_ms: int = 0  # last time; 0 for never
     refused_at_ms: int = 0  # last time; 0 for never
+    error: str | None = None
 
     @property
     def failing(self) -> bool:
@@ -169,16 +170,20 @@ def facts(*, down: bool, parked: int, retrying: int, recent: Iterable[Recent], a
 
 def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
     """Return the facts about a listener from its cursors in all partitions."""
-    down, counted = False, []
+    down, counted, error = False, [], None
     for cursor in cursors:
         counts = read(cursor.counts)
+        error = error or cursor.error
         down = down or (cursor.state == "down" and not counts.alive)
         if cursor.counts:
             counted.append(counts)
-    return facts(
+    found = facts(
         down=down,
         parked=sum(one.parked for one in counted),
         retrying=sum(one.retrying for one in counted),
         recent=[one.recent for one in counted],
         at_ms=at_ms,
     )
+    # After an accepted attempt, the cursor of another partition may still name the error of an earlier attempt.
+    stale = found.accepted_at_ms > found.refused_at_ms and not down
+    return found if stale else replace(found, error=error)

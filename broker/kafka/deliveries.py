@@ -169,10 +169,6 @@ class KafkaDeliveries:
             if since_ms is not None:
                 oldest.append(since_ms)
         known = facts_of(places.values(), time.time_ns() // 1_000_000)
-        error = next((place.error for place in places.values() if place.error is not None), None)
-        if known.accepted_at_ms > known.refused_at_ms and not known.down:
-            # The listener has accepted a message since this error, which another partition's cursor still names.
-            error = None
         state = "live"
         if lag and any(place.state == "down" for place in places.values()):
             state = "down"
@@ -180,7 +176,7 @@ class KafkaDeliveries:
             state="paused" if listener.paused is not None else state,
             lag=lag,
             oldest_pending_at_ms=min(oldest, default=None),
-            last_error=error,
+            last_error=known.error,
             facts=known,
         )
 

@@ -103,6 +103,12 @@ class ListenerHealth(ListenerFields):
     """The time of the last attempt that the listener accepted; null if there is none."""
     last_failure_at: Time | UnsetType | None = UNSET
     """The time of the last attempt that failed; null if there is none."""
+    last_error: str | UnsetType | None = UNSET
+    """The last error of an attempt or a liveness check; null if there is none."""
+    lag: Count | UnsetType = UNSET
+    """The number of messages still to be delivered, without parked ones and those whose `deliver_at` is to come."""
+    oldest_pending_at: Time | UnsetType | None = UNSET
+    """The time at which the oldest of these messages was put; null if there is none."""
 
 
 class ListenerNow(ListenerHealth):
@@ -110,12 +116,6 @@ class ListenerNow(ListenerHealth):
 
     state: str | UnsetType = UNSET
     """`live`, `down` or `paused`. It does not say whether a live listener accepts what it is sent; `health` does."""
-    lag: Count | UnsetType = UNSET
-    """The number of messages still to be delivered, without parked ones and those whose `deliver_at` is to come."""
-    oldest_pending_at: Time | UnsetType | None = UNSET
-    """The time at which the oldest of these messages was put; null if there is none."""
-    last_error: str | UnsetType | None = UNSET
-    """The last error of an attempt or a liveness check; null if there is none."""
 
 
 class ListenerNowAnswer(Answer):

@@ -47,6 +47,13 @@ class ReplayFields(ReplaySpan):
     """The time at which the replay ended; null before."""
 
 
+class ReplayListed(ReplayFields):
+    """A replay in a list."""
+
+    progress: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    """The finished part, from 0 to 1. It is left out while it can't be read."""
+
+
 class ReplayNow(ReplayFields):
     """A replay with its progress."""
 
@@ -102,7 +109,7 @@ class ReplayAnswer(Answer):
 class ReplaysAnswer(Answer):
     """A page of a listener's replays."""
 
-    replays: list[ReplayFields]
+    replays: list[ReplayListed]
     """The replays, oldest first."""
     links: PageLinks = field(name="_links")
     """Links to this page and the next."""

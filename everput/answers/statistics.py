@@ -95,6 +95,8 @@ class AttentionFields(Named):
     """The time of the last attempt that the listener accepted; null if there is none."""
     last_failure_at: Time | None
     """The time of the last attempt that failed; null if there is none."""
+    last_error: str | None
+    """The last error of an attempt or a liveness check; null if there is none."""
 
 
 class OverviewAnswer(Answer):

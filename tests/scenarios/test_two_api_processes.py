@@ -1,5 +1,6 @@
-"""Two `everput api` processes on one Kafka: a name that both are asked for at once is taken once, and each tells what the
-other stored."""
+"""Two `everput api` processes on one Kafka: a name that both are asked for at once is taken once, and each tells what
+the other stored.
+"""
 
 from __future__ import annotations
 

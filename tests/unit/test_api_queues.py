@@ -159,9 +159,15 @@ async def test_a_paused_listener_says_so_until_it_is_resumed(api):
 
 
 async def test_a_listeners_condition_is_shown_when_it_is_known():
-    facts = Facts(down=True, parked=2, retrying=1, accepted=1, refused=9, refused_at_ms=1_000)
+    facts = Facts(down=True, parked=2, retrying=1, accepted=1, refused=9, refused_at_ms=1_000, error="refused")
 
     class Status(NoDeliveries):
+        async def facts(self, listeners):
+            return {one.id: facts for one in listeners}
+
+        async def backlogs(self, listeners):
+            return {one.id: Backlog(3, 0) for one in listeners}
+
         async def condition(self, listener):
             return ListenerCondition(state="down", lag=3, oldest_pending_at_ms=0, last_error="refused", facts=facts)
 
@@ -177,8 +183,9 @@ async def test_a_listeners_condition_is_shown_when_it_is_known():
     times = {"last_success_at": None, "last_failure_at": "1970-01-01T00:00:01.000Z"}
     assert counts | latest | times == {name: listener[name] for name in (*counts, *latest, *times)}
     (listed,) = (await api.get(f"/v1/queues/{queue_id}/listeners")).json()["listeners"]
-    assert listed == {name: one for name, one in listener.items() if name in listed}
-    assert counts.keys() <= listed.keys()
+    assert listed == {name: one for name, one in listener.items() if name not in ("state", "lag", "oldest_pending_at")}
+    (listed,) = (await api.get(f"/v1/queues/{queue_id}/listeners?backlog=true")).json()["listeners"]
+    assert listed == {name: one for name, one in listener.items() if name != "state"}
 
 
 class CountedStatus(NoDeliveries):

@@ -76,7 +76,7 @@ async def test_it_begins_is_listed_and_shown_with_its_progress(api, cursors):
     shown = (await api.get(f"{path}/replays/{begun['id']}")).json()["replay"]
     assert shown["progress"] == 0.75
     listed = (await api.get(f"{path}/replays")).json()["replays"]
-    assert [one["id"] for one in listed] == [begun["id"]]
+    assert [(one["id"], one["progress"]) for one in listed] == [(begun["id"], 0.75)]
 
 
 async def test_it_has_finished_when_the_workers_have_said_so_of_every_partition(api):

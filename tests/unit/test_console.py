@@ -204,6 +204,8 @@ VERBS = {
         "Reset",
         "Accept",
         "Invite",
+        "Clear",
+        "Go",
     ),
 }
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 from memory import MemoryRecords
 from test_api_accounts import PASSWORD, SAME, WHO
 from test_api_server import live_api
 
 from api import console
+from broker.audit.feed import ChangeFeed
 from broker.commands.context import now_ms
 from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, StatisticsCounted
@@ -63,13 +66,17 @@ def hour_of(queue_id: str, listener_id: str) -> StatisticsCounted:
 
 
 class Shop(NamedTuple):
-    """A server, and the ids of a queue and its listener that was served for an hour. `records` are those of the log."""
+    """A server, and the ids of a queue and its listener that was served for an hour.
+
+    `records` are those of the log, and `feed` tells its changes.
+    """
 
     url: str
     queue: str
     listener: str
     organization: str
     records: MemoryRecords
+    feed: ChangeFeed
 
 
 class OneDown(NoDeliveries):
@@ -101,7 +108,7 @@ async def shop() -> AsyncIterator[Shop]:
         listener = (await http.put(listeners, json={"name": "billing", **urls}, headers=headers)).json()["listener"]
         assert (await http.put(listeners, json={"name": "mail", **urls}, headers=headers)).status_code == 200
         statistics.events.append(hour_of(queue, listener["id"]))
-        yield Shop(str(http.base_url), queue, listener["id"], made["id"], api.records)
+        yield Shop(str(http.base_url), queue, listener["id"], made["id"], api.records, api.reader.feed)
 
 
 async def opened(page: Browser, url: str, path: str) -> None:
@@ -193,6 +200,126 @@ async def test_the_list_of_queues_shows_backlogs_and_states_without_a_request_fo
         assert await page.run(cells) == ["shop/orders", "down healthy ", "14", "1 min", "1"]
         asked = "performance.getEntriesByType('resource').map((one) => new URL(one.name).pathname)"
         assert [path for path in await page.run(asked) if "/v1/queues/" in path] == []
+        assert page.errors == []
+
+
+async def many_listeners(shop: Shop, number: int) -> None:
+    """Create listeners named `listener 0` and so on."""
+    async with httpx.AsyncClient(base_url=shop.url, headers=SAME, timeout=60) as http:
+        await http.post("/v1/sessions", json=WHO)
+        http.headers["everput-organization"] = shop.organization
+        urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
+        for name in (f"listener {at}" for at in range(number)):
+            made = await http.put(f"/v1/queues/{shop.queue}/listeners", json={"name": name, **urls})
+            assert made.status_code in (200, 422), "422: it is there already"
+
+
+NAMES = "[...document.querySelectorAll('main tbody tr a.name')].map((one) => one.textContent)"
+ASKED = "performance.getEntriesByType('resource').map((one) => new URL(one.name).pathname)"
+
+
+@needs_chromium
+async def test_a_queue_shows_sixty_listeners_with_one_request_and_finds_and_sorts_them(shop: Shop):
+    await many_listeners(shop, 58)
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, f"/queues/{shop.queue}")
+        await page.until(f"{NAMES}.length === 60")
+        paths = [path for path in await page.run(ASKED) if f"/v1/queues/{shop.queue}/listeners" in path]
+        assert set(paths) == {f"/v1/queues/{shop.queue}/listeners"}, "none of one listener"
+        assert (await page.run(NAMES))[:4] == ["billing", "listener 0", "listener 1", "listener 2"]
+        status = "document.querySelector('.tools [role=status]').textContent"
+        assert await page.run(status) == "60 listeners"
+        head = "[...document.querySelectorAll('th')].find((one) => one.textContent === 'State')"
+        await page.run(f"{head}.querySelector('button').click()")
+        assert await page.run(f"{head}.getAttribute('aria-sort')") == "ascending"
+        assert (await page.run(NAMES))[0] == "mail", "the one that is down"
+        await page.run(f"{head}.querySelector('button').click()")
+        assert await page.run(f"{head}.getAttribute('aria-sort')") == "descending"
+        assert (await page.run(NAMES))[-1] == "mail"
+        search = "document.querySelector('.tools input')"
+        await page.run(f"{search}.value = 'LISTENER 5'; {search}.dispatchEvent(new Event('input'))")
+        assert sorted(await page.run(NAMES)) == [
+            *("listener 5", "listener 50", "listener 51", "listener 52"),
+            *("listener 53", "listener 54", "listener 55", "listener 56", "listener 57"),
+        ]
+        assert await page.run(status) == "9 of 60 listeners"
+        address = await page.run("location.href")
+        await page.go(address)
+        await page.until(f"{NAMES}.length === 9")
+        assert page.errors == []
+
+
+@needs_chromium
+async def test_a_page_asks_nothing_until_something_changes_and_then_shows_it(shop: Shop):
+    looks = asyncio.Queue[None]()
+    look = shop.feed._look
+
+    async def counted() -> None:
+        await look()
+        looks.put_nowait(None)
+
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, f"/queues/{shop.queue}")
+        await page.until(f"{NAMES}.length === 2")
+        listing = f"{ASKED}.filter((one) => one.endsWith('/listeners')).length"
+        await page.until(f"{listing} === 2")  # again when the stream opens
+        shop.feed._look = counted
+        for _ in range(9):  # a second each; a page that polled would ask every five
+            await looks.get()
+        assert await page.run(listing) == 2
+        await many_listeners(shop, 1)
+        await page.until(f"{NAMES}.length === 3")
+        assert page.errors == []
+
+
+@needs_chromium
+async def test_a_page_polls_when_there_is_no_stream_of_changes(shop: Shop):
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, f"/queues/{shop.queue}")
+        await page.until(f"{NAMES}.length === 2")
+        shop.feed.stop()
+        await many_listeners(shop, 1)
+        await page.until(f"{NAMES}.length === 3")
+        assert page.errors == []
+
+
+@needs_chromium
+async def test_the_log_shows_names_newest_first_and_follows(shop: Shop):
+    lines = "[...document.querySelectorAll('.events .what')].map((one) => one.textContent)"
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, "/log")
+        await page.until(f"{lines}.length > 0")
+        assert (await page.run(lines))[:5] == [
+            "Listener mail of shop/orders created",
+            "Listener billing of shop/orders created",
+            "Queue shop/orders created",
+            f"{WHO['email']} joined",
+            "Organization shop created",
+        ]
+        assert await page.run("document.querySelector('.events .who').textContent") == WHO["email"]
+        await many_listeners(shop, 1)
+        await page.until(f"{lines}[0] === 'Listener listener 0 of shop/orders created'")
+        await page.run("document.querySelector('.events details').open = true")
+        await page.until("document.querySelector('.events pre')?.textContent.includes('listener.created')")
+        waits = "document.querySelector('.fresh')"
+        async with httpx.AsyncClient(base_url=shop.url, headers=SAME, timeout=60) as http:
+            await http.post("/v1/sessions", json=WHO)
+            http.headers["everput-organization"] = shop.organization
+            await http.put("/v1/queues", json={"name": "shop/returns"})
+        await page.until(f"!{waits}.hidden")
+        assert await page.run(f"{waits}.textContent") == "Show 1 new event", "the reader has an event open"
+        await page.run(f"{waits}.click()")
+        assert (await page.run(lines))[0] == "Queue shop/returns created"
+        kind = "document.querySelector('.filterbar select')"
+        await page.run(f"{kind}.value = 'queue'; {kind}.dispatchEvent(new Event('change'))")
+        await page.until(f"{lines}.length === 2")
+        assert "type=queue" in await page.run("location.hash")
+        await page.go(await page.run("location.href"))
+        await page.until(f"{lines}.length === 2")
         assert page.errors == []
 
 
