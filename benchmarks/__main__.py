@@ -1,4 +1,4 @@
-"""`python -m benchmarks [rates | cost | isolation | replay | return | scale | audit]`: each prints JSON with ratios.
+"""`python -m benchmarks NAME`, where NAME is one in the table of README.md: each prints JSON with ratios.
 
 Each benchmark starts `everput serve` (embedded Kafka, fsync before each answer) on a temporary folder, and a sink and
 publishers as separate processes on the same machine. `make bench` is `rates`. The sizes are options.
@@ -18,6 +18,7 @@ from benchmarks.isolation import isolation
 from benchmarks.rates import bench
 from benchmarks.replaying import replaying
 from benchmarks.scale import scale
+from benchmarks.scaling import scaling
 
 
 def _numbers(text: str) -> list[int]:
@@ -65,6 +66,10 @@ def main() -> None:
     one.add_argument("--listeners", type=int, default=10_000, help="0 skips it")
     one.add_argument("--queues", type=int, default=1_000)
     one.add_argument("--log", type=int, default=5_000_000, help="messages; 0 skips it")
+    one = which.add_parser("scaling", help="the cost model of docs/scaling.md, and how well it predicts other loads")
+    one.add_argument("--messages", type=int, default=10_000)
+    one.add_argument("--rounds", type=int, default=3)
+    one.add_argument("--idle-s", type=int, default=30)
     one = which.add_parser("audit", help="reading the log: a story, verify, exports, compared with a bare Kafka read")
     one.add_argument("--events", type=int, default=2_000_000)
     one.add_argument("--listeners", type=int, default=0, help="listeners of the queue; everything is delivered first")
@@ -75,7 +80,7 @@ def main() -> None:
     options = vars(parser.parse_args(given))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     benchmark = {"rates": bench, "isolation": isolation, "replay": replaying, "return": back, "scale": scale}
-    found = (benchmark | {"audit": auditing, "cost": cost})[options.pop("which")](**options)
+    found = (benchmark | {"audit": auditing, "cost": cost, "scaling": scaling})[options.pop("which")](**options)
     print(json.dumps(found, indent=1))
 
 

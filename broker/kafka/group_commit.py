@@ -86,7 +86,7 @@ class GroupCommit:
         self._partitions = topic.partitions
         self.timeout_s = timeout_s
         self.durable = Histogram()
-        self.in_doubt = self.refused = 0
+        self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
         # By partition, the messages with an ordering key that wait for a batch, if there are any.
@@ -269,6 +269,7 @@ class GroupCommit:
             if not item.done.done():
                 item.done.set_result((partition, offset))
             offset += item.count
+        self.batches += 1
         self._proofs_s[batch.leader] = max(batch.sent_s, self._proofs_s.get(batch.leader, 0.0))
         begun_s = _now_s() + self.timeout_s
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])

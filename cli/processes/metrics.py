@@ -71,6 +71,8 @@ def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
         failed.add_metric(["in-doubt"], writer.in_doubt)
         failed.add_metric(["refused"], writer.refused)
         yield failed
+        text = "Record batches in which Kafka has stored messages, each with one fsync"
+        yield CounterMetricFamily("everput_put_batches", text, value=writer.batches)
         yield GaugeMetricFamily("everput_puts_waiting", "Messages put that no batch has yet", writer.waiting)
         yield GaugeMetricFamily("everput_puts_waiting_bytes", "What they carry", writer.waiting_bytes)
 
