@@ -16,13 +16,15 @@ from msgspec import UNSET, UnsetType
 
 from api.calls import Call
 from api.etags import Item
+from api.message_filters import Filters, filters, narrowed
 from api.page_tokens import PageTokens
 from api.pages import Span, optional_rfc3339, page_limit, rfc3339, span, time_parameter
 from api.problems import BadHeader
 from api.shapes import BatchBody, MessageBody, MessageDataBody
-from broker.commands.changes import StoredMessage, delete_message, find_message, newest_messages, update_message
-from broker.commands.context import find_queue
+from broker.commands.changes import StoredMessage, delete_message, find_message, update_message
+from broker.commands.context import find_queue, now_ms
 from broker.commands.idempotency import Idempotency, Stored
+from broker.commands.listing import ListedMessage, list_messages
 from broker.commands.puts import Put, append_puts, new_batch, new_put, put_message
 from broker.core import trace
 from broker.core.entities import Listener, Queue
@@ -143,12 +145,14 @@ class Messages:
     async def list(self, call: Call) -> Any:
         """List the messages of a queue, newest first, without deleted messages.
 
-        A page may be short, or empty, while `_links.next` says that there are more messages.
+        A page may be short, or empty, while `_links.next` says that there are more messages. With `deliveries=true`,
+        each message has the states of its deliveries.
         """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         path = f"/v1/queues/{queue.id}/messages"
         query = call.query()
         limit = page_limit(query)
+        asked_for = filters(query, queue)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
             # Retention may have deleted messages since the previous page: begin where the log begins now.
@@ -159,11 +163,23 @@ class Messages:
             begin = await self._log.offsets_at(begin_ms or 0)
             end = await (self._log.end_offsets() if end_ms is None else self._log.offsets_at(end_ms))
             asked = Span(begin, end)
-        found, rest = await newest_messages(self._all, queue, begin=asked.begin, end=asked.end, limit=limit)
-        more = any(begin < end for begin, end in zip(asked.begin, rest, strict=True))
-        position = Span(asked.begin, tuple(rest)).position()
-        page_token = self._tokens.seal(position, queue.organization_id, path) if more else None
-        return {"messages": [_fields(message) for message in found], "_links": call.links(path, query, page_token)}
+        asked = await narrowed(asked, asked_for, self._log, listener_given="listener" in query)
+        found, first, last = await list_messages(
+            self._all,
+            self._deliveries,
+            queue,
+            asked_for.messages,
+            listeners=asked_for.listeners,
+            begin=asked.begin,
+            end=asked.end,
+            limit=limit,
+            with_states=asked_for.deliveries,
+            at_ms=now_ms(),
+        )
+        more = any(begin < end for begin, end in zip(first, last, strict=True))
+        page_token = self._tokens.seal(Span(first, last).position(), queue.organization_id, path) if more else None
+        messages = [_listed(one, asked_for) for one in found]
+        return {"messages": messages, "_links": call.links(path, query, page_token)}
 
     async def get(self, call: Call) -> Any:
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
@@ -247,11 +263,32 @@ def _fields(message: StoredMessage) -> dict[str, Any]:
         "id": message.put.message_id,
         "name": message.put.name,
         "data": message.data,
+        "size": len(message.data.encode()),
         "key": message.put.key,
         "deliver_at": optional_rfc3339(message.put.deliver_at_ms or None),
         "created_at": rfc3339(message.put.at_ms),
         "updated_at": optional_rfc3339(message.updated_at_ms),
     }
+
+
+def _listed(one: ListedMessage, asked_for: Filters) -> dict[str, Any]:
+    """Return the JSON fields of a message in a list."""
+    fields = _fields(one.message)
+    if not asked_for.data:
+        fields["data"] = ""
+    if one.deliveries is not None and asked_for.deliveries:
+        fields["listeners"] = [
+            {
+                "id": listener.id,
+                "name": listener.name,
+                "state": known.state,
+                "attempts": known.attempts,
+                "next_attempt_at": optional_rfc3339(known.next_attempt_at_ms),
+            }
+            for listener in asked_for.listeners
+            if (known := one.deliveries.get(listener.id)) is not None
+        ]
+    return fields
 
 
 def _steps(attempt: Attempt) -> dict[str, Any]:

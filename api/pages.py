@@ -107,11 +107,11 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
         ) from None
 
 
-def flag_parameter(query: Mapping[str, str], name: str) -> bool:
-    """Return whether a parameter of the query is `true`. A missing parameter is False. Raises BadParameter for other
-    texts.
+def flag_parameter(query: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    """Return whether a parameter of the query is `true`. A missing parameter has the value `default`. Raises
+    BadParameter for other texts.
     """
-    text = query.get(name, "false")
+    text = query.get(name, "true" if default else "false")
     if text not in ("true", "false"):
         raise BadParameter(f"The parameter {name} must be true or false.", parameter=name)
     return text == "true"

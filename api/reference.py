@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from api import shapes
+from broker.commands.listing import STATES
+from broker.core.names import NAME_CHARS_MAX
 from everput import answers
 
 _QUEUE: Final = "/v1/queues/{queue_id}"
@@ -79,6 +81,7 @@ def parameters(method: str, path: str) -> frozenset[str]:
 
 _TEXT: Final = MappingProxyType({"type": "string"})
 _TIME: Final = MappingProxyType({"type": "string", "format": "date-time"})
+_NAME_TEXT: Final = MappingProxyType({"type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX})
 _LIMIT = Parameter(
     "limit", "The most items on a page. Default: 100.", {"type": "integer", "minimum": 1, "maximum": 1000}
 )
@@ -122,6 +125,32 @@ _BACKLOG = Parameter(
 )
 _BACKLOG_OF_EACH: Final = (
     "Show how many messages wait for each listener, and since when. This reads the log, so it takes longer."
+)
+_MESSAGE_FILTERS = (
+    Parameter(
+        "state",
+        "Only messages with a delivery in this state. `scheduled`: pending until the message's `deliver_at`.",
+        {"type": "string", "enum": list(STATES)},
+    ),
+    Parameter("listener", "Only deliveries to the listener with this ID, and the messages that it gets.", _TEXT),
+    Parameter("name", "Only messages with exactly this name.", _NAME_TEXT),
+    Parameter("key", "Only messages with exactly this ordering key.", _NAME_TEXT),
+    Parameter(
+        "q",
+        "Only messages whose name or ordering key contains this text, in upper or lower case, or whose ID begins with "
+        "it.",
+        _NAME_TEXT,
+    ),
+    Parameter(
+        "deliveries",
+        "Show the state of each message's delivery to each listener.",
+        {"type": "boolean", "default": False},
+    ),
+    Parameter(
+        "data",
+        "Show the data of each message. Otherwise the data is empty, and only `size` tells of it.",
+        {"type": "boolean", "default": True},
+    ),
 )
 _STATISTICS = (
     Parameter("from", "The start of the time range; default: an hour before its end. Kept for 30 days.", _TIME),
@@ -344,7 +373,7 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         "listMessages",
         "List a queue's messages",
         answers.MessagesAnswer,
-        parameters=(_FROM, _TO, *_PAGE),
+        parameters=(_FROM, _TO, *_MESSAGE_FILTERS, *_PAGE),
         problems=(400, 404, 422),
     ),
     ("GET", _MESSAGE): OperationDoc(

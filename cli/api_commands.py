@@ -177,6 +177,8 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         if value.keys() == {"id", "name"}:
             return str(value["name"])
+        if value.keys() >= {"id", "name", "state", "attempts"}:  # a delivery to a listener
+            return f"{value['name']}: {value['state']}"
         return ", ".join(f"{name}: {_text(one)}" for name, one in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "\n".join(_text(one) for one in value)

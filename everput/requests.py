@@ -271,10 +271,26 @@ def put_batch(
 
 
 def list_messages(
-    queue_id: str, *, begin: str | None = None, end: str | None = None
+    queue_id: str,
+    *,
+    begin: str | None = None,
+    end: str | None = None,
+    state: str | None = None,
+    listener_id: str | None = None,
+    name: str | None = None,
+    key: str | None = None,
+    text: str | None = None,
+    deliveries: bool = False,
+    data: bool = True,
 ) -> Request[answers.MessagesAnswer]:
-    """List a queue's messages, newest first. `begin` and `end` are RFC 3339 times."""
-    said = {"from": begin, "to": end}
+    """List a queue's messages, newest first. `begin` and `end` are RFC 3339 times.
+
+    The other filters: the `state` of a delivery, the listener of that delivery, the exact `name`, the exact ordering
+    `key`, and `text`, which is a part of the name or the key, or the beginning of the ID. With `deliveries`, each
+    message has the states of its deliveries. Without `data`, the data is empty.
+    """
+    said = {"from": begin, "to": end, "state": state, "listener": listener_id, "name": name, "key": key, "q": text}
+    said |= {"deliveries": "true" if deliveries else None, "data": None if data else "false"}
     query = {name: value for name, value in said.items() if value is not None}
     return Request(method="GET", path=_queue(queue_id, "messages"), answer=answers.MessagesAnswer, query=query)
 

@@ -22,6 +22,7 @@ from broker.kafka.cursors import KafkaCursors
 from broker.kafka.deliveries import KafkaDeliveries
 from broker.kafka.log import KafkaLog
 from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.queue_states import KafkaQueueStates
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.statistics import KafkaStatistics
 from broker.kafka.topics import topics
@@ -60,6 +61,11 @@ class NoDeliveries:
         self, _message_id: str, _partition: int, _offset: int, listeners: Sequence[Listener], *_at_ms: int
     ) -> Mapping[str, DeliveryState]:
         return {one.id: DeliveryState(state="pending") for one in listeners}
+
+    def of_queue(self, listeners: Sequence[Listener]) -> KafkaQueueStates:
+        kafka = KafkaSettings(bootstrap="unused", partitions=2)
+        outstanding = KafkaOutstanding(kafka, OutstandingTopic(), ReadSlots())
+        return KafkaQueueStates(NoCursors(), outstanding, listeners, partitions=2)
 
     async def condition(self, listener: Listener) -> ListenerCondition:
         return ListenerCondition(state="live" if listener.paused is None else "paused", lag=0)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from broker.core.codec import decode, encode
 from broker.core.events import Event, KeptDelivery
 from broker.errors import LogUnavailable
-from broker.kafka.requests import EARLIEST, FetchResult, KafkaRequests, Record
+from broker.kafka.requests import EARLIEST, LATEST, FetchResult, KafkaRequests, Record
 
 
 class OutstandingTopic:
@@ -37,8 +37,10 @@ class OutstandingTopic:
                 self.write(partition, key, value)
 
     def write(self, partition: int, key: bytes, value: bytes | None) -> int:
-        """The record is there now; its offset."""
-        self.records[partition].append(Record(len(self.records[partition]), 0, key, value, ()))
+        """The record is there now; its offset. Its time is that of its event; a tombstone has that of the one before."""
+        before = next((one.timestamp for one in reversed(self.records[partition]) if one is not None), 0)
+        at_ms = before if value is None else decode(value).at_ms
+        self.records[partition].append(Record(len(self.records[partition]), at_ms, key, value, ()))
         return len(self.records[partition]) - 1
 
     async def _asked(self) -> None:
@@ -53,7 +55,12 @@ class OutstandingTopic:
             await self.append_one(event.partition, key, encode(event))
 
     async def offsets(self, _topic: str, at_ms) -> dict[int, int]:
-        return {number: 0 if at == EARLIEST else len(self.records[number]) for number, at in at_ms.items()}
+        found = {}
+        for number, at in at_ms.items():
+            records = [one for one in self.records[number] if one is not None]
+            later = next((one.offset for one in records if one.timestamp >= at), -1)
+            found[number] = {EARLIEST: 0, LATEST: len(self.records[number])}.get(at, later)
+        return found
 
     async def read(self, _topic: str, partition: int, offset: int, *, bytes_max: int = 1 << 20) -> FetchResult:
         await self._asked()

@@ -10,7 +10,7 @@ partition answers which listeners had the message. After ANSWER_S without an ans
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class StoredMessage:
     """A message as it is stored now.
 
     `put` is the event of the original put, and `data` is the current data. `version` is 1 and increases with each
-    update. In a list, `partition` and `offset` are not known, and -1.
+    update.
     """
 
     put: MessagePut
@@ -84,25 +84,35 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
 
 
 async def newest_messages(
-    log: Log, queue: Queue, *, begin: Sequence[int], end: Sequence[int], limit: int
+    log: Log,
+    queue: Queue,
+    *,
+    begin: Sequence[int],
+    end: Sequence[int],
+    limit: int,
+    wanted: Callable[[bytes], bool] | None = None,
 ) -> tuple[list[StoredMessage], list[int]]:
     """Return a page of the queue's messages with their current data, and the position where the next page begins.
-    Deleted messages are left out. Raises LogUnavailable if Kafka does not answer.
+
+    Deleted messages are left out, and records for whose value `wanted` returns False. Raises LogUnavailable if Kafka
+    does not answer.
     """
     while True:
-        values, rest = await log.messages.newest(
-            queue.id, begin=begin, end=end, limit=limit, organization_id=queue.organization_id
+        records, rest = await log.messages.newest(
+            queue.id, begin=begin, end=end, limit=limit, organization_id=queue.organization_id, wanted=wanted
         )
-        puts = [put for value in values if (put := _decoded(value)) is not None]
-        places = {put.message_id: place for put in puts if (place := parse_message_id(put.message_id)) is not None}
+        puts = [(put, record) for record in records if (put := _decoded(record.value)) is not None]
+        places = {put.message_id: place for put, _ in puts if (place := parse_message_id(put.message_id)) is not None}
         try:
             changes = await log.changes.latest(places, organization_id=queue.organization_id, bytes_max=_PAGE_BYTES_MAX)
         except TooMuch:
             limit = max(1, limit // 2)
             continue
-        changed = ((put, changes.get(put.message_id)) for put in puts)
-        there = [(put, one) for put, one in changed if one is None or not isinstance(one.event, MessageDeleted)]
-        return [_stored(put, change) for put, change in there], rest
+        changed = ((*found, changes.get(found[0].message_id)) for found in puts)
+        there = [one for one in changed if one[2] is None or not isinstance(one[2].event, MessageDeleted)]
+        return [
+            _stored(put, change, partition=record.partition, offset=record.offset) for put, record, change in there
+        ], rest
 
 
 async def update_message(
@@ -195,7 +205,7 @@ def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetTyp
     return found.version
 
 
-def _stored(put: MessagePut, change: CountingChange | None, *, partition: int = -1, offset: int = -1) -> StoredMessage:
+def _stored(put: MessagePut, change: CountingChange | None, *, partition: int, offset: int) -> StoredMessage:
     updated = change.event if change is not None and isinstance(change.event, MessageUpdated) else None
     return StoredMessage(
         put=put,

@@ -24,6 +24,7 @@ from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.answers import AnswersOfMessage
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.outstanding import KafkaOutstanding
+from broker.kafka.queue_states import KafkaQueueStates
 from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 from broker.kafka.scan import scan
@@ -65,6 +66,10 @@ class KafkaDeliveries:
         self.cursors = KafkaCursors(kafka, requests)
         self._outstanding = KafkaOutstanding(kafka, requests, read_slots)
         self._read_slots = read_slots
+
+    def of_queue(self, listeners: Sequence[Listener]) -> KafkaQueueStates:
+        """See ports.Deliveries."""
+        return KafkaQueueStates(self.cursors, self._outstanding, listeners, self._messages.partitions)
 
     async def states(
         self,

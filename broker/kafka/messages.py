@@ -20,7 +20,7 @@ from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
-from broker.ports import Acknowledged, BuildRecord
+from broker.ports import Acknowledged, BuildRecord, StoredRecord
 from broker.time_offsets import offsets_since
 
 log = logging.getLogger(__name__)
@@ -200,29 +200,42 @@ class MessagesTopic:
         return total, exact
 
     async def newest(
-        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
-    ) -> tuple[list[bytes], list[int]]:
+        self,
+        queue_id: str,
+        *,
+        begin: Sequence[int],
+        end: Sequence[int],
+        limit: int,
+        organization_id: str,
+        wanted: Callable[[bytes], bool] | None = None,
+    ) -> tuple[list[StoredRecord], list[int]]:
         """See ports.MessageLog.newest."""
         # Read one partition after the other, to have little in memory at a time.
         async with self._read_slots.slot(organization_id):
             chunks = [
-                await self._chunk(number, queue_id, *bounds)
+                await self._chunk(number, queue_id, *bounds, wanted)
                 for number, bounds in enumerate(zip(begin, end, strict=True))
             ]
         return newest(chunks, limit, bytes_max=_PAGE_BYTES_MAX)
 
-    async def _chunk(self, partition: int, queue_id: str, begin: int, end: int) -> Chunk[bytes]:
+    async def _chunk(
+        self, partition: int, queue_id: str, begin: int, end: int, wanted: Callable[[bytes], bool] | None
+    ) -> Chunk[StoredRecord]:
         """Read the last _CHUNK records of a partition before `end`. If the queue's messages are large, read fewer."""
         start = max(begin, end - _CHUNK)
-        found: deque[Found[bytes]] = deque()
+        found: deque[Found[StoredRecord]] = deque()
         held = 0
         oldest_at_ms: int | None = None
         queue = queue_id.encode()
         async for record in self._requests.walk(self._topic, partition, start, end, pass_damaged=True):
             oldest_at_ms = record.timestamp if oldest_at_ms is None else oldest_at_ms
-            if record.value is not None and record.headers and record.headers[0][1] == queue:
-                found.append(Found(record.timestamp, record.offset, record.value, len(record.value)))
-                held += len(record.value)
+            value = record.value
+            if value is None or not record.headers or record.headers[0][1] != queue:
+                continue
+            if wanted is None or wanted(value):
+                stored = StoredRecord(partition, record.offset, value)
+                found.append(Found(record.timestamp, record.offset, stored, len(value)))
+                held += len(value)
             # The oldest message is left out here, because it comes on a later page of the list.
             while held > _CHUNK_BYTES_MAX and len(found) > 1:
                 dropped = found.popleft()

@@ -17,13 +17,14 @@ from broker.core.codec import decode, encode
 from broker.core.entities import Listener
 from broker.core.events import BARE, DeliverySetAside, KeptDelivery
 from broker.core.ids import partition_of
-from broker.errors import UnknownEvent
+from broker.errors import LogDamaged, UnknownEvent
 from broker.kafka.read_slots import ReadSlots
-from broker.kafka.requests import EARLIEST, KafkaRequests, OffsetTooOld, Record
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Record
 from broker.kafka.scan import scan
 from broker.kafka.topics import topics
 from broker.ports import OutstandingDelivery, Position
 from broker.settings import KafkaSettings
+from broker.time_offsets import offsets_since
 
 _SEPARATOR: Final = b":"
 
@@ -131,6 +132,60 @@ class KafkaOutstanding:
         except _TooMany:
             return None
         return found
+
+    async def of_listeners(
+        self,
+        listeners: Sequence[Listener],
+        since_ms: Mapping[int, int],
+        *,
+        message_ids: Collection[str] | None = None,
+        reads_max: int,
+    ) -> tuple[dict[tuple[str, str], OutstandingDelivery], set[int]]:
+        """Return the outstanding deliveries of listeners of one organization, by (listener id, message id), and the
+        partitions that could not be read completely and of which no delivery is returned.
+
+        `since_ms` has a time for each partition to read: at or before the put of the first message in question. With
+        `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made. Raises
+        Unavailable if Kafka does not answer or no read slot is free.
+        """
+        found: dict[tuple[str, str], OutstandingDelivery] = {}
+        incomplete: set[int] = set()
+        if not listeners or not since_ms:
+            return found, incomplete
+        by_id = {one.id.encode(): one for one in listeners}
+        wanted = None if message_ids is None else {one.encode() for one in message_ids}
+        name = self._topic.name
+        async with self._read_slots.slot(listeners[0].organization_id):
+            begins = await offsets_since(self._requests, name, since_ms)
+            ends = await self._requests.offsets(name, dict.fromkeys(since_ms, LATEST))
+            for partition, begin in begins.items():
+                last: dict[tuple[bytes, bytes], Record] = {}
+                at, end = begin, ends[partition]
+
+                def damaged(_damage: LogDamaged, partition: int = partition) -> None:
+                    incomplete.add(partition)
+
+                results = scan(
+                    self._requests, name, partition, at, end, damaged=damaged, reads_max=reads_max, patience_s=None
+                )
+                try:
+                    async for fetched in results:
+                        reads_max, at = reads_max - 1, fetched.next_offset
+                        for record in fetched.records:
+                            listener_id, _, message_id = (record.key or b"").partition(_SEPARATOR)
+                            if listener_id in by_id and (wanted is None or message_id in wanted):
+                                last[listener_id, message_id] = record
+                except OffsetTooOld:  # The first records were deleted meanwhile, because they no longer count.
+                    incomplete.add(partition)
+                if at < end or partition in incomplete:
+                    # A record that was not read may be later than one that was.
+                    incomplete.add(partition)
+                    continue
+                for (listener_id, _), record in last.items():
+                    row = _row(record, by_id[listener_id])
+                    if row is not None:
+                        found[listener_id.decode(), row.message_id] = row
+        return found, incomplete
 
     async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
         """Return a message's offset and its event from the copy in a delivery in `outstanding`, because Kafka has

@@ -7,11 +7,14 @@ from broker.ports.deliveries import (
     Cursors,
     Deliveries,
     DeliveryState,
+    DeliverySummary,
     ListenerCondition,
     ListenerStatus,
     Outstanding,
     OutstandingDelivery,
+    PlacedMessage,
     Position,
+    QueueStates,
     Statistics,
 )
 from broker.ports.log import (
@@ -34,6 +37,7 @@ from broker.ports.log import (
     NotStored,
     OffsetTooOld,
     Record,
+    StoredRecord,
     TooMuch,
 )
 from broker.ports.tracing import (
@@ -58,6 +62,7 @@ __all__ = [
     "Cursors",
     "Deliveries",
     "DeliveryState",
+    "DeliverySummary",
     "DirectoryView",
     "FetchResult",
     "ListenerCondition",
@@ -70,10 +75,13 @@ __all__ = [
     "OffsetTooOld",
     "Outstanding",
     "OutstandingDelivery",
+    "PlacedMessage",
     "Position",
+    "QueueStates",
     "Record",
     "Span",
     "Statistics",
+    "StoredRecord",
     "TooMuch",
     "Tracing",
 ]

@@ -61,8 +61,51 @@ class DeliveryState:
     next_attempt_at_ms: int | None = None
 
 
+class PlacedMessage(NamedTuple):
+    """A message, and its position in the topic `messages`."""
+
+    message_id: str
+    partition: int
+    offset: int
+    at_ms: int  # time of the put
+
+
+class DeliverySummary(NamedTuple):
+    """The state of a delivery as in DeliveryState, without its attempts.
+
+    `attempts` counts the finished attempts. It is None if the number is not known, as for a delivered message.
+    """
+
+    state: str
+    attempts: int | None = None
+    next_attempt_at_ms: int | None = None
+
+
+class QueueStates(Protocol):
+    """The states of a queue's deliveries as they were when one request began. It reads each cursor once."""
+
+    async def summaries(self, messages: Sequence[PlacedMessage]) -> Sequence[Mapping[str, DeliverySummary]]:
+        """Return the states of each message's deliveries, by listener id. Leave out listeners that began after the
+        message.
+
+        Raises Unavailable if Kafka does not answer.
+        """
+
+    async def narrowed(
+        self, state: str, begin: Sequence[int], end: Sequence[int]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Narrow the offsets [begin, end) of all partitions so that they still hold every message that has a delivery
+        in this state.
+
+        Other messages may remain in the range. Raises Unavailable if Kafka does not answer.
+        """
+
+
 class Deliveries(Protocol):
     """Reads the states of deliveries from cursors and recorded attempts."""
+
+    def of_queue(self, listeners: Sequence[Listener]) -> QueueStates:
+        """Return the states of the deliveries to these listeners of one queue, for one request."""
 
     async def states(
         self,

@@ -47,6 +47,14 @@ class FetchResult(NamedTuple):
     left_out_ms: int | None = None
 
 
+class StoredRecord(NamedTuple):
+    """The record of a message in the topic `messages`, and its position."""
+
+    partition: int
+    offset: int
+    value: bytes
+
+
 class OffsetTooOld(LogUnavailable):
     """The log no longer has the offset from which records were to be read."""
 
@@ -236,12 +244,20 @@ class MessageLog(Protocol):
         """
 
     async def newest(
-        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
-    ) -> tuple[list[bytes], list[int]]:
+        self,
+        queue_id: str,
+        *,
+        begin: Sequence[int],
+        end: Sequence[int],
+        limit: int,
+        organization_id: str,
+        wanted: Callable[[bytes], bool] | None = None,
+    ) -> tuple[list[StoredRecord], list[int]]:
         """Return up to `limit` of the queue's newest messages in the offsets [begin, end) of all partitions.
 
-        Also return the offset in each partition where the older messages end. There may be fewer messages than `limit`,
-        or none, although more exist. Raises Unavailable if Kafka does not answer.
+        With `wanted`, leave out records for whose value it returns False. Also return the offset in each partition
+        where the older messages end. There may be fewer messages than `limit`, or none, although more exist. Raises
+        Unavailable if Kafka does not answer.
         """
 
 

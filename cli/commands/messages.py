@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -10,7 +11,7 @@ import click
 from msgspec import UNSET
 
 import everput
-from cli.api_commands import asks, find_queue, show, show_all
+from cli.api_commands import asks, find_listener, find_queue, show, show_all
 from cli.arguments import queue_argument
 from cli.event_lines import fitted
 from cli.groups import Group, examples
@@ -20,9 +21,10 @@ from cli.steps import steps, took
 from cli.times import Time
 from cli.visible import visible
 from everput import Client
-from everput.answers import MessageFields
+from everput.answers import ListedDelivery, ListedMessage
 
 _NAME_WIDTH: Final = len("ordering key")
+_STATES: Final = ("pending", "scheduled", "retrying", "parked", "delivered")
 _COLORS: Final = {"delivered": "green", "parked": "red", "cancelled": "magenta"}
 
 
@@ -64,7 +66,14 @@ def put(
     show(client.send(request).message, as_json=as_json)
 
 
-@command.command("list", epilog=examples("everput messages list orders --from 2h --limit 20"))
+@command.command(
+    "list",
+    epilog=examples(
+        "everput messages list orders --from 2h --limit 20",
+        "everput messages list orders --state parked --listener billing",
+        "everput messages list orders --search customer-12 --deliveries",
+    ),
+)
 @queue_argument
 @click.option(
     "--from", "begin", type=Time(), help="Start of the time range: 2026-01-31T12:00:00Z, 2026-01-31, or 15m (ago)."
@@ -73,23 +82,69 @@ def put(
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many messages."
 )
+@click.option("--state", type=click.Choice(_STATES), help="Show only messages with a delivery in this state.")
+@click.option("--listener", help="Show only deliveries to this listener, and the messages that it gets.")
+@click.option("--name", help="Show only messages with exactly this name.")
+@click.option("--ordering-key", help="Show only messages with exactly this ordering key.")
+@click.option(
+    "--search", help="Show only messages with this text in their name or ordering key, or with an ID that begins so."
+)
+@click.option("--deliveries", is_flag=True, help="Show the states of the deliveries. Implied by --state, --listener.")
 @asks
-def list_(client: Client, *, queue: str, begin: str | None, end: str | None, limit: int, as_json: bool) -> None:
-    """List a queue's messages, newest first."""
-    request = everput.list_messages(find_queue(client, queue), begin=begin, end=end)
+def list_(
+    client: Client,
+    *,
+    queue: str,
+    begin: str | None,
+    end: str | None,
+    limit: int,
+    state: str | None,
+    listener: str | None,
+    name: str | None,
+    ordering_key: str | None,
+    search: str | None,
+    deliveries: bool,
+    as_json: bool,
+) -> None:
+    """List a queue's messages, newest first. --state and --listener choose messages by their deliveries."""
+    listener_id = None
+    if listener is None:
+        queue_id = find_queue(client, queue)
+    else:
+        queue_id, listener_id = find_listener(client, queue, listener)
+    deliveries = deliveries or state is not None or listener is not None
+    request = everput.list_messages(
+        queue_id,
+        begin=begin,
+        end=end,
+        state=state,
+        listener_id=listener_id,
+        name=name,
+        key=ordering_key,
+        text=search,
+        deliveries=deliveries,
+    )
 
-    def found() -> Iterator[MessageFields]:
+    def found() -> Iterator[ListedMessage]:
         for page in client.pages(request):
             yield from page.messages
 
-    columns = {"id": "id", "name": "name", "put": "created_at", "data": "data"}
+    columns = {"id": "id", "name": "name", "put": "created_at"}
+    columns |= {"deliveries": "listeners"} if deliveries else {}
     width = terminal_width()
     if as_json or width is None:
-        show_all(islice(found(), limit), columns, as_json=as_json)
+        show_all(islice(found(), limit), {**columns, "data": "data"}, as_json=as_json)
         return
     for message in islice(found(), limit):
         put_at = message.created_at.replace("T", " ")[:19]
-        say(fitted(visible(f"{short_id(message.id)}  {put_at}  {message.name}  {message.data}"), width))
+        counted = f"  {_counted(message.listeners or ())}" if deliveries else ""
+        say(fitted(visible(f"{short_id(message.id)}  {put_at}{counted}  {message.name}  {message.data}"), width))
+
+
+def _counted(deliveries: Sequence[ListedDelivery]) -> str:
+    """Return the number of deliveries in each state, such as `2 delivered, 1 parked`."""
+    numbers = Counter(delivery.state for delivery in deliveries)
+    return ", ".join(f"{number} {state}" for state, number in numbers.most_common()) or "no listeners"
 
 
 @command.command("get", epilog=examples("everput messages get orders MESSAGE_ID"))

@@ -23,11 +23,13 @@ class BatchAnswer(Answer):
     """One result for each message, in the order of the request."""
 
 
-class MessageFields(Named):
+class MessageFields(Named, kw_only=True):
     """A message."""
 
     data: str
-    """The data, as it is now."""
+    """The data, as it is now. Empty in a list with `data=false`."""
+    size: int = 0
+    """The size of the data in bytes, as UTF-8. 0 from servers of earlier versions."""
     key: str | None
     """The ordering key; null for none."""
     deliver_at: Time | None
@@ -38,10 +40,30 @@ class MessageFields(Named):
     """The time at which the data was last changed; null if never."""
 
 
+class ListedDelivery(Named):
+    """The delivery of a listed message to a listener. `id` and `name` are the listener's."""
+
+    state: str
+    """The state: `pending`, `scheduled`, `retrying`, `parked` or `delivered`; `unknown` if too many deliveries are
+    outstanding to tell. `scheduled` is pending until the message's `deliver_at`.
+    """
+    attempts: int | None
+    """The number of finished attempts; null if it is not known, as for delivered messages."""
+    next_attempt_at: Time | None
+    """The time of the next attempt; null if none is planned, or if it is less than a minute away."""
+
+
+class ListedMessage(MessageFields):
+    """A message of a list."""
+
+    listeners: list[ListedDelivery] | UnsetType = UNSET
+    """The delivery to each listener. Only with `deliveries=true`."""
+
+
 class MessagesAnswer(Answer):
     """A page of a queue's messages."""
 
-    messages: list[MessageFields]
+    messages: list[ListedMessage]
     """The messages, newest first. A page may be short, or empty, while there is a next one."""
     links: PageLinks = field(name="_links")
     """Links to this page and the next."""

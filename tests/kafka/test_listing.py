@@ -33,7 +33,7 @@ async def test_the_pages_of_a_queue_are_all_its_messages_newest_first(
         while any(at < to for at, to in zip(begin, end, strict=True)):
             values, end = await messages.newest(queue.id, begin=begin, end=end, limit=70, organization_id="o")
             assert len(values) <= 70
-            listed += [decode_message(value) for value in values]
+            listed += [decode_message(record.value) for record in values]
         assert len(listed) == len(ids) == 1000
         assert {message.message_id for message in listed} == ids
         times = [message.at_ms for message in listed]
@@ -52,8 +52,8 @@ async def test_large_messages_make_short_pages_and_none_is_left_out(
         listed: list[str] = []
         while any(at < to for at, to in zip(begin, end, strict=True)):
             values, end = await messages.newest(queue.id, begin=begin, end=end, limit=1000, organization_id="o")
-            assert sum(map(len, values)) <= 3 << 20
-            listed += [decode_message(value).message_id for value in values]
+            assert sum(len(record.value) for record in values) <= 3 << 20
+            listed += [decode_message(record.value).message_id for record in values]
         assert sorted(listed) == sorted(ids)
 
 
@@ -87,7 +87,7 @@ async def test_of_writers_whose_clocks_differ_every_message_is_listed_once(
         while any(at < to for at, to in zip(begin, end, strict=True)):
             values, after = await messages.newest(queue.id, begin=begin, end=end, limit=70, organization_id="o")
             assert sum(after) < sum(end), "each page is nearer the beginning"
-            listed += [decode_message(value).message_id for value in values]
+            listed += [decode_message(record.value).message_id for record in values]
             end = after
         assert len(listed) == len(ids)
         assert set(listed) == set(ids)

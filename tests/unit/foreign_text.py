@@ -84,7 +84,7 @@ COVERED: Final[dict[str, str]] = {
     "url": "parse_url refuse_url _is_name",
     "address": "literal_address",
     "email": "refuse_email",
-    "message id": "parse_message_id parse_damaged_id DamagedIds.opened",
+    "message id": "parse_message_id parse_damaged_id parse_id_beginning DamagedIds.opened",
     "secret": "secret_bytes",
     "cursor metadata": "unpack",
     "event": "_decode_other",
@@ -346,7 +346,10 @@ def text_parsers() -> dict[str, TextParser]:
         "name": TextParser(names.refuse_name),
         "email": TextParser(refuse_email),
         "message id": TextParser(
-            lambda text: (ids.parse_damaged_id(text), ids.parse_message_id(text), damaged_ids.opened(text, "o"))
+            lambda text: (
+                *(ids.parse_damaged_id(text), ids.parse_message_id(text), ids.parse_id_beginning(text)),
+                damaged_ids.opened(text, "o"),
+            )
         ),
         "secret": TextParser(signing.secret_bytes, "whsec_"),
         "cursor metadata": TextParser(lambda text: Cursor.from_metadata(0, text)),

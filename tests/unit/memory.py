@@ -23,7 +23,7 @@ from broker.core.events import (
 from broker.core.paging import Chunk, Found, newest
 from broker.errors import BrokerError
 from broker.kafka.requests import EARLIEST, LATEST, FetchResult, Record
-from broker.ports import Acknowledged, BuildRecord, CountingChange, TooMuch
+from broker.ports import Acknowledged, BuildRecord, CountingChange, StoredRecord, TooMuch
 
 
 class MemoryControl:
@@ -119,7 +119,11 @@ class MemoryMessages:
         return tuple(len(records) for records in self.records)
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        return tuple(0 if at_ms == 0 else len(records) for records in self.records)
+        def first(records: list[tuple[bytes, bytes, bytes]]) -> int:
+            later = (offset for offset, (_, value, _) in enumerate(records) if decode(value).at_ms >= at_ms)
+            return 0 if at_ms == 0 else next(later, len(records))
+
+        return tuple(map(first, self.records))
 
     async def find(
         self, *, partition: int, at_ms: int, message_id: str, organization_id: str
@@ -149,8 +153,15 @@ class MemoryMessages:
         return sum(queue == queue_id.encode() for records in stretches for _, _, queue in records), True
 
     async def newest(
-        self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], limit: int, organization_id: str
-    ) -> tuple[list[bytes], list[int]]:
+        self,
+        queue_id: str,
+        *,
+        begin: Sequence[int],
+        end: Sequence[int],
+        limit: int,
+        organization_id: str,
+        wanted: Callable[[bytes], bool] | None = None,
+    ) -> tuple[list[StoredRecord], list[int]]:
         chunks = [
             Chunk(
                 begin[number],
@@ -158,9 +169,11 @@ class MemoryMessages:
                 end[number],
                 None,
                 [
-                    Found(decode(value).at_ms, offset, value)
+                    Found(decode(value).at_ms, offset, StoredRecord(number, offset, value))
                     for offset, (_, value, queue) in enumerate(records)
-                    if begin[number] <= offset < end[number] and queue == queue_id.encode()
+                    if begin[number] <= offset < end[number]
+                    and queue == queue_id.encode()
+                    and (wanted is None or wanted(value))
                 ],
             )
             for number, records in enumerate(self.records)

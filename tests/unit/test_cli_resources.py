@@ -16,9 +16,11 @@ import pytest
 from api_client import make_api
 from click.testing import CliRunner, Result
 
+from broker.commands.listing import STATES
 from broker.commands.organizations import SCOPES
 from broker.core.signing import secret_text
 from cli.app import everput
+from cli.commands.messages import command as messages_command
 from cli.processes.server import Server
 
 URLS = ["--notify-url", "http://127.0.0.1:8/n", "--liveness-url", "http://127.0.0.1:8/l"]
@@ -175,6 +177,33 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
     assert "the API key has no right to do this: 403" in refused.stderr
     assert made["secret"] not in refused.stderr
+
+
+def test_messages_are_listed_by_state_listener_name_key_and_text(run: Run):
+    run("queues", "create", "searched")
+    run("listeners", "create", "searched", "billing", *URLS)
+    run("messages", "put", "searched", "1", "--name", "first", "--ordering-key", "customer-1")
+    run("messages", "put", "searched", "2", "--name", "second")
+    for filters, names in (
+        (("--state", "pending", "--listener", "billing"), ["second", "first"]),
+        (("--state", "parked"), []),
+        (("--name", "second"), ["second"]),
+        (("--ordering-key", "customer-1"), ["first"]),
+        (("--search", "CUSTOMER"), ["first"]),
+    ):
+        found = told(run("messages", "list", "searched", *filters, "--json"))
+        assert sorted(one["name"] for one in found) == sorted(names), filters
+    (one,) = told(run("messages", "list", "searched", "--name", "first", "--deliveries", "--json"))
+    assert [(row["name"], row["state"]) for row in one["listeners"]] == [("billing", "pending")]
+    assert "billing: pending" in run("messages", "list", "searched", "--deliveries").stdout
+    assert set(offered_states()) == set(STATES)
+    run("messages", "list", "searched", "--listener", "nobody", code=1)
+
+
+def offered_states() -> list[str]:
+    """The states that `everput messages list` offers."""
+    (option,) = [one for one in messages_command.commands["list"].params if one.name == "state"]
+    return list(option.type.choices)
 
 
 def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Path):

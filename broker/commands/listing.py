@@ -1,0 +1,142 @@
+"""Lists of a queue's messages: which messages a list has, and the states of their deliveries.
+
+For: filters, and searching the log in steps. Not for: the request (api/messages.py), reading the records
+(broker/kafka/messages.py), the states (broker/kafka/queue_states.py).
+
+Without filters, one step is enough for a page. With filters, steps are repeated until the page is full or the time for
+one request is over. The page is then short, and the next request continues where it ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from broker.commands.changes import StoredMessage, newest_messages
+from broker.core.codec import decode_message
+from broker.core.entities import Listener, Queue
+from broker.core.events import MessagePut
+from broker.errors import UnknownEvent
+from broker.ports import Deliveries, DeliverySummary, Log, PlacedMessage
+
+# The states that a list can be restricted to. `scheduled` is pending until the message's `deliver_at`.
+STATES: Final = ("pending", "scheduled", "retrying", "parked", "delivered")
+_TIME_S: Final = 0.15  # A request begins no further step after this time.
+_STEP: Final = 500  # messages whose states are read at once
+_BYTES_MAX: Final = 8 << 20  # of data on a page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFilter:
+    """What the messages of a list have in common.
+
+    `name` and `key` are compared exactly. `text` is a part of the name or the ordering key, without regard to case, or
+    the beginning of the id. `state` is one of STATES: a message has it if any of its deliveries has it.
+    """
+
+    name: str | None = None
+    key: str | None = None
+    text: str | None = None
+    state: str | None = None
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether the records themselves decide which messages are listed."""
+        return self.name is not None or self.key is not None or self.text is not None
+
+    def takes(self, value: bytes) -> bool:
+        """Return whether the filter accepts the message in a record, apart from its state."""
+        try:
+            put = decode_message(value)
+        except UnknownEvent:
+            return False
+        if (self.name is not None and put.name != self.name) or (self.key is not None and put.key != self.key):
+            return False
+        return self.text is None or _has_text(put, self.text)
+
+
+class ListedMessage(NamedTuple):
+    """A message of a list, with the states of its deliveries by listener id. They are None if they were not read."""
+
+    message: StoredMessage
+    deliveries: Mapping[str, DeliverySummary] | None
+
+
+async def list_messages(
+    log: Log,
+    deliveries: Deliveries,
+    queue: Queue,
+    wanted: MessageFilter,
+    *,
+    listeners: Sequence[Listener],
+    begin: Sequence[int],
+    end: Sequence[int],
+    limit: int,
+    with_states: bool,
+    at_ms: int,
+) -> tuple[list[ListedMessage], tuple[int, ...], tuple[int, ...]]:
+    """Return a page of the queue's messages, newest first, and the offsets [begin, end) that later pages cover.
+
+    The page holds messages in the offsets [begin, end) that the filter accepts. States are those of the deliveries to
+    `listeners`. Raises Unavailable if Kafka does not answer.
+    """
+    takes = wanted.takes if wanted.reads_values else None
+    states = deliveries.of_queue(listeners) if with_states or wanted.state is not None else None
+    found: list[ListedMessage] = []
+    first, last = tuple(begin), tuple(end)
+    if wanted.state is not None and not listeners:
+        return found, first, first
+    until_s = time.monotonic() + _TIME_S
+    held = 0
+    while True:
+        if states is not None and wanted.state is not None:
+            first, last = await states.narrowed(wanted.state, first, last)
+        if not _more(first, last):
+            return found, first, last
+        asked = limit - len(found) if wanted.state is None else _STEP
+        messages, rest = await newest_messages(log, queue, begin=first, end=last, limit=asked, wanted=takes)
+        listed = [ListedMessage(one, None) for one in messages]
+        if states is not None:
+            summaries = await states.summaries([_placed(one) for one in messages])
+            listed = [
+                ListedMessage(one, {listener_id: _now(one, known, at_ms) for listener_id, known in summary.items()})
+                for one, summary in zip(messages, summaries, strict=True)
+            ]
+        if wanted.state is not None:
+            listed = [one for one in listed if _has_state(one, wanted.state)]
+        for one in listed[limit - len(found) :]:  # Later pages show these messages, so they must end after them.
+            message = one.message
+            rest[message.partition] = max(rest[message.partition], message.offset + 1)
+        found += listed[: limit - len(found)]
+        held += sum(len(one.message.data) for one in listed)
+        last = tuple(rest)
+        full = len(found) >= limit or held > _BYTES_MAX or (takes is None and wanted.state is None and found)
+        if full or time.monotonic() >= until_s:
+            return found, first, last
+
+
+def _more(begin: Sequence[int], end: Sequence[int]) -> bool:
+    return any(first < last for first, last in zip(begin, end, strict=True))
+
+
+def _placed(message: StoredMessage) -> PlacedMessage:
+    return PlacedMessage(message.put.message_id, message.partition, message.offset, message.put.at_ms)
+
+
+def _now(message: StoredMessage, known: DeliverySummary, at_ms: int) -> DeliverySummary:
+    """Return the state of a delivery, with `scheduled` for a pending delivery before the message's `deliver_at`."""
+    deliver_at_ms = message.put.deliver_at_ms or 0
+    if known.state == "pending" and deliver_at_ms > at_ms:
+        return DeliverySummary("scheduled", known.attempts, deliver_at_ms)
+    return known
+
+
+def _has_state(one: ListedMessage, state: str) -> bool:
+    return one.deliveries is not None and any(known.state == state for known in one.deliveries.values())
+
+
+def _has_text(put: MessagePut, text: str) -> bool:
+    sought = text.casefold()
+    return put.message_id.startswith(sought) or sought in put.name.casefold() or sought in (put.key or "").casefold()
