@@ -166,7 +166,7 @@ class Accounts:
         return {"account": _account_fields(account)}
 
     async def delete(self, call: Call) -> Any:
-        """Delete the account. The answer lists the organizations that are left without a member who can sign in."""
+        """Delete the account. The answer lists the organizations that are left without an owner who can sign in."""
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
         body = await call.json(DeletionBody, small=True)
@@ -220,18 +220,17 @@ class Accounts:
         organization = await self._commands.create_organization(
             session.account_id, name=body.name, request_id=call.request_text
         )
-        return {"organization": self._organization_fields(organization)}
+        return {"organization": self._membership_fields(organization, session.account_id)}
 
     async def list_organizations(self, call: Call) -> Any:
         """Answer with all organizations of the signed-in account, or with the organization of the API key."""
         if call.api_key_text:
             api_key = await self._api_keys.find(call.api_key_text, call.headers, call.request_id)
-            return {
-                "organizations": [self._organization_fields(self._view.state.organizations[api_key.organization_id])]
-            }
+            organization = self._view.state.organizations[api_key.organization_id]
+            return {"organizations": [{**self._organization_fields(organization), "scopes": api_key.scopes}]}
         session = await self._sessions.find(call.scope, call.headers)
         found = self._view.state.organizations_of(session.account_id)
-        return {"organizations": [self._organization_fields(organization) for organization in found]}
+        return {"organizations": [self._membership_fields(one, session.account_id) for one in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
         """Count a sign-in attempt, or raise TooManyRequests.
@@ -275,6 +274,14 @@ class Accounts:
             "stored_bytes": self._stored.stored(organization.id),
             "stored_bytes_max": self._stored.bound(organization.id),
             "log_damaged": bool(self._view.state.damage),
+        }
+
+    def _membership_fields(self, organization: Organization, account_id: str) -> dict[str, Any]:
+        state = self._view.state
+        return {
+            **self._organization_fields(organization),
+            "role": state.role_of(organization.id, account_id),
+            "scopes": state.scopes_of(organization.id, account_id),
         }
 
     def _set_cookie(self, call: Call, token: str, age_s: int) -> None:

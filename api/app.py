@@ -150,7 +150,7 @@ def make_app(
     )
     secrets = Secrets(SecretCommands(log.control, view, sealer), log.tests, view, sealer, resolver)
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
-    organization_members = OrganizationMembers(account_commands, view, sessions)
+    organization_members = OrganizationMembers(account_commands, view, sessions, changes)
     invitations = Invitations(
         InvitationCommands(log.control, view, account_commands),
         view,
@@ -181,7 +181,7 @@ def make_app(
         volume = Volume(settings.bytes_per_s, bytes_max=settings.body_bytes_max * BATCH_TIMES_BYTES_MAX)
         stores = [volume.before(handler) for handler in stores]
     put, put_batch, update = stores
-    puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages"))
+    puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages:read"))
     resets = PasswordResets(account_commands, view, tokens, clients, mailer=mailer, public_url=public_url)
     outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens, DamagedIds(sealer))
     counted = StatisticsOf(view, statistics, status, clock)
@@ -198,25 +198,25 @@ def make_app(
             at(f"{queue}/messages/batch", POST=Method(put_batch, "messages:put")),
             at(
                 f"{queue}/messages/{{message_id}}",
-                GET=Method(messages.get, "messages"),
+                GET=Method(messages.get, "messages:read"),
                 PUT=Method(update, "messages"),
                 DELETE=Method(messages.delete, "messages"),
             ),
-            at("/v1/queues", GET=Method(queues.list, "queues", narrows=True), PUT=changing(queues.create)),
+            at("/v1/queues", GET=Method(queues.list, "queues:read", narrows=True), PUT=changing(queues.create)),
             at(
                 queue,
-                GET=Method(queues.get, "queues"),
+                GET=Method(queues.get, "queues:read"),
                 PUT=changing(queues.change),
                 DELETE=Method(queues.delete, "queues"),
             ),
             at(
                 f"{queue}/listeners",
-                GET=Method(listeners.list, "queues"),
+                GET=Method(listeners.list, "queues:read"),
                 PUT=changing(listeners.create),
             ),
             at(
                 listener,
-                GET=Method(listeners.get, "queues"),
+                GET=Method(listeners.get, "queues:read"),
                 PUT=changing(listeners.update),
                 DELETE=Method(listeners.delete, "queues"),
             ),
@@ -238,6 +238,7 @@ def make_app(
             at("/v1/organizations/{organization_id}/members", GET=Method(organization_members.list, None)),
             at(
                 "/v1/organizations/{organization_id}/members/{account_id}",
+                PUT=Method(organization_members.change, None),
                 DELETE=Method(organization_members.remove, None),
             ),
             at(
@@ -263,26 +264,26 @@ def make_app(
             ),
             at(f"{listener}/secret", GET=Method(secrets.get, "queues")),
             at(f"{listener}/secret/rotate", POST=changing(secrets.rotate)),
-            at(f"{listener}/test", POST=Method(secrets.test, "queues")),
-            at(f"{listener}/pause", POST=Method(listeners.pause, "queues")),
-            at(f"{listener}/resume", POST=changing(listeners.resume)),
+            at(f"{listener}/test", POST=Method(secrets.test, "queues:operate")),
+            at(f"{listener}/pause", POST=Method(listeners.pause, "queues:operate")),
+            at(f"{listener}/resume", POST=changing(listeners.resume, "queues:operate")),
             WebSocketRoute(f"{queue}/listen", Listen(service, listener_commands, view, tunnels, changes).serve),
             at("/v1/log", GET=Method(EventLog(reader, log.messages, tokens).read, "audit")),
-            at("/v1/changes", GET=Method(Watch(reader.feed, view).watch, "queues", narrows=True)),
-            at(f"{listener}/deliveries", GET=Method(outstanding_deliveries.list, "queues")),
-            at(f"{listener}/redrive", POST=changing(outstanding_deliveries.redrive)),
-            at("/v1/overview", GET=Method(overview.get, "queues", narrows=True)),
-            at(f"{queue}/statistics", GET=Method(counted.queue, "queues")),
-            at(f"{listener}/statistics", GET=Method(counted.listener, "queues")),
-            at(f"{listener}/replay", POST=changing(replays.start)),
-            at(f"{listener}/replays", GET=Method(replays.list, "queues")),
+            at("/v1/changes", GET=Method(Watch(reader.feed, view).watch, "queues:read", narrows=True)),
+            at(f"{listener}/deliveries", GET=Method(outstanding_deliveries.list, "queues:read")),
+            at(f"{listener}/redrive", POST=changing(outstanding_deliveries.redrive, "queues:operate")),
+            at("/v1/overview", GET=Method(overview.get, "queues:read", narrows=True)),
+            at(f"{queue}/statistics", GET=Method(counted.queue, "queues:read")),
+            at(f"{listener}/statistics", GET=Method(counted.listener, "queues:read")),
+            at(f"{listener}/replay", POST=changing(replays.start, "queues:operate")),
+            at(f"{listener}/replays", GET=Method(replays.list, "queues:read")),
             at(
                 f"{listener}/replays/{{replay_id}}",
-                GET=Method(replays.get, "queues"),
-                DELETE=Method(replays.cancel, "queues"),
+                GET=Method(replays.get, "queues:read"),
+                DELETE=Method(replays.cancel, "queues:operate"),
             ),
-            at(f"{listener}/replays/{{replay_id}}/pause", POST=changing(replays.pause)),
-            at(f"{listener}/replays/{{replay_id}}/resume", POST=changing(replays.resume)),
+            at(f"{listener}/replays/{{replay_id}}/pause", POST=changing(replays.pause, "queues:operate")),
+            at(f"{listener}/replays/{{replay_id}}/resume", POST=changing(replays.resume, "queues:operate")),
         ],
         exception_handlers={HTTPException: elsewhere.refused, Exception: elsewhere.failed},
     )

@@ -23,6 +23,7 @@ from api.etags import Item, entity_tag, is_known, versions
 from api.problems import (
     MEDIA_TYPE,
     BadParameter,
+    Forbidden,
     Headers,
     Malformed,
     MethodNotAllowed,
@@ -40,7 +41,7 @@ from broker.commands.context import Context, now_ms
 from broker.commands.puts import random_bits
 from broker.core.accounts import Session
 from broker.core.api_keys import ApiKey
-from broker.core.keys import PREFIX, SESSION_PREFIX
+from broker.core.keys import PREFIX, SESSION_PREFIX, covers
 from broker.core.names import shortened
 from broker.errors import NotFound, Unavailable
 from broker.ports import DirectoryView
@@ -98,6 +99,7 @@ class Call:
 
     __slots__ = (
         "_receive",
+        "_scopes_needed",
         "_service",
         "actor",
         "api_key",
@@ -116,6 +118,7 @@ class Call:
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         self.api_key: ApiKey | None = None
         self.session: Session | None = None
+        self._scopes_needed: tuple[str, ...] = ()
         self.scope = scope
         self.headers: Headers = []
         self._receive = receive
@@ -136,6 +139,7 @@ class Call:
         """
         if not self.api_key_text and ORGANIZATION in self.sent:
             self.by_member(*await self._service.members.find(self.scope, self.headers))
+            self.need(scope)
         else:
             await self.admit_api_key(scope, narrows=narrows)
 
@@ -167,9 +171,28 @@ class Call:
         self.by_session(session)
         self.organization_id = organization_id
 
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes of the API key, or those of the member's role in the organization."""
+        if self.api_key is not None:
+            return self.api_key.scopes
+        if self.session is None:
+            return ()
+        return self._service.view.state.scopes_of(self.organization_id, self.session.account_id)
+
+    def need(self, scope: str) -> None:
+        """Raise Forbidden unless the API key or the member's role has this scope, now and at each later check."""
+        self._scopes_needed += (scope,)
+        if self.api_key is not None:
+            check_scope(self.api_key, scope)
+        elif not covers(self.scopes, scope):
+            raise Forbidden(
+                f"Your role in this organization lacks the scope {scope!r}. Ask an owner of the organization."
+            )
+
     def check_still_in(self) -> None:
         """Check that the API key or the session is still valid, and that the account is still a member of the
-        organization. Raises Unauthenticated, NoSession or NotFound.
+        organization, with a role that may do this. Raises Unauthenticated, NoSession, NotFound or Forbidden.
 
         The check is repeated after the body has arrived and while an answer is streamed, because a body may take a
         minute and a streamed answer hours.
@@ -185,6 +208,9 @@ class Call:
             organization_id = getattr(self, "organization_id", None)
             if organization_id is not None and not state.is_member(organization_id, self.session.account_id):
                 raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
+            needed, self._scopes_needed = self._scopes_needed, ()
+            for scope in needed:
+                self.need(scope)
 
     def context(self) -> Context:
         """Return the context of a command: the organization, the requester, the request id and the time."""
@@ -331,7 +357,7 @@ class Method(NamedTuple):
     """The handler for one HTTP method of a resource. It returns a Stream, or the JSON of an answer with status 200."""
 
     handler: Handler
-    # The scope that an API key needs. None means that the handler itself authenticates the request.
+    # The scope that an API key or a member's role needs. None means that the handler itself authenticates the request.
     scope: str | None
     # True if an API key for some queues may use this path, which names no queue. The key then sees only its own queues.
     narrows: bool = False

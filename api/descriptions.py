@@ -144,7 +144,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "changePassword": "Changes the password of the signed-in account. Its other sessions end.",
     "deleteAccount": (
         "Deletes the signed-in account. API keys stay, because they belong to organizations. If an organization "
-        "would be left with no member who can sign in, the request is refused with 422 unless `even_if_last` is "
+        "would be left with no owner who can sign in, the request is refused with 422 unless `even_if_last` is "
         "true; the answer then names these organizations."
     ),
     "startSession": (
@@ -153,12 +153,17 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     ),
     "getSession": "Returns the session of the request and its account.",
     "endSession": "Signs out: ends this session, the account's others, or all, for example `?which=others`.",
-    "createOrganization": "Creates an organization. The signed-in account becomes its first member.",
+    "createOrganization": "Creates an organization. The signed-in account becomes its first owner.",
     "listOrganizations": ("Lists the organizations of the signed-in account, or the one that the API key belongs to."),
-    "listMembers": "Lists the members of an organization. All members have the same rights.",
+    "listMembers": "Lists the members of an organization and their roles.",
+    "changeMember": (
+        "Gives a member another role: `owner`, `developer`, `operator` or `auditor`. The last owner who can sign in "
+        "stays an owner: the answer is then 422. If the member was an owner, their open invitations end."
+    ),
     "removeMember": (
-        "Removes a member from an organization. To leave, remove your own account. API keys stay, because they "
-        "belong to the organization."
+        "Removes a member from an organization. To leave, remove your own account: every role may. API keys stay, "
+        "because they belong to the organization. If no owner who can sign in would be left, the request is refused "
+        "with 422 unless `even_if_last` is true."
     ),
     "createInvitation": (
         "Invites a person to an organization. Only this answer holds the token and the link, which work once, within "

@@ -18,10 +18,11 @@ from api.limits import EVERYBODY, Limit
 from api.members import as_member
 from api.pages import rfc3339
 from api.shapes import InvitationBody, InvitedAccountBody, TokenBody
-from broker.commands.accounts import check_email
-from broker.commands.invitations import InvitationCommands
+from broker.commands.accounts import check_email, check_role
+from broker.commands.invitations import InvitationCommands, invitation_mail
 from broker.core.entities import Organization
 from broker.core.invitations import Invitation
+from broker.core.roles import MEMBERS
 from broker.outbound.mail import Mailer
 from broker.ports import DirectoryView
 
@@ -35,14 +36,6 @@ ALL_AT_ONCE, ALL_PER_S = 20, 0.2
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.1
 _REFUSAL: Final = "Too many invitations. Try again later."
 _REFUSAL_USE: Final = "Too many uses of invitations. Try again later."
-_SUBJECT: Final = "Everput: invitation to an organization"
-_TEXT: Final = """\
-You are invited to the organization "{name}" on Everput. To accept, open this page within seven days:
-
-{link}
-
-If you do not expect this invitation, ignore this mail.
-"""
 
 
 class Invitations:
@@ -79,9 +72,10 @@ class Invitations:
 
     async def create(self, call: Call) -> Any:
         """Invite an e-mail address. Only this answer holds the link."""
-        await as_member(call, self._sessions, self._view)
+        await as_member(call, self._sessions, self._view, MEMBERS)
         body = await call.json(InvitationBody, small=True)
         check_email(body.email)
+        check_role(body.role)
         mailer = self._mailer if self._public_url is not None and self._may_mail(call.organization_id) else None
         if mailer is not None:
             self._all.check(call.headers, EVERYBODY)
@@ -90,11 +84,11 @@ class Invitations:
         if mailer is not None:
             self._each.take(call.headers, body.email.lower())
             self._all.take(call.headers, EVERYBODY)
-        invitation, token = await self._commands.invite(call.context(), body.email)
+        invitation, token = await self._commands.invite(call.context(), body.email, body.role)
         link = None if self._public_url is None else f"{self._public_url}/console#/invitation/{token}"
         if mailer is not None and link is not None:
             name = self._view.state.organizations[call.organization_id].name
-            task = asyncio.create_task(_send(mailer, invitation, _TEXT.format(name=name, link=link)))
+            task = asyncio.create_task(_send(mailer, invitation, *invitation_mail(name, link)))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
         call.headers.append((b"cache-control", b"no-store"))
@@ -102,11 +96,11 @@ class Invitations:
 
     async def list(self, call: Call) -> Any:
         """List the open invitations, oldest first."""
-        await as_member(call, self._sessions, self._view)
+        await as_member(call, self._sessions, self._view, MEMBERS)
         return {"invitations": [_fields(one) for one in self._commands.open(call.organization_id)]}
 
     async def revoke(self, call: Call) -> Any:
-        await as_member(call, self._sessions, self._view)
+        await as_member(call, self._sessions, self._view, MEMBERS)
         return {"invitation": _fields(await self._commands.revoke(call.context(), call.path("invitation_id")))}
 
     async def accept(self, call: Call) -> Any:
@@ -134,8 +128,8 @@ class Invitations:
             self._of_clients.take(call.headers, client)
 
 
-async def _send(mailer: Mailer, invitation: Invitation, text: str) -> None:
-    status, said = await mailer.send(invitation.email, _SUBJECT, text)
+async def _send(mailer: Mailer, invitation: Invitation, subject: str, text: str) -> None:
+    status, said = await mailer.send(invitation.email, subject, text)
     log.info("invitation.mailed invitation=%s status=%d reply=%s", invitation.id, status, said)
 
 
@@ -143,6 +137,7 @@ def _fields(invitation: Invitation) -> dict[str, Any]:
     return {
         "id": invitation.id,
         "email": invitation.email,
+        "role": invitation.role,
         "created_at": rfc3339(invitation.created_at_ms),
         "expires_at": rfc3339(invitation.expires_at_ms),
     }

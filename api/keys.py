@@ -54,7 +54,8 @@ class OrganizationKeys:
         scopes = SCOPES_DEFAULT if body.scopes is None else body.scopes
         missing = [scope for scope in scopes if scope in SCOPES and not covers(who.scopes, scope)]
         if missing:
-            raise Forbidden(f"This API key lacks the scope {missing[0]!r}, so it can't give it to another key.")
+            who_lacks = "This API key" if call.api_key is not None else "Your role in this organization"
+            raise Forbidden(f"{who_lacks} lacks the scope {missing[0]!r}, so it can't give it to another key.")
         expires_at_ms = None if body.expires_at is None else int(body.expires_at.timestamp() * 1000)
         if who.expires_at_ms is not None and (expires_at_ms is None or expires_at_ms > who.expires_at_ms):
             last = rfc3339(who.expires_at_ms)
@@ -112,7 +113,8 @@ class OrganizationKeys:
         if not self._view.state.is_member(organization_id, session.account_id):
             raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
         call.by_member(session, organization_id)
-        return _Administrator(organization_id, call.actor, SCOPES)
+        call.need("keys")
+        return _Administrator(organization_id, call.actor, call.scopes)
 
     def _find(self, who: _Administrator, call: Call, view: DirectoryView) -> ApiKey:
         api_key = view.state.keys.get(call.path("key_id"))

@@ -1,27 +1,33 @@
 """The members resource: the accounts that may act in an organization.
 
-For: listing the members, removing one, leaving. Not for: what ends with a membership (broker/core/directory.py), who is
-signed in (auth.py).
+For: listing the members, changing a role, removing one, leaving. Not for: what ends with a membership
+(broker/core/directory.py), who is signed in (auth.py).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from api.auth import Sessions
 from api.calls import Call
+from api.changes import Changes
 from api.pages import flag_parameter
+from api.shapes import RoleBody
 from broker.commands.accounts import AccountCommands
 from broker.core.accounts import Account
+from broker.core.roles import MEMBERS
 from broker.errors import NotFound
 from broker.ports import DirectoryView
 
+_NO_MEMBER: Final = "No member of this organization has this ID."
+
 
 class OrganizationMembers:
-    """Handlers for the members of an organization. All members have the same rights."""
+    """Handlers for the members of an organization. Only owners may change and remove other members."""
 
-    def __init__(self, commands: AccountCommands, view: DirectoryView, sessions: Sessions) -> None:
+    def __init__(self, commands: AccountCommands, view: DirectoryView, sessions: Sessions, changes: Changes) -> None:
         self._commands = commands
+        self._changes = changes
         self._view = view
         self._sessions = sessions
 
@@ -30,30 +36,47 @@ class OrganizationMembers:
         await as_member(call, self._sessions, self._view)
         state = self._view.state
         members = state.organizations[call.organization_id].members
-        return {"members": [_fields(state.accounts.by_id[member]) for member in members]}
+        return {"members": [self._fields(call, state.accounts.by_id[member]) for member in members]}
+
+    async def change(self, call: Call) -> Any:
+        """Give a member another role."""
+        await as_member(call, self._sessions, self._view, MEMBERS)
+        body = await call.json(RoleBody, small=True)
+        account_id = call.path("account_id")
+        self._changes.take(call.headers, call.organization_id)
+        await self._commands.change_role(call.context(), account_id, body.role)
+        account = self._view.state.accounts.by_id.get(account_id)
+        if account is None:
+            raise NotFound(_NO_MEMBER)
+        return {"member": self._fields(call, account)}
 
     async def remove(self, call: Call) -> Any:
         """Remove a member from the organization. Members may remove themselves. The answer shows the removed member."""
         await as_member(call, self._sessions, self._view)
-        even_if_last = flag_parameter(call.query(), "even_if_last")
         account_id = call.path("account_id")
+        if call.actor != f"account:{account_id}":
+            call.need(MEMBERS)
+        even_if_last = flag_parameter(call.query(), "even_if_last")
         if not self._view.state.is_member(call.organization_id, account_id):
-            raise NotFound("No member of this organization has this ID.")
-        shown = _fields(self._view.state.accounts.by_id[account_id])
+            raise NotFound(_NO_MEMBER)
+        shown = self._fields(call, self._view.state.accounts.by_id[account_id])
         await self._commands.leave(call.context(), account_id, even_if_last=even_if_last)
         return {"member": shown}
 
+    def _fields(self, call: Call, account: Account) -> dict[str, Any]:
+        role = self._view.state.role_of(call.organization_id, account.id)
+        return {"id": account.id, "email": account.email, "blocked": account.blocked, "role": role}
 
-async def as_member(call: Call, sessions: Sessions, view: DirectoryView) -> None:
-    """Require the session of a member of the path's organization. Raises NoSession without a session, and NotFound for
-    an account that is no member.
+
+async def as_member(call: Call, sessions: Sessions, view: DirectoryView, scope: str | None = None) -> None:
+    """Require the session of a member of the path's organization, with a role that has the scope.
+
+    Raises NoSession without a session, NotFound for an account that is no member, Forbidden without the scope.
     """
     session = await sessions.find(call.scope, call.headers)
     organization_id = call.path("organization_id")
     if not view.state.is_member(organization_id, session.account_id):
         raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
     call.by_member(session, organization_id)
-
-
-def _fields(account: Account) -> dict[str, Any]:
-    return {"id": account.id, "email": account.email, "blocked": account.blocked}
+    if scope is not None:
+        call.need(scope)

@@ -47,7 +47,8 @@ _COOKIE_ABOUT: Final = (
     f"own pages. Over https the cookie's name is `{COOKIE_HTTPS}`."
 )
 _ORGANIZATION_ABOUT: Final = (
-    "The ID of the organization in which a session acts. The session's account must be a member; members may do all."
+    "The ID of the organization in which a session acts. The session's account must be a member; its role says "
+    "what it may do."
 )
 _KEY_ABOUT: Final = "\n".join(
     [
@@ -191,10 +192,12 @@ def _operation(
         "responses": _responses(doc, schemas),
         "x-codeSamples": samples(method, server + _PATH_PARAMETER.sub(_ID, path), _headers(doc), doc.example),
     }
+    scope = scope or doc.needs
     if scope is not None:
         whole, colon, _ = scope.partition(":")
         also = f" or `{whole}`" if colon else ""
-        operation["description"] += f"\n\nAn API key needs the scope `{scope}`{also}."
+        who = "The role of the member" if doc.asks == SESSION else "An API key, or the role of a member,"
+        operation["description"] += f"\n\n{who} needs the scope `{scope}`{also}."
     if doc.request is not None:
         content: dict[str, Any] = {"schema": schemas.of(doc.request)}
         if doc.example is not None:

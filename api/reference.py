@@ -15,6 +15,7 @@ from msgspec import Struct
 from api import shapes
 from broker.commands.listing import STATES
 from broker.core.names import NAME_CHARS_MAX
+from broker.core.roles import MEMBERS
 from everput import answers
 
 _QUEUE: Final = "/v1/queues/{queue_id}"
@@ -36,6 +37,7 @@ CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
         *("redriveListener", "replayToListener", "pauseReplay", "resumeReplay", "createKey"),
+        "changeMember",
     }
 )
 
@@ -64,6 +66,8 @@ class OperationDoc(NamedTuple):
     example: Mapping[str, Any] | None = None
     # The credentials that an operation requires if it requires no scope of an API key.
     asks: str = KEY
+    # The scope that the role of a member needs for an operation without a scope of its own.
+    needs: str | None = None
     media: str = "application/json"
     # Whether the answer has an `ETag`.
     tagged: bool = False
@@ -110,7 +114,7 @@ _WHICH = Parameter(
 )
 _EVEN_IF_LAST = Parameter(
     "even_if_last",
-    "Remove the member even if no other member can sign in. Otherwise such a request is refused with 422.",
+    "Remove the member even if no other owner can sign in. Otherwise such a request is refused with 422.",
     {"type": "boolean", "default": False},
 )
 _HEALTH = Parameter(
@@ -487,13 +491,24 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
     ("GET", _MEMBERS): OperationDoc(
         "listMembers", "List an organization's members", answers.MembersAnswer, problems=(404,), asks=SESSION
     ),
+    ("PUT", _MEMBERS + "/{account_id}"): OperationDoc(
+        "changeMember",
+        "Change a member's role",
+        answers.MemberAnswer,
+        shapes.RoleBody,
+        problems=(404, 412, *BODY),
+        example={"role": "operator"},
+        asks=SESSION,
+        needs=MEMBERS,
+    ),
     ("DELETE", _MEMBERS + "/{account_id}"): OperationDoc(
         "removeMember",
         "Remove a member",
         answers.MemberAnswer,
         parameters=(_EVEN_IF_LAST,),
-        problems=(404,),
+        problems=(404, 412, 422),
         asks=SESSION,
+        needs=MEMBERS,
     ),
     ("PUT", _INVITATIONS): OperationDoc(
         "createInvitation",
@@ -501,15 +516,26 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         answers.NewInvitationAnswer,
         shapes.InvitationBody,
         problems=(404, 429, *BODY),
-        example={"email": "bob@myapp.io"},
+        example={"email": "bob@myapp.io", "role": "developer"},
         asks=SESSION,
+        needs=MEMBERS,
         makes=("invitation_id", "/invitation/id"),
     ),
     ("GET", _INVITATIONS): OperationDoc(
-        "listInvitations", "List open invitations", answers.InvitationsAnswer, problems=(404,), asks=SESSION
+        "listInvitations",
+        "List open invitations",
+        answers.InvitationsAnswer,
+        problems=(404,),
+        asks=SESSION,
+        needs=MEMBERS,
     ),
     ("DELETE", _INVITATIONS + "/{invitation_id}"): OperationDoc(
-        "revokeInvitation", "Revoke an invitation", answers.InvitationAnswer, problems=(404,), asks=SESSION
+        "revokeInvitation",
+        "Revoke an invitation",
+        answers.InvitationAnswer,
+        problems=(404,),
+        asks=SESSION,
+        needs=MEMBERS,
     ),
     ("POST", "/v1/invitations/accept"): OperationDoc(
         "acceptInvitation",
@@ -537,6 +563,7 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         problems=(404, *BODY),
         example={"name": "deploy", "scopes": ["queues", "messages"]},
         asks=SESSION_OR_KEY,
+        needs="keys",
         makes=("key_id", "/key/id"),
     ),
     ("GET", _KEYS): OperationDoc(
@@ -546,12 +573,19 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         parameters=(*_PAGE, _AT),
         problems=(400, 404, 422),
         asks=SESSION_OR_KEY,
+        needs="keys",
     ),
     ("GET", _KEYS + "/{key_id}"): OperationDoc(
-        "getKey", "Get an API key", answers.KeyAnswer, parameters=(_AT,), problems=(400, 404, 422), asks=SESSION_OR_KEY
+        "getKey",
+        "Get an API key",
+        answers.KeyAnswer,
+        parameters=(_AT,),
+        problems=(400, 404, 422),
+        asks=SESSION_OR_KEY,
+        needs="keys",
     ),
     ("DELETE", _KEYS + "/{key_id}"): OperationDoc(
-        "revokeKey", "Revoke an API key", answers.KeyAnswer, problems=(404,), asks=SESSION_OR_KEY
+        "revokeKey", "Revoke an API key", answers.KeyAnswer, problems=(404,), asks=SESSION_OR_KEY, needs="keys"
     ),
     ("GET", "/v1/changes"): OperationDoc(
         "watchChanges",

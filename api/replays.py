@@ -35,6 +35,8 @@ class Replays:
 
     async def start(self, call: Call) -> Any:
         body = await call.json(ReplayBody)
+        if body.notify_url is not None:  # The messages go to another place, as they do to a new listener.
+            call.need("queues")
         replay_input = ReplayInput(
             from_ms=_time("/from", body.begin),
             to_ms=None if body.to is None else _time("/to", body.to),

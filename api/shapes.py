@@ -20,6 +20,7 @@ from broker.commands.secrets import OVERLAP_S, OVERLAP_S_MAX
 from broker.core.events import Batch
 from broker.core.keys import SCOPES
 from broker.core.names import NAME_CHARS_MAX, shortened
+from broker.core.roles import OWNER, ROLES
 from broker.errors import Refused
 
 _DAY_S: Final = 86_400
@@ -34,6 +35,7 @@ T = TypeVar("T")
 # These constraints are only for the API reference. The commands check the values, with clearer error messages.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
+Role = Annotated[str, Meta(extra_json_schema={"enum": [*ROLES]})]
 Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
 
 
@@ -118,6 +120,15 @@ class InvitationBody(Struct, forbid_unknown_fields=True):
 
     email: Email
     """The e-mail address of the person."""
+    role: Role = OWNER
+    """The role that the person gets. Default: `owner`."""
+
+
+class RoleBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to change a member's role."""
+
+    role: Role
+    """The new role."""
 
 
 class TokenBody(Struct, forbid_unknown_fields=True):
@@ -140,7 +151,7 @@ class DeletionBody(Struct, forbid_unknown_fields=True):
     password: str
     """The current password."""
     even_if_last: bool = False
-    """Delete the account even if it is the last member of an organization who can sign in."""
+    """Delete the account even if it is the last owner of an organization who can sign in."""
 
 
 class KeyBody(Struct, forbid_unknown_fields=True):

@@ -395,7 +395,8 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "kafka_key_file": {"type": _file, "help": "Key of the client certificate, PEM."},
     "smtp_url": {
         "metavar": "URL",
-        "help": "Mail server for alerts: smtp://[USER@]HOST[:PORT], with STARTTLS if it is offered, or smtps://…. "
+        "help": "Mail server for alerts, invitations and password resets: smtp://[USER@]HOST[:PORT], with STARTTLS if "
+        "it is offered, or smtps://…. "
         f"The password comes from {SMTP_PASSWORD} or the file named by {SMTP_PASSWORD}_FILE.",
     },
     "mail_from": {"metavar": "ADDRESS", "help": "Sender of e-mail."},

@@ -393,18 +393,26 @@ def list_members(organization_id: str) -> Request[answers.MembersAnswer]:
 def remove_member(
     organization_id: str, account_id: str, *, even_if_last: bool = False
 ) -> Request[answers.MemberAnswer]:
-    """Remove a member from an organization. This needs a session, which may be the member's own. Set `even_if_last` to
-    do so even if no member who can sign in remains.
+    """Remove a member from an organization. This needs the session of an owner, or the member's own. Set
+    `even_if_last` to do so even if no owner who can sign in remains.
     """
     query = {"even_if_last": "true"} if even_if_last else {}
     path = _members(organization_id, account_id)
     return Request(method="DELETE", path=path, answer=answers.MemberAnswer, query=query, repeatable=False)
 
 
-def invite_member(organization_id: str, email: str) -> Request[answers.NewInvitationAnswer]:
-    """Invite an e-mail address to an organization. This needs a session. Only this answer holds the link."""
-    path = _invitations(organization_id)
-    return Request(method="PUT", path=path, answer=answers.NewInvitationAnswer, body={"email": email}, repeatable=False)
+def change_member(organization_id: str, account_id: str, role: str) -> Request[answers.MemberAnswer]:
+    """Give a member another role: `owner`, `developer`, `operator` or `auditor`. This needs the session of an owner."""
+    path = _members(organization_id, account_id)
+    return Request(method="PUT", path=path, answer=answers.MemberAnswer, body={"role": role})
+
+
+def invite_member(organization_id: str, email: str, role: str | None = None) -> Request[answers.NewInvitationAnswer]:
+    """Invite an e-mail address to an organization. Without `role`, the person becomes an owner. This needs the session
+    of an owner. Only this answer holds the link.
+    """
+    path, body = _invitations(organization_id), {"email": email} | ({} if role is None else {"role": role})
+    return Request(method="PUT", path=path, answer=answers.NewInvitationAnswer, body=body, repeatable=False)
 
 
 def list_invitations(organization_id: str) -> Request[answers.InvitationsAnswer]:

@@ -15,6 +15,8 @@ const OPERATIONS = {
   createOrganization: ["PUT", "/v1/organizations"],
   listMembers: ["GET", "/v1/organizations/{organization_id}/members"],
   listInvitations: ["GET", "/v1/organizations/{organization_id}/invitations"],
+  changeMember: ["PUT", "/v1/organizations/{organization_id}/members/{account_id}"],
+  removeMember: ["DELETE", "/v1/organizations/{organization_id}/members/{account_id}"],
   createInvitation: ["PUT", "/v1/organizations/{organization_id}/invitations"],
   revokeInvitation: ["DELETE", "/v1/organizations/{organization_id}/invitations/{invitation_id}"],
   acceptInvitation: ["POST", "/v1/invitations/accept"],
@@ -55,6 +57,40 @@ const OPERATIONS = {
   readLog: ["GET", "/v1/log"],
   watchChanges: ["GET", "/v1/changes"],
 };
+
+// The scopes that a member's role needs for the operations behind buttons and pages; a test compares them with the API's.
+const SCOPES = {
+  getOverview: "queues:read",
+  listQueues: "queues:read",
+  createQueue: "queues",
+  renameQueue: "queues",
+  deleteQueue: "queues",
+  createListener: "queues",
+  updateListener: "queues",
+  deleteListener: "queues",
+  getSecret: "queues",
+  pauseListener: "queues:operate",
+  testListener: "queues:operate",
+  redriveListener: "queues:operate",
+  replayToListener: "queues:operate",
+  pauseReplay: "queues:operate",
+  cancelReplay: "queues:operate",
+  getMessage: "messages:read",
+  putMessage: "messages:put",
+  updateMessage: "messages",
+  deleteMessage: "messages",
+  listKeys: "keys",
+  readLog: "audit",
+  createInvitation: "members",
+};
+
+/** Return why the signed-in member's role may not use an operation, as a sentence; empty if it may. */
+export function whyNot(name) {
+  const { role, scopes } = session.organization || {};
+  const scope = SCOPES[name];
+  if (!scopes || scopes.includes(scope) || scopes.includes(scope.split(":")[0])) return "";
+  return `Your role, ${role}, lacks the scope ${scope}. Ask an owner of the organization.`;
+}
 
 /** An error that the server reported (RFC 9457). status: 0 if there was no answer. */
 class Problem extends Error {

@@ -27,8 +27,8 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
   const columns = [all, ...COLUMNS.slice(1)];
   const table = tableOf("Retrying and parked deliveries", columns, body, { hidden: true });
   const empty = el("p", { class: "quiet" }, "Loading…");
-  const some = button("Retry selected", () => redrive(chosen()), { hidden: true, class: "primary" });
-  const whole = button("Retry all", () => redrive(null), { hidden: true });
+  const some = button("Retry selected", () => redrive(chosen()), { needs: "redriveListener", hidden: true, class: "primary" });
+  const whole = button("Retry all", () => redrive(null), { needs: "redriveListener", hidden: true });
   const more = button("Show more", () => said(() => add()), { hidden: true });
   const element = panel("Retrying and parked", el("div", { class: "row" }, choice, some, whole), empty, table, more);
   let cursor = null;

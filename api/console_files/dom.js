@@ -3,6 +3,7 @@
 //
 // For: creating elements, tables, notices, dialogs. Not for: forms (forms.js), the content of a page (the views).
 
+import { whyNot } from "./api.js";
 import { ago, duration } from "./words.js";
 
 /** Create an element. properties: its attributes; `on…` adds an event listener; true sets an attribute without a value. */
@@ -26,8 +27,11 @@ export function hash(...parts) {
   return `#/${parts.map(encodeURIComponent).join("/")}`;
 }
 
-export function button(text, onclick, properties = {}) {
-  return el("button", { type: "button", onclick, ...properties }, text);
+/** Create a button. needs: the operation that it uses; without the role for it, the button only says why not. */
+export function button(text, onclick, { needs, ...properties } = {}) {
+  const reason = needs ? whyNot(needs) : "";
+  const refused = reason ? { "aria-disabled": "true", title: reason } : {};
+  return el("button", { type: "button", onclick: reason ? () => notice(reason) : onclick, ...properties, ...refused }, text);
 }
 
 /** Create a colored badge with a state's name. */

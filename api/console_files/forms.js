@@ -2,6 +2,7 @@
 //
 // For: creating and reading a form. Not for: sending its values (the views).
 
+import { whyNot } from "./api.js";
 import { button, el } from "./dom.js";
 import { problemWords } from "./words.js";
 
@@ -12,6 +13,7 @@ let number = 0;
  * type: an input's type, or textarea, select, choices (several of the options), moment.
  * more: the label of the section with the advanced fields; moreOpen: whether it starts open.
  * onSubmit: called with the values; its errors are shown. others: further buttons, [text, function of the values].
+ * needs: the operation that it uses; without the role for it, there is only a sentence that says why not.
  */
 export function form({
   fields,
@@ -22,7 +24,10 @@ export function form({
   inline = false,
   more = "More settings",
   moreOpen = false,
+  needs,
 }) {
+  const reason = needs ? whyNot(needs) : "";
+  if (reason) return el("p", { class: "quiet" }, reason);
   const inputs = new Map();
   const alert = el("p", { class: "alert", role: "alert", hidden: true });
   const box = el("form", { class: inline ? "inline" : "", novalidate: false });

@@ -7,7 +7,10 @@ import { count, problemWords } from "./words.js";
 
 const SCOPES = [
   ["queues", "queues: create, read, change and delete queues and listeners"],
+  ["queues:read", "queues:read: read queues and listeners"],
+  ["queues:operate", "queues:operate: pause, test, redrive and replay to listeners"],
   ["messages", "messages: put, read, change and delete messages"],
+  ["messages:read", "messages:read: read messages"],
   ["messages:put", "messages:put: put messages, nothing else"],
   ["keys", "keys: create and revoke API keys"],
   ["audit", "audit: read the log"],

@@ -44,7 +44,7 @@ export async function showListener({ main, ids, signal }) {
   const told = el("p", { class: "alert", hidden: true });
   const condition = el("div");
   const settings = el("div");
-  const pausing = button("", () => pauseOrResume());
+  const pausing = button("", () => pauseOrResume(), { needs: "pauseListener" });
   const redrive = el("div", { hidden: true });
   const pace = paces();
   let redriving = null; // {all, rest}: deliveries that are retried now, and those that failed or were parked beside them
@@ -97,10 +97,10 @@ export async function showListener({ main, ids, signal }) {
       { class: "title" },
       el("h1", { tabindex: "-1" }, listener.name),
       pausing,
-      button("Send test", () => test(ids, listener)),
-      button("Edit", () => listenerForm({ queue, listener, etag })),
-      button("Manage secret", () => secret(ids)),
-      button("Delete", () => remove(queue, listener), { class: "danger" }),
+      button("Send test", () => test(ids, listener), { needs: "testListener" }),
+      button("Edit", () => listenerForm({ queue, listener, etag }), { needs: "updateListener" }),
+      button("Manage secret", () => secret(ids), { needs: "getSecret" }),
+      button("Delete", () => remove(queue, listener), { needs: "deleteListener", class: "danger" }),
     ),
     told,
     panel("State", condition),

@@ -49,8 +49,8 @@ export async function showMessage({ main, ids, signal }) {
         { class: "button", href: `${hash("log")}?message=${encodeURIComponent(message.id)}` },
         "Show events in the log",
       ),
-      button("Edit data", () => change(queue, ids, signal)),
-      button("Delete", () => remove(queue, message), { class: "danger" }),
+      button("Edit data", () => change(queue, ids, signal), { needs: "updateMessage" }),
+      button("Delete", () => remove(queue, message), { needs: "deleteMessage", class: "danger" }),
     ),
     facts([
       ["Message ID", el("code", {}, message.id)],

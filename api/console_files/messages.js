@@ -86,6 +86,7 @@ function putForm(queue, then) {
   let once = newKey(); // a message that is sent again after an error is stored once
   let sent = "";
   const box = form({
+    needs: "putMessage",
     fields: [
       { name: "data", label: "Data", type: "textarea", hint: "Any text, up to 1 MiB." },
       { name: "name", label: "Name", advanced: true, maxlength: 200, hint: "Leave empty to generate one." },

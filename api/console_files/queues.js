@@ -43,7 +43,7 @@ export async function showQueues({ main, query, signal }) {
       {},
       "No queues yet. Programs put messages on a queue; every listener of the queue gets every message.",
     ),
-    el("div", { class: "row" }, button("Create queue", createQueue, { class: "primary" }), link(["start"], "Get started")),
+    el("div", { class: "row" }, button("Create queue", createQueue, { needs: "createQueue", class: "primary" }), link(["start"], "Get started")),
   );
   const list = sortedList({ noun: "queue", columns: COLUMNS, words: (queue) => queue.name, order: "queue", query });
   const rest = el("p", { class: "quiet", hidden: true }, `Only the ${SHOWN_MAX.toLocaleString("en")} oldest queues are shown.`);
@@ -63,7 +63,7 @@ export async function showQueues({ main, query, signal }) {
       "div",
       { class: "title" },
       el("h1", { tabindex: "-1" }, "Queues"),
-      button("Create queue", createQueue, { class: "primary" }),
+      button("Create queue", createQueue, { needs: "createQueue", class: "primary" }),
     ),
     told,
     damaged,

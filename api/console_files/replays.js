@@ -94,10 +94,10 @@ function actions(ids, replay, changed) {
   };
   return [
     replay.state === "paused"
-      ? button("Resume", () => act("resumeReplay"), { "data-replay": replay.id })
-      : button("Pause", () => act("pauseReplay"), { "data-replay": replay.id }),
+      ? button("Resume", () => act("resumeReplay"), { needs: "pauseReplay", "data-replay": replay.id })
+      : button("Pause", () => act("pauseReplay"), { needs: "pauseReplay", "data-replay": replay.id }),
     " ",
-    button("Cancel", cancel, { class: "danger", "data-replay": replay.id }),
+    button("Cancel", cancel, { needs: "cancelReplay", class: "danger", "data-replay": replay.id }),
   ];
 }
 
@@ -110,6 +110,7 @@ function replayForm(ids, changed) {
     return body;
   };
   const box = form({
+    needs: "replayToListener",
     fields: [
       { name: "from", label: "From", type: "moment", hint: "Leave empty to start at the beginning." },
       { name: "to", label: "To", type: "moment", hint: "Leave empty to end now." },

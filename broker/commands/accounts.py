@@ -19,7 +19,9 @@ from broker.core import events as ev
 from broker.core import keys
 from broker.core.accounts import Account, Session, refuse_email
 from broker.core.entities import Organization
-from broker.errors import BrokerError, NotFound, QuotaReached, Refused, Unavailable
+from broker.core.names import shortened
+from broker.core.roles import OWNER, ROLES
+from broker.errors import BrokerError, Changed, NotFound, QuotaReached, Refused, Unavailable
 from broker.passwords import Passwords
 from broker.ports import ControlLog, DirectoryView
 
@@ -29,6 +31,7 @@ _ONE_TIME_S: Final = 86_400  # seconds until a one-time password expires
 _ONE_TIME_BYTES: Final = 15
 _BLOCKED: Final = "This account is blocked. Ask the operator of this server."
 _NO_ACCOUNT: Final = "No account has this ID."
+_NO_OWNER: Final = "You are no owner of this organization any more. Ask an owner."
 _WRONG: Final = "No account has this e-mail address and password."
 
 
@@ -56,7 +59,7 @@ class AccountBlocked(BrokerError):
 
 
 class LastMember(Refused):
-    """After this change, no member of an organization could sign in."""
+    """After this change, no owner of an organization could sign in."""
 
     code = "last-member"
 
@@ -219,7 +222,7 @@ class AccountCommands:
         return await self._record_of_account(event)
 
     async def delete(self, account_id: str, *, even_if_last: bool = False, request_id: str = "") -> list[Organization]:
-        """Delete the account, and return the organizations in which no member can sign in any more.
+        """Delete the account, and return the organizations in which no owner can sign in any more.
 
         Raises LastMember if there are such organizations and `even_if_last` is not set. Raises NotFound if there is no
         such account. The log of each organization first records that the account has left.
@@ -244,7 +247,7 @@ class AccountCommands:
     ) -> list[Organization]:
         """Delete the account of this session.
 
-        Raises Refused if the password is wrong, LastMember if an organization would have no member who can sign in,
+        Raises Refused if the password is wrong, LastMember if an organization would have no owner who can sign in,
         NotFound if the account is gone.
         """
         account = self._view.state.accounts.by_id.get(session.account_id)
@@ -256,7 +259,8 @@ class AccountCommands:
     async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
         """Remove the account from the organization of the context.
 
-        Raises NotFound if it is not a member, LastMember if no other member can sign in and `even_if_last` is not set.
+        Raises NotFound if it is not a member, LastMember if it is the last owner who can sign in and `even_if_last` is
+        not set, Changed if the account that removes it is no owner any more.
         """
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):
@@ -264,7 +268,35 @@ class AccountCommands:
         organization = self._view.state.organizations.get(context.organization_id)
         if organization is None or account_id not in organization.members:
             raise NotFound("No member of this organization has this ID.")
+        if not self._view.state.is_last(organization, account_id):
+            raise Changed(_NO_OWNER)
         raise LastMember(f"{_last([organization])} Set `even_if_last` to do it anyway.")
+
+    async def change_role(self, context: Context, account_id: str, role: str) -> None:
+        """Give a member of the organization of the context another role.
+
+        Raises Refused if the role does not exist, NotFound if the account is no member, LastMember if it is the last
+        owner who can sign in, Changed if the account that changes the role is no owner any more.
+        """
+        check_role(role)
+        if self._has_role(context.organization_id, account_id, role):
+            return
+        event = ev.MemberRoleChanged(**event_fields(context), account_id=account_id, role=role)
+        if await record(self._control, self._view, event):
+            return
+        if not self._has_role(context.organization_id, account_id, role):
+            raise Changed(_NO_OWNER)
+
+    def _has_role(self, organization_id: str, account_id: str, role: str) -> bool:
+        """Return whether a member has the role already. Raises NotFound, or LastMember if it may not get the role."""
+        state = self._view.state
+        before = state.role_of(organization_id, account_id)
+        if before is None:
+            raise NotFound("No member of this organization has this ID.")
+        organization = state.organizations[organization_id]
+        if role != OWNER and state.is_last(organization, account_id):
+            raise LastMember(f"{_last([organization])} First make another member an owner.", pointer="/role")
+        return before == role
 
     async def _record_of_account(self, event: _OfAnAccount) -> bool:
         """Record an event of an account, and return whether it changed anything. Raises NotFound if there is no such
@@ -319,9 +351,15 @@ def check_email(email: str) -> None:
         raise Refused(f"The e-mail address {reason}.", pointer="/email")
 
 
+def check_role(role: str) -> None:
+    """Raise Refused if the text is no role."""
+    if role not in ROLES:
+        raise Refused(f"{shortened(role)!r} is no role. Use one of {', '.join(ROLES)}.", pointer="/role")
+
+
 def _last(organizations: Sequence[Organization]) -> str:
     names = ", ".join(f"{one.name} ({one.id})" for one in organizations)
-    return f"No member who can sign in would be left in {names}."
+    return f"No owner who can sign in would be left in {names}."
 
 
 def _actor(account_id: str, request_id: str) -> str:

@@ -10,19 +10,28 @@ import os
 from typing import Final
 from uuid import uuid4
 
-from broker.commands.accounts import ORGANIZATIONS_MAX, AccountCommands, check_email
+from broker.commands.accounts import ORGANIZATIONS_MAX, AccountCommands, check_email, check_role
 from broker.commands.context import Context, event_fields, now_ms, record
 from broker.core import events as ev
 from broker.core import keys
 from broker.core.accounts import Account
 from broker.core.entities import Organization
 from broker.core.invitations import Invitation
+from broker.core.roles import OWNER
 from broker.errors import NotFound, QuotaReached, Refused
 from broker.ports import ControlLog, DirectoryView
 
 VALID_S: Final = 7 * 86_400  # how long a link works
 OPEN_MAX: Final = 100  # open invitations of one organization
 MEMBERS_MAX: Final = 1_000  # the highest number of members of an organization; a further invitation is not accepted
+_SUBJECT: Final = "Everput: invitation to an organization"
+_TEXT: Final = """\
+You are invited to the organization "{name}" on Everput. To accept, open this page within seven days:
+
+{link}
+
+If you do not expect this invitation, ignore this mail.
+"""
 
 
 class InvitationCommands:
@@ -33,13 +42,14 @@ class InvitationCommands:
         self._view = view
         self._accounts = accounts or AccountCommands(control, view)
 
-    async def invite(self, context: Context, email: str) -> tuple[Invitation, str]:
+    async def invite(self, context: Context, email: str, role: str = OWNER) -> tuple[Invitation, str]:
         """Create an invitation. Return it with its token, which is not available later.
 
-        Raises Refused if the text is no e-mail address or a member has it, QuotaReached if there are too many open
-        invitations, NotFound if the organization does not exist.
+        Raises Refused if the text is no e-mail address or a member has it, or if the role does not exist, QuotaReached
+        if there are too many open invitations, NotFound if the organization does not exist.
         """
         check_email(email)
+        check_role(role)
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
         if account is not None and self._view.state.is_member(context.organization_id, account.id):
@@ -53,6 +63,7 @@ class InvitationCommands:
             email=email,
             token_sha256=keys.key_sha256(token),
             expires_at_ms=context.at_ms + VALID_S * 1000,
+            role=role,
         )
         made = await record(self._control, self._view, event)
         invitation = self._view.state.invitations.by_id.get(event.invitation_id)
@@ -118,6 +129,11 @@ class InvitationCommands:
         """
         account = await self._accounts.create_account(invitation.email, password, request_id=request_id)
         return account, await self.accept(invitation, account.id, request_id=request_id)
+
+
+def invitation_mail(organization: str, link: str) -> tuple[str, str]:
+    """Return the subject and the text of the mail with an invitation's link."""
+    return _SUBJECT, _TEXT.format(name=organization, link=link)
 
 
 def shell_context(organization_id: str) -> Context:

@@ -77,7 +77,7 @@ class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unb
 class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
     """The event that an account was deleted. Its sessions and memberships end, and its e-mail address becomes free.
 
-    Without `even_if_last`, it counts only if each of the account's organizations has another member who can sign in.
+    Without `even_if_last`, it counts only if each of the account's organizations has another owner who can sign in.
     """
 
     even_if_last: bool = False
@@ -104,7 +104,7 @@ class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
 
 
 class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joined"):
-    """The event that an account became a member of an organization."""
+    """The event that an account became a member of an organization, with the role `owner`."""
 
     account_id: str
 
@@ -112,13 +112,25 @@ class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joi
 class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
     """The event that an account left an organization, or was removed from it.
 
-    Without `even_if_last`, it counts only if the organization has another member who is not blocked.
+    Without `even_if_last`, it counts only if the organization has another owner who is not blocked.
     """
 
     urgent: ClassVar[bool] = True
 
     account_id: str
     even_if_last: bool = False
+
+
+class MemberRoleChanged(Event, frozen=True, kw_only=True, tag="member.role_changed"):
+    """The event that a member of an organization got another role.
+
+    It counts only if its author is an owner, and if the organization keeps an owner who is not blocked.
+    """
+
+    urgent: ClassVar[bool] = True
+
+    account_id: str
+    role: str  # a name in roles.py
 
 
 class InvitationEvent(Event, frozen=True, kw_only=True):
@@ -131,12 +143,15 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
     """The event that a person was invited to an organization.
 
     No event holds the invitation's token: `token_sha256` is its SHA-256 in hex. `email` is the address that was
-    invited. The token is invalid from `expires_at_ms` on.
+    invited. The token is invalid from `expires_at_ms` on. The person gets the role `role` (roles.py).
     """
 
     email: str
     token_sha256: str
     expires_at_ms: int
+    role: str = "owner"
+    # The version was raised so that an older program does not make an owner of a person who is invited as an auditor.
+    v: int = 2
 
 
 class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitation.revoked"):

@@ -52,6 +52,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "name": "the name from now on",
     "bytes": "the bytes that one process has stored for the organization since its last event of this kind",
     "account_id": "the account",
+    "role": "the role of the member: `owner`, `developer`, `operator` or `auditor`",
     "email": "the e-mail address of the account or of the invited person, as it was given",
     "password_hash": "argon2id of the password, in PHC form",
     "session_id": "the session; for a change of password, the session that made it",
@@ -59,7 +60,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "expires_at_ms": "the time at which the session, one-time password, invitation or key ends; null for never",
     "queue_ids": "the queues that the key is restricted to; null for all",
     "kept_session_id": "the session that stays while the account's other sessions end; empty when all end",
-    "even_if_last": "whether the event counts even if no other member is left who can sign in",
+    "even_if_last": "whether the event counts even if no other owner is left who can sign in",
     "invitation_id": "the invitation",
     "key_id": "the API key",
     "prefix": "the key's first characters",
@@ -204,6 +205,7 @@ _UNSEALED: Final = Former(
 _UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts for any version of the message")
 # Former versions of events, one for each upcaster in codec.py.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
+    ("invitation.created", 1): Former(frozenset({"role"}), "the person becomes an owner"),
     ("key.created", 1): Former(
         frozenset({"queue_ids", "expires_at_ms"}), "the key is for all queues, and does not expire"
     ),

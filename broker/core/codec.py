@@ -21,6 +21,8 @@ Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
 # Functions that convert an event from (wire name, version) to its next version. Old versions are only read.
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
+    # added role
+    ("invitation.created", 1): lambda fields: fields | {"v": 2},
     # added queue_ids and expires_at_ms
     ("key.created", 1): lambda fields: fields | {"v": 2},
     # added sealed_headers

@@ -25,6 +25,7 @@ from broker.core.account_events import (
     KeyCreated,
     KeyRevoked,
     KeyUsed,
+    MemberRoleChanged,
     OrganizationCreated,
     OrganizationJoined,
     OrganizationLeft,
@@ -266,6 +267,7 @@ ControlEvent = (
     | OrganizationCreated
     | OrganizationJoined
     | OrganizationLeft
+    | MemberRoleChanged
     | InvitationCreated
     | InvitationRevoked
     | InvitationAccepted

@@ -48,6 +48,7 @@ class Directory:
         self.organizations = organizations.by_id
         self.organizations_of, self.founded_count = organizations.of_account, organizations.founded_count
         self.is_member, self.is_last = organizations.is_member, organizations.is_last
+        self.role_of, self.scopes_of = organizations.role_of, organizations.scopes_of
         self.tenant_of, self.bytes_of = organizations.tenant_of, organizations.bytes_of
         self.invitations = organizations.invitations
         self._api_keys = ApiKeys()
@@ -109,6 +110,8 @@ class Directory:
                 self.initialized = self.initialized or (created and by_shell(event))
                 return created
             case ev.OrganizationJoined() | ev.OrganizationLeft() | ev.InvitationEvent() | ev.VolumeRecorded():
+                return self._organizations.apply(event)
+            case ev.MemberRoleChanged():
                 return self._organizations.apply(event)
             case ev.KeyCreated():
                 created = event.organization_id in self.organizations and self._api_keys.apply(event)

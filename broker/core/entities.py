@@ -32,6 +32,8 @@ class Organization:
     name: str
     members: tuple[str, ...] = ()  # account ids in joining order
     founder: str = ""
+    # the roles of the members who are no owners, by account id (roles.py)
+    roles: Mapping[str, str] = field(default_factory=dict)
     by_shell: bool = False
     # stored bytes by day since 1970
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)

@@ -18,7 +18,7 @@ class Invitation:
     """An open invitation to an organization.
 
     The invitation's token makes one account a member. Only the SHA-256 of the token is known. `email` is the address
-    that was invited.
+    that was invited, and `role` the role that the account gets.
     """
 
     id: str
@@ -28,6 +28,7 @@ class Invitation:
     created_at_ms: int
     expires_at_ms: int
     created_by: str
+    role: str
 
     def has_expired(self, at_ms: int) -> bool:
         return self.expires_at_ms <= at_ms
@@ -68,6 +69,7 @@ class Invitations:
             created_at_ms=event.at_ms,
             expires_at_ms=event.expires_at_ms,
             created_by=event.actor,
+            role=event.role,
         )
         self.by_id[made.id] = self.by_sha256[made.token_sha256] = made
         self._of.setdefault(made.organization_id, {})[made.id] = made

@@ -26,7 +26,14 @@ SCOPES: Final[Mapping[str, str]] = {
         "their listeners; read and rotate signing secrets; hold a tunnel. A listener gets every message of its "
         "queue, so a key with this scope can read messages by creating one"
     ),
+    "queues:read": (
+        "read queues, listeners, their deliveries, statistics and replays, but no signing secrets; hold no tunnel"
+    ),
+    "queues:operate": (
+        "pause, resume, test and redrive listeners; start, pause, resume and cancel replays to a listener's own URLs"
+    ),
     "messages": "put, read, change and delete messages, and read their deliveries",
+    "messages:read": "read messages and their deliveries",
     "messages:put": "put messages, one or a batch; read the name and the stored bytes of the organization",
     "keys": (
         "read and revoke all keys of the organization; create keys with no more scopes and no longer life than its own"
@@ -34,7 +41,8 @@ SCOPES: Final[Mapping[str, str]] = {
     "audit": "read the organization's whole log, with the data of every message but no secrets",
 }
 SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # these four include all other scopes
-SCOPES_OF_QUEUES: Final = ("queues", "messages", "messages:put")  # scopes for keys restricted to queues
+# scopes for keys restricted to queues
+SCOPES_OF_QUEUES: Final = ("queues", "queues:read", "queues:operate", "messages", "messages:read", "messages:put")
 QUEUES_MAX: Final = 100  # queues of a restricted key
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS: Final = 43

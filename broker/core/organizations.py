@@ -15,6 +15,7 @@ from broker.core.accounts import Accounts
 from broker.core.entities import DAY_MS, Organization
 from broker.core.events import Event
 from broker.core.invitations import Invitations
+from broker.core.roles import MEMBERS, OWNER, ROLES
 
 
 class Organizations:
@@ -36,10 +37,23 @@ class Organizations:
         organization = self.by_id.get(organization_id)
         return organization is not None and account_id in organization.members
 
+    def role_of(self, organization_id: str, account_id: str) -> str | None:
+        """Return the role of a member; None for an account that is no member."""
+        if not self.is_member(organization_id, account_id):
+            return None
+        return self.by_id[organization_id].roles.get(account_id, OWNER)
+
+    def scopes_of(self, organization_id: str, account_id: str) -> tuple[str, ...]:
+        """Return the scopes of an account in the organization; none if it is no member."""
+        role = self.role_of(organization_id, account_id)
+        return () if role is None else ROLES.get(role, ())
+
     def is_last(self, organization: Organization, account_id: str) -> bool:
-        """Return whether the organization has no other member who can sign in."""
-        others = (self._accounts.by_id[member] for member in organization.members if member != account_id)
-        return all(other.blocked for other in others)
+        """Return whether the account is an owner, and the organization has no other owner who can sign in."""
+        owners = [member for member in organization.members if member not in organization.roles]
+        return account_id in owners and all(
+            self._accounts.by_id[owner].blocked for owner in owners if owner != account_id
+        )
 
     def tenant_of(self, organization_id: str) -> str:
         """Return the tenant that pays for the organization: the account that created it, or else the organization
@@ -62,6 +76,7 @@ class Organizations:
         event: ev.OrganizationCreated
         | ev.OrganizationJoined
         | ev.OrganizationLeft
+        | ev.MemberRoleChanged
         | ev.InvitationEvent
         | ev.VolumeRecorded,
     ) -> bool:
@@ -73,6 +88,8 @@ class Organizations:
                 return self._join(event.organization_id, event.account_id)
             case ev.OrganizationLeft():
                 return self._left(event)
+            case ev.MemberRoleChanged():
+                return self._role_changed(event)
             case ev.InvitationCreated():
                 return self._invitation_created(event)
             case ev.InvitationEvent():
@@ -99,21 +116,22 @@ class Organizations:
             self._founded[founder] += 1
         return True
 
-    def _join(self, organization_id: str, account_id: str) -> bool:
-        """Make the account a member of the organization.
+    def _join(self, organization_id: str, account_id: str, role: str = OWNER) -> bool:
+        """Make the account a member of the organization with this role.
 
         Return False if it can't become a member, or is a member already.
         """
         organization = self.by_id.get(organization_id)
         if organization is None or account_id in organization.members or account_id not in self._accounts.by_id:
             return False
-        self.by_id[organization.id] = replace(organization, members=(*organization.members, account_id))
+        roles = organization.roles if role == OWNER else {**organization.roles, account_id: role}
+        self.by_id[organization.id] = replace(organization, members=(*organization.members, account_id), roles=roles)
         self._of_account.setdefault(account_id, {})[organization.id] = None
         return True
 
     def _invitation_created(self, event: ev.InvitationCreated) -> bool:
         inviter = _account_of(event)
-        may = self.is_member(event.organization_id, inviter) and not self._accounts.by_id[inviter].blocked
+        may = MEMBERS in self.scopes_of(event.organization_id, inviter) and not self._accounts.by_id[inviter].blocked
         if event.organization_id not in self.by_id or (inviter and not may):
             return False
         return self.invitations.create(event)
@@ -123,7 +141,8 @@ class Organizations:
         if invitation is None:
             return False
         if isinstance(event, ev.InvitationAccepted) and (
-            invitation.has_expired(event.at_ms) or not self._join(event.organization_id, event.account_id)
+            invitation.has_expired(event.at_ms)
+            or not self._join(event.organization_id, event.account_id, invitation.role)
         ):
             return False
         self.invitations.forget(invitation)
@@ -135,12 +154,33 @@ class Organizations:
             return False
         if not event.even_if_last and self.is_last(organization, event.account_id):
             return False
+        remover = _account_of(event)
+        # A remover who has left in the meantime still counts, as in logs from before there were roles.
+        if remover not in ("", event.account_id) and remover in organization.roles:
+            return False
         self._leave(organization, event.account_id)
+        return True
+
+    def _role_changed(self, event: ev.MemberRoleChanged) -> bool:
+        organization, author = self.by_id.get(event.organization_id), _account_of(event)
+        may = not author or MEMBERS in self.scopes_of(event.organization_id, author)
+        before = self.role_of(event.organization_id, event.account_id)
+        if organization is None or not may or before in (None, event.role) or event.role not in ROLES:
+            return False
+        if self.is_last(organization, event.account_id):
+            return False
+        roles = {member: role for member, role in organization.roles.items() if member != event.account_id}
+        if event.role != OWNER:
+            roles[event.account_id] = event.role
+            # A former owner could otherwise become an owner again with an invitation of their own.
+            self.invitations.forget_all_by(event.account_id, organization.id)
+        self.by_id[organization.id] = replace(organization, roles=roles)
         return True
 
     def _leave(self, organization: Organization, account_id: str) -> None:
         members = tuple(member for member in organization.members if member != account_id)
-        self.by_id[organization.id] = replace(organization, members=members)
+        roles = {member: role for member, role in organization.roles.items() if member != account_id}
+        self.by_id[organization.id] = replace(organization, members=members, roles=roles)
         del self._of_account[account_id][organization.id]
         # Also remove the invitations that the member has created: with one of them, the former member could come back.
         self.invitations.forget_all_by(account_id, organization.id)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_S: Final = 10.0  # Each step of the conversation with the mail server may take this many seconds.
 _AT_ONCE: Final = 4  # Everput hands at most this many mails over to the mail server at the same time.
 _ID: Final = b"\r\nwebhook-id: "
-_TAKEN, _REFUSED, _LATER = 200, 422, 503
+OK, _REFUSED, _LATER = 200, 422, 503
 _TRANSIENT: Final = 400  # An SMTP reply from 400 to 499 refuses a mail for now.
 _PERMANENT: Final = 500  # An SMTP reply of 500 or more refuses a mail permanently.
 _SAID_CHARS_MAX: Final = 500
@@ -58,7 +58,7 @@ class Mailer:
                 if mail is None:
                     return _answer(*server.noop())
                 server.send_message(mail)
-                return _TAKEN, ""
+                return OK, ""
         except smtplib.SMTPRecipientsRefused as error:
             return _answer(*next(iter(error.recipients.values())))
         except smtplib.SMTPDataError as error:
@@ -97,7 +97,7 @@ class Mailer:
 def _answer(code: int, said: bytes | str) -> tuple[int, str]:
     """Return the HTTP status for a reply of the mail server, and the reply itself as text."""
     text = said.decode("ascii", "replace") if isinstance(said, bytes) else said
-    status = _TAKEN if code < _TRANSIENT else _REFUSED if code >= _PERMANENT else _LATER
+    status = OK if code < _TRANSIENT else _REFUSED if code >= _PERMANENT else _LATER
     return status, f"{code} {text[:_SAID_CHARS_MAX]}"
 
 

@@ -96,7 +96,7 @@ def unblock(options: Options, account: str) -> None:
 @click.option(
     "--even-if-last",
     is_flag=True,
-    help="Delete the account even if it is the last member of an organization who can sign in.",
+    help="Delete the account even if it is the last owner of an organization who can sign in.",
 )
 @click.confirmation_option(prompt="This can't be undone. Delete the account?")
 @shared_options
@@ -174,7 +174,7 @@ def _row(state: Directory, account: Account) -> _Row:
 
 def _say_ownerless(organizations: Iterable[Organization]) -> None:
     for one in organizations:
-        say(f"the organization {one.name} ({one.id}) has no member left who can sign in", err=True)
+        say(f"the organization {one.name} ({one.id}) has no owner left who can sign in", err=True)
 
 
 def _say_keys(state: Directory, account: Account) -> None:

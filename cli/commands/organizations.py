@@ -9,15 +9,18 @@ import click
 
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
-from broker.commands.invitations import InvitationCommands, shell_context
+from broker.commands.invitations import InvitationCommands, invitation_mail, shell_context
 from broker.commands.organizations import revoke_key
-from broker.errors import NotFound
+from broker.core.roles import OWNER, ROLES
+from broker.errors import NotFound, Unavailable
+from broker.outbound.mail import OK, Mailer
 from cli.api_commands import show_all
 from cli.commands.accounts import find_account, shown_time
 from cli.directory import OpenDirectory, in_directory
 from cli.groups import Group, examples
 from cli.options import Options, age_s, shared_options
 from cli.printing import say
+from cli.smtp import smtp_settings
 from everput.answers import Answer
 
 
@@ -34,6 +37,7 @@ class _Row(Answer):
 class _Invitation(Answer):
     id: str
     email: str
+    role: str
     created_at: str
     expires_at: str
     created_by: str
@@ -41,7 +45,7 @@ class _Invitation(Answer):
 
 @click.group("organizations", cls=Group)
 def command() -> None:
-    """List organizations, invite and remove members, revoke keys. To create an organization, use `everput init`.
+    """List organizations, invite, change and remove members, revoke keys. To create one, use `everput init`.
 
     The commands connect to Kafka: the cluster of --kafka, or the Kafka of the running `everput serve` on --data-dir.
     """
@@ -62,7 +66,9 @@ def list_(options: Options, *, as_json: bool) -> None:
                 id=one.id,
                 name=one.name,
                 made_by="shell" if one.by_shell else "account",
-                members=[state.accounts.by_id[member].email for member in one.members],
+                members=[
+                    f"{state.accounts.by_id[member].email} ({state.role_of(one.id, member)})" for member in one.members
+                ],
                 keys=sum(1 for _ in state.keys_of(one.id)),
                 queues=state.queue_count(one.id),
                 stored_bytes=one.bytes_since(since_ms),
@@ -79,7 +85,7 @@ def list_(options: Options, *, as_json: bool) -> None:
 )
 @click.argument("organization_id")
 @click.argument("account", metavar="ACCOUNT")
-@click.option("--even-if-last", is_flag=True, help="Remove the account even if no other member can sign in.")
+@click.option("--even-if-last", is_flag=True, help="Remove the account even if no other owner can sign in.")
 @shared_options
 def remove_member(options: Options, organization_id: str, account: str, *, even_if_last: bool) -> None:
     """Remove an account (an e-mail address or ID) from an organization. The organization's keys stay valid."""
@@ -92,22 +98,50 @@ def remove_member(options: Options, organization_id: str, account: str, *, even_
     in_directory(options, work)
 
 
+@command.command(
+    "set-role", epilog=examples("everput organizations set-role ORGANIZATION_ID ann@shop.example operator")
+)
+@click.argument("organization_id")
+@click.argument("account", metavar="ACCOUNT")
+@click.argument("role", type=click.Choice([*ROLES]))
+@shared_options
+def set_role(options: Options, organization_id: str, account: str, role: str) -> None:
+    """Change the role of a member (an e-mail address or ID) of an organization."""
+
+    async def work(opened: OpenDirectory) -> None:
+        found = find_account(opened, account)
+        await AccountCommands(*opened).change_role(shell_context(organization_id), found.id, role)
+        say(f"{found.email} has the role {role} in the organization {organization_id}")
+
+    in_directory(options, work)
+
+
 @command.command("invite", epilog=examples("everput organizations invite ORGANIZATION_ID bob@shop.example"))
 @click.argument("organization_id")
 @click.argument("email")
+@click.option("--role", type=click.Choice([*ROLES]), default=OWNER, show_default=True, help="Role of the new member.")
 @shared_options
-def invite(options: Options, organization_id: str, email: str) -> None:
-    """Print a link that makes one account a member of an organization.
+def invite(options: Options, organization_id: str, email: str, role: str) -> None:
+    """Print a link that makes one account a member of an organization, and send it by mail.
 
-    The link works once, within seven days, and can't be printed again. Send it to the person: no mail is sent. Without
-    --public-url, append what is printed to the URL of the API.
+    The link works once, within seven days, and can't be printed again. Without --smtp-url and --public-url, no mail is
+    sent: send the link to the person. Without --public-url, append what is printed to the URL of the API.
     """
+    smtp = smtp_settings(options.smtp_url, options.mail_from)
 
     async def work(opened: OpenDirectory) -> None:
         _check_organization(opened, organization_id)
-        invitation, token = await InvitationCommands(*opened).invite(shell_context(organization_id), email)
+        invitation, token = await InvitationCommands(*opened).invite(shell_context(organization_id), email, role)
         say(f"invited {email} as {invitation.id}, until {shown_time(invitation.expires_at_ms)}:", err=True)
-        say(f"{(options.public_url or '').rstrip('/')}/console#/invitation/{token}")
+        link = f"{(options.public_url or '').rstrip('/')}/console#/invitation/{token}"
+        say(link)
+        if smtp is None or options.public_url is None:
+            return
+        name = opened.view.state.organizations[organization_id].name
+        status, reply = await Mailer(smtp).send(email, *invitation_mail(name, link))
+        if status != OK:
+            raise Unavailable(f"the mail server did not take the mail: {reply}; send the link to the person yourself")
+        say(f"the mail server took the mail to {email}", err=True)
 
     in_directory(options, work)
 
@@ -125,6 +159,7 @@ def invitations(options: Options, organization_id: str, *, as_json: bool) -> Non
             _Invitation(
                 id=one.id,
                 email=one.email,
+                role=one.role,
                 created_at=shown_time(one.created_at_ms),
                 expires_at=shown_time(one.expires_at_ms),
                 created_by=one.created_by,
@@ -132,7 +167,7 @@ def invitations(options: Options, organization_id: str, *, as_json: bool) -> Non
             for one in InvitationCommands(*opened).open(organization_id)
         ]
 
-    columns = ("id", "email", "created at", "expires at", "created by")
+    columns = ("id", "email", "role", "created at", "expires at", "created by")
     show_all(in_directory(options, rows), {heading: heading.replace(" ", "_") for heading in columns}, as_json=as_json)
 
 

@@ -36,7 +36,7 @@ class DeletedAccountAnswer(Answer):
     account: AccountFields
     """The account as it was."""
     without_members: list[Named]
-    """The organizations that now have no member who can sign in."""
+    """The organizations that now have no owner who can sign in."""
 
 
 class MemberFields(AccountFields):
@@ -44,6 +44,8 @@ class MemberFields(AccountFields):
 
     blocked: bool
     """Whether the operator has blocked the account, so that it can't sign in."""
+    role: str | UnsetType = UNSET
+    """The role: `owner`, `developer`, `operator` or `auditor`. Missing from an older server."""
 
 
 class MemberAnswer(Answer):
@@ -114,6 +116,10 @@ class OrganizationFields(Named):
     """Whether a part of the installation's log can't be read, of this or another organization. Missing from an older
     server.
     """
+    role: str | UnsetType = UNSET
+    """The role of the signed-in account: `owner`, `developer`, `operator` or `auditor`. Missing for an API key."""
+    scopes: list[str] | UnsetType = UNSET
+    """The scopes of the role or of the API key: what it may do. Missing from an older server."""
 
 
 class OrganizationAnswer(Answer):
@@ -130,13 +136,15 @@ class OrganizationsAnswer(Answer):
     """The organizations."""
 
 
-class InvitationFields(Answer):
+class InvitationFields(Answer, kw_only=True):
     """An open invitation to an organization, without its token."""
 
     id: Id
     """The invitation's ID."""
     email: str
     """The e-mail address that was invited."""
+    role: str | UnsetType = UNSET
+    """The role that the person gets. Missing from an older server."""
     created_at: Time
     """The time at which the invitation was created."""
     expires_at: Time
@@ -157,7 +165,7 @@ class InvitationsAnswer(Answer):
     """The invitations, oldest first."""
 
 
-class NewInvitationFields(InvitationFields):
+class NewInvitationFields(InvitationFields, kw_only=True):
     """A new invitation with its token."""
 
     token: str

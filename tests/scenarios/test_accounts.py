@@ -18,6 +18,7 @@ from broker.kafka.log import KafkaLog
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings
 from tests.scenarios.running import alone, everput, said
+from tests.smtp import receiving_mail
 
 PASSWORD = "correct horse battery"
 STRANGER = {"email": "admin@everput.local", "password": PASSWORD}
@@ -110,7 +111,7 @@ async def test_what_the_shell_does_to_an_account_counts_in_every_process_at_once
             key = (await client.put(keys, json={"name": "deploy"}, headers=session)).json()["key"]
 
             blocked = await asyncio.to_thread(everput, "accounts", "block", ann["email"], *options)
-            assert "has no member left who can sign in" in blocked.stderr
+            assert "has no owner left who can sign in" in blocked.stderr
             assert f"still valid: the key deploy ({key['id']})" in blocked.stderr
             assert await statuses(session) == {401}
             assert await statuses({"x-api-key": key["secret"]}, "/v1/queues") == {200}
@@ -149,12 +150,23 @@ async def test_what_the_shell_does_to_an_account_counts_in_every_process_at_once
             _, other = [json.loads(line) for line in (await shell(*invitations, *options)).splitlines()]
             assert (other["email"], other["created_by"]) == ("eve@example.com", "shell")
             await shell("organizations", "revoke-invitation", other["id"], *options)
+            async with receiving_mail() as inbox:
+                server = ("--smtp-url", f"smtp://127.0.0.1:{inbox.port}", "--mail-from", "everput@example.com")
+                by_mail = (*invite, "mia@example.com", "--role", "auditor", "--public-url", "https://everput.example/")
+                printed = await shell(*by_mail, *server, *options)
+                assert inbox.recipients == ["mia@example.com"]
+                assert printed in inbox.mails[0].get_content()
             session = await sign_in(bob)
             token = {"token": link.rpartition("/")[2]}
             used = [await client.post(f"{url}/v1/invitations/accept", json=token, headers=session) for url in urls]
             assert [answer.status_code for answer in used] == [200, 422]
             assert await statuses({**session, "everput-organization": organization}, "/v1/queues") == {200}
-            assert await shell(*invitations, *options) == ""
+            assert json.loads(await shell(*invitations, *options))["role"] == "auditor"
+            await shell("organizations", "set-role", organization, bob["email"], "owner", *options)
+            last = await asyncio.to_thread(
+                everput, "organizations", "set-role", organization, bob["email"], "auditor", *options
+            )
+            assert (last.returncode, "No owner who can sign in" in last.stderr) == (1, True)
             missing = await asyncio.to_thread(everput, *invite[:2], "no-id", bob["email"], *options)
             assert (missing.returncode, "no organization has the ID no-id" in missing.stderr) == (1, True)
 

@@ -59,11 +59,13 @@ async def test_a_key_without_the_scope_is_403(api, scope):
     )
     queue_id = await api.queue()
     asked = [
-        ("queues", "GET", f"/v1/queues/{queue_id}"),
+        ("queues:read", "GET", f"/v1/queues/{queue_id}"),
         ("queues", "PUT", "/v1/queues"),
-        ("queues", "GET", f"/v1/queues/{queue_id}/listeners"),
+        ("queues:read", "GET", f"/v1/queues/{queue_id}/listeners"),
+        ("queues:operate", "POST", f"/v1/queues/{queue_id}/listeners/{UNKNOWN}/pause"),
         ("messages:put", "PUT", f"/v1/queues/{queue_id}/messages"),
-        ("messages", "GET", f"/v1/queues/{queue_id}/messages/{UNKNOWN}"),
+        ("messages:read", "GET", f"/v1/queues/{queue_id}/messages/{UNKNOWN}"),
+        ("messages", "DELETE", f"/v1/queues/{queue_id}/messages/{UNKNOWN}"),
     ]
     for needed, method, path in asked:
         answer = await api.request(method, path, json={"data": "x"}, headers={"x-api-key": secret})

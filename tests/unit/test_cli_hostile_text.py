@@ -80,7 +80,7 @@ ERRORS_ONLY = {"stats": ("q",), "put": ("q", "FILE"), "redrive": ("q", ID), "exp
 LOCAL = (
     *(f"accounts {name}" for name in ("block", "delete", "end-sessions", "list", "reset-password", "unblock")),
     *(f"organizations {name}" for name in ("invitations", "invite", "list", "remove-member")),
-    *(f"organizations {name}" for name in ("revoke-invitation", "revoke-key")),
+    *(f"organizations {name}" for name in ("revoke-invitation", "revoke-key", "set-role")),
     *("serve", "api", "worker", "init", "rotate-sealing-key", "verify"),
     *("export-all", "check", "import", "mend", "events", "completion", "demo"),
     *(f"profiles {name}" for name in ("list", "use", "remove")),

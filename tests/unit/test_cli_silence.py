@@ -29,6 +29,7 @@ OF_KAFKA = {
     "organizations remove-member": ("o", "a@example.com"),
     "organizations revoke-invitation": ("i",),
     "organizations revoke-key": ("k",),
+    "organizations set-role": ("o", "a@example.com", "auditor"),
     "init": (),
     "export-all": ("folder",),
 }

@@ -20,6 +20,7 @@ from hatchling.builders.wheel import WheelBuilder
 from test_api_accounts import PASSWORD, SAME, WHO
 
 from api import console as served
+from api.app import operations
 from api.reference import OPERATION_DOCS
 from broker.commands.organizations import SCOPES
 from broker.core.health import Health
@@ -166,6 +167,18 @@ def test_every_operation_that_it_asks_for_is_one_of_the_api_and_is_asked_for():
     assert "fetch(" not in others
 
 
+async def test_each_button_knows_the_scope_that_its_operation_needs():
+    api = await make_api()
+    routes = {
+        (method, path): scope or OPERATION_DOCS[method, path].needs for method, path, scope in operations(api.app)
+    }
+    named = dict(re.findall(r'^  (\w+): "([\w:]+)",$', SCRIPTS["api.js"], re.MULTILINE))
+    assert named == {name: routes[OPERATIONS[name]] for name in named}
+    others = "".join(script for name, script in SCRIPTS.items() if name != "api.js")
+    used = re.findall(r'needs: "(\w+)"|whyNot\("(\w+)"', others)
+    assert {one or other for one, other in used} <= named.keys()
+
+
 def test_all_scopes_of_keys_can_be_chosen():
     assert re.findall(r'\["([\w:]+)", "\1: ', SCRIPTS["keys.js"]) == list(SCOPES)
 
@@ -206,6 +219,8 @@ VERBS = {
         "Invite",
         "Clear",
         "Go",
+        "Leave",
+        "Remove",
     ),
 }
 

@@ -63,8 +63,14 @@ SAMPLES: list[ev.Event] = [
     ev.OrganizationCreated(**BY, request_id="r-1", name="Acme"),
     ev.OrganizationJoined(**BY, **ACCOUNT),
     ev.OrganizationLeft(**BY, **ACCOUNT, even_if_last=True),
+    ev.MemberRoleChanged(**BY, **ACCOUNT, role="operator"),
     ev.InvitationCreated(
-        **BY, **INVITATION, email="Bob@example.com", token_sha256="cd" * 32, expires_at_ms=1_767_830_430_123
+        **BY,
+        **INVITATION,
+        email="Bob@example.com",
+        token_sha256="cd" * 32,
+        expires_at_ms=1_767_830_430_123,
+        role="auditor",
     ),
     ev.InvitationRevoked(**BY, **INVITATION),
     ev.InvitationAccepted(**BY, **INVITATION, **ACCOUNT),

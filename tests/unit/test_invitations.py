@@ -93,7 +93,7 @@ async def test_an_account_accepts_an_invitation_once_and_is_a_member_with_all_ri
     made = await ann.invite(shop)
     assert (made["link"], made["mailed"]) == (None, False)
     listed = (await ann.ask("GET", f"/v1/organizations/{shop}/invitations")).json()["invitations"]
-    assert listed == [{name: made[name] for name in ("id", "email", "created_at", "expires_at")}]
+    assert listed == [{name: made[name] for name in ("id", "email", "role", "created_at", "expires_at")}]
     accepted = await bob.accept(made["token"])
     assert accepted.json() == {"organization": {"id": shop, "name": "Ann's shop"}}
     assert await bob.emails(shop) == ["ann@example.com", BOB]

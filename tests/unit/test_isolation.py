@@ -77,14 +77,14 @@ OWNED: dict[str, Any] = {
 # What has no id in its path: it is of whoever asks, and shows nothing of anybody else.
 OF_THE_ASKER: dict[str, Any] = {
     "GET /v1/queues": None,
-    "PUT /v1/queues": {"name": "owner's queue"},  # the name is free in another organization
+    "PUT /v1/queues": {"name": "anna's queue"},  # the name is free in another organization
     "GET /v1/log": None,
     "GET /v1/overview": None,
 }
 PASSWORD = "correct horse battery"
 OF_THE_SESSION: dict[str, Any] = {
     "GET /v1/organizations": None,
-    "PUT /v1/organizations": {"name": "owner's organization"},
+    "PUT /v1/organizations": {"name": "anna's organization"},
     "POST /v1/accounts/password": {"password": PASSWORD, "new_password": "another password"},
     "POST /v1/accounts/delete": {"password": PASSWORD, "even_if_last": True},
     "GET /v1/sessions": None,
@@ -93,6 +93,7 @@ OF_THE_SESSION: dict[str, Any] = {
 # What only a member's session may ask; the id is a colleague's.
 OF_MEMBERS: dict[str, Any] = {
     f"GET {MEMBERS}": None,
+    f"PUT {MEMBERS}/{{account_id}}": {"role": "auditor"},
     f"DELETE {MEMBERS}/{{account_id}}": None,
     f"GET {INVITATIONS}": None,
     f"PUT {INVITATIONS}": {"email": "new@example.com"},
@@ -224,7 +225,7 @@ async def test_every_route_has_an_entry_and_every_entry_is_a_route(api):
 
 @pytest.mark.parametrize("route", OWNED)
 async def test_another_organizations_id_is_404_and_nothing_happens(api, route):
-    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    owner, stranger = await tenant(api, "anna"), await tenant(api, "stranger")
     before = all_there_is(api)
     names = re.findall(r"{(\w+)}", route)
     mixtures = itertools.product([owner.ids, stranger.ids], repeat=len(names))
@@ -236,14 +237,14 @@ async def test_another_organizations_id_is_404_and_nothing_happens(api, route):
             answer = await ask(api, route, ids, OWNED[route], headers)
             unauthorised = headers is stranger.session and KEYS not in route
             assert answer.status_code == (401 if unauthorised else 404), answer.text
-            assert "owner" not in answer.text
+            assert "anna" not in answer.text
     assert all_there_is(api) == before
     assert (await ask(api, route, owner.ids, OWNED[route], owner.key)).status_code == 200
 
 
 @pytest.mark.parametrize("route", OF_MEMBERS)
 async def test_members_are_shown_to_members_and_removed_by_members_only(api, route):
-    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    owner, stranger = await tenant(api, "anna"), await tenant(api, "stranger")
     before = all_there_is(api)
     names = re.findall(r"{(\w+)}", route)
     for mixture in itertools.product([owner.ids, stranger.ids], repeat=len(names)):
@@ -253,7 +254,7 @@ async def test_members_are_shown_to_members_and_removed_by_members_only(api, rou
         for headers, status in ((stranger.session, 404), (stranger.key, 401), (owner.key, 401), ({}, 401)):
             answer = await ask(api, route, ids, OF_MEMBERS[route], headers)
             assert answer.status_code == status, answer.text
-            assert "owner" not in answer.text
+            assert "anna" not in answer.text
     assert all_there_is(api) == before
     assert (await ask(api, route, owner.ids, OF_MEMBERS[route], owner.session)).status_code == 200
 
@@ -261,10 +262,10 @@ async def test_members_are_shown_to_members_and_removed_by_members_only(api, rou
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_MEMBERS])
 @pytest.mark.parametrize("ended", ["removed", "blocked", "deleted"])
 async def test_whoever_is_removed_blocked_or_deleted_is_refused_at_once_and_nothing_happens(api, route, ended):
-    owner = await tenant(api, "owner")
+    owner = await tenant(api, "anna")
     control = api.log.control
     people = AccountCommands(control, control, cheap_passwords())
-    account_id = control.state.accounts.account("owner@example.com").id
+    account_id = control.state.accounts.account("anna@example.com").id
     if ended == "removed":
         context = Context(organization_id=owner.ids["organization_id"], actor="shell", request_id="", at_ms=now_ms())
         await people.leave(context, account_id)
@@ -280,7 +281,7 @@ async def test_whoever_is_removed_blocked_or_deleted_is_refused_at_once_and_noth
 
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER])
 async def test_a_members_session_may_do_all_in_its_organization_and_nothing_elsewhere(api, route):
-    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    owner, stranger = await tenant(api, "anna"), await tenant(api, "stranger")
     body = {**OWNED, **OF_THE_ASKER}[route]
     before = all_there_is(api)
     for where in (owner.ids["organization_id"], "no-id", ""):
@@ -289,13 +290,13 @@ async def test_a_members_session_may_do_all_in_its_organization_and_nothing_else
             assert answer.status_code == 404
     assert all_there_is(api) == before
     assert (await ask(api, route, owner.ids, body, owner.member())).status_code == (
-        422 if body == {"name": "owner's queue"} else 200
+        422 if body == {"name": "anna's queue"} else 200
     )
 
 
 @pytest.mark.parametrize("route", SOCKETS)
 async def test_a_socket_is_refused_as_all_else_is_and_nothing_happens(api, route):
-    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    owner, stranger = await tenant(api, "anna"), await tenant(api, "stranger")
     _, without = await create_key(
         api.log.control, api.log.control, organization_id=owner.ids["organization_id"], name="none", scopes=()
     )
@@ -314,7 +315,7 @@ async def test_a_socket_is_refused_as_all_else_is_and_nothing_happens(api, route
 
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *BY_TOKEN])
 async def test_without_a_key_or_session_it_is_401_and_nothing_happens(api, route):
-    owner = await tenant(api, "owner")
+    owner = await tenant(api, "anna")
     before = all_there_is(api)
     body = {**OWNED, **OF_THE_ASKER, **OF_THE_SESSION, **OF_MEMBERS, **BY_TOKEN}[route]
     wrong = {"x-api-key": "evp_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3LP1ya"}
@@ -325,7 +326,7 @@ async def test_without_a_key_or_session_it_is_401_and_nothing_happens(api, route
 
 @pytest.mark.parametrize("route", [*OWNED, *(route for route in OF_THE_ASKER)])
 async def test_a_key_without_the_scope_is_403_and_nothing_happens(api, route):
-    owner = await tenant(api, "owner")
+    owner = await tenant(api, "anna")
     control = api.log.control
     organization = await create_organization(control, control, name="none")
     for organization_id in (owner.ids["organization_id"], organization.id):
@@ -361,7 +362,7 @@ async def ask_or_listen(api: Api, route: str, ids: dict[str, str], headers: dict
 
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *SOCKETS])
 async def test_a_key_that_only_puts_may_nothing_else(api, route):
-    owner = await tenant(api, "owner")
+    owner = await tenant(api, "anna")
     key = await key_of(api, owner, scopes=("messages:put",))
     before = all_there_is(api)
     status, _ = await ask_or_listen(api, route, owner.ids, key)
@@ -371,7 +372,7 @@ async def test_a_key_that_only_puts_may_nothing_else(api, route):
 
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *SOCKETS])
 async def test_a_key_for_one_queue_finds_no_other_and_may_nothing_that_is_no_queues(api, route):
-    owner = await tenant(api, "owner")
+    owner = await tenant(api, "anna")
     other = await ask(api, "PUT /v1/queues", {}, {"name": "other"}, owner.key)
     other_id = other.json()["queue"]["id"]
     limits = {"scopes": SCOPES_OF_QUEUES, "queue_ids": [other_id]}
@@ -381,7 +382,7 @@ async def test_a_key_for_one_queue_finds_no_other_and_may_nothing_that_is_no_que
         "_id}" in route.partition(QUEUE)[2]
     ):  # by its own queue's path no listener, message or replay of another is found
         status, text = await ask_or_listen(api, route, {**owner.ids, "queue_id": other_id}, key)
-        assert (status, "owner" in text) == (404, False)
+        assert (status, "anna" in text) == (404, False)
     status, text = await ask_or_listen(api, route, owner.ids, key)
     if route == "GET /v1/queues":
         assert [queue["name"] for queue in orjson.loads(text)["queues"]] == ["other"]
@@ -389,7 +390,7 @@ async def test_a_key_for_one_queue_finds_no_other_and_may_nothing_that_is_no_que
         assert (orjson.loads(text)["queues"], orjson.loads(text)["listeners"]) == (1, {})
     else:
         assert status == (404 if QUEUE in route else 403)
-    assert "owner" not in text
+    assert "anna" not in text
     assert all_there_is(api) == before
     key = await key_of(api, owner, **{**limits, "queue_ids": [owner.ids["queue_id"]]})
     status, _ = await ask_or_listen(api, route, owner.ids, key)
@@ -399,7 +400,7 @@ async def test_a_key_for_one_queue_finds_no_other_and_may_nothing_that_is_no_que
 @pytest.mark.parametrize("remembered", [False, True])
 @pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *SOCKETS, "GET /v1/organizations"])
 async def test_a_key_that_has_expired_opens_nothing(api, route, remembered, monkeypatch):
-    owner = await tenant(api, "owner")
+    owner = await tenant(api, "anna")
     key = await key_of(api, owner, scopes=SCOPES, expires_at_ms=now_ms() + 60_000)
     if remembered:
         assert (await api.bare.get("/v1/queues", headers=key)).status_code == 200
@@ -417,7 +418,7 @@ async def test_a_key_that_has_expired_opens_nothing(api, route, remembered, monk
 @pytest.mark.parametrize("as_member", [False, True])
 @pytest.mark.parametrize("route", [*OF_THE_ASKER, *OF_THE_SESSION])
 async def test_what_is_of_the_asker_shows_nothing_of_another(api, route, as_member):
-    owner, stranger = await tenant(api, "owner"), await tenant(api, "stranger")
+    owner, stranger = await tenant(api, "anna"), await tenant(api, "stranger")
     state = api.log.control.state
     before = [queue.id for queue in state.queues_of(owner.ids["organization_id"])], list(state.accounts.sessions)
     headers = stranger.key if route in OF_THE_ASKER else stranger.session
@@ -427,7 +428,7 @@ async def test_what_is_of_the_asker_shows_nothing_of_another(api, route, as_memb
     assert answer.status_code == 200
     assert not any(id_ in answer.text for id_ in owner.ids.values())
     if route.startswith("GET"):
-        assert "owner" not in answer.text
+        assert "anna" not in answer.text
         # An overview has no names while no listener needs attention.
         assert "stranger" in answer.text or (route, answer.json().get("queues")) == ("GET /v1/overview", 1)
     now = [queue.id for queue in state.queues_of(owner.ids["organization_id"])], list(state.accounts.sessions)
