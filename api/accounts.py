@@ -46,7 +46,7 @@ class AccountLimits:
     # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
-    # A network that has made no sign-in attempt for this many seconds is served before networks that have made some.
+    # Networks that made no sign-in attempt for this many seconds may still try when the limit is nearly used up.
     recent_s: float = 600.0
 
 

@@ -26,14 +26,14 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-# This header names the organization in which a request with a session acts.
+# A request with a session names its organization in this header.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
 # Browsers accept the prefix `__Host-` only over TLS and only from this host, so no other site can set the cookie.
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-_WINDOW_S: Final = 10  # a client may send the requests of this many seconds in one burst
+_WINDOW_S: Final = 10  # a client may send as many requests at once as it may otherwise send in this many seconds
 _BEARER: Final = "bearer "
 # The limit counts for each account, and is low because sessions are for people. Programs use API keys.
 _SESSION_CALLS_AT_ONCE: Final = 60
@@ -85,7 +85,7 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            # Another process may just have created the API key, so read the log to its end and look again.
+            # Another process may just have created this API key: read the log to its end, and look the key up again.
             await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
@@ -116,7 +116,7 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        # If the event of this use can't be stored, record the key's next use.
+        # If Kafka does not store the event that the key was used, the key's next use is recorded instead.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
@@ -172,7 +172,7 @@ class Token(NamedTuple):
     """A session's token, as a request holds it."""
 
     text: str
-    # True if the token came in a cookie. A browser also sends a cookie with requests from pages of other sites.
+    # True if the session's token came in a cookie, which a browser also sends with requests from other sites' pages.
     by_cookie: bool
 
 
@@ -209,7 +209,7 @@ class Sessions:
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
-        # A WebSocket has no method. A page of any site may open one, and the browser sends the cookie with it.
+        # A page of any site may open a WebSocket here, and the browser sends the session's cookie with it.
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
                 "A request with a session's cookie must come from this server's own pages. "
@@ -218,7 +218,7 @@ class Sessions:
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
-            # Another process may just have started or ended the session.
+            # Another process may just have started this session: read the log to its end, and look it up again.
             await self._view.caught_up()
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():

@@ -15,11 +15,11 @@ NAMES_MAX: Final = 10_000
 class Allowance(NamedTuple):
     """The remaining part of one rate limit."""
 
-    # The number of further requests that are permitted now.
+    # The number of further requests that the rate limit permits now.
     left: int
-    # Seconds until the full number of requests is permitted again.
+    # Seconds until the rate limit permits a full burst of requests again.
     full_in_s: float
-    # The time in seconds until this request is permitted; 0 if it is permitted now.
+    # Seconds until the rate limit permits this request; 0 if it permits it now.
     wait_s: float
 
 

@@ -57,7 +57,7 @@ _NOT_STORED: Final = (b"cache-control", b"no-store")
 # The client may keep the answer, but must ask with its entity tag before it uses the answer again.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
-# A request id that contains an API key or a session token is refused, because request ids are logged and stored.
+# A request id with an API key or a session token in it is refused, because request ids are logged and stored.
 # This regular expression takes linear time on any input, because it searches for one of two fixed words.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
 # This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
@@ -75,7 +75,7 @@ class Service(NamedTuple):
     keys: ApiKeys
     members: Members
     view: DirectoryView
-    # The base of the links in answers. If it is None, the links use the address that the client connected to.
+    # The base URL of the links in answers. If it is None, links use the host to which the client has connected.
     public_url: str | None
     body_bytes_max: int
     bodies: Bodies
@@ -359,7 +359,7 @@ class Method(NamedTuple):
     handler: Handler
     # The scope that an API key or a member's role needs. None means that the handler itself authenticates the request.
     scope: str | None
-    # True if an API key for some queues may use this path, which names no queue. The key then sees only its own queues.
+    # True if an API key that is restricted to some queues may use this path. It then sees only these queues.
     narrows: bool = False
 
 
@@ -400,7 +400,7 @@ class Resource:
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 await call.admit(method.scope, narrows=method.narrows)
-                # A GET waits for the changes that other processes made, and is answered 503 if that takes too long.
+                # A GET first waits until this process has read all changes in the log. Otherwise the answer is 503.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:

@@ -16,7 +16,7 @@ from api.problems import Headers
 from broker.volume import StoredBytes
 
 _MINUTE_S: Final = 60
-# Each change counts as its body plus this many bytes, for its event and its part of a Kafka record batch.
+# A change counts as the bytes of its body and this many more, for its event and its part of a record batch.
 _EVENT_BYTES: Final = 1 << 10
 _BODY_BYTES: Final = 4 << 10  # a change with a large body counts as one more change for each 4 KiB
 
@@ -48,7 +48,7 @@ class Changes:
         async def counted(call: Call) -> Any:
             length = call.declared_length()
             self.take(call.headers, call.organization_id, length or 0)
-            if length is None:  # the size of a chunked body is known only once it has arrived
+            if length is None:  # The size of a chunked body is known only when the whole body has arrived.
                 call.when_received(partial(self.take_more, call.organization_id))
             return await handler(call)
 

@@ -19,7 +19,8 @@ Address = IPv4Address | IPv6Address
 
 _HOPS_MAX: Final = 16  # X-Forwarded-For may name at most this many proxies between a client and this process
 _ADDRESS_CHARS_MAX: Final = 64
-_IPV6_PREFIX: Final = 64  # the prefix length of the network that an IPv6 client may own
+# An IPv6 client may own all addresses in a network with this prefix length, so they count as one client.
+_IPV6_PREFIX: Final = 64
 IPV4_NETWORK_PREFIX: Final = 24
 IPV6_NETWORK_PREFIX: Final = 48
 _X_FORWARDED_FOR: Final = b"x-forwarded-for"

@@ -22,7 +22,7 @@ _FOLDER: Final = Path(__file__).parent / "console_files"
 # Each JavaScript library has its own folder here, with its license and the checksums of its unchanged files.
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
-# The samples have these texts in place of the server's URL, the API key and the queue's id.
+# The console replaces these texts in the samples by the server's URL, the API key and the queue's id.
 _SERVER: Final = "https://[server]"  # in a shell, a URL with brackets needs quotes
 _KEY: Final = "API_KEY"
 _QUEUE_ID: Final = "QUEUE_ID"
@@ -67,5 +67,5 @@ def _samples() -> bytes:
 
 
 async def _to_console(_request: Request) -> Response:
-    # The location is relative, because a proxy may add a path.
+    # The URL in the header Location is relative, because a proxy may add a prefix to the path.
     return RedirectResponse("console", 307)

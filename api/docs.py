@@ -72,7 +72,7 @@ class Reference:
 
     async def get(self, call: Call) -> Stream:
         """Stream the OpenAPI document in small pieces, so that slow clients hold little memory."""
-        server = orjson.dumps(call.href(""))[1:-1]  # the client's header Host may hold any text
+        server = orjson.dumps(call.href(""))[1:-1]  # Escape the text, because a client's header Host may hold anything.
         return Stream(b"application/json", self._pieces(server), _nothing_to_close)
 
     async def _pieces(self, server: bytes) -> AsyncGenerator[bytes, None]:

@@ -28,11 +28,11 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# Rate limits of one process: invitations of an organization, mails to one e-mail address, and all mails together.
+# Rate limits of one process on invitations: of one organization, to one e-mail address, and all together.
 ORGANIZATION_AT_ONCE, ORGANIZATION_PER_S = 20, 1 / 60
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2
-# Rate limits on using links: by one network, and registrations of all, which need processor time for password hashes.
+# Rate limits on links in invitations: on their use from one network, and on all registrations with them.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.1
 _REFUSAL: Final = "Too many invitations. Try again later."
 _REFUSAL_USE: Final = "Too many uses of invitations. Try again later."

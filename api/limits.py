@@ -13,7 +13,7 @@ from typing import Final
 from api.buckets import Allowance, Buckets
 from api.problems import Headers, TooManyRequests
 
-EVERYBODY: Final = ""  # the key under which a rate limit counts all clients together
+EVERYBODY: Final = ""  # the name under which a rate limit counts all clients together
 
 
 class Recent:

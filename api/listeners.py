@@ -24,14 +24,14 @@ from broker.core.events import Batch
 from broker.errors import Refused
 from broker.ports import DirectoryView, ListenerStatus
 
-_STANDARD: Final = "standard"  # the name of the body format that a listener has if no other format was chosen
+_STANDARD: Final = "standard"  # the name of the body format of a listener for which no format was chosen
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
 # This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
 # This regular expression takes linear time on any input, because only one repetition can backtrack.
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text
-# Everput sets these headers itself, or they would change where a request ends.
+# Everput itself sets some of these headers. The others would change where a request ends.
 _HEADERS_OURS: Final = frozenset(
     [
         *("connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive"),

@@ -36,7 +36,7 @@ _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
 _LIMIT_MAX: Final = 1_000_000
-# Clocks of processes differ, so an event of a message may have an earlier time than the message's id.
+# Clocks of processes differ, so an event about a message may have a time before the time in the message's id.
 _CLOCK_SKEW_MS: Final = 60_000
 
 
@@ -68,8 +68,8 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            # An error before the first line gets its own HTTP status.
-            # After the first line, an error can only cut the answer off.
+            # An error before the first line of the streamed answer gets its own HTTP status.
+            # After the first line of a streamed answer was sent, an error can only cut the answer off.
             first = await anext(slices)
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None

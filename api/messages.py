@@ -34,7 +34,8 @@ from broker.volume import StoredBytes
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
 # This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
-BATCH_TIMES_BYTES_MAX: Final = 2  # the body of a batch of messages may be twice as large as other request bodies
+# The body of a batch of messages may be twice as large as the body of any other request.
+BATCH_TIMES_BYTES_MAX: Final = 2
 
 
 class Messages:
@@ -124,7 +125,7 @@ class Messages:
                 "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        # The JSON pointers in error answers are relative to this message, because the body is not a list.
+        # The JSON pointers in errors point into this message, because the request's body is one message and no list.
         if isinstance(body, MessageBody):
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]
@@ -155,7 +156,7 @@ class Messages:
         asked_for = filters(query, queue)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
-            # Retention may have deleted messages since the previous page: begin where the log begins now.
+            # Kafka may have deleted old messages since the previous page. If so, begin where the log begins now.
             first, last = await self._log.offsets_at(0), await self._log.end_offsets()
             made = span(self._tokens.open(query["cursor"], queue.organization_id, path), last)
             asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))

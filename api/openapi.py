@@ -61,7 +61,7 @@ _KEY_ABOUT: Final = "\n".join(
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# Answers have these headers if a rate limit applies. Limits have names, such as `key` (of an API key) or `bytes`.
+# Answers have these headers if a rate limit applies. Its name is, for example, `key` (requests of one API key).
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {
@@ -253,7 +253,8 @@ def _responses(doc: OperationDoc, schemas: _Schemas) -> dict[str, Any]:
         found["304"] = {"description": "The resource has not changed.", "headers": headers | tag}
     asked = () if doc.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
-    named = (404,) if doc.asks == KEY else ()  # a request with a session may name an organization that does not exist
+    # 404, because a request with a session may name an organization that does not exist.
+    named = (404,) if doc.asks == KEY else ()
     full = (507,) if doc.name in CHANGES else ()
     for status in sorted({*doc.problems, *asked, *limited, *named, *full, *_EVERYWHERE}):
         again = {"Retry-After": {"schema": {"type": "integer"}}} if status in _RETRIED else {}

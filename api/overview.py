@@ -20,7 +20,7 @@ from broker.core.health import Health
 from broker.core.statistics import QueuesSeries
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
-# For a larger organization, the overview shows the health of the oldest listeners only, up to this number.
+# If an organization has more listeners than this, the overview shows the health of the oldest ones only.
 LISTENERS_MAX: Final = 1_000
 ATTENTION_MAX: Final = 100
 _NEEDS_ATTENTION: Final = (Health.DOWN, Health.FAILING, Health.PAUSED)

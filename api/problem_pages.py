@@ -265,7 +265,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         "Delete queues that you no longer need, or ask the operator to raise the limit.",
     ),
 }
-# The server refuses some requests before the application sees them, with problem types of other names.
+# Some refused requests never reach the application. The server uses other names for their problem types.
 SAME_AS: Final[Mapping[str, str]] = {
     "unauthorized": "unauthenticated",
     "conflict": "in-flight",

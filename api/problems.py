@@ -16,7 +16,7 @@ from broker import errors
 from broker.commands.accounts import AccountBlocked, WrongPassword
 from broker.core.names import shortened
 
-# Python's own titles in http.HTTPStatus change with its version, as that of 422 did in 3.13.
+# Titles of HTTP statuses, which do not depend on Python's version: http.HTTPStatus has changed that of 422 in 3.13.
 TITLES: Final = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -39,7 +39,7 @@ TITLES: Final = {
     507: "Insufficient Storage",
 }
 MEDIA_TYPE: Final = b"application/problem+json"
-_POINTER_CHARS_MAX: Final = 300  # a field of the body may have a name of any length
+_POINTER_CHARS_MAX: Final = 300  # shorten the name, because a field in a client's body may have a name of any length
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -140,7 +140,7 @@ class BadHeader(errors.Refused):
         self.header = header
 
 
-# The status is that of the error's class or of its nearest base class. Any other error is a 500 without details.
+# The class of an error, or its nearest base class, decides the HTTP status. Any other error is a 500 without details.
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
     Unauthenticated: 401,

@@ -32,7 +32,7 @@ KEY: Final = "key"  # The operation needs an API key, or a session together with
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# These operations write events that are kept forever. They fail with 507 if the organization's storage is full.
+# These operations write events that are kept forever. If the organization has reached its bound of bytes, they get 507.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
@@ -61,10 +61,10 @@ class OperationDoc(NamedTuple):
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
-    # The error statuses that only this operation may answer, besides those that every operation may answer.
+    # The error statuses that this operation may answer, besides those that every operation may answer.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
-    # The credentials that an operation requires if it requires no scope of an API key.
+    # The credentials that the operation requires, if it requires no scope of an API key.
     asks: str = KEY
     # The scope that the role of a member needs for an operation without a scope of its own.
     needs: str | None = None
@@ -73,7 +73,7 @@ class OperationDoc(NamedTuple):
     tagged: bool = False
     sets_cookie: bool = False
     body_required: bool = True
-    # The path parameter for the created resource's id, and the JSON pointer (RFC 6901) to this id in the answer.
+    # The path parameter that takes the created resource's id, and where this id is in the answer (RFC 6901).
     makes: tuple[str, str] | None = None
 
 

@@ -19,7 +19,7 @@ from broker.core.replays import Replay
 from broker.errors import LogUnavailable, Refused
 from broker.ports import Count, DirectoryView
 
-# The estimate assumes that a replay without a rate limit delivers this many messages per second.
+# The estimated duration of a replay without a rate limit assumes this many messages a second.
 EXPECTED_PER_S: Final = 2_000.0
 
 

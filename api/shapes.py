@@ -24,7 +24,8 @@ from broker.core.roles import OWNER, ROLES
 from broker.errors import Refused
 
 _DAY_S: Final = 86_400
-_DETAIL_CHARS_MAX: Final = 300  # The error messages of msgspec quote the body, which may be long.
+# Shorten error messages of msgspec, because they quote the client's body, which may be long.
+_DETAIL_CHARS_MAX: Final = 300
 # This regular expression takes linear time on any input, because it can't backtrack, and its input is short.
 _FIELD = re.compile(r"field `([^`]*)`")
 # This regular expression takes linear time on any input, because it can't backtrack, and its input is short.
@@ -32,7 +33,7 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# These constraints are only for the API reference. The commands check the values, with clearer error messages.
+# The API reference shows these constraints. The commands check the values instead, with clearer error messages.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
 Role = Annotated[str, Meta(extra_json_schema={"enum": [*ROLES]})]
@@ -329,7 +330,7 @@ def _refusal(message: str) -> Refused:
     detail = shortened(detail, _DETAIL_CHARS_MAX)
     steps = _STEP.finditer(place.rstrip("`"))
     pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
-    # If a field of the body is missing or unknown, the error's JSON pointer ends with that field.
+    # If the wrong field is missing in the body or unknown, the error's JSON pointer ends with the field's name.
     if (field := _FIELD.search(detail)) is not None:
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from api.etags import is_known
 
-# Allow only scripts and styles of this server, no other hosts, and no HTML made from strings (trusted types).
+# The pages may load scripts and styles only from this server, and may not make HTML from strings (trusted types).
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -28,7 +28,7 @@ _HEADERS: Final[Mapping[str, str]] = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # A browser asks before it uses a cached file, so that it never mixes files of two versions.
+    # A browser must ask before it uses a file from its cache, so that it never mixes files of two versions.
     "cache-control": "no-cache",
     "vary": "accept-encoding",
 }

@@ -45,8 +45,8 @@ from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
-LIVE_S: Final = 2.5  # less than the three seconds that a worker waits for the answer to its probe
-# These WebSocket close codes say that the key or listener has ended, or that another client has taken over.
+LIVE_S: Final = 2.5  # seconds that the tunnel's client has to answer a probe; the worker waits three seconds
+# WebSocket close codes: the API key or the listener has ended, or another client has taken the listener over.
 REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
@@ -77,7 +77,7 @@ class Room:
             await turn
             yield
         finally:
-            # The request was cancelled while it waited for free bytes, so there are none to give back.
+            # A request that was cancelled while it waited for free bytes has none to give back.
             if turn.cancel() or turn.cancelled():
                 self._admit()
             else:
@@ -100,17 +100,17 @@ class TunnelBounds:
     size in memory.
     """
 
-    # A tunnel checks at this interval, in seconds, that its API key and its listener still exist.
+    # Seconds between two checks that the API key and the listener of a tunnel still exist.
     look_s: float = 1.0
     # The most tunnels in this process.
     tunnels_max: int = 1_000
     # The most tunnels of one organization.
     each_max: int = 100
-    # The requests that wait in one tunnel may have this many bytes together.
+    # The requests that wait in one tunnel may have at most this many bytes together.
     tunnel_bytes_max: int = 16 << 20
-    # The requests that wait in all tunnels of one tenant may have this many bytes together.
+    # The requests that wait in all tunnels of one tenant may have at most this many bytes together.
     tenant_bytes_max: int = 16 << 20
-    # The requests that wait in all tunnels of this process may have this many bytes together.
+    # The requests that wait in all tunnels of this process may have at most this many bytes together.
     all_bytes_max: int = 64 << 20
 
 
@@ -174,7 +174,7 @@ class Tunnels:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        # The counter of a tenant's waiting bytes is dropped when the tenant has no tunnel any more.
+        # A tenant's count of waiting bytes is dropped when the tenant's last tunnel closes.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
@@ -243,7 +243,7 @@ class Tunnels:
 
 async def _message(request: Request, number: int) -> dict[str, Any]:
     headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
-    # Starlette's request.body() would keep a second reference to the body in memory.
+    # Starlette's request.body() would keep another reference to the body in memory, so read the stream instead.
     body = b"".join([part async for part in request.stream()])
     return {"type": "request", "number": number, "headers": headers, "body": body.decode(errors="replace")}
 
@@ -286,7 +286,7 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
     """Refuse a WebSocket before it is accepted, with problem details."""
     status, headers, body = problem(error)
     answered = {name.decode(): value.decode() for name, value in headers}
-    # The server adds this header to all other answers by itself, but not to an answer that refuses a WebSocket.
+    # The server adds this header to all answers except those that refuse a WebSocket.
     answered["x-content-type-options"] = "nosniff"
     await websocket.send_denial_response(Response(body, status, answered, media_type=MEDIA_TYPE.decode()))
 

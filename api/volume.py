@@ -13,7 +13,7 @@ from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
 
-_WINDOW_S: Final = 10  # a client may send the bytes of this many seconds in one burst
+_WINDOW_S: Final = 10  # a client may send as many bytes at once as it may otherwise send in this many seconds
 
 
 class Volume:
@@ -39,7 +39,7 @@ class Volume:
             length = call.declared_length()
             if length is None:
                 call.when_received(partial(self._take, call))
-            else:  # the server ensures that no more bytes arrive than Content-Length says
+            else:  # the server itself ensures that the body has as many bytes as Content-Length says
                 self._take(call, length)
             return await handler(call)
 

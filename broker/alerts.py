@@ -61,11 +61,11 @@ _AT_ONCE: Final = 50  # listeners whose cursors are loaded together
 # After a check of a group of listeners, the worker pauses for nine times the duration of the check.
 _PAUSE_PART: Final = 9.0
 _OTHERS_MAX: Final = 200  # listeners without trouble, per check
-# A worker that pauses a listener gives a reason for the pause that begins with this text.
+# If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
-# If another worker was about to put this alert's message, the message is in the log after 30 s, or never.
+# After 30 s, a message that another worker has sent to Kafka about this alert is in the log, or never will be.
 _SETTLED_MS: Final = 30_000
-# A message's id may have the time of an earlier event only if the event is less than five minutes old.
+# The id of an alert's message may have the time of the alert's event only if the event is under five minutes old.
 _ID_VALID_MS: Final = 5 * 60_000
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that

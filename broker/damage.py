@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-# If this process has not read the log to its end within five seconds, it reports damage that may be reported already.
+# If this process does not read the log's end within five seconds, it may report damage a second time.
 _BEHIND_S: Final = 5.0
 
 

@@ -99,7 +99,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """
     judged = _judged(_normal(password).decode())
-    # The judged text is shorter than the password only if it has too many different symbols to be a word.
+    # Such a short text is left only of a password with too many different symbols to be a word.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

@@ -36,7 +36,7 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
     If Kafka's time index is damaged, the offset may be earlier than necessary. Clocks differ, so callers ask for an
     earlier time than they need. Raises LogUnavailable if Kafka does not answer.
     """
-    # Read the end offsets first. Then records that are appended meanwhile come after these offsets.
+    # Read the end offsets first: records that are appended meanwhile then come after these offsets.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
     found = await kafka.offsets(topic, at_ms)
     firsts = {partition: end if found[partition] < 0 else found[partition] for partition, end in ends.items()}

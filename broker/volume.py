@@ -23,18 +23,18 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# Stored bytes are recorded in the log after each further 1/64 of the limit, or of the count without a limit.
+# The stored bytes are recorded in the log after each further 1/64 of the limit.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
-# Kafka stores at most 192 bytes more than the value for each record.
-# Those bytes are 61 for a batch with one record, 27 for lengths and times, and 77 for the key and the headers.
+# For each record, Kafka stores at most 192 bytes in addition to the record's value.
+# These 192 bytes include 61 for a batch with one record, 27 for lengths and times, and 77 for key and headers.
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# For an organization without a limit, the count is recorded after at least 1/64 of 1 GiB.
+# An organization without a limit has its bytes recorded in steps of 1/64 of what it has, but at least of 1 GiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
-# Changes may exceed the limit of stored bytes by a tenth, so that a full organization can repair its listeners.
+# Some changes may exceed the limit of bytes by a tenth, so that a full organization can repair its listeners.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -76,7 +76,7 @@ class StoredBytes:
         self._bytes_max = bytes_max
         self._retain_s = retain_s
         # By tenant, the bytes that it may store before its limit is checked again.
-        # The number of remaining bytes may become negative, because several puts run at once.
+        # The count of remaining bytes may become negative, because several puts run at once.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
@@ -232,7 +232,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # The event with this count is probably stored. If it were recorded again, the bytes would be counted twice.
+        # The event with the count is probably stored. Do not record the bytes again, or they would count twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

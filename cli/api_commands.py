@@ -117,7 +117,7 @@ def find_queue(client: Client, queue: str) -> str:
     except Problem as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        if is_id(queue):  # a key that may only put messages can't read queues, but it can use a queue's id
+        if is_id(queue):  # if the key may only put messages, it can't look names up, but it can use a queue's id
             return queue
         raise NoNames(queue) from error
     raise NotFound(f"no queue has the name or ID {queue}; `everput queues list` shows all")

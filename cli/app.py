@@ -16,7 +16,7 @@ from broker.errors import BrokerError, ConfigurationError
 from cli.groups import Group, examples
 
 # The commands by section, in the order in which `--help` shows them.
-# Their help texts are here, so that `--help` imports no command.
+# The help texts of all commands are here, so that `--help` need not import the commands.
 SECTIONS: Final = {
     "Start": {
         "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),
@@ -74,7 +74,7 @@ class _OneLine(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's signature
         from cli.printing import say_error
 
-        logging.shutdown()  # write pending log lines first, so that the error is the last line
+        logging.shutdown()  # write pending log lines first, so that the error is the last line on the screen
         say_error(f"everput: {self.message}")
 
 

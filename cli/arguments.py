@@ -20,7 +20,7 @@ from broker.errors import BrokerError
 from cli.api_options import connection
 from everput import Client, EverputError, list_listeners, list_queues
 
-_ANSWER_S: Final = 1.0  # a shell completion waits at most this many seconds for the API
+_ANSWER_S: Final = 1.0  # a shell completion waits for the API for at most this many seconds
 _NAMES_MAX: Final = 1_000
 
 
@@ -104,7 +104,7 @@ def _together(_context: click.Context, _parameter: click.Parameter, values: Sequ
     return dict(values) or None
 
 
-# Each option `--alert` sets one threshold. The command gets all of them as a dictionary, or None without the option.
+# Each option `--alert` sets one threshold. The command gets a dictionary of all, or None without the option.
 alert_option = click.option(
     "--alert",
     "alerts",

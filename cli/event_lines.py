@@ -19,7 +19,7 @@ from cli.visible import visible
 Part = str | tuple[str, str]  # one part of an output line: its text, and its color if it has one
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# An event's line shows the first id that the event has, in this order. Queues and listeners have names instead.
+# The names of ids in the order of importance. An event's line shows the first id that the event has.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-# Each name that other programs use for a command, with the name of Everput's command.
+# Names that commands have in other programs. Everput then suggests the name of its own command.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 

@@ -21,7 +21,7 @@ _CHUNK_BYTES: Final = 1 << 18
 class TextLine:
     """A line of a file, with its number."""
 
-    # The number of the line, counted from 1.
+    # The number of this line in the file, counted from 1.
     number: int
     text: str
     # Why this line can't be put as a message; None if it can be.
@@ -80,7 +80,7 @@ class TextLines:
             while chunk := await asyncio.to_thread(os.read, self._source.fileno(), _CHUNK_BYTES):
                 yield chunk
             return
-        # The event loop reads a pipe, because a thread that waits for more input can't be interrupted.
+        # A pipe is read by the event loop, because a thread that waits for its input can't be interrupted.
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._source)

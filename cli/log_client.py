@@ -26,7 +26,7 @@ from cli.printing import say
 from cli.waiting import waiting
 from everput.client import AGAIN, PAUSE_S_MAX, PAUSE_S_MIN, TIMEOUT
 
-STORY_PAUSE_S: Final = 1.0  # seconds between two requests for the history of a message
+STORY_PAUSE_S: Final = 1.0  # seconds between two requests for the newest events of one message
 _MARK: Final = b'{"cursor"'
 
 
@@ -129,7 +129,7 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
     def tells(line: bytes) -> bool:
         try:
             return story.tells(decode(orjson.dumps(orjson.loads(line)["event"])))
-        except UnknownEvent:  # show every event that only a newer version of Everput can read
+        except UnknownEvent:  # show also the events that only a newer version of Everput can read
             return True
 
     return tells

@@ -22,7 +22,7 @@ from typing import Any, Final
 from cli.visible import visible
 
 LINES_MAX: Final = 10_000  # the most log lines that may wait to be written
-_LAST_S: Final = 2.0  # seconds that the end of a process waits for its log lines
+_LAST_S: Final = 2.0  # at the end of a process, seconds to wait until all log lines are written
 _LOOK_S: Final = 0.005
 _STDERR: Final = 2
 
@@ -42,7 +42,7 @@ _QUIETER = {
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
-# The logger aiokafka.conn is off, because it shows requests with the passwords in them.
+# The logger aiokafka.conn is turned off, because it logs requests that contain passwords.
 _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
@@ -63,7 +63,7 @@ class TextFormatter(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        # Each event is one line in the log; a traceback may follow it.
+        # Each log line holds one event. The traceback of an error may follow it.
         record.message = visible(" ".join(record.message.split("\n")))
         return super().formatMessage(record)
 
@@ -92,7 +92,7 @@ class _JsonFormatter(TextFormatter):
         }
         for name, value in values.items():
             if value is not None:
-                # A field of the event with the same name as one of the log line's own fields gets an underscore.
+                # If a field has the name of one of the log line's own fields, an underscore is added to its name.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )
@@ -129,7 +129,7 @@ class Writer(logging.Handler):
 
     def __init__(self, fd: int, *, lines_max: int = LINES_MAX) -> None:
         super().__init__()
-        # Use a file of its own instead of sys.stderr, whose lock Python needs when the process ends.
+        # Write to the file descriptor itself, because Python needs the lock of sys.stderr when the process ends.
         self._file = FileIO(fd, "w", closefd=False)
         self._lines: queue.Queue[bytes] = queue.Queue(lines_max)
         self._left_out = 0

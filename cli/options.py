@@ -34,7 +34,7 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# These defaults apply where strangers may register. No single client needs as much (decision 0191).
+# The default rate limits for a server where strangers may register. They are far above what a client needs.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
@@ -80,7 +80,7 @@ class _Host(click.ParamType):
 
 
 _SECONDS_OF: Final = {"h": 3600, "d": 86_400}
-# Idempotency-Keys work for 24 hours, and for as long, the messages of a repeated put must be in the log.
+# Messages must be kept for more than a day, because a put may be repeated with its Idempotency-Key for 24 hours.
 _RETAIN_S_MIN: Final = 2 * 86_400
 
 

@@ -59,7 +59,7 @@ class Tally:
         return ", ".join(parts)
 
 
-# A function that is called for each finished line. If the line was refused, it gets the reason.
+# A function that is called for each line that was put or refused. It gets the reason if the line was refused.
 Settled = Callable[[TextLine, str | None], None]
 
 

@@ -44,7 +44,7 @@ class ListenerRow:
     # seconds since the oldest waiting message was put; None if no message waits
     pending_s: float | None
     last_error: str | None
-    # why this listener counts as a problem; None if it does not
+    # The reason why this listener counts as a problem; None if it is no problem.
     wrong: str | None
 
 
@@ -73,10 +73,10 @@ class ProcessRow:
     wrong: str | None
 
 
-# The problems of a listener that the option --fail-on may name.
+# The problems of listeners that the option --fail-on of `everput status` may name.
 TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
 _COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
-# The figures of a process in the report. Each is the sum of all samples of one Prometheus metric.
+# The numbers about a process in the report. Each is the sum of all samples of one Prometheus metric.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",
@@ -91,9 +91,9 @@ FIGURES: Final = {
 class Limits:
     """The limits beyond which `everput status` counts a listener as a problem."""
 
-    # more waiting messages of a listener than this are a problem; None for no limit
+    # a listener with more waiting messages than this is a problem; None for no limit
     messages: int | None
-    # a message that waits longer than this many seconds is a problem; None for no limit
+    # a listener whose oldest message has waited longer than this, in seconds, is a problem; None for no limit
     age_s: float | None
     # listeners with these problems (names from TROUBLES) make the exit code 1
     fail_on: frozenset[str] = frozenset(("down", "failing", "parked"))

@@ -20,7 +20,7 @@ from everput.requests import Request, put_batch
 MESSAGES_MAX: Final = 100  # of a batch
 CHARS_MAX: Final = 1 << 18  # a batch has at most this many characters of data, unless a single message has more
 _CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
-# These statuses say that a message of the batch was wrong. Each message is then sent alone.
+# With these statuses, the server says that a message of the batch is wrong. Each message is then sent alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
 
 Send = Callable[[Request[Any]], Awaitable[Any]]
@@ -50,7 +50,7 @@ class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
         self.in_flight = 0  # requests
-        self.looks = False  # True if the event loop will look at the waiting puts in its next turn
+        self.looks = False  # True if the event loop will call the method that sends waiting puts in its next turn
 
 
 class Coalescer:
@@ -65,7 +65,7 @@ class Coalescer:
         self._send = send
         self._in_flight_max = in_flight_max
         self._give_up_after_s = give_up_after_s
-        self._lanes: dict[str, _Lane] = {}  # by queue id; queues without puts are left out
+        self._lanes: dict[str, _Lane] = {}  # The waiting puts by queue id. Queues without puts are left out.
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:

@@ -26,9 +26,9 @@ class Request(Generic[T]):
     body: Mapping[str, Any] | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    # A repeatable request may be sent again if it is unknown whether the server has carried it out.
+    # True if the request may be sent again when it is unknown whether the server has carried it out.
     repeatable: bool = True
-    # The id of a put's queue if AsyncClient may join the put with others into a batch; None for any other request.
+    # The id of the queue if AsyncClient may join this put with other puts into a batch; None for any other request.
     joins: str | None = None
 
 
@@ -150,7 +150,7 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
     """List the deliveries to a listener that are not finished. `state` is `pending`, `retrying` or `parked`, or None
     for all.
     """
-    # For each page, the server reads all unfinished deliveries of the listener, so ask for large pages.
+    # Request large pages, because the server reads all unfinished deliveries of the listener for each page.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)

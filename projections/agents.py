@@ -87,7 +87,7 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                # After a rebalance, Faust reads the topic from its beginning again, so skip what was handled before.
+                # Skip this event: after a rebalance, Faust reads the topic again from its beginning.
                 continue
             try:
                 event = decode(record.message.value)

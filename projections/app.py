@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _STOP_S: Final = 3.0
 
-# At level INFO, Faust logs each service's start and stop, about sixty lines.
+# Log less of Faust: at level INFO, it logs about sixty lines for the start and stop of its services.
 for _name in ("faust", "mode"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -51,7 +51,8 @@ class Projections:
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._group: str | None = None  # The consumer group to delete, because it has a committed offset.
+        # The consumer group that must be deleted at the end, because it has a committed offset.
+        self._group: str | None = None
 
     @property
     def directory(self) -> DirectoryView:
@@ -127,7 +128,7 @@ class Projections:
             stopping = asyncio.ensure_future(app.stop())
             await asyncio.wait(
                 [stopping], timeout=_STOP_S
-            )  # wait() returns at the timeout even if the task ignores its cancellation. wait_for() would not.
+            )  # At the timeout, wait() returns even if the task ignores its cancellation, unlike wait_for().
             if not stopping.done():
                 stopping.cancel()
                 log.warning("projections.stop_unfinished after_s=%s", _STOP_S)
@@ -203,7 +204,8 @@ def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
         topic_disable_leader=True,
         store="memory://",
         TableManager=_NoTables,
-        stream_wait_empty=False,  # Otherwise Faust would wait forever when it stops, because no record is acknowledged.
+        # Faust must not wait for acknowledgements when it stops, because no record is acknowledged.
+        stream_wait_empty=False,
         worker_redirect_stdouts=False,
         **more,
     )

@@ -21,7 +21,7 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-# This many offsets are enough, because a writer asks within milliseconds whether its event took effect.
+# This many offsets are enough, because a writer asks about its event within milliseconds.
 _PASSED_OVER_MAX: Final = 10_000
 
 

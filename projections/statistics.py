@@ -36,11 +36,11 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-# New records wait this long until they are read, because few large reads cost less than many small ones.
+# New records wait up to this time until they are read: a few large reads cost less than many small ones.
 _IDLE_S: Final = 2.0
-# After each read, pause for twice its duration, because deliveries are more important than statistics.
+# After each read, the reader pauses for twice the read's duration, because deliveries are more important.
 _DUTY: Final = 2.0
-# aiokafka's consumer leaves its group if it is not polled for this long. Everput fetches by itself and never polls.
+# aiokafka's consumer leaves its group if it is not polled for this long, but Everput fetches by itself.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 _LAST_WRITE_S: Final = 2.0

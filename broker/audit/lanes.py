@@ -114,11 +114,11 @@ class LaneReader:
             first, last = max(lane.at, damage.first), min(damage.last, lane.end - 1)
             merge.give(lane, [(first, lane.floor_ms, 0, self._told_damaged(lane, first, last))], last + 1)
             return
-        except OffsetTooOld:  # Kafka has deleted records since their offset was looked up.
+        except OffsetTooOld:  # Since this offset was looked up, Kafka has deleted the records there.
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
-                raise  # The offset is beyond the partition's end, so Kafka has lost records.
+                raise  # The offset is not too old: it is beyond the partition's end, so Kafka has lost records.
             merge.give(lane, (), oldest)
             return
         with pace:
@@ -177,7 +177,7 @@ class LaneReader:
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
         """Add the fetched records to the merged order, as many as the partition may have in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        # The left-out records may be beyond the end of the request. The request wants none of them anyway.
+        # Some of the skipped records may be beyond the end of the request, which does not want any of them.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take

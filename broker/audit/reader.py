@@ -70,7 +70,7 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# A function that returns whether an organization's listener belongs to a queue, or belonged to it before its deletion.
+# A function that returns whether a listener belongs to a queue of the organization, or did before it was deleted.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
@@ -121,7 +121,7 @@ class LogReader:
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         self.feed = ChangeFeed(records, self._table, view)
-        # Only one slice of the log is read at a time. Organizations take turns, so that other requests are not delayed.
+        # Organizations take turns in reading the log, one slice at a time, so that other requests are not delayed.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self.rests = Rests(tuning.rest_bytes_max)
@@ -156,7 +156,7 @@ class LogReader:
         """
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
-            # All events of a message belong to the message's queue, so the request needs no other queue.
+            # All events about a message belong to the message's queue, so only events of this queue are needed.
             wanted = replace(wanted, queue_id=None)
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)
@@ -164,8 +164,8 @@ class LogReader:
                 raise NotFound("No queue of this organization has, or had, this ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
-            # With a page token, the client's first request has already checked that the listener exists.
-            # The topic `control` is not read from its start for one message's history, because that takes long.
+            # A request with a page token has had an earlier page, for which the existence of the listener was checked.
+            # A request for one message's history skips this check, because it may read all of the topic `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener of this organization has, or had, this ID.")
@@ -229,7 +229,7 @@ class _Reading:
                     yield Slice(entries, self._merge.page_token(), complete)
                 if complete or self._left == 0:
                     return
-                # The newest records have no final order yet. Wait, and then read the records that came meanwhile, too.
+                # The order of the newest records is not final yet. Wait, and then also read what has come meanwhile.
                 if not more:
                     await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                     safe_ms = end_ms
@@ -263,7 +263,7 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # Start near the message, but early enough to read every record that determines the log time of the message.
+            # To find a message's events, start near the message, but before all records that determine its log time.
             # If Kafka's time index is damaged, the order of a message's events may change, but no event is skipped.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):

@@ -168,7 +168,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # A queue may have been created during the check, so only the next check reports a contradiction here.
+                # A queue that was created during the check may cause this finding, so only the next check reports it.
                 if not finding.wrong:
                     yield finding
             for checks in others:
@@ -179,7 +179,7 @@ class Verifier:
         named, who = self.control.named.get(number, (0, ""))
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end of the topic")
-        # Retention deletes messages first, and the records of their deliveries later.
+        # Kafka may still have the records about a message's deliveries, because retention deletes the message first.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)
@@ -208,7 +208,7 @@ class Verifier:
         tail = rows.get(number, (0, ""))[0]
         if (
             tail > latest
-        ):  # Workers may have read messages that clients put after this program asked for the end offset.
+        ):  # Workers may have committed offsets of messages that were put after this program asked for the end offset.
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []

@@ -131,7 +131,8 @@ async def update_message(
     data. With `unknown`, it may have got the old data. Raises Changed if the message does not have a version in
     `if_match`; Refused, NotFound, LogUnavailable or InDoubt.
     """
-    new_put(queue, data, None, None, "", "")  # Updated data must obey the same rules as data that is put.
+    # The new data of an updated message must obey the same rules as the data of a put.
+    new_put(queue, data, None, None, "", "")
     found = await find_message(log, queue, message_id)
     event = MessageUpdated(**_of(context, found), if_version=_expected(found, if_match), data=data)
     offset, states = await _change(log.changes, queue, found, event, count)
@@ -170,7 +171,8 @@ async def _change(
     if count is not None:
         count(event.organization_id, len(encode(event)) + _ANSWER_BYTES + _LISTENER_BYTES * len(queue.listeners))
     offset, answers_from = await changes.append(event)
-    if event.if_version is not UNSET:  # Another change of the same message may come first in the log.
+    # In the log, another update or deletion of the message may come before this one, which then has no effect.
+    if event.if_version is not UNSET:
         try:
             counted = await changes.counted(event)
         except Unavailable as error:

@@ -49,7 +49,7 @@ from broker.settings import Network
 # The limit applies to the unencrypted headers of one listener. Every event about a listener stores all of its headers.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
-# An update is tried ten times while other requests change the same listener.
+# An update of a listener is tried again, up to ten times, if another request has changed the listener meanwhile.
 _UPDATES_TRIED: Final = 10
 HIDDEN: Final = "…"  # shown instead of a header's value
 LISTENERS_MAX: Final = 10_000  # of one organization

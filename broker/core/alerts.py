@@ -26,7 +26,7 @@ from broker.core.event import Event
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
 BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for 30 s before its alert ends.
-# An alert other than DOWN or FAILING ends when its value has been below the lower threshold for a minute.
+# An alert, except DOWN and FAILING, ends when its value has been below the lower threshold for a minute.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000

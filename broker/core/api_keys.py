@@ -12,7 +12,7 @@ from typing import Final
 
 from broker.core import events as ev
 
-# An expired API key stays in the list for at least 30 days. The next creation of a key after that removes it.
+# An expired API key stays listed for at least 30 days. After that, it is removed when the next key is created.
 EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000
 
 

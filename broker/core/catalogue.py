@@ -18,7 +18,7 @@ from broker.core.ids import parse_damaged_id
 
 # The topics in the order of the log: of two events with the same time, the event in the earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
-# These topics are not in the ordered log that clients read, because Kafka deletes or compacts their records.
+# The log that clients read does not include these topics, because Kafka deletes or compacts their records.
 # Kafka compacts `outstanding`, keeps records of `claims` for two days, and records of `statistics` for thirty days.
 PASSING: Final = ("outstanding", "claims", "statistics")
 
@@ -40,7 +40,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }
 TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in get_args(ControlEvent)}, **_ELSEWHERE}
 
-# The description of an event field holds for every event that has a field of this name.
+# The same description is used for every event that has a field with this name.
 FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
@@ -166,7 +166,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_at_ms": "the time in the ids of the messages",
     "ids_seed": "the seed of the random bits in the ids of the messages",
 }
-# Only operators see these fields: they are offsets in shared partitions, which tell how much other tenants put.
+# Clients do not see these fields. They are offsets in shared partitions, and would tell how much others put.
 INTERNAL: Final = frozenset(
     {
         *("start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"),
@@ -203,7 +203,7 @@ _UNSEALED: Final = Former(
     "the header values in `settings.headers` are sent; they are not encrypted",
 )
 _UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts for any version of the message")
-# Former versions of events, one for each upcaster in codec.py.
+# Earlier versions of events. codec.py has a function for each that converts it to the next version.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("invitation.created", 1): Former(frozenset({"role"}), "the person becomes an owner"),
     ("key.created", 1): Former(

@@ -102,7 +102,7 @@ class Circuit:
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        # A failed probe confirms that the listener was down. So when it returns, it gets all its attempts at once.
+        # After this failed probe, earlier relapses (a good probe, then failed attempts) no longer delay attempts.
         self.relapses = 0
         self.probe_at_ms = at_ms + interval_ms
         return False

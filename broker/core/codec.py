@@ -19,7 +19,7 @@ from broker.errors import UnknownEvent
 
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
-# Functions that convert an event from (wire name, version) to its next version. Old versions are only read.
+# By name and version of an event, the function that converts it to the next version. Old versions are only read.
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     # added role
     ("invitation.created", 1): lambda fields: fields | {"v": 2},
@@ -33,7 +33,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # added after_offsets
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # Version 3 of replay.started added send_headers. Before, the listener's headers were sent to any notify_url.
+    # Version 3 of replay.started has the field send_headers. Before, headers were sent to the replay's URL in any case.
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 
@@ -88,7 +88,7 @@ def decode(value: bytes) -> Event:
         event: Event = _any_event.decode(value)
     except _UNDECODED:
         return _decode_other(value)
-    # msgspec fills in a missing field `v` with the newest version, so check that the bytes have the field.
+    # Check that the JSON has the field `v`, because msgspec fills in the newest version if it is missing.
     if event.v == VERSIONS[_NAMES[type(event)]] and b'"v":' in value:
         return event
     return _decode_other(value)
@@ -108,7 +108,8 @@ def _decode_other(value: bytes) -> Event:
                 f"the event {name} has version {version}, which is newer than this program; upgrade Everput"
             )
         return msgspec.convert(fields, kind)
-    except (KeyError, TypeError, ValueError) as error:  # orjson and msgspec raise subclasses of ValueError
+    # ValueError includes the errors that orjson and msgspec raise for wrong JSON.
+    except (KeyError, TypeError, ValueError) as error:
         raise UnknownEvent(f"the record holds no event that this program knows: {error}") from error
 
 

@@ -89,7 +89,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry_first_ms: int = 1_000  # longest first wait, doubles each time
     retry_max_s: int = 3_600  # longest wait after any failure
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
-    # The name of a body format (formats.py); if it is not set, bodies are Everput's own JSON.
+    # The name of the body format (formats.py). If it is not set, bodies are Everput's own JSON.
     format: str | UnsetType = UNSET
     batch: Batch | UnsetType = UNSET  # if `batch` is not set, each request carries one message
 

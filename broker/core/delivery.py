@@ -21,7 +21,7 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-# A tunnel answers with this HTTP status if no client has received the message. It does not count as an attempt.
+# The HTTP status of a tunnel's answer if no client has received the message. It does not count as an attempt.
 TUNNEL_AWAY: Final = 599
 SLOW_DOWN: Final = (429, 503)  # HTTP statuses of an overloaded listener
 TIMEOUTS: Final = ("timeout", "connect-timeout")
@@ -117,7 +117,7 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.DROPPED: "the partition was handed over, or the listener was deleted",
 }
 
-# The legal transitions of a delivery: for each state, the states that may follow, with the reason.
+# The permitted transitions of a delivery: by state, the states that may follow, each with the reason.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "the message is read",
@@ -201,7 +201,7 @@ class Decision(Enum):
     # SET_ASIDE: the attempt failed, and the next is due later. Until then, `outstanding` holds the delivery.
     SET_ASIDE = "set aside"
     PARK = "park"  # the last attempt has failed
-    # PUT_OFF: no attempt was made, for a reason in the worker. The delivery is attempted again after a moment.
+    # PUT_OFF: no attempt was made, because the worker could not (DNS, no socket). It is made after a moment.
     PUT_OFF = "put off"
     # AWAY: no attempt was made, because no client is connected to the tunnel. The next good probe starts an attempt.
     AWAY = "away"
@@ -280,7 +280,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # The tunnel's API process has ended. An answer can only be from another program on the same port.
+        # Without a connection, the tunnel's API process has ended. "garbage" is from another program on its port.
         return AWAY
     due_ms = next_at_ms(
         policy,

@@ -18,7 +18,7 @@ from broker.core.varints import pack, unpack
 
 # The numbers of accepted and failed attempts cover five minutes, including the current minute.
 MINUTES: Final = 5
-# With fewer than eight attempts, only the last attempt decides whether the listener is failing.
+# If there were fewer than eight attempts, the last attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
 FAILING: Final = 0.25  # A listener counts as failing if it rejects more than a quarter of its attempts.
 # A listener that has accepted every attempt for a minute is no longer failing.

@@ -192,8 +192,8 @@ class ListenerTested(Event, frozen=True, kw_only=True, tag="listener.tested"):
 
 
 # A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, and times.
-# In a row of statistics, `failures` counts failed attempts by the kind of the answer.
-# In a row of statistics, `times` counts the deliveries in each bucket of the histogram of durations.
+# In a row of statistics, `failures` counts the failed attempts by HTTP status or error.
+# In a row of statistics, `times` counts deliveries by how long they took, in buckets of a histogram.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 
@@ -210,9 +210,9 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     minutes: tuple[StatisticsRow, ...]
 
 
-# The error of a delivery whose message a newer version of Everput has written. Its data is only in `messages`.
+# The error of a delivery whose message was written by a newer version of Everput, and can't be read here.
 UNDECODABLE: Final = "undecodable"
-# The error of a delivery whose message is damaged in Kafka.
+# The error of a delivery whose message in Kafka is damaged and can't be read.
 DAMAGED: Final = "damaged"
 BARE: Final = (UNDECODABLE, DAMAGED)  # errors without a stored message
 

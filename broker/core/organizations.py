@@ -182,7 +182,7 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != account_id}
         self.by_id[organization.id] = replace(organization, members=members, roles=roles)
         del self._of_account[account_id][organization.id]
-        # Also remove the invitations that the member has created: with one of them, the former member could come back.
+        # A member who is removed must not come back with an invitation of their own, so remove these invitations, too.
         self.invitations.forget_all_by(account_id, organization.id)
 
     def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-# For each listener, every process remembers this many messages that redrives have named, until all workers know them.
+# Of the messages that redrives of a listener have named, every process remembers this many, the latest ones.
 MESSAGES_MAX: Final = 10_000
 
 

@@ -39,9 +39,9 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# The events ListenerRedriven and ReplayStarted may concern many messages, so each message's history includes them.
+# The events ListenerRedriven and ReplayStarted may concern many messages, so the history of each includes them.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
-# The JSON of every event begins with these bytes. A record that begins with other bytes is always decoded.
+# Every event's JSON begins with these bytes, which are cheap to compare. A record that differs is always decoded.
 _TYPED: Final = b'{"type":"'
 
 
@@ -81,11 +81,11 @@ class Selection:
     listener_id: str | None = None
     actor: str | None = None
     message: MessagePosition | None = None
-    # A record can match the filter only if its bytes contain every id in `_needles`.
+    # A record can match the filter only if its bytes contain each of the ids in `_needles`.
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # A record can match only if its bytes contain one of the texts in `_places`; any record can if there are none.
+    # If there are texts in `_places`, a record can match only if its bytes contain one of them.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

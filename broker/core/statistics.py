@@ -19,7 +19,7 @@ from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, Stat
 from broker.core.histogram import BOUNDS_MS, buckets
 
 MINUTE_MS: Final = 60_000
-# The topic `statistics` keeps its records for 30 days, and older times are not counted.
+# The topic `statistics` keeps its records for 30 days, so messages before that are not counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
 # An event of counts is ignored if over 200 records came between its writer's last read of `statistics` and the event.
 LATE_MAX: Final = 200
@@ -361,7 +361,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # By id of a listener that is younger than the chart: how much its backlog has grown, as far as it was counted.
+        # By id, the growth of the backlog of each listener that was created during the time that the statistics cover.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }
@@ -393,7 +393,7 @@ class QueuesSeries(Series):
         growths = [*self._growths]
         for listeners in self._queues.values():
             for one, created_at_ms in listeners.items():
-                # The rest of a new listener's backlog is older messages of the queue, which wait since its creation.
+                # A new listener starts with older messages of its queue. They are the uncounted part of its backlog.
                 if one in self._young:
                     growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
         return _backwards(sum(lags.values()), growths)

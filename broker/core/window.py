@@ -25,7 +25,7 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-# A window remembers up to 32 offsets of messages that it must read again, because they did not fit into memory.
+# A listener's window remembers up to 32 offsets of messages that did not fit into memory and must be read again.
 BEHIND_MAX: Final = 32
 
 D = TypeVar("D")

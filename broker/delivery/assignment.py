@@ -78,7 +78,7 @@ class Assignment:
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
         self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
-        # Delivery streams use the following attributes and methods, which the protocol `Assigned` declares.
+        # The protocol `Assigned` declares the following attributes and methods, which delivery streams use.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.changed = self.checkpoints.changed

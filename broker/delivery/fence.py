@@ -74,7 +74,7 @@ class Fence:
             answer.set_result(None)
         except BaseException as error:
             answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("nobody asks any more"))
-            # Read the exception once. Otherwise asyncio logs it if no other task waits for this answer.
+            # Read the exception, because asyncio logs an exception that nobody has read.
             answer.exception()
             raise
         finally:

@@ -76,14 +76,15 @@ class Roster:
         self.sending = False  # whether attempts may begin
         self.unusable: set[str] = set()  # listeners whose secret can't be decrypted
         self._replays: set[str] = set()  # ids of replays
-        self._arrivals: dict[str, None] = {}  # The cursors of these listeners must be loaded.
+        # The listeners whose cursors are not loaded yet, so that delivery to them has not begun.
+        self._arrivals: dict[str, None] = {}
         self._arrived = asyncio.Event()
 
     @property
     def _directory(self) -> Directory:
         return self._view.state
 
-    # A Faust agent calls the following methods for each event that the directory has applied.
+    # For each event that the directory has applied, a Faust agent calls one of the following methods.
 
     def concerned(self, event: Event) -> Collection[str]:
         """Return the ids of the listeners and replays whose delivery may change because of this event."""
@@ -92,7 +93,7 @@ class Roster:
         replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
         if replay_id is not None:
             return (replay_id,)
-        # An event about a listener may also change the replays to this listener.
+        # An event about a listener may also change the settings of the replays to this listener.
         return () if listener_id is None else (listener_id, *self._replays)
 
     def __contains__(self, listener_id: str) -> bool:
@@ -110,7 +111,7 @@ class Roster:
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # A rebalance or a later event has already given this dispatcher the newest settings.
+            return  # The dispatcher already has the newest settings, from a rebalance or a later event.
         self.add(listener)
         if before.redrives.count != listener.redrives.count:
             self.assignment.outstanding.redrive(listener)
@@ -194,7 +195,7 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        # If one listener's secret can't be decrypted, only this listener waits.
+        # If the secret of one listener can't be decrypted, only this listener gets nothing.
         except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)
@@ -253,7 +254,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            # From now on, regular calls of the dispatcher's tick() ask for the missing messages again.
+            # The dispatcher's tick(), which is called regularly, asks for the missing messages again.
             dispatcher.wake()
 
     def let_send(self, *, sending: bool) -> None:
@@ -282,4 +283,4 @@ class Roster:
         try:
             await self._control.append(event)
         except BrokerError:
-            dispatcher.said_gone = False  # If the listener answers 410 again, the worker tries to pause it again.
+            dispatcher.said_gone = False  # When the listener answers 410 again, the worker tries again to pause it.

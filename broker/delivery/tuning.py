@@ -22,11 +22,11 @@ class Tuning:
     """
 
     # Memory of one listener (dispatch/room.py)
-    held_max: int = 512  # A worker holds at most this many messages for one listener in memory.
+    held_max: int = 512  # A worker has at most this many messages for one listener in memory.
     held_per_attempt: int = 4  # A new listener may have this many messages in memory for each permitted attempt.
-    # A worker holds at most this many bytes of messages for one listener. In memory, decoded, they take twice that.
+    # A worker has at most this many bytes of messages for one listener in memory. Decoded, they take twice that.
     held_bytes_max: int = 4 << 20
-    # The memory for one listener's messages is never less than this many bytes, even if the worker's memory is short.
+    # One listener's messages may use at least this many bytes of memory, even if the worker has little left.
     held_bytes_min: int = 64 << 10
     all_held_bytes_max: int = 128 << 20  # for all listeners together
     # If more deliveries of a listener than this wait in memory for a retry, further ones move to `outstanding`.
@@ -49,36 +49,39 @@ class Tuning:
 
     # The following settings bound a listener's attempts and decide its priority (dispatch/limits.py).
     attempts_max: int = 1024  # in flight in a worker
-    # Every listener may have this many attempts in flight, even if other listeners use the worker's limit.
+    # Every listener may have this many attempts in flight, even if the other listeners use up the worker's limit.
     attempts_min: int = 2
     # A listener that has not answered yet may hang, so it has at most this many attempts in flight.
     attempts_new_max: int = 2
     slow_ms: int = 250  # A listener counts as slow if its answers take longer than this on average.
-    # In this average, a longer answer counts as this time, so that one long answer does not make a fast listener slow.
+    # For this average, a longer answer counts as this time: one long answer must not make a fast listener slow.
     took_ms_max: int = 500
     # A listener counts as failing if it rejects a larger part of its attempts. It then has the lowest priority.
     failing: float = 0.25
     # The averages of answer times and failures cover about this many of a listener's last answers.
     answers_weighed: int = 8
     push_back_s_max: int = 60  # longest accepted Retry-After
-    rate_burst_s: float = 0.1  # A rate limit permits a burst of as many attempts as it permits in this time.
+    # A rate limit permits a burst: as many attempts at once as it otherwise permits in this time.
+    rate_burst_s: float = 0.1
     rate_min_per_s: float = 0.001  # A worker's part of a listener's rate limit is never less than this.
 
     # Connections and sockets (dispatch/connections.py and fairness.py)
     connection_idle_s: float = 30.0  # An idle connection is closed after this time. Most servers keep it for longer.
-    sockets_kept: int = 256  # This many file descriptors are reserved for Kafka, probes and logs.
+    # This many file descriptors are not used for connections to listeners, but kept for Kafka, probes and logs.
+    sockets_kept: int = 256
 
     # The following settings are for ticks, the regular work for each listener (dispatch/ticks.py).
     tick_s: float = 0.05
-    tick_parts: int = 5  # A tick does its work in this many parts, so that no part blocks the event loop for long.
-    # After this many ticks, a worker divides attempts and memory again, and slow and failing listeners may begin.
+    # A tick is divided into this many parts, so that its work does not block the event loop for long.
+    tick_parts: int = 5
+    # Every this many ticks, a worker divides attempts and memory, and serves slow and failing listeners.
     share_ticks: int = 5
     begun_at_once: int = 8
-    # If the event loop is later than this, the answers that have arrived are read before attempts time out.
+    # If the event loop is later than this, answers that have arrived are read before any attempt times out.
     stood_still_s: float = 0.1
-    # While no listener needs ticks, idle connections are closed at this interval instead. With 0, ticks never stop.
+    # While no listener needs ticks, idle connections are closed at this interval. With 0, ticks never stop.
     rest_s: float = 5.0
-    tidy_ticks: int = 100  # Every this many ticks, a worker closes the idle connections of each listener.
+    tidy_ticks: int = 100  # After every this many ticks, a worker closes the idle connections of a listener.
     log_lines_per_min: int = 3  # A failing listener causes at most this many log lines of one kind.
 
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
@@ -86,15 +89,16 @@ class Tuning:
     # The intervals between probes are chosen so that a worker starts this many probes in each tick.
     probes_calm: int = 10
     probes_min: int = 2  # Each tick, a worker may start this many probes even on a busy machine.
-    # On a busy machine, slow and failing listeners start this many attempts for each probe that starts.
+    # On a busy machine, one probe starts for each of this many attempts of slow and failing listeners.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This part of a probe interval is random, so that listeners that failed together are probed at different times.
     probe_jitter: float = 0.2
 
     # Reading (reading/)
-    ring_max: int = 4096  # A partition keeps this many recent messages in memory, for listeners that lag a little.
-    # The recent messages of a partition in memory have at most this many bytes. Decoded, they take twice that.
+    # A worker keeps this many recent messages of each partition in memory, for listeners that lag a little.
+    ring_max: int = 4096
+    # The recent messages of a partition may have this many bytes in Kafka. Decoded in memory, they take twice that.
     ring_bytes_max: int = 2 << 20
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
@@ -113,24 +117,25 @@ class Tuning:
     # In one round, which takes a few milliseconds, the worker looks at no more than this many due deliveries.
     looks_max: int = 256
     looks_each_max: int = 32  # In one round, the worker looks at no more than this many due deliveries of one listener.
-    # Redriven listeners take turns. In each turn, this many deliveries of one listener are attempted.
+    # When several listeners were redriven, they take turns: this many deliveries of one listener, then the next.
     redriven_at_once: int = 16
-    key_taken_max: int = 8  # At most this many deliveries of one ordering key are taken from `outstanding` at once.
+    # At most this many deliveries of one ordering key are taken from `outstanding` into memory at once.
+    key_taken_max: int = 8
     # The worker reads or writes this many rows of its SQLite index at once, which takes about a millisecond.
     rows_at_once: int = 32
     append_pause_s: float = 0.5  # If Kafka did not store a record, the worker writes it again after this pause.
     damaged_at_once: int = 500  # appended in one request
     # SQLite keeps this many KiB of the index in memory. The rest is in a temporary file.
     index_cache_kib: int = 16 << 10
-    record_bytes_more: int = 1 << 20  # If a read was too small to return a record, it is repeated with this size.
+    record_bytes_more: int = 1 << 20  # If a read was too small to return the record, it is repeated with this size.
 
     # Checkpoints (checkpoint/)
     # A worker makes a checkpoint at this interval. After a crash, it repeats the deliveries since the last checkpoint.
     checkpoint_s: float = 1.0
-    low_priority_s: float = 3.0  # The cursors of a slow or failing listener are committed at this interval.
+    low_priority_s: float = 3.0  # The cursors of slow and failing listeners are committed at this interval.
     # The cursors of a slow or failing listener are committed sooner if more results than this wait to be written.
     outcomes_waiting_max: int = 64
-    # A process that was suspended for longer than this may have lost its partitions.
+    # If the process was suspended for longer than this, it may have lost its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
     # At most this many listeners' cursors are committed at once. With sixteen, Kafka's other answers would be delayed.
@@ -146,12 +151,12 @@ class Tuning:
     sure_s: float = (
         SESSION_TIMEOUT_MS / 1000 - 1.0
     )  # Kafka gives the worker's partitions to no other worker for at least this time after a heartbeat was answered.
-    # The worker asks Kafka at this interval, in advance, whether it owns its partitions: deliveries need not wait.
+    # The worker asks Kafka at this interval whether it owns its partitions, so that deliveries need not ask and wait.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # A catch-up reader serves a listener that is more messages behind than this, so that it delays no others.
+    # A listener that is more messages behind than this gets them from a catch-up reader, so that it delays no others.
     tail_backlog_max: int = 10_000
     # The worker logs a missing cursor only if the listener was created longer ago than this.
     no_cursor_ms: int = 180_000
@@ -161,7 +166,7 @@ class Tuning:
     drain_s: float = 5.0  # When the process stops, it waits at most this long for attempts in flight.
     # At a rebalance, a worker waits at most this long for attempts in flight. All other workers wait, too.
     hand_over_s: float = 2.0
-    # A rebalance does not wait for an attempt that has run for longer than this.
+    # At a rebalance, the worker does not wait for attempts that have run for longer than this.
     hanging_s: float = 1.0
     # The last checkpoint may take this long. With `drain_s`, that is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0
@@ -172,13 +177,13 @@ class Tuning:
     prune_s: float = 10.0
     # If a worker holds more updates and deletions in memory than this (about 200 MB), it logs a warning.
     changes_many: int = 1_000_000
-    # If Kafka does not return an update of a message, the worker reads it again after this time.
+    # If Kafka does not return an update of a message, the worker tries to read it again after this time.
     change_pause_s: float = 0.2
     texts_max: int = 16  # A worker caches the data of this many updated messages, for all listeners together.
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
-    # If a deleted listener was found, or Kafka failed, the worker looks for deleted listeners again in this time.
+    # If a deleted listener was found, or Kafka failed, the worker looks for deleted listeners again so soon.
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0

@@ -200,7 +200,7 @@ class Worker:
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
         """Stop sending, write the last checkpoint, and forget the state of the partitions."""
         assignment = self.assignment
-        if assignment.partitions:  # A worker without partitions has nothing to write.
+        if assignment.partitions:  # If the worker owns no partitions, there is nothing to write.
             await self._drain(assignment, at_end=at_end)
             await self._commit_last(assignment)
         if partitions:
@@ -237,7 +237,7 @@ class Worker:
 
         def promising(dispatcher: Dispatcher) -> bool:
             if at_end and dispatcher.limits.priority is not Priority.FAILING:
-                # At shutdown, wait for this listener: it is not failing, so its attempts will end.
+                # At shutdown, wait for all attempts to a listener that is not failing, because they will end.
                 return dispatcher.busy > 0
             return dispatcher.connections.busy_since(time() - self.tuning.hanging_s)
 
@@ -289,7 +289,7 @@ class Worker:
         """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
         rebalance has begun since.
         """
-        # Yield to the event loop in this loop. The next loop, which starts delivery streams, must not be interrupted.
+        # Yield to the event loop here: the loop below, which starts delivery streams, must not be interrupted.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)

@@ -20,7 +20,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not store the records in time"
-# To read one record, a reader must fetch its whole batch. So a batch has at most about 16 KiB.
+# A batch has at most about 16 KiB, because a reader of one record must fetch the record's whole batch.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
@@ -82,7 +82,7 @@ class Appender:
     async def _write(self, partition: int, waiting: deque[_Waiting]) -> None:
         """Write the waiting records, batch after batch, until no record waits."""
         try:
-            # Leave out records whose callers do not wait any more.
+            # Leave out records whose callers have stopped waiting for them.
             while some := [one for one in waiting if not one.offset.done()]:
                 waiting.clear()
                 records = [one.record for one in some]

@@ -16,7 +16,7 @@ from broker.kafka.producer import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
 
 QUEUE_HEADER: Final = "queue"
-# An upper bound of the bytes that a record adds to a batch beside key and value: lengths, offset, time, header name.
+# The most bytes that a record adds to a batch besides key and value: lengths, offset, time, header name.
 _RECORD_BYTES_EXTRA: Final = 40
 
 
@@ -70,7 +70,7 @@ class Together(Append):
         messages are in batches now.
         """
         try:
-            # First compare the sizes, because building records takes time.
+            # Compare the sizes first, because building the records takes time.
             if items and batch.size() + self.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in self.builds)

@@ -52,7 +52,7 @@ async def parse(
             await asyncio.sleep(0)
             left = _CHECKED_AT_ONCE
     if not batches and (raw or (offset < end_offset and not holes)):
-        return None  # If a damaged length field says that a batch ends after its file, Kafka sends no bytes of it.
+        return None  # Kafka sends no bytes of a batch whose length field is damaged so that it ends beyond its file.
     batches = [batch for batch in batches if not batch.is_control_batch]
     # Batches of formats 0 and 1 do not say whether they are compressed. Assume that they are.
     packed = any(getattr(batch, "compression_type", True) for batch in batches)
@@ -169,7 +169,7 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
             yield DefaultRecordBatch(batch), follows_at, size
         elif zlib.crc32(batch[_MAGIC_AT:]) == int.from_bytes(batch[_OLD_CRC_AT:_MAGIC_AT]):
             yield LegacyRecordBatch(batch, magic), follows_at, size
-        # First compare the checksum, because the parser of old batches would read beyond the end of a damaged batch.
+        # Compare the checksum first: the parser of old batches would read beyond the end of a damaged batch.
         else:
             yield None, None, 0
             return

@@ -25,7 +25,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# Claims are kept an hour longer than they are valid: clocks differ, and many claims are dropped at a time.
+# Claims stay in the index an hour longer than they are valid, because clocks differ.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
@@ -118,7 +118,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            # The last read is so long ago that Kafka has deleted the records that came next in `claims`.
+            # The last read of `claims` was so long ago that Kafka has deleted the records which followed.
             except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise

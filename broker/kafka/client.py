@@ -15,7 +15,7 @@ from broker.settings import KafkaSettings
 
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # A Kafka broker that does not answer for 15 s counts as lost, and clients look for new partition leaders.
-# With the default timeouts (aiokafka 40 s, Faust 90 s), a hanging broker would stop everything for that long.
+# With the default timeouts (aiokafka 40 s, Faust 90 s), a broker that hangs would stop a client for that long.
 ANSWER_MS: Final = 15_000
 # This regular expression takes linear time on any input, because no repeated character may be the next one.
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")

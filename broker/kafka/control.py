@@ -55,7 +55,7 @@ class ControlTopic:
                 f"Kafka did not acknowledge ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat it."
             ) from error
-        # Kafka had stored this record at an earlier try, but no longer knows its offset. It is before the end.
+        # Kafka has stored this record, maybe at an earlier try, but no longer knows its offset. It is before the end.
         if offset < 0:
             return await self.end_offset() - 1
         return offset

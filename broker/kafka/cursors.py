@@ -16,7 +16,7 @@ from broker.kafka.topics import group_listener, listener_group, topics
 from broker.ports import NotStored
 from broker.settings import KafkaSettings
 
-# With more requests to Kafka's group coordinators at a time, the event loop would be blocked for too long.
+# With more requests to coordinators of consumer groups at a time, the event loop would be blocked too long.
 _UNDER_WAY_MAX: Final = 32
 
 

@@ -36,9 +36,9 @@ from broker.time_offsets import offsets_since
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
 _READS_MAX: Final = 64  # of 1 MiB, for each message
-# The messages that wait in a partition are counted with at most four reads of 1 MiB. More are shown as "at least".
+# To count the messages that wait in a partition, at most four reads of 1 MiB are made. More is "at least".
 _LAG_READS_MAX: Final = 4
-# A partition is read at most this many times to count what waits, because listeners may be far from each other.
+# To count waiting messages, a partition is read in at most this many rounds: listeners may be far apart.
 _LAG_ROUNDS_MAX: Final = 8
 
 
@@ -97,7 +97,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # A cursor counts deliveries in `outstanding` as done. Their last recorded attempts say whether they are.
+        # By its cursor, a delivery in `outstanding` counts as settled. Its last recorded attempt says whether it is.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -146,7 +146,7 @@ class KafkaDeliveries:
                     _collect(record, offset, found, answers)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
-                # The first read is nearly always enough. Before further reads, wait for a slot for large reads.
+                # Nearly always, one read is enough. Before further reads, wait for a slot for large reads.
                 if reads == 1:
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read and reads < reads_max
@@ -227,7 +227,7 @@ class KafkaDeliveries:
                 for top, listener_id in of_queue.get(record.headers[0][1] or b"", ()) if record.headers else ():
                     if last >= top:
                         counts[listener_id] = _with(counts.get(listener_id, Backlog(0, None)), 1, record.timestamp)
-            # The next read counts for listeners whose position is in the second half of these records, or after them.
+            # The next read counts again for listeners that start after the first half of these records.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, _ in left:
                 if top <= middle and listener_id in counts:

@@ -20,14 +20,12 @@ from broker.kafka.packed import INT16, INT32, PackedRequest
 
 _API_KEY: Final = 1
 _VERSION: Final = 11
-# A request begins with replica_id, max_wait_time, min_bytes, max_bytes, isolation_level, session_id, session_epoch and
-# the number of topics.
+# The start of a fetch request: replica_id, three limits, isolation_level, session_id, session_epoch, number of topics.
 _BEGIN: Final = struct.Struct(">iiiibiii")
-# partition, current_leader_epoch, fetch_offset, log_start_offset, max_bytes
+# A partition in a fetch request: its number, current_leader_epoch, fetch_offset, log_start_offset, max_bytes.
 _PARTITION: Final = struct.Struct(">iiqqi")
 _END: Final = struct.pack(">ih", 0, 0)  # no forgotten topics, no rack
-# An answer's partition begins with its number, error_code, highwater_offset, last_stable_offset, log_start_offset and
-# the number of aborted transactions.
+# A partition in a fetch answer: its number, error code, three offsets, and the number of aborted transactions.
 _ANSWER: Final = struct.Struct(">ihqqqi")
 _REPLICA_AND_SIZE: Final = struct.Struct(">ii")  # preferred_read_replica, number of bytes
 _ABORTED_BYTES: Final = 16  # one aborted transaction: two int64

@@ -31,14 +31,14 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# After a batch of three or more messages, a broker gets the next batch no sooner than 4 ms later.
+# If a batch had three or more messages, the broker gets its next batch no sooner than 4 ms later.
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # messages
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# At most 20,000 messages may wait for a batch. If more come, Kafka is too slow, and they are refused.
+# At most 20,000 messages may wait for a batch. Further ones are refused, because Kafka is too slow.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # bytes of the waiting messages
-_QUEUE_SHARE: Final = 2  # The messages for one partition may fill half of the queue of waiting messages, and no more.
+_QUEUE_SHARE: Final = 2  # The messages for one partition may use at most half of the limits on waiting messages.
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0
@@ -89,7 +89,7 @@ class GroupCommit:
         self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # By partition, the messages with an ordering key that wait for a batch, if there are any.
+        # By partition, the messages with an ordering key that wait for a batch. Only partitions with messages are here.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
@@ -104,7 +104,7 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if messages without an ordering key did not fit into the last batch, and come first in the next.
+        # True if messages without an ordering key did not fit into the last batch. They come first in the next one.
         self._left_out = False
 
     def start(self) -> None:
@@ -226,7 +226,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # There is no batch if no caller waits for these messages any more. Then try another partition.
+                # If no caller waits for these messages any more, there is no batch. Then choose another partition.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -321,7 +321,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # All brokers are late. So any partition that has a leader may be used, for a few batches.
+        # If all brokers are late, any partition that has a leader may be used, for at most two batches.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:

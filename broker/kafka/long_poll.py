@@ -76,7 +76,7 @@ class LongPoll:
             self._send()
         if not self._rest:
             await self._receive()
-            # Send the next fetch requests now, so that Kafka works on them while the caller processes these records.
+            # Send the next fetch requests now. Kafka then works on them while the caller processes these records.
             self._send()
         found = {}
         for partition, records in list(self._rest.items()):
@@ -105,7 +105,7 @@ class LongPoll:
 
     async def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> list[Fetched]:
         request = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES)
-        # Each leader gets a connection for fetches (`group`): Kafka answers a connection's requests in order.
+        # Send fetch requests on a connection of their own (`group`), because Kafka answers in the order of requests.
         return rows_of(await self._requests.client.send(leader, request, group=self))
 
     async def _receive(self) -> None:
@@ -145,7 +145,7 @@ class LongPoll:
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """
         partition = row.partition
-        # Meanwhile, the caller has stopped reading this partition, or reads it from another offset.
+        # Drop the answer if the caller has stopped reading this partition, or reads it from another offset now.
         if self.positions.get(partition) != offset:
             return
         error = kafka_errors.for_code(row.error_code)
@@ -160,7 +160,7 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # Kafka returns neither bytes nor an error if a damaged batch claims to reach beyond the end of its file.
+        # Without bytes and without an error, the next batch is damaged: its length reaches beyond the end of its file.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

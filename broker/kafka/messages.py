@@ -51,7 +51,7 @@ class MessagesTopic:
         self._partitions = topic.partitions
         self._requests = requests
         # A message may be stored this much later than the time in its id says.
-        # The time in a message's id is before a wait for the append, and is kept by a repeat; clocks differ, too.
+        # An id's time comes before the wait for Kafka, a repeated put keeps it, and clocks differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept
@@ -135,7 +135,7 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        # A message that was not found may be in the unreadable range, so raise the damage.
+        # If a message was not found, it may be in the unreadable range. Raise LogDamaged then.
         if damage is not None and len(found) < len(wanted):
             raise damage
         return found
@@ -236,7 +236,7 @@ class MessagesTopic:
                 stored = StoredRecord(partition, record.offset, value)
                 found.append(Found(record.timestamp, record.offset, stored, len(value)))
                 held += len(value)
-            # The oldest message is left out here, because it comes on a later page of the list.
+            # If the messages are too large together, drop the oldest ones here. A later page of the list has them.
             while held > _CHUNK_BYTES_MAX and len(found) > 1:
                 dropped = found.popleft()
                 held -= dropped.size

@@ -15,9 +15,9 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-# The free ports are below the ephemeral ports of every system, which clients get as source ports.
+# Kafka's port is below the ephemeral ports of every system, which are the source ports of clients.
 # While Kafka is down, a client that connects to it could otherwise get Kafka's own port as its source port.
-# A client whose source port is Kafka's port would connect to itself, and Kafka could not use the port again.
+# A client whose source port is Kafka's port would connect to itself, and Kafka could not start on the port.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"
 

@@ -37,8 +37,10 @@ from broker.kafka.packed import INT16, INT32, PackedRequest
 
 _API_KEY: Final = 0
 _VERSION: Final = 7
-_BEGIN: Final = struct.Struct(">hhii")  # no transactional_id, acks, timeout, number of topics
-_PARTITION: Final = struct.Struct(">iii")  # number of partitions, partition, number of bytes
+# The produce request begins with transactional_id (none), acks, timeout and the number of topics.
+_BEGIN: Final = struct.Struct(">hhii")
+# A topic in a produce request has the number of partitions, the partition, and the number of bytes.
+_PARTITION: Final = struct.Struct(">iii")
 _ROW: Final = struct.Struct(">ihqqq")  # partition, error_code, base_offset, log_append_time, log_start_offset
 _ALL: Final = -1  # acks
 
@@ -118,10 +120,11 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         sent = MessageBatch(where, batch, self._message_accumulator._batch_ttl, 0)
         sent.set_producer_state(ids.producer_id, ids.producer_epoch, ids.sequence_number(where))
         ids.increment_sequence_number(where, sent.record_count)
-        sent.drain_ready()  # The sender does not change the sequence number of a batch that was sent before.
-        pending.add(sent)  # Until it is acknowledged or has failed, the producer does not stop.
+        # Mark the batch as sent before, so that aiokafka's sender does not give it a new sequence number.
+        sent.drain_ready()
+        pending.add(sent)  # The producer does not stop before this batch is acknowledged or has failed.
         sent.future.add_done_callback(lambda _: pending.discard(sent))
-        # aiokafka's sender leaves this partition alone until the answer has come.
+        # Until the answer has come, aiokafka's sender sends no batch to this partition.
         self._sender._muted_partitions.add(where)
         self._send(connection, sent)
         return asyncio.shield(sent.future)
@@ -147,7 +150,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         head = request.build_request_header(correlation_id, connection._client_id).encode()
         body = request.encode()
         answer: asyncio.Future[list[Produced]] = loop.create_future()
-        # A connection that closes fails its requests.
+        # If the connection closes, its requests fail.
         timer = loop.call_later(self._request_timeout_ms / 1000, connection.close, CloseReason.CONNECTION_TIMEOUT)
 
         def answered(_: object) -> None:

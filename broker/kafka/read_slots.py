@@ -14,7 +14,7 @@ from typing import Final
 
 from broker.errors import Busy
 
-# A process runs four large reads at once. Each takes one or two MiB, and some milliseconds of the event loop.
+# A process runs four large reads at once, because each takes one or two MiB and blocks the loop for milliseconds.
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant
 WAIT_S: Final = 10.0
@@ -33,7 +33,7 @@ class ReadSlots:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        # By tenant, a semaphore for its large reads, and a list with one item for each that waits or runs.
+        # By tenant: a semaphore for its large reads, and a list with one item for each read that waits or runs.
         self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 

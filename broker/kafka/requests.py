@@ -143,7 +143,7 @@ class KafkaRequests:
             leader = self._leader(topic, partition)
             raw, end = await self._fetch(leader, topic, partition, offset, bytes_max)
             fetched = await parse(raw, offset, end, worth, holes=holes)
-            # Fetch more bytes: the next batch may show where the damage ends. After that, ask another replica.
+            # If the first batch is damaged, fetch more: the next batch may show where the damage ends.
             if fetched is None:
                 raw, end = await self._fetch(leader, topic, partition, offset, bytes_wanted(raw))
                 fetched = await parse(raw, offset, end, worth, holes=holes)
@@ -173,7 +173,7 @@ class KafkaRequests:
             raise OffsetTooOld(
                 f"Kafka no longer has offset {offset} of {topic}/{partition}; read from the partition's first offset"
             )
-        # The broker itself has found the damage, so use nothing of its answer.
+        # If the broker itself reports damage in the partition, use nothing of its answer.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)
@@ -308,7 +308,7 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # This scan does not read ahead, so nothing is left to close if the caller stops early.
+        # This scan sends no request in advance, so nothing must be closed if the caller stops early.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record
@@ -351,7 +351,7 @@ class KafkaRequests:
                     # Updating the metadata may take as long as any other request.
                     await self.client.force_metadata_update()
         except TimeoutError:
-            # A broker that hangs may lead its partitions no longer. aiokafka notices this only after five minutes.
+            # After a timeout, ask for the leaders again: aiokafka itself would do so only after five minutes.
             self.look_again()
             failed()
             why = "" if last is None else f": {type(last).__name__}"

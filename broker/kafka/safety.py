@@ -19,14 +19,14 @@ OFFSETS_TOPIC: Final = "__consumer_offsets"
 # Kafka must keep the committed offsets of an idle listener for a year. By default, it deletes them after 7 days.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
-# The settings of a Kafka broker that must be safe, so that the log loses nothing.
+# The settings of a Kafka broker on which it depends that the log loses nothing.
 BROKER_SETTINGS: Final = (
     "offsets.retention.minutes",
     "offsets.topic.replication.factor",
     "offset.metadata.max.bytes",
     "min.insync.replicas",
 )
-# A cursor is stored in the metadata of a committed offset, which may have 4,096 bytes (broker/core/cursor.py).
+# A cursor needs 4,096 bytes of metadata at a committed offset (broker/core/cursor.py).
 METADATA_BYTES_MIN: Final = 4_096
 # With this feature of Kafka (KIP-966), only a replica that has every acknowledged record may become leader.
 ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
@@ -164,7 +164,8 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        case "segment.bytes":  # Any segment size is safe. It only decides how soon Kafka compacts the topic.
+        # The size of segments need not be checked. It only decides how soon Kafka compacts the topic.
+        case "segment.bytes":
             return True
         case "flush.messages":
             return int(now) <= int(wanted)

@@ -79,7 +79,7 @@ async def scan(
             offset, patient_until_s = fetched.next_offset, 0.0
             if ahead and offset < last:
                 begun = asyncio.ensure_future(log.read(topic, partition, offset, bytes_max=bytes_max))
-                # Yield to the event loop, so that the next fetch is sent before the caller processes these records.
+                # Yield to the event loop now, so that the next fetch is sent before the caller processes these records.
                 await asyncio.sleep(0)
             elif fetched.records and fetched.records[-1].offset >= last:
                 fetched = fetched._replace(records=[record for record in fetched.records if record.offset < last])

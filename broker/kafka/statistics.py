@@ -32,17 +32,17 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# New counts are written after at most this many seconds, so that users see new messages soon.
+# New counts of statistics are written after at most this many seconds, so that users see new messages soon.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# If the counts of some records are not written within a minute after the read, the records are read again.
+# If records were read, but not counted within this time, they are read again.
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
 # To find every partition's position, read the last 1,000 records of `statistics`, then twice as many, and so on.
 _LOOK_BACK: Final = 1_000
 # A record of `statistics` may count minutes that are up to ten minutes after its own time, because clocks differ.
 _CLOCKS_MS: Final = 600_000
-# A reader of statistics yields to the event loop after each 64 records, which take about a millisecond.
+# After each 64 records, which take about a millisecond, a reader of statistics yields to the event loop.
 _RECORDS_AT_ONCE: Final = 64
 _SERIES_READS_MAX: Final = 1_024  # of 1 MiB, per API request
 
@@ -216,7 +216,7 @@ class Counting:
                 return []
             if batch.end > batch.begin:
                 batches.append(batch)
-                # Move this partition to the end of the dictionary, so that other partitions are read before it.
+                # Move this partition to the end of the dictionary, so that the other partitions are read next.
                 del self._fetched[lane]
                 self._fetched[lane] = batch.end
             else:
@@ -318,7 +318,7 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        # Also after a cancellation, it is unknown whether the counts were written. The next assignment finds out.
+        # After an error or a cancellation, nobody knows whether the counts were written. The next assignment finds out.
         except BaseException:
             if assignment == self._assignment:
                 self._overtaken()

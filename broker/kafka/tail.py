@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _CHECK_S: Final = 1.0
 _FAILED_PAUSE_S: Final = 0.5
-# Aiokafka's consumer is not used for fetching. With this setting, its idle fetcher wakes up only once a minute.
+# aiokafka's consumer fetches nothing here, so its fetcher need wake up only once a minute.
 _IDLE_MS: Final = 60_000
-# Joining the group takes as long as the slowest hand-over, and all requests of a member share this timeout.
+# A group member's requests share this timeout. Joining takes as long as the slowest hand-over of partitions.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-# A consumer that gets only errors for nine seconds does not recover, so it is replaced.
+# If a consumer has had only errors for nine seconds, it does not recover by itself.
 FAILING_S_MAX: Final = 9.0
 
 _NO_NOTES: Final[Mapping[int, str]] = {}

@@ -14,7 +14,7 @@ from broker.settings import KafkaSettings
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Kafka compacts only full segments, and a partition's new owner reads all records. So 1 GiB would be too large.
+# Segments are smaller than Kafka's 1 GiB: Kafka compacts only full segments, and new owners read all records.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -47,7 +47,7 @@ class Topics:
 
 def topics(kafka: KafkaSettings) -> Topics:
     """Return all topics with the names and settings that follow from the configuration."""
-    # A record may have as many bytes as Kafka allows by default. A cluster may have been set to less.
+    # A record may have as many bytes as Kafka allows by default. Some clusters may have a lower default.
     common = {
         "max.message.bytes": "1048588",
         "min.insync.replicas": str(kafka.min_insync),

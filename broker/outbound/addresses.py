@@ -23,7 +23,7 @@ from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
 MAILTO: Final = "mailto:"
-TUNNEL: Final = "tunnel"  # Only Everput uses URLs with this scheme, for tunnels.
+TUNNEL: Final = "tunnel"  # URLs with this scheme are for tunnels. Only Everput itself creates them.
 AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the name of a response header
 _USABLE_S: Final = 600.0
@@ -43,14 +43,14 @@ _MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-
 
 Address = IPv4Address | IPv6Address
 
-# A listener must not be in these networks, which Python's `is_global` does not exclude.
+# A listener must not be in these networks, although Python's `is_global` counts their addresses as global.
 # The following IPv6 prefixes are refused, because an address with them can lead to any IPv4 address.
 _REFUSED: Final = tuple(
     map(
         ip_network,
         (
             "0.0.0.0/8",  # this host
-            "100.64.0.0/10",  # carrier-grade NAT (RFC 6598), which also has the metadata service of one cloud
+            "100.64.0.0/10",  # carrier-grade NAT (RFC 6598); the metadata service of one cloud is in it, too
             "168.63.129.16/32",  # the host agent of a cloud
             "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
             "192.88.99.0/24",  # 6to4 relays, RFC 7526
@@ -90,8 +90,8 @@ class Target(NamedTuple):
     port: int
     authority: str  # the Host header
     target: str  # path and query
-    tunnel: bool = False  # True for an address of a tunnel of Everput itself, which is allowed without a check
-    mail: bool = False  # True if `target` is an e-mail address, so that a mail server gets the messages
+    tunnel: bool = False  # True for an address of Everput's own tunnels, which needs no check
+    mail: bool = False  # True for an e-mail address in `target`: the message is handed to a mail server
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
@@ -107,7 +107,7 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
     return not any(address in network for network in _REFUSED if network.version == address.version)
 
 
-@lru_cache(maxsize=4096)  # The cache saves time, because every probe of a listener parses its URL again.
+@lru_cache(maxsize=4096)  # This function is cached, because every probe of a listener parses the listener's URL again.
 def parse_url(url: str) -> Target:
     """Split a URL into its parts. Raises ValueError, with a text for users, if it is not a plain http or https URL."""
     if len(url) > URL_CHARS_MAX:
@@ -201,10 +201,10 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        # The address that was used successfully after other addresses of the host had failed.
+        # Connect to this address of the host first: it worked when the others did not.
         self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
-        # If DNS does not answer later look-ups, the worker uses this answer until this time.
+        # If DNS does not answer later look-ups, this answer may be used until this time.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 
@@ -220,7 +220,8 @@ class Resolver:
         tuning: DnsTuning = DEFAULT,
         mailer: Mailer | None = None,
     ) -> None:
-        @lru_cache(maxsize=4096)  # The cache saves time, because every probe of a listener checks its address again.
+        # This function is cached, because every probe of a listener checks the listener's address again.
+        @lru_cache(maxsize=4096)
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)
 

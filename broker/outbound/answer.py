@@ -81,7 +81,7 @@ def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
         for name, value in shown[:HEADERS_MAX]
     )
     encoded = any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in shown)
-    if encoded:  # Compressed text is unreadable, and Everput can't find secrets in it. So it is not stored.
+    if encoded:  # Do not store a compressed body, which nobody can read, and in which Everput can't hide secrets.
         return Answer(status, headers, "", cut=True)
     text = without_beginning(hidden(parsed.body.decode(errors="replace"), secrets), secrets)
     kept = text.encode(errors="replace")[:BODY_BYTES_MAX].decode(errors="ignore")

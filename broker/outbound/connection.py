@@ -28,8 +28,8 @@ from broker.outbound.retry_after import retry_after_s
 
 log = logging.getLogger(__name__)
 
-# This error means that a listener's host has no known address, or no allowed one.
-# Both cases have the same error, so that users can't find out which names an internal DNS server knows.
+# The error if a listener's host has no known address, or no address to which Everput may connect.
+# An unknown and a forbidden host have the same error, so that users can't find out names in an internal DNS.
 # The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
 NO_MAIL_SERVER: Final = "no-mail-server"
@@ -39,7 +39,7 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection remembers the bytes of its last answer if they are at most this many, and does not parse equal answers.
+# A connection keeps the bytes of its last answer, up to this many. An equal answer is not parsed again.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 
@@ -51,7 +51,7 @@ class ConnectionTuning:
     # If a host's address does not answer for this long, the worker tries the host's next address.
     next_address_s: float = 1.25
     addresses_max: int = 3  # At most this many addresses of a host are tried.
-    end_s: float = 1.0  # After the status line of an answer, the rest may take this long.
+    end_s: float = 1.0  # After an answer's status line, its rest may take at most this long.
 
 
 CONNECTION: Final = ConnectionTuning()
@@ -59,9 +59,9 @@ CONNECTION: Final = ConnectionTuning()
 
 KEPT_BYTES_MAX: Final = 16 << 10  # of an answer that is kept
 
-# The milliseconds that the DNS look-up, connecting and the TLS handshake took; None for a step that did not happen.
+# Milliseconds of the DNS look-up, of connecting and of the TLS handshake; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
-# None for all steps: the connection was already open when the request was sent.
+# The times if the connection was already open when the request was sent.
 REUSED: Final[Times] = (None, None, None)
 
 
@@ -70,7 +70,7 @@ class Owner(Protocol):
     answered() or failed(), and then released() or lost().
     """
 
-    # A connection that ends before connect() has returned calls none of these methods.
+    # If a connection ends before connect() has returned, it calls none of the following methods.
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
     def failed(self, connection: Connection, error: str) -> None: ...
@@ -115,14 +115,15 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        # The number of answers that ended in the last received bytes. Two for one request are an error.
+        # The number of answers that ended in the bytes received last. More than one is an error.
         self._ended = 0
         self._head: list[bytes] = []  # the answer's first bytes
-        self._again = b""  # the bytes of the last answer; if the next answer has the same bytes, it is not parsed
+        self._again = b""  # the bytes of the connection's last answer; an equal answer is not parsed
         self._again_status = 0
         self._keeps = False  # True while the bytes of the current answer are collected
         self.times = REUSED  # of opening it
-        self.work: Any = None  # The owner stores the request here. It is removed when the answer ends.
+        # The owner of the connection stores its request here. When the answer ends, it is removed.
+        self.work: Any = None
         self.at = 0.0  # when the request was sent
         self.used = 0  # number of finished requests
         self.well = False  # set by the owner
@@ -158,7 +159,7 @@ class Connection(asyncio.Protocol):
         """Keep the first bytes of the answer that is arriving now. Call `ended` with these bytes when the answer or the
         connection has ended. Only Owner.answered() may call this.
         """
-        # The answer is equal to the last one, so its bytes were not collected. They are in `_again`.
+        # The bytes of an answer that is equal to the last one were not collected. They are in `_again`.
         if not self._head:
             self._head.append(self._again)
         self._keeps = True
@@ -202,7 +203,7 @@ class Connection(asyncio.Protocol):
         else:
             if self._bytes > (BODY_BYTES_MAX if self._answered else HEAD_BYTES_MAX) and self.work is not None:
                 self._fail("too-large")
-            # Two answers are refused here: the second one could be taken for the answer to the next request.
+            # Refuse a second answer here, because it could be taken for the answer to the next request.
             elif self._ended == 1:
                 self._ended = 0
                 status = self._parser.get_status_code()
@@ -363,7 +364,7 @@ async def connect(
         error = "connect-timeout"
     except NotAsked:
         raise NotTried(DNS) from None
-    except (Refused, OSError, UnicodeError) as failure:  # UnicodeError is raised for an invalid name.
+    except (Refused, OSError, UnicodeError) as failure:  # UnicodeError means that the host name is not valid.
         error = NO_ADDRESS
         log.debug("connect.no_address host=%s reason=%r", target.host, failure)
     raise ConnectFailed(error, steps.times)

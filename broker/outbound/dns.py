@@ -39,7 +39,7 @@ class DnsTuning:
     # A DNS look-up that takes longer than this moves from the pool of known or new names to the slow pool.
     known_leaves_s: float = 1.0
     new_leaves_s: float = 0.25
-    asked_s: float = 0.5  # DNS gets at least this much time to answer a look-up, even if many look-ups wait.
+    asked_s: float = 0.5  # DNS gets at least this much time to answer, even if many look-ups wait for a thread.
     wanted_s: float = 15.0  # A DNS look-up that waits longer than this for a free thread is dropped.
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
@@ -100,11 +100,11 @@ class DnsLookups:
         self._ask = ask
         hanging_max = min(self.tuning.hanging_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
         self.known = Pool(self.tuning.known_max, leaves_s=self.tuning.known_leaves_s, hanging_max=hanging_max)
-        # Look-ups of new names may not fill the slow pool, because look-ups of known names may have to move there.
+        # Look-ups of new names may fill only a part of the slow pool: look-ups of known names may have to move there.
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
-        self._hung: dict[str, int] = {}  # By host name, the number of its last look-ups that got no answer in time.
+        self._hung: dict[str, int] = {}  # By host name, how many of its last look-ups in a row got no answer in time.
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """Look up a host name, which may take long. Concurrent callers get the same future, so await it with

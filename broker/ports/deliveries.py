@@ -41,7 +41,7 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
-    # The following values are None if they are not known.
+    # The following values of an attempt are None if they are not known.
     dns_ms: int | None = None
     connect_ms: int | None = None
     tls_ms: int | None = None

@@ -69,7 +69,7 @@ async def _make(
     options: Options, organization_id: str | None, name: str | None, owner: tuple[str, str] | None
 ) -> tuple[str, Organization]:
     async with contextlib.AsyncExitStack() as stack:
-        if options.kafka is None:  # the running `everput serve` has created the topics
+        if options.kafka is None:  # the topics exist already, because `everput serve` is running
             kafka = (await stack.enter_async_context(cluster(options))).kafka
         else:
             kafka = options.kafka_settings()

@@ -20,9 +20,9 @@ from cli.steps import steps, took
 from cli.visible import visible
 from everput import Client
 
-# The value that the option value `none` becomes. It is not None, which means that the option was not given.
+# The option value `none` becomes this object, because None means that the option was not given.
 NO_LIMIT: Final = object()
-# The fields of the setting `batch`, and the ends of their options' names.
+# The fields of the setting `batch`, and for each the end of its option's name (`--batch-messages`).
 _BATCH: Final = {"max_messages": "messages", "max_bytes": "bytes", "wait_ms": "wait_ms"}
 
 

@@ -25,7 +25,7 @@ from cli.processes.server import Server
 from cli.processes.sockets import bind
 
 REPORT_S: Final = 0.2
-# Standard Webhooks: refuse requests whose timestamp differs by more seconds than this.
+# Refuse requests whose timestamp differs from the clock by more seconds than this (Standard Webhooks).
 CLOCK_SKEW_S: Final = 300
 ENOUGH_S: Final = 0.5
 

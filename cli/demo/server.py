@@ -41,7 +41,7 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
         *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        # The child processes have a session of their own, so Ctrl-C reaches only the demo. It stops them in order.
+        # In a session of their own, the child processes get no Ctrl-C: the demo stops them in the right order.
         start_new_session=True,
         **more,
     )

@@ -159,7 +159,7 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
     """Write the next file of the export, and store the position after its events in the manifest."""
     if not made.files:
-        # The manifest is written first, so that the folder is recognized as an export if this command is killed.
+        # Write the manifest first: if the command is killed, the folder is still recognized as an export.
         manifest.save(folder, made)
     made.cursor = cursor
     if not lines:

@@ -31,7 +31,7 @@ class File(msgspec.Struct, kw_only=True):
     rows: int
     size: int
     sha256: str
-    # The file's topic, partition and offset of the first record are set only by `everput export-all`.
+    # The file's topic and partition, and the offset of its first record. Only `everput export-all` sets them.
     topic: str = ""
     partition: int = 0
     first: int = 0
@@ -42,11 +42,11 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     # The kind of export: `organization` for events of one organization, `all` for a whole installation.
     kind: str
-    # The parameters of the request to `/v1/log`.
+    # The query parameters of the requests to `/v1/log` with which the events were read.
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False
-    # The organization of the events; empty while there are no events, or in an export of a whole installation.
+    # The organization of the events. It is empty before the first event, and in an export of a whole installation.
     organization_id: str = ""
     cursor: str = ""
     # In an export of a whole installation, the end offset of each partition, by topic.
@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     next: dict[str, int] = {}
     # The number of partitions of all topics except `control`.
     partitions: int = 0
-    # The unreadable ranges of offsets, which the files do not contain.
+    # The unreadable ranges of the log, whose records are missing in the files.
     damaged: list[str] = []
     format: str = FORMAT
     version: int = 1

@@ -39,7 +39,7 @@ from cli.printing import say, stderr
 
 _APPEND_RECORDS: Final = 5_000
 _CURSORS_AT_ONCE: Final = 1_000
-# An import may give records of these topics other offsets, because no record refers to their offsets.
+# In these topics, an import may change the offsets of records, because nothing refers to them.
 _SHIFTING: Final = ("outstanding", "claims")
 
 

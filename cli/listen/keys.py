@@ -30,7 +30,7 @@ class Action(NamedTuple):
     """The action of a pressed key: resend, body, list, quit or help."""
 
     name: str
-    # The number of the request to which the key press applies; None for the last request.
+    # The request to which the pressed key applies, by its number; None for the last request.
     number: int | None
 
 
@@ -58,7 +58,7 @@ class Received:
     # The request's number in the output, counted from 1.
     number: int
     request: dict[str, Any]
-    # The fields of the local program's answer, as `everput listen` printed them.
+    # The fields of the local program's answer that `everput listen` has printed.
     fields: dict[str, Any]
     # A function that sends the received request to the local address again.
     resend: Callable[[], None]

@@ -207,7 +207,7 @@ class _Listening:
                 await self._end.wait()
                 for one in (*running, *self._tasks):
                     one.cancel()
-            if showing:  # the first message may have come before the secret was shown, so wait until it is shown
+            if showing:  # The first message may arrive before the signing secret is shown, so wait for that.
                 await asyncio.wait(showing, timeout=GIVE_UP_AFTER_S)
 
     def _told(

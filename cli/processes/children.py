@@ -125,7 +125,7 @@ class Child:
             env={**self._environment, link.VARIABLE: str(descriptor)},
             pass_fds=(*self._pass_fds, descriptor),
             stdin=asyncio.subprocess.DEVNULL,
-            # Only the supervisor writes to stdout, the line `ready`. The output of its children is sent to stderr.
+            # Only the supervisor writes to stdout (the line `ready`). What its child processes write goes to stderr.
             stdout=sys.stderr.fileno(),
             # Ctrl-C in a terminal must reach only the supervisor, which then stops all child processes in order.
             start_new_session=True,
@@ -149,7 +149,7 @@ class Child:
     async def _go(self, ours: socket.socket) -> None:
         access = await asyncio.shield(self._kafka)
         go = {"embedded": None if access is None else asdict(access)}
-        with suppress(OSError):  # the child process has died already, and keep() will restart it
+        with suppress(OSError):  # if the child process has died already, keep() restarts it
             await asyncio.get_running_loop().sock_sendall(ours, json.dumps(go).encode() + b"\n")
 
     def _heard(self, message: dict[str, object]) -> None:

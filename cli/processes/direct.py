@@ -35,7 +35,7 @@ class DirectConfig(uvicorn.Config):
     default_lines: tuple[list[tuple[bytes, bytes]], bytes] = (
         [],
         b"",
-    )  # the header lines that are in every answer, and the same lines as bytes
+    )  # the header lines of every answer, as a list and as bytes
 
 
 class _NoEvent:
@@ -86,10 +86,10 @@ class DirectPutProtocol(HttpToolsProtocol):
     config: DirectConfig
     # Headers that come after the body are trailers. They are dropped (RFC 9112, 7.1.2).
     in_head = False
-    # The put request whose head has arrived and whose body has not. None if there is none, or if uvicorn answers it.
+    # A put request of which only the head has arrived; None if there is none, or if uvicorn answers it.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # the earlier request that uvicorn had not answered when this put request began
-    # When the newest answer was sent; 0.0 while a request runs, or if uvicorn's own timer watches the idle connection.
+    _before: Any = None  # the earlier request of the connection, unanswered when this put request began
+    # When the connection's newest answer was sent; 0.0 if a request runs, or if uvicorn's own idle timer runs.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -196,7 +196,7 @@ class DirectPutProtocol(HttpToolsProtocol):
             return
         self._before = None
         candidate.body = b""
-        # While other requests of the connection wait, read no more from it, as uvicorn does.
+        # Pause reading from the connection while other requests of it wait for answers, as uvicorn does.
         if len(self.unanswered) > 1:
             self.flow.pause_reading()
 

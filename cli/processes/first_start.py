@@ -86,11 +86,11 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     if not view.state.accounts.by_id:
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
-            # Write the password to a file before the account is created, because else nobody may know it.
+            # Write the password to a file before the account is created: after a crash, nobody would know it otherwise.
             write_secret(password_file, password)
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
-        # Another server on the same Kafka was faster, and has created the account.
+        # Another server on the same Kafka has created the account first.
         except EmailTaken:
             remove_secret(password_file)
             password = None
@@ -102,6 +102,6 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        # Another server has created this account meanwhile, with another password.
+        # Another server has created the account first, with another password.
         with contextlib.suppress(WrongPassword):
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

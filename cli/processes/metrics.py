@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # import late: the supervisor imports this module, too, and m
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# A process has metrics for this many listeners with the most waiting messages, and with the oldest.
+# Metrics of single listeners exist for this many: those with the most, or the oldest, waiting messages.
 LISTENERS_SHOWN: Final = 20
 # Fewer buckets than in BOUNDS_MS, because each listener with metrics adds a time series for each bucket.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
@@ -52,7 +52,7 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        # If describe() were missing, the metrics registry would call collect() before there are any counts.
+        # With this method, the registry does not call collect() before there are any counts.
         return []
 
     def collect(self) -> Iterable[Metric]:

@@ -33,12 +33,12 @@ from cli.processes.signals import on_end
 from cli.processes.supervisor_link import Link
 
 _GIVE_UP_S: Final = 5.0
-CATCH_UP_S: Final = 120.0  # seconds that a start may take to read all events of `control`
+CATCH_UP_S: Final = 120.0  # a process that starts may take this many seconds to read all events of `control`
 
 _PYTHONS_SOUND: Final = {
     (3, 11): 10,
     (3, 12): 6,
-}  # for each Python version, the first patch release with the security fixes
+}  # by Python version, the first patch release that has the security fixes
 
 _log = Logger(__name__)
 
@@ -50,7 +50,7 @@ class Process:
     settings: Settings
     # Set when the process must end.
     stop: asyncio.Event
-    # The state of the process, which the admin address shows.
+    # The state of the process. Its admin address shows it.
     health: Health
     # A function that waits until Kafka answers and all topics exist.
     kafka: Callable[[], Awaitable[None]]
@@ -72,11 +72,11 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         )
     link = Link.from_environment()
     try:
-        # Embedded Kafka starts while this process imports modules. Kafka's address is needed from here on.
+        # Wait until embedded Kafka runs, which starts while this process imports its modules.
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
-        # Faust creates its event loop by asyncio's policy, so a loop factory for asyncio.run() is not enough.
+        # Set asyncio's policy, not only a loop factory, because Faust creates its event loop by the policy.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(_run(settings, options, link, work))
     except ConfigurationError as error:
@@ -84,7 +84,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
             raise
         link.failed(str(error))
         sys.exit(2)
-    # Log no traceback if Kafka can't be reached or the machine was suspended, because it would tell nothing.
+    # If Kafka can't be reached or the machine was suspended, log no traceback, which would not help.
     except (Unavailable, Suspended) as error:
         _log.error("process.failed", reason=error)
         if link is not None:
@@ -134,7 +134,7 @@ async def _run_work(
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if stop.is_set() and not health.ready:  # a process that is not ready yet has nothing to finish
+    if stop.is_set() and not health.ready:  # if the process is not ready yet, no work must be finished
         working.cancel()
         await asyncio.wait([working], timeout=_GIVE_UP_S)
         return

@@ -127,7 +127,7 @@ class Supervisor:
         stop = asyncio.Event()
         on_end(partial(self._signalled, stop))
         if self._options.kafka is not None:
-            self._options.kafka_settings()  # if the Kafka settings are wrong, raise the error before any process starts
+            self._options.kafka_settings()  # check the settings for Kafka before any process starts
         environment = self.environment()
         access: asyncio.Future[EmbeddedAccess | None] = loop.create_future()
         async with contextlib.AsyncExitStack() as stack:
@@ -149,7 +149,7 @@ class Supervisor:
             try:
                 done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
-                    task.result()  # a task here ends only with an error, and result() raises this error
+                    task.result()  # a task in this set has failed: result() raises its error
             finally:
                 for task in (announce, stopped):
                     task.cancel()
@@ -159,7 +159,7 @@ class Supervisor:
     def environment(self) -> dict[str, str]:
         options = self._options
         key = files.sealing_key(options.data_dir, make=True)
-        # The admin address of each child process has its own port, which the child process reports to the supervisor.
+        # Each child process chooses the port of its admin address, and reports it to the supervisor.
         own = {variable("admin_host"): "127.0.0.1", variable("admin_port"): "0", variable("tunnel_port"): "0"}
         inherited = {name: text for name, text in os.environ.items() if name != f"{files.SEALING_KEY_VARIABLE}_FILE"}
         return {**inherited, **options.environment(), **own, files.SEALING_KEY_VARIABLE: key}
@@ -202,7 +202,7 @@ class Supervisor:
         write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
         if options.log_format == "text":
-            # Write all log lines so far, before the text that follows for people.
+            # Write all log lines so far, so that they come before this text for people.
             logging.getLogger().handlers[0].flush()
             sign_in = f"  (sign in as {EMAIL}; the password is in {password})" if password.exists() else ""
             say("Everput is ready.", err=True)

@@ -26,25 +26,25 @@ from cli.processes.direct import DirectConfig, DirectCycle, DirectPutProtocol
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # common proxies close idle connections after 60 s; this server must not be the first to close
+KEEP_ALIVE_S: Final = 75  # close idle connections later than common proxies do, which close them after 60 s
 FINISH_S: Final = 7  # requests that are running at shutdown get this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-# The most bytes of chunk extensions and trailers in a request. They belong neither to its head nor to its body.
+# The most bytes of chunk extensions and trailers in a chunked request, which count neither as head nor as body.
 FRAMING_BYTES_MAX: Final = 32 << 10
-_CHUNK_BYTES: Final = 20  # the most bytes around a chunk of a body: a size of up to 16 digits, and two line ends
+_CHUNK_BYTES: Final = 20  # the most bytes around one chunk of a body: its size with up to 16 digits, and two line ends
 PIPELINED_MAX: Final = 32  # a connection may have this many pipelined requests that wait for their answers
-WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only short answers over its WebSocket
-# A client that reads fewer bytes of its answer than this within `request_s` is disconnected.
+WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only short WebSocket messages
+# A client that reads fewer bytes of its answer than this in `request_s` seconds is disconnected.
 _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
-# uvicorn logs lines with these texts when a client breaks the protocol, does not read, or is refused.
-# Such lines are dropped from the log, because any client can cause thousands of them.
-# If an error of a client matters, Everput itself logs it.
+# If a client breaks the protocol, does not read, or is refused, uvicorn logs lines with these texts.
+# These lines of uvicorn are dropped from the log, because any client can cause thousands of them.
+# When an error of a client matters to the operator, Everput itself logs it.
 _CLIENTS_FAULTS: Final = (
-    # Uvicorn logs this when an answer was cut off or a WebSocket was refused.
+    # uvicorn logs this text if an answer was cut off, or if a WebSocket was refused
     "ASGI callable returned without completing",
     "opening handshake failed",
     "parser failed",
@@ -218,16 +218,16 @@ class _Connection(_Written, DirectPutProtocol):
     config: _Config
     # The time since which the server waits for the rest of a request; None if it waits for none.
     _waiting_since: float | None = None
-    # The bytes of a request's head that have arrived. The count is negative during the socket read in which it began.
+    # The bytes of a request's head so far. The number is negative until the first socket read of the head has ended.
     _head_bytes = 0
     _read_bytes = 0  # bytes of this read
     # The bytes after a request's head that are not content, such as the sizes of chunks.
-    # This count is negative during a socket read, because the size of the read is added at its end.
+    # The count of these bytes is negative until the socket read ends, because the read's size is added then.
     _framing_bytes = 0
     _client_name: str | None = None
-    _last_taken = False  # True if no further request is accepted on this connection
-    _deaf = False  # True if a further request has begun on this connection, and is ignored
-    # True after the last answer. The rest of its request is read and dropped for at most `request_s`.
+    _last_taken = False  # True if this connection accepts no further request
+    _deaf = False  # True if the client has begun a further request, which is ignored
+    # True after the last answer. What is left of its request is read and dropped for at most `request_s` seconds.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -310,7 +310,7 @@ class _Connection(_Written, DirectPutProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self._framing_bytes = -self._read_bytes
-        # If the head arrived in one socket read of at most HEAD_BYTES_MAX bytes, it is not too large.
+        # A head that arrived in a single socket read of at most HEAD_BYTES_MAX bytes can't be too large.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:

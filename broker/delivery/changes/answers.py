@@ -43,11 +43,11 @@ class ChangeReply:
 
     offset: int  # of the change's record
     event: MessageChange
-    in_doubt: bool  # The worker may have sent the message before it crashed.
-    honoured: bool  # The update or deletion may have taken effect before this worker took the partition over.
-    applied: bool = True  # False if the message had been deleted before this update or deletion arrived
+    in_doubt: bool  # True if the worker that had the partition may have sent the message before it crashed.
+    honoured: bool  # True if the update or deletion may have taken effect before this worker took the partition over.
+    applied: bool = True  # False if the update or deletion has no effect, because the message was deleted before
     states: dict[str, str] = field(default_factory=dict)  # by listener id
-    # The attempts in flight, by listener id. The client is answered when their results are known.
+    # By listener id, the attempts that are in flight. The client is answered when their results are known.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
@@ -100,7 +100,7 @@ class Answers:
             if ready:
                 # If the worker can't store the answer to an update or deletion, the client gets the state `unknown`.
                 with contextlib.suppress(LogUnavailable):
-                    # Another worker may own the partition now, and may have delivered the message.
+                    # If another worker owns the partition now, it may have delivered the message.
                     await self._confirm()
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]

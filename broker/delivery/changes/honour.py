@@ -46,13 +46,13 @@ _OWNERSHIP: Final = b"partition"  # the record key of ownership events
 class Taken:
     """The updates and deletions of one partition's messages, read before the worker begins to deliver the partition."""
 
-    floor: int  # The first message offset from which on `found` has all updates and deletions.
+    floor: int  # `found` has the updates and deletions of all messages from this offset on.
     position: int  # of the next record of `changes`
-    in_doubt_below: int  # Messages below this offset may have been sent before a crash.
-    # The offset in `changes` below which the former owner of the partition may have applied the updates and deletions.
+    in_doubt_below: int  # Messages below this offset may have been sent before a crash of the partition's former owner.
+    # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
     honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    # Rows of an offset, an update or deletion whose client may still wait for an answer, and whether it takes effect.
+    # Rows: an offset, an update or deletion whose client may wait for an answer, and whether it takes effect.
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
@@ -270,7 +270,7 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                # The process was suspended, so other workers may own its partitions. The next checkpoint checks this.
+                # If the process was suspended, other workers may own its partitions. The next checkpoint asks Kafka.
                 continue
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
@@ -336,7 +336,7 @@ class Changes:
         while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
-            # Park the delivery, because the old data must not be sent and the new data is unreadable.
+            # Park the delivery: the message's old data must not be sent, and its new data can't be read.
             except LogDamaged:
                 if delivery.state is RENEWING:
                     dispatcher.park_unreadable(delivery)
@@ -391,7 +391,7 @@ class Changes:
         under_way: set[int] = set()  # offsets of deliveries taken from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                # A listener's cursor is not loaded yet, so it may need older updates and deletions. Keep them all.
+                # Keep all updates and deletions: a listener whose cursor is not loaded yet may need older ones.
                 return
             stream = dispatcher.streams.get(number)
             if stream is not None:

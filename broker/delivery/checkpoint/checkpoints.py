@@ -76,13 +76,14 @@ class Checkpoints:
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # By listener id, the partitions whose cursor must be committed although no delivery has changed.
+        # By listener id, the partitions whose cursor must be committed although no delivery there has changed.
         self._changed: dict[str, set[int]] = {}
-        # Encoded results of deliveries by partition, which are not written to Kafka yet.
+        # By partition, the results of attempts that are encoded but not written to Kafka yet.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
-        self._hurried = False  # True during the last checkpoint before partitions are handed over, which must not pause
+        # True during the last checkpoint before partitions are handed over, which must not pause between commits.
+        self._hurried = False
 
     def touched(self, stream: Stream) -> None:
         """Include the delivery stream in the next checkpoint, because it has changed."""
@@ -172,7 +173,8 @@ class Checkpoints:
                 await self._outstanding.flush()
                 await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
-            except BaseException:  # After an error or a cancellation, the next checkpoint commits these cursors again.
+            # After an error or a cancellation, the next checkpoint must commit these cursors again.
+            except BaseException:
                 self._failed(streams, cursors)
                 raise
             self._note_stored(cursors, began)

@@ -44,10 +44,10 @@ class Metrics:
     """The worker's counters since its process started."""
 
     def __init__(self) -> None:
-        # The number of attempts by outcome and kind of answer: `2xx` to `5xx`, or `none` without an answer.
+        # The number of attempts, by outcome and kind of answer: `2xx` to `5xx`, or `none` without an answer.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
-        # By listener id. A listener is missing until its first attempt has ended.
+        # By listener id, the counts of attempts. They begin with the end of the listener's first attempt.
         self.by_listener: dict[str, ListenerCounts] = {}
         self.checkpoints = Histogram()  # duration in ms
         self.checkpoints_failed = 0
@@ -85,7 +85,7 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # The number of waiting messages. Records that were not read yet count as waiting, even if they are of other queues.
+    # The number of messages that wait for the listener. It includes unread records, which may be of other queues.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 

@@ -35,7 +35,7 @@ class Admission(Enum):
     FAR = "its message's time is far: it is set aside until then"
 
 
-# Constants, because this value is compared for each delivery, and reading an attribute of an enumeration is slow.
+# Read from the enumeration only once, because these values are compared for each delivery.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 
@@ -82,7 +82,7 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        # Meanwhile, an earlier delivery with the same ordering key has failed and must be attempted first.
+        # In the meantime, an earlier delivery with the same ordering key has failed. It must be attempted first.
         if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN

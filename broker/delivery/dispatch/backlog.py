@@ -42,7 +42,8 @@ class Backlog:
 
     def __init__(self, dispatcher: Lagging) -> None:
         self._dispatcher = dispatcher
-        self.behind: dict[Stream, None] = {}  # the delivery streams that lag, in the order in which they are served
+        # The lagging delivery streams of this listener, in the order in which they get messages.
+        self.behind: dict[Stream, None] = {}
 
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether this message may be loaded into memory, to send it or to write it to the topic
@@ -69,7 +70,7 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # Put the delivery stream at the end of the queue again, because one read may not be enough.
+            # Put the delivery stream at the end of the queue of lagging streams again: one read may not be enough.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:

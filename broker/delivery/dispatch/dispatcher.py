@@ -302,7 +302,7 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Start attempts again after a successful probe, or after the listener was resumed."""
-        # If the resumed listener's circuit is open, regular calls of tick() are needed to start its probes.
+        # tick() must be called regularly from now on, because a resumed listener may be down and need probes.
         self.activate()
         if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
@@ -336,7 +336,7 @@ class Dispatcher:
         if self.memory.many_wait:
             for delivery in self._admissions.crowd():
                 self.set_aside(delivery, None, None, now_ms())
-        # Deliveries that are ready may have waited for the rate limit, for Retry-After, or for a free socket.
+        # Start attempts of deliveries that had to wait for the rate limit, for Retry-After, or for a free socket.
         if self.deliveries.due(at_ms) or self.deliveries.ready:
             self.pump()
         waits = bool(self.behind) and self.circuit.state is not circuit.State.OPEN and self.listener.paused is None

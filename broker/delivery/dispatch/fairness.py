@@ -132,11 +132,11 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            # If a message arrives before the worker divides the attempts again, one attempt may start at once.
+            # If a message arrives before attempts are divided again, a slow or failing listener may start one.
             limits.permits = 1
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)
-    # If slow listeners wait, they get at least half of the attempts. Failing listeners get the rest.
+    # If slow listeners wait, they get at least half of the permitted attempts. Failing listeners get the rest.
     for_others = 0 if not others else permits // 2 if slow else permits
     _deal(slow, permits - for_others, turn)
     _deal(others, for_others, turn)

@@ -22,16 +22,16 @@ from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
-ANSWERS_MAX: Final = 20  # in a minute, at most this many different answers of one listener are stored
+ANSWERS_MAX: Final = 20  # of one listener, at most this many different HTTP answers are stored in a minute
 BYTES_MAX: Final = 64 << 10  # of them together
-# In a minute, at most this many different answers are parsed; an answer with the same bytes is parsed once.
+# Of one listener, at most this many different HTTP answers are parsed in a minute. Equal bytes are parsed once.
 PARSED_MAX: Final = 100
 ROWS_MAX: Final = 5_000  # attempts until the next checkpoint
 _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
 _CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that make no other answer
 
-_Found = tuple[str, int, int]  # the id of a stored answer, its partition, and the time at which it was stored
+_Found = tuple[str, int, int]  # the id of a stored HTTP answer, its partition, and the time at which it was stored
 
 
 class KeptAnswers:
@@ -55,10 +55,10 @@ class KeptAnswers:
         self._touch = touch
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}
-        self._since_ms = 0  # The limits on stored answers apply to the minute that began at this time.
+        self._since_ms = 0  # The limits on stored HTTP answers apply to the minute that began at this time.
         self._bytes = 0
         self._kept: dict[str, _Found] = {}  # by the answer's id
-        # By the hash of an answer's bytes, the stored answer. The bytes themselves are not kept.
+        # By the hash of its bytes, each HTTP answer of this minute that was parsed. The bytes themselves are not kept.
         self._parsed: dict[int, _Found | None] = {}
 
     def update(self, listener: Listener, opened: Opened) -> None:

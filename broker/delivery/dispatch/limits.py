@@ -32,7 +32,7 @@ class Limits:
     """The limits of one listener's attempts in a worker: how many may be in flight, and how many may start."""
 
     priority: Priority
-    # True for slow and failing listeners, whose attempts are permitted after those of fast listeners.
+    # True for slow and failing listeners: their attempts start only after those of fast listeners.
     low_priority: bool
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Limits:
         self.failing = 0.0  # average part of attempts not accepted
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
-        self._too_early = False  # True if the rate limit did not permit the last attempt that was tried.
+        self._too_early = False  # True if the rate limit did not permit the last attempt that should have started.
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:
@@ -91,7 +91,7 @@ class Limits:
             self._too_early = not self._pace.begin(at_s)
             if self._too_early:
                 return False
-        # Leave one attempt permitted: the listener may become slow or failing before attempts are divided again.
+        # Leave one attempt permitted, in case the listener becomes slow or failing before attempts are divided again.
         self.permits = self.permits - 1 if self.low_priority else 1
         return True
 
@@ -102,7 +102,7 @@ class Limits:
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            # For the first answers, the average is the plain mean of all answer times.
+            # Until there are enough answers for a moving average, the average is the plain mean of all answer times.
             if self._samples < tuning.answers_weighed:
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples

@@ -56,7 +56,7 @@ class Liveness:
         self._probes: Probes[Dispatcher] = Probes()
         self.probes_under_way: set[asyncio.Task[None]] = set()
         self._per_s = round(tuning.probes_calm / tuning.tick_s)
-        # The dispatchers of listeners that are down. Each waits for its next probe, or its probe is running.
+        # The dispatchers of listeners that are down. Each of these listeners waits for a probe, or is being probed.
         self.down: set[Dispatcher] = set()
 
     def watch(self, dispatcher: Dispatcher) -> None:

@@ -25,7 +25,7 @@ class Room:
         self._deliveries = deliveries
         self.held = self.held_bytes = 0  # messages in memory, and their size
         self.bytes_share = tuning.held_bytes_max  # `held_bytes` may grow to this
-        # By delivery, the bytes of those that are being written to `outstanding` before Kafka deletes their messages.
+        # By delivery, the bytes of each that is being written to `outstanding` before Kafka deletes its message.
         self.setting_aside: dict[Delivery, int] = {}
 
     @property

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _ROWS_MAX = 5_000  # An event with this many rows of deliveries has about 300 KB.
 
-# A row of the event DeliveriesSettled, and the time in ms of the put (or `deliver_at`), from which on delivery was due.
+# A row of the event DeliveriesSettled, and the time in ms of the put (or `deliver_at`).
 Row = tuple[int, int, int, int, int]
 Made = tuple[DeliveryAttempted, int]  # with the same time
 
@@ -103,7 +103,7 @@ class Delivery:
     def __init__(self, stream: Stream, offset: int, message: Message | None) -> None:
         self.stream = stream
         self.offset = offset
-        self.message = message  # None while the message is not in memory, because the delivery's state does not need it
+        self.message = message  # None if the message is not in memory, because the delivery's state does not need it
         self.state: State = MISSING
         self.number = 0  # attempts begun
         self.again = False  # was repeated at once

@@ -30,7 +30,7 @@ class Ticks:
         self._processor = processor or Processor()
         self._liveness = liveness
         self._active: dict[Dispatcher, None] = {}
-        # While no dispatcher needs ticks, the loop waits for this event. It is None while the loop does not wait.
+        # The loop waits for this event while no dispatcher needs ticks. It is None while the loop runs.
         self._rested: asyncio.Event | None = None
 
     def __len__(self) -> int:

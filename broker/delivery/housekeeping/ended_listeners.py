@@ -19,7 +19,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# For each listener that no longer exists, the owner of this partition deletes the cursors.
+# The owner of this partition deletes the cursors of each listener that no longer exists.
 _DELETES_CURSORS: Final = 0
 
 
@@ -90,7 +90,7 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        # There is an event that only a newer version of Everput can read. It may have created further listeners.
+        # Stop if there is an event that only a newer version can read: it may have created further listeners.
         if not self._view.complete:
             return False
         known = self._view.state.listeners.keys()

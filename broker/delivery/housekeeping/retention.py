@@ -95,7 +95,7 @@ class Retention:
         if not partitions:
             return
         await self._view.caught_up()
-        # There is an event that only a newer version of Everput can read. It may have created further listeners.
+        # Stop if there is an event that only a newer version can read: it may have created further listeners.
         if not self._view.complete:
             return
         listeners = list(self._view.state.listeners.values())
@@ -112,7 +112,7 @@ class Retention:
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # If a delivery moved to `outstanding` after the cursors were read, it is above its listener's cursor.
+            # The message of a delivery that moved to `outstanding` after the cursors were read is not below its cursor.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)

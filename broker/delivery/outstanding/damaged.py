@@ -48,7 +48,7 @@ class DamagedDeliveries:
         """Write records that park the deliveries which these listeners may have in unreadable ranges. Each range is
         given by its first and last offset. Raises LogUnavailable.
         """
-        # This method writes only to Kafka. If the worker still owns the partition, the caller updates the index.
+        # This method writes only the records. The caller updates the index if the worker still owns the partition.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
         for at in range(0, len(events), self._at_once):
             await self._assure()

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class _Pass:
     """A pass over the deliveries of one listener that were due when the pass began. It handles a few at a time."""
 
-    until_ms: int  # The pass includes only the deliveries that were due when it began, at this time.
+    until_ms: int  # The pass includes the deliveries that were due at this time, when it began.
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
 
 
@@ -167,7 +167,7 @@ class Due:
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # If an earlier delivery with this ordering key has been stored meanwhile, this delivery must wait.
+        # If an earlier delivery with this ordering key has been stored in `outstanding`, this delivery must wait.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -232,7 +232,7 @@ class Due:
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # During the read, the listener's memory became full, or an earlier delivery of the ordering key came.
+            # During the read, the listener's memory became full, or an earlier delivery of the ordering key appeared.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)
@@ -266,13 +266,13 @@ class Due:
 
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether the listener's delivery stream has read far enough that this delivery may be attempted."""
-    # After a crash, the listener's delivery stream may read the same message again from the topic `messages`.
-    # Wait until the stream has passed the message. Otherwise, a second crash could send the message twice.
+    # After a crash, the listener's delivery stream may read a message again whose delivery is in `outstanding`.
+    # Attempt it only when the stream has passed the message. Otherwise, a second crash could send it twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)
     ):
         return False
-    # With an ordering key, wait until the stream has also read all earlier messages, which may have the same key.
+    # A delivery with an ordering key also waits until the stream has read all earlier messages.
     wanted = None if stream is None else stream.window.wanted()
     return entry.key_queue is None or entry.message_offset < min(tail, tail if wanted is None else wanted)

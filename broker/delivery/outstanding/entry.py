@@ -23,7 +23,7 @@ class OutstandingEntry:
     without a comment have the same meaning as in the event KeptDelivery.
     """
 
-    id: int  # the id of the row in SQLite; each write of the row gives it a new id
+    id: int  # the id of the row in the SQLite index; each write of the row gives it a new id
     partition: int
     listener_id: str
     message_id: str
@@ -38,10 +38,10 @@ class OutstandingEntry:
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
     # `found` is true if the record was written before this worker took the partition over.
-    # In that case, the worker may read the same message from the topic `messages`, too.
+    # If `found` is true, the worker may read the same message from the topic `messages`, too.
     found: int
-    record: bytes | None  # the value of the Kafka record, while its offset in Kafka is not known
-    # `bare` is true if the record has no copy of the message's data, so Kafka must keep the message.
+    record: bytes | None  # the value of the Kafka record, until the record's offset is known
+    # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
     # `bare` is UNREAD if the message in the topic `messages` is unreadable.
     bare: int = False
     key_queue: KeyQueue | None = field(init=False)  # identifies its ordering key

@@ -26,7 +26,7 @@ BEGIN: Final = (-1, -1)
 
 # The column `queued_ms` is the time at which the worker looks at the delivery next.
 # `queued_ms` is null if the delivery is parked, is being attempted, or waits for an earlier one of its ordering key.
-# Each SQL condition below is that of a partial index, which holds only the rows that match the condition.
+# A partial index for each SQL condition below. It holds only the rows that match the condition.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
@@ -58,7 +58,7 @@ class Count:
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # not parked, by partition
-    # The deliveries that are due or retrying, by partition, without those that wait for their `deliver_at` time.
+    # By partition, the deliveries that are due or retrying, without those that wait for their `deliver_at` time.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # by partition, with an attempt
     parked: dict[int, int] = field(default_factory=dict)  # of each partition
@@ -72,9 +72,9 @@ class OutstandingIndex:
         self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}  # by listener id
         self.queued_keys = 0
-        # By listener id, the partitions in which its number of deliveries has changed since the last checkpoint.
+        # By listener id, the partitions in which the number of its deliveries has changed since the last checkpoint.
         self.changed: dict[str, set[int]] = {}
-        # By partition, a checksum over the keys of all its deliveries in the index.
+        # By partition, a fingerprint (number and hash of the keys) of its deliveries in the index.
         self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)
         self._rows = 0
         self._last_id = 0

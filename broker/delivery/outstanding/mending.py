@@ -61,9 +61,9 @@ class Mending:
         """Retry the deliveries that were parked because their message or its update was unreadable, if they are not in
         a damaged range any more. Cancel those whose messages are given up as lost.
         """
-        # If results of deliveries are unreadable, a delivery stays parked, because it may have been delivered already.
+        # A parked delivery stays parked while results of deliveries are unreadable: it may have been delivered already.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        # Rows with a higher id were written after this loop began, and are left out.
+        # The review leaves out rows with a higher id, because they were written after it began.
         at, newest = -1, self._index.newest_id
         while partition in self._owned and (
             rows := self._index.unread(partition, after_id=at, limit=self._tuning.rows_at_once)

@@ -34,7 +34,7 @@ class Outcomes:
         # The last failed attempt of each delivery that has not succeeded.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
-        # By listener id, one bit for each offset: 1 if the message was delivered.
+        # By listener id, a bit for each offset. It is 1 if the message at this offset was delivered.
         self._delivered: dict[str, bytearray] = {}
 
     def delivered(self, listener_id: str, offset: int) -> bool:
@@ -146,7 +146,7 @@ def _entry_of(
         pass
     if failed is not None:
         return _entry_after(failed, ordering_key)
-    # If some results of deliveries are unreadable, the message may have been delivered. So park the delivery.
+    # If results are unreadable, the message may have been delivered, so park the delivery instead of sending it.
     due_ms = (deliver_at_ms or now_ms()) if known else None
     return _row(
         partition,

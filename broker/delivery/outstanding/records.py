@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _TRIES_MAX: Final = 10
 _PAUSE_S: Final = 0.2
-_RECORD_BYTES: Final = 1  # Kafka returns a single record batch if the size of a fetch is limited to this.
+_RECORD_BYTES: Final = 1  # A fetch that is limited to this many bytes returns a single record batch.
 
 
 class OutstandingRecords:
@@ -78,8 +78,8 @@ class OutstandingRecords:
                 self._requests.report(damage)
                 raise damage
         except LogDamaged:
-            # Some records are unreadable or missing. So first yield the deliveries without a success in `deliveries`.
-            # After them, yield the readable records, with None for each delivery that has succeeded.
+            # If records are unreadable or missing, first yield the deliveries for which `deliveries` has no success.
+            # Then yield the readable records, with None for each delivery that has succeeded.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)
@@ -114,7 +114,7 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            # Kafka had lost this record, and `everput serve` has put an empty record at its offset.
+            # An empty value means that Kafka had lost the record, and that `everput serve` has filled its offset.
             if record.value == b"":
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:
@@ -137,7 +137,7 @@ class OutstandingRecords:
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
-        damaged = at < 0  # The record was already unreadable when the worker took the partition over.
+        damaged = at < 0  # The record was unreadable already when the worker took the partition over.
         try:
             # Search up to the end of the partition, because a later record may have the same key.
             while not damaged:
@@ -155,13 +155,13 @@ class OutstandingRecords:
             pass
         except LogDamaged:
             damaged = True
-        if buried:  # The newest record with this key is a tombstone, so the delivery has ended.
+        if buried:  # The newest record with this key is a tombstone: the delivery has ended.
             return None
         log.error("outstanding.record_gone partition=%d offset=%d", entry.partition, entry.record_offset)
         message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
-        # A new leader of the partition may get the record later, so the offset may still be filled.
+        # A new leader may not have the record yet, so treat it as readable later.
         if message is None and behind:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}; "

@@ -68,7 +68,7 @@ class Outstanding:
         self._dispatchers = dispatchers
         self._index = OutstandingIndex(tuning.index_cache_kib)
         self._owned: set[int] = set()
-        # Deliveries that are being written to `outstanding`, which later deliveries of their ordering keys wait for.
+        # Deliveries that are being written to `outstanding`. Later ones of their ordering keys must wait for them.
         self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
         self._due = due = Due(
@@ -91,7 +91,7 @@ class Outstanding:
         `streams` returns the listeners' cursors; it is called only if the topic is damaged. `noted` is the fingerprint
         of the deliveries that the partition's last owner committed, as text.
         """
-        # The index now has the deliveries whose records Kafka had lost. Write these records again.
+        # The index now has the deliveries of lost records. Delete the empty records that are in their places.
         for key in await self._sync.read(partition, streams, noted):
             self._settled.setdefault(partition, []).append((key, None))
 
@@ -141,7 +141,7 @@ class Outstanding:
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
             self._coming.join(key_queue, delivery.offset)
-        # The event holds the present number of redrives. A redrive that comes before the write is then applied.
+        # The event says how many redrives the worker has seen, so that a redrive during the write is not missed.
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
@@ -158,11 +158,12 @@ class Outstanding:
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
-        # A retry replaces the delivery's earlier record. So count its bytes only if the message's data has changed.
+        # A retry replaces the delivery's record. Count the bytes again only if the message's data has changed.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
-                await self._assure()  # Another worker may own the partition now, and may have delivered the message.
+                # Check for each try that the worker owns the partition: another may have delivered the message.
+                await self._assure()
                 if delivery.state is DROPPED:
                     break
                 offset = await self._topic.append_one(stream.partition, key, value)
@@ -170,7 +171,7 @@ class Outstanding:
                 await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
-                # Count the record's bytes twice: Kafka compacts only when half of the topic's bytes are out of date.
+                # Count each record twice, because Kafka compacts the topic only when half of it is out of date.
                 self._count(event.organization_id, 2 * len(value))
             if delivery.state is DROPPED:
                 self._written.doubt(stream.partition, key)
@@ -366,12 +367,13 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
-                if message is None:  # The delivery is removed from the index, but its record may stay in Kafka.
+                # The delivery is removed from the index, although its record may still be in Kafka.
+                if message is None:
                     self._written.doubt(entry.partition, entry.key)
             except LogDamaged:
                 await self._damaged.park_again(entry)
                 return None
-            # The read may have taken long, and another worker may own the partition by now.
+            # The read may have taken long. Check that the worker still owns the partition.
             await self._assure()
         except LogUnavailable as error:
             return error

@@ -107,9 +107,9 @@ class IndexSync:
         self._due = due
         self._tuning = tuning
         self._reading: dict[int, object] = {}  # the latest read() of each partition
-        # By partition: the offset up to which the index has all records, and how many of them this worker has written.
+        # By partition, the offset up to which the index is complete, and how many records this worker had written then.
         self._known: dict[int, tuple[int, int]] = {}
-        # By partition: `_written.changes` at the time when the checksum was computed, and the checksum as text.
+        # By partition, `_written.changes` at the time of the newest fingerprint, and the fingerprint as text.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
@@ -125,7 +125,7 @@ class IndexSync:
 
         while current() and (
             before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
-        ):  # These rows are left from an earlier read that failed.
+        ):  # Remove these rows, which an earlier read that failed has left in the index.
             for entry in before:
                 self._index.remove(entry)
             await asyncio.sleep(0)

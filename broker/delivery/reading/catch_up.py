@@ -22,7 +22,7 @@ from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES_MIN: Final = 128  # Every record of a message has at least this many bytes.
+_RECORD_BYTES_MIN: Final = 128  # The smallest number of bytes that a message's record can have.
 
 
 class Source(Protocol):
@@ -126,7 +126,7 @@ class CatchUp:
         """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners."""
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # A read for another listener has already found the messages of this listener.
+            return  # A read for another listener has brought this listener its messages, too.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -160,11 +160,11 @@ class CatchUp:
                 continue  # The partition was handed over, or another read has already served this listener.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                # The reader searched only for other queues, so the records of this listener's queue were skipped.
+                # This read searched only for messages of other queues.
                 continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                # Remember here that this listener got messages, because refill() may ask for its next read at once.
+                # Remember that the listener was served, because refill() may request the next read for it at once.
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
@@ -172,7 +172,7 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # The read had none of the messages that the listener needs, so the listener may ask again after a pause.
+        # The read had no message that the listener needs. So it may request the next read only after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 

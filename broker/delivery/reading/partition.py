@@ -92,7 +92,7 @@ class Partition:
         for dispatchers in list(self._fed.values()):
             for dispatcher in list(dispatchers):
                 stream = dispatcher.stream(self.number)
-                if stream.window.begin > last:  # The listener has already passed all offsets of the unreadable range.
+                if stream.window.begin > last:  # The listener has already passed all of the unreadable offsets.
                     continue
                 del dispatchers[dispatcher]
                 stream.window.scan(begin)

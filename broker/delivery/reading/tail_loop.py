@@ -34,12 +34,12 @@ class TailLoop:
         """Read new messages in an endless loop. Raises LogUnavailable if Kafka does not answer for long."""
         while True:
             await self.read_once()
-            await asyncio.sleep(0)  # Yield to the event loop, even if more records are available at once.
+            await asyncio.sleep(0)  # Yield to the event loop after each read, even if more records are available.
 
     async def read_once(self) -> None:
         """Read new Kafka records once, and hand them to the partitions that they belong to."""
         try:
-            # The read may return records of partitions that the worker took over while it waited.
+            # A read may return records of partitions that the worker has taken over only during the read.
             await self._feed(await self._membership.read())
         except LogDamaged as damage:
             self._pass_over(damage)
@@ -51,7 +51,7 @@ class TailLoop:
         assignment = self._roster.assignment
         owned = {number: assignment.partitions[number] for number in read if number in assignment.partitions}
         try:
-            # A process that was suspended may have lost its partitions. Ask Kafka before it sends their messages.
+            # Ask Kafka first, because a process that was suspended may have lost these messages' partitions.
             if owned:
                 await assignment.fence.assure()
         except LogUnavailable as error:

@@ -31,7 +31,7 @@ _SHA_256: Final = 1  # Kafka's number for SCRAM-SHA-256
 # The smallest number of SCRAM iterations that Kafka allows. The password has 256 random bits, so more would not help.
 _ITERATIONS: Final = 4096
 
-# These exceptions mean that a Kafka server is unreachable, or can't prove that it knows the password.
+# Exceptions that mean that a Kafka server is unreachable, or does not know the password that Everput expects.
 NO_ANSWER: Final = (kafka_errors.KafkaError, OSError, TimeoutError, ValueError, KeyError, AssertionError)
 
 _CLIENT_PROPERTIES: Final = f"""\

@@ -49,7 +49,7 @@ def existing(jars: Sequence[Path]) -> Path | None:
     if not path.exists():
         return None
     with suppress(OSError):
-        os.utime(path)  # renew the file's time, so that this class archive is not deleted as unused
+        os.utime(path)  # set the file's time, so that the cleanup does not delete this class archive as unused
     return path
 
 

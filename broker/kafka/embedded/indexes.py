@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
 
-# An entry of an `.index` file: an offset relative to the segment's first, and a batch's position in the segment file.
+# An entry of an `.index` file: an offset relative to the segment's first, and a batch's byte position in the file.
 _PLACE: Final = struct.Struct(">ii")
 # An entry of a `.timeindex` file: the highest time so far, and its batch's offset relative to the segment's first.
 _TIME: Final = struct.Struct(">qi")
@@ -63,7 +63,7 @@ def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iter
             for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
                 index = path.with_suffix(suffix)
                 try:
-                    # Read the index before the segment, which may grow meanwhile: it then has every batch of the index.
+                    # Read the index first: the segment may grow meanwhile, but it has every batch of the index.
                     raw = index.read_bytes()
                     batches = _batches(path)
                 except FileNotFoundError:

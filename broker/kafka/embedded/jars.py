@@ -256,7 +256,7 @@ def _new_lock() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as repository:
         context = MavenContext(repo_cache=Path(repository), timeout=_TIMEOUT_S)
         found: dict[tuple[str, str], str] = {}
-        # Resolve the dependencies of Kafka first and alone, because log4j's BOM would change the versions of some.
+        # Resolve the dependencies of Kafka alone: log4j's BOM (list of versions) would change the versions of some.
         for root in _ROOTS:
             for one in jgo.resolve(root):
                 found.setdefault((one.groupId, one.artifactId), one.version)

@@ -80,7 +80,7 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             # In a session of its own, Kafka gets no Ctrl-C from the terminal. The parent process stops Kafka last.
-            # A process of idle priority stays in this session: Linux (autogroup) divides processor time by session.
+            # With idle priority, stay in this session: Linux (autogroup) divides processor time between sessions.
             start_new_session=not idle,
         )
 

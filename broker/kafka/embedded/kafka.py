@@ -232,7 +232,7 @@ class EmbeddedKafka:
             for one in lost:
                 end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
                 if end > one.last:
-                    # When it started, Kafka found more records than its files seemed to have. None of them is lost.
+                    # Kafka has found more records than its files seemed to have, so nothing is lost here.
                     continue
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)

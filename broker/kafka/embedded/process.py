@@ -226,7 +226,7 @@ class KafkaProcess:
         staging = self.directory / "kafka.new"
         shutil.rmtree(staging, ignore_errors=True)
         properties = self._write_properties(staging)
-        # A cluster id that begins with `-` would be taken for a command option, so it begins with a letter.
+        # The cluster id begins with a letter, because an id that begins with `-` would be taken for an option.
         cluster_id = "E" + base64.urlsafe_b64encode(os.urandom(16)).decode()[1:22]
         command = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties))
         try:

@@ -27,7 +27,7 @@ BATCH_BYTES_MAX: Final = 16 << 20
 # The length field of a record batch does not count the batch's first bytes: the base offset and the length field.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
-# A batch header ends with last offset delta, two times, producer id and epoch, first sequence number, record count.
+# A record batch's header ends with last offset delta, two times, producer id and epoch, sequence, record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 # An entry of an offset index: an offset relative to the segment's first, and its batch's position in the file.
 _ENTRY: Final = struct.Struct(">ii")
@@ -72,7 +72,7 @@ def stopped(log_dir: Path) -> Iterator[None]:
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(f"{log_dir} is no log directory of a Kafka broker (it has no meta.properties)")
     try:
-        # The file may be missing, because a broker deletes its lock file when it ends.
+        # Opening the file may create it, because a broker deletes its lock file when it ends.
         file = (log_dir / ".lock").open("a+b")
     except OSError as error:
         raise ConfigurationError(f"the Kafka log directory {log_dir} can't be used: {error.strerror}") from error
@@ -100,7 +100,7 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
             at, header, whole = row
             base, last_delta = HEADER.unpack(header)[0], max(0, HEADER.unpack(header)[6])
             after = base + last_delta + 1
-            # In a compacted topic, offsets may be missing between batches if the offsets of all batches ascend.
+            # In a compacted topic, there may be gaps between batches, but the offsets of batches must ascend.
             beyond = following is None or HEADER.unpack(following[1])[0] >= after
             out_of_order = base < expected or (base > expected and not beyond)
             if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
@@ -262,7 +262,7 @@ def _batches(path: Path) -> Iterator[_Row]:
         at = 0
         while at + HEADER.size <= len(raw):
             header = raw[at : at + HEADER.size]
-            if not any(header):  # The rest of the file is zeros: space that Kafka has reserved for later batches.
+            if not any(header):  # Zeros follow the last batch: space in the file that Kafka has reserved.
                 return
             _, length, _, magic, *_ = HEADER.unpack(header)
             size = PREFIX_BYTES + length
