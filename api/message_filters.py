@@ -22,8 +22,8 @@ _STORED_MS_MAX: Final = 600_000
 
 
 class Filters(NamedTuple):
-    """The filters of a request for a list of messages. `deliveries` and `data` say what the answer has of each
-    message.
+    """The filters of a request for a list of messages. `deliveries` and `data` say whether the answer has these for
+    each message.
     """
 
     messages: MessageFilter
@@ -52,7 +52,7 @@ def filters(query: Mapping[str, str], queue: Queue) -> Filters:
 
 
 async def narrowed(span: Span, asked: Filters, log: MessageLog, *, listener_given: bool) -> Span:
-    """Return the range without offsets that hold no message which the filters accept."""
+    """Return the range of offsets without those in which the filters accept no message."""
     begin, end = list(span.begin), list(span.end)
     partitions = range(len(begin))
     if listener_given:

@@ -83,7 +83,7 @@ class Replays:
         return await self._commands.find(call.organization_id, *ids)
 
     async def _progress(self, replay: Replay) -> dict[str, float]:
-        """Return the progress as a JSON field. While Kafka does not answer, there is no field."""
+        """Return a replay's progress as a JSON field. While Kafka does not answer, there is no field."""
         try:
             return {"progress": round(await self._commands.progress(replay), 4)}
         except LogUnavailable:

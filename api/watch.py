@@ -27,9 +27,10 @@ MEDIA: Final = b"text/event-stream"
 _LAST_EVENT_ID: Final = b"last-event-id"
 _STREAMS_MAX: Final = 256  # in this process
 _STREAMS_EACH_MAX: Final = 32  # of one organization
-_HEARTBEAT_S: Final = 15.0  # proxies close a connection that is quiet for a minute
+# Send something more often than this, because proxies close a connection that is silent for a minute.
+_HEARTBEAT_S: Final = 15.0
 _CHECK_S: Final = 1.0
-# Load balancers and sessions with an end need connections with an end. The client connects again.
+# A stream ends after this time, because load balancers and sessions need that. The client then connects again.
 _STREAM_S: Final = 15 * 60.0
 _KINDS: Final = frozenset({"queue", "listener", "message", "delivery", "replay", "alert"})
 _KINDS_OF_MEMBERS: Final = _KINDS | {"key", "organization", "invitation"}  # for sessions only
@@ -69,7 +70,7 @@ class Watch:
             try:
                 call.check_still_in()
             except BrokerError:
-                return  # The client connects again, and is told why it may not.
+                return  # When the client connects again, the answer says why it may not read the changes any more.
             told = self._feed.since(call.organization_id, told.position)
             changes = _seen(call, told)
             if changes is None or changes:
@@ -82,7 +83,7 @@ class Watch:
 
 
 def _seen(call: Call, told: Changes) -> list[Change] | None:
-    """Return the changes that the client may see; None if anything may have changed."""
+    """Return those changes that the client has the right to see. Return None if anything may have changed."""
     if told.changes is None:
         return None
     key = call.api_key

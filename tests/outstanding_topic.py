@@ -37,7 +37,9 @@ class OutstandingTopic:
                 self.write(partition, key, value)
 
     def write(self, partition: int, key: bytes, value: bytes | None) -> int:
-        """The record is there now; its offset. Its time is that of its event; a tombstone has that of the one before."""
+        """Store a record, and return its offset. Its time is that of its event, or for a tombstone that of
+        the record before.
+        """
         before = next((one.timestamp for one in reversed(self.records[partition]) if one is not None), 0)
         at_ms = before if value is None else decode(value).at_ms
         self.records[partition].append(Record(len(self.records[partition]), at_ms, key, value, ()))

@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
-LOOKS_MAX: Final = 300  # a client that comes back after this many looks is told that anything may have changed
-CHANGES_MAX: Final = 500  # of one organization in one look; more are told as "anything"
+# A client that returns after this many checks of the log is told only that anything may have changed.
+LOOKS_MAX: Final = 300
+# If an organization has more changes than this in one check, the client is told that anything may have changed.
+CHANGES_MAX: Final = 500
 
 
 class Change(NamedTuple):
@@ -47,14 +49,14 @@ class Change(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """The changes since a position, and the position after them. None means that anything may have changed."""
+    """The changes since a position, and the position after them. `changes` is None if anything may have changed."""
 
     position: str
     changes: frozenset[Change] | None
 
 
 class _Peek(msgspec.Struct):
-    """The fields of an event that say what it concerns."""
+    """The fields of an event that say which organization, queue, listener or replay it is about."""
 
     type: str = ""
     organization_id: str = ""
@@ -64,9 +66,9 @@ class _Peek(msgspec.Struct):
 
 
 class _Look(NamedTuple):
-    # The changes by organization. An organization with None had too many.
+    # The changes by organization; None for an organization that had too many changes.
     changes: Mapping[str, frozenset[Change] | None]
-    # Whether some records were not read, so that anything may have changed in every organization.
+    # True if some records were not read, so that anything may have changed in every organization.
     unread: bool
 
 
@@ -76,9 +78,9 @@ _KINDS: Final = {"deliveries": "delivery", "answers": "delivery", "change": "mes
 
 
 class ChangeFeed:
-    """The changes of all organizations that have a waiting client in this process.
+    """The changes in the log, for all organizations that have a client waiting in this process.
 
-    `table` has the topics of the log by their short names. The log is read only while there is a client.
+    `table` has the topics of the log by their short names. The log is read only while a client waits.
     """
 
     def __init__(
@@ -95,19 +97,23 @@ class ChangeFeed:
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
         self._number = 0  # of the last look
-        self._known_since: dict[str, int] = {}  # by organization, the first look that decoded its records
+        # By organization, the number of the first check of the log that decoded its records.
+        self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
         self.stopped = False
 
     @contextlib.asynccontextmanager
     async def waiting(self, organization_id: str) -> AsyncIterator[None]:
-        """Follow the log for an organization inside the block. Raises LogUnavailable if Kafka does not answer."""
+        """Read the changes in the log for an organization while the `with` block runs. Raises LogUnavailable if Kafka
+        does not answer.
+        """
         known = self._waiting[organization_id] > 0
         self._waiting[organization_id] += 1
         try:
             if not known:
-                self._known_since[organization_id] = self._number  # Earlier looks did not decode its records.
+                # Until now, checks of the log did not decode the organization's records.
+                self._known_since[organization_id] = self._number
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())
             await asyncio.shield(self._begun)
@@ -120,8 +126,8 @@ class ChangeFeed:
                 self._end()
 
     def since(self, organization_id: str, position: str | None) -> Changes:
-        """Return an organization's changes after a position of an earlier call. Without one, anything may have
-        changed.
+        """Return an organization's changes since a position that an earlier call has returned. Without a position,
+        anything may have changed.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")
@@ -143,7 +149,7 @@ class ChangeFeed:
         return Changes(now, frozenset(found))
 
     async def looked(self, timeout_s: float) -> None:
-        """Wait until the next look at the log, but at most `timeout_s` seconds."""
+        """Wait until the log was checked for changes the next time, but at most `timeout_s` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._looked.wait()
@@ -167,7 +173,8 @@ class ChangeFeed:
             if task is not None:
                 task.cancel()
         self._begun = self._task = None
-        self._epoch, self._number = secrets.token_hex(6), 0  # What happens until the next client comes is not read.
+        # The log is not read until the next client comes, so earlier positions become invalid.
+        self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
         self._again = {}
 
@@ -188,7 +195,7 @@ class ChangeFeed:
             try:
                 await self._look()
             except LogUnavailable:
-                continue  # The next look reads from the same positions.
+                continue  # The next check of the log reads from the same positions.
             except Exception:
                 log.exception("changes.look_failed")
                 self._positions = {}
@@ -205,8 +212,7 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # The cursors that belong to a record of deliveries are committed a moment after the record. So a change of
-        # deliveries is told once more with the next look.
+        # Report a change of deliveries again at the next check, because its cursors are committed after its record.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},
@@ -224,7 +230,7 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition and the offset after them; None if they can't be read."""
+        """Return the next records of a partition, and the offset after them. Return None if they can't be read."""
         ids = [one.encode() for one in self._waiting]
         worth = None if topic == "control" else lambda values: any(one in values for one in ids)
         name = self._table[topic].name
@@ -244,7 +250,9 @@ class ChangeFeed:
                 yield event.organization_id, self._change(event)
 
     def _change(self, event: _Peek) -> Change:
-        """Return the change that an event tells of. A replay's deliveries are a change of the replay."""
+        """Return the change that an event of the log stands for. An event about a replay's deliveries stands for a
+        change of the replay.
+        """
         state = self._view.state
         noun = event.type.partition(".")[0]
         kind, listener_id = _KINDS.get(noun, noun), event.listener_id

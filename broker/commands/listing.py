@@ -21,19 +21,19 @@ from broker.core.events import MessagePut
 from broker.errors import UnknownEvent
 from broker.ports import Deliveries, DeliverySummary, Log, PlacedMessage
 
-# The states that a list can be restricted to. `scheduled` is pending until the message's `deliver_at`.
+# The states of deliveries by which a list can be filtered. `scheduled` means pending until the message's `deliver_at`.
 STATES: Final = ("pending", "scheduled", "retrying", "parked", "delivered")
-_TIME_S: Final = 0.15  # A request begins no further step after this time.
+_TIME_S: Final = 0.15  # After this time, a request begins no further step, and answers with what it has found.
 _STEP: Final = 500  # messages whose states are read at once
 _BYTES_MAX: Final = 8 << 20  # of data on a page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFilter:
-    """What the messages of a list have in common.
+    """The filter of a list of messages. A message must match every field that is set.
 
-    `name` and `key` are compared exactly. `text` is a part of the name or the ordering key, without regard to case, or
-    the beginning of the id. `state` is one of STATES: a message has it if any of its deliveries has it.
+    `name` and `key` are compared exactly. `text` is a part of the name or the ordering key, in upper or lower case, or
+    the beginning of the id. `state` is one of STATES; a message has it if any of its deliveries has it.
     """
 
     name: str | None = None
@@ -43,11 +43,11 @@ class MessageFilter:
 
     @property
     def reads_values(self) -> bool:
-        """Whether the records themselves decide which messages are listed."""
+        """Whether the filter needs the content of the records to decide which messages are listed."""
         return self.name is not None or self.key is not None or self.text is not None
 
     def takes(self, value: bytes) -> bool:
-        """Return whether the filter accepts the message in a record, apart from its state."""
+        """Return whether the filter accepts the message in a record. The filter's state is not checked here."""
         try:
             put = decode_message(value)
         except UnknownEvent:
@@ -58,7 +58,9 @@ class MessageFilter:
 
 
 class ListedMessage(NamedTuple):
-    """A message of a list, with the states of its deliveries by listener id. They are None if they were not read."""
+    """A message of a list, with the states of its deliveries by listener id. The states are None if the list does not
+    need them.
+    """
 
     message: StoredMessage
     deliveries: Mapping[str, DeliverySummary] | None
@@ -77,9 +79,9 @@ async def list_messages(
     with_states: bool,
     at_ms: int,
 ) -> tuple[list[ListedMessage], tuple[int, ...], tuple[int, ...]]:
-    """Return a page of the queue's messages, newest first, and the offsets [begin, end) that later pages cover.
+    """Return a page of the queue's messages, newest first, and the offsets [begin, end) that later pages must cover.
 
-    The page holds messages in the offsets [begin, end) that the filter accepts. States are those of the deliveries to
+    The page holds messages in the offsets [begin, end) that the filter accepts. The states are those of deliveries to
     `listeners`. Raises Unavailable if Kafka does not answer.
     """
     takes = wanted.takes if wanted.reads_values else None
@@ -106,7 +108,7 @@ async def list_messages(
             ]
         if wanted.state is not None:
             listed = [one for one in listed if _has_state(one, wanted.state)]
-        for one in listed[limit - len(found) :]:  # Later pages show these messages, so they must end after them.
+        for one in listed[limit - len(found) :]:  # Later pages show these messages.
             message = one.message
             rest[message.partition] = max(rest[message.partition], message.offset + 1)
         found += listed[: limit - len(found)]

@@ -184,6 +184,6 @@ def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
         recent=[one.recent for one in counted],
         at_ms=at_ms,
     )
-    # After an accepted attempt, the cursor of another partition may still name the error of an earlier attempt.
+    # Another partition's cursor may still name the error of an attempt that failed before one was accepted.
     stale = found.accepted_at_ms > found.refused_at_ms and not down
     return found if stale else replace(found, error=error)

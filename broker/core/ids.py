@@ -19,7 +19,7 @@ _DAMAGED: Final = re.compile(r"damaged-(\d{1,4})-(\d{1,19})-(\d{1,19})", re.ASCI
 # This check of an id is four times as fast as uuid.UUID, and `everput verify` checks millions of message ids.
 # This regular expression takes linear time on any input, because all its repetitions have fixed lengths.
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-# This pattern takes linear time, because its lengths are fixed or bounded.
+# This regular expression takes linear time on any input, because all its repetitions are bounded.
 _BEGINNING: Final = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})(?:-7([0-9a-f]{3})[-0-9a-f]{0,18}|-7?[0-9a-f]{0,2})?")
 
 

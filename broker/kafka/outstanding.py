@@ -175,10 +175,10 @@ class KafkaOutstanding:
                             listener_id, _, message_id = (record.key or b"").partition(_SEPARATOR)
                             if listener_id in by_id and (wanted is None or message_id in wanted):
                                 last[listener_id, message_id] = record
-                except OffsetTooOld:  # The first records were deleted meanwhile, because they no longer count.
+                except OffsetTooOld:  # Kafka has deleted the first records meanwhile. They do not count any more.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
-                    # A record that was not read may be later than one that was.
+                    # A record that was not read may replace one that was read.
                     incomplete.add(partition)
                     continue
                 for (listener_id, _), record in last.items():

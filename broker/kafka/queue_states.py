@@ -63,7 +63,7 @@ class KafkaQueueStates:
         self._partitions = partitions
         self._reads_max = reads_max
         self._loaded: Mapping[int, Sequence[_Position]] | None = None
-        # All outstanding deliveries of the listeners, with the partitions that could not be read completely.
+        # All outstanding deliveries of the listeners, and the partitions that could not be read completely.
         self._all: tuple[Rows, set[int]] | None = None
         self._candidates: dict[str, Mapping[int, _Candidates]] = {}
 
@@ -108,7 +108,8 @@ class KafkaQueueStates:
         if state == "delivered":  # Nearly all messages are.
             return tuple(begin), tuple(end)
         if self._all is None:
-            await self._positions()  # before the topic `outstanding`, which deliveries enter before the cursor moves on
+            # Read the cursors before the topic `outstanding`: a delivery is stored there before its cursor passes it.
+            await self._positions()
             everywhere = dict.fromkeys(range(self._partitions), EARLIEST)
             self._all = await self._outstanding.of_listeners(self._listeners, everywhere, reads_max=self._reads_max)
         if state not in self._candidates:
@@ -133,7 +134,9 @@ class KafkaQueueStates:
         return self._loaded
 
     async def _kept(self, settled: Sequence[PlacedMessage]) -> tuple[Rows, set[int]]:
-        """Return the outstanding deliveries of these messages, and the partitions that could not be read completely."""
+        """Return the deliveries of these messages in the topic `outstanding`, and the partitions that could not be read
+        completely.
+        """
         if self._all is not None:
             return self._all
         since_ms: dict[int, int] = {}
@@ -147,8 +150,8 @@ class KafkaQueueStates:
 
 
 class _Candidates(NamedTuple):
-    """The offsets in a partition that may hold a message in some state: single offsets in ascending order, and all
-    offsets from `tail` on.
+    """The offsets in a partition that may hold a message whose delivery has a certain state: single offsets in
+    ascending order, and all offsets from `tail` on.
     """
 
     offsets: Sequence[int]
@@ -170,10 +173,10 @@ class _Candidates(NamedTuple):
 def _candidates(
     state: str, positions: Mapping[int, Sequence[_Position]], rows: Rows, incomplete: Iterable[int]
 ) -> Mapping[int, _Candidates]:
-    """Return the offsets that may hold messages with a delivery in this state, for each partition that was read
-    completely.
+    """Return the offsets that may hold messages with a delivery in this state. Partitions that could not be read
+    completely are left out.
     """
-    pending = state in ("pending", "scheduled")  # A scheduled message is pending until its time.
+    pending = state in ("pending", "scheduled")  # The delivery of a scheduled message is pending until its time.
     offsets: dict[int, set[int]] = defaultdict(set)
     for row in rows.values():
         partition = partition_of(row.message_id)

@@ -82,22 +82,18 @@ class DeliverySummary(NamedTuple):
 
 
 class QueueStates(Protocol):
-    """The states of a queue's deliveries as they were when one request began. It reads each cursor once."""
+    """The states of a queue's deliveries at the beginning of one request. Each cursor is read only once."""
 
     async def summaries(self, messages: Sequence[PlacedMessage]) -> Sequence[Mapping[str, DeliverySummary]]:
-        """Return the states of each message's deliveries, by listener id. Leave out listeners that began after the
-        message.
-
-        Raises Unavailable if Kafka does not answer.
+        """Return, for each message, the states of its deliveries by listener id. Listeners that began after the message
+        are left out. Raises Unavailable if Kafka does not answer.
         """
 
     async def narrowed(
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Narrow the offsets [begin, end) of all partitions so that they still hold every message that has a delivery
-        in this state.
-
-        Other messages may remain in the range. Raises Unavailable if Kafka does not answer.
+        """Return a smaller range than the offsets [begin, end) of all partitions, which still holds every message that
+        has a delivery in this state. It may also hold other messages. Raises Unavailable if Kafka does not answer.
         """
 
 
@@ -105,7 +101,7 @@ class Deliveries(Protocol):
     """Reads the states of deliveries from cursors and recorded attempts."""
 
     def of_queue(self, listeners: Sequence[Listener]) -> QueueStates:
-        """Return the states of the deliveries to these listeners of one queue, for one request."""
+        """Return an object with which one request reads the states of the deliveries to these listeners of a queue."""
 
     async def states(
         self,

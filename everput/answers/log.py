@@ -41,7 +41,7 @@ class ChangeFields(Answer):
 
 
 class ChangesEvent(Answer):
-    """The data of an event: what has changed since the event before."""
+    """The data of a server-sent event: what has changed since the event before it."""
 
     all: bool
     """Whether anything may have changed, because the changes since the event before are not known. The first event says
