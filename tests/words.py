@@ -67,12 +67,12 @@ def docstrings(path: Path) -> Iterator[tuple[Node, str]]:
 
 
 def long_sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of a document that have more than WORDS_MAX words. A table's cell is a text of its own."""
+    """Yield the sentences of a document that have more than WORDS_MAX words. In a table, each item of a cell counts."""
     text = re.sub(r"```.*?```", "\n\n", text, flags=re.DOTALL)
     text = re.sub(r"^(?: {4}|\t).*$", "", text, flags=re.MULTILINE)  # samples
     text = re.sub(r"\]\([^)]*\)", "]", text)
     for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*] |\d+\. |#|\|))", text):
-        for cell in block.split("|") if block.lstrip().startswith("|") else [block]:
+        for cell in re.split(r"\||; ", block) if block.lstrip().startswith("|") else [block]:
             for sentence in _SENTENCE_END.split(" ".join(cell.split())):
                 if len(re.findall(r"\S*\w\S*", sentence)) > WORDS_MAX:
                     yield sentence
