@@ -66,7 +66,7 @@ class OperationDoc(NamedTuple):
     example: Mapping[str, Any] | None = None
     # The credentials that the operation requires, if it requires no scope of an API key.
     asks: str = KEY
-    # The scope that the role of a member needs for an operation without a scope of its own.
+    # If the operation has no scope of its own, the role of a member must have this scope.
     needs: str | None = None
     media: str = "application/json"
     # Whether the answer has an `ETag`.

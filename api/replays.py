@@ -35,7 +35,8 @@ class Replays:
 
     async def start(self, call: Call) -> Any:
         body = await call.json(ReplayBody)
-        if body.notify_url is not None:  # The messages go to another place, as they do to a new listener.
+        # A replay to another URL sends messages to a new place, like a new listener, and needs the same scope.
+        if body.notify_url is not None:
             call.need("queues")
         replay_input = ReplayInput(
             from_ms=_time("/from", body.begin),

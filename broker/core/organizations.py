@@ -155,7 +155,7 @@ class Organizations:
         if not event.even_if_last and self.is_last(organization, event.account_id):
             return False
         remover = _account_of(event)
-        # A remover who has left in the meantime still counts, as in logs from before there were roles.
+        # A removal counts even if the member who made it has left meanwhile, as it did before there were roles.
         if remover not in ("", event.account_id) and remover in organization.roles:
             return False
         self._leave(organization, event.account_id)
@@ -172,7 +172,7 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != event.account_id}
         if event.role != OWNER:
             roles[event.account_id] = event.role
-            # A former owner could otherwise become an owner again with an invitation of their own.
+            # An owner who loses this role must not become an owner again with an invitation of their own.
             self.invitations.forget_all_by(event.account_id, organization.id)
         self.by_id[organization.id] = replace(organization, roles=roles)
         return True
