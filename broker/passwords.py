@@ -14,10 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Final, TypeVar
 
-import zxcvbn
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from zxcvbn.matching import L33T_TABLE
 
 from broker.errors import Refused, Unavailable
 
@@ -98,6 +96,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
     Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """
+    import zxcvbn  # Its dictionaries take 12 MiB, and most processes never judge a password.
+
     judged = _judged(_normal(password).decode())
     # Such a short text is left only of a password with too many different symbols to be a word.
     if len(judged) < CHARS_MIN:
@@ -114,6 +114,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
 def _judged(password: str) -> str:
     """Return the part of a password that is judged: its beginning, so that zxcvbn needs only limited time."""
+    from zxcvbn.matching import L33T_TABLE
+
     end, seen = 0, set[str]()
     for character in password[:JUDGED_CHARS_MAX]:
         seen.add(character)

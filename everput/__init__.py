@@ -8,7 +8,8 @@ AsyncClient does the same with `await`. verify() and verify_batch() check a requ
 imports no other one of the project.
 """
 
-from everput.client import AsyncClient, Client
+from typing import TYPE_CHECKING, Any
+
 from everput.errors import EverputError, InvalidSignature, NoAnswer, NotReached, Problem
 from everput.requests import (
     Request,
@@ -70,6 +71,20 @@ from everput.requests import (
     update_message,
 )
 from everput.signatures import BatchMessage, verify, verify_batch
+
+if TYPE_CHECKING:
+    from everput.client import AsyncClient, Client
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import the clients when one of them is used first. They need httpx, and it takes 7 MiB."""
+        if name not in {"AsyncClient", "Client"}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from everput import client
+
+        globals()[name] = found = getattr(client, name)
+        return found
+
 
 __all__ = [
     "AsyncClient",

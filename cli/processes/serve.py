@@ -13,6 +13,7 @@ import logging
 import os
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from ipaddress import ip_network
 from typing import Final
 
@@ -27,10 +28,7 @@ from cli.groups import examples
 from cli.logs import Logger
 from cli.options import Options, is_loopback, shared_options, variable
 from cli.printing import say
-from cli.processes.admin import serving
-from cli.processes.admin_all import all_app
 from cli.processes.children import Child, Pauses
-from cli.processes.first_start import EMAIL
 from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
@@ -134,10 +132,6 @@ class Supervisor:
             listening = stack.enter_context(bind(self._options.host, self._options.port))
             self._make_children(environment, access, listening.fileno())
             admin = await stack.enter_async_context(contextlib.AsyncExitStack())
-            app = all_app(self._all())
-            options = self._options
-            url = await admin.enter_async_context(serving(app, options.admin_host, options.admin_port, options.hosts()))
-            _log.info("admin.listening", url=url)
             tasks = [asyncio.create_task(child.keep()) for child in self._all()]
             if self._options.kafka is None:
                 self._kafka = EmbeddedKafka(self._options.data_dir / "kafka", port=self._kafka_port)
@@ -147,6 +141,7 @@ class Supervisor:
             announce = asyncio.create_task(self._announce(address(listening, self._options.host)))
             stopped = asyncio.create_task(stop.wait())
             try:
+                await self._open_admin_address(admin)
                 done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
                     task.result()  # a task in this set has failed: result() raises its error
@@ -155,6 +150,16 @@ class Supervisor:
                     task.cancel()
                 await self._stop_all(tasks, admin)
                 access.cancel()
+
+    async def _open_admin_address(self, admin: contextlib.AsyncExitStack) -> None:
+        """Serve the admin address until `admin` closes. Import what it needs while Kafka and the processes start."""
+        await asyncio.to_thread(import_module, "cli.processes.admin_all")
+        from cli.processes.admin import serving
+        from cli.processes.admin_all import all_app
+
+        app, options = all_app(self._all()), self._options
+        url = await admin.enter_async_context(serving(app, options.admin_host, options.admin_port, options.hosts()))
+        _log.info("admin.listening", url=url)
 
     def environment(self) -> dict[str, str]:
         options = self._options
@@ -194,6 +199,8 @@ class Supervisor:
         while not all(child.ready.is_set() for child in self._all()):
             for child in self._all():
                 await child.ready.wait()
+        from cli.processes.first_start import EMAIL
+
         options = self._options
         key_file, password = files.api_key_file(options.data_dir), files.console_password_file(options.data_dir)
         console = f"{(options.public_url or url).rstrip('/')}/console"
