@@ -35,9 +35,11 @@ from broker.kafka.topics import topics
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
-_AFTER_S: Final = (
-    10.0  # Wait, so that Kafka's first clients start before the class archive (a cache of Java classes) is made.
-)
+# Let the processes that need Kafka start before Java's class archive (a cache of classes) is made.
+_AFTER_S: Final = 10.0
+_IDLE_WITHIN_S: Final = 300.0  # a machine that is busy for longer gets its archive nevertheless
+_IDLE_LOAD: Final = 0.5  # load average per processor
+_LOOK_S: Final = 10.0
 _STEP_WITHIN_S: Final = 120.0
 _SILENT: Final = "-Xlog:aot*=error"
 _ALIKE: Final = ("-Xmx512m", _SILENT)
@@ -53,12 +55,15 @@ def existing(jars: Sequence[Path]) -> Path | None:
     return path
 
 
-async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S) -> None:
+async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S, idle_within_s: float = _IDLE_WITHIN_S) -> None:
     """Create the class archive in the background, at the lowest priority. It takes about 10 s of processor time, once.
+
+    A busy machine gets the archive later, by at most `idle_within_s`, because this work slows down puts.
 
     Do nothing if another process is creating it. Errors are only logged, and the caller may cancel at any time.
     """
     await asyncio.sleep(after_s)
+    await until_idle(within_s=idle_within_s)
     path = _path(jars)
     try:
         lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
@@ -74,6 +79,14 @@ async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S) -> None:
         _log.info("archive.failed error=%s", error)
     finally:
         lock.release()
+
+
+async def until_idle(*, within_s: float, look_s: float = _LOOK_S) -> None:
+    """Wait until the processors have been half idle for a minute, but for at most `within_s`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while os.getloadavg()[0] > _IDLE_LOAD * (os.cpu_count() or 1):
+                await asyncio.sleep(look_s)
 
 
 def use(path: Path | None) -> tuple[str, ...]:
@@ -150,4 +163,4 @@ def _prune(kept: Path) -> None:
 if __name__ == "__main__":
     found = kafka_jars()
     if existing(found) is None:
-        asyncio.run(make(found, after_s=0))
+        asyncio.run(make(found, after_s=0, idle_within_s=0))
