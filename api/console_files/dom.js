@@ -3,7 +3,7 @@
 //
 // For: creating elements, tables, notices, dialogs. Not for: forms (forms.js), the content of a page (the views).
 
-import { whyNot } from "./api.js";
+import { session, whyNot } from "./api.js";
 import { ago, duration } from "./words.js";
 
 /** Create an element. properties: its attributes; `on…` adds an event listener; true sets an attribute without a value. */
@@ -23,8 +23,13 @@ export function link(parts, text, properties = {}) {
   return el("a", { href: hash(...parts), ...properties }, text);
 }
 
+// The first parts of the addresses that are of no organization.
+const OF_NOBODY = ["invitation", "organizations", "password", "reset"];
+
+/** Return the address of a page, with the id of the chosen organization if it is of an organization. */
 export function hash(...parts) {
-  return `#/${parts.map(encodeURIComponent).join("/")}`;
+  const of = session.organization && !OF_NOBODY.includes(parts[0]) ? ["o", session.organization.id] : [];
+  return `#/${[...of, ...parts].map(encodeURIComponent).join("/")}`;
 }
 
 /** Create a button. needs: the operation that it uses; without the role for it, the button only says why not. */

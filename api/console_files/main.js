@@ -3,7 +3,7 @@
 // For: starting, going from view to view. Not for: what a view shows. A view is given {main, ids, signal, changed}: where it
 // is shown, what the address names, when it is left, and what to call when the navigation has something else to say.
 
-import { ask, session } from "./api.js";
+import { ask, session, whyNot } from "./api.js";
 import { button, el, growOlder, hash, link, notice } from "./dom.js";
 import { showKeys } from "./keys.js";
 import { showListener } from "./listener.js";
@@ -19,6 +19,8 @@ import { chooseOrganization, findSession, showNewOrganization, showPassword, sho
 import { firstView, showStart } from "./start.js";
 import { problemWords } from "./words.js";
 
+// Each view: its address, after `o/<organization's id>/` where it is of an organization; how to show it; the operation
+// that the member's role must allow.
 const VIEWS = [
   ["start", showStart],
   ["overview", showOverview],
@@ -27,8 +29,8 @@ const VIEWS = [
   ["queues/:queue_id/play", showPlay],
   ["queues/:queue_id/listeners/:listener_id", showListener],
   ["queues/:queue_id/messages/:message_id", showMessage],
-  ["log", showLog],
-  ["keys", showKeys],
+  ["log", showLog, "readLog"],
+  ["keys", showKeys, "listKeys"],
   ["members", showMembers],
   ["invitation/:token", showInvitation],
   ["organizations/new", showNewOrganization],
@@ -38,11 +40,13 @@ const main = document.getElementById("main");
 const nav = document.getElementById("nav");
 let leaving = new AbortController();
 
-/** What the address names: {show, ids, query}. */
+/** What the address names: {organization, show, needs, ids, query, rest}. organization: an id, or null in an old address. */
 function destination() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const parts = path.split("/");
-  for (const [pattern, show] of VIEWS) {
+  const organization = parts[0] === "o" && parts.length > 1 ? decoded(parts.splice(0, 2)[1]) : null;
+  const rest = parts.map(decoded);
+  for (const [pattern, show, needs] of VIEWS) {
     const names = pattern.split("/");
     if (names.length !== parts.length) continue;
     const ids = {};
@@ -51,9 +55,9 @@ function destination() {
       ids[name.slice(1)] = decoded(parts[index]);
       return parts[index] !== "";
     });
-    if (fits) return { show, ids, query: new URLSearchParams(query) };
+    if (fits) return { organization, show, needs, ids, query: new URLSearchParams(query), rest };
   }
-  return null;
+  return { organization, show: null };
 }
 
 function decoded(part) {
@@ -70,16 +74,33 @@ async function go() {
   const { signal } = leaving;
   if (!session.account) return;
   const found = destination();
-  if (!session.organization && (!found || ![showInvitation, showNewOrganization, showPassword].includes(found.show))) {
+  const ofOrganization = ![showInvitation, showNewOrganization, showPassword].includes(found.show);
+  if (found.organization !== null && !(await entered(found.organization))) {
+    if (session.account && !signal.aborted) showForeign(found.organization);
+    return;
+  }
+  if (signal.aborted) return;
+  if (!session.organization && ofOrganization) {
     location.hash = hash("organizations", "new");
     return;
   }
-  if (!found) {
+  if (!found.show) {
     const view = await firstView();
     if (!signal.aborted) location.replace(hash(view));
     return;
   }
+  if (ofOrganization && found.organization === null) {
+    // An address from before addresses named the organization is one of the chosen organization.
+    const query = location.hash.split("?")[1];
+    location.replace(hash(...found.rest) + (query ? `?${query}` : ""));
+    return;
+  }
   drawNavigation();
+  const reason = found.needs ? whyNot(found.needs) : "";
+  if (reason) {
+    showOnly("Not for your role", reason);
+    return;
+  }
   main.replaceChildren(el("p", { class: "quiet" }, "Loading…"));
   try {
     await found.show({ main, ids: found.ids, query: found.query, signal, changed: drawNavigation });
@@ -104,6 +125,35 @@ async function go() {
   }
 }
 
+/** Act in an organization from here on. Resolves to whether the account is a member of it. */
+async function entered(id) {
+  if (session.organization && session.organization.id === id) return true;
+  // Somebody else may have invited the account since the page was loaded.
+  if (!session.organizations.some((one) => one.id === id) && !(await findSession())) {
+    window.dispatchEvent(new Event("signed-out"));
+    return false;
+  }
+  if (!session.organizations.some((one) => one.id === id)) return false;
+  chooseOrganization(id);
+  return true;
+}
+
+function showForeign(id) {
+  drawNavigation();
+  showOnly(
+    "Not your organization",
+    `This page belongs to the organization ${id}. ${session.account.email} is not a member of it. Ask an owner for an invitation, or sign in with another account.`,
+  );
+}
+
+function showOnly(title, text) {
+  document.title = `${title} – Everput`;
+  const heading = el("h1", { tabindex: "-1" }, title);
+  const way = session.organization ? link(["overview"], `Go to ${session.organization.name}`) : null;
+  main.replaceChildren(el("section", { class: "panel narrow" }, heading, el("p", {}, text), el("div", { class: "row" }, way)));
+  heading.focus({ preventScroll: true });
+}
+
 function drawNavigation() {
   nav.hidden = false;
   const here = location.hash;
@@ -118,9 +168,7 @@ function drawNavigation() {
           drawNavigation();
           return;
         }
-        chooseOrganization(choice.value);
-        if (location.hash === hash("overview")) go();
-        else location.hash = hash("overview");
+        location.hash = `#/o/${encodeURIComponent(choice.value)}/overview`;
       },
     },
     session.organizations.map((one) =>

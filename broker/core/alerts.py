@@ -325,9 +325,10 @@ def _named(item_id: str, names: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def _place(event: AlertEvent) -> str:
+    of = f"/console#/o/{event.organization_id}"
     if event.listener_id:
-        return f"/console#/queues/{event.queue_id}/listeners/{event.listener_id}"
-    return "/console#/keys" if event.key_id else "/console#/log"
+        return f"{of}/queues/{event.queue_id}/listeners/{event.listener_id}"
+    return f"{of}/keys" if event.key_id else f"{of}/log"
 
 
 def text(event: AlertEvent, names: Mapping[str, str]) -> str:

@@ -273,7 +273,8 @@ async def test_a_listener_that_is_down_is_told_once_and_so_is_that_it_is_back():
     assert told["queue"] == {"id": one.queue.id, "name": "orders"}
     assert told["facts"]["error"] == "refused"
     assert told["since_ms"] == one.at_ms - 120_000
-    assert told["link"] == f"https://everput.example/console#/queues/{one.queue.id}/listeners/{one.listener_id}"
+    page = f"/console#/o/{one.queue.organization_id}/queues/{one.queue.id}/listeners/{one.listener_id}"
+    assert told["link"] == f"https://everput.example{page}"
     one.state("live")
     await one.look()
     await one.look(BACK_MS)
