@@ -212,7 +212,7 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # Report a change of deliveries again at the next check, because its cursors are committed after its record.
+        # Report a change of deliveries again at the next check: the offsets are committed only after the record.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

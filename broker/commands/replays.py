@@ -182,7 +182,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        # If a replay was cancelled, the directory has no listener for it any more, so there are no cursors to load.
+        # If a replay was cancelled, the directory has no listener for it any more, and it has no committed offsets.
         if replay.ended is None:
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
@@ -224,10 +224,10 @@ class ReplayCommands:
         below the lower offset, from before the listener's start; those from the upper offset on, which the listener has
         not received; and the messages in the list, whose deliveries have failed.
         """
-        # Read the cursors before the topic `outstanding`. A delivery that a worker moves there meanwhile is then found.
+        # Read the committed offsets before `outstanding`. A delivery that a worker moves there meanwhile is then found.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
-        # A listener got no messages below its start offset, and none from its cursor's `top` offset on.
+        # A listener got no messages below its start offset, and none from the offset `top` of its cursor on.
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
         before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
         after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))

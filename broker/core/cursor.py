@@ -27,7 +27,8 @@ _VERSION: Final = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """The progress of a listener's deliveries in one partition. Kafka stores it as a committed offset with metadata.
+    """A cursor: the progress of a listener's deliveries in one partition. Kafka stores it as a committed offset with
+    metadata.
 
     A message of the listener's queue is settled (delivered, parked, cancelled or kept in `outstanding`) if its offset
     is below `top` and not in `open`.
@@ -54,7 +55,8 @@ class Cursor:
         return offset < self.top and offset not in self.open
 
     def metadata(self) -> str:
-        """Encode the details of a cursor as the metadata of a commit to Kafka, in at most METADATA_BYTES_MAX bytes.
+        """Encode the details of a listener's progress as the metadata of a commit to Kafka, in at most
+        METADATA_BYTES_MAX bytes.
 
         If there are too many open offsets, the highest ones are left out, and `top` is lowered so that they are
         delivered again.
@@ -79,8 +81,8 @@ class Cursor:
 
     @classmethod
     def from_metadata(cls, offset: int, text: str) -> Cursor:
-        """Decode a cursor from a committed offset and its metadata. Ignore metadata in another format, such as after a
-        tool has reset the offset.
+        """Decode a listener's progress from a committed offset and its metadata. Ignore metadata in another format,
+        such as after a tool has reset the offset.
         """
         try:
             version, packed, pending, oldest, state, error, *more = text.split(" ")
@@ -100,7 +102,7 @@ class Cursor:
             )
         except (ValueError, TypeError):  # TypeError means too many fields
             return cls(top=offset)
-        # Ignore metadata that contradicts itself: a cursor with a `top` that is too high would skip messages.
+        # Ignore metadata that contradicts itself: a `top` offset that is too high would skip messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))

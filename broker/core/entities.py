@@ -96,7 +96,7 @@ class Listener:
         return tail if self.replay is None else self.replay.end_offsets[partition]
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-        """Return a listener's cursor in a partition: the committed cursor, or else the offset where the
+        """Return a listener's progress (cursor) in a partition: the committed one, or else the offset where the
         listener began.
         """
         return cursors.get(partition) or Cursor(top=self.start_offsets[partition])

@@ -110,8 +110,8 @@ class Recent:
         self._with = (-1, -1, False)
 
     def text(self, parked: int, retrying: int, *, alive: bool) -> str:
-        """Return the counts of attempts, and the numbers of parked and retrying deliveries, as a text that is stored in
-        a cursor. `alive` says that the liveness_url has answered 2xx although no attempts are made.
+        """Return the counts of attempts, and the numbers of parked and retrying deliveries, as a text that is stored
+        beside a committed offset. `alive` says that the liveness_url has answered 2xx although no attempts are made.
         """
         if self._with != (parked, retrying, alive):
             numbers = [int(alive), parked, retrying, self.accepted_at_ms, self.refused_at_ms]
@@ -169,7 +169,7 @@ def facts(*, down: bool, parked: int, retrying: int, recent: Iterable[Recent], a
 
 
 def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
-    """Return the facts about a listener from its cursors in all partitions."""
+    """Return the facts about a listener from the metadata of its committed offsets in all partitions."""
     down, counted, error = False, [], None
     for cursor in cursors:
         counts = read(cursor.counts)
@@ -184,6 +184,6 @@ def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
         recent=[one.recent for one in counted],
         at_ms=at_ms,
     )
-    # Another partition's cursor may still name the error of an attempt that failed before one was accepted.
+    # The metadata of another partition's offset may still name an error from before the last accepted attempt.
     stale = found.accepted_at_ms > found.refused_at_ms and not down
     return found if stale else replace(found, error=error)

@@ -174,7 +174,7 @@ def noun_of(listener: Listener) -> str:
 def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
-    """Find the messages below a listener's cursor for which the log has no result. Yield one finding about
+    """Find the messages below a listener's committed offset for which the log has no result. Yield one finding about
     all of them.
     """
     start = listener.start_offsets[messages.partition]

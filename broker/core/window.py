@@ -49,8 +49,8 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore a listener's deliveries in a partition from a stored cursor, one for each offset in `open`. `tail` is
-        the offset up to which this worker has read new messages.
+        """Restore a listener's deliveries in a partition from its stored progress (cursor), one for each offset in
+        `open`. `tail` is the offset up to which this worker has read new messages.
         """
         self.open = dict(opened)
         self.missing = set(self.open)
@@ -71,7 +71,9 @@ class Window(Generic[D]):
 
     @property
     def full(self) -> bool:
-        """Whether the listener has as many open deliveries in this partition as its cursor can store."""
+        """Whether the listener has as many open deliveries in this partition as the metadata of a committed offset can
+        list.
+        """
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:

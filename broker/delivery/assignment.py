@@ -92,8 +92,8 @@ class Assignment:
     # Its life
 
     def start(self) -> None:
-        """Start the loops that serve the partitions. The worker calls this once it has read their cursors
-        from Kafka.
+        """Start the loops that serve the partitions. The worker calls this when it has read the listeners' committed
+        offsets.
         """
         loops = (
             self._serve_outstanding,

@@ -188,15 +188,17 @@ class CursorStore(Protocol):
     """The committed offsets of all listeners, each of which has a consumer group."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """Return the last committed cursor of each listener and partition. Pairs that were never committed are left
-        out. Raises LogUnavailable.
+        """Return the last committed offset, with its metadata, for each listener and partition. Pairs without a commit
+        are left out. Raises LogUnavailable.
         """
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Commit cursors, with one request for each listener. Raises NotStored after all requests have ended."""
+        """Commit the listeners' offsets, with one request for each listener. Raises NotStored after all requests have
+        ended.
+        """
 
     async def listeners(self) -> set[str]:
-        """Return the ids of all listeners that have committed cursors, including deleted listeners. Raises
+        """Return the ids of all listeners that have committed offsets, including deleted listeners. Raises
         LogUnavailable.
         """
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
-    """The listeners' cursors in the topic `messages`, read when a worker takes partitions over."""
+    """The listeners' committed offsets in the topic `messages`, read when a worker takes partitions over."""
 
     partitions: Collection[int]
     listeners: Sequence[Listener]
@@ -34,7 +34,7 @@ class Positions:
         return self.cursors.get(listener_id, {})
 
     def streams(self, partition: int) -> list[tuple[Listener, Cursor]]:
-        """Return the listeners of a partition, each with its cursor."""
+        """Return the listeners of a partition, each with its committed offset."""
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
@@ -53,10 +53,10 @@ class Positions:
         return tail
 
     def report_missing(self, before_ms: int) -> None:
-        """Log a warning for listeners that were created before this time but have no committed cursor. They get all
+        """Log a warning for listeners that were created before this time but have no committed offset. They get all
         messages since their creation again.
         """
-        # These listeners have no committed cursor: Kafka has lost it, or no worker has run since they were created.
+        # These listeners have no committed offset: Kafka has lost it, or no worker has run since they were created.
         missing = [
             listener.id
             for listener in self.listeners
@@ -69,12 +69,12 @@ class Positions:
             )
 
     def _lacks(self, listener: Listener, partition: int) -> bool:
-        """Return whether the listener has messages on a partition, but no committed cursor."""
+        """Return whether the listener has messages on a partition, but no committed offset."""
         return partition not in self.of(listener.id) and listener.start_offsets[partition] < self.ends[partition]
 
 
 async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions: Collection[int]) -> Positions:
-    """Read the committed cursors of these listeners on these partitions. Raises LogUnavailable."""
+    """Read the committed offsets of these listeners on these partitions. Raises LogUnavailable."""
     known, messages = list(listeners), kafka.log.messages
     cursors = await kafka.cursors.load([listener.id for listener in known], partitions)
     ends = await messages.end_offsets()

@@ -76,7 +76,7 @@ class Roster:
         self.sending = False  # whether attempts may begin
         self.unusable: set[str] = set()  # listeners whose secret can't be decrypted
         self._replays: set[str] = set()  # ids of replays
-        # The listeners whose cursors are not loaded yet, so that delivery to them has not begun.
+        # The listeners whose committed offsets are not loaded yet, so that delivery to them has not begun.
         self._arrivals: dict[str, None] = {}
         self._arrived = asyncio.Event()
 
@@ -100,7 +100,7 @@ class Roster:
         return listener_id in self.dispatchers
 
     def start(self, listener: Listener) -> None:
-        """Start delivery to the listener as soon as its cursors are loaded."""
+        """Start delivery to the listener as soon as its committed offsets are loaded."""
         if self.sending:  # Otherwise the next take-over starts it.
             self._arrivals[listener.id] = None
             self._arrived.set()
@@ -154,13 +154,13 @@ class Roster:
     # Listeners that have arrived
 
     async def run(self) -> None:
-        """Load the cursors of new listeners, many at once, and start delivery to them, in an endless loop."""
+        """Load the committed offsets of new listeners, many at once, and start delivery to them, in an endless loop."""
         while True:
             await self._arrived.wait()
             await self.admit()
 
     async def admit(self) -> None:
-        """Load the cursors of the listeners that `start()` was called for, and start delivery to them."""
+        """Load the committed offsets of the listeners that `start()` was called for, and start delivery to them."""
         self._arrived.clear()
         ids, self._arrivals = self._arrivals, {}
         arrived = [one for one in map(self._directory.listeners.get, ids) if one and one.id not in self.dispatchers]
@@ -229,7 +229,7 @@ class Roster:
         return open_listener(self._sealer, listener)
 
     def place(self, listener: Listener, cursors: Mapping[int, Cursor]) -> None:
-        """Start the listener's streams at its cursors, so that its queue's messages are delivered to it."""
+        """Start the listener's delivery streams at its committed offsets, so that it gets its queue's messages."""
         dispatcher = self.dispatchers.get(listener.id)
         if dispatcher is None:
             return

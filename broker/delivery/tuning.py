@@ -132,18 +132,18 @@ class Tuning:
     # Checkpoints (checkpoint/)
     # A worker makes a checkpoint at this interval. After a crash, it repeats the deliveries since the last checkpoint.
     checkpoint_s: float = 1.0
-    low_priority_s: float = 3.0  # The cursors of slow and failing listeners are committed at this interval.
-    # The cursors of a slow or failing listener are committed sooner if more results than this wait to be written.
+    low_priority_s: float = 3.0  # The offsets of slow and failing listeners are committed at this interval.
+    # The offsets of a slow or failing listener are committed sooner if more results than this wait to be written.
     outcomes_waiting_max: int = 64
     # If the process was suspended for longer than this, it may have lost its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
-    # At most this many listeners' cursors are committed at once. With sixteen, Kafka's other answers would be delayed.
+    # At most this many listeners' offsets are committed at once. With sixteen, Kafka's other answers would be delayed.
     commits_together: int = 4
-    commit_pauses_max: int = 48  # A checkpoint pauses at most this often, however many cursors it commits.
+    commit_pauses_max: int = 48  # A checkpoint pauses at most this often, however many offsets it commits.
     commit_pause_s: float = 0.02
     idle_commit_pause_s: float = 0.005  # short, because checkpoints wait for it
-    # The cursor of an idle listener is committed again after this time, because Kafka deletes old committed offsets.
+    # The offset of an idle listener is committed again after this time, because Kafka deletes old committed offsets.
     idle_checkpoint_s: float = 60.0
     conditions_at_once: int = 16  # listeners between two yields
 
@@ -158,7 +158,7 @@ class Tuning:
     # Take-over and hand-over (worker.py)
     # A listener that is more messages behind than this gets them from a catch-up reader, so that it delays no others.
     tail_backlog_max: int = 10_000
-    # The worker logs a missing cursor only if the listener was created longer ago than this.
+    # A listener without a committed offset is logged only if it was created longer ago than this.
     no_cursor_ms: int = 180_000
     # If Kafka failed while partitions were taken over, the worker tries again after this pause.
     load_pause_s: float = 0.5

@@ -107,8 +107,8 @@ class Worker:
         return self._view.state
 
     async def start(self) -> None:
-        """Join the consumer group, and wait until the assigned partitions' cursors are loaded and delivery has begun.
-        Raises LogUnavailable if Kafka does not answer.
+        """Join the consumer group, and wait until the listeners' offsets on the assigned partitions are loaded and
+        delivery has begun. Raises LogUnavailable if Kafka does not answer.
         """
         await self.join()
         loops = {
@@ -248,7 +248,7 @@ class Worker:
                     await asyncio.sleep(self.tuning.tick_s)
 
     async def _take_over(self, partitions: list[int], assignment: Assignment) -> None:
-        """Read all cursors, add a dispatcher for each listener, and begin to deliver."""
+        """Read all committed offsets, add a dispatcher for each listener, and begin to deliver."""
 
         async def read() -> tuple[Positions, dict[int, Taken]]:
             assignment.share = await self.kafka.membership.share(partitions)
@@ -301,7 +301,7 @@ class Worker:
         return True
 
     def _begin(self, assignment: Assignment, positions: Positions, changes: dict[int, Taken]) -> None:
-        """Start each listener's stream at its cursor, and begin to read and to send."""
+        """Start each listener's delivery stream at its committed offset, and begin to read and to send."""
         outstanding, roster, tails = assignment.outstanding, self.roster, dict[int, int]()
         positions.report_missing(now_ms() - self.tuning.no_cursor_ms)
         for number in positions.partitions:
@@ -320,7 +320,7 @@ class Worker:
         assignment.start()
         self.kafka.membership.begin(tails)
         for listener_id in self._directory.listeners.keys() - roster.dispatchers.keys():
-            # This listener was created while the cursors of the other listeners were read.
+            # This listener was created while the committed offsets of the other listeners were read.
             roster.start(self._directory.listeners[listener_id])
         assignment.ended_listeners.look()
         self._loaded.set()

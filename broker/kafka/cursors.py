@@ -34,9 +34,8 @@ class KafkaCursors:
         self._semaphore = asyncio.Semaphore(_UNDER_WAY_MAX)
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """Load the last stored cursors, by listener and partition. Leave out cursors that were never stored.
-
-        Raises LogUnavailable if Kafka does not answer.
+        """Load the last committed offsets with their metadata, by listener and partition. Offsets that were never
+        committed are left out. Raises LogUnavailable if Kafka does not answer.
         """
         wanted = list(partitions)
 
@@ -52,9 +51,8 @@ class KafkaCursors:
         return dict(await asyncio.gather(*(one(listener_id) for listener_id in listener_ids)))
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Commit the cursors to Kafka, with one request per listener.
-
-        If some requests fail, NotStored is raised after all requests have ended, and names their listeners.
+        """Commit the listeners' offsets to Kafka, with one request for each listener. If some requests fail, NotStored
+        is raised after all requests have ended, and names their listeners.
         """
         failed: dict[str, LogUnavailable] = {}
 

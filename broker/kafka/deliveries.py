@@ -97,7 +97,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # By its cursor, a delivery in `outstanding` counts as settled. Its last recorded attempt says whether it is.
+        # A listener's committed offset passes deliveries in `outstanding`. Their last attempt says whether they ended.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -306,7 +306,7 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    # A scheduled message waits in the topic `outstanding`, and the listener's cursor has already passed it.
+    # A scheduled message waits in the topic `outstanding`, and the listener's committed offset has passed it.
     if not rows and deliver_at_ms:
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
     return DeliveryState(
@@ -317,7 +317,8 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 def _settled_state(
     known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
 ) -> DeliveryState:
-    """Return the state of a delivery that the listener's cursor has passed, but whose last attempt was not found.
+    """Return the state of a delivery that the listener's committed offset has passed, but whose last attempt was not
+    found.
 
     `kept` holds the message's deliveries in the topic `outstanding` by listener id; None if they could not be read
     completely.

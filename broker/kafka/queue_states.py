@@ -32,8 +32,8 @@ Rows = Mapping[tuple[str, str], OutstandingDelivery]
 
 
 class _Position(NamedTuple):
-    """A listener's cursor in a partition: it receives messages from `start` on, and `open` counts the finished attempts
-    of each open offset.
+    """A listener's progress in a partition: it receives messages from `start` on, and `open` counts the finished
+    attempts of each open offset.
     """
 
     listener_id: str
@@ -108,7 +108,7 @@ class KafkaQueueStates:
         if state == "delivered":  # Nearly all messages are.
             return tuple(begin), tuple(end)
         if self._all is None:
-            # Read the cursors before the topic `outstanding`: a delivery is stored there before its cursor passes it.
+            # Read the committed offsets before `outstanding`: a delivery is stored there before its offset is passed.
             await self._positions()
             everywhere = dict.fromkeys(range(self._partitions), EARLIEST)
             self._all = await self._outstanding.of_listeners(self._listeners, everywhere, reads_max=self._reads_max)

@@ -26,7 +26,7 @@ BROKER_SETTINGS: Final = (
     "offset.metadata.max.bytes",
     "min.insync.replicas",
 )
-# A cursor needs 4,096 bytes of metadata at a committed offset (broker/core/cursor.py).
+# The metadata of a listener's committed offset may need 4,096 bytes (broker/core/cursor.py).
 METADATA_BYTES_MIN: Final = 4_096
 # With this feature of Kafka (KIP-966), only a replica that has every acknowledged record may become leader.
 ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
@@ -138,7 +138,7 @@ def _of_brokers(cluster: Cluster) -> Iterator[tuple[str, Mapping[str, str]]]:
 def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iterator[str]:
     name = topic.name
     if now.partitions != topic.partitions:
-        # The number of partitions can't change, because message ids and cursors contain the partition's number.
+        # The number of partitions can't change, because message ids and committed offsets contain the partition.
         say = (
             "delete the topic, so that it is created again"
             if topic.partitions == 1
@@ -174,7 +174,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
 
 
 def _cursor_problems(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """Yield the problems of Kafka's own topic of committed offsets, which holds the listeners' cursors."""
+    """Yield the problems of Kafka's own topic of committed offsets, which holds the listeners' offsets."""
     for node, settings in sorted(cluster.brokers.items()):
         minutes = settings.get("offsets.retention.minutes")
         if minutes is not None and int(minutes) < OFFSETS_RETENTION_MINUTES_MIN:

@@ -100,12 +100,12 @@ def workers_group(kafka: KafkaSettings) -> str:
 
 
 def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
-    """Return the name of the consumer group whose committed offsets are a listener's cursors."""
+    """Return the name of the consumer group that holds a listener's committed offsets."""
     return f"{kafka.topic_prefix}listener.{listener_id}"
 
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
-    """Return the id of the listener whose cursors a consumer group holds. Return None for any other group."""
+    """Return the id of the listener whose committed offsets a consumer group holds. Return None for any other group."""
     # This regular expression takes linear time on any input, because all its repetitions have fixed lengths.
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]

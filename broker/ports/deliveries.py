@@ -82,7 +82,7 @@ class DeliverySummary(NamedTuple):
 
 
 class QueueStates(Protocol):
-    """The states of a queue's deliveries at the beginning of one request. Each cursor is read only once."""
+    """The states of a queue's deliveries at the beginning of one request. Each committed offset is read only once."""
 
     async def summaries(self, messages: Sequence[PlacedMessage]) -> Sequence[Mapping[str, DeliverySummary]]:
         """Return, for each message, the states of its deliveries by listener id. Listeners that began after the message
@@ -98,7 +98,7 @@ class QueueStates(Protocol):
 
 
 class Deliveries(Protocol):
-    """Reads the states of deliveries from cursors and recorded attempts."""
+    """Reads the states of deliveries from committed offsets and recorded attempts."""
 
     def of_queue(self, listeners: Sequence[Listener]) -> QueueStates:
         """Return an object with which one request reads the states of the deliveries to these listeners of a queue."""
@@ -211,9 +211,8 @@ class Cursors(Protocol):
     """Reads the committed cursors of listeners."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> Mapping[str, Mapping[int, Cursor]]:
-        """Load the cursors by listener and partition. Leave out cursors that were never committed.
-
-        Raises LogUnavailable if Kafka does not answer.
+        """Load the committed offsets with their metadata, by listener and partition. Offsets that were never committed
+        are left out. Raises LogUnavailable if Kafka does not answer.
         """
 
 

@@ -62,9 +62,9 @@ class OffsetTooOld(LogUnavailable):
 
 
 class NotStored(LogUnavailable):
-    """The error that Kafka perhaps did not store some cursors.
+    """The error that Kafka perhaps did not store some committed offsets.
 
-    `failed` has the reason for each listener whose cursors are in doubt. The cursors of all other listeners are stored.
+    `failed` has the reason for each listener whose offsets are in doubt. The offsets of all other listeners are stored.
     """
 
     def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:

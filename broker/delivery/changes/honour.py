@@ -131,7 +131,7 @@ class Changes:
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
         """Answer the updates and deletions that arrived while no worker owned the partitions. Call this when the
-        listeners' cursors are known.
+        listeners' committed offsets are known.
         """
         for partition, one in taken.items():
             recent = []
@@ -391,7 +391,7 @@ class Changes:
         under_way: set[int] = set()  # offsets of deliveries taken from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                # Keep all updates and deletions: a listener whose cursor is not loaded yet may need older ones.
+                # Keep all updates and deletions: a listener whose offset is not loaded yet may need older ones.
                 return
             stream = dispatcher.streams.get(number)
             if stream is not None:

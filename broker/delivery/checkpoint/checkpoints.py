@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 class Checkpoints:
     """The checkpoints of a worker. A checkpoint writes the results of attempts to the topic `deliveries`, and then
-    commits the listeners' cursors.
+    commits the listeners' Kafka offsets.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Checkpoints:
         self._partitions = partitions
         self._dispatchers = dispatchers
         self._metrics = metrics
-        # `confirm` asks Kafka whether the worker owns its partitions: no commit may set back the next owner's cursors.
+        # `confirm` asks Kafka whether the worker owns its partitions: no commit may set back the next owner's offsets.
         self._confirm = confirm
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # By listener id, the partitions whose cursor must be committed although no delivery there has changed.
+        # By listener id, the partitions whose offset must be committed although no delivery there has changed.
         self._changed: dict[str, set[int]] = {}
         # By partition, the results of attempts that are encoded but not written to Kafka yet.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -91,7 +91,7 @@ class Checkpoints:
         self._dirty.add(stream)
 
     def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
-        """Include a listener's cursors in the next checkpoint, because the listener went down or came up, or its
+        """Include a listener's offsets in the next checkpoint, because the listener went down or came up, or its
         deliveries were parked. If `partitions` is None, include all partitions.
         """
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
@@ -115,8 +115,8 @@ class Checkpoints:
             self._hurried = False
 
     async def once_more(self) -> None:
-        """Commit all cursors again before the partitions are handed over, in case a delayed commit of an earlier owner
-        has set one back.
+        """Commit the offsets of all listeners again before the partitions are handed over, in case a delayed commit of
+        an earlier owner has set one back.
         """
         dispatchers = [
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self.stored_at_s
@@ -158,7 +158,7 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the outcomes of deliveries, and commit the cursors of all delivery streams that have changed. Pause for
+        """Write the results of deliveries, and commit the offsets of all delivery streams that have changed. Pause for
         `pause_s` after every few commits. Raises LogUnavailable.
         """
         async with self.quiet:
@@ -173,7 +173,7 @@ class Checkpoints:
                 await self._outstanding.flush()
                 await self._outstanding.note()
                 refused = await self._store(cursors, pause_s=pause_s)
-            # After an error or a cancellation, the next checkpoint must commit these cursors again.
+            # After an error or a cancellation, the next checkpoint must commit these offsets again.
             except BaseException:
                 self._failed(streams, cursors)
                 raise
@@ -216,7 +216,7 @@ class Checkpoints:
                 self.touched(stream)
 
     def _note_stored(self, listener_ids: Iterable[str], at_s: float) -> None:
-        """Record when cursors were committed. Spread the first commits over time, so that the cursors of slow and
+        """Record when offsets were committed. Spread the first commits over time, so that the offsets of slow and
         failing listeners are not all due in the same checkpoint.
         """
         for listener_id in listener_ids:
@@ -239,8 +239,8 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the results and cursors of all delivery streams that have changed and are due. Add the streams to
-        `streams`, and their cursors to `cursors`.
+        """Collect the results and offsets of all delivery streams that have changed and are due. Add the streams to
+        `streams`, and their offsets to `cursors`.
         """
         self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}
@@ -270,8 +270,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the cursors of the listeners that were passed to changed(). If such a listener has delivery streams,
-        only mark the streams, because a stream's cursor is collected with its results.
+        """Collect the offsets of the listeners that were passed to changed(). If such a listener has delivery streams,
+        only mark the streams, because a stream's offset is collected with its results.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
@@ -306,8 +306,8 @@ class Checkpoints:
         )
 
     async def run_idle(self) -> None:
-        """Commit the cursors of listeners that have nothing in flight, each of them once a minute, in an endless
-        loop.
+        """Commit the offsets of listeners that have nothing in flight, each of them once a minute, in an
+        endless loop.
         """
         rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0
@@ -325,8 +325,8 @@ class Checkpoints:
                     self._metrics.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
-        """Commit the cursors in parts, after a check before each part that the worker still owns the partitions. Return
-        the commits that were refused. Raises LogUnavailable.
+        """Commit the listeners' offsets in parts, after a check before each part that the worker still owns the
+        partitions. Return the commits that were refused. Raises LogUnavailable.
         """
         # Kafka refuses commits to a group that another consumer uses. This must not delay the other listeners.
         rows = list(cursors.items())
@@ -339,7 +339,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                # The refused commit took time, so commit all remaining cursors together, without more pauses.
+                # The refused commit took time, so commit all remaining offsets together, without more pauses.
                 together = len(rows)
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)
@@ -355,8 +355,8 @@ class Checkpoints:
         return {listener_id: idle for listener_id, idle in found if idle}
 
     def _idle_of(self, dispatcher: Dispatching, numbers: Iterable[int] | None = None) -> dict[int, Cursor]:
-        """Return a listener's cursors on the partitions where it has no delivery stream. If `numbers` is None, use all
-        partitions.
+        """Return a listener's offsets, with their metadata, for the partitions where it has no delivery stream. If
+        `numbers` is None, use all partitions.
         """
         idle = {}
         for number in self._partitions if numbers is None else numbers:
@@ -372,7 +372,7 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
     def _written_cursors(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        """Return a listener's cursors, except those of partitions whose results are not written yet."""
+        """Return a listener's offsets, except those of partitions whose results are not written yet."""
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(dispatcher) | kept
@@ -388,7 +388,7 @@ def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]
 
 
 def _idle_cursor(dispatcher: Dispatching, number: int, tail: int, outstanding: Outstanding) -> Cursor:
-    """Return the cursor of a listener on a partition where it has no delivery stream."""
+    """Return the offset of a listener, with its metadata, in a partition where it has no delivery stream."""
     listener_id = dispatcher.listener.id
     waiting, since_ms = outstanding.waiting(number, listener_id)
     return Cursor(

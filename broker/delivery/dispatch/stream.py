@@ -174,7 +174,7 @@ class Stream:
     def cursor(
         self, tail: int, *, waiting: int = 0, since_ms: int | None = None, parked: int = 0, retrying: int = 0
     ) -> Cursor:
-        """Return the cursor that a checkpoint commits for this listener and partition.
+        """Return the offset, with its metadata, that a checkpoint commits for this listener and partition.
 
         `tail` is the offset of the next new message. The other arguments describe the listener's deliveries in the
         topic `outstanding`.
@@ -274,8 +274,8 @@ class Stream:
 
 
 def counts_text(dispatcher: Dispatching, partition: int, parked: int, retrying: int) -> str:
-    """Return the counts that are stored with a cursor: the listener's parked and retrying deliveries on the partition,
-    and its latest attempts.
+    """Return the counts that are stored beside a committed offset: the listener's parked and retrying deliveries on the
+    partition, and its latest attempts.
     """
     recent, alive = dispatcher.recent.get(partition), dispatcher.circuit.alive
     if recent is None:

@@ -19,7 +19,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# The owner of this partition deletes the cursors of each listener that no longer exists.
+# The owner of this partition deletes the committed offsets of each listener that no longer exists.
 _DELETES_CURSORS: Final = 0
 
 
@@ -82,8 +82,8 @@ class EndedListeners:
                 self.look()
 
     async def clear(self) -> bool:
-        """Delete the cursors and stored deliveries of listeners that no longer exist. Return whether cursors were
-        deleted. Raises LogUnavailable or ViewBehind.
+        """Delete the committed offsets and stored deliveries of listeners that no longer exist. Return whether offsets
+        were deleted. Raises LogUnavailable or ViewBehind.
         """
         if not self._partitions:
             return False

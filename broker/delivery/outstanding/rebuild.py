@@ -117,7 +117,7 @@ async def rebuilt(
 
 
 class _Stream:
-    """A listener in one partition, with its cursor. It says which offsets the listener has passed."""
+    """A listener in one partition, with its committed offset. It says which offsets the listener has passed."""
 
     def __init__(self, listener: Listener, cursor: Cursor, partition: int) -> None:
         self.listener = listener

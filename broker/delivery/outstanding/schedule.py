@@ -88,8 +88,8 @@ class Outstanding:
         """Read a partition's deliveries from the topic `outstanding` into the index. take_over() must be called
         afterwards. Raises LogUnavailable.
 
-        `streams` returns the listeners' cursors; it is called only if the topic is damaged. `noted` is the fingerprint
-        of the deliveries that the partition's last owner committed, as text.
+        `streams` returns the listeners' committed offsets; it is called only if the topic is damaged. `noted` is the
+        fingerprint of the deliveries that the partition's last owner committed, as text.
         """
         # The index now has the deliveries of lost records. Delete the empty records that are in their places.
         for key in await self._sync.read(partition, streams, noted):
@@ -220,7 +220,7 @@ class Outstanding:
 
     def is_outstanding(self, delivery: Delivery) -> bool:
         """Return whether this delivery is stored in the topic `outstanding` already. A crash between that write and the
-        commit of the cursor leaves it in both places.
+        commit of the listener's offset leaves it in both places.
         """
         message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
         if message is None or listener_id not in self._index.counts:

@@ -118,8 +118,8 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Note that the listener's cursor on this partition is loaded. A listener without a delivery stream here starts
-        with the next new message.
+        """Note that the listener's committed offset on this partition is loaded. A listener without a delivery stream
+        here starts with the next new message.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)

@@ -221,9 +221,9 @@ class EmbeddedKafka:
     async def _fill(self, lost: Sequence[LostEnd]) -> None:
         """Append empty records at the offsets where the files have lost acknowledged records.
 
-        Otherwise Kafka would give these offsets to new messages, and listeners whose cursors are beyond them would miss
-        the messages. In the topic `outstanding`, the empty records tell the partition's next owner that deliveries are
-        missing.
+        Otherwise Kafka would give these offsets to new messages, and listeners whose committed offsets are beyond them
+        would miss the messages. In the topic `outstanding`, the empty records tell the partition's next owner that
+        deliveries are missing.
         """
         settings = self.access.settings()
         requests = KafkaRequests(settings)
