@@ -203,7 +203,9 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether messages wait for a listener, or whether one of its alerts may begin or end soon."""
+        """Return whether a listener must be checked for alerts now: messages wait for it, or one of its alerts may
+        begin or end soon.
+        """
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
 
@@ -372,7 +374,9 @@ class AlertWatch:
         await record(self.log.control, self.view, told)
 
     async def _tell_rest(self, at_ms: int) -> None:
-        """Put the messages about alerts that another process has recorded but not put."""
+        """Put the messages about those alerts for which another process has recorded the event, but has not put the
+        message.
+        """
         untold = [
             one
             for (_, subject_id), one in list(self._directory.alerts.episodes.items())

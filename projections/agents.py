@@ -43,7 +43,7 @@ class DeliveryStreams(Protocol):
 
 
 class RecordStream:
-    """Records of the topic `control`, in the form in which a Faust agent reads a stream."""
+    """The records of the topic `control` as a Faust agent gets them: an asynchronous iterator."""
 
     def __init__(self, records: AsyncIterator[Record]) -> None:
         self._records = records

@@ -70,7 +70,7 @@ class Projections:
         self._directory.on_change(callback)
 
     def add_agent(self, name: str, agent: Agent) -> None:
-        """Add a Faust agent that reads the topic `control` from its beginning. Use this before start()."""
+        """Add a Faust agent that reads the topic `control` from its beginning. Call this before start()."""
         self._agents[name] = agent
 
     async def start(self, *, timeout_s: float = 30.0) -> None:

@@ -48,7 +48,7 @@ _STOP_S: Final = 3.0
 
 
 class Statistics:
-    """The counting of statistics for this process's share of the partitions."""
+    """The counting of statistics in the partitions that this process owns in its consumer group."""
 
     def __init__(self, kafka: KafkaSettings, log: KafkaLog) -> None:
         self._kafka = kafka
@@ -61,7 +61,7 @@ class Statistics:
         self._task = asyncio.create_task(self._run(), name="statistics")
 
     async def stop(self) -> None:
-        """Leave the consumer group. The last counts are written if Kafka stores them in time."""
+        """Leave the consumer group. The last counts are written first, if Kafka stores them in time."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -134,7 +134,7 @@ class _Feed:
             self.broken.set_result(error)
 
     async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
-        """Return new batches by partition, and pause afterwards. If there are none, wait for a while."""
+        """Return new batches of records by partition, and then pause. If there are no new records, wait for some."""
         counting = self._counting
         lanes = frozenset(Lane(self._names[tp.topic], tp.partition) for tp in active)
         try:

@@ -30,7 +30,7 @@ _ASKING_EACH_MAX: Final = 4  # requests at once of one tenant
 
 
 class PastView:
-    """The directory as it was at a past time. It never changes."""
+    """The directory (accounts, organizations, keys, queues, listeners) as it was at a past time. It never changes."""
 
     def __init__(self, state: Directory, position: int, *, complete: bool) -> None:
         self.state = state

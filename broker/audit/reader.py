@@ -172,7 +172,7 @@ class LogReader:
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[LogPartition]:
-        """Return the partitions that must be read for a filter of events."""
+        """Return the partitions that may hold events which a filter accepts, so that only these are read."""
         lanes = []
         for topic in wanted.topics():
             of = self._table[topic]
@@ -325,7 +325,9 @@ class _Reading:
         return entries, more
 
     async def _told(self, story: Story, event: Event, hears: Hears) -> bool:
-        """Return whether an event belongs to the message's history. Events must come in the order of the log."""
+        """Return whether an event belongs to the message's history. The method must get the events in the order of the
+        log.
+        """
         if not story.tells(event):
             return False
         message, doubted = self._wanted.message, story.doubted(event)

@@ -13,7 +13,9 @@ FETCH_BYTES: Final = 256 << 10  # small, so that requests stay quick
 
 
 class Records(Protocol):
-    """The two methods of KafkaRequests that reading the log needs."""
+    """The interface with the two methods of a Kafka client that reading the log needs: fetching records, and finding
+    offsets.
+    """
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]: ...
 

@@ -63,7 +63,7 @@ class Verifier:
         self._damage: list[LogDamaged] = []  # unreadable ranges, not reported yet
 
     async def size(self) -> int:
-        """Return about how many offsets the check must read. Raises LogUnavailable if Kafka does not answer."""
+        """Return about how many offsets `everput verify` must read. Raises LogUnavailable if Kafka does not answer."""
         size = 0
         for topic in self._topics.values():
             begins, ends = await self._bounds(topic)
@@ -123,7 +123,7 @@ class Verifier:
             yield finding
 
     def _damaged(self, checks: Checks) -> Iterator[Finding]:
-        """Yield the findings for unreadable ranges that were found since the last call."""
+        """Yield findings about the unreadable ranges of the log that were found since the last call."""
         while self._damage:
             one = self._damage.pop(0)
             yield checks.damaged(one.first, one.last)
@@ -265,7 +265,7 @@ class Verifier:
             yield fetched
 
     async def _bounds(self, topic: Topic, partition: int | None = None) -> tuple[list[int], list[int]]:
-        """Return the first offsets and the end offsets, by partition."""
+        """Return the first offset and the end offset of each partition of a topic."""
         wanted = range(topic.partitions) if partition is None else [partition]
         begins = await self._requests.offsets(topic.name, dict.fromkeys(wanted, EARLIEST))
         ends = await self._requests.offsets(topic.name, dict.fromkeys(wanted, LATEST))

@@ -38,7 +38,9 @@ class Account:
     one_time_until_ms: int | None = None
 
     def may_sign_in(self, at_ms: int) -> bool:
-        """Return whether the account's password opens a session at this time."""
+        """Return whether the account's password may start a session at this time. A temporary password does so only
+        once, before it expires.
+        """
         return not self.blocked and (self.one_time_until_ms is None or at_ms < self.one_time_until_ms)
 
 

@@ -117,7 +117,9 @@ class ListenerFacts:
 
 
 def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
-    """Compare the facts about a listener with its alert thresholds, and return the level of each condition."""
+    """Compare the facts about a listener with its alert thresholds. Return the level of each condition: low, high or
+    between.
+    """
     age_ms = 0 if facts.oldest_at_ms is None else max(0, at_ms - facts.oldest_at_ms)
     lag = max(
         (_part(facts.lag, limits.lag_messages), _part(age_ms, limits.lag_s * 1000)),
@@ -179,7 +181,7 @@ class Trigger:
 
     @property
     def pressing(self) -> bool:
-        """Whether the alert has begun, or may begin soon."""
+        """Whether this alert must be checked often: it has begun, or may begin soon."""
         return self.open or self._level is Level.HIGH
 
     def step(self, reading: Reading, at_ms: int) -> Step | None:

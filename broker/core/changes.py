@@ -29,7 +29,7 @@ class Change(NamedTuple):
 
 
 def change(offset: int, event: MessageChange) -> Change:
-    """Return the change that an event of the topic `changes` describes."""
+    """Return the update or deletion that an event of the topic `changes` describes."""
     return Change(offset, isinstance(event, MessageDeleted), event.if_version)
 
 

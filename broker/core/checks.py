@@ -32,7 +32,7 @@ _MAKING: Final = ("created", "started")
 
 
 class Seen(Protocol):
-    """The parts of a Kafka record that `everput verify` checks. `timestamp` is in milliseconds."""
+    """The parts of a Kafka record that the checks of `everput verify` need. `timestamp` is in milliseconds."""
 
     @property
     def offset(self) -> int: ...
@@ -135,7 +135,7 @@ class Checks(ABC):
         return self._finding(offset, "the record was lost from the end of a file, and its offset was filled")
 
     def ended(self, end: int) -> Iterator[Finding]:
-        """Check the end of the partition. Yield a finding if the last records before the offset `end` are missing."""
+        """Check the end of the partition: yield a finding if records before the offset `end` are missing."""
         if self._next < end and not self._compacted:
             yield self._finding(self._next, "the records from here on are missing")
 
@@ -154,7 +154,7 @@ class Checks(ABC):
 
 
 class ReadableChecks(Checks):
-    """Reads one partition to find unreadable records, without checking the events in it."""
+    """Reads one partition for `everput verify` only to find unreadable records. The events in them are not checked."""
 
     def event(self, record: Seen, event: Event) -> Iterable[str]:  # noqa: ARG002 - all events are correct here
         return ()
@@ -248,7 +248,7 @@ class MessageChecks(Checks):
 
     @property
     def complete(self) -> bool:
-        """Whether all messages that this partition ever had could be read."""
+        """Whether all messages that this partition ever had could be read, so that a missing one is an error."""
         return self.begin == 0 and not self._damage
 
     def _unread(self, offset: int) -> bool:

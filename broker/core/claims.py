@@ -103,7 +103,7 @@ class _Owners:
         return number
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Subtract one idempotency key from an organization for each occurrence of its number."""
+        """Lower an organization's count of Idempotency-Keys by one for each occurrence of the organization's number."""
         for number, count in Counter(numbers).items():
             self._counts[number] -= count
             if not self._counts[number]:

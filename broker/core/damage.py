@@ -42,7 +42,7 @@ class Damage:
                 yield DamagedRange(topic, partition, first, last)
 
     def covers(self, found: DamagedRange) -> bool:
-        """Return whether the whole range is known to be unreadable."""
+        """Return whether every offset of this range is known to be unreadable."""
         spans = self._spans.get((found.topic, found.partition), ())
         return any(first <= found.first and found.last <= last for first, last in spans)
 

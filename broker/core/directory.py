@@ -311,7 +311,9 @@ class Directory:
         return replay is not None
 
     def _deliver(self, replay: Replay) -> None:
-        """Update the temporary listener through which a replay is delivered. It exists only while the replay runs."""
+        """Create, change or remove the temporary listener of a replay, through which its messages are delivered while
+        it runs.
+        """
         if replay.ended is not None:
             self.listeners.pop(replay.id, None)
         else:

@@ -31,7 +31,7 @@ class KeyOrder(Generic[D]):
         self.waiting = 0
 
     def __len__(self) -> int:
-        """Return the number of ordering keys that have a delivery in progress."""
+        """Return the number of ordering keys of which a delivery is in progress."""
         return len(self._waiting)
 
     def take(self, key: str, delivery: D, at_s: float) -> bool:
@@ -54,7 +54,9 @@ class KeyOrder(Generic[D]):
         return at_s - self._since_s.get(key, at_s)
 
     def next(self, key: str, at_s: float) -> D | None:
-        """End the delivery in progress of an ordering key. Return the next delivery, which starts now, or None."""
+        """End the delivery of an ordering key that is in progress. Return the key's next delivery, which is in progress
+        from now on, or None.
+        """
         waiting = self._waiting.get(key)
         if waiting:
             self._since_s[key] = at_s
@@ -78,7 +80,9 @@ class KeyOrder(Generic[D]):
         return list(waiting)
 
     def held_for(self, at_s: float, as_long_as_s: float) -> list[str]:
-        """Return the ordering keys where one delivery has been in progress for at least this long while others wait."""
+        """Return the ordering keys of which one delivery has been in progress for at least this long, while others
+        wait.
+        """
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
 
     def restart(self, held: Iterable[str]) -> list[D]:
@@ -114,7 +118,7 @@ class ArrivingOffsets(Generic[K]):
             insort(offsets, offset)
 
     def leave(self, key: K, offset: int) -> None:
-        """Remove the offset of a delivery that has arrived in the topic `outstanding`, or will not arrive there."""
+        """Remove the offset of a delivery whose write to the topic `outstanding` has ended, successfully or not."""
         offsets = self._offsets.get(key, [])
         if offset in offsets:
             offsets.remove(offset)

@@ -53,7 +53,9 @@ class Lane(Generic[T]):
 
 
 class Run(NamedTuple, Generic[T]):
-    """Consecutive records of one partition in the merged order. `size` is the total of their bytes."""
+    """Consecutive records of one partition, in the merged order of all partitions. `size` is the number of
+    their bytes.
+    """
 
     lane: Lane[T]
     records: list[Held[T]]
@@ -153,7 +155,7 @@ class Merge(Generic[T]):
         return min(open_lanes, key=lambda lane: lane.floor_ms, default=None)
 
     def extend(self, ends: Iterable[int]) -> None:
-        """Set new end offsets of the partitions, in the order of the partitions."""
+        """Set new end offsets, one for each partition in the order of `lanes`, so that newer records are read, too."""
         self._heap = []
         for lane, end in zip(self.lanes, ends, strict=True):
             lane.end = end

@@ -137,7 +137,9 @@ class OutcomeChecks(Checks):
             self.deleted.add(offset)
 
     def may_be_unseen(self) -> bool:
-        """Return whether the checked events name messages that had not been read when the events were checked."""
+        """Return whether some checked events name messages that were not read yet, so that these events must be checked
+        again.
+        """
         return bool(self._unseen)
 
     def unseen(self) -> Iterator[Finding]:

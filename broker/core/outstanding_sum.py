@@ -58,7 +58,7 @@ class KeySum:
         self.digest = 0
 
     def add(self, key: bytes, by: int) -> None:
-        """Add a record key to the fingerprint if `by` is 1, or remove the key if `by` is -1."""
+        """Add the key of a delivery's record to the fingerprint if `by` is 1, or remove it if `by` is -1."""
         self.deliveries += by
         self.digest ^= int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
 

@@ -28,7 +28,7 @@ class Redrives:
     of_messages: Mapping[str, int] = field(default_factory=dict)
 
     def and_of(self, message_ids: Sequence[str]) -> Redrives:
-        """Return the redrives after one more redrive: of these messages, or of all deliveries if no message is
+        """Return the redrives with one more: of the deliveries of these messages, or of all deliveries if no message is
         named.
         """
         count = self.count + 1

@@ -79,7 +79,7 @@ class Counts:
             self.waited[bucket] = self.waited.get(bucket, 0) + number
 
     def took(self, waited_ms: Sequence[int]) -> None:
-        """Add the durations of deliveries, from the put to the accepted attempt."""
+        """Add these delivery times (from the put to the accepted attempt) to the counts."""
         for bucket, number in buckets(waited_ms):
             self.waited[bucket] = self.waited.get(bucket, 0) + number
         self.waited_ms += sum([max(0, one) for one in waited_ms])
@@ -131,7 +131,7 @@ class Totals:
         self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
-        """Count an event of the topic `deliveries`. An event that is not about an attempt changes nothing."""
+        """Count the attempts in an event of the topic `deliveries`. Other events there change nothing."""
         if isinstance(event, DeliveriesSettled):
             self._settled(event)
         elif isinstance(event, DeliveryAttempted):
@@ -169,7 +169,7 @@ class Totals:
         self.positions[lane] = Position(offset + 1, minute)
 
     def skipped(self, lane: Lane, offset: int) -> None:
-        """Note that a partition has no more records to count before this offset."""
+        """Note that the offsets of a partition before this one hold no more records to count."""
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:

@@ -92,8 +92,8 @@ class Assignment:
     # Its life
 
     def start(self) -> None:
-        """Start the loops that serve the partitions. The worker calls this when it has read the listeners' committed
-        offsets.
+        """Start the loops that serve the assigned partitions. The worker calls this when it has read the listeners'
+        committed offsets.
         """
         loops = (
             self._serve_outstanding,
@@ -126,7 +126,9 @@ class Assignment:
         self.outstanding.close()
 
     async def _ask(self) -> None:
-        """Ask Kafka whether the worker still owns its partitions. If it does not, stop sending and raise NoMember."""
+        """Ask Kafka whether the worker still owns its partitions. If it does not, stop all attempts and raise
+        NoMember.
+        """
         try:
             await self._shared.kafka.membership.confirm(
                 {number: partition.tail for number, partition in self.partitions.items()}, self.outstanding.notes()

@@ -35,7 +35,7 @@ class AnswersOfMessage:
         self._told: dict[tuple[str, str], KeptAnswer | None] = {}  # by listener and answer id
 
     def collect(self, event: AnswersKept) -> None:
-        """Collect the message's attempts from an event of its partition, and the answers in the event."""
+        """Collect the attempts of one message from an event of its partition, and the stored answers in the event."""
         if event.listener_id not in self._listener_ids:
             return
         for attempt in event.attempts:
@@ -86,7 +86,7 @@ class AnswersOfMessage:
                 return
 
     def of(self, listener_id: str, attempt: Attempt) -> Attempt:
-        """Return the attempt with its answer and the durations of its steps, as far as they are known."""
+        """Return the attempt with the listener's answer and the durations of its steps, as far as these are known."""
         found = self._attempts.get((listener_id, attempt.number))
         if found is None:
             return attempt

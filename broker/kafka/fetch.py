@@ -34,7 +34,9 @@ Wanted = tuple[int, int, int]  # partition, offset, largest number of bytes
 
 
 class Fetched(NamedTuple):
-    """The answer for one partition: Kafka's error code, the offset after its newest record, and unchecked bytes."""
+    """Kafka's answer for one partition: an error code, the partition's end offset, and record bytes that are not
+    checked yet.
+    """
 
     partition: int
     error_code: int
@@ -43,7 +45,7 @@ class Fetched(NamedTuple):
 
 
 class _Answer:
-    """The answer to a fetch request for one topic, after parsing."""
+    """The parsed answer of Kafka to a fetch request for one topic."""
 
     @classmethod
     def decode(cls, data: BytesIO) -> list[Fetched]:

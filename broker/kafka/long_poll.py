@@ -109,7 +109,7 @@ class LongPoll:
         return rows_of(await self._requests.client.send(leader, request, group=self))
 
     async def _receive(self) -> None:
-        """Wait for the answer to a fetch request, and keep its records for read()."""
+        """Wait until a fetch request is answered, and keep the records until read() returns them."""
         if not self._polls:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._begun.wait(), WAIT_MS / 1000)

@@ -112,7 +112,7 @@ class MessagesTopic:
         return await self._kept(partition, message_id, organization_id)
 
     async def _may_have_gone(self, partition: int, at_ms: int) -> bool:
-        """Return whether Kafka has deleted everything that this partition had at this time."""
+        """Return whether Kafka may have deleted everything that this partition had at this time."""
         if partition >= self._partitions:
             return False
         begin = (await self._requests.offsets(self._topic, {partition: EARLIEST}))[partition]

@@ -46,7 +46,9 @@ _ALL: Final = -1  # acks
 
 
 class Produced(NamedTuple):
-    """The answer for one partition: Kafka's error code, and the offset of the batch's first record."""
+    """Kafka's answer for one partition to a produce request: an error code, and the offset of the batch's
+    first record.
+    """
 
     topic: str
     partition: int
@@ -100,7 +102,9 @@ def pack(topic: str, partition: int, batch: bytes, *, timeout_ms: int) -> Packed
 
 
 class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
-    """An idempotent aiokafka producer whose send_batch() usually bypasses aiokafka's sender."""
+    """An idempotent aiokafka producer. Usually, its send_batch() sends a batch itself, without aiokafka's
+    sender task.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, acks="all", enable_idempotence=True)
@@ -187,7 +191,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
             self._release(sent.tp)
 
     async def _repeat(self, sent: MessageBatch) -> None:
-        """Let aiokafka's sender repeat a batch, with the same sequence number."""
+        """Let aiokafka's sender task send the batch again, with the same sequence number."""
         await asyncio.sleep(self._sender._retry_backoff)
         if not self._sender.sender_task.done():
             self._message_accumulator.reenqueue(sent)
@@ -196,7 +200,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._release(sent.tp)
 
     def _release(self, where: TopicPartition) -> None:
-        """Let aiokafka's sender send the batches that wait for this partition."""
+        """Let aiokafka's sender task send the batches that wait for this partition from now on."""
         self._sender._muted_partitions.discard(where)
         waiter = self._message_accumulator.waiter()
         if where in self._message_accumulator._batches and not waiter.done():

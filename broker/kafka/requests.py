@@ -158,7 +158,7 @@ class KafkaRequests:
         return await self.retried(ask)
 
     def report(self, damage: LogDamaged) -> None:
-        """Pass a range that can't be read, or whose records are missing, to the function on_damage()."""
+        """Pass an unreadable range, or a range whose records are missing, to the function on_damage()."""
         if self.on_damage is not None:
             self.on_damage(damage)
 

@@ -162,13 +162,15 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Drop the counts in memory that are not written, and continue where the written counts end."""
+        """Drop the counts in memory that are not written, because another process has counted the same records. Then
+        continue where the written counts end.
+        """
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins
         self._restart({lane: counted.get(lane, begins.get(lane, Position(0))) for lane in self.lanes})
 
     async def _found(self, lanes: Collection[Lane]) -> _Follower:
-        """Return a reader of the topic `statistics` that knows up to which offset each of these partitions is
+        """Return a reader of the topic `statistics` that knows, for each of these partitions, up to which offset it is
         counted.
         """
         topic = self._writer.name
@@ -335,7 +337,7 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the newest minute of which all records have certainly arrived."""
+    """Return the newest minute that is long enough ago that all of its records have arrived."""
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 
 

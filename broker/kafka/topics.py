@@ -46,7 +46,7 @@ class Topics:
 
 
 def topics(kafka: KafkaSettings) -> Topics:
-    """Return all topics with the names and settings that follow from the configuration."""
+    """Return Everput's topics, with the names, partitions and settings that follow from the configuration."""
     # A record may have as many bytes as Kafka allows by default. Some clusters may have a lower default.
     common = {
         "max.message.bytes": "1048588",

@@ -141,7 +141,9 @@ class Answers:
 
 
 def _known(reply: ChangeReply, state: str) -> str:
-    """Return the delivery's state, or `unknown` if it is not certain."""
+    """Return the state of the delivery, or `unknown` if it is not certain what the listener got from a former owner of
+    the partition.
+    """
     return "unknown" if (reply.honoured if state == "delivered" else reply.in_doubt) else state
 
 

@@ -241,7 +241,9 @@ class Changes:
             return fetched.records[0].timestamp if fetched.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
-        """Replace the known updates and deletions of these messages with those that were just read."""
+        """Use the updates and deletions that were just read for these messages, instead of those that were known
+        before.
+        """
         for offset, (message_id, _, counts) in taken.found.items():
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id
@@ -264,7 +266,7 @@ class Changes:
     # New changes
 
     async def run(self) -> None:
-        """Apply new changes and answer them, in an endless loop."""
+        """Read new updates and deletions of messages, apply them, and answer them, in an endless loop."""
         while True:
             by_partition: dict[int, list[ChangeReply]] = {}
             before = time.monotonic()
@@ -373,7 +375,7 @@ class Changes:
     # Forgetting settled messages
 
     async def prune(self) -> None:
-        """Forget updates and deletions once no listener needs them any more, in an endless loop."""
+        """Forget the updates and deletions of messages that no listener needs any more, in an endless loop."""
         while True:
             await asyncio.sleep(self._tuning.prune_s)
             for number in list(self._partitions) if self.known else ():

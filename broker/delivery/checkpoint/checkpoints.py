@@ -86,7 +86,7 @@ class Checkpoints:
         self._hurried = False
 
     def touched(self, stream: Stream) -> None:
-        """Include the delivery stream in the next checkpoint, because it has changed."""
+        """Include the delivery stream in the next checkpoint, because its deliveries have changed."""
         stream.dirty = True
         self._dirty.add(stream)
 

@@ -30,7 +30,7 @@ _CONDITIONS: Final = {
 
 
 class ListenerCounts:
-    """The attempts to one listener since the worker started to deliver to it."""
+    """The numbers of attempts to one listener since the worker began to deliver to it, for metrics."""
 
     __slots__ = ("outcomes", "queue_id", "took")
 
@@ -55,7 +55,7 @@ class Metrics:
         self.gained = 0  # how often Kafka assigned partitions
 
     def count(self, listener: Listener, rows: Sequence[Row], attempts: Sequence[Made]) -> None:
-        """Count the results of a listener's attempts since the last checkpoint."""
+        """Add the results of a listener's attempts since the last checkpoint to its counts, for metrics."""
         if not rows and not attempts:
             return
         counts = self.by_listener.get(listener.id)
@@ -126,7 +126,7 @@ class Condition:
 
 
 def state_of(dispatcher: Dispatcher) -> str:
-    """Return the listener's state: `live`, `probation`, `down` or `paused`."""
+    """Return how the worker treats the listener: `live`, `probation` (after it was down), `down` or `paused`."""
     return "paused" if dispatcher.listener.paused is not None else _CONDITIONS[dispatcher.circuit.state]
 
 

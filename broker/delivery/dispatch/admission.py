@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class Admission(Enum):
-    """The decisions on whether an attempt of a delivery may begin now."""
+    """The possible decisions about a delivery: its attempt may begin now, or must wait, or the delivery moves
+    elsewhere.
+    """
 
     BEGIN = "an attempt may begin"
     KEPT = "its record in `outstanding` was written before a crash that came before the cursor"
@@ -52,7 +54,7 @@ class Admissions:
         self._loop = loop
 
     def of(self, delivery: Delivery) -> Admission:
-        """Decide whether an attempt of this delivery may begin now."""
+        """Decide whether an attempt of this delivery may begin now, and where the delivery waits if not."""
         message, stream, in_window = message_of(delivery), delivery.stream, delivery.entry is None
         if in_window and not delivery.first_at_ms and stream.assignment.is_outstanding(delivery):
             return Admission.KEPT

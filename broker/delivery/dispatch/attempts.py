@@ -122,11 +122,11 @@ class Attempts:
         self.answers.update(listener, opened)
 
     def under_way(self) -> set[Delivery]:
-        """Return the deliveries whose request was sent and not answered yet."""
+        """Return the deliveries of which a request was sent and is not answered yet."""
         return {connection.work for connection in self.connections.sent}
 
     def attempting(self, partition: int, offset: int) -> Delivery | None:
-        """Return the delivery of the message at this offset, if its request was sent and not answered yet."""
+        """Return the delivery of the message at this offset, if a request of it was sent and is not answered yet."""
         for delivery in self.under_way():
             if delivery.offset == offset and delivery.stream.partition == partition:
                 return delivery
@@ -237,7 +237,7 @@ class Attempts:
             circuit.succeeded()
 
     def failed(self, connection: Connection, error: str) -> None:
-        """Handle a request that was not answered, or whose answer can't be parsed."""
+        """Handle an attempt that got no answer, or an answer that can't be parsed."""
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
             self._limits.timed_out(took_ms)
@@ -250,7 +250,7 @@ class Attempts:
             self.answers.unanswered(delivery.stream.partition, delivery.offset, delivery.number, connection.times)
 
     def released(self, connection: Connection) -> None:
-        """Handle the end of an answer. The connection can now carry the next request."""
+        """Handle the end of an answer. From now on, the connection can carry another request."""
         self._note_took(connection)
         connection.at = self._loop.time()
         self.connections.release(connection)

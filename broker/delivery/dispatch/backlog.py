@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """The interface of a listener's dispatcher that the listener's backlog uses."""
+    """The interface of a listener's dispatcher that its backlog (the messages not in memory yet) uses."""
 
     sending: bool
     queue: Queue
@@ -113,7 +113,7 @@ class Backlog:
         return leaving or (wanted is not None and wanted < stream.set_aside_below)
 
     def release(self, delivery: Delivery) -> None:
-        """Move one delivery to the topic `outstanding`, without an attempt."""
+        """Move one delivery to the topic `outstanding` without an attempt, before Kafka deletes its message."""
         dispatcher, message = self._dispatcher, message_of(delivery)
         if not delivery.first_at_ms and delivery.stream.assignment.is_outstanding(delivery):
             dispatcher.settle(delivery, KEPT)

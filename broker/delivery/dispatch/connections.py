@@ -23,7 +23,7 @@ from broker.ports import Tracing
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The network access that all listeners of a worker share."""
+    """The means to connect that all listeners of a worker share: DNS, TLS settings, and a limit on sockets."""
 
     resolver: Resolver
     sockets: Sockets  # counts the open connections
@@ -129,7 +129,9 @@ class Connections:
         return False
 
     def expired(self, before_s: float) -> Connection | None:
-        """Remove and return a connection whose request was sent at this time or earlier, or return None."""
+        """Remove and return one connection whose request was sent at this time or earlier. Return None if there is
+        none.
+        """
         connection = next(iter(self.sent), None)
         if connection is None or connection.at > before_s:
             return None

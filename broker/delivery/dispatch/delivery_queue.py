@@ -38,7 +38,7 @@ class DeliveryQueue:
         self.ready.appendleft(delivery)
 
     def wait(self, delivery: Delivery, due_ms: int, why: str) -> None:
-        """Let a delivery wait until `due_ms`. Operators see the reason `why`."""
+        """Let a delivery wait in memory until `due_ms`. The reason `why` is part of its state."""
         delivery.state = Waiting(due_ms, why)
         heapq.heappush(self.retries, (due_ms, next(self._numbers), delivery))
 

@@ -168,7 +168,7 @@ class Dispatcher:
                 attempts.connect(delivery)
 
     def _turn_away(self, delivery: Delivery, admission: Admission) -> None:
-        """Let a delivery wait, or move it to the topic `outstanding`, because no attempt may begin."""
+        """Let a delivery wait, or move it to the topic `outstanding`. No attempt of it may begin now."""
         match admission:
             case Admission.QUEUED:
                 delivery.state = QUEUED
@@ -356,7 +356,7 @@ class Dispatcher:
 
     @property
     def error(self) -> str | None:
-        """The reason why the listener did not accept the last attempt, or None if it did."""
+        """The reason why the listener did not accept the last attempt; None if it accepted it."""
         return self.attempts.error
 
     @property
@@ -366,7 +366,7 @@ class Dispatcher:
 
     @property
     def waits(self) -> bool:
-        """Whether deliveries are ready, and more attempts will be possible soon."""
+        """Whether deliveries are ready for an attempt, and the listener's limits will soon permit more attempts."""
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property

@@ -15,7 +15,9 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class Priority(IntEnum):
-    """The priorities of listeners, highest first. A worker divides its attempts and memory in this order."""
+    """The priorities of listeners, highest first: fast, slow, failing. A worker divides attempts and memory in this
+    order.
+    """
 
     # FAST: the listener accepts messages, and answers in less than `slow_ms` on average.
     FAST = 0
@@ -79,7 +81,9 @@ class Limits:
 
     @property
     def able(self) -> int:
-        """The number of attempts that may be in flight, regardless of other listeners."""
+        """The number of attempts that may be in flight to the listener, without regard to the other listeners of the
+        worker.
+        """
         most, allowance = self.flow.limit, self._circuit.allowance
         if allowance is not None and allowance < most:
             most = allowance
@@ -96,7 +100,7 @@ class Limits:
         return True
 
     def took(self, took_ms: int) -> None:
-        """Record the time in ms from the request to the end of a successful answer."""
+        """Record how long a successful answer took, in ms from the request to the end of the answer."""
         tuning = self._tuning
         known, took_ms = self.took_ms, min(took_ms, tuning.took_ms_max)
         if known is None:
@@ -124,7 +128,7 @@ class Limits:
             self._judge()
 
     def failed(self) -> None:
-        """Record an attempt that the listener did not accept, for any reason."""
+        """Record in the averages that the listener did not accept an attempt."""
         self.failing = 1.0 if self.new else self.failing + (1 - self.failing) / self._tuning.answers_weighed
         self._judge()
 

@@ -43,7 +43,7 @@ async def alive(
 
 
 class Liveness:
-    """The probes of one worker's listeners that are down."""
+    """The probes of all listeners of one worker that are down."""
 
     def __init__(
         self, resolver: Resolver, tls: ssl.SSLContext, dice: Callable[[], float], tuning: Tuning = TUNED

@@ -37,7 +37,7 @@ Made = tuple[DeliveryAttempted, int]  # with the same time
 
 
 class Assigned(Protocol):
-    """The interface through which a listener's deliveries use the state of the partitions that the worker owns."""
+    """The interface through which the deliveries to one listener use what the worker knows about its partitions."""
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
@@ -54,7 +54,7 @@ class Assigned(Protocol):
 
 
 class Answers(Protocol):
-    """The interface through which a checkpoint takes the answers of a listener that must be stored."""
+    """The interface through which a checkpoint takes those answers of a listener that the log must store."""
 
     def take(self, listener: Listener, partition: int, at_ms: int, /) -> Sequence[Event]: ...
 
@@ -214,7 +214,7 @@ class Stream:
 
     @property
     def oldest_at_ms(self) -> int | None:
-        """The time at which the oldest waiting message was put, or None if unknown."""
+        """The time at which the oldest message that waits in this delivery stream was put. None if it is not known."""
         first = self.window.first
         if first is not None:
             delivery = self.window.open[first]

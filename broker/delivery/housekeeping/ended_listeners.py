@@ -40,7 +40,7 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The cleanup after deleted listeners, for the partitions that a worker owns."""
+    """The deletion of what is left of deleted listeners, in the partitions that a worker owns."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class Lagging(Protocol):
 
 
 class _Lag(NamedTuple):
-    """A listener that lags in a partition, so that it still needs old messages."""
+    """A listener that lags in a partition: Kafka must not delete the old messages that it still needs."""
 
     partition: int
     listener_id: str
@@ -147,7 +147,7 @@ class Retention:
         return dispatcher is not None and dispatcher.sets_aside(lag.partition)
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
-        """Return the partitions that have messages from before this time."""
+        """Return those partitions whose first messages are from before this time."""
         begins = await self._requests.offsets(self._messages, dict.fromkeys(partitions, EARLIEST))
         firsts = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         return [one for one in partitions if begins[one] < firsts[one]]

@@ -24,7 +24,7 @@ from broker.delivery.tuning import TUNED, Tuning
 
 
 class DamagedDeliveries:
-    """The deliveries in one worker whose messages can't be read from Kafka."""
+    """The deliveries in a worker's partitions whose messages can't be read from Kafka."""
 
     def __init__(
         self,

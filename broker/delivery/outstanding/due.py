@@ -36,7 +36,7 @@ class _Pass:
 
 
 class Due:
-    """The deliveries in the topic `outstanding` that this worker attempts now or later."""
+    """The deliveries in the topic `outstanding` of which this worker must make the next attempt, now or later."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Due:
         return all(served)
 
     def note(self, listener_id: str, at_ms: int) -> None:
-        """Note that a delivery of this listener may be due at this time."""
+        """Note that a delivery of this listener becomes due at this time, so that the worker looks for it then."""
         if at_ms < self._next_ms.get(listener_id, at_ms + 1):
             self._next_ms[listener_id] = at_ms
             if self._soonest_ms is None or at_ms < self._soonest_ms:

@@ -180,7 +180,9 @@ class OutstandingIndex:
         )
 
     def next_ms(self, listener_id: str) -> int | None:
-        """Return the time at which the worker must look at the next delivery of a listener, or None."""
+        """Return the time at which the worker must look at the next delivery of this listener. Return None if there is
+        none.
+        """
         sql = "SELECT queued_ms FROM entries WHERE listener = ? AND queued_ms > -1 ORDER BY queued_ms LIMIT 1"
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
@@ -222,7 +224,7 @@ class OutstandingIndex:
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
     def at_offsets(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return the parked deliveries of the messages at these offsets, in the order in which they were stored."""
+        """Return the parked deliveries of the messages at these offsets, in the order of their row ids."""
         return self._some(
             "SELECT * FROM entries WHERE partition = ? AND message_offset BETWEEN ? AND ? AND due_ms IS NULL AND id > ?"
             " ORDER BY id LIMIT ?",

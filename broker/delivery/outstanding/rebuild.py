@@ -160,7 +160,7 @@ def _entry_of(
 
 
 def _entry_after(event: DeliveryAttempted, ordering_key: str | None = None) -> OutstandingEntry:
-    """Return the SQLite index row of a delivery whose last attempt failed."""
+    """Return the SQLite index row for a delivery whose last known attempt has failed."""
     return _row(
         event.partition,
         (event.listener_id, event.message_id),

@@ -194,7 +194,7 @@ class Outstanding:
         return True
 
     def damaged(self) -> int:
-        """Return the number of rows in the SQLite index that stand for a range of unreadable messages."""
+        """Return how many rows of the SQLite index stand for a range of unreadable messages, not for one delivery."""
         return sum(map(self._index.damaged, self._owned))
 
     def _enter(self, entry: OutstandingEntry) -> None:
@@ -242,7 +242,7 @@ class Outstanding:
         return "parked" if entry.due_ms is None else "retrying"
 
     def retrying(self, partition: int, listener_id: str) -> bool:
-        """Return whether a delivery of this partition will be retried for the listener."""
+        """Return whether a delivery from this partition to the listener waits in `outstanding` for another attempt."""
         count = self._index.counts.get(listener_id)
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 

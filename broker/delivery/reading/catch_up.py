@@ -26,7 +26,7 @@ _RECORD_BYTES_MIN: Final = 128  # The smallest number of bytes that a message's 
 
 
 class Source(Protocol):
-    """The interface through which catch-up readers read the topic `messages`."""
+    """The interface of the object from which catch-up readers get older messages, and to which they report damage."""
 
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]

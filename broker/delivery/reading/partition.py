@@ -36,7 +36,9 @@ class Partition:
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """Hand each new message to the listeners of its queue that do not lag."""
+        """Hand each new message to the dispatchers of its queue's listeners. Lagging listeners get it later from a
+        catch-up reader.
+        """
         number, fed, ring = self.number, self._fed, self._ring
         for message in messages:
             offset = message.offset
@@ -136,7 +138,7 @@ class Partition:
         return dispatcher in self._placed
 
     def feeds(self, dispatcher: Dispatching) -> bool:
-        """Return whether the listener gets new messages as they are read."""
+        """Return whether the listener gets new messages as soon as they are read, because it does not lag."""
         return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
 
     def _feed_to(self, dispatcher: Dispatching) -> None:

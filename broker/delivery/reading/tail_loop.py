@@ -65,7 +65,7 @@ class TailLoop:
                 partition.feed(messages(read[number]))
 
     def _pass_over(self, damage: LogDamaged) -> None:
-        """Continue after unreadable records. The deliveries of these records are parked for each listener."""
+        """Continue after unreadable records. For each listener, the deliveries of these records are parked."""
         partition = self._roster.assignment.partitions.get(damage.partition)
         if partition is not None:
             partition.pass_over(damage.last)

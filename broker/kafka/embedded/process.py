@@ -266,7 +266,7 @@ class KafkaProcess:
 
 
 def _last_words(path: Path) -> str:
-    """Return the newest line of the file's last 64 KiB that mentions an error."""
+    """Return the last line in the final 64 KiB of a log file that mentions an error."""
     try:
         text = path.read_bytes()[-65536:].decode(errors="replace")
     except OSError:
