@@ -160,9 +160,14 @@ def make_app(
         may_mail=may_mail,
         public_url=public_url,
     )
-    members = Members(view, sessions, requests_per_s=limit)
     service = Service(
-        keys, members, view, public_url, settings.body_bytes_max, Bodies(bodies_bytes_max), RequestCounts()
+        keys,
+        Members(view, sessions, requests_per_s=limit),
+        view,
+        public_url,
+        settings.body_bytes_max,
+        Bodies(bodies_bytes_max),
+        RequestCounts(),
     )
 
     def changing(handler: Handler, scope: str = "queues") -> Method:
@@ -287,9 +292,10 @@ def make_app(
         ],
         exception_handlers={HTTPException: elsewhere.refused, Exception: elsewhere.failed},
     )
+    reference = Reference(lambda: operations(app))
     app.router.routes += [
-        at("/v1/openapi.json", GET=Method(Reference(lambda: operations(app)).get, None)),
-        *docs_routes(),
+        at("/v1/openapi.json", GET=Method(reference.get, None)),
+        *docs_routes(reference),
         *problem_page_routes(),
         *console_routes(registration=settings.registration, mail=mailer is not None and public_url is not None),
     ]

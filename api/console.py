@@ -6,7 +6,6 @@ console does. It calls the REST API from the browser with a session's cookie (do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from api.samples import samples
-from api.static import static_route
+from api.static import MEDIA, static_route
 
 _FOLDER: Final = Path(__file__).parent / "console_files"
 # Each JavaScript library has its own folder here, with its license and the checksums of its unchanged files.
@@ -26,12 +25,6 @@ _PAGE: Final = "index.html"
 _SERVER: Final = "https://[server]"  # in a shell, a URL with brackets needs quotes
 _KEY: Final = "API_KEY"
 _QUEUE_ID: Final = "QUEUE_ID"
-_MEDIA: Final[Mapping[str, str]] = {
-    ".html": "text/html",
-    ".js": "text/javascript",
-    ".css": "text/css",
-    ".svg": "image/svg+xml",
-}
 
 
 def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
@@ -41,7 +34,7 @@ def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
     """
     routes = [Route("/", _to_console), static_route("/console/samples.json", "application/json", _samples())]
     for file in console_files():
-        media, content = _MEDIA[file.suffix], file.read_bytes()
+        media, content = MEDIA[file.suffix], file.read_bytes()
         if file.name != _PAGE:
             routes.append(static_route(f"/console/{file.name}", media, content))
             continue
@@ -55,7 +48,7 @@ def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
 
 def console_files() -> list[Path]:
     """Return the files of the console: its own files, and those of the vendored libraries."""
-    vendored = (file for file in _VENDORED.glob("*/*") if file.suffix in _MEDIA)
+    vendored = (file for file in _VENDORED.glob("*/*") if file.suffix in MEDIA)
     return [*sorted(_FOLDER.iterdir()), *sorted(vendored)]
 
 

@@ -69,6 +69,28 @@ _RATE_LIMITS: Final[Mapping[str, Any]] = {
         **_TEXT,
     },
 }
+# The groups of operations, in the order of the reference.
+_TAGS: Final[Mapping[str, str]] = {
+    "messages": "Messages are put on a queue and delivered to each of its listeners.",
+    "queues": "A queue has listeners. Each of them gets all messages of the queue.",
+    "listeners": "A listener is a URL to which Everput sends the messages of a queue.",
+    "deliveries": "A delivery brings one message to one listener. It is retried until the listener accepts it.",
+    "replays": "A replay sends messages of a time range to a listener again.",
+    "statistics": "Counts over time: messages, failed attempts, latency, backlog.",
+    "log": "The log has every event of the organization.",
+    "organizations": "An organization owns queues, listeners, messages and API keys.",
+    "members": "Members are the accounts that act in an organization.",
+    "invitations": "An invitation lets a person join an organization.",
+    "keys": "Programs authenticate with API keys.",
+    "accounts": "An account belongs to a person.",
+    "sessions": "A session is a person's sign-in.",
+}
+_TAG_OF: Final[Mapping[str, str]] = {
+    "changes": "log",
+    "overview": "statistics",
+    "redrive": "deliveries",
+    "replay": "replays",
+}
 _ABOUT: Final = """Put a message on a queue, and every listener of the queue gets it by HTTP POST.
 
 Errors are problem details (RFC 9457): `type` names the kind of the problem, `detail` says what to do. The ID of a
@@ -93,6 +115,7 @@ def document(routes: Iterable[tuple[str, str, str | None]], *, server: str) -> d
         "openapi": "3.1.0",
         "info": {"title": "Everput", "version": version("everput"), "description": _ABOUT},
         "servers": [{"url": server}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "webhooks": _webhooks(schemas),
         "components": {
@@ -186,7 +209,7 @@ def _operation(
         "operationId": doc.name,
         "summary": doc.summary,
         "description": DESCRIPTIONS[doc.name],
-        "tags": [path.rsplit("/", maxsplit=1)[-1] if not names else _tag(path)],
+        "tags": [_tag(path)],
         "security": _SECURITY.get(doc.asks, []),
         "parameters": [_parameter(one) for one in (*parameters, *doc.parameters)],
         "responses": _responses(doc, schemas),
@@ -220,8 +243,9 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, O
 
 
 def _tag(path: str) -> str:
-    """Return the last part of an API path that names a collection, such as `queues`."""
-    return [part for part in path.split("/") if part.endswith("s")][-1]
+    """Return the name of the group to which the operations of a path belong: its last part that names one."""
+    parts = [_TAG_OF.get(part, part) for part in path.split("/")]
+    return next(part for part in reversed(parts) if part in _TAGS)
 
 
 def _headers(doc: OperationDoc) -> list[tuple[str, str]]:

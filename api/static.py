@@ -18,6 +18,12 @@ from starlette.routing import Route
 
 from api.etags import is_known
 
+MEDIA: Final[Mapping[str, str]] = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
 # The pages may load scripts and styles only from this server, and may not make HTML from strings (trusted types).
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import posixpath
 import re
 import shlex
+from pathlib import Path
 
 import httpx
 import msgspec
+import orjson
 import pytest
 from api_client import make_api
 
-from api import shapes
+from api import docs, shapes
 from api.app import operations
 from api.calls import Call
 from api.descriptions import DESCRIPTIONS
@@ -28,6 +31,8 @@ from broker.delivery.reading.message import Message
 from everput import answers
 from everput.answers import Notification
 
+FOLDER = Path(docs.__file__).parent / "reference_files"
+IMPORT = re.compile(r'import .* from "([^"]+)"')
 ANSWERS = [module.name for module in pkgutil.iter_modules(answers.__path__)]
 SUMMARY_VERBS = {
     *(
@@ -164,17 +169,52 @@ async def test_the_page_and_its_files_come_from_here_alone():
     api = await make_api()
     page = await api.bare.get("/docs")
     assert page.status_code == 200
-    policy = page.headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "http" not in policy
-    files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert len(files) == 4
-    for file in files:
-        found = await api.bare.get(f"/{file}")
-        assert found.status_code == 200
+    files = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+    assert {"docs/reference.js", "docs/reference.css", "console/console.css"} <= set(files)
+    for path in FOLDER.glob("*.js"):
+        files += [f"docs/{path.name}", *(f"docs/{name}" for name in IMPORT.findall(path.read_text()))]
+    for file in {posixpath.normpath(file) for file in files}:
+        found = await api.bare.get(f"/{file}", follow_redirects=True)
+        assert found.status_code == 200, file
         assert found.content
-    for other in ("/docs/swagger-editor.js", "/docs/..%2Fcore.py", "/docs/", "/docs/index.html"):
+    for file in ("/docs", "/docs/reference.js", "/docs/reference.json"):
+        policy = (await api.bare.get(file)).headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        assert "require-trusted-types-for 'script'; trusted-types 'none'" in policy
+    for other in ("/docs/try.py", "/docs/..%2Fcore.py", "/docs/", "/docs/index.html"):
         assert (await api.bare.get(other)).status_code == 404
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
+def test_no_file_of_the_page_names_an_outside_host_or_makes_html_of_text(path):
+    text = path.read_text()
+    assert set(re.findall(r"https?://[\w.]+", text)) == set()
+    assert (
+        re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|localStorage|\.style\b", text)
+        == []
+    )
+    assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", text) == []
+
+
+async def test_the_pages_document_is_the_same_compressed_and_knows_no_server():
+    api = await make_api()
+    answer = await api.bare.get("/docs/reference.json", headers={"accept-encoding": "gzip"})
+    assert (answer.status_code, answer.headers["content-encoding"]) == (200, "gzip")
+    assert int(answer.headers["content-length"]) < len(answer.content) / 10
+    assert orjson.loads(answer.text.replace("https://[server]", "http://api.example.com")) == await reference()
+    known = {"accept-encoding": "gzip", "if-none-match": answer.headers["etag"]}
+    assert (await api.bare.get("/docs/reference.json", headers=known)).status_code == 304
+
+
+async def test_each_operation_is_in_one_group_and_each_group_is_described():
+    doc = await reference()
+    groups = [tag["name"] for tag in doc["tags"]]
+    used = [one["tags"] for path in doc["paths"].values() for one in path.values()]
+    assert all(len(tags) == 1 for tags in used)
+    assert {tags[0] for tags in used} == set(groups)
+    assert all(tag["description"].endswith(".") for tag in doc["tags"])
 
 
 def test_what_a_listener_gets_is_as_told():

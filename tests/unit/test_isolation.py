@@ -114,9 +114,7 @@ OPEN = {
     "GET /v1/openapi.json",
     "GET /docs",
 }
-OPEN |= {
-    f"GET /docs/{file}" for file in ("favicon-32x32.png", "reference.js", "swagger-ui-bundle.js", "swagger-ui.css")
-}
+OPEN |= {f"GET /docs/{file}" for file in ("reference.css", "reference.js", "reference.json", "schemas.js", "try.js")}
 # The console's files know nobody: what they show they ask the API for, as whoever is signed in.
 OPEN |= {"GET /", "GET /problems", "GET /console/samples.json"} | {
     f"GET /problems/{code}" for code in (*PROBLEM_TYPES, *SAME_AS)
