@@ -1,58 +1,59 @@
 """A page of a headless Chromium, for tests of the console and for its pictures.
 
-For: starting Chromium with a profile of its own, driving a page by the DevTools protocol, and collecting what the page
-reports as errors. Not for: what is tested (tests/unit/test_console_pages.py), the README's picture
-(docs/pictures/screenshot.py)."""
+For: starting the machine's own Chromium with Playwright, driving a page, collecting the errors that the page reports,
+and checking its accessibility with axe. Not for: what is tested (tests/unit/test_console_pages.py), the pictures of the
+documentation (docs/pictures/screenshots.py).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import itertools
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
+from playwright.async_api import CDPSession, ConsoleMessage, Error, Page, async_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PATIENCE_S = 60
+_AXE = Path(__file__).parent / "vendored/axe-core/axe.min.js"
+# One line for each element that breaks a rule.
+_VIOLATIONS = """axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations.flatMap(
+  ({id, nodes}) => nodes.map(({target, failureSummary}) => `${id}: ${target.join(" ")} ${failureSummary}`)))"""
 
 
 class Browser:
     """A page of a headless Chromium. `errors` holds what the page has reported: exceptions, errors in its console, and
-    violations of its content security policy.
+    violations of its content security policy. `page` is Playwright's own.
     """
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, page: Page, protocol: CDPSession) -> None:
         self.errors: list[str] = []
-        self._socket = socket
-        self._numbers = itertools.count(1)
+        self.page = page
+        self._protocol = protocol
+        page.on("pageerror", self._thrown)
+        page.on("console", self._said)
+
+    def _thrown(self, error: Error) -> None:
+        self.errors.append(error.stack or error.message)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(f"{message.text} {message.location.get('url', '')}")
 
     async def call(self, method: str, **params: Any) -> Any:
-        """Call a method of the protocol, and return its result."""
-        number = next(self._numbers)
-        await self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while True:
-            answer = json.loads(await self._socket.recv())
-            if answer.get("id") == number:
-                return answer["result"]
-            self._note(answer.get("method"), answer.get("params", {}))
-
-    def _note(self, method: str | None, params: dict[str, Any]) -> None:
-        if method == "Runtime.exceptionThrown":
-            details = params["exceptionDetails"]
-            self.errors.append(details.get("exception", {}).get("description") or details["text"])
-        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
-            self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+        """Call a method of the DevTools protocol, and return its result."""
+        return await self._protocol.send(method, params)
 
     async def run(self, script: str) -> Any:
-        """Run JavaScript in the page, await what it returns, and return that."""
+        """Run JavaScript in the page, await what it returns, and return that.
+
+        Playwright's own `evaluate` needs `eval`, which the page's content security policy forbids.
+        """
         found = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in found:
             raise AssertionError(found["exceptionDetails"]["exception"].get("description"))
@@ -60,25 +61,24 @@ class Browser:
 
     async def until(self, condition: str) -> None:
         """Wait until a condition holds in the page."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not await self.run(condition):
-                await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not await self.run(condition):
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"the page did not become so: {condition}") from None
 
     async def size(self, width: int, height: int) -> None:
-        await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        await self.page.set_viewport_size({"width": width, "height": height})
 
-    async def color_scheme(self, name: str) -> None:
+    async def color_scheme(self, name: Any) -> None:
         """Show the page as `light` or `dark`."""
-        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+        await self.page.emulate_media(color_scheme=name)
 
     async def go(self, url: str) -> None:
         """Load a page, and wait until it is loaded."""
-        await self.call("Page.navigate", url="about:blank")
-        await self.until("location.href === 'about:blank'")
-        await self.call("Page.navigate", url=url)
-        await self.until("location.href !== 'about:blank' && document.readyState === 'complete'")
+        await self.page.goto("about:blank")
+        await self.page.goto(url)
 
     async def sign_in(self, url: str, email: str, password: str) -> None:
         """Sign in at the server with this URL."""
@@ -90,36 +90,38 @@ class Browser:
         status = await self.run(f"{asked}.then((answer) => answer.status)")
         assert status == 200, f"the server answered the sign-in with {status}"
 
+    async def violations(self) -> list[str]:
+        """Return what axe finds wrong with the accessibility of the page as it is now."""
+        if not await self.run("typeof axe !== 'undefined'"):
+            await self.run(f"{_AXE.read_text()}\n0")
+        found: list[str] = await self.run(_VIOLATIONS)
+        return found
+
     async def picture(self, **more: Any) -> bytes:
         """Return a picture of the page as PNG."""
-        taken = await self.call("Page.captureScreenshot", format="png", **more)
-        return base64.b64decode(taken["data"])
+        return await self.page.screenshot(**more)
 
 
 @asynccontextmanager
-async def browser() -> AsyncIterator[Browser]:
-    """Start Chromium, open a page, and end Chromium afterwards."""
+async def browser(**options: Any) -> AsyncIterator[Browser]:
+    """Start Chromium, open a page, and end Chromium afterwards. `options` are those of a Playwright context."""
+    async with chromium() as opened:
+        yield await opened(options)
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Any]:
+    """Start Chromium, and end it afterwards. The result opens a page without the cookies of other pages."""
     if CHROMIUM is None:
         raise RuntimeError("Chromium is needed. Install it, and put it on the PATH.")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            *(CHROMIUM, "--headless", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--hide-scrollbars"),
-            *(("--no-sandbox",) if os.geteuid() == 0 else ()),  # Chromium has no sandbox for root
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            port_file = Path(profile, "DevToolsActivePort")
-            async with asyncio.timeout(PATIENCE_S):
-                while not port_file.exists() or "\n" not in port_file.read_text():
-                    await asyncio.sleep(0.1)
-            port, target = port_file.read_text().split()
-            async with connect(f"ws://127.0.0.1:{port}{target}", max_size=None) as socket:
-                made = await Browser(socket).call("Target.createTarget", url="about:blank")
-            async with connect(f"ws://127.0.0.1:{port}/devtools/page/{made['targetId']}", max_size=None) as socket:
-                page = Browser(socket)
-                for domain in ("Runtime", "Log", "Page"):
-                    await page.call(f"{domain}.enable")
-                yield page
-        finally:
-            process.terminate()
-            await process.wait()
+    sandbox = () if os.geteuid() else ("--no-sandbox",)  # Chromium has no sandbox for root.
+    async with async_playwright() as driver:
+        started = await driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+
+        async def opened(options: Mapping[str, Any]) -> Browser:
+            context = await started.new_context(**options)
+            page = await context.new_page()
+            return Browser(page, await context.new_cdp_session(page))
+
+        yield opened
+        await started.close()

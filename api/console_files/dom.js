@@ -133,9 +133,9 @@ export function table(caption, columns, rows, empty) {
   return tableOf(caption, columns, body);
 }
 
-/** Create a table around a body. columns: names or nodes. */
+/** Create a table around a body. columns: names or nodes; an empty name is that of the buttons. */
 export function tableOf(caption, columns, body, properties = {}) {
-  const heads = columns.map((name) => el("th", { scope: "col" }, name));
+  const heads = columns.map((name) => el("th", { scope: "col" }, name || el("span", { class: "unseen" }, "Actions")));
   return el(
     "table",
     properties,

@@ -50,10 +50,11 @@ async def serving(api=None, **options):
 
 @contextlib.asynccontextmanager
 async def live_api(**parts):
-    """An Api whose requests go over HTTP to a live server."""
+    """An Api whose requests go over HTTP to a live server. server: its options."""
+    options = parts.pop("server", {})
     api = await make_api(**parts)
     await api.bare.aclose()
-    async with serving(api) as port:
+    async with serving(api, **options) as port:
         api.bare = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", timeout=60, event_hooks={"response": [as_documented]}
         )

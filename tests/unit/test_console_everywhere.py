@@ -1,0 +1,169 @@
+"""Every page and dialog of the console in Chromium, on a desk and on a phone, by day and by night.
+
+axe finds nothing wrong, nothing overflows, and nothing is reported as an error. The keyboard leads everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from test_api_accounts import SAME, WHO
+from test_console_pages import CHARTS, DRAWN, Shop, needs_chromium, opened, shop
+
+from api import console
+from tests.browser import Browser, browser
+
+__all__ = ["shop"]  # the fixture
+
+pytestmark = [needs_chromium, pytest.mark.timeout(300)]
+LOOKS = [(width, height, scheme) for width, height in ((1440, 900), (390, 844)) for scheme in ("light", "dark")]
+VIEWS = re.findall(
+    r'^  \["([^"]+)", show\w+\]', (Path(console.__file__).parent / "console_files/main.js").read_text(), re.MULTILINE
+)
+READY = """document.querySelector('main h1') !== null && !/Loading…/.test(document.querySelector('main').textContent) &&
+  ![...document.querySelectorAll('main td')].some((one) => one.textContent === '…') &&
+  [...document.querySelectorAll('.over-time .plot')].every((one) => one.querySelector('canvas') !== null)"""
+# The elements that are wider than the screen, without those that scroll inside another.
+WIDE = """(() => {
+  const wide = document.documentElement.clientWidth;
+  const scrolls = (one) => one.closest('.scroll, pre, .u-wrap, .over-time, table > thead') !== null;
+  return [...document.querySelectorAll('body *')].filter((one) => !scrolls(one) && one.checkVisibility())
+    .filter((one) => one.getBoundingClientRect().right > wide + 1 && getComputedStyle(one).position !== 'absolute')
+    .map((one) => `${one.tagName} ${one.className} ${one.textContent.slice(0, 40)}`);
+})()"""
+
+
+async def put(shop: Shop, path: str, body: dict[str, object]) -> httpx.Response:
+    """Send a PUT as the shop's member."""
+    async with httpx.AsyncClient(base_url=shop.url, headers=SAME, timeout=60) as http:
+        await http.post("/v1/sessions", json=WHO)
+        return (await http.put(path, json=body, headers={"everput-organization": shop.organization})).raise_for_status()
+
+
+async def faults(page: Browser, where: str) -> list[str]:
+    """Return what is wrong with a page or a dialog, in each size and color scheme."""
+    found = []
+    for width, height, scheme in LOOKS:
+        await page.size(width, height)
+        await page.color_scheme(scheme)
+        here = f"{where} at {width} px, {scheme}:"
+        found += [f"{here} overflow of {one}" for one in await page.run(WIDE)]
+        if await page.run("document.documentElement.scrollWidth") > width:
+            found.append(f"{here} the page scrolls sideways")
+        found += [f"{here} {one}" for one in await page.violations()]
+        if await page.run(f"{CHARTS}.length > 0"):
+            line = await page.run("getComputedStyle(document.documentElement).getPropertyValue('--line').trim()")
+            rgb = ",".join(str(int(line[at : at + 2], 16)) for at in (1, 3, 5))
+            if rgb not in await page.run(f"({DRAWN})({CHARTS}[0].querySelector('canvas'))"):
+                found.append(f"{here} the chart has other colors")
+    found += [f"{where}: {one}" for one in page.errors]
+    page.errors.clear()
+    await page.size(1440, 900)
+    return found
+
+
+@pytest.fixture
+async def page(shop: Shop) -> AsyncIterator[Browser]:
+    """A page whose person is signed in."""
+    async with browser(viewport={"width": 1440, "height": 900}) as made:
+        await opened(made, shop.url, "/overview")
+        await made.until(READY)
+        yield made
+
+
+async def test_every_page(shop: Shop, page: Browser):
+    data = '{"order": 7, "name": "' + "a long name without spaces".replace(" ", "") * 12 + '"}'
+    messages = f"/v1/queues/{shop.queue}/messages"
+    message = (await put(shop, messages, {"data": data, "key": "k" * 60})).json()["message"]["id"]
+    await put(shop, f"/v1/organizations/{shop.organization}/keys", {"name": "deploy", "scopes": ["messages"]})
+    await put(shop, f"/v1/organizations/{shop.organization}/invitations", {"email": "bob@example.com"})
+    ids = {"queue_id": shop.queue, "listener_id": shop.listener, "message_id": message, "token": "evi_unknown"}
+    ids |= {"organization_id": shop.organization}
+    found = []
+    for view in VIEWS:
+        path = re.sub(r":(\w+)", lambda name: ids[name[1]], view)
+        await page.go(f"{shop.url}/console#/{path}")
+        await page.until(READY)
+        if view.endswith("keys"):
+            page.errors.clear()
+        found += await faults(page, view)
+    assert not found, "\n".join(found)
+
+
+async def test_the_pages_for_who_is_not_signed_in(shop: Shop):
+    async with browser(viewport={"width": 1440, "height": 900}) as page:
+        await page.go(f"{shop.url}/console")
+        await page.until("document.querySelector('input[type=password]') !== null")
+        page.errors.clear()  # Chromium reports the 401 of the page's question who is signed in.
+        found = await faults(page, "sign-in")
+        await page.go(f"{shop.url}/console#/invitation/evi_unknown")
+        await page.until("document.querySelector('main h1') !== null")
+        page.errors.clear()
+        found += await faults(page, "invitation")
+        for path in ("/problems", "/problems/refused"):
+            await page.go(f"{shop.url}{path}")
+            found += await faults(page, path)
+        assert found == []
+
+
+async def press(page: Browser, name: str) -> None:
+    await page.page.get_by_role("button", name=name, exact=True).first.click()
+
+
+async def test_every_dialog(shop: Shop, page: Browser):
+    listener = f"/queues/{shop.queue}/listeners/{shop.listener}"
+    dialogs: list[tuple[str, str, Callable[[], Awaitable[None]]]] = [
+        ("/queues", "create queue", lambda: press(page, "Create queue")),
+        (f"/queues/{shop.queue}", "rename queue", lambda: press(page, "Rename")),
+        (f"/queues/{shop.queue}", "delete queue", lambda: press(page, "Delete")),
+        (f"/queues/{shop.queue}", "create listener", lambda: press(page, "Create listener")),
+        (listener, "edit listener", lambda: press(page, "Edit")),
+        (listener, "secret", lambda: press(page, "Manage secret")),
+        ("/keys", "create key", lambda: press(page, "Create API key")),
+        ("/overview", "palette", lambda: page.page.keyboard.press("Control+k")),
+        ("/overview", "keys of the keyboard", lambda: page.page.keyboard.press("?")),
+    ]
+    found = []
+    for path, name, opens in dialogs:
+        await page.go(f"{shop.url}/console#{path}")
+        await page.until(READY)
+        await opens()
+        await page.until("document.querySelector('dialog[open], form.new') !== null")
+        found += await faults(page, f"dialog: {name}")
+    assert not found, "\n".join(found)
+
+
+async def test_the_keyboard_leads_to_the_search_to_any_page_and_to_help(shop: Shop, page: Browser):
+    keyboard = page.page.keyboard
+    message = (await put(shop, f"/v1/queues/{shop.queue}/messages", {"data": "x"})).json()["message"]["id"]
+    await page.go(f"{shop.url}/console#/queues")
+    await page.until(READY)
+    await keyboard.press("/")
+    await keyboard.type("ord?")  # and a question mark is text there
+    assert await page.run("document.activeElement.value") == "ord?"
+    for text, address in (
+        ("log", "#/log"),
+        ("bill", f"#/queues/{shop.queue}/listeners/{shop.listener}"),
+        ("orders", f"#/queues/{shop.queue}"),
+        (message, f"#/queues/{shop.queue}/messages/{message}"),
+    ):
+        await keyboard.press("Control+k")
+        await keyboard.type(text)
+        chosen = "document.querySelector('.options [aria-selected=true]')?.textContent.toLowerCase()"
+        await page.until(f"{chosen}?.includes('{text}')")
+        await keyboard.press("Enter")
+        await page.until(f"location.hash === '{address}'")
+    await page.until(READY)
+    await keyboard.press("?")
+    await page.until("document.querySelector('dialog[open] kbd') !== null")
+    await keyboard.press("Escape")
+    await page.until("document.querySelector('dialog') === null")
+    assert page.errors == []
+
+
+def test_the_pages_of_the_test_are_those_of_the_console():
+    assert {"overview", "queues", "log", "queues/:queue_id/messages/:message_id"} <= set(VIEWS)
