@@ -243,7 +243,7 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, O
 
 
 def _tag(path: str) -> str:
-    """Return the name of the group to which the operations of a path belong: its last part that names one."""
+    """Return the group to which a path's operations belong: the last part of the path that names a group."""
     parts = [_TAG_OF.get(part, part) for part in path.split("/")]
     return next(part for part in reversed(parts) if part in _TAGS)
 

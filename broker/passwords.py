@@ -96,7 +96,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
     Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """
-    import zxcvbn  # Its dictionaries take 12 MiB, and most processes never judge a password.
+    import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
     # Such a short text is left only of a password with too many different symbols to be a word.

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 _UNUSED_FOR_S: Final = 30 * 86_400.0
 # Let the processes that need Kafka start before Java's class archive (a cache of classes) is made.
 _AFTER_S: Final = 10.0
-_IDLE_WITHIN_S: Final = 300.0  # a machine that is busy for longer gets its archive nevertheless
+_IDLE_WITHIN_S: Final = 300.0  # on a machine that stays busy, the class archive is made after this time
 _IDLE_LOAD: Final = 0.5  # load average per processor
 _LOOK_S: Final = 10.0
 _STEP_WITHIN_S: Final = 120.0
