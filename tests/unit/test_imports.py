@@ -31,3 +31,17 @@ def test_the_clients_are_imported_when_they_are_used():
     done = subprocess.run([sys.executable, "-P", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "<class 'everput.client.Client'>\n"
     assert "AttributeError: module 'everput' has no attribute 'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["show", "export"])
+def test_a_command_is_imported_without_garbage_collections_and_runs_with_them(name: str):
+    command = f"""
+import gc
+from cli.app import everput
+collections = []
+gc.callbacks.append(lambda phase, info: collections.append(phase))
+found = everput.get_command(None, {name!r})
+print(len(collections) <= 2, gc.isenabled(), found.name)  # at most the one that was due meanwhile
+"""
+    said = subprocess.run([sys.executable, "-P", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert said == f"True True {name}\n"
