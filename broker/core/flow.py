@@ -69,14 +69,20 @@ class Pace:
         self._burst_s = burst_s
         self._free_at_s = 0.0
 
-    def begin(self, at_s: float) -> bool:
-        """Count an attempt against the rate limit, and return whether it may begin now. `at_s` is in seconds of any
-        monotonic clock.
+    def begin(self, at_s: float, messages: int = 1) -> bool:
+        """Count an attempt with this many messages against the rate limit, and return whether it may begin now. `at_s`
+        is in seconds of any monotonic clock.
+
+        A batch may exceed the rate when it begins. The next attempt then waits longer.
         """
-        if self._free_at_s > at_s + self._burst_s:
+        if not self.allows(at_s):
             return False
-        self._free_at_s = max(self._free_at_s, at_s) + 1 / self.rate_per_s
+        self._free_at_s = max(self._free_at_s, at_s) + messages / self.rate_per_s
         return True
+
+    def allows(self, at_s: float) -> bool:
+        """Return whether an attempt may begin now, without counting it."""
+        return self._free_at_s <= at_s + self._burst_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

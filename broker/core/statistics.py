@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from broker.core.delivery import taken
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, StatisticsCounted, StatisticsRow
 from broker.core.histogram import BOUNDS_MS, buckets
 
@@ -199,8 +200,11 @@ class Totals:
 
 
 def answer_name(status: int | None, error: str | None) -> str:
-    """Return the name under which a failed attempt is counted: its HTTP status, or its error if there was no answer."""
-    if status is not None:
+    """Return the name under which a failed attempt is counted: its HTTP status, or its error if there was no answer.
+
+    It is the error, too, if a 2xx answer to a batch rejected the message.
+    """
+    if status is not None and not (taken(status) and error):
         return str(status) if status in _STATUSES else "other"
     return error if error and len(error) <= _ANSWER_CHARS_MAX else "other"
 

@@ -1,6 +1,7 @@
 """A listener's answer as it is kept for people: bounded, and without the listener's secrets.
 
-For: parsing the received bytes once more, off the path of deliveries, and hiding secrets. All of it is foreign text.
+For: parsing the received bytes once more, off the path of single deliveries, and hiding secrets. All of it is foreign
+text.
 Not for: what an answer means (broker/core/delivery.py), storing it (broker/delivery/dispatch/kept_answers.py).
 """
 
@@ -67,6 +68,24 @@ class _Parsed:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.complete = False
         return self.status()
+
+
+class Body(NamedTuple):
+    """The body of a listener's answer. `complete` is False if the connection has ended before the body."""
+
+    data: bytes
+    complete: bool
+
+
+def read_body(raw: bytes) -> Body:
+    """Parse an HTTP answer, and return its body. `raw` begins with the answer's first byte.
+
+    A body without a declared length ends with the connection.
+    """
+    parsed = _Parsed()
+    parsed.parse(raw)
+    declared = any(name.lower() in ("content-length", "transfer-encoding") for name, _ in parsed.headers)
+    return Body(bytes(parsed.body), parsed.complete or not declared)
 
 
 def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:

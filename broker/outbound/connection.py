@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # the bytes of the connection's last answer; an equal answer is not parsed
         self._again_status = 0
-        self._keeps = False  # True while the bytes of the current answer are collected
+        self._keeps = 0  # at most this many bytes of the current answer are collected
         self.times = REUSED  # of opening it
         # The owner of the connection stores its request here. When the answer ends, it is removed.
         self.work: Any = None
@@ -155,20 +155,20 @@ class Connection(asyncio.Protocol):
         """Fail the current request with the error `timeout`."""
         self._fail("timeout")
 
-    def keep(self, ended: Callable[[bytes], None]) -> None:
+    def keep(self, ended: Callable[[bytes], None], bytes_max: int = KEPT_BYTES_MAX) -> None:
         """Keep the first bytes of the answer that is arriving now. Call `ended` with these bytes when the answer or the
         connection has ended. Only Owner.answered() may call this.
         """
         # The bytes of an answer that is equal to the last one were not collected. They are in `_again`.
         if not self._head:
             self._head.append(self._again)
-        self._keeps = True
+        self._keeps = bytes_max
         self._owner = _Keeping(self, self._owner, ended)
 
     def kept(self, owner: Owner) -> bytes:
         """Return the answer's bytes that were kept, and make `owner` the owner of this connection again."""
-        self._owner, self._keeps = owner, False
-        kept = b"".join(self._head)[:KEPT_BYTES_MAX]
+        kept = b"".join(self._head)[: self._keeps]
+        self._owner, self._keeps = owner, 0
         self._head.clear()
         return kept
 
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
             self._finished()
             return
         self._bytes += len(data)
-        if not self._answered or (self._keeps and self._bytes <= KEPT_BYTES_MAX + len(data)):
+        if not self._answered or (self._keeps and self._bytes <= self._keeps + len(data)):
             self._head.append(data)
         try:
             self._parser.feed_data(data)

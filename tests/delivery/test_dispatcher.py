@@ -306,7 +306,7 @@ async def test_only_attempts_count_against_the_rate_not_those_that_wait_for_thei
     counted: list[float] = []
     begin = Pace.begin
 
-    def counting(self, at_s):
+    def counting(self, at_s, messages):
         may = begin(self, at_s)
         if may:
             counted.append(at_s)

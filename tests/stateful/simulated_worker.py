@@ -13,6 +13,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from broker.core.damage import Damage
 from broker.core.delivery import DROPPED
 from broker.core.entities import Queue
@@ -21,7 +23,7 @@ from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.fairness import Sockets
-from broker.delivery.dispatch.stream import Delivery
+from broker.delivery.dispatch.stream import Delivery, DeliveryBatch
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
@@ -41,13 +43,17 @@ if TYPE_CHECKING:
 SETTINGS = Settings(kafka=KafkaSettings(bootstrap="none"), sealing_key="")
 SEALER = Sealer(new_sealing_key())
 SEALED = SEALER.seal("whsec_" + "a2tr" * 8)
+BATCH_MAX = 3
+BREAKS_OFF = 0.1  # the chance that the answer to a batch ends before its end
 WORKS_OFF_MAX = 60  # steps of each
 STIRS = 0.6  # the chance that anything goes on in a worker beside what else happens
 CRASH_BETWEEN = 0.1  # the chance that a worker dies after a record of `outstanding` and before its cursor passes
 
 
 class Connection:
-    """What a dispatcher sends on. phase: idle, sent, taken (its answer is on the way)."""
+    """What a dispatcher sends on. phase: idle, sent, taken (its answer is on the way). refused: the ids of a batch's
+    messages that the listener does not take.
+    """
 
     def __init__(self, owner: Attempts, worker: SimWorker, target: Target) -> None:
         self.owner, self.worker, self.target = owner, worker, target
@@ -59,31 +65,49 @@ class Connection:
         self.times = REUSED
         self.kept: Callable[[bytes], None] | None = None  # told the answer when it has ended
         self.phase = "idle"
-        self.message: Message | None = None
+        self.messages: tuple[Message, ...] = ()
+        self.refused: list[str] = []
         self.crash: int | None = None  # whose worker has gone, or given its partition up, while it was under way
 
-    def send(self, _request: bytes, work: Delivery, at: float) -> None:
+    def send(self, request: bytes, work: tuple[Delivery, ...], at: float) -> None:
         world, listener = self.worker.world, self.owner.dispatcher.listener
-        self.work, self.at, self.phase, self.message, self.crash = work, at, "sent", work.message, None
+        self.work, self.at, self.phase, self.crash = work, at, "sent", None
+        self.messages, self.refused = tuple(one.message for one in work), []
+        if isinstance(work, DeliveryBatch):
+            sent = [one["id"] for one in orjson.loads(request.partition(b"\r\n\r\n")[2])]
+            if sent != [message.id.decode() for message in self.messages] or len(sent) > BATCH_MAX:
+                world.found.append(f"misformed: a batch with {sent}")
         mine = [one for one in self.worker.requests if one.owner is self.owner]
         if self.worker.cut is not None:
             self.crash = self.worker.cut
-            world.more_in_flight(self.crash)
+            world.more_in_flight(self.crash, len(work))
         elif world.under_way(listener.id) >= max(listener.settings.max_in_flight, self.worker.share.workers):
             world.found.append("too many: more under way than max_in_flight")
         if self.worker.cut is None:
-            world.attempted(listener, self.message, work.number)
-            world.changes.sent(self.worker, listener.name, work.stream.partition, self.message)
-        key = self.message.key
-        if key is not None and any(one.message.key == key and one.work.state is not DROPPED for one in mine):
-            world.found.append(f"out of order: two of the key {key} under way")
+            for one in work:
+                world.attempted(listener, one.message, one.number)
+                world.changes.sent(self.worker, listener.name, one.stream.partition, one.message)
+        keys = [one.key for one in self.messages if one.key is not None]
+        keys += {
+            message.key
+            for one in mine
+            for message, delivery in zip(one.messages, one.work, strict=True)
+            if message.key is not None and delivery.state is not DROPPED
+        }
+        if len(set(keys)) < len(keys):
+            world.found.append(f"out of order: two of a key under way, of {keys}")
         self.worker.requests.append(self)
 
-    def take(self) -> None:
-        """The listener takes the message."""
+    def take(self, refused: float = 0.0) -> None:
+        """The listener takes the message, or those of a batch but for this part of them."""
+        world, listener = self.worker.world, self.owner.dispatcher.listener
         self.phase = "taken"
-        self.worker.world.take(self.owner.dispatcher.listener.name, self.message, self.crash)
-        self.worker.world.changes.took(self.owner.dispatcher.listener.name, self.message, self)
+        for message in self.messages:
+            if refused and isinstance(self.work, DeliveryBatch) and world.dice.random() < refused:
+                self.refused.append(message.id.decode())
+            else:
+                world.take(listener.name, message, self.crash)
+                world.changes.took(listener.name, message, self)
 
     def answer(self, status: int, retry_after_s: int | None = None) -> None:
         self.worker.acts()
@@ -91,11 +115,17 @@ class Connection:
         self.used += 1
         if self.kept is not None:
             kept, self.kept = self.kept, None
-            kept(b"HTTP/1.1 %d Said\r\ncontent-length: 0\r\n\r\n" % status)
+            body = orjson.dumps({"failed": self.refused}) if self.refused else b""
+            if isinstance(self.work, DeliveryBatch) and status == 200 and self.worker.world.dice.random() < BREAKS_OFF:
+                kept(b"HTTP/1.1 200 Said\r\ncontent-length: %d\r\n\r\n%b" % (len(body) + 1, body))
+                self._end(lost=True)
+                self.owner.lost(self)
+                return
+            kept(b"HTTP/1.1 %d Said\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
         self._end()
         self.owner.released(self)
 
-    def keep(self, ended: Callable[[bytes], None]) -> None:
+    def keep(self, ended: Callable[[bytes], None], _bytes_max: int = 0) -> None:
         self.kept = ended
 
     def fail(self, error: str) -> None:
@@ -117,8 +147,9 @@ class Connection:
 
     def _end(self, *, lost: bool = False) -> None:
         if lost and self.phase == "taken":
-            self.worker.world.record.lost_answers += 1
-            self.worker.world.changes.lost(self.owner.dispatcher.listener.name, self.message, self)
+            for message in self.messages:
+                self.worker.world.record.lost_answers += 1
+                self.worker.world.changes.lost(self.owner.dispatcher.listener.name, message, self)
         if self in self.worker.requests:
             self.worker.requests.remove(self)
         self.work, self.phase = None, "idle"
@@ -141,8 +172,10 @@ class Loop:
     def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
         self._soon.append((callback, arguments))
 
-    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> None:
-        self._later.append((self.time() + delay_s, callback, arguments))
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> SimpleNamespace:
+        timer = (self.time() + delay_s, callback, arguments)
+        self._later.append(timer)
+        return SimpleNamespace(cancel=lambda: self._later.remove(timer) if timer in self._later else None)
 
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
         self.connecting.append(Task(coroutine, self._worker))

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from msgspec import UNSET
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from broker import time_offsets
 from broker.core import window
@@ -26,7 +27,7 @@ from broker.core.codec import decode, encode
 from broker.core.cursor import Cursor
 from broker.core.delivery import ENDED, HOLDS
 from broker.core.entities import Listener
-from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery, ListenerSettings, MessagePut
+from broker.core.events import Batch, DeliveryParked, DeliverySetAside, KeptDelivery, ListenerSettings, MessagePut
 from broker.core.flow import Share
 from broker.core.ids import message_id
 from broker.delivery import assignment, background, roster
@@ -53,7 +54,7 @@ from broker.ports import SESSION_TIMEOUT_MS
 from tests.scenarios.verdict import Crash, Put, Record, Taken, violations
 from tests.stateful.simulated_changes import SimChanges
 from tests.stateful.simulated_log import Pause, Shared, SimKafka, in_turn
-from tests.stateful.simulated_worker import SEALED, Connection, Dealt, Loop, SimWorker, Task, Timeout
+from tests.stateful.simulated_worker import BATCH_MAX, SEALED, Connection, Dealt, Loop, SimWorker, Task, Timeout
 
 PARTITIONS = 2
 QUEUES = ("own", "other")
@@ -63,6 +64,7 @@ ROUNDS_MAX = 600
 CHECKED = 0.2  # the part of all steps after which every delivery is looked at
 TUNING = Tuning(
     ring_max=6,
+    batches_held=2,
     rest_s=0.0,  # a run has its own ticks
     held_max=5,
     key_waiting_max=1,
@@ -207,6 +209,8 @@ class World:
                 self.outage = dice.random() < 0.3
                 if len(self.listeners) < 3 and dice.random() < 0.1:
                     self.listen()
+                if dice.random() < 0.2:
+                    self.change_batch(dice.choice(self.listeners))
                 if dice.random() < 0.3:
                     kept = dice.choice((None, *self.kept.values()))
                     one = dice.choice(self.listeners) if kept is None else self.listener(kept.listener_id)
@@ -262,7 +266,10 @@ class World:
     def listen(self) -> None:
         dice, name = self.dice, f"l{len(self.listeners)}"
         settings = ListenerSettings(
-            max_in_flight=dice.randint(1, 4), max_attempts=dice.choice((None, None, 3)), timeout_ms=1_000
+            max_in_flight=dice.randint(1, 4),
+            max_attempts=dice.choice((None, None, 3)),
+            timeout_ms=1_000,
+            batch=self.batch(),
         )
         listener = Listener(
             id=f"id-{name}",
@@ -284,6 +291,24 @@ class World:
             one.note(listener.id)
             if one.cut is None and dice.random() < 0.7:
                 one.follow()
+
+    def batch(self) -> Batch | UnsetType:
+        """The setting of some listeners. max_bytes: of one message, or more than all."""
+        dice = self.dice
+        if dice.random() < 0.6:
+            return UNSET
+        return Batch(
+            max_messages=dice.randint(2, BATCH_MAX),
+            max_bytes=dice.choice((600, 1 << 20, 1 << 20)),
+            wait_ms=dice.choice((0, 20, 3_000, 10_000)),
+        )
+
+    def change_batch(self, listener: Listener) -> None:
+        """The listener takes batches from now on, or other ones, or none."""
+        changed = replace(listener, settings=msgspec.structs.replace(listener.settings, batch=self.batch()))
+        self.listeners[self.listeners.index(listener)] = changed
+        for one in self.workers:
+            one.note(listener.id)
 
     async def read_time(self) -> None:
         """What a request takes, in awaits at which others go on."""
@@ -333,7 +358,7 @@ class World:
             return
         mood = self.moods[request.owner.dispatcher.listener.name]
         if mood == "well" or (mood == "flaky" and self.dice.random() < 0.5):
-            request.take()
+            request.take(refused=0.0 if mood == "well" else 0.3)
             if self.dice.random() < 0.7:
                 request.answer(200)
         elif mood == "busy":
@@ -398,9 +423,9 @@ class World:
         requests = (one for worker in self.workers for one in worker.requests)
         return sum(one.owner.dispatcher.listener.id == listener_id and one.crash is None for one in requests)
 
-    def more_in_flight(self, number: int) -> None:
+    def more_in_flight(self, number: int, messages: int = 1) -> None:
         crash = self.record.crashes[number]
-        self.record.crashes[number] = replace(crash, in_flight=crash.in_flight + 1)
+        self.record.crashes[number] = replace(crash, in_flight=crash.in_flight + messages)
         self.lasts(number)
 
     def lasts(self, number: int) -> None:
@@ -413,7 +438,8 @@ class World:
             one.crash = len(self.record.crashes)
         saved_s = worker.saved_ms / 1000
         of_slow_s = max(saved_s - TUNING.low_priority_s, worker.all_saved_ms / 1000)
-        self.record.crashes.append(Crash(at_s, at_s, saved_s, len(worker.requests), since_of_slow=of_slow_s))
+        in_flight = sum(len(one.messages) for one in worker.requests)
+        self.record.crashes.append(Crash(at_s, at_s, saved_s, in_flight, since_of_slow=of_slow_s))
 
     def unavailable(self) -> bool:
         return self.outage and self.dice.random() < 0.5

@@ -102,10 +102,12 @@ def has_no_limit(self):
     self.limit = 1_000
 
 
-def parks_at_once_and_silently(self, one, *_):
-    if one.state is not DROPPED:
-        one.state = Leaving(None, None, None)
-        self.dispatcher.settle(one)
+def parks_at_once_and_silently(self, deliveries, *_, **__):
+    for one in deliveries:
+        if one.state is not DROPPED:
+            one.state = Leaving(None, None, None)
+            self.dispatcher.settle(one)
+    return []
 
 
 def starts_at_the_beginning(_self, cursors, partition):
@@ -277,7 +279,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (flow.Share, "of", shares_by_partitions, "too many"),
         (checkpoints.Checkpoints, "_store", commits_unasked, "set back"),
         (checkpoints.Checkpoints, "_may_wait", commits_who_gives_way_at_hand_overs_only, "repeated"),
-        (Attempts, "_failed", parks_at_once_and_silently, "committed past"),
+        (Attempts, "follow_up", parks_at_once_and_silently, "committed past"),
         (Listener, "stands_at", starts_at_the_beginning, "too early"),
         (Listener, "stands_at", starts_at_the_newest, "lost"),
         (dispatcher.Dispatcher, "drop", drops_nothing, "repeated"),

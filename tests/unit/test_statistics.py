@@ -217,6 +217,8 @@ def test_an_event_that_comes_too_late_counts_for_nobody():
         (422, None, "422"),
         (99, None, "other"),
         (None, "refused", "refused"),
+        (200, "failed-in-batch", "failed-in-batch"),
+        (500, "failed-in-batch", "500"),
         (None, None, "other"),
         (None, "e" * 33, "other"),
     ],

@@ -11,13 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from msgspec import UnsetType
 
+from broker.core.batching import batch_body, batch_id, element
 from broker.core.circuit import Circuit
 from broker.core.delivery import (
+    AGAIN,
+    AWAY,
     CONNECTING,
     DELIVERED,
     DROPPED,
@@ -38,15 +42,20 @@ from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.kept_answers import KeptAnswers
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
-from broker.delivery.dispatch.stream import Assigned, Delivery, Stream, message_of, now_ms
-from broker.delivery.reading.message import Message
+from broker.delivery.dispatch.spans import Spans
+from broker.delivery.dispatch.stream import Assigned, Delivery, DeliveryBatch, Stream, message_of, now_ms
 from broker.delivery.tuning import Tuning
 from broker.outbound.addresses import parse_url
-from broker.outbound.connection import ConnectFailed, Connection, NotTried
+from broker.outbound.connection import BODY_BYTES_MAX, ConnectFailed, Connection, NotTried
 from broker.outbound.request import Opened, also_signed, post_head
-from broker.ports import Span
 
 log = logging.getLogger(__name__)
+
+
+class BatchAnswered(Protocol):
+    """The interface of a listener's batches that handles the answers to them."""
+
+    def answered(self, deliveries: DeliveryBatch, status: int, took_ms: int, raw: bytes, /) -> None: ...
 
 
 class Attempting(Protocol):
@@ -62,11 +71,12 @@ class Attempting(Protocol):
     memory: Room
     behind: dict[Stream, None]
 
+    @property
+    def batches(self) -> BatchAnswered: ...
     def pump(self) -> None: ...
     def refill(self) -> None: ...
     def settle(self, delivery: Delivery, state: State, /) -> None: ...
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None, /) -> None: ...
-    def stand_down(self) -> None: ...
     def stand_down_if_away(self) -> bool: ...
     def gone(self) -> None: ...
     def touch(self, partition: int, /) -> bool: ...
@@ -77,8 +87,8 @@ class Attempts:
 
     __slots__ = (
         *("_circuit", "_deliveries", "_dice", "_former", "_head", "_limits", "_loop", "_queue", "_signer"),
-        *("_render", "_spans", "_timeout_s", "_tracing", "_tuning", "answers", "connections", "dispatcher", "error"),
-        "policy",
+        *("_render", "_timeout_s", "_tuning", "answers", "batch", "connections", "dispatcher", "error"),
+        *("policy", "spans"),
     )
 
     def __init__(
@@ -97,8 +107,7 @@ class Attempts:
         self._dice = dice  # draws the jitter of retries
         self._loop = loop
         self.error: str | None = None  # of the last attempt
-        self._tracing = network.tracing
-        self._spans: dict[Delivery, Span] = {}  # spans of requests in flight
+        self.spans = Spans(network.tracing)
         self.answers = KeptAnswers(dispatcher.touch)
         target = parse_url(dispatcher.listener.notify_url)
         self.connections = Connections(self, network, target, dispatcher.tuning)
@@ -119,11 +128,13 @@ class Attempts:
         )
         self._head = post_head(self.connections.target, opened)
         self._render = None if isinstance(settings.format, UnsetType) else RENDER.get(settings.format)
+        # An e-mail, and a body in another format, carries one message.
+        self.batch = None if self._render is not None or self.connections.target.mail else listener.batch
         self.answers.update(listener, opened)
 
     def under_way(self) -> set[Delivery]:
         """Return the deliveries of which a request was sent and is not answered yet."""
-        return {connection.work for connection in self.connections.sent}
+        return {delivery for connection in self.connections.sent for delivery in connection.work or ()}
 
     def attempting(self, partition: int, offset: int) -> Delivery | None:
         """Return the delivery of the message at this offset, if a request of it was sent and is not answered yet."""
@@ -134,32 +145,42 @@ class Attempts:
 
     # An attempt begins
 
-    def connect(self, delivery: Delivery) -> None:
-        """Open a connection, and send the delivery on it."""
-        delivery.state = CONNECTING
-        self.connections.make(delivery, self._connect(delivery))
+    def connect(self, deliveries: DeliveryBatch | tuple[Delivery]) -> None:
+        """Open a connection, and send the deliveries on it in one request."""
+        for delivery in deliveries:
+            delivery.state = CONNECTING
+        self.connections.make(deliveries, self._connect(deliveries))
 
-    async def _connect(self, delivery: Delivery) -> None:
+    async def _connect(self, deliveries: DeliveryBatch | tuple[Delivery]) -> None:
         try:
             began_s = self._loop.time()
             target, found = await self.connections.connect()
             if isinstance(found, ConnectFailed):
                 tried = not isinstance(found, NotTried)
                 failure = Failure(error=str(found), tried=tried, connected=False, tunnel=target.tunnel)
-                if self._tracing is not None and tried:
-                    self._begin_span(delivery, delivery.number + 1)
-                    self._end_span(delivery, None, str(found))
-                if self._failed(delivery, failure, int((self._loop.time() - began_s) * 1000)):
-                    self.answers.unanswered(delivery.stream.partition, delivery.offset, delivery.number, found.times)
+                if tried:
+                    for delivery in deliveries:
+                        self.spans.begin(delivery, delivery.number + 1, self.dispatcher.listener)
+                    self.spans.end(deliveries, None, str(found))
+                counted = self.follow_up(deliveries, failure, int((self._loop.time() - began_s) * 1000))
+                self.answers.unanswered(counted, found.times)
                 return
-            assignment = delivery.stream.assignment
-            changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
-            if changed or delivery.state is DROPPED:  # while connecting
+            going_on = [delivery for delivery in deliveries if not self._changed(delivery)]
+            if not going_on:
                 self.released(found)
+            elif isinstance(deliveries, DeliveryBatch):
+                self.send_batch(found, DeliveryBatch(going_on))
             else:
-                self.send(found, delivery)
+                self.send(found, going_on[0])
         finally:
             self._loop.call_soon(self.dispatcher.pump)
+
+    @staticmethod
+    def _changed(delivery: Delivery) -> bool:
+        """Return whether the message was updated or deleted, or the delivery was dropped, while connecting."""
+        assignment = delivery.stream.assignment
+        changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
+        return changed or delivery.state is DROPPED
 
     def send(self, connection: Connection, delivery: Delivery) -> None:
         """Send the HTTP request of an attempt."""
@@ -169,40 +190,43 @@ class Attempts:
         body = message.body(self._queue)
         if self._render is not None:
             body = self._render(body)
+        more = b"everput-attempt: %d\r\n" % delivery.number
+        if message.traceparent is not None:
+            traceparent = self.spans.begin(delivery, delivery.number, self.dispatcher.listener)
+            more += f"traceparent: {traceparent}\r\n".encode()
+        self._send(connection, (delivery,), message.id, more, body)
+
+    def send_batch(self, connection: Connection, deliveries: DeliveryBatch) -> None:
+        """Send one HTTP request with the messages of these deliveries."""
+        elements, message_ids = [], []
+        for delivery in deliveries:
+            message = message_of(delivery)
+            delivery.state = SENT
+            delivery.number += 1
+            traceparent = self.spans.begin(delivery, delivery.number, self.dispatcher.listener)
+            elements.append(element(message.id, message.body(self._queue), delivery.number, traceparent))
+            message_ids.append(message.id)
+        more = b"everput-batch: %d\r\n" % len(deliveries)
+        self._send(connection, deliveries, batch_id(message_ids), more, batch_body(elements))
+
+    def _send(
+        self, connection: Connection, deliveries: tuple[Delivery, ...], webhook_id: bytes, more: bytes, body: bytes
+    ) -> None:
+        """Sign and send a request. `more` are header lines of this request alone."""
         timestamp = b"%d" % time.time()
-        signed = self._signer.sign(message.id, timestamp, body)
+        signed = self._signer.sign(webhook_id, timestamp, body)
         if self._former:
-            more = also_signed(self._former, now_ms(), message_id=message.id, timestamp=timestamp, body=body)
-            signed += more
-            if not more:  # The former secrets have expired.
+            others = also_signed(self._former, now_ms(), message_id=webhook_id, timestamp=timestamp, body=body)
+            signed += others
+            if not others:  # The former secrets have expired.
                 self._former = ()
-        head = self._head if message.traceparent is None else self._head + self._trace_line(delivery, message)
         self.connections.sent[connection] = None
         connection.send(
-            b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\neverput-attempt: %d\r\n"
-            b"content-length: %d\r\n\r\n%b" % (head, message.id, timestamp, signed, delivery.number, len(body), body),
-            delivery,
+            b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\n%bcontent-length: %d\r\n\r\n%b"
+            % (self._head, webhook_id, timestamp, signed, more, len(body), body),
+            deliveries,
             self._loop.time(),
         )
-
-    def _trace_line(self, delivery: Delivery, message: Message) -> bytes:
-        """Return the `traceparent` header line of an attempt. Call it only for a message that is part of a trace."""
-        span = self._begin_span(delivery, delivery.number)
-        place = message.traceparent if span is None else span.traceparent
-        return f"traceparent: {place}\r\n".encode()
-
-    def _begin_span(self, delivery: Delivery, number: int) -> Span | None:
-        message = message_of(delivery)
-        if self._tracing is None or message.traceparent is None:
-            return None
-        span = self._tracing.attempt(message.traceparent, self.dispatcher.listener, message.id.decode(), number)
-        self._spans[delivery] = span
-        return span
-
-    def _end_span(self, delivery: Delivery, status: int | None, error: str | None) -> None:
-        span = self._spans.pop(delivery, None)
-        if span is not None:
-            span.end(status=status, error=error)
 
     def expire(self) -> None:
         """End the attempts that have taken longer than the listener's timeout."""
@@ -217,20 +241,29 @@ class Attempts:
         """Handle the status line of an answer, which decides the outcome of the attempt. The answer's body may follow
         later.
         """
-        delivery: Delivery = connection.work
+        deliveries: tuple[Delivery, ...] = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         connection.well = status < 500
-        if self._tracing is not None:
-            self._end_span(delivery, status, None)
+        if taken(status) and isinstance(deliveries, DeliveryBatch):
+            connection.keep(partial(self.dispatcher.batches.answered, deliveries, status, took_ms), BODY_BYTES_MAX)
+            return
+        self.spans.end(deliveries, status, None)
         if not taken(status):
             tunnel = connection.target.tunnel
-            if self._failed(delivery, Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel), took_ms):
-                self.answers.answered(delivery.stream.partition, delivery.offset, delivery.number, connection)
+            failure = Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel)
+            counted = self.follow_up(deliveries, failure, took_ms)
+            if counted:
+                self.answers.answered(counted, connection)
             if status == 410 and connection.target is self.connections.target:
                 self.dispatcher.gone()
             return
+        delivery = deliveries[0]
         if delivery.state is not DROPPED:
-            self._delivered(delivery, status, took_ms)
+            self.delivered(delivery, status, took_ms)
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """Update the limits and the circuit breaker after an attempt that the listener accepted."""
         self._limits.succeeded()
         circuit = self._circuit
         if circuit.faults or circuit.allowance is not None:
@@ -242,12 +275,13 @@ class Attempts:
         if error == "timeout":
             self._limits.timed_out(took_ms)
         stale = connection.used > 0 and connection.fresh
-        delivery: Delivery = connection.work
-        if self._tracing is not None:
-            self._end_span(delivery, None, error)
-        failure = Failure(error=error, tunnel=connection.target.tunnel, stale=stale)
-        if self._failed(delivery, failure, took_ms) and connection.used == 0:
-            self.answers.unanswered(delivery.stream.partition, delivery.offset, delivery.number, connection.times)
+        deliveries: tuple[Delivery, ...] = connection.work
+        self.spans.end(deliveries, None, error)
+        counted = self.follow_up(
+            deliveries, Failure(error=error, tunnel=connection.target.tunnel, stale=stale), took_ms
+        )
+        if connection.used == 0:
+            self.answers.unanswered(counted, connection.times)
 
     def released(self, connection: Connection) -> None:
         """Handle the end of an answer. From now on, the connection can carry another request."""
@@ -275,7 +309,8 @@ class Attempts:
 
     # What follows an attempt
 
-    def _delivered(self, delivery: Delivery, status: int, took_ms: int) -> None:
+    def delivered(self, delivery: Delivery, status: int, took_ms: int) -> None:
+        """Record that the listener has accepted the message, and settle the delivery."""
         stream = delivery.stream
         if delivery.number == 1:
             message = message_of(delivery)
@@ -289,42 +324,52 @@ class Attempts:
             stream.assignment.delivered(delivery)
         self.dispatcher.settle(delivery, DELIVERED)
 
-    def _failed(self, delivery: Delivery, failure: Failure, took_ms: int) -> bool:
-        """Decide what follows a failed attempt, and do it. Return whether the failure counts.
+    def follow_up(
+        self, deliveries: Sequence[Delivery], failure: Failure, took_ms: int, *, limited: bool = True
+    ) -> list[Delivery]:
+        """Decide what follows a failed attempt of these deliveries, and do it. Return those for which the failure
+        counts.
 
-        If the delivery was dropped meanwhile, nothing changes.
+        If a delivery was dropped meanwhile, nothing changes for it. If `limited` is true, the failure counts once for
+        the listener's limits and its circuit breaker. The deliveries of a batch share one jitter, so that they are
+        retried together.
         """
-        if delivery.state is DROPPED:
-            return False
-        at_ms, stream = now_ms(), delivery.stream
-        history = self._history(delivery, failure, at_ms - took_ms)
-        verdict = judge(
-            failure,
-            history,
-            self.policy,
-            at_ms=at_ms,
-            set_aside_after_ms=self._tuning.set_aside_after_ms,
-            jitter=self._dice(),
-        )
-        match verdict.decision:
-            case Decision.AGAIN:
-                delivery.again = True
-                self._take_back(delivery, failure)
-                self.dispatcher.stand_down_if_away()
-            case Decision.AWAY:
-                self._take_back(delivery, failure)
-                self._away(stream)
-            case Decision.PUT_OFF:
-                self._note_error("dns", stream)
-                self._deliveries.wait(delivery, at_ms + self._tuning.put_off_ms, "put off")
-                stream.touch()
-                self.dispatcher.stand_down_if_away()
-            case _:
-                delivery.number += not failure.connected
-                delivery.first_at_ms = history.first_at_ms
-                self._count_failure(delivery, failure, verdict, at_ms, took_ms)
-                return True
-        return False
+        at_ms, jitter = now_ms(), self._dice()
+        counted, again = list[Delivery](), list[Delivery]()
+        for delivery in deliveries:
+            if delivery.state is DROPPED:
+                continue
+            history = self._history(delivery, failure, at_ms - took_ms)
+            verdict = judge(
+                failure,
+                history,
+                self.policy,
+                at_ms=at_ms,
+                set_aside_after_ms=self._tuning.set_aside_after_ms,
+                jitter=jitter,
+            )
+            match verdict.decision:
+                case Decision.AGAIN | Decision.AWAY:  # The attempt does not count, and is made again.
+                    delivery.number -= failure.connected
+                    delivery.again = delivery.again or verdict is AGAIN
+                    again.append(delivery)
+                    if verdict is AWAY:
+                        self._away(delivery.stream)
+                case Decision.PUT_OFF:
+                    self._note_error("dns", delivery.stream)
+                    self._deliveries.wait(delivery, at_ms + self._tuning.put_off_ms, "put off")
+                    delivery.stream.touch()
+                case _:
+                    if limited and not counted:
+                        self._count_failure(delivery.stream, failure, verdict, at_ms)
+                    delivery.number += not failure.connected
+                    delivery.first_at_ms = history.first_at_ms
+                    self._try_later(delivery, failure, verdict, took_ms)
+                    counted.append(delivery)
+        for delivery in reversed(again):
+            self._deliveries.put_first(delivery)
+        self.dispatcher.stand_down_if_away()
+        return counted
 
     def _history(self, delivery: Delivery, failure: Failure, began_ms: int) -> History:
         entry = delivery.entry
@@ -340,38 +385,30 @@ class Attempts:
             crowded=memory.many_fail or (delivery.first_of_key and memory.many_wait),
         )
 
-    def _take_back(self, delivery: Delivery, failure: Failure) -> None:
-        """Make the delivery ready to be attempted again, without counting this attempt."""
-        if failure.connected:
-            delivery.number -= 1
-        self._deliveries.put_first(delivery)
-
-    def _count_failure(self, delivery: Delivery, failure: Failure, verdict: Verdict, at_ms: int, took_ms: int) -> None:
-        """Record the failed attempt, and update the limits and the circuit breaker. Then the delivery is retried, moved
-        to `outstanding`, or parked.
-        """
-        stream, status, error, due_ms = delivery.stream, failure.status, failure.error, verdict.due_ms
-        self._note_error(error or str(status), stream)
+    def _count_failure(self, stream: Stream, failure: Failure, verdict: Verdict, at_ms: int) -> None:
+        """Update the limits and the circuit breaker after a failed attempt."""
+        self._note_error(failure.error or str(failure.status), stream)
         limits, circuit = self._limits, self._circuit
         limits.failed()
         if verdict.slow_down:
             limits.pushed_back(at_ms, failure.retry_after_s)
-        opened = False
-        if verdict.fault:
-            opened = circuit.failed(at_ms, new=limits.new)
-        else:
+        if not verdict.fault:
             circuit.succeeded()
+        elif circuit.failed(at_ms, new=limits.new):
+            stream.pressing = True
+            self._log_opened()
+
+    def _try_later(self, delivery: Delivery, failure: Failure, verdict: Verdict, took_ms: int) -> None:
+        """Record the failed attempt of a delivery, and retry, set aside or park the delivery."""
+        stream, status, error, due_ms = delivery.stream, failure.status, failure.error, verdict.due_ms
         parked = verdict.decision is Decision.PARK
         stream.record(delivery, "parked" if parked else "failed", status, error, took_ms, due_ms)
         if verdict.decision is Decision.RETRY and due_ms is not None:
             self._deliveries.wait(delivery, due_ms, "retry")
         else:
             self.dispatcher.set_aside(delivery, status, error, due_ms)
-        if opened or parked:
+        if parked:
             stream.pressing = True
-        if opened:
-            self._log_opened()
-        self.dispatcher.stand_down_if_away()
         stream.touch()
 
     def _away(self, stream: Stream) -> None:
@@ -382,7 +419,6 @@ class Attempts:
         if self._circuit.trip(now_ms()):
             stream.pressing = True
             self._log_opened()
-        self.dispatcher.stand_down()
         stream.touch()
 
     def _log_opened(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -45,8 +45,8 @@ class Connections:
         self.network = network
         self.target = target
         self.sent: dict[Connection, None] = {}  # connections with a request, oldest first
-        # The tasks that open a connection, each with its delivery and the time of its start on the event loop's clock.
-        self.making: dict[asyncio.Task[None], tuple[Delivery, float]] = {}
+        # The tasks that open a connection, each with its deliveries and the time of its start on the loop's clock.
+        self.making: dict[asyncio.Task[None], tuple[Sequence[Delivery], float]] = {}
 
     @property
     def busy(self) -> int:
@@ -56,7 +56,7 @@ class Connections:
     def busy_since(self, at_s: float) -> bool:
         """Return whether a request was sent, or a connection was begun, at this time or later."""
         sent = next(reversed(self.sent), None)
-        _, making_s = next(reversed(self.making.values()), (None, -inf))
+        _, making_s = next(reversed(self.making.values()), ((), -inf))
         return making_s >= at_s or (sent is not None and sent.at >= at_s)
 
     @property
@@ -71,11 +71,11 @@ class Connections:
     def take_idle(self) -> Connection | None:
         return self._idle.pop() if self._idle else None
 
-    def make(self, delivery: Delivery, work: Coroutine[Any, Any, None]) -> None:
-        """Run a task that opens a connection for this delivery."""
+    def make(self, deliveries: Sequence[Delivery], work: Coroutine[Any, Any, None]) -> None:
+        """Run a task that opens a connection for an attempt of these deliveries."""
         self.network.sockets.open += 1
         task = self._loop.create_task(work)
-        self.making[task] = delivery, self._loop.time()
+        self.making[task] = deliveries, self._loop.time()
         task.add_done_callback(self._made)
 
     def _made(self, task: asyncio.Task[None]) -> None:

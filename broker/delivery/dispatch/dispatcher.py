@@ -37,6 +37,7 @@ from broker.core.window import Window
 from broker.delivery.dispatch.admission import BEGIN, Admission, Admissions
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.backlog import Backlog
+from broker.delivery.dispatch.batches import Batches
 from broker.delivery.dispatch.connections import Network
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.limits import Limits
@@ -88,8 +89,8 @@ class Dispatcher:
         self.behind, self.room_for, self.refill = backlog.behind, backlog.room_for, backlog.refill
         self.set_aside_before, self.sets_aside = backlog.set_aside_before, backlog.sets_aside
         self.attempts = Attempts(self, network, dice, loop)
-        self.connections = self.attempts.connections
-        self.answers = self.attempts.answers
+        self.batches = Batches(self, self._may_begin, loop)
+        self.connections, self.answers = self.attempts.connections, self.attempts.answers
         self.under_way, self.attempting = self.attempts.under_way, self.attempts.attempting
         self.update(listener, share=share)
 
@@ -101,6 +102,7 @@ class Dispatcher:
         before, self.listener = self.listener, listener
         self.said_gone = False
         self.attempts.update(listener, self.opened)
+        self.batches.update(self.attempts.batch)
         self.limits.update(listener.settings, share)
         if listener.paused is not None:
             self.stand_down()
@@ -137,7 +139,7 @@ class Dispatcher:
             return
         self.deliveries.ready.append(delivery)
         self.activate()
-        if self.connections.busy < self.limits.flow.limit:
+        if self.connections.busy < self.limits.flow.limit or self.batches.setting is not None:
             self.pump()
 
     def pump(self) -> None:
@@ -145,18 +147,16 @@ class Dispatcher:
         ready = self.deliveries.ready
         if not self.sending or not ready:
             return
+        if self.batches.setting is not None:
+            self.batches.pump(self.batches.setting)
+            return
         connections, attempts = self.connections, self.attempts
         # This repeats the code of the property `connections.busy`, because calling the property would be slower.
         sent, making = connections.sent, connections.making
         most = self.limits.most(len(sent) + len(making))
         while ready and len(sent) + len(making) < most:
             delivery = ready.popleft()
-            admission = self._admissions.of(delivery)
-            if admission is not BEGIN:
-                self._turn_away(delivery, admission)
-                continue
-            assignment = delivery.stream.assignment
-            if assignment.known_changes and assignment.hold(delivery):
+            if not self._may_begin(delivery):
                 continue
             if not connections.may_have_one or not self.limits.begin(self._loop.time()):
                 ready.appendleft(delivery)
@@ -165,7 +165,16 @@ class Dispatcher:
             if connection is not None:
                 attempts.send(connection, delivery)
             else:
-                attempts.connect(delivery)
+                attempts.connect((delivery,))
+
+    def _may_begin(self, delivery: Delivery) -> bool:
+        """Return whether an attempt of the delivery may begin now. If not, let the delivery wait or leave."""
+        admission = self._admissions.of(delivery)
+        if admission is not BEGIN:
+            self._turn_away(delivery, admission)
+            return False
+        assignment = delivery.stream.assignment
+        return not (assignment.known_changes and assignment.hold(delivery))
 
     def _turn_away(self, delivery: Delivery, admission: Admission) -> None:
         """Let a delivery wait, or move it to the topic `outstanding`. No attempt of it may begin now."""
@@ -189,9 +198,7 @@ class Dispatcher:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
     def touch(self, partition: int) -> bool:
-        """Include the partition in the next checkpoint. Return False if the worker does not own the partition
-        any more.
-        """
+        """Include the partition in the next checkpoint. Return False if the worker no longer owns it."""
         stream = self.streams.get(partition)
         if stream is not None:
             stream.touch()
@@ -291,7 +298,8 @@ class Dispatcher:
         """Free the memory of all messages that are not in flight, because the listener may be down or paused for long.
         They are read again later.
         """
-        connecting = (delivery for delivery, _ in self.connections.making.values())
+        self.batches.forget()
+        connecting = (delivery for deliveries, _ in self.connections.making.values() for delivery in deliveries)
         for delivery in self.deliveries.stand_down((*self.attempts.under_way(), *connecting)):
             delivery.put_at_ms = message_of(delivery).put_at_ms
             self._let_go(delivery)

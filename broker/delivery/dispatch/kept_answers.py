@@ -9,7 +9,7 @@ reading what was kept (broker/kafka/answers.py).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import orjson
@@ -17,9 +17,9 @@ import orjson
 from broker.core.catalogue import masked_url, shown_url
 from broker.core.entities import Listener
 from broker.core.events import AnsweredAttempt, AnswersKept, KeptAnswer
-from broker.delivery.dispatch.stream import now_ms
+from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.outbound.answer import hidden, read_answer, secrets_of
-from broker.outbound.connection import REUSED, Connection, Times
+from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
 ANSWERS_MAX: Final = 20  # of one listener, at most this many different HTTP answers are stored in a minute
@@ -31,7 +31,12 @@ _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
 _CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that make no other answer
 
+_Attempt = tuple[int, int, int]  # partition, offset, and number: 1 for a delivery's first attempt
 _Found = tuple[str, int, int]  # the id of a stored HTTP answer, its partition, and the time at which it was stored
+
+
+def _attempts(deliveries: Sequence[Delivery]) -> list[_Attempt]:
+    return [(delivery.stream.partition, delivery.offset, delivery.number) for delivery in deliveries]
 
 
 class KeptAnswers:
@@ -69,23 +74,29 @@ class KeptAnswers:
         self._kept.clear()  # They were of another request.
         self._parsed.clear()
 
-    def unanswered(self, partition: int, offset: int, number: int, times: Times) -> None:
-        """Record how long connecting took in an attempt without an answer. `number` is 1 for a delivery's first
-        attempt.
-        """
+    def unanswered(self, deliveries: Sequence[Delivery], times: Times) -> None:
+        """Record how long connecting took in an attempt of these deliveries without an answer."""
         if times != REUSED:
-            self._add(partition, (offset, number, "", 0, 0, *times))
+            for partition, offset, number in _attempts(deliveries):
+                self._add(partition, (offset, number, "", 0, 0, *times))
 
-    def answered(self, partition: int, offset: int, number: int, connection: Connection) -> None:
-        """Record the listener's answer to an attempt when the whole answer has arrived."""
+    def answered(self, deliveries: Sequence[Delivery], connection: Connection) -> None:
+        """Record the listener's answer to an attempt of these deliveries when the whole answer has arrived."""
         times = connection.times if connection.used == 0 else REUSED
+        attempts = _attempts(deliveries)  # A later attempt has another number.
+        connection.keep(lambda raw: self._ended(attempts, times, raw))
 
-        def ended(raw: bytes) -> None:
-            found = self._find(partition, raw)
-            if found is not None or times != REUSED:
+    def refused(self, deliveries: Sequence[Delivery], raw: bytes) -> None:
+        """Record an answer to a batch that rejects these deliveries. `raw` begins with the answer's first byte."""
+        self._ended(_attempts(deliveries), REUSED, raw[:KEPT_BYTES_MAX])
+
+    def _ended(self, attempts: Sequence[_Attempt], times: Times, raw: bytes) -> None:
+        if not attempts:
+            return
+        found = self._find(attempts[0][0], raw)
+        if found is not None or times != REUSED:
+            for partition, offset, number in attempts:
                 self._add(partition, (offset, number, *(found or ("", 0, 0)), *times))
-
-        connection.keep(ended)
 
     def _add(self, partition: int, attempt: AnsweredAttempt) -> None:
         attempts = self._attempts.get(partition, [])

@@ -89,10 +89,17 @@ class Limits:
             most = allowance
         return min(most, self._tuning.attempts_new_max) if self.new else most
 
-    def begin(self, at_s: float) -> bool:
-        """Count the start of one attempt, and return True. Return False if the rate limit does not allow it yet."""
+    def may_begin(self, at_s: float) -> bool:
+        """Return whether the rate limit allows an attempt now, without counting it."""
+        self._too_early = self._pace is not None and not self._pace.allows(at_s)
+        return not self._too_early
+
+    def begin(self, at_s: float, messages: int = 1) -> bool:
+        """Count the start of one attempt with this many messages, and return True. Return False if the rate limit does
+        not allow it yet.
+        """
         if self._pace is not None:
-            self._too_early = not self._pace.begin(at_s)
+            self._too_early = not self._pace.begin(at_s, messages)
             if self._too_early:
                 return False
         # Leave one attempt permitted, in case the listener becomes slow or failing before attempts are divided again.

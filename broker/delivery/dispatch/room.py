@@ -16,7 +16,10 @@ from broker.delivery.tuning import Tuning
 class Room:
     """The memory for one listener's messages in a worker, and its limits."""
 
-    __slots__ = ("_circuit", "_deliveries", "_limits", "bytes_share", "held", "held_bytes", "setting_aside", "tuning")
+    __slots__ = (
+        *("_circuit", "_deliveries", "_limits", "batch_max", "bytes_share", "held", "held_bytes", "setting_aside"),
+        "tuning",
+    )
 
     def __init__(self, circuit: Circuit, limits: Limits, deliveries: DeliveryQueue, tuning: Tuning) -> None:
         self.tuning = tuning
@@ -25,6 +28,7 @@ class Room:
         self._deliveries = deliveries
         self.held = self.held_bytes = 0  # messages in memory, and their size
         self.bytes_share = tuning.held_bytes_max  # `held_bytes` may grow to this
+        self.batch_max = 0  # the most messages of a batch, or 0
         # By delivery, the bytes of each that is being written to `outstanding` before Kafka deletes its message.
         self.setting_aside: dict[Delivery, int] = {}
 
@@ -38,7 +42,7 @@ class Room:
             return 0
         if limits.took_ms is None or allowance is not None:
             return self.tuning.held_per_attempt * limits.able + len(self._deliveries.retries)
-        held_max = self.tuning.held_max
+        held_max = max(self.tuning.held_max, self.tuning.batches_held * self.batch_max)
         return held_max if limits.quick else min(held_max, held_max // 2 + len(self._deliveries.retries))
 
     @property
@@ -52,7 +56,8 @@ class Room:
     def many_fail(self) -> bool:
         """Whether deliveries that wait for a retry take too much of the listener's memory."""
         most = self.held_max
-        return most > 0 and len(self._deliveries.retries) >= max(1, min(self.tuning.retries_max, most // 2))
+        retries_max = max(self.tuning.retries_max, self.batch_max)
+        return most > 0 and len(self._deliveries.retries) >= max(1, min(retries_max, most // 2))
 
     @property
     def many_wait(self) -> bool:

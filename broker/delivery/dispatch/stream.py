@@ -113,6 +113,12 @@ class Delivery:
         self.put_at_ms = 0  # kept when `message` is dropped
 
 
+class DeliveryBatch(tuple[Delivery, ...]):
+    """The deliveries of one request in batch format, in the order of its body. There may be only one."""
+
+    __slots__ = ()
+
+
 def message_of(delivery: Delivery) -> Message:
     """Return the delivery's message. Raises RuntimeError if the message is not in memory."""
     message = delivery.message

@@ -1,0 +1,108 @@
+"""Batches: which deliveries share one request, what the request's body is, and which messages its answer rejects.
+
+For: a listener with the setting `batch`. Pure. Not for: admission and limits (broker/delivery/dispatch/batches.py),
+sending, and what follows an attempt (delivery.py).
+
+A request in batch format carries a JSON array with one object for each message. The order is the order of delivery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+
+from broker.core.events import Batch
+
+# The error of a message that the listener has named in `failed`, although the status of its answer was 2xx.
+FAILED_IN_BATCH: Final = "failed-in-batch"
+_ID_DIGITS: Final = 32
+_HALVINGS_MAX: Final = 10  # halves the highest `max_messages` to one message
+_AROUND: Final = len(b'{"id":"","content_type":"application/json","attempt":9999999999,"body":},')
+_AROUND_TRACE: Final = len(b'"traceparent":"",')
+
+
+class FormingBatch:
+    """A batch that takes deliveries in order until it is full.
+
+    A message that has failed k times shares its batch with fewer others: the batch has at most max_messages / 2^k
+    messages. Otherwise one message that a listener can't process would use up the attempts of all its neighbors.
+    """
+
+    __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
+
+    def __init__(self, batch: Batch) -> None:
+        self._bytes = 1  # the brackets of the array, less the comma that the last element does not have
+        self._bytes_max = batch.max_bytes
+        self._messages_max = self._limit = batch.max_messages  # the limit of this batch, and that of every batch
+        self.messages = 0
+        self.full = False  # whether the batch takes no more messages
+
+    def takes(self, size: int, failed: int) -> bool:
+        """Add a message to the batch, and return True. Return False if it must go into the next batch.
+
+        `size` is the size of its element in bytes. `failed` is how many attempts have failed. An empty batch takes a
+        message of any size.
+        """
+        messages_max = min(self._messages_max, max(1, self._limit >> min(failed, _HALVINGS_MAX)))
+        if self.full or (self.messages and (self.messages >= messages_max or self._bytes + size > self._bytes_max)):
+            self.full = True
+            return False
+        self._messages_max = messages_max
+        self._bytes += size
+        self.messages += 1
+        self.full = self.messages >= messages_max or self._bytes >= self._bytes_max
+        return True
+
+
+def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
+    """Return whether these messages fill a batch, so that it need not wait for more. Each is (size, failed), as in
+    FormingBatch.takes().
+    """
+    forming = FormingBatch(batch)
+    for size, failed in messages:
+        forming.takes(size, failed)
+        if forming.full:
+            return True
+    return False
+
+
+def batch_id(message_ids: Iterable[bytes]) -> bytes:
+    """Return the `webhook-id` of a batch. The same messages in the same order have the same id."""
+    return b"batch_" + hashlib.sha256(b",".join(message_ids)).hexdigest()[:_ID_DIGITS].encode()
+
+
+def element(message_id: bytes, body: bytes, attempt: int, traceparent: str | None) -> bytes:
+    """Return the JSON object of one message in a batch. `body` is the JSON of a request with this message alone."""
+    trace = b"" if traceparent is None else b'"traceparent":"%b",' % traceparent.encode()
+    return b'{"id":"%b","content_type":"application/json","attempt":%d,%b"body":%b}' % (
+        message_id,
+        attempt,
+        trace,
+        body,
+    )
+
+
+def element_bytes_max(message_id: bytes, body: bytes, traceparent: str | None) -> int:
+    """Return the size of a message's element and the comma after it, with the longest attempt number."""
+    size = _AROUND + len(message_id) + len(body)
+    return size if traceparent is None else size + _AROUND_TRACE + len(traceparent)
+
+
+def batch_body(elements: Iterable[bytes]) -> bytes:
+    """Return the body of a request in batch format."""
+    return b"[%b]" % b",".join(elements)
+
+
+def failed_ids(body: bytes) -> frozenset[str]:
+    """Return the message ids that a listener's 2xx answer to a batch rejects: the strings in the list `failed` of a
+    JSON object. Any other body rejects no message.
+    """
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return frozenset()
+    failed = answer.get("failed") if isinstance(answer, dict) else None
+    return frozenset(one for one in failed if isinstance(one, str)) if isinstance(failed, list) else frozenset()

@@ -1,0 +1,168 @@
+"""The batches of one listener: when a batch is sent, which of the ready deliveries it carries, and what a 2xx answer to
+it means for each of them.
+
+For: a listener with the setting `batch`. Each of its attempts carries several messages. Not for: the size of a batch
+and its format (broker/core/batching.py), sending (attempts.py), the limits (limits.py).
+
+A batch is sent as soon as it is full. A batch that is not full is sent when its first message has waited `wait_ms`. If
+nothing is in flight, it is sent at once if no more messages fit into memory, or if messages wait for the ordering key
+of another. Of each ordering key, a batch has at most one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from broker.core.batching import FAILED_IN_BATCH, FormingBatch, element_bytes_max, failed_ids, fills
+from broker.core.delivery import DROPPED, Failure
+from broker.core.entities import Queue
+from broker.core.events import Batch
+from broker.delivery.dispatch.attempts import Attempts
+from broker.delivery.dispatch.delivery_queue import DeliveryQueue
+from broker.delivery.dispatch.limits import Limits
+from broker.delivery.dispatch.room import Room
+from broker.delivery.dispatch.stream import Delivery, DeliveryBatch, Stream, message_of
+from broker.outbound.answer import read_body
+from broker.outbound.connection import BODY_BYTES_MAX
+
+
+class Batching(Protocol):
+    """The interface of a listener's dispatcher that its batches use."""
+
+    queue: Queue
+    limits: Limits
+    deliveries: DeliveryQueue
+    memory: Room
+    behind: dict[Stream, None]
+    attempts: Attempts
+
+    def pump(self) -> None: ...
+    def room(self) -> bool: ...
+
+
+class Batches:
+    """The batches of one dispatcher. `setting` is None while each request carries one message."""
+
+    __slots__ = ("_dispatcher", "_due", "_loop", "_may_begin", "_timer", "setting")
+
+    def __init__(
+        self, dispatcher: Batching, may_begin: Callable[[Delivery], bool], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._may_begin = may_begin
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None  # runs while the first of the ready deliveries waits
+        self._due = False  # whether the next batch is sent even if it is not full
+        self.setting: Batch | None = None
+
+    def update(self, setting: Batch | None) -> None:
+        """Apply the listener's setting `batch` to deliveries that are ready, too."""
+        self._dispatcher.memory.batch_max = 0 if setting is None else setting.max_messages
+        if setting != self.setting:
+            self.setting = setting
+            self.forget()
+            self._loop.call_soon(self._dispatcher.pump)
+
+    def pump(self, batch: Batch) -> None:
+        """Begin as many attempts as the listener's limits and the size of its batches allow."""
+        dispatcher = self._dispatcher
+        ready, limits, attempts = dispatcher.deliveries.ready, dispatcher.limits, dispatcher.attempts
+        connections, at_s = attempts.connections, self._loop.time()
+        if self._timer is None and not self._due:
+            # With a `wait_ms` of 0, this is called as soon as the event loop has handed over what was read together.
+            self._timer = self._loop.call_later(batch.wait_ms / 1000, self._waited)
+        while ready and connections.busy < limits.most(connections.busy):
+            if not self._sends(batch) or not connections.may_have_one or not limits.may_begin(at_s):
+                return
+            deliveries = self._next(batch)
+            if deliveries:
+                limits.begin(at_s, len(deliveries))
+                connection = connections.take_idle()
+                if connection is not None:
+                    attempts.send_batch(connection, deliveries)
+                else:
+                    attempts.connect(deliveries)
+        if not ready:
+            self.forget()
+
+    def answered(self, deliveries: DeliveryBatch, status: int, took_ms: int, raw: bytes) -> None:
+        """Handle the whole 2xx answer to a batch. Its body may reject some of the messages.
+
+        If the connection was closed before the end of the body, all messages are sent again, because the missing part
+        may reject some of them.
+        """
+        attempts, cut, rejected = self._dispatcher.attempts, False, frozenset[str]()
+        if len(raw) < BODY_BYTES_MAX:  # A longer answer rejects no message.
+            body = read_body(raw)
+            cut, rejected = not body.complete, failed_ids(body.data)
+        attempts.spans.end(deliveries, None if cut else status, "closed" if cut else None)
+        if cut:
+            attempts.follow_up(deliveries, Failure(error="closed"), took_ms)
+            return
+        failed = [one for one in deliveries if rejected and one.message and one.message.id.decode() in rejected]
+        none_taken, not_taken = len(failed) == len(deliveries), set(failed)
+        if not none_taken:
+            attempts.succeeded()
+        for delivery in deliveries:
+            if delivery.state is not DROPPED and delivery not in not_taken:
+                attempts.delivered(delivery, status, took_ms)
+        if failed:
+            failure = Failure(status=status, error=FAILED_IN_BATCH)
+            attempts.answers.refused(attempts.follow_up(failed, failure, took_ms, limited=none_taken), raw)
+
+    def forget(self) -> None:
+        """Begin the next wait with the next message, because no delivery is ready, or the setting has changed."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._due = None, False
+
+    def _sends(self, batch: Batch) -> bool:
+        """Return whether a batch of the ready deliveries is sent now."""
+        if self._due:
+            return True
+        dispatcher = self._dispatcher
+        ready = dispatcher.deliveries.ready
+        if len(ready) >= batch.max_messages:
+            return True
+        # Only these two can close a batch that has fewer messages.
+        may_fill = dispatcher.memory.held_bytes >= batch.max_bytes or ready[0].number > 0
+        if may_fill and fills(batch, ((message_of(one).size, _failed(one)) for one in ready)):
+            return True
+        if dispatcher.attempts.connections.busy:
+            return False
+        no_more = not dispatcher.room() or any(stream.window.full for stream in dispatcher.behind)
+        return no_more or dispatcher.deliveries.keys.waiting > 0
+
+    def _next(self, batch: Batch) -> DeliveryBatch:
+        """Remove and return the deliveries of the next batch. The batch is empty if it has to wait for more messages
+        after all, because some of the ready deliveries may not begin.
+        """
+        ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
+        chosen, turned_away = list[Delivery](), False
+        while ready and not forming.full:
+            delivery = ready.popleft()
+            if not self._may_begin(delivery):
+                turned_away = True
+                continue
+            message = message_of(delivery)
+            size = element_bytes_max(message.id, message.body(queue), message.traceparent)
+            if forming.takes(size, _failed(delivery)):
+                chosen.append(delivery)
+            else:
+                ready.appendleft(delivery)
+        if turned_away and not forming.full and not self._due:
+            ready.extendleft(reversed(chosen))
+            chosen.clear()
+        return DeliveryBatch(chosen)
+
+    def _waited(self) -> None:
+        self._timer, self._due = None, True
+        self._dispatcher.pump()
+
+
+def _failed(delivery: Delivery) -> int:
+    """Return how many attempts of the delivery have failed since its last redrive."""
+    entry = delivery.entry
+    return delivery.number if entry is None else delivery.number - entry.forgiven
