@@ -84,6 +84,7 @@ class Secrets:
         return {
             "test": {
                 "message_id": trial.message_id,
+                **({} if trial.batch_id is None else {"batch_id": trial.batch_id}),
                 "status": trial.status,
                 "error": trial.error,
                 "took_ms": trial.took_ms,

@@ -14,6 +14,7 @@ import orjson
 
 from broker.core.codec import CLASSES
 from cli.short_ids import short_id
+from cli.steps import result
 from cli.visible import visible
 
 Part = str | tuple[str, str]  # one part of an output line: its text, and its color if it has one
@@ -123,7 +124,7 @@ def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     rest = dict(event)
     number, outcome, took_ms = (rest.pop(name) for name in ("number", "outcome", "took_ms"))
     status, error, next_at_ms = (rest.pop(name) for name in ("status", "error", "next_at_ms"))
-    text = f"attempt {number} {outcome}: {error if status is None else status} after {took_ms or 'under 1'} ms"
+    text = f"attempt {number} {outcome}: {result(status, error)} after {took_ms or 'under 1'} ms"
     if next_at_ms is not None:
         text += f", next in {(next_at_ms - event['at_ms']) / 1000:.1f} s"
     return rest, text
@@ -133,7 +134,7 @@ def _tested(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the text of a listener test, and the event without the fields that this text contains."""
     rest = dict(event)
     status, error, took_ms, answers = (rest.pop(name) for name in ("status", "error", "took_ms", "answers"))
-    text = f"{error if status is None else status} after {took_ms or 'under 1'} ms"
+    text = f"{result(status, error)} after {took_ms or 'under 1'} ms"
     text += _durations([rest.pop(name) for name in ("dns_ms", "connect_ms", "tls_ms")])
     return rest, text + "".join(f", answer: {visible(' '.join(body.split()))}" for _, _, _, body, *_ in answers)
 

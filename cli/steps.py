@@ -1,4 +1,4 @@
-"""How long an attempt took, in words. Not for: the answers that hold the durations (everput/answers)."""
+"""The result of an attempt and how long it took, in words. Not for: the answers that hold them (everput/answers)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from everput.answers import AttemptFields, TrialFields
 def took(ms: int) -> str:
     """Return a duration as text. A duration that rounds to 0 ms is shown as `under 1 ms`."""
     return f"{ms} ms" if ms else "under 1 ms"
+
+
+def result(status: int | None, error: str | None) -> str:
+    """Return the result of an attempt as text: the HTTP status, or why there was none. Return both for a message
+    that the answer to a batch rejects.
+    """
+    return " ".join(str(one) for one in (status, error) if one is not None)
 
 
 def steps(attempt: AttemptFields | TrialFields) -> str:

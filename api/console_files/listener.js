@@ -163,7 +163,7 @@ async function said(act) {
 async function test(ids, listener) {
   await said(async () => {
     const result = (await ask("testListener", { ids })).body.test;
-    const good = result.status >= 200 && result.status < 300;
+    const good = result.status >= 200 && result.status < 300 && !result.error;
     await dialog(good ? "The listener accepted the test" : "The listener did not accept the test", (close) =>
       el(
         "div",
@@ -171,7 +171,7 @@ async function test(ids, listener) {
         el(
           "p",
           {},
-          `Everput sent one test message to ${listener.notify_url}, bypassing the queue. Result: ${outcome(result.status, result.error)}, after ${took(result.took_ms)}${stepsWords(result)}.`,
+          `Everput sent ${result.batch_id ? "a batch of " : ""}one test message to ${listener.notify_url}, bypassing the queue. Result: ${outcome(result.status, result.error)}, after ${took(result.took_ms)}${stepsWords(result)}.`,
         ),
         result.answer ? el("pre", {}, replyText(result.answer)) : null,
         el(

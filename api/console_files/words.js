@@ -44,7 +44,7 @@ export function shortened(text, length) {
 
 /** Return the result of an attempt: its HTTP status, or why there was no answer. */
 export function outcome(status, error) {
-  if (status !== null && status !== undefined) return `HTTP ${status}`;
+  if (status !== null && status !== undefined) return error ? `HTTP ${status}, ${error}` : `HTTP ${status}`;
   return error ? `no answer: ${error}` : "no answer";
 }
 

@@ -15,8 +15,10 @@ from zlib import crc32
 
 import orjson
 
+from broker.core.batching import FAILED_IN_BATCH, batch_body, batch_id, element, failed_ids
 from broker.core.catalogue import masked_url
 from broker.core.codec import Fields
+from broker.core.delivery import taken
 from broker.core.entities import Listener, Queue
 from broker.core.events import ListenerTested
 from broker.core.formats import RENDER
@@ -35,8 +37,9 @@ class ListenerTest(NamedTuple):
     """The result of a listener test."""
 
     message_id: str
+    batch_id: str | None  # None if the message was not sent in a batch
     status: int | None  # None if there was no answer
-    error: str | None  # if there was no answer
+    error: str | None  # if there was no answer, or if the answer rejects the message of a batch
     took_ms: int  # until the status line, including connecting
     times: Times  # of connecting
     answer: Answer | None  # with secrets hidden
@@ -68,8 +71,8 @@ class ListenerTest(NamedTuple):
 async def try_out(
     sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext
 ) -> ListenerTest:
-    """Send the listener a test message with the header `everput-test: true`, and return its answer. Raises
-    ConfigurationError if the listener's secret can't be decrypted.
+    """Send the listener a test message with the header `everput-test: true`, and return its answer. A listener with
+    batches gets a batch of this message. Raises ConfigurationError if the listener's secret can't be decrypted.
     """
     opened = open_listener(sealer, listener)
     target = parse_url(listener.notify_url)
@@ -83,7 +86,11 @@ async def try_out(
     )
     if isinstance(listener.settings.format, str):
         body = RENDER[listener.settings.format](body)
-    signed = {"message_id": made.encode(), "timestamp": b"%d" % (at_ms // 1000), "body": body}
+    webhook_id, more, batched = made, b"everput-attempt: 1\r\n", listener.batch is not None
+    if batched:
+        body = batch_body([element(made.encode(), body, 1, None)])
+        webhook_id, more = batch_id([made.encode()]).decode(), b"everput-batch: 1\r\n"
+    signed = {"message_id": webhook_id.encode(), "timestamp": b"%d" % (at_ms // 1000), "body": body}
     signature = opened.signer.sign(*signed.values()) + also_signed(opened.former, at_ms, **signed)
     head = b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\n" % (
         post_head(target, opened),
@@ -91,8 +98,9 @@ async def try_out(
         signed["timestamp"],
         signature,
     )
-    request = b"%beverput-test: true\r\neverput-attempt: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+    request = b"%beverput-test: true\r\n%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
         head,
+        more,
         len(body),
         body,
     )
@@ -102,5 +110,9 @@ async def try_out(
     took_ms = int(((answer.at_s or asyncio.get_running_loop().time()) - began_s) * 1000)
     secrets_sent = secrets_of(value for _, value in opened.headers)
     kept = read_answer(answer.received, secrets_sent) if answer.received else None
+    error = answer.error
+    if batched and kept is not None and taken(kept.status) and made in failed_ids(kept.body.encode()):
+        error = FAILED_IN_BATCH
+    sent_in = webhook_id if batched else None
     request_headers, url = shown_headers(opened), masked_url(listener.notify_url)
-    return ListenerTest(made, answer.status, answer.error, took_ms, answer.times, kept, request_headers, url)
+    return ListenerTest(made, sent_in, answer.status, error, took_ms, answer.times, kept, request_headers, url)

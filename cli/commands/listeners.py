@@ -232,19 +232,24 @@ def resume(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 @listener_arguments
 @asks
 def test(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Send a listener a test message, and show what it answers. The exit code is 1 unless that is a 2xx status."""
+    """Send a listener a test message, and show what it answers. A listener with batches gets a batch of this message.
+
+    The exit code is 1 unless the listener accepts the message.
+    """
     answer = client.send(everput.send_test(*find_listener(client, queue, listener))).test
     if as_json:
         show(answer, as_json=True)
     else:
         result = f"no answer: {answer.error}" if answer.status is None else f"HTTP {answer.status}"
-        say(visible(f"{result}, {took(answer.took_ms)}{steps(answer)}"))
+        sent = "one test message" if answer.batch_id is UNSET else "a batch of one test message"
+        rejected = ", which rejects the message" if answer.status is not None and answer.error is not None else ""
+        say(visible(f"sent {sent}: {result}{rejected}, {took(answer.took_ms)}{steps(answer)}"))
         if answer.answer is not UNSET:
             for header in answer.answer.headers:
                 say(visible(f"  {header.name}: {header.value}"))
             for line in answer.answer.body.splitlines():
                 say(visible(f"  {line}"))
-    if answer.status is None or not 200 <= answer.status < 300:
+    if answer.status is None or answer.error is not None or not 200 <= answer.status < 300:
         sys.exit(1)
 
 

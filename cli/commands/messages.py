@@ -17,7 +17,7 @@ from cli.event_lines import fitted
 from cli.groups import Group, examples
 from cli.printing import say, terminal_width
 from cli.short_ids import Id, short_id
-from cli.steps import steps, took
+from cli.steps import result, steps, took
 from cli.times import Time
 from cli.visible import visible
 from everput import Client
@@ -165,8 +165,8 @@ def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
     for delivery in message.listeners or ():
         say((f"{delivery.state:{_NAME_WIDTH}}", _COLORS.get(delivery.state, "yellow")), f"  {delivery.name}")
         for attempt in delivery.attempts:
-            result = attempt.error if attempt.status is None else attempt.status
-            said = f"attempt {attempt.number}: {result}, {took(attempt.took_ms)}{steps(attempt)}"
+            found = result(attempt.status, attempt.error)
+            said = f"attempt {attempt.number}: {found}, {took(attempt.took_ms)}{steps(attempt)}"
             say(_fitting(f"{'':{_NAME_WIDTH}}  {attempt.at}  {said}"))
             if attempt.answer is not UNSET and attempt.answer.body:
                 say(_fitting(f"{'':{_NAME_WIDTH}}  {'':{len(attempt.at)}}  {' '.join(attempt.answer.body.split())}"))

@@ -158,13 +158,17 @@ class TrialFields(Answer):
     """The result of a test message."""
 
     message_id: str
-    """The ID in the test's `webhook-id` header. No message with this ID is stored."""
+    """The ID of the test message, in the `webhook-id` header or in the batch. No message with this ID is stored."""
     status: int | None
     """The HTTP status that the listener answered; null if it did not answer."""
     error: str | None
-    """The reason for which there was no answer, such as `refused`; null if there was one."""
+    """The reason for which there was no answer, such as `refused`; `failed-in-batch` if the answer to a batch rejects
+    the message; null otherwise.
+    """
     took_ms: int
     """The duration of the request until the answer began, in milliseconds."""
+    batch_id: str | UnsetType = UNSET
+    """The ID of the batch that carried the message, in the `webhook-id` header. Missing without batches."""
     dns_ms: int | UnsetType = UNSET
     """The duration of the DNS look-up."""
     connect_ms: int | UnsetType = UNSET

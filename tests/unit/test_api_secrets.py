@@ -14,6 +14,8 @@ from msgspec.structs import force_setattr
 from broker.core.codec import encode
 from broker.core.events import ListenerSecretRotated
 from broker.core.signing import Signer, secret_bytes
+from everput import verify_batch
+from tests.listeners import Listeners
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -115,6 +117,35 @@ async def test_a_test_sends_one_marked_and_signed_message_and_tells_what_came_of
     assert headers["webhook-id"] == test["message_id"] == orjson.loads(body)["message"]["id"]
     assert headers["webhook-signature"].split() == [signature(new, headers, body), signature(SECRET, headers, body)]
     assert api.log.messages.records == [[], []]
+
+
+async def test_a_test_of_a_listener_with_batches_sends_a_batch_of_one_message(api):
+    accepts, rejects = (
+        b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        for body in (b'{"failed":[]}', b'{"failed":["%b"]}' % (b"0" * 36))
+    )
+    async with listening(accepts, rejects) as (url, got):
+        path = await path_of(api, notify_url=url, secret=SECRET, batch={})
+        test = (await api.request("POST", f"{path}/test")).json()["test"]
+        other = (await api.request("POST", f"{path}/test")).json()["test"]
+    assert (test["status"], test["error"], other["error"]) == (200, None, None), "another message is rejected"
+    headers, body = taken_apart(got[0])
+    assert (headers["everput-test"], headers["everput-batch"], "everput-attempt" in headers) == ("true", "1", False)
+    assert headers["webhook-id"] == test["batch_id"]
+    (message,) = verify_batch(SECRET, headers, body)
+    assert (message.id, message.attempt) == (test["message_id"], 1)
+    assert orjson.loads(message.body)["message"]["id"] == message.id
+
+
+async def test_a_test_tells_that_the_listener_rejects_the_message_of_the_batch(api):
+    async with Listeners(body=lambda got: b'{"failed":["%b"]}' % got.body[8:44]) as local:
+        path = await path_of(api, notify_url=local.url("hook"), batch={})
+        test = (await api.request("POST", f"{path}/test")).json()["test"]
+        assert (test["status"], test["error"]) == (200, "failed-in-batch")
+        assert test["message_id"] in test["answer"]["body"]
+        local.status["hook"] = 500
+        test = (await api.request("POST", f"{path}/test")).json()["test"]
+        assert (test["status"], test["error"]) == (500, None)
 
 
 @pytest.mark.parametrize(

@@ -144,3 +144,11 @@ def test_several_deliveries_in_one_event_are_a_line_each():
     first, second = list(EventLines({"l": "billing"}, 200).of(settled))[1:]
     assert "billing attempt 1 delivered: 200 after 3 ms" in str(first)
     assert "attempt 1 delivered: 204 after 4 ms" in str(second)
+
+
+def test_a_message_that_the_answer_to_a_batch_rejects_has_both_the_status_and_the_error():
+    common = {"actor": "worker", "request_id": "", "listener_id": "l", "partition": 0, "offset": 1, "message_id": "m"}
+    failed = {"number": 2, "outcome": "failed", "status": 200, "error": "failed-in-batch", "next_at_ms": None}
+    attempted = {"type": "delivery.attempted", "at_ms": 5, "took_ms": 3, **failed, **common}
+    (line,) = EventLines({"l": "billing"}, None).of(attempted)
+    assert "attempt 2 failed: 200 failed-in-batch after 3 ms" in str(line)
