@@ -144,6 +144,7 @@ class _Schemas:
 
     def __init__(self, operations: Iterable[OperationDoc]) -> None:
         shapes: list[type[msgspec.Struct]] = [answers.ProblemAnswer, answers.Notification]
+        shapes += [answers.BatchedMessage, answers.BatchReply]
         for doc in operations:
             shapes += [doc.answer] if doc.request is None else [doc.answer, doc.request]
         _, self.all = msgspec.json.schema_components(list(dict.fromkeys(shapes)), ref_template=_REFERENCE)
@@ -291,25 +292,44 @@ def _responses(doc: OperationDoc, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _webhooks(schemas: _Schemas) -> dict[str, Any]:
-    headers: Mapping[str, str] = {
+    headers = {
         "webhook-id": "The message's ID. It is the same in each attempt: use it to recognize repeats.",
         "webhook-timestamp": "The time of the attempt, in seconds since the epoch.",
         "webhook-signature": "`v1,` and the base64 HMAC-SHA256 of `id.timestamp.body` (Standard Webhooks). While the "
         "secret is rotated, several signatures separated by spaces; one of them must match.",
         "everput-attempt": "The number of the attempt, from 1.",
     }
+    batch_headers = headers | {
+        "webhook-id": "The ID of the batch, `batch_…`. A retry may group the messages differently.",
+        "everput-batch": "The number of messages.",
+    }
+    del batch_headers["everput-attempt"]
     taken = {"2XX": {"description": "The listener has the message."}}
+    gone = {"410": {"description": "The listener wants no more messages. It is paused."}}
+    batch = {"type": "array", "minItems": 1, "maxItems": 1000, "items": schemas.of(answers.BatchedMessage)}
+    reply = {"application/json": {"schema": schemas.of(answers.BatchReply)}}
     return {
         "notify": {
             "post": {
                 "summary": "Receive a message",
                 "description": "Everput sends each message to the listener's `notify_url`. Answer 2xx as soon as the "
                 "message is safe. Any other status is retried later; 410 also pauses the listener.",
-                "parameters": [
-                    _parameter(Parameter(name, words, {"type": "string"}, "header")) for name, words in headers.items()
-                ],
+                "parameters": _webhook_headers(headers),
                 "requestBody": {"content": {"application/json": {"schema": schemas.of(answers.Notification)}}},
-                "responses": {**taken, "410": {"description": "The listener wants no more messages. It is paused."}},
+                "responses": taken | gone,
+            }
+        },
+        "notifyBatch": {
+            "post": {
+                "summary": "Receive a batch",
+                "description": "Everput sends batches to a listener with the setting `batch`. A 2xx status accepts all "
+                "messages, except those that the body of the answer names. Any other status fails all of them.",
+                "parameters": _webhook_headers(batch_headers),
+                "requestBody": {"content": {"application/json": {"schema": batch}}},
+                "responses": {
+                    "2XX": {"description": "The listener has the messages that it does not name.", "content": reply},
+                    **gone,
+                },
             }
         },
         "liveness": {
@@ -321,3 +341,7 @@ def _webhooks(schemas: _Schemas) -> dict[str, Any]:
             }
         },
     }
+
+
+def _webhook_headers(headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [_parameter(Parameter(name, words, {"type": "string"}, "header")) for name, words in headers.items()]

@@ -67,6 +67,8 @@ from everput.answers.log import ChangeFields, ChangesEvent, LogLine
 from everput.answers.messages import (
     AttemptFields,
     BatchAnswer,
+    BatchedMessage,
+    BatchReply,
     ChangedDelivery,
     ChangedMessage,
     ChangedMessageAnswer,
@@ -115,6 +117,8 @@ __all__ = [
     "AttemptFields",
     "AttentionFields",
     "BatchAnswer",
+    "BatchReply",
+    "BatchedMessage",
     "ChangeFields",
     "ChangedDelivery",
     "ChangedMessage",

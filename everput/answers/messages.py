@@ -164,3 +164,25 @@ class Notification(Answer):
     """The queue of the message."""
     message: NotifiedMessage
     """The message."""
+
+
+class BatchedMessage(Answer):
+    """A message of a batch."""
+
+    id: str
+    """The message's ID. It is the same in each attempt: use it to recognize repeats."""
+    content_type: str
+    """The media type of the body."""
+    attempt: int
+    """The number of the attempt for this message, from 1."""
+    body: Notification
+    """The body that a request with this message alone has."""
+    traceparent: str | UnsetType = UNSET
+    """The place in a trace, as in W3C Trace Context. Missing if the message has none."""
+
+
+class BatchReply(Answer):
+    """The answer of a listener to a batch. The listener may also answer without a body."""
+
+    failed: list[str]
+    """The IDs of the messages that the listener does not accept. They are retried."""

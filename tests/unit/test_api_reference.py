@@ -24,12 +24,13 @@ from api.descriptions import DESCRIPTIONS
 from api.openapi import described, document
 from api.reference import OPERATION_DOCS
 from broker.commands.accounts import AccountCommands
+from broker.core.batching import batch_body, element, failed_ids
 from broker.core.codec import encode
 from broker.core.entities import Queue
 from broker.core.events import MessagePut
 from broker.delivery.reading.message import Message
 from everput import answers
-from everput.answers import Notification
+from everput.answers import BatchedMessage, BatchReply, Notification
 
 FOLDER = Path(docs.__file__).parent / "reference_files"
 IMPORT = re.compile(r'import .* from "([^"]+)"')
@@ -69,7 +70,7 @@ async def test_every_route_is_told_of_and_nothing_else_is():
 async def test_it_is_an_openapi_document_whose_references_all_lead_somewhere():
     document = await reference()
     assert document["openapi"] == "3.1.0"
-    assert set(document["webhooks"]) == {"notify", "liveness"}
+    assert set(document["webhooks"]) == {"notify", "notifyBatch", "liveness"}
     text = msgspec.json.encode(document).decode()
     for name in set(re.findall(r'"#/components/schemas/(\w+)"', text)):
         assert name in document["components"]["schemas"]
@@ -229,6 +230,11 @@ def test_what_a_listener_gets_is_as_told():
     queue = Queue(id=put.queue_id, organization_id="o", name="orders", created_at_ms=0)
     body = Message(0, put.message_id.encode(), queue.id, 1, encode(put)).body(queue)
     assert msgspec.json.decode(body, type=Notification).message.data == "ü\n"
+    batch = batch_body([element(put.message_id.encode(), body, 3, traceparent) for traceparent in (None, "00-1-2-00")])
+    first, second = msgspec.json.decode(batch, type=list[BatchedMessage])
+    assert (first.id, first.attempt, first.body.message.data) == (put.message_id, 3, "ü\n")
+    assert (first.traceparent, second.traceparent) == (msgspec.UNSET, "00-1-2-00")
+    assert failed_ids(msgspec.json.encode(BatchReply(failed=[put.message_id]))) == {put.message_id}
 
 
 async def test_each_operation_has_a_short_summary_and_a_description_in_sentences():
