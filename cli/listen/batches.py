@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import orjson
 
+from broker.core.batching import failed_ids
+
 _BATCH: Final = "batch_"  # prefix of the webhook-id of a batch
 
 
@@ -34,11 +36,7 @@ def notifications(request: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def failed_in(answer: bytes, body: str) -> list[str]:
     """Return the ids of the batch's messages that the local program's answer rejects: `{"failed": [ids]}`."""
-    try:
-        named = orjson.loads(answer)["failed"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return []
-    rejected = {one for one in named if isinstance(one, str)} if isinstance(named, list) else set()
+    rejected = failed_ids(answer)
     return [message["id"] for message in messages_in(body) if message["id"] in rejected]
 
 

@@ -27,7 +27,7 @@ from api.clients import Clients
 from api.damaged_ids import DamagedIds
 from api.reference import OPERATION_DOCS
 from api.tunnel import Tunnel, Tunnels
-from broker.core import codec, formats, ids, names, signing, trace
+from broker.core import batching, codec, formats, ids, names, signing, trace
 from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
 from broker.outbound.addresses import Target, literal_address, refuse_url
@@ -92,6 +92,7 @@ COVERED: Final[dict[str, str]] = {
     "signature": "verify",
     "signature's secret": "_secret_bytes",
     "batch": "verify_batch _batch_message",
+    "batch's answer": "failed_ids",
     "shown": "visible",
     "slack": "slack alert_in mail_text",
     "traceparent": "parse",
@@ -151,7 +152,6 @@ OURS: Final[dict[str, str]] = {
     "_is_here": "a file in the user's working directory",
     "messages_in": "a body that the API made, orjson",
     "notifications": "a body that the API made, orjson",
-    "failed_in": "the answer of the user's own program, orjson",
     "_store_cursors": "lines of an export, orjson",
     "record": "lines of an export, orjson",
     "_bytes": "fields of an export",
@@ -361,6 +361,7 @@ def text_parsers() -> dict[str, TextParser]:
         "tunnel's client": TextParser(lambda text: _detail(text.encode())),
         "signature": TextParser(_signature),
         "signature's secret": TextParser(lambda text: everput.verify(text, {}, b""), "whsec_"),
+        "batch's answer": TextParser(lambda text: batching.failed_ids(text.encode()), '{"failed":["'),
         "batch": TextParser(_batch, '[{"id":"m","content_type":"a","attempt":1,"body":'),
         "shown": TextParser(visible),
         "slack": TextParser(_formats),
