@@ -119,7 +119,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "number": "the number of the attempt or of the claim, from 1",
     "outcome": "the result of the attempt: `delivered`, `failed` or `parked`",
     "status": "the HTTP status of the answer; null when there was none",
-    "error": "the reason why there was no answer, in a word; null when there was one",
+    "error": "the reason why there was no answer, in a word; `failed-in-batch` when the answer to a batch rejects the "
+    "message; null otherwise",
     "took_ms": "the duration of the attempt",
     "dns_ms": "the duration of the DNS look-up; null if there was none",
     "connect_ms": "the duration of connecting; null if there was no connection",

@@ -205,7 +205,9 @@ class OutstandingFields(Answer):
     last_status: int | None
     """The HTTP status of the last attempt; null if there was no answer, or no attempt yet."""
     last_error: str | None
-    """The reason for which the last attempt had no answer; null if it had one."""
+    """The reason for which the last attempt had no answer; `failed-in-batch` if the answer to a batch rejected the
+    message; null otherwise.
+    """
     last_attempt_at: Time | None
     """The time of the last attempt; null before the first."""
     next_attempt_at: Time | None

@@ -81,7 +81,9 @@ class AttemptFields(Answer):
     took_ms: int
     """The duration of the attempt, in milliseconds."""
     error: str | None
-    """The reason for which there was no answer, such as `timeout`; null if there was one."""
+    """The reason for which there was no answer, such as `timeout`; `failed-in-batch` if the answer to a batch rejects
+    the message; null otherwise.
+    """
     dns_ms: int | UnsetType = UNSET
     """The duration of the DNS look-up. This and the following fields are only of failed attempts."""
     connect_ms: int | UnsetType = UNSET
