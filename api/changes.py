@@ -16,9 +16,9 @@ from api.problems import Headers
 from broker.volume import StoredBytes
 
 _MINUTE_S: Final = 60
-# A change counts as the bytes of its body and this many more, for its event and its part of a record batch.
+# A change counts as the bytes of its body plus this many bytes, which its event and its Kafka record take.
 _EVENT_BYTES: Final = 1 << 10
-_BODY_BYTES: Final = 4 << 10  # a change with a large body counts as one more change for each 4 KiB
+_BODY_BYTES: Final = 4 << 10  # a change whose body is large counts as one more change for each 4 KiB of it
 
 
 class Changes:

@@ -125,7 +125,7 @@ class Messages:
                 "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        # The JSON pointers in errors point into this message, because the request's body is one message and no list.
+        # JSON pointers in errors refer to the whole body here, because the body is one message and not a list.
         if isinstance(body, MessageBody):
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]

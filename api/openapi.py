@@ -61,7 +61,7 @@ _KEY_ABOUT: Final = "\n".join(
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# Answers have these headers if a rate limit applies. Its name is, for example, `key` (requests of one API key).
+# Answers have these headers if a rate limit applies to the request, such as the limit on requests of an API key.
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {

@@ -265,7 +265,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         "Delete queues that you no longer need, or ask the operator to raise the limit.",
     ),
 }
-# Some refused requests never reach the application. The server uses other names for their problem types.
+# Errors of the server itself use other names for some problem types, because they never reach the application.
 SAME_AS: Final[Mapping[str, str]] = {
     "unauthorized": "unauthenticated",
     "conflict": "in-flight",

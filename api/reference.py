@@ -32,7 +32,7 @@ KEY: Final = "key"  # The operation needs an API key, or a session together with
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# These operations write events that are kept forever. If the organization has reached its bound of bytes, they get 507.
+# These operations write events that are kept forever. Beyond the organization's limit of stored bytes, they get a 507.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),

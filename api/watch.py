@@ -30,7 +30,7 @@ _STREAMS_EACH_MAX: Final = 32  # of one organization
 # Send something more often than this, because proxies close a connection that is silent for a minute.
 _HEARTBEAT_S: Final = 15.0
 _CHECK_S: Final = 1.0
-# A stream ends after this time, because load balancers and sessions need that. The client then connects again.
+# A stream of changes ends after this time, so that load balancers can move clients. The client connects again.
 _STREAM_S: Final = 15 * 60.0
 _KINDS: Final = frozenset({"queue", "listener", "message", "delivery", "replay", "alert"})
 _KINDS_OF_MEMBERS: Final = _KINDS | {"key", "organization", "invitation"}  # for sessions only

@@ -99,7 +99,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # Such a short text is left only of a password with too many different symbols to be a word.
+    # If the judged text is so short, the password has too many different symbols to be a word, so accept it.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

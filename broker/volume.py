@@ -31,7 +31,7 @@ STEP_BYTES_MIN: Final = 1 << 20
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# An organization without a limit has its bytes recorded in steps of 1/64 of what it has, but at least of 1 GiB.
+# Without a limit, an organization's bytes are recorded in steps of 1/64 of its bytes, or of 1 GiB if it has less.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
 # Some changes may exceed the limit of bytes by a tenth, so that a full organization can repair its listeners.
@@ -75,7 +75,7 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # By tenant, the bytes that it may store before its limit is checked again.
+        # The bytes that each tenant may store before its limit is checked again.
         # The count of remaining bytes may become negative, because several puts run at once.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id

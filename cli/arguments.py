@@ -104,7 +104,7 @@ def _together(_context: click.Context, _parameter: click.Parameter, values: Sequ
     return dict(values) or None
 
 
-# Each option `--alert` sets one threshold. The command gets a dictionary of all, or None without the option.
+# Each option `--alert` sets one threshold. The command gets a dictionary of all thresholds, or None if none is set.
 alert_option = click.option(
     "--alert",
     "alerts",

@@ -52,7 +52,8 @@ class DirectoryProjection:
         version can decode it. An event that was applied before changes nothing.
         """
         if offset < self.position:
-            return  # After a rebalance, Faust reads the topic from its beginning again.
+            # Skip events that were applied before: after a rebalance, Faust reads the topic again from its beginning.
+            return
         if event is None:
             self.complete = False
         else:

@@ -173,7 +173,7 @@ class ChangeFeed:
             if task is not None:
                 task.cancel()
         self._begun = self._task = None
-        # The log is not read until the next client comes, so earlier positions become invalid.
+        # The log is not read while no client waits, so a new client can't continue from an earlier position.
         self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
         self._again = {}

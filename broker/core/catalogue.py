@@ -167,7 +167,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_at_ms": "the time in the ids of the messages",
     "ids_seed": "the seed of the random bits in the ids of the messages",
 }
-# Clients do not see these fields. They are offsets in shared partitions, and would tell how much others put.
+# Clients do not see these fields: they are offsets in partitions that organizations share.
 INTERNAL: Final = frozenset(
     {
         *("start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"),

@@ -102,7 +102,7 @@ class Circuit:
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        # After this failed probe, earlier relapses (a good probe, then failed attempts) no longer delay attempts.
+        # Forget how often the listener failed after a good probe, because now a probe has failed, too.
         self.relapses = 0
         self.probe_at_ms = at_ms + interval_ms
         return False

@@ -19,7 +19,7 @@ KEPT_MS: Final = 24 * 3600 * 1000
 # At most this many claims of Idempotency-Keys are kept in memory, for 24 hours. Each takes 16 bytes.
 CLAIMS_MAX: Final = 8_000_000
 FEW: Final = 10_000
-# A repeated put keeps its message ids for only a minute. A message is searched from the time in its id on.
+# A repeated put keeps its message ids for only a minute, because a search for a message starts at the id's time.
 IDS_KEPT_MS: Final = 60_000
 CLOCKS_MS: Final = 10_000  # largest clock difference of processes
 _RUN_MAX: Final = 1 << 16

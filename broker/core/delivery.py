@@ -205,7 +205,7 @@ class Decision(Enum):
     PUT_OFF = "put off"
     # AWAY: no attempt was made, because no client is connected to the tunnel. The next good probe starts an attempt.
     AWAY = "away"
-    # AGAIN: no attempt was made, because the listener had closed the idle connection. It is made at once.
+    # AGAIN: the listener had closed the idle connection, which counts as no attempt. An attempt starts at once.
     AGAIN = "again"
 
 
@@ -280,7 +280,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # Without a connection, the tunnel's API process has ended. "garbage" is from another program on its port.
+        # Without a connection, the tunnel's API process has ended. "garbage" comes from another program.
         return AWAY
     due_ms = next_at_ms(
         policy,

@@ -85,7 +85,7 @@ class Selection:
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # If there are texts in `_places`, a record can match only if its bytes contain one of them.
+    # If `_places` is not empty, a record can match the filter only if its bytes contain one of the texts in it.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -104,7 +104,7 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if messages without an ordering key did not fit into the last batch. They come first in the next one.
+        # True if messages without an ordering key did not fit into the last batch. They come first in the next.
         self._left_out = False
 
     def start(self) -> None:
@@ -226,7 +226,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # If no caller waits for these messages any more, there is no batch. Then choose another partition.
+                # If no caller waits for these messages any more, there is no batch to send: choose another partition.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 

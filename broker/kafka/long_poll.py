@@ -160,7 +160,7 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # Without bytes and without an error, the next batch is damaged: its length reaches beyond the end of its file.
+        # If Kafka sends neither bytes nor an error, the next batch claims to reach beyond the end of its file.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

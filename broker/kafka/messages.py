@@ -51,7 +51,7 @@ class MessagesTopic:
         self._partitions = topic.partitions
         self._requests = requests
         # A message may be stored this much later than the time in its id says.
-        # An id's time comes before the wait for Kafka, a repeated put keeps it, and clocks differ.
+        # The delay has three causes: the wait for Kafka, a repeated put that keeps its id, and clocks that differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept

@@ -178,7 +178,7 @@ class KafkaOutstanding:
                 except OffsetTooOld:  # Kafka has deleted the first records meanwhile. They do not count any more.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
-                    # A record that was not read may replace one that was read.
+                    # A record that could not be read may replace one that was read.
                     incomplete.add(partition)
                     continue
                 for (listener_id, _), record in last.items():

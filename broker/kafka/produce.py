@@ -124,7 +124,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         sent = MessageBatch(where, batch, self._message_accumulator._batch_ttl, 0)
         sent.set_producer_state(ids.producer_id, ids.producer_epoch, ids.sequence_number(where))
         ids.increment_sequence_number(where, sent.record_count)
-        # Mark the batch as sent before, so that aiokafka's sender does not give it a new sequence number.
+        # Mark the batch as sent already. Otherwise, aiokafka's sender would give it a new sequence number.
         sent.drain_ready()
         pending.add(sent)  # The producer does not stop before this batch is acknowledged or has failed.
         sent.future.add_done_callback(lambda _: pending.discard(sent))
@@ -154,7 +154,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         head = request.build_request_header(correlation_id, connection._client_id).encode()
         body = request.encode()
         answer: asyncio.Future[list[Produced]] = loop.create_future()
-        # If the connection closes, its requests fail.
+        # If the connection closes, all requests on it fail.
         timer = loop.call_later(self._request_timeout_ms / 1000, connection.close, CloseReason.CONNECTION_TIMEOUT)
 
         def answered(_: object) -> None:

@@ -108,7 +108,7 @@ class KafkaQueueStates:
         if state == "delivered":  # Nearly all messages are.
             return tuple(begin), tuple(end)
         if self._all is None:
-            # Read the committed offsets before `outstanding`: a delivery is stored there before its offset is passed.
+            # Read the committed offsets first: a delivery is stored in `outstanding` before its offset is passed.
             await self._positions()
             everywhere = dict.fromkeys(range(self._partitions), EARLIEST)
             self._all = await self._outstanding.of_listeners(self._listeners, everywhere, reads_max=self._reads_max)

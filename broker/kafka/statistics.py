@@ -218,7 +218,7 @@ class Counting:
                 return []
             if batch.end > batch.begin:
                 batches.append(batch)
-                # Move this partition to the end of the dictionary, so that the other partitions are read next.
+                # Move this partition to the end of the dictionary, so that records of other partitions are read next.
                 del self._fetched[lane]
                 self._fetched[lane] = batch.end
             else:

@@ -201,7 +201,7 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        # Connect to this address of the host first: it worked when the others did not.
+        # Connect to this address of the host first, because it worked when the host's other addresses did not.
         self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
         # If DNS does not answer later look-ups, this answer may be used until this time.

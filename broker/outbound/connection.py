@@ -51,7 +51,7 @@ class ConnectionTuning:
     # If a host's address does not answer for this long, the worker tries the host's next address.
     next_address_s: float = 1.25
     addresses_max: int = 3  # At most this many addresses of a host are tried.
-    end_s: float = 1.0  # After an answer's status line, its rest may take at most this long.
+    end_s: float = 1.0  # After the status line of an HTTP answer, the rest of the answer may take at most this long.
 
 
 CONNECTION: Final = ConnectionTuning()
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        # The number of answers that ended in the bytes received last. More than one is an error.
+        # The number of HTTP answers that ended in the bytes received last. More than one is an error.
         self._ended = 0
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # the bytes of the connection's last answer; an equal answer is not parsed
@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
         """Keep the first bytes of the answer that is arriving now. Call `ended` with these bytes when the answer or the
         connection has ended. Only Owner.answered() may call this.
         """
-        # The bytes of an answer that is equal to the last one were not collected. They are in `_again`.
+        # If an answer is equal to the last one, its bytes were not collected again. They are in `_again`.
         if not self._head:
             self._head.append(self._again)
         self._keeps = bytes_max

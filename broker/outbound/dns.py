@@ -104,7 +104,7 @@ class DnsLookups:
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
-        self._hung: dict[str, int] = {}  # By host name, how many of its last look-ups in a row got no answer in time.
+        self._hung: dict[str, int] = {}  # The number of look-ups in a row that got no answer in time, by host name.
 
     def addresses(self, host: str) -> asyncio.Future[list[str]]:
         """Look up a host name, which may take long. Concurrent callers get the same future, so await it with

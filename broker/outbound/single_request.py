@@ -20,7 +20,7 @@ class Answer(NamedTuple):
     error: str | None  # if there was no valid answer
     times: Times = REUSED  # of connecting
     at_s: float = 0.0  # when the status line of the answer arrived, on the event loop's clock
-    received: bytes = b""  # the first bytes of the answer, if the caller wants them
+    received: bytes = b""  # the first bytes of the HTTP answer, if the caller has asked for them
 
 
 class _SingleRequest:

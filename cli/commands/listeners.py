@@ -22,7 +22,7 @@ from everput import Client
 
 # The option value `none` becomes this object, because None means that the option was not given.
 NO_LIMIT: Final = object()
-# The fields of the setting `batch`, and for each the end of its option's name (`--batch-messages`).
+# The fields of the setting `batch`, each with the end of its option's name (`--batch-messages`).
 _BATCH: Final = {"max_messages": "messages", "max_bytes": "bytes", "wait_ms": "wait_ms"}
 
 

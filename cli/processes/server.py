@@ -41,7 +41,7 @@ _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
 # If a client breaks the protocol, does not read, or is refused, uvicorn logs lines with these texts.
-# These lines of uvicorn are dropped from the log, because any client can cause thousands of them.
+# The following lines of uvicorn are not logged, because any client can cause thousands of them.
 # When an error of a client matters to the operator, Everput itself logs it.
 _CLIENTS_FAULTS: Final = (
     # uvicorn logs this text if an answer was cut off, or if a WebSocket was refused
@@ -218,11 +218,11 @@ class _Connection(_Written, DirectPutProtocol):
     config: _Config
     # The time since which the server waits for the rest of a request; None if it waits for none.
     _waiting_since: float | None = None
-    # The bytes of a request's head so far. The number is negative until the first socket read of the head has ended.
+    # The bytes of a request's head that have arrived so far; negative while the socket read in which it began lasts.
     _head_bytes = 0
     _read_bytes = 0  # bytes of this read
     # The bytes after a request's head that are not content, such as the sizes of chunks.
-    # The count of these bytes is negative until the socket read ends, because the read's size is added then.
+    # The count is negative during a socket read, because the number of bytes in the read is added at its end.
     _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # True if this connection accepts no further request

@@ -328,7 +328,7 @@ class Checkpoints:
         """Commit the listeners' offsets in parts, after a check before each part that the worker still owns the
         partitions. Return the commits that were refused. Raises LogUnavailable.
         """
-        # Kafka refuses commits to a group that another consumer uses. This must not delay the other listeners.
+        # Kafka refuses commits to a consumer group that others use. This must not delay other listeners.
         rows = list(cursors.items())
         together = max(self._tuning.commits_together, -(-len(rows) // self._tuning.commit_pauses_max))
         failed: dict[str, LogUnavailable] = {}
@@ -339,7 +339,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                # The refused commit took time, so commit all remaining offsets together, without more pauses.
+                # The refused commit took time, so commit all remaining listeners' offsets without more pauses.
                 together = len(rows)
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)

@@ -37,7 +37,7 @@ class Admission(Enum):
     FAR = "its message's time is far: it is set aside until then"
 
 
-# Read from the enumeration only once, because these values are compared for each delivery.
+# Read these values from the enumeration only once, because that is slow and they are compared for each delivery.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 

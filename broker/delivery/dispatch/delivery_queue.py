@@ -29,7 +29,7 @@ class DeliveryQueue:
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
         self.keys: KeyOrder[Delivery] = KeyOrder()  # Only one delivery of each ordering key is attempted at a time.
         self.renewing: set[Delivery] = set()  # deliveries that wait while the new data of their updated message is read
-        # Deliveries that are being written to `outstanding`. Until then, they block their ordering keys.
+        # Deliveries that are being written to `outstanding`. Until that has ended, they block their ordering keys.
         self.leaving_first: set[Delivery] = set()
 
     def put_first(self, delivery: Delivery) -> None:
@@ -85,7 +85,7 @@ class DeliveryQueue:
         if others_follow:
             following = self.keys.send_away(key)
             for one in following:
-                # The admission check then moves these deliveries to `outstanding`, because their key is blocked.
+                # The admission check then moves these deliveries to `outstanding`: their ordering key is blocked.
                 one.state = READY
             self.ready.extendleft(reversed(following))
 

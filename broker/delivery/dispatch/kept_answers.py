@@ -63,7 +63,7 @@ class KeptAnswers:
         self._since_ms = 0  # The limits on stored HTTP answers apply to the minute that began at this time.
         self._bytes = 0
         self._kept: dict[str, _Found] = {}  # by the answer's id
-        # By the hash of its bytes, each HTTP answer of this minute that was parsed. The bytes themselves are not kept.
+        # By the hash of its bytes, each HTTP answer of this minute that was parsed, without the bytes.
         self._parsed: dict[int, _Found | None] = {}
 
     def update(self, listener: Listener, opened: Opened) -> None:

@@ -161,7 +161,7 @@ class OutstandingRecords:
         message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
-        # A new leader may not have the record yet, so treat it as readable later.
+        # A new partition leader may not have the record yet, so the read is tried again later.
         if message is None and behind:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}; "
