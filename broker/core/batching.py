@@ -19,7 +19,7 @@ from broker.core.events import Batch
 # The error of a message that the listener has named in `failed`, although the status of its answer was 2xx.
 FAILED_IN_BATCH: Final = "failed-in-batch"
 _ID_DIGITS: Final = 32
-_HALVINGS_MAX: Final = 10  # halves the highest `max_messages` to one message
+_HALVINGS_MAX: Final = 10  # after this many halvings, even the highest `max_messages` has become one message
 _AROUND: Final = len(b'{"id":"","content_type":"application/json","attempt":9999999999,"body":},')
 _AROUND_TRACE: Final = len(b'"traceparent":"",')
 
@@ -27,18 +27,19 @@ _AROUND_TRACE: Final = len(b'"traceparent":"",')
 class FormingBatch:
     """A batch that takes deliveries in order until it is full.
 
-    A message that has failed k times shares its batch with fewer others: the batch has at most max_messages / 2^k
-    messages. Otherwise one message that a listener can't process would use up the attempts of all its neighbors.
+    If a message has failed k times, its batch has at most max_messages / 2^k messages. Otherwise, a message that the
+    listener can't process would use up the attempts of all its neighbors.
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
 
     def __init__(self, batch: Batch) -> None:
-        self._bytes = 1  # the brackets of the array, less the comma that the last element does not have
+        self._bytes = 1  # the brackets of the JSON array, minus the comma that the last element does not have
         self._bytes_max = batch.max_bytes
-        self._messages_max = self._limit = batch.max_messages  # the limit of this batch, and that of every batch
+        # The most messages that this batch may have, and the most that any batch may have.
+        self._messages_max = self._limit = batch.max_messages
         self.messages = 0
-        self.full = False  # whether the batch takes no more messages
+        self.full = False  # True if the batch takes no more messages
 
     def takes(self, size: int, failed: int) -> bool:
         """Add a message to the batch, and return True. Return False if it must go into the next batch.
@@ -58,8 +59,8 @@ class FormingBatch:
 
 
 def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
-    """Return whether these messages fill a batch, so that it need not wait for more. Each is (size, failed), as in
-    FormingBatch.takes().
+    """Return whether these messages fill a batch, so that it need not wait for more. Each message is given as (size,
+    number of failed attempts).
     """
     forming = FormingBatch(batch)
     for size, failed in messages:
@@ -86,7 +87,9 @@ def element(message_id: bytes, body: bytes, attempt: int, traceparent: str | Non
 
 
 def element_bytes_max(message_id: bytes, body: bytes, traceparent: str | None) -> int:
-    """Return the size of a message's element and the comma after it, with the longest attempt number."""
+    """Return the most bytes that a message takes in a batch's JSON array: its object, with the longest attempt number,
+    and a comma.
+    """
     size = _AROUND + len(message_id) + len(body)
     return size if traceparent is None else size + _AROUND_TRACE + len(traceparent)
 

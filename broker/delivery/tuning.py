@@ -23,7 +23,7 @@ class Tuning:
 
     # Memory of one listener (dispatch/room.py)
     held_max: int = 512  # A worker has at most this many messages for one listener in memory.
-    # If a listener takes batches, the worker may have this many full batches for it in memory.
+    # If a listener gets batches, the worker may have messages for this many full batches in memory.
     batches_held: int = 4
     held_per_attempt: int = 4  # A new listener may have this many messages in memory for each permitted attempt.
     # A worker has at most this many bytes of messages for one listener in memory. Decoded, they take twice that.

@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # the bytes of the connection's last answer; an equal answer is not parsed
         self._again_status = 0
-        self._keeps = 0  # at most this many bytes of the current answer are collected
+        self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
         self.times = REUSED  # of opening it
         # The owner of the connection stores its request here. When the answer ends, it is removed.
         self.work: Any = None

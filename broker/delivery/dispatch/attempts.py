@@ -128,7 +128,7 @@ class Attempts:
         )
         self._head = post_head(self.connections.target, opened)
         self._render = None if isinstance(settings.format, UnsetType) else RENDER.get(settings.format)
-        # An e-mail, and a body in another format, carries one message.
+        # E-mails, and bodies in another format, carry one message each.
         self.batch = None if self._render is not None or self.connections.target.mail else listener.batch
         self.answers.update(listener, opened)
 
@@ -177,7 +177,9 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return whether the message was updated or deleted, or the delivery was dropped, while connecting."""
+        """Return whether, while the connection was being opened, the message was updated or deleted, or the delivery
+        was dropped.
+        """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
         return changed or delivery.state is DROPPED
@@ -212,7 +214,7 @@ class Attempts:
     def _send(
         self, connection: Connection, deliveries: tuple[Delivery, ...], webhook_id: bytes, more: bytes, body: bytes
     ) -> None:
-        """Sign and send a request. `more` are header lines of this request alone."""
+        """Sign a request and send it. `more` are header lines that only this request has."""
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(webhook_id, timestamp, body)
         if self._former:
@@ -349,7 +351,7 @@ class Attempts:
                 jitter=jitter,
             )
             match verdict.decision:
-                case Decision.AGAIN | Decision.AWAY:  # The attempt does not count, and is made again.
+                case Decision.AGAIN | Decision.AWAY:  # This attempt does not count, so the delivery is attempted again.
                     delivery.number -= failure.connected
                     delivery.again = delivery.again or verdict is AGAIN
                     again.append(delivery)

@@ -29,7 +29,7 @@ from broker.outbound.connection import BODY_BYTES_MAX
 
 
 class Batching(Protocol):
-    """The interface of a listener's dispatcher that its batches use."""
+    """The interface of a listener's dispatcher that the listener's batches use."""
 
     queue: Queue
     limits: Limits
@@ -43,7 +43,7 @@ class Batching(Protocol):
 
 
 class Batches:
-    """The batches of one dispatcher. `setting` is None while each request carries one message."""
+    """The batches of messages to one listener. `setting` is None while each request carries one message."""
 
     __slots__ = ("_dispatcher", "_due", "_loop", "_may_begin", "_timer", "setting")
 
@@ -53,12 +53,14 @@ class Batches:
         self._dispatcher = dispatcher
         self._may_begin = may_begin
         self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None  # runs while the first of the ready deliveries waits
-        self._due = False  # whether the next batch is sent even if it is not full
+        # The timer that runs while the first of the ready deliveries waits for more messages.
+        self._timer: asyncio.TimerHandle | None = None
+        # True if the next batch must be sent even if it is not full: its first message has waited for `wait_ms`.
+        self._due = False
         self.setting: Batch | None = None
 
     def update(self, setting: Batch | None) -> None:
-        """Apply the listener's setting `batch` to deliveries that are ready, too."""
+        """Apply a change of the listener's setting `batch`, also to deliveries that are ready already."""
         self._dispatcher.memory.batch_max = 0 if setting is None else setting.max_messages
         if setting != self.setting:
             self.setting = setting
@@ -71,7 +73,7 @@ class Batches:
         ready, limits, attempts = dispatcher.deliveries.ready, dispatcher.limits, dispatcher.attempts
         connections, at_s = attempts.connections, self._loop.time()
         if self._timer is None and not self._due:
-            # With a `wait_ms` of 0, this is called as soon as the event loop has handed over what was read together.
+            # With a `wait_ms` of 0, the batch is sent when the messages that were read together have been handed over.
             self._timer = self._loop.call_later(batch.wait_ms / 1000, self._waited)
         while ready and connections.busy < limits.most(connections.busy):
             if not self._sends(batch) or not connections.may_have_one or not limits.may_begin(at_s):
@@ -113,20 +115,24 @@ class Batches:
             attempts.answers.refused(attempts.follow_up(failed, failure, took_ms, limited=none_taken), raw)
 
     def forget(self) -> None:
-        """Begin the next wait with the next message, because no delivery is ready, or the setting has changed."""
+        """Stop the timer of a batch, because no delivery is ready or the setting has changed. The next message starts
+        it again.
+        """
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._due = None, False
 
     def _sends(self, batch: Batch) -> bool:
-        """Return whether a batch of the ready deliveries is sent now."""
+        """Return whether a batch of the deliveries that are ready must be sent now, instead of waiting for more
+        messages.
+        """
         if self._due:
             return True
         dispatcher = self._dispatcher
         ready = dispatcher.deliveries.ready
         if len(ready) >= batch.max_messages:
             return True
-        # Only these two can close a batch that has fewer messages.
+        # A batch with fewer messages can be full only by its bytes, or because a message in it has failed before.
         may_fill = dispatcher.memory.held_bytes >= batch.max_bytes or ready[0].number > 0
         if may_fill and fills(batch, ((message_of(one).size, _failed(one)) for one in ready)):
             return True
@@ -136,8 +142,10 @@ class Batches:
         return no_more or dispatcher.deliveries.keys.waiting > 0
 
     def _next(self, batch: Batch) -> DeliveryBatch:
-        """Remove and return the deliveries of the next batch. The batch is empty if it has to wait for more messages
-        after all, because some of the ready deliveries may not begin.
+        """Remove and return the deliveries of the next batch.
+
+        The batch is empty if some of the ready deliveries may not begin, so that it must wait for more messages after
+        all.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False

@@ -31,7 +31,7 @@ _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
 _CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that make no other answer
 
-_Attempt = tuple[int, int, int]  # partition, offset, and number: 1 for a delivery's first attempt
+_Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
 _Found = tuple[str, int, int]  # the id of a stored HTTP answer, its partition, and the time at which it was stored
 
 
@@ -87,7 +87,7 @@ class KeptAnswers:
         connection.keep(lambda raw: self._ended(attempts, times, raw))
 
     def refused(self, deliveries: Sequence[Delivery], raw: bytes) -> None:
-        """Record an answer to a batch that rejects these deliveries. `raw` begins with the answer's first byte."""
+        """Record an HTTP answer to a batch that rejects these deliveries. `raw` begins with the answer's first byte."""
         self._ended(_attempts(deliveries), REUSED, raw[:KEPT_BYTES_MAX])
 
     def _ended(self, attempts: Sequence[_Attempt], times: Times, raw: bytes) -> None:

@@ -28,7 +28,7 @@ class Room:
         self._deliveries = deliveries
         self.held = self.held_bytes = 0  # messages in memory, and their size
         self.bytes_share = tuning.held_bytes_max  # `held_bytes` may grow to this
-        self.batch_max = 0  # the most messages of a batch, or 0
+        self.batch_max = 0  # the most messages that a batch of the listener may have; 0 if it gets no batches
         # By delivery, the bytes of each that is being written to `outstanding` before Kafka deletes its message.
         self.setting_aside: dict[Delivery, int] = {}
 

@@ -114,7 +114,7 @@ class Delivery:
 
 
 class DeliveryBatch(tuple[Delivery, ...]):
-    """The deliveries of one request in batch format, in the order of its body. There may be only one."""
+    """The deliveries whose messages one request sends as a batch, in the order of its body. There may be only one."""
 
     __slots__ = ()
 
