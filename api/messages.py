@@ -252,7 +252,7 @@ def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | 
 
 
 def put_answer(base: str, queue_id: str, put: Put | Stored) -> dict[str, Any]:
-    """Return the answer to a put of a message. Its link begins with `base`."""
+    """Return the JSON answer to a put of a message. Its link begins with `base`, the URL of the API."""
     return {
         "message": {"id": put.id, "name": put.name},
         "_links": {"self": {"href": f"{base}/v1/queues/{queue_id}/messages/{put.id}"}},

@@ -138,7 +138,7 @@ def rfc3339_ms(text: str) -> int:
 
 
 def optional_rfc3339(at_ms: int | None) -> str | None:
-    """Format a time like `rfc3339`; return None for None."""
+    """Format a time as rfc3339() does. If the time is None, return None."""
     return None if at_ms is None else rfc3339(at_ms)
 
 

@@ -383,7 +383,9 @@ class Listen:
 
 
 def _with_organization(websocket: WebSocket) -> Scope:
-    """Return the scope of a WebSocket. Add the header that names the organization of a session, if a parameter does."""
+    """Return the ASGI scope of a WebSocket. If the URL's query names the organization of a session, add the header that
+    does so.
+    """
     organization_id = websocket.query_params.get("organization")
     if organization_id is None:
         return websocket.scope

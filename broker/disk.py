@@ -33,7 +33,7 @@ class Marks(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The reason why events are refused at the moment. `urgent` says that urgent events are refused, too."""
+    """The reason why events are refused at the moment. `urgent` says that even urgent events are refused."""
 
     reason: str
     urgent: bool

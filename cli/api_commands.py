@@ -67,7 +67,7 @@ def asks(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def api_client(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> Iterator[Client]:
-    """Yield an API client whose errors become errors of the command."""
+    """Yield a client of the API. Its errors become errors of the command, which are shown without a traceback."""
     with errors_as_refusals(url), WaitingClient(url, key, give_up_after_s=give_up_after_s) as client:
         yield client
 

@@ -22,9 +22,7 @@ from cli.waiting import waiting
 
 
 class Cluster(NamedTuple):
-    """A Kafka to which this command is connected: a started client, and the topics with their actual numbers of
-    partitions.
-    """
+    """A Kafka to which this command is connected: a started client, and the topics with their numbers of partitions."""
 
     kafka: KafkaSettings
     requests: KafkaRequests

@@ -416,12 +416,12 @@ def invite_member(organization_id: str, email: str, role: str | None = None) -> 
 
 
 def list_invitations(organization_id: str) -> Request[answers.InvitationsAnswer]:
-    """List the open invitations of an organization. This needs a session."""
+    """List the open invitations of an organization. This needs the session of an owner."""
     return Request(method="GET", path=_invitations(organization_id), answer=answers.InvitationsAnswer)
 
 
 def revoke_invitation(organization_id: str, invitation_id: str) -> Request[answers.InvitationAnswer]:
-    """Revoke an invitation, so that nobody can accept it any more. This needs a session."""
+    """Revoke an invitation, so that nobody can accept it any more. This needs the session of an owner."""
     path = _invitations(organization_id, invitation_id)
     return Request(method="DELETE", path=path, answer=answers.InvitationAnswer, repeatable=False)
 

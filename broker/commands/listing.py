@@ -43,7 +43,7 @@ class MessageFilter:
 
     @property
     def reads_values(self) -> bool:
-        """Whether the filter needs the content of the records to decide which messages are listed."""
+        """Whether the filter looks at the content of messages, so that their records must be read."""
         return self.name is not None or self.key is not None or self.text is not None
 
     def takes(self, value: bytes) -> bool:

@@ -274,7 +274,7 @@ class Resolver:
         return kept.addresses
 
     def _late(self, host: str, answer: asyncio.Future[list[str]]) -> None:
-        """Store a late DNS answer for the next caller."""
+        """Store a DNS answer that has come too late for the callers who asked, for the next caller."""
         if not answer.cancelled() and answer.exception() is None:
             self._keep(host, answer.result(), None)
 

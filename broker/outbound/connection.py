@@ -166,7 +166,9 @@ class Connection(asyncio.Protocol):
         self._owner = _Keeping(self, self._owner, ended)
 
     def kept(self, owner: Owner) -> bytes:
-        """Return the answer's bytes that were kept, and make `owner` the owner of this connection again."""
+        """Return the bytes of the HTTP answer that were collected, and make `owner` the owner of this
+        connection again.
+        """
         kept = b"".join(self._head)[: self._keeps]
         self._owner, self._keeps = owner, 0
         self._head.clear()
@@ -174,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def fresh(self) -> bool:
-        """Whether the listener has sent no byte for the current request."""
+        """Whether the listener has sent nothing yet in answer to the current request."""
         return self._bytes == 0
 
     # asyncio calls these

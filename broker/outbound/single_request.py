@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 class _SingleRequest:
-    """The receiver of the answer to a single request."""
+    """The receiver of the HTTP answer to a single request, which is not part of a listener's deliveries."""
 
     def __init__(self, *, keeps: bool) -> None:
         self._loop = asyncio.get_running_loop()

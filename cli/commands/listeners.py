@@ -120,7 +120,7 @@ def _settings(decorated: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of the API for the options that were given. Raises click.UsageError if they contradict each
+    """Return the fields of the API that the given options set. Raises click.UsageError if the options contradict each
     other.
     """
     batch = {name: values.pop(f"batch_{option}") for name, option in _BATCH.items()}

@@ -197,7 +197,7 @@ def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
 
 
 def _or_give_up(place: str, first: int, last: int) -> str:
-    """Return how to give up a range of the topic `control`. Return an empty text for other topics."""
+    """Return the command that gives up a range of the topic `control`. Return an empty text for other topics."""
     return f"; --give-up {place}:{first}-{last} gives up what it said" if place.startswith(CONTROL) else ""
 
 

@@ -64,7 +64,7 @@ def _text(value: Any) -> str:
 
 
 def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:
-    """Find a queue by name or id. Raises NotFound."""
+    """Find a queue by its name or id. Raises NotFound if there is none."""
     named = log_client.ask(http_client, "/v1/queues", name=queue, **then)
     if named is not None and named["queues"]:
         found: dict[str, Any] = named["queues"][0]

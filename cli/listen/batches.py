@@ -27,7 +27,7 @@ def messages_in(body: str) -> Sequence[Mapping[str, Any]]:
 
 
 def notifications(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the body that a request with one message has, for each message of a request."""
+    """Return, for each message in a request, the body that a request with this message alone would have."""
     body = request["body"]
     if not is_batch(request["headers"].get("webhook-id")):
         return [orjson.loads(body)]

@@ -46,7 +46,7 @@ def new_registry() -> CollectorRegistry:
 
 
 class _Collector(Collector):
-    """A collector whose metrics are created by a function at each request."""
+    """A Prometheus collector that creates its metrics by a call of a function at each request."""
 
     def __init__(self, make: Callable[[], Iterable[Metric]]) -> None:
         self._make = make

@@ -96,7 +96,9 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
 
 
 def outdated(version: tuple[int, int, int]) -> str | None:
-    """Return the first release of this Python version with the security fixes; None if this release has them."""
+    """Return the first patch release of this Python version that has the security fixes. Return None if the running one
+    has them.
+    """
     sound = _PYTHONS_SOUND.get(version[:2], 0)
     return None if version[2] >= sound else f"{version[0]}.{version[1]}.{sound}"
 
