@@ -9,7 +9,7 @@ const STEPS = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((one) => on
 
 /**
  * Create a chart over time: {element, show}. show(data) draws it, again and again.
- * data: {times, stepS, series, note}. times: in seconds. series: [{label, color, values, area}]; color: a variable of
+ * data: {times, stepS, series, unit, note}. times: in seconds. unit: of the values, beside their axis. series: [{label, color, values, area}]; color: a variable of
  * console.css; null: not known; area: fill the area below the line. note: a sentence below the legend, or empty.
  * stacked: the values of a time add up. format: makes text of a value. rest: what the legend shows of all values while
  * nothing is hovered.
@@ -34,7 +34,7 @@ export function timeChart({ title, stacked = false, format = plain, rest = total
 
   function draw() {
     if (!shown || !plot.clientWidth) return;
-    const names = shown.series.map((one) => one.label).join();
+    const names = [shown.unit, ...shown.series.map((one) => one.label)].join();
     if (chart && made === names) chart.setData(heights());
     else {
       if (chart) chart.destroy();
@@ -65,7 +65,7 @@ export function timeChart({ title, stacked = false, format = plain, rest = total
       scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       axes: [
         { ...axis, grid: { show: false }, size: 30, space: 70, values: (_, ticks) => ticks.map((one) => clock(one, shown.stepS)) },
-        { ...axis, grid, size: 62, incrs: STEPS, values: (_, ticks) => ticks.map(format) },
+        { ...axis, grid, size: 58, incrs: STEPS, values: (_, ticks) => ticks.map(format), label: shown.unit, labelSize: 20, labelFont: axis.font },
       ],
       series: [{}, ...drawn.map((one) => (stacked ? bar(one.color) : stroke(one)))],
       hooks: { setCursor: [(now) => point(now.cursor.idx)] },

@@ -83,20 +83,23 @@ export function chartsOf({ backlog, signal }) {
     const points = live ? statistics.points.map((one) => live.instead(one)) : statistics.points;
     const times = points.map((one) => Date.parse(one.at) / 1000);
     const of = (label, color, value) => ({ label, color, values: points.map(value) });
-    const drawn = (note, ...series) => ({ times, stepS: statistics.step_s, note, series });
-    const per = `Per ${statistics.step_s === 60 ? "minute" : duration(statistics.step_s)}; the newest is not over yet.`;
+    const drawn = (unit, note, ...series) => ({ times, stepS: statistics.step_s, unit, note, series });
+    const step = statistics.step_s === 60 ? "minute" : duration(statistics.step_s);
+    const per = `Per ${step}; the newest is not over yet.`;
     messages.show(
       drawn(
+        `messages per ${step}`,
         [per, countedWords(statistics.counted_at)].filter(Boolean).join(" "),
         { ...of("Put", "accent", (one) => one.put), area: true },
         of("Delivered", "good", (one) => one.delivered),
         of("Parked", "bad", (one) => one.parked),
       ),
     );
-    failures.show(drawn("By HTTP status or error.", ...failedBy(points, of)));
+    failures.show(drawn(`attempts per ${step}`, "By HTTP status or error.", ...failedBy(points, of)));
     const quantile = (name) => (one) => (one.latency ? one.latency[name] : null);
     latency.show(
       drawn(
+        "time",
         "50, 95 and 99 of 100 deliveries took at most this long.",
         of("50 %", "c1", quantile("p50_ms")),
         of("95 %", "c2", quantile("p95_ms")),
@@ -104,7 +107,7 @@ export function chartsOf({ backlog, signal }) {
       ),
     );
     if (backlog) {
-      waiting.show(drawn("Messages that waited at the end of the step.", of("Backlog", "accent", (one) => one.backlog)));
+      waiting.show(drawn("messages", "Messages that waited at the end of the step.", of("Backlog", "accent", (one) => one.backlog)));
     }
   }
   return { element: el("div", { class: "charts" }, shown.map((one) => one.element)), show };

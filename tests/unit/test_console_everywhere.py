@@ -22,7 +22,7 @@ __all__ = ["shop"]  # the fixture
 pytestmark = [needs_chromium, pytest.mark.timeout(300)]
 LOOKS = [(width, height, scheme) for width, height in ((1440, 900), (390, 844)) for scheme in ("light", "dark")]
 VIEWS = re.findall(
-    r'^  \["([^"]+)", show\w+\]', (Path(console.__file__).parent / "console_files/main.js").read_text(), re.MULTILINE
+    r'^  \["([^"]+)", show\w+', (Path(console.__file__).parent / "console_files/main.js").read_text(), re.MULTILINE
 )
 READY = """document.querySelector('main h1') !== null && !/Loading…/.test(document.querySelector('main').textContent) &&
   ![...document.querySelectorAll('main td')].some((one) => one.textContent === '…') &&
@@ -35,6 +35,9 @@ WIDE = """(() => {
     .filter((one) => one.getBoundingClientRect().right > wide + 1 && getComputedStyle(one).position !== 'absolute')
     .map((one) => `${one.tagName} ${one.className} ${one.textContent.slice(0, 40)}`);
 })()"""
+
+SCROLLED = """[...document.querySelectorAll('.panel, dialog')].filter((one) => one.scrollWidth > one.clientWidth + 1)
+  .map((one) => one.textContent.slice(0, 60))"""
 
 
 async def put(shop: Shop, path: str, body: dict[str, object]) -> httpx.Response:
@@ -52,6 +55,7 @@ async def faults(page: Browser, where: str) -> list[str]:
         await page.color_scheme(scheme)
         here = f"{where} at {width} px, {scheme}:"
         found += [f"{here} overflow of {one}" for one in await page.run(WIDE)]
+        found += [f"{here} a panel scrolls sideways: {one}" for one in await page.run(SCROLLED)]
         if await page.run("document.documentElement.scrollWidth") > width:
             found.append(f"{here} the page scrolls sideways")
         found += [f"{here} {one}" for one in await page.violations()]
@@ -146,17 +150,17 @@ async def test_the_keyboard_leads_to_the_search_to_any_page_and_to_help(shop: Sh
     await keyboard.type("ord?")  # and a question mark is text there
     assert await page.run("document.activeElement.value") == "ord?"
     for text, address in (
-        ("log", "#/log"),
-        ("bill", f"#/queues/{shop.queue}/listeners/{shop.listener}"),
-        ("orders", f"#/queues/{shop.queue}"),
-        (message, f"#/queues/{shop.queue}/messages/{message}"),
+        ("log", "/log"),
+        ("bill", f"/queues/{shop.queue}/listeners/{shop.listener}"),
+        ("orders", f"/queues/{shop.queue}"),
+        (message, f"/queues/{shop.queue}/messages/{message}"),
     ):
         await keyboard.press("Control+k")
         await keyboard.type(text)
         chosen = "document.querySelector('.options [aria-selected=true]')?.textContent.toLowerCase()"
         await page.until(f"{chosen}?.includes('{text}')")
         await keyboard.press("Enter")
-        await page.until(f"location.hash === '{address}'")
+        await page.until(f"location.hash === '#/o/{shop.organization}{address}'")
     await page.until(READY)
     await keyboard.press("?")
     await page.until("document.querySelector('dialog[open] kbd') !== null")
