@@ -366,7 +366,7 @@ def end_session(which: str = "this") -> Request[answers.EndedSessionAnswer]:
 
 
 def delete_account(password: str, *, even_if_last: bool = False) -> Request[answers.DeletedAccountAnswer]:
-    """Delete the signed-in account. Set `even_if_last` to delete it even if an organization then has no member who can
+    """Delete the signed-in account. Set `even_if_last` to delete it even if an organization then has no owner who can
     sign in.
     """
     body = {"password": password, "even_if_last": even_if_last}

@@ -89,7 +89,9 @@ class Mailer:
             server.starttls(context=context)
             server.ehlo()
         elif not settings.tls and settings.password is not None:
-            raise smtplib.SMTPNotSupportedError("without STARTTLS, the password would be readable on the way")
+            raise smtplib.SMTPNotSupportedError(
+                "the mail server offers no STARTTLS, so the password is not sent: use smtps:// in --smtp-url"
+            )
         if settings.username is not None and settings.password is not None:
             server.login(settings.username, settings.password)
 

@@ -168,7 +168,7 @@ class Limits:
 
     @property
     def quick(self) -> bool:
-        """Whether the listener answers fast on average. Its answers may then arrive at any moment."""
+        """Whether the listener answers fast on average, so that it may soon need as many messages as memory permits."""
         return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:

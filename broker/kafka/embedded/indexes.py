@@ -63,7 +63,7 @@ def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iter
             for suffix, wrong in ((".index", _wrong_place), (".timeindex", _wrong_time)):
                 index = path.with_suffix(suffix)
                 try:
-                    # Read the index first: the segment may grow meanwhile, but it has every batch of the index.
+                    # Read the index before the segment, so that the segment has every batch that the index names.
                     raw = index.read_bytes()
                     batches = _batches(path)
                 except FileNotFoundError:
