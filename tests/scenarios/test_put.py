@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -125,3 +129,46 @@ def test_an_api_that_is_killed_on_the_way_costs_no_message_and_doubles_none(serv
     _, stderr = process.communicate("\n".join(lines[10_000:]), timeout=240)
     assert process.returncode == 0, stderr
     assert sorted(messages_of(server, "killed")) == sorted(lines)
+
+
+# Pipelining
+
+
+def record_batches(server: Running) -> Counter[int]:
+    """How many record batches of the topic have how many records, from Kafka's files."""
+    found: Counter[int] = Counter()
+    for path in server.data_dir.glob(f"kafka/**/{TOPIC}-*/*.log"):
+        log = path.read_bytes()
+        at = 0
+        while at < len(log):
+            (length,) = struct.unpack_from(">i", log, at + 8)
+            (count,) = struct.unpack_from(">i", log, at + 57)
+            found[count] += 1
+            at += 12 + length
+    return found
+
+
+def test_puts_that_arrive_together_on_one_connection_are_one_record_batch(server: Running):
+    headers = {"x-api-key": server.api_key}
+    made = httpx.put(f"{server.url}/v1/queues", json={"name": "pipelined"}, headers=headers, timeout=20).json()["queue"]
+
+    def request(data: str) -> bytes:
+        body = json.dumps({"data": data}).encode()
+        head = f"PUT /v1/queues/{made['id']}/messages HTTP/1.1\r\nhost: {place.netloc}\r\nx-api-key: {server.api_key}"
+        return f"{head}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+    place = urlsplit(server.url)
+    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+
+        def answers(requests: bytes, count: int) -> None:
+            connection.sendall(requests)
+            received = b""
+            while received.count(b"HTTP/1.1 200 ") < count or not received.endswith(b"}"):
+                part = connection.recv(1 << 16)
+                assert part, received
+                received += part
+
+        answers(request("before"), 1)  # The process knows the API key now, so that no put has to wait for it.
+        before = record_batches(server)
+        answers(b"".join(request(str(number)) for number in range(5)), 5)
+    assert record_batches(server) - before == Counter({5: 1})

@@ -409,6 +409,9 @@ async def test_only_alerts_are_mailed_and_only_where_the_operator_wants_it():
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/notify_url")
     listener = f"/v1/queues/{other}/listeners/{await api.listener(other)}"
     assert (await api.put(listener, json={"notify_url": MAIL["notify_url"]})).status_code == 422
+    mails = f"/v1/queues/{alerts}/listeners/{made.json()['listener']['id']}"
+    batched = await api.put(mails, json={"batch": {}})
+    assert (batched.status_code, batched.json()["errors"][0]["pointer"]) == (422, "/batch")
     wrong = MAIL | {"name": "two", "notify_url": "mailto:a@b.example,c@d.example"}
     assert (await api.put(f"/v1/queues/{alerts}/listeners", json=wrong)).status_code == 422
     api = await make_api()
