@@ -149,9 +149,8 @@ class ClaimIndex:
         return self._owners.count(owner)
 
     def add(self, digest: bytes, partition: int, offset: int, at_ms: int, owner: str) -> None:
-        """Add an idempotency claim to the index. The claims of a partition must be added in the order of their offsets.
-
-        `owner` is the id of the organization.
+        """Add a claim of an Idempotency-Key to the index. The claims of a partition must be added in the order of their
+        offsets. `owner` is the id of the organization.
         """
         recent = self._recent
         if recent.places and (len(recent.places) >= self._run_max or at_ms - self._since_ms >= _RUN_MS_MAX):

@@ -24,8 +24,8 @@ _MARK: Final = b'"type":"answers.kept"'
 
 
 class AnswersOfMessage:
-    """The stored answers of these listeners to the failed attempts of one message. Collect the attempts first, and then
-    find the answers.
+    """The stored HTTP answers of these listeners to the failed attempts of one message. Collect the attempts first, and
+    then find the answers.
     """
 
     def __init__(self, offset: int, listener_ids: Collection[str]) -> None:
@@ -51,8 +51,8 @@ class AnswersOfMessage:
                 self._told[event.listener_id, answer[0]] = answer
 
     def _missing(self) -> dict[int, int]:
-        """Return the partitions in which stored answers must still be found, each with the time from which on to read
-        it.
+        """Return the partitions in which stored HTTP answers must still be found, each with the time from which on to
+        read it.
         """
         since: dict[int, int] = {}
         for (listener_id, _), (_, _, answer_id, partition, at_ms, *_) in self._attempts.items():
@@ -61,7 +61,7 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Read the stored answers that are still missing, with at most four reads for each partition. Raises
+        """Read the stored HTTP answers that are still missing, with at most four reads for each partition. Raises
         LogUnavailable if Kafka does not answer.
         """
         since = self._missing()

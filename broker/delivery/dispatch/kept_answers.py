@@ -105,8 +105,8 @@ class KeptAnswers:
             self._attempts[partition] = attempts
 
     def _find(self, partition: int, raw: bytes) -> _Found | None:
-        """Return the id, the partition and the time of the stored copy of this answer. If there is none, store a copy
-        now. Return None if that would exceed the limits on stored answers.
+        """Return the id, the partition and the time of the stored copy of this HTTP answer. If there is none, store a
+        copy now. Return None if that would exceed the limits on stored answers.
         """
         at_ms = now_ms()
         if at_ms - self._since_ms >= _MINUTE_MS or at_ms < self._since_ms:
@@ -135,8 +135,8 @@ class KeptAnswers:
         return found
 
     def forget(self, partition: int) -> None:
-        """Drop answers that are not written to Kafka yet, because the partition was handed over or the listener was
-        deleted.
+        """Drop HTTP answers that are not written to Kafka yet, because the partition was handed over or the listener
+        was deleted.
         """
         self._attempts.pop(partition, None)
         self._answers.pop(partition, None)
