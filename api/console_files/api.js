@@ -70,6 +70,7 @@ const SCOPES = {
   deleteListener: "queues",
   getSecret: "queues",
   pauseListener: "queues:operate",
+  resumeListener: "queues:operate",
   testListener: "queues:operate",
   redriveListener: "queues:operate",
   replayToListener: "queues:operate",

@@ -164,14 +164,3 @@ export async function lookAtListener(queueId, listenerId, signal) {
   const { body, etag } = await ask("getListener", { ids: { queue_id: queueId, listener_id: listenerId }, signal });
   return { listener: body.listener, etag };
 }
-
-const AT_ONCE = 4;
-
-/** Call act with each item, at most 4 at a time. */
-export async function each(items, act) {
-  const left = [...items];
-  const worker = async () => {
-    while (left.length) await act(left.shift());
-  };
-  await Promise.all(Array.from({ length: Math.min(AT_ONCE, left.length) }, worker));
-}

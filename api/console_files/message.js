@@ -1,6 +1,9 @@
-// The page of one message: its data, and why it is or is not delivered to each listener.
+// The page of one message: its data, and for each listener the steps of its delivery.
+//
+// For: what is loaded, and the buttons. Not for: the steps (timeline.js).
 
-import { ask } from "./api.js";
+import { ask, session, whyNot } from "./api.js";
+import { copyText, curlText } from "./curl.js";
 import {
   button,
   confirmed,
@@ -14,36 +17,33 @@ import {
   panel,
   redraw,
   state,
-  table,
 } from "./dom.js";
 import { form } from "./forms.js";
-import { each, lookAtListener, poll } from "./live.js";
-import {
-  count,
-  deliverySentence,
-  indented,
-  outcome,
-  problemWords,
-  replyText,
-  shortened,
-  stepsWords,
-  took,
-} from "./words.js";
+import { concerns, poll } from "./live.js";
+import { namesOf } from "./logwords.js";
+import { timeline } from "./timeline.js";
+import { bytes, deliveryCounts, deliverySentence, indented, problemWords } from "./words.js";
 
 const LOOK_MS = 3000;
+const SECOND_MS = 1000;
 const SHOWN_CHARACTERS = 50_000;
+const STORY_MAX = 1000; // events of one message
 
 export async function showMessage({ main, ids, signal }) {
   const queue = (await ask("getQueue", { ids, signal })).body.queue;
   const { message } = (await ask("getMessage", { ids, signal })).body;
   const told = el("p", { class: "alert", hidden: true });
+  const summary = el("span", { class: "badges", role: "status" });
   const deliveries = el("div");
+  const known = { message, listeners: new Map(), story: [], storyOf: null, members: [] };
   main.replaceChildren(
-    el("p", { class: "way" }, link(["queues"], "Queues"), " › ", link(["queues", queue.id], queue.name), " ›"),
+    el("p", { class: "way" }, link(["queues"], "Queues"), " › ", link(["queues", queue.id], queue.name, { title: `ID ${queue.id}` }), " ›"),
     el(
       "div",
       { class: "title" },
       el("h1", { tabindex: "-1" }, message.name),
+      button("Copy as curl", () => copyText(curlText(queue.id, known.message), "Command")),
+      button("Copy ID", () => copyText(message.id, "ID"), { title: message.id }),
       el(
         "a",
         { class: "button", href: `${hash("log")}?message=${encodeURIComponent(message.id)}` },
@@ -53,56 +53,85 @@ export async function showMessage({ main, ids, signal }) {
       button("Delete", () => remove(queue, message), { needs: "deleteMessage", class: "danger" }),
     ),
     facts([
-      ["Message ID", el("code", {}, message.id)],
+      ["Deliveries", summary],
       ["Put at", moment(message.created_at)],
       message.updated_at ? ["Changed at", moment(message.updated_at)] : null,
       message.key !== null ? ["Ordering key", message.key] : null,
       message.deliver_at ? ["Not before", moment(message.deliver_at)] : null,
+      ["Size", bytes(message.size)],
+      ["Message ID", el("code", {}, message.id)],
     ]),
     told,
     panel("Deliveries", deliveries),
     dataPanel(message.data),
   );
-  poll(signal, LOOK_MS, () => look(queue, ids, deliveries, signal), told);
+  const draw = () => drawDeliveries(queue, known, summary, deliveries);
+  const look = async () => {
+    await load(queue, ids, known, signal);
+    draw();
+    if (await loadStory(queue, known, signal)) draw();
+  };
+  const timer = setInterval(draw, SECOND_MS); // “in 12 s” counts down
+  signal.addEventListener("abort", () => clearInterval(timer));
+  draw();
+  poll(signal, LOOK_MS, look, told, null, concerns({ queue_id: queue.id }, "message", "delivery", "listener"));
 }
 
-async function look(queue, ids, deliveries, signal) {
-  const { message } = (await ask("getMessage", { ids, signal })).body;
-  const states = message.listeners || [];
-  const listeners = new Map();
-  await each(
-    states.filter((one) => one.state !== "delivered"),
-    async (one) => {
-      try {
-        listeners.set(one.id, (await lookAtListener(queue.id, one.id, signal)).listener);
-      } catch (error) {
-        if (error.status !== 404) throw error; // it was deleted meanwhile
-      }
-    },
-  );
-  const open = new Set([...deliveries.querySelectorAll("details[open]")].map((one) => one.dataset.listener));
-  const boxes = states.map((one) => deliveryBox(queue, message, one, listeners.get(one.id) || null, open));
+/** Load the message, and if a delivery is not finished, the listeners of its queue. */
+async function load(queue, ids, known, signal) {
+  known.message = (await ask("getMessage", { ids, signal })).body.message;
+  if (deliveriesOf(known).every((one) => one.state === "delivered")) return;
+  const asked = { limit: 1000, backlog: true };
+  const { body } = await ask("listListeners", { ids: { queue_id: queue.id }, query: asked, signal });
+  known.listeners = new Map(body.listeners.map((one) => [one.id, one]));
+}
+
+/**
+ * Load what the message itself does not tell: who retried a delivery, and when. Resolves to whether something is new.
+ * A message that every listener took at once has no such events. Some roles may not read the log.
+ */
+async function loadStory(queue, known, signal) {
+  const states = deliveriesOf(known);
+  const now = JSON.stringify([known.message.updated_at, states.map((one) => [one.state, one.attempts.length])]);
+  const quiet = states.every((one) => one.attempts.length <= 1 && one.state !== "parked") && !known.message.updated_at;
+  if (quiet || known.storyOf === now || whyNot("readLog")) return false;
+  const query = { message: known.message.id, type: "message,listener.redriven,delivery.attempted,replay.started", limit: STORY_MAX };
+  const ids = { organization_id: session.organization.id };
+  const [{ body }, members] = await Promise.all([ask("readLog", { query, signal }), ask("listMembers", { ids, signal })]);
+  known.story = body.filter((one) => one.event).map((one) => one.event);
+  known.members = members.body.members;
+  known.storyOf = now;
+  return true;
+}
+
+function deliveriesOf(known) {
+  return known.message.listeners || [];
+}
+
+function drawDeliveries(queue, known, summary, deliveries) {
+  const states = deliveriesOf(known);
+  const open = new Set([...deliveries.querySelectorAll("details[open]")].map((one) => one.dataset.attempt));
+  const { actor } = namesOf([queue], [], known.members);
+  const counted = states.map((one) => ({ ...one, attempts: one.attempts.length }));
+  redraw(summary, deliveryCounts(counted).map((one) => el("span", { class: `state ${one.state}`, title: one.names }, one.text)));
+  const boxes = states.map((one) => {
+    const steps = timeline(known.message, one, known.story, (text) => actor(text) || "Everput", open);
+    return deliveryBox(queue, known.message, one, known.listeners.get(one.id) || null, steps);
+  });
   redraw(
     deliveries,
     ...(boxes.length ? boxes : [el("p", { class: "quiet" }, "No listener of this queue gets this message.")]),
   );
 }
 
-function deliveryBox(queue, message, delivery, listener, open) {
-  const attempts = delivery.attempts.map((one) => [
-    String(one.number),
-    moment(one.at),
-    outcome(one.status, one.error),
-    `${took(one.took_ms)}${stepsWords(one)}`,
-    one.answer ? reply(one.answer, `${delivery.id} ${one.number}`, open) : "–",
-  ]);
+function deliveryBox(queue, message, delivery, listener, steps) {
   const ids = { queue_id: queue.id, listener_id: delivery.id };
-  const named = { "data-listener": delivery.id };
+  const named = { "data-listener": delivery.id, "aria-label": `Retry now: ${delivery.name}`, needs: "redriveListener" };
   const owed = delivery.state === "parked" || delivery.state === "retrying";
   return el(
     "article",
     { class: "delivery" },
-    el("h3", {}, state(delivery.state), " ", link(["queues", queue.id, "listeners", delivery.id], delivery.name)),
+    el("h3", {}, state(delivery.state), " ", link(["queues", queue.id, "listeners", delivery.id], delivery.name, { title: `ID ${delivery.id}` })),
     el("p", {}, deliverySentence(delivery, listener, message, Date.now())),
     owed
       ? button("Retry now", () => act("redriveListener", ids, { messages: [message.id] }, "Retrying."), named)
@@ -111,27 +140,10 @@ function deliveryBox(queue, message, delivery, listener, open) {
       ? button(
           "Resume listener",
           () => act("resumeListener", ids, undefined, "The listener is resumed."),
-          named,
+          { ...named, "aria-label": `Resume listener ${delivery.name}`, needs: "resumeListener" },
         )
       : null,
-    attempts.length
-      ? el(
-          "details",
-          { open: open.has(delivery.id), "data-listener": delivery.id },
-          el("summary", {}, count(attempts.length, "attempt")),
-          table(`Attempts to deliver to ${delivery.name}`, ["Attempt", "Time", "Result", "Duration", "Answer"], attempts, ""),
-        )
-      : null,
-  );
-}
-
-/** Create the part that shows what a listener answered, and to what. Its text is the listener's, and stays text. */
-function reply(answer, name, open) {
-  return el(
-    "details",
-    { open: open.has(name), "data-listener": name },
-    el("summary", {}, shortened(answer.body, 80) || count(answer.headers.length, "header")),
-    el("pre", {}, replyText(answer)),
+    steps,
   );
 }
 

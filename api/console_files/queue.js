@@ -17,7 +17,7 @@ export async function showQueue({ main, ids, query, signal }) {
   const { queue } = found.body;
   const told = el("p", { class: "alert", hidden: true });
   const listeners = listenersPanel(queue, query, signal);
-  const messages = await messagesPanel(queue, signal);
+  const messages = messagesPanel(queue, query, signal);
   main.replaceChildren(
     el("p", { class: "way" }, link(["queues"], "Queues"), " ›"),
     el(

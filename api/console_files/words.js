@@ -236,6 +236,36 @@ export function headersText(headers) {
     .join("\n");
 }
 
+/** Return a size in its most readable unit, such as “1.5 KiB”. */
+export function bytes(size) {
+  if (size < 1024) return `${size} B`;
+  const [unit, of] = size < 1024 ** 2 ? ["KiB", 1024] : ["MiB", 1024 ** 2];
+  return `${(Math.round((10 * size) / of) / 10).toLocaleString("en")} ${unit}`;
+}
+
+// What needs attention comes first.
+const DELIVERY_STATES = ["parked", "retrying", "unknown", "pending", "scheduled", "cancelled", "delivered"];
+const NAMED_MAX = 2;
+const LISTED_MAX = 10;
+
+/** Count a message's deliveries by state: {state, text, names} of each state that occurs, the worst first. */
+export function deliveryCounts(deliveries) {
+  const found = [];
+  for (const state of DELIVERY_STATES) {
+    const those = deliveries.filter((one) => one.state === state);
+    if (!those.length) continue;
+    const tried = (one) => (state !== "delivered" && one.attempts ? ` (${count(one.attempts, "attempt")})` : "");
+    const listed = those.slice(0, LISTED_MAX).map((one) => `${one.name}${tried(one)}`);
+    const names = those.length > LISTED_MAX ? `${listed.join(", ")} and ${those.length - LISTED_MAX} more` : listed.join(", ");
+    let text = `${those.length} ${state}`;
+    if (deliveries.length === 1) text = `${state}${tried(those[0])}`;
+    else if (state !== "delivered" && those.length <= NAMED_MAX)
+      text = `${state}: ${those.map((one) => `${shortened(one.name, 30)}${tried(one)}`).join(", ")}`;
+    found.push({ state, text, names });
+  }
+  return found;
+}
+
 const COMMON = new Set(["type", "v", "at_ms", "organization_id", "actor", "request_id"]);
 
 /** Return an event's own fields on one line, without its time, type and actor. */
