@@ -18,8 +18,8 @@ from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
 
 from broker.kafka.packed import INT16, INT32, PackedRequest
 
-_API_KEY: Final = 1
-_VERSION: Final = 11
+API_KEY: Final = 1
+VERSION: Final = 11
 # The start of a fetch request: replica_id, three limits, isolation_level, session_id, session_epoch, number of topics.
 _BEGIN: Final = struct.Struct(">iiiibiii")
 # A partition in a fetch request: its number, current_leader_epoch, fetch_offset, log_start_offset, max_bytes.
@@ -106,7 +106,7 @@ class Fetch(FetchRequest):  # type: ignore[misc]
             rows,
             _END,
         )
-        return PackedRequest(_API_KEY, _VERSION, body, _Answer)
+        return PackedRequest(API_KEY, VERSION, body, _Answer)
 
 
 def rows_of(answer: Any) -> list[Fetched]:

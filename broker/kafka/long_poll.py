@@ -16,10 +16,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from aiokafka import errors as kafka_errors
+from aiokafka.protocol.fetch import FetchRequest_v11
 
 from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.batches import parse
-from broker.kafka.fetch import Fetch, Fetched, rows_of
+from broker.kafka.fetch import API_KEY, VERSION, Fetch, Fetched, rows_of
+from broker.kafka.packed import open_connection, post
 from broker.kafka.requests import EARLIEST, KafkaRequests
 from broker.ports import Record
 
@@ -42,7 +44,7 @@ class LongPoll:
         self._topic = topic
         self.positions: dict[int, int] = {}  # the next offset, by partition
         self._rest: dict[int, list[Record]] = {}  # records that read() must return
-        self._polls: dict[int, asyncio.Task[list[Fetched]]] = {}  # by broker
+        self._polls: dict[int, asyncio.Future[list[Fetched]]] = {}  # by broker
         self._asked: dict[int, dict[int, int]] = {}  # requested offsets, by broker
         self._begun = asyncio.Event()
         self._failing = False
@@ -101,12 +103,19 @@ class LongPoll:
         for leader, offsets in wanted.items():
             rows = [(partition, offset, _PARTITION_BYTES) for partition, offset in offsets.items()]
             self._asked[leader] = offsets
-            self._polls[leader] = asyncio.create_task(self._poll(leader, rows))
+            self._polls[leader] = self._poll(leader, rows)
 
-    async def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> list[Fetched]:
-        request = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES)
+    def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> asyncio.Future[list[Fetched]]:
+        request, client = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES), self._requests.client
         # Send fetch requests on a connection of their own (`group`), because Kafka answers in the order of requests.
-        return rows_of(await self._requests.client.send(leader, request, group=self))
+        connection = open_connection(client, leader, self, API_KEY, VERSION)
+        if connection is not None:
+            return post(connection, request.build(FetchRequest_v11))
+
+        async def connect_and_poll() -> list[Fetched]:
+            return rows_of(await client.send(leader, request, group=self))
+
+        return asyncio.create_task(connect_and_poll())
 
     async def _receive(self) -> None:
         """Wait until a fetch request is answered, and keep the records until read() returns them."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from functools import partial
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
@@ -28,12 +29,11 @@ from typing import Any, Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 from aiokafka.client import ConnectionGroup
-from aiokafka.conn import CloseReason
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.structs import RecordMetadata, TopicPartition
 
-from broker.kafka.packed import INT16, INT32, PackedRequest
+from broker.kafka.packed import INT16, INT32, PackedRequest, open_connection, post
 
 _API_KEY: Final = 0
 _VERSION: Final = 7
@@ -141,32 +141,12 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         if accumulator._closed or accumulator._exception or sender.sender_task.done():
             return None
         leader = self.client.cluster.leader_for_partition(where)
-        connection = self.client._conns.get((leader, ConnectionGroup.DEFAULT))
-        if connection is None or not connection.connected():
-            return None
-        least, most = connection._versions.get(_API_KEY, (0, 0))
-        return connection if least <= _VERSION <= most else None
+        return open_connection(self.client, leader, ConnectionGroup.DEFAULT, _API_KEY, _VERSION)
 
     def _send(self, connection: Any, sent: MessageBatch) -> None:
-        loop = asyncio.get_running_loop()
-        request = pack(sent.tp.topic, sent.tp.partition, sent.get_data_buffer(), timeout_ms=self._request_timeout_ms)
-        correlation_id = connection._next_correlation_id()
-        head = request.build_request_header(correlation_id, connection._client_id).encode()
-        body = request.encode()
-        answer: asyncio.Future[list[Produced]] = loop.create_future()
-        # If the connection closes, all requests on it fail.
-        timer = loop.call_later(self._request_timeout_ms / 1000, connection.close, CloseReason.CONNECTION_TIMEOUT)
-
-        def answered(_: object) -> None:
-            timer.cancel()
-            self._answered(sent, answer)
-
-        answer.add_done_callback(answered)
-        connection._requests.append((correlation_id, request, answer))
-        try:
-            connection._writer.write(b"%b%b%b" % (INT32.pack(len(head) + len(body)), head, body))
-        except (OSError, RuntimeError):  # uvloop raises RuntimeError if the connection was lost a moment ago
-            connection.close(CloseReason.CONNECTION_BROKEN)
+        topic, partition = sent.tp
+        request = pack(topic, partition, sent.get_data_buffer(), timeout_ms=self._request_timeout_ms)
+        post(connection, request).add_done_callback(partial(self._answered, sent))
 
     def _answered(self, sent: MessageBatch, answer: asyncio.Future[list[Produced]]) -> None:
         error = answer.exception()

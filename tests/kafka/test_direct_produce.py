@@ -172,7 +172,7 @@ async def test_a_request_without_an_answer_ends_its_connection_and_is_repeated(p
     assert await producing.send(b"1") == 1
     connection = producing.connection
     handle = connection._handle_frame
-    producing.producer._request_timeout_ms = 200
+    connection._request_timeout = 0.2
 
     def deaf(frame: bytes) -> None:
         if not isinstance(connection._requests[0][1], PackedRequest):
