@@ -165,7 +165,7 @@ class LogReader:
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
             # A request with a page token has had an earlier page, for which the existence of the listener was checked.
-            # A request for one message's history skips this check, which may read all of the topic `control`.
+            # For one message's history, do not check that the listener existed: this may read all of `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener of this organization has, or had, this ID.")

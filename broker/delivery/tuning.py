@@ -28,7 +28,7 @@ class Tuning:
     held_per_attempt: int = 4  # A new listener may have this many messages in memory for each permitted attempt.
     # A worker has at most this many bytes of messages for one listener in memory. Decoded, they take twice that.
     held_bytes_max: int = 4 << 20
-    # One listener's messages may use at least this many bytes of memory, even if the worker has little left.
+    # The messages of one listener may use at least this many bytes of memory, even if the worker has little left.
     held_bytes_min: int = 64 << 10
     all_held_bytes_max: int = 128 << 20  # for all listeners together
     # If more deliveries of a listener than this wait in memory for a retry, further ones move to `outstanding`.
@@ -58,7 +58,7 @@ class Tuning:
     slow_ms: int = 250  # A listener counts as slow if its answers take longer than this on average.
     # For this average, a longer answer counts as this time: one long answer must not make a fast listener slow.
     took_ms_max: int = 500
-    # A listener counts as failing if it rejects a larger part of its attempts. It then has the lowest priority.
+    # A listener that rejects more than this part of its attempts counts as failing, and has the lowest priority.
     failing: float = 0.25
     # The averages of answer times and failures cover about this many of a listener's last answers.
     answers_weighed: int = 8

@@ -85,7 +85,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # By partition, the offset in `changes` below which changes may have taken effect before this worker began.
+        # By partition, the offset in `changes` up to which an earlier worker may have applied updates and deletions.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
