@@ -41,6 +41,7 @@ def main() -> None:
     one.add_argument("--rounds", type=int, default=5)
     one.add_argument("--rates", type=_numbers, default=[1_000, 3_000], metavar="N,…", help="messages per second")
     one.add_argument("--idle-s", type=int, default=30, help="0 skips it")
+    one.add_argument("--batch", type=int, default=100, help="messages in a request, for one shape more; 0 skips it")
     one = which.add_parser("isolation", help="a healthy listener alone and with bad ones")
     one.add_argument(
         "--kinds", type=_words, default=["dead", "hang", "slow"], metavar="KIND,…", help="or refuse, busy, drip"

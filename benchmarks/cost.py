@@ -24,9 +24,11 @@ OPEN_LOOP_S = 8.0
 SETTLE_S = 2.0
 
 
-def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: int) -> dict[str, Any]:
+def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: int, batch: int) -> dict[str, Any]:
     """Measure this checkout, and another one in the directory `beside`, which has its own .venv. Without `beside`,
     measure only this one.
+
+    A listener with batches of `batch` messages is measured only in this checkout, because others may not know them.
     """
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(sinking())
@@ -58,6 +60,9 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
                 for name in names:
                     row = _measured(installations[name], listeners, count, rate)
                     rows[name].setdefault(shape, []).append(row)
+            if batch:
+                row = _measured(installations["this"], 1, messages, 0, batch={"max_messages": batch})
+                rows["this"].setdefault(f"batches of {batch}", []).append(row)
         idle = {name: _idle(everput, idle_s) for name, everput in installations.items()} if idle_s else {}
     return _report(rows, empties) | {"idle_cores": idle}
 
@@ -69,11 +74,11 @@ def _empty(pid: int, put: tuple[str, ...], url: str, messages: int) -> float:
     return round((processor_s([pid]) - before) * 1e6 / messages, 1)
 
 
-def _measured(everput: Everput, listeners: int, messages: int, rate: float) -> dict[str, Any]:
+def _measured(everput: Everput, listeners: int, messages: int, rate: float, **settings: object) -> dict[str, Any]:
     """Put one load, and return its cost in microseconds of processor time per message, by kind of process."""
     time.sleep(SETTLE_S)
     before = by_kind(everput.pid)
-    found = everput.put_and_deliver(listeners, messages, rate)
+    found = everput.put_and_deliver(listeners, messages, rate, **settings)
     time.sleep(SETTLE_S)  # until the cursors are committed
     after = by_kind(everput.pid)
     parts = {kind: round((after[kind] - before.get(kind, 0.0)) * 1e6 / messages, 1) for kind in after}
@@ -133,7 +138,7 @@ def _report(rows: dict[str, dict[str, list[dict[str, Any]]]], empties: list[floa
         deliveries = 10 if shape == "ten" else 1
         beside_empty = ratios([one / deliveries for one in costs], empties)
         found["ratios"][f"cost per delivery, {shape} / an empty PUT"] = beside_empty
-        if "other" in rows:
+        if shape in rows.get("other", {}):
             others = per(shape, "other", lambda row: row["us_per_message"])
             found["ratios"][f"cost, {shape} / other"] = ratios(costs, others)
             rates = [per(shape, name, lambda row: row["delivered_per_s"]) for name in ("this", "other")]

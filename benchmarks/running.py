@@ -202,9 +202,10 @@ class Everput(Site):
         asyncio.run(self.fill(queue_id, messages))
         return self.drained(messages, lambda: self.steer(queue_id, listener_ids, "resume"))
 
-    def put_and_deliver(self, listeners: int, messages: int, rate: float = 0) -> dict[str, Any]:
+    def put_and_deliver(self, listeners: int, messages: int, rate: float = 0, **settings: object) -> dict[str, Any]:
         """Put messages on a new queue with this many healthy listeners, and measure their delivery."""
-        return self.deliver([self.queue([f"ok{number}" for number in range(listeners)])], listeners, messages, rate)
+        queue_id = self.queue([f"ok{number}" for number in range(listeners)], **settings)
+        return self.deliver([queue_id], listeners, messages, rate)
 
 
 @contextlib.contextmanager

@@ -46,13 +46,12 @@ class Received:
         self.revived_at = self.first_good_answer_at = 0.0
 
     def take(self, path: bytes, body: bytes) -> None:
-        mark = MARK.search(body)
+        """Count the messages of a request, which may be a batch."""
         now = time.time_ns()
-        self.posts += 1
-        if mark is None:
-            return
-        self.by_path[path].add(int(mark[1]))
-        self.latency_ms.append((now - int(mark[2])) / 1e6)
+        for mark in MARK.finditer(body):
+            self.posts += 1
+            self.by_path[path].add(int(mark[1]))
+            self.latency_ms.append((now - int(mark[2])) / 1e6)
         self.last_at = now / 1e9
         self.first_at = self.first_at or self.last_at
 

@@ -47,7 +47,9 @@ class FormingBatch:
         `size` is the size of its element in bytes. `failed` is how many attempts have failed. An empty batch takes a
         message of any size.
         """
-        messages_max = min(self._messages_max, max(1, self._limit >> min(failed, _HALVINGS_MAX)))
+        messages_max = self._messages_max
+        if failed:
+            messages_max = min(messages_max, max(1, self._limit >> min(failed, _HALVINGS_MAX)))
         if self.full or (self.messages and (self.messages >= messages_max or self._bytes + size > self._bytes_max)):
             self.full = True
             return False

@@ -200,12 +200,13 @@ class Attempts:
 
     def send_batch(self, connection: Connection, deliveries: DeliveryBatch) -> None:
         """Send one HTTP request with the messages of these deliveries."""
-        elements, message_ids = [], []
+        elements, message_ids, traceparent = [], [], None
         for delivery in deliveries:
             message = message_of(delivery)
             delivery.state = SENT
             delivery.number += 1
-            traceparent = self.spans.begin(delivery, delivery.number, self.dispatcher.listener)
+            if message.traceparent is not None or traceparent is not None:
+                traceparent = self.spans.begin(delivery, delivery.number, self.dispatcher.listener)
             elements.append(element(message.id, message.body(self._queue), delivery.number, traceparent))
             message_ids.append(message.id)
         more = b"everput-batch: %d\r\n" % len(deliveries)

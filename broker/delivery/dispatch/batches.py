@@ -45,7 +45,7 @@ class Batching(Protocol):
 class Batches:
     """The batches of messages to one listener. `setting` is None while each request carries one message."""
 
-    __slots__ = ("_dispatcher", "_due", "_loop", "_may_begin", "_timer", "setting")
+    __slots__ = ("_added", "_dispatcher", "_due", "_loop", "_may_begin", "_timer", "setting")
 
     def __init__(
         self, dispatcher: Batching, may_begin: Callable[[Delivery], bool], loop: asyncio.AbstractEventLoop
@@ -53,6 +53,7 @@ class Batches:
         self._dispatcher = dispatcher
         self._may_begin = may_begin
         self._loop = loop
+        self._added = False  # True if pump() is called soon
         # The timer that runs while the first of the ready deliveries waits for more messages.
         self._timer: asyncio.TimerHandle | None = None
         # True if the next batch must be sent even if it is not full: its first message has waited for `wait_ms`.
@@ -67,13 +68,26 @@ class Batches:
             self.forget()
             self._loop.call_soon(self._dispatcher.pump)
 
+    def added(self, batch: Batch) -> None:
+        """Note that one more delivery is ready. Send a full batch at once, and begin the wait for others when the event
+        loop has handed over all messages that were read together.
+        """
+        if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:
+            self._dispatcher.pump()
+        elif not self._added:
+            self._added = True
+            self._loop.call_soon(self._pump_added)
+
+    def _pump_added(self) -> None:
+        self._added = False
+        self._dispatcher.pump()
+
     def pump(self, batch: Batch) -> None:
         """Begin as many attempts as the listener's limits and the size of its batches allow."""
         dispatcher = self._dispatcher
         ready, limits, attempts = dispatcher.deliveries.ready, dispatcher.limits, dispatcher.attempts
         connections, at_s = attempts.connections, self._loop.time()
         if self._timer is None and not self._due:
-            # With a `wait_ms` of 0, the batch is sent when the messages that were read together have been handed over.
             self._timer = self._loop.call_later(batch.wait_ms / 1000, self._waited)
         while ready and connections.busy < limits.most(connections.busy):
             if not self._sends(batch) or not connections.may_have_one or not limits.may_begin(at_s):

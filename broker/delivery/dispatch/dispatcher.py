@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from broker.core import circuit
 from broker.core.circuit import Circuit
@@ -109,8 +110,7 @@ class Dispatcher:
         elif before.paused is not None:
             self.wake()
         if before.redrives != listener.redrives:
-            since = before.redrives.count
-            self.deliveries.hurry(lambda message_id: listener.redrives.concern(message_id, since=since))
+            self.deliveries.hurry(partial(listener.redrives.concern, since=before.redrives.count))
             self.pump()
 
     # A message comes
@@ -139,7 +139,9 @@ class Dispatcher:
             return
         self.deliveries.ready.append(delivery)
         self.activate()
-        if self.connections.busy < self.limits.flow.limit or self.batches.setting is not None:
+        if self.batches.setting is not None:
+            self.batches.added(self.batches.setting)
+        elif self.connections.busy < self.limits.flow.limit:
             self.pump()
 
     def pump(self) -> None:
@@ -151,8 +153,7 @@ class Dispatcher:
             self.batches.pump(self.batches.setting)
             return
         connections, attempts = self.connections, self.attempts
-        # This repeats the code of the property `connections.busy`, because calling the property would be slower.
-        sent, making = connections.sent, connections.making
+        sent, making = connections.sent, connections.making  # The property `connections.busy` would be slower.
         most = self.limits.most(len(sent) + len(making))
         while ready and len(sent) + len(making) < most:
             delivery = ready.popleft()
