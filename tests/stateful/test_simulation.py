@@ -18,7 +18,7 @@ from broker.core.entities import Listener
 from broker.delivery.assignment import Assignment
 from broker.delivery.changes.honour import Changes
 from broker.delivery.checkpoint import checkpoints
-from broker.delivery.dispatch import dispatcher, stream
+from broker.delivery.dispatch import batches, dispatcher, stream
 from broker.delivery.dispatch.admission import Admission, Admissions
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.backlog import Backlog
@@ -28,6 +28,7 @@ from broker.delivery.outstanding.index import OutstandingIndex
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.delivery.reading.partition import Partition
 from broker.delivery.roster import Roster
+from broker.outbound.answer import read_body
 from tests.stateful.simulated_log import Pause
 from tests.stateful.simulation import simulated
 
@@ -261,6 +262,14 @@ def places_every_listener_where_the_tail_is(self, listener, _cursors):
     place(self, listener, tails)
 
 
+def takes_all_whatever_is_answered(_body):
+    return frozenset()
+
+
+def takes_what_is_there_for_all_of_it(raw):
+    return read_body(raw)._replace(complete=True)
+
+
 def lets_the_log_go_and_sets_nothing_aside(self, delivery):
     self._dispatcher.settle(delivery)
 
@@ -269,6 +278,8 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
     ("where", "name", "planted", "kind"),
     [
         (Backlog, "release", lets_the_log_go_and_sets_nothing_aside, "committed past"),
+        (batches, "failed_ids", takes_all_whatever_is_answered, "committed past"),
+        (batches, "read_body", takes_what_is_there_for_all_of_it, "committed past"),
         (window.Window, "opened", commits_past_open, "committed past"),
         (window.Window, "top", forgets_what_is_behind, "committed past"),
         (cursor.Cursor, "from_metadata", staticmethod(takes_the_top_for_the_cursor), "lost"),
