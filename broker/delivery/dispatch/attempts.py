@@ -252,8 +252,7 @@ class Attempts:
             return
         self.spans.end(deliveries, status, None)
         if not taken(status):
-            tunnel = connection.target.tunnel
-            failure = Failure(status=status, retry_after_s=retry_after_s, tunnel=tunnel)
+            failure = Failure(status=status, retry_after_s=retry_after_s, tunnel=connection.target.tunnel)
             counted = self.follow_up(deliveries, failure, took_ms)
             if counted:
                 self.answers.answered(counted, connection)
@@ -280,9 +279,8 @@ class Attempts:
         stale = connection.used > 0 and connection.fresh
         deliveries: tuple[Delivery, ...] = connection.work
         self.spans.end(deliveries, None, error)
-        counted = self.follow_up(
-            deliveries, Failure(error=error, tunnel=connection.target.tunnel, stale=stale), took_ms
-        )
+        failure = Failure(error=error, tunnel=connection.target.tunnel, stale=stale)
+        counted = self.follow_up(deliveries, failure, took_ms)
         if connection.used == 0:
             self.answers.unanswered(counted, connection.times)
 
