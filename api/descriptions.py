@@ -118,8 +118,9 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "listMessages": (
         "Lists a queue's messages, newest first, without deleted ones. Choose a time range with `from` and `to`, "
         "for example `?from=2026-01-31T12:00:00Z`, and the state of a delivery with `state`, for example "
-        "`?state=parked`. With `deliveries=true`, the answer has the state of each delivery. A page may be short, or "
-        "empty, while there is a next one. Follow `_links.next` until it is missing to read all pages."
+        "`?state=parked`. With `deliveries=true`, the answer has the state of each delivery, but of at most "
+        "20,000. A page may be short, or empty, while there is a next one. Follow `_links.next` until it is missing to "
+        "read all pages."
     ),
     "getMessage": "Returns a message and, for each listener, the state of its delivery and all attempts.",
     "updateMessage": (

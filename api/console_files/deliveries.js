@@ -1,7 +1,7 @@
 // A listener's retrying and parked deliveries, and the buttons that retry them now.
 
 import { ask, nextCursor } from "./api.js";
-import { age, button, confirmed, el, link, notice, panel, redraw, state, tableOf } from "./dom.js";
+import { age, button, confirmed, el, hash, link, notice, panel, redraw, state, tableOf } from "./dom.js";
 import { count, noDeliveries, outcome, problemWords } from "./words.js";
 
 const PAGE = 50;
@@ -30,7 +30,8 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
   const some = button("Retry selected", () => redrive(chosen()), { needs: "redriveListener", hidden: true, class: "primary" });
   const whole = button("Retry all", () => redrive(null), { needs: "redriveListener", hidden: true });
   const more = button("Show more", () => said(() => add()), { hidden: true });
-  const element = panel("Retrying and parked", el("div", { class: "row" }, choice, some, whole), empty, table, more);
+  const inMessages = el("a", {}, "Show the messages");
+  const element = panel("Retrying and parked", el("div", { class: "row" }, choice, some, whole, inMessages), empty, table, more);
   let cursor = null;
   let pages = 0;
 
@@ -81,6 +82,9 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
   }
 
   function shown() {
+    // A delivery that is pending here waits for its message's time.
+    const filters = { state: choice.value === "pending" ? "scheduled" : choice.value, listener: ids.listener_id };
+    inMessages.href = `${hash("queues", ids.queue_id)}?${new URLSearchParams(filters)}`;
     const none = body.children.length === 0;
     table.hidden = none;
     empty.hidden = !none;

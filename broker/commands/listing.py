@@ -25,6 +25,8 @@ from broker.ports import Deliveries, DeliverySummary, Log, PlacedMessage
 STATES: Final = ("pending", "scheduled", "retrying", "parked", "delivered")
 _TIME_S: Final = 0.15  # After this time, a request begins no further step, and answers with what it has found.
 _STEP: Final = 500  # messages whose states are read at once
+# Deliveries whose states are read at once. A page of a queue with many listeners has fewer messages.
+_DELIVERIES_MAX: Final = 20_000
 _BYTES_MAX: Final = 8 << 20  # of data on a page
 
 
@@ -92,12 +94,15 @@ async def list_messages(
         return found, first, first
     until_s = time.monotonic() + _TIME_S
     held = 0
+    step = max(1, min(_STEP, _DELIVERIES_MAX // max(1, len(listeners))))
+    if with_states:
+        limit = min(limit, step)
     while True:
         if states is not None and wanted.state is not None:
             first, last = await states.narrowed(wanted.state, first, last)
         if not _more(first, last):
             return found, first, last
-        asked = limit - len(found) if wanted.state is None else _STEP
+        asked = limit - len(found) if wanted.state is None else step
         messages, rest = await newest_messages(log, queue, begin=first, end=last, limit=asked, wanted=takes)
         listed = [ListedMessage(one, None) for one in messages]
         if states is not None:

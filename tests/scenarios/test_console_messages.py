@@ -199,6 +199,26 @@ async def test_a_put_is_copied_as_a_command_that_a_shell_runs_whatever_the_messa
         assert page.errors == []
 
 
+async def test_the_page_of_a_listener_leads_to_the_messages_in_the_same_state(shop: Shop):
+    await shop.put("good")
+    await shop.put("wrong", "bad")
+    listeners = (await shop.http.get(f"/v1/queues/{shop.queue_id}/listeners")).json()["listeners"]
+    (mail,) = [one["id"] for one in listeners if one["name"] == "mail"]
+    async with browser() as page:
+        await page.size(1440, 900)
+        await shop.sign_in(page)
+        await shop.open(page, f"/listeners/{mail}")
+        state = "document.querySelector('[aria-label=\"Filter by state\"]')"
+        await page.until(f"{state} !== null")
+        await page.run(f"{state}.value = 'parked'; {state}.dispatchEvent(new Event('change'))")
+        link = "[...document.querySelectorAll('main a')].find((one) => one.textContent === 'Show the messages')"
+        await page.until(f"{link}.href.includes('state=parked')")
+        await page.run(f"{link}.click()")
+        await page.until(f"JSON.stringify({NAMES}) === '[\"wrong\"]'")
+        assert await page.run(BADGES) == [["parked (1 attempt)"]]
+        assert page.errors == []
+
+
 async def test_a_message_shows_each_step_of_its_deliveries_and_is_retried(shop: Shop):
     message_id = await shop.put("wrong", "bad")
     async with browser() as page:

@@ -201,6 +201,20 @@ async def test_only_the_messages_of_a_listener_and_only_its_states_are_shown(sho
     assert [len(rows) for rows in (await shop.states()).values()] == [3, 2]
 
 
+@pytest.mark.parametrize("query", ["deliveries=true", "deliveries=true&state=delivered", "state=delivered"])
+async def test_a_page_of_a_queue_with_many_listeners_has_fewer_messages(
+    shop: Shop, query: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(listing, "_DELIVERIES_MAX", 7)
+    for number in range(8):
+        await shop.put(f"m{number}")
+    shop.settle(shop.a)
+    first = (await shop.api.get(f"{shop.path}?{query}")).json()
+    if "deliveries" in query:
+        assert len(first["messages"]) == 3
+    assert len(await shop.names(query)) == 8
+
+
 async def test_without_listeners_no_message_has_a_state():
     api = await make_api()
     queue_id = await api.queue("orders")
