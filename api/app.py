@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -37,6 +37,8 @@ from api.listeners import Listeners
 from api.log import EventLog
 from api.members import OrganizationMembers
 from api.messages import BATCH_TIMES_BYTES_MAX, Messages
+from api.oidc import PATH as OIDC_PATH
+from api.oidc import OidcSignIn
 from api.overview import Overview
 from api.page_tokens import PageTokens
 from api.password_resets import PasswordResets
@@ -56,6 +58,7 @@ from broker.audit.reader import LogReader
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
 from broker.commands.idempotency import Idempotency
+from broker.commands.identities import IdentityCommands
 from broker.commands.invitations import InvitationCommands
 from broker.commands.listeners import ListenerCommands
 from broker.commands.queues import QueueCommands
@@ -67,8 +70,11 @@ from broker.outbound.mail import Mailer
 from broker.passwords import Passwords
 from broker.ports import Cursors, Deliveries, DirectoryView, ListenerStatus, Log, Outstanding, Statistics, Tracing
 from broker.sealing import Sealer
-from broker.settings import Settings
+from broker.settings import OidcSettings, Settings
 from broker.volume import StoredBytes
+
+if TYPE_CHECKING:
+    from broker.outbound.oidc import Provider
 
 _LOG: Final = b"/v1/log"
 _PUT_BEFORE: Final = b"/v1/queues/"
@@ -83,6 +89,14 @@ def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> 
     organization = view.state.organizations.get(organization_id)
     by_operator = organization is not None and organization.by_shell
     return settings.smtp is not None and (by_operator or not settings.registration)
+
+
+def _provider(settings: OidcSettings | None) -> Provider | None:
+    if settings is None:
+        return None
+    from broker.outbound.oidc import Provider  # most installations need neither it nor the libraries that it imports
+
+    return Provider(settings)
 
 
 def make_app(
@@ -108,7 +122,6 @@ def make_app(
 ) -> Starlette:
     """Create the Starlette application of the REST API. Its event log and its projection must be started already."""
     mailer = None if settings.smtp is None else Mailer(settings.smtp)
-    resolver = Resolver(settings.allow_networks, dns, mailer=mailer)
     may_mail = partial(_may_mail, settings, view)
     listener_commands = ListenerCommands(
         log,
@@ -137,6 +150,7 @@ def make_app(
     sessions = Sessions(view, public_url)
     account_commands = AccountCommands(log.control, view, passwords)
     clients = Clients(settings.trusted_proxies, behind_proxy=public_url is not None)
+    browsers = Browsers(sealer.derived_keys("known browsers"))
     accounts = Accounts(
         account_commands,
         view,
@@ -144,11 +158,17 @@ def make_app(
         sessions,
         stored,
         clients,
-        Browsers(sealer.derived_keys("known browsers")),
+        browsers,
         registration=settings.registration,
         limits=account_limits,
     )
-    secrets = Secrets(SecretCommands(log.control, view, sealer), log.tests, view, sealer, resolver)
+    secrets = Secrets(
+        SecretCommands(log.control, view, sealer),
+        log.tests,
+        view,
+        sealer,
+        Resolver(settings.allow_networks, dns, mailer=mailer),
+    )
     organization_keys = OrganizationKeys(log.control, view, sessions, views, changes)
     organization_members = OrganizationMembers(account_commands, view, sessions, changes)
     invitations = Invitations(
@@ -188,9 +208,19 @@ def make_app(
     put, put_batch, update = stores
     puts = resource(f"{queue}/messages", PUT=Method(put, "messages:put"), GET=Method(messages.list, "messages:read"))
     resets = PasswordResets(account_commands, view, tokens, clients, mailer=mailer, public_url=public_url)
+    oidc = OidcSignIn(
+        _provider(settings.oidc),
+        IdentityCommands(log.control, view),
+        account_commands,
+        sessions,
+        browsers,
+        clients,
+        tokens,
+        public_url=public_url,
+        may_create=settings.registration or (settings.oidc is not None and bool(settings.oidc.domains)),
+    )
     outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens, DamagedIds(sealer))
     counted = StatisticsOf(view, statistics, status, clock)
-    overview = Overview(view, statistics, status, clock)
     replays = Replays(
         ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks), view, changes.take_more
     )
@@ -235,6 +265,7 @@ def make_app(
                 POST=Method(accounts.start_session, None),
                 DELETE=Method(accounts.end_session, None),
             ),
+            at("/v1/sessions/oidc", POST=Method(oidc.start, None)),
             at(
                 "/v1/organizations",
                 GET=Method(accounts.list_organizations, None),
@@ -277,7 +308,7 @@ def make_app(
             at("/v1/changes", GET=Method(Watch(reader.feed, view).watch, "queues:read", narrows=True)),
             at(f"{listener}/deliveries", GET=Method(outstanding_deliveries.list, "queues:read")),
             at(f"{listener}/redrive", POST=changing(outstanding_deliveries.redrive, "queues:operate")),
-            at("/v1/overview", GET=Method(overview.get, "queues:read", narrows=True)),
+            at("/v1/overview", GET=Method(Overview(view, statistics, status, clock).get, "queues:read", narrows=True)),
             at(f"{queue}/statistics", GET=Method(counted.queue, "queues:read")),
             at(f"{listener}/statistics", GET=Method(counted.listener, "queues:read")),
             at(f"{listener}/replay", POST=changing(replays.start, "queues:operate")),
@@ -297,7 +328,12 @@ def make_app(
         at("/v1/openapi.json", GET=Method(reference.get, None)),
         *docs_routes(reference),
         *problem_page_routes(),
-        *console_routes(registration=settings.registration, mail=mailer is not None and public_url is not None),
+        *console_routes(
+            registration=settings.registration,
+            mail=mailer is not None and public_url is not None,
+            oidc="" if settings.oidc is None else settings.oidc.name,
+        ),
+        Route(OIDC_PATH, oidc.finish, methods=["GET"]),
     ]
     # `/v1/queues/` is another path than `/v1/queues`, and it is unknown: a client gets 404, not a redirect.
     app.router.redirect_slashes = False

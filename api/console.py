@@ -6,6 +6,7 @@ console does. It calls the REST API from the browser with a session's cookie (do
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,11 @@ _KEY: Final = "API_KEY"
 _QUEUE_ID: Final = "QUEUE_ID"
 
 
-def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
+def console_routes(*, registration: bool, mail: bool = False, oidc: str = "") -> list[Route]:
     """Return the routes of the console: `/console`, its files, and `/`, which leads there.
 
     `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
+    `oidc` is the name of the OpenID Connect provider that it offers to sign in with; empty without one.
     """
     routes = [Route("/", _to_console), static_route("/console/samples.json", "application/json", _samples())]
     for file in console_files():
@@ -42,6 +44,7 @@ def console_routes(*, registration: bool, mail: bool = False) -> list[Route]:
             content = content.replace(b'data-registration="open"', b'data-registration="closed"')
         if mail:
             content = content.replace(b'data-mail="off"', b'data-mail="on"')
+        content = content.replace(b'data-oidc=""', f'data-oidc="{html.escape(oidc)}"'.encode())
         routes.append(static_route("/console", media, content))
     return routes
 

@@ -152,6 +152,11 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "Signs in and starts a session. Programs send the token as `Authorization: Bearer evs_…`; browsers get it "
         "as a cookie. After too many attempts the answer is 429; wait as long as `Retry-After` says."
     ),
+    "startOidc": (
+        "Begins to sign in with the OpenID Connect provider that the operator has set. Only the console's own pages "
+        "can use it: send the browser to the URL. The cookie binds the sign-in to this browser. The status is 403 if "
+        "there is no provider, and 503 if it does not answer."
+    ),
     "getSession": "Returns the session of the request and its account.",
     "endSession": "Signs out: ends this session, the account's others, or all, for example `?which=others`.",
     "createOrganization": "Creates an organization. The signed-in account becomes its first owner.",

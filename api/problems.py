@@ -147,6 +147,7 @@ _STATUS: Final[dict[type, int]] = {
     WrongPassword: 401,
     Forbidden: 403,
     AccountBlocked: 403,
+    errors.IdentityRefused: 403,
     errors.NotFound: 404,
     MethodNotAllowed: 405,
     TooLarge: 413,

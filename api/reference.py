@@ -461,6 +461,14 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         asks=OPEN,
         sets_cookie=True,
     ),
+    ("POST", "/v1/sessions/oidc"): OperationDoc(
+        "startOidc",
+        "Begin to sign in elsewhere",
+        answers.SignInUrlAnswer,
+        problems=(403, 429),
+        asks=OPEN,
+        sets_cookie=True,
+    ),
     ("GET", "/v1/sessions"): OperationDoc(
         "getSession", "Get the session and its account", answers.SessionAnswer, asks=SESSION
     ),

@@ -43,6 +43,19 @@ class KeyReused(Refused):
     code = "idempotency-key-reused"
 
 
+class IdentityRefused(BrokerError):
+    """An OpenID Connect provider did not prove who the person is, or the person has no account here.
+
+    `reason` is a word that the console explains.
+    """
+
+    code = "identity-refused"
+
+    def __init__(self, detail: str, *, reason: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 class ShareUsed(BrokerError):
     """The organization has used its share of a resource that all organizations share.
 

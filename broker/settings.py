@@ -51,6 +51,17 @@ class SmtpSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OidcSettings:
+    """The settings of the OpenID Connect provider with which people sign in."""
+
+    issuer: str  # exactly as in the provider's metadata
+    client_id: str
+    client_secret: str = field(repr=False)
+    name: str  # on the button
+    domains: tuple[str, ...] = ()  # lower-case domains of e-mail addresses; none: every domain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of one process of Everput. None means no limit.
 
@@ -73,3 +84,4 @@ class Settings:
     append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement
     body_bytes_max: int = 8 << 20  # largest body of a request
     smtp: SmtpSettings | None = None  # None: no e-mail is sent
+    oidc: OidcSettings | None = None  # None: people sign in with passwords only

@@ -25,6 +25,7 @@ from broker.kafka.embedded.access import EmbeddedAccess, written_access
 from broker.settings import KafkaSettings, Network, Settings
 from cli import logs
 from cli.files import secret_setting
+from cli.oidc import OIDC_SECRET, oidc_settings
 from cli.processes.hosts import Hosts
 from cli.smtp import SMTP_PASSWORD, smtp_settings
 
@@ -145,6 +146,10 @@ class Options:
     kafka_key_file: Path | None
     smtp_url: str | None
     mail_from: str | None
+    oidc_issuer: str | None
+    oidc_client_id: str | None
+    oidc_name: str | None
+    oidc_domain: tuple[str, ...]
 
     def settings(self, *, sealing_key: str, embedded: EmbeddedAccess | None = None) -> Settings:
         """Return Everput's settings. Raises ConfigurationError if options contradict each other. With `embedded`, the
@@ -167,6 +172,7 @@ class Options:
             retain_messages_s=None if self.retain_messages is None else age_s(self.retain_messages),
             body_bytes_max=self.body_bytes_max,
             smtp=smtp_settings(self.smtp_url, self.mail_from),
+            oidc=oidc_settings(self),
         )
 
     def hosts(self) -> Hosts:
@@ -400,6 +406,21 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
         f"The password comes from {SMTP_PASSWORD} or the file named by {SMTP_PASSWORD}_FILE.",
     },
     "mail_from": {"metavar": "ADDRESS", "help": "Sender of e-mail."},
+    "oidc_issuer": {
+        "metavar": "URL",
+        "help": "OpenID Connect provider with which people sign in to the console, as its metadata names it. Needs "
+        "--oidc-client-id and --public-url; the provider sends browsers back to /console/oidc below it. The client "
+        f"secret comes from {OIDC_SECRET} or the file named by {OIDC_SECRET}_FILE.",
+    },
+    "oidc_client_id": {"metavar": "ID", "help": "ID of this server at the OpenID Connect provider."},
+    "oidc_name": {"metavar": "NAME", "help": "Name of the provider on the sign-in page. Default: the issuer's host."},
+    "oidc_domain": {
+        "metavar": "DOMAIN",
+        "multiple": True,
+        "default": (),
+        "help": "Let only people with e-mail addresses of this domain sign in with the provider, and create their "
+        "accounts even if registration is closed. May be repeated.",
+    },
 }
 
 

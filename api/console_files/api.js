@@ -8,6 +8,7 @@ const OPERATIONS = {
   changePassword: ["POST", "/v1/accounts/password"],
   askForPasswordReset: ["POST", "/v1/accounts/password-reset"],
   resetPassword: ["PUT", "/v1/accounts/password-reset"],
+  startOidc: ["POST", "/v1/sessions/oidc"],
   startSession: ["POST", "/v1/sessions"],
   getSession: ["GET", "/v1/sessions"],
   endSession: ["DELETE", "/v1/sessions"],

@@ -3,9 +3,23 @@
 import { ask, session } from "./api.js";
 import { button, el, hash, notice } from "./dom.js";
 import { form } from "./forms.js";
+import { problemWords } from "./words.js";
 
 const OPEN = document.documentElement.dataset.registration === "open";
 const MAIL = document.documentElement.dataset.mail === "on";
+const OIDC = document.documentElement.dataset.oidc; // the provider's name; empty without one
+const FAILED = "#/signin/";
+const REASONS = {
+  blocked: "This account is blocked. Ask the operator of this server.",
+  busy: "Too many people are signing in at the moment. Try again later.",
+  cancelled: `${OIDC} did not sign you in. Try again.`,
+  domain: "Addresses of your domain can't sign in here. Ask the operator of this server.",
+  email: `${OIDC} has not verified your e-mail address, or does not tell it. Verify it there, then try again.`,
+  stale: "This sign-in was not begun in this browser, or took longer than ten minutes. Try again.",
+  taken: "The account with your e-mail address belongs to another person. Ask the operator of this server.",
+  unavailable: `${OIDC} can't be reached at the moment. Try again later.`,
+  unknown: "No account has your e-mail address, and registration is closed. Ask a member of an organization for an invitation.",
+};
 const CHOSEN = "everput.organization"; // an id; of this tab
 
 /** Show the form to sign in or register. then: called once signed in. */
@@ -37,6 +51,10 @@ export function showSignIn(main, then, { registering = false } = {}) {
       "section",
       { class: "panel narrow" },
       el("h1", { tabindex: "-1" }, registering ? "Register" : "Sign in"),
+      location.hash.startsWith(FAILED)
+        ? el("p", { class: "alert", role: "alert" }, REASONS[location.hash.slice(FAILED.length)] || `${OIDC} did not prove who you are. Try again, or tell the operator of this server.`)
+        : null,
+      OIDC ? el("div", { class: "row" }, button(`Sign in with ${OIDC}`, goToProvider, { class: "primary" })) : null,
       form({ fields: who, submit: registering ? "Register" : "Sign in", onSubmit: registering ? register : signIn }),
       OPEN
         ? el("p", {}, ...other)
@@ -51,6 +69,14 @@ export function showSignIn(main, then, { registering = false } = {}) {
     ),
   );
   main.querySelector("input").focus();
+}
+
+async function goToProvider() {
+  try {
+    location.assign((await ask("startOidc")).body.url);
+  } catch (error) {
+    notice(problemWords(error), { alert: true });
+  }
 }
 
 /** Show the form that has a mail sent. */

@@ -103,7 +103,7 @@ class AccountCommands:
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
-        fits = await self._passwords.fits(password, None if account is None else account.password_hash)
+        fits = await self._passwords.fits(password, None if account is None else account.password_hash or None)
         if account is None or not fits:
             raise WrongPassword(_WRONG)
         if account.blocked:
@@ -114,10 +114,13 @@ class AccountCommands:
             raise WrongPassword(_WRONG)
         return account
 
-    async def start_session(self, account: Account, *, request_id: str = "") -> tuple[Session, str]:
+    async def start_session(
+        self, account: Account, *, by_identity: bool = False, request_id: str = ""
+    ) -> tuple[Session, str]:
         """Start a session of the account. Return the session and its token, which is not available later.
 
-        Raises WrongPassword or AccountBlocked if the account has changed since its password was checked. Raises
+        `by_identity` says that an OpenID Connect provider has signed the person in, and not a password. Raises
+        WrongPassword or AccountBlocked if the account has changed since its password was checked. Raises
         Unavailable if the account has started too many sessions at once.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
@@ -128,6 +131,7 @@ class AccountCommands:
             account_id=account.id,
             token_sha256=keys.key_sha256(token),
             expires_at_ms=context.at_ms + SESSION_S * 1000,
+            by_identity=by_identity,
         )
         begun = await record(self._control, self._view, event)
         session = self._view.state.accounts.sessions.get(event.session_id)
@@ -178,7 +182,7 @@ class AccountCommands:
         await self.end_session(session, request_id=request_id)
 
     async def _check_own_password(self, account: Account, password: str) -> None:
-        if not await self._passwords.fits(password, account.password_hash):
+        if not await self._passwords.fits(password, account.password_hash or None):
             raise Refused("The password is wrong. Give the account's current password.", pointer="/password")
 
     async def reset_password(self, account_id: str, *, request_id: str = "") -> tuple[str, int]:

@@ -54,6 +54,18 @@ class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account
     expires_at_ms: int
 
 
+class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="account.identity_linked"):
+    """The event that a person may sign in to an account with an OpenID Connect provider.
+
+    `subject` is the person's id at the provider `issuer`. The account's sessions end and its password stops working,
+    because somebody else may have registered the e-mail address. It counts only if the identity has no account yet, and
+    the account no identity.
+    """
+
+    issuer: str
+    subject: str
+
+
 class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account.sessions_ended"):
     """The event that an account's sessions ended.
 
@@ -95,6 +107,7 @@ class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
     account_id: str
     token_sha256: str
     expires_at_ms: int
+    by_identity: bool = False  # whether an OpenID Connect provider signed the person in
 
 
 class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from broker.core import events as ev
 
@@ -21,9 +21,20 @@ EMAIL_CHARS_MAX: Final = 254  # limit of RFC 5321, 4.5.3.1.3
 _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")
 
 
+class Identity(NamedTuple):
+    """A person whom an OpenID Connect provider has signed in. The provider has verified the e-mail address."""
+
+    issuer: str
+    subject: str
+    email: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A person's account, with an e-mail address and a password.
+    """A person's account, with an e-mail address, and a password or an identity.
+
+    `identity` is the issuer and the subject of the OpenID Connect provider that signs the person in; None without one.
+    An empty `password_hash` fits no password.
 
     A blocked account has no session and gets none. A temporary password, which the operator has set, opens only one
     session, before `one_time_until_ms`. That field is None for an ordinary password, and 0 after the temporary password
@@ -36,6 +47,7 @@ class Account:
     created_at_ms: int
     blocked: bool = False
     one_time_until_ms: int | None = None
+    identity: tuple[str, str] | None = None
 
     def may_sign_in(self, at_ms: int) -> bool:
         """Return whether the account's password may start a session at this time. A temporary password does so only
@@ -69,11 +81,16 @@ class Accounts:
         self.sessions: dict[str, Session] = {}
         self.sessions_by_sha256: dict[str, Session] = {}
         self._by_email: dict[str, Account] = {}
+        self._by_identity: dict[tuple[str, str], str] = {}  # account ids
         self._sessions_of: dict[str, dict[str, Session]] = {}
 
     def account(self, email: str) -> Account | None:
         """Return the account with this e-mail address. Upper and lower case count as the same."""
         return self._by_email.get(email.lower())
+
+    def by_identity(self, issuer: str, subject: str) -> Account | None:
+        """Return the account of a person whom an OpenID Connect provider has signed in."""
+        return self.by_id.get(self._by_identity.get((issuer, subject), ""))
 
     def sessions_of(self, account_id: str) -> list[Session]:
         """Return the account's sessions, oldest first. Expired sessions are removed only when the next session
@@ -127,6 +144,13 @@ class Accounts:
                 self._end_all(account)
                 until_ms = event.expires_at_ms
                 self._is(replace(account, password_hash=event.password_hash, one_time_until_ms=until_ms))
+            case ev.AccountIdentityLinked():
+                identity = (event.issuer, event.subject)
+                if account.identity is not None or identity in self._by_identity:
+                    return False
+                self._end_all(account)
+                self._by_identity[identity] = account.id
+                self._is(replace(account, identity=identity, password_hash="", one_time_until_ms=None))
             case ev.AccountSessionsEnded():
                 self._end_all(account, but=event.kept_session_id)
             case ev.AccountBlocked() | ev.AccountUnblocked():
@@ -139,6 +163,8 @@ class Accounts:
                 self._end_all(account)
                 self._sessions_of.pop(account.id, None)
                 del self.by_id[account.id], self._by_email[account.email.lower()]
+                if account.identity is not None:
+                    del self._by_identity[account.identity]
             case _:
                 return False
         return True
@@ -149,9 +175,11 @@ class Accounts:
     def _session_created(self, event: ev.SessionCreated) -> bool:
         taken = event.session_id in self.sessions or event.token_sha256 in self.sessions_by_sha256
         account = self.by_id.get(event.account_id)
-        if taken or account is None or not account.may_sign_in(event.at_ms):
+        if taken or account is None:
             return False
-        if account.one_time_until_ms is not None:
+        if account.blocked if event.by_identity else not account.may_sign_in(event.at_ms):
+            return False
+        if account.one_time_until_ms is not None and not event.by_identity:
             self._is(replace(account, one_time_until_ms=0))
         session = Session(
             id=event.session_id,

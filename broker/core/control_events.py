@@ -15,6 +15,7 @@ from broker.core.account_events import (
     AccountBlocked,
     AccountCreated,
     AccountDeleted,
+    AccountIdentityLinked,
     AccountPasswordChanged,
     AccountPasswordReset,
     AccountSessionsEnded,
@@ -258,6 +259,7 @@ ControlEvent = (
     AccountCreated
     | AccountPasswordChanged
     | AccountPasswordReset
+    | AccountIdentityLinked
     | AccountSessionsEnded
     | AccountBlocked
     | AccountUnblocked

@@ -168,6 +168,18 @@ def literal_address(host: str) -> Address | None:
         return None
 
 
+def is_https_or_loopback(url: str) -> bool:
+    """Return whether a URL uses https, or http on a loopback address of this machine."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    address = literal_address(host)
+    loopback = host == "localhost" or (address is not None and address.is_loopback)
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and loopback))
+
+
 def refuse_url(url: str, allow: Sequence[Network], *, mail: bool = False) -> str | None:
     """Return a sentence that says why a listener can't have this URL, or None if it can. This check does
     not use DNS.

@@ -32,6 +32,7 @@ from everput.answers.accounts import (
     ResetAskedAnswer,
     SessionAnswer,
     SessionFields,
+    SignInUrlAnswer,
 )
 from everput.answers.base import (
     Answer,
@@ -197,6 +198,7 @@ __all__ = [
     "SecretAnswer",
     "SessionAnswer",
     "SessionFields",
+    "SignInUrlAnswer",
     "StatisticsAnswer",
     "StatisticsFields",
     "Time",

@@ -30,6 +30,13 @@ class ResetAskedAnswer(Answer):
     """True. A mail is sent if there is such an account."""
 
 
+class SignInUrlAnswer(Answer):
+    """The page of the OpenID Connect provider where the person signs in."""
+
+    url: str
+    """The URL to send the browser to. The provider sends it back, within ten minutes."""
+
+
 class DeletedAccountAnswer(Answer):
     """A deleted account."""
 

@@ -23,6 +23,7 @@ from broker.settings import SmtpSettings
 from cli import files, logs
 from cli.app import everput
 from cli.lines import LINE_BYTES_MAX, TextLine, TextLines
+from cli.oidc import oidc_settings
 from cli.options import Options, shared_options
 from cli.processes.children import Pauses
 from cli.processes.serve import Supervisor, with_loopback
@@ -491,3 +492,22 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path):
     )
     with pytest.raises(ConfigurationError, match=r"the TLS files for Kafka \(.*ca\.pem\) can't be used"):
         options.kafka_settings()
+
+
+OIDC = ("--oidc-issuer", "https://id.example", "--oidc-client-id", "everput", "--public-url", "https://everput.example")
+
+
+def test_the_provider_of_sign_ins_needs_a_client_secret_from_the_environment_and_a_public_url(monkeypatch, tmp_path):
+    given = read_options(*OIDC, "--oidc-domain", "@Example.com")
+    with pytest.raises(ConfigurationError, match="EVERPUT_OIDC_CLIENT_SECRET"):
+        oidc_settings(given)
+    secret = tmp_path / "secret"
+    secret.write_text("hush-hush\n")
+    secret.chmod(0o600)
+    monkeypatch.setenv("EVERPUT_OIDC_CLIENT_SECRET_FILE", str(secret))
+    made = oidc_settings(given)
+    assert (made.client_secret, made.name, made.domains) == ("hush-hush", "id.example", ("example.com",))
+    assert "hush-hush" not in repr(made)
+    for wrong in (OIDC[:2], OIDC[2:4], ("--oidc-issuer", "http://id.example", *OIDC[2:]), (*OIDC[:1], "x", *OIDC[2:])):
+        with pytest.raises(ConfigurationError):
+            oidc_settings(read_options(*wrong))

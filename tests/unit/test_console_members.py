@@ -18,6 +18,7 @@ from broker.settings import SmtpSettings
 from tests.apps import cheap_passwords
 from tests.browser import CHROMIUM, Browser, browser
 from tests.listeners import until
+from tests.oidc import provider
 from tests.smtp import receiving_mail
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine's PATH")
@@ -167,3 +168,27 @@ async def test_a_forgotten_password_is_reset_by_mail():
             await page.until(
                 "document.querySelector('.alert:not([hidden])')?.textContent.includes('not valid any more')"
             )
+
+
+async def test_a_person_signs_in_with_the_provider_and_is_told_why_not():
+    async with (
+        provider() as acme,
+        browser() as page,
+        live_api(oidc=acme.settings(), public_url="http://everput.example") as api,
+    ):
+        url = acme.back = str(api.bare.base_url).rstrip("/")
+        await page.size(390, 844)
+        acme.person["email_verified"] = False
+        await page.go(f"{url}/console")
+        await page.until(f"{HEADING} === 'Sign in'")
+        page.errors.clear()  # Chromium reports the 401 of the page's question who is signed in.
+        button = "[...document.querySelectorAll('button')].find((one) => one.textContent === 'Sign in with Acme & Co')"
+        await page.run(f"{button}.click()")
+        await page.until("document.querySelector('[role=alert]')?.textContent.includes('has not verified')")
+        acme.person["email_verified"] = True
+        page.errors.clear()
+        await page.run(f"{button}.click()")
+        await page.until(f"{HEADING} === 'Create your organization'")
+        assert await page.run("document.querySelector('#nav .who').textContent") == "ann@example.com"
+        assert await page.run("document.cookie") == ""
+        assert page.errors == []

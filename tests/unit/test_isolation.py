@@ -111,6 +111,8 @@ OPEN = {
     "POST /v1/accounts/password-reset",
     "PUT /v1/accounts/password-reset",
     "POST /v1/sessions",
+    "POST /v1/sessions/oidc",  # tests/unit/test_oidc.py
+    "GET /console/oidc",
     "GET /v1/openapi.json",
     "GET /docs",
 }

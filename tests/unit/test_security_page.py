@@ -8,7 +8,7 @@ from pathlib import Path
 from api_client import make_api
 from starlette.routing import Route
 
-from api import buckets, calls, clients, docs
+from api import buckets, calls, clients, docs, oidc
 from api.accounts import DEFAULT_LIMITS as LIMITS
 from api.reference import OPEN, OPERATION_DOCS
 from broker import passwords
@@ -54,6 +54,9 @@ def test_the_bounds_are_those_of_the_code():
         in connections["requests of a connection that wait for the answer to the one before"]
     )
     assert f"{docs.PIECE_BYTES >> 10} KiB of the document" in routes["`GET /v1/openapi.json`"]
+    begun = routes["`POST /v1/sessions/oidc`"]
+    assert f"{oidc.CLIENTS_AT_ONCE} at once for one client address, then 1 in {1 / oidc.CLIENTS_PER_S:g} s" in begun
+    assert f"{oidc.ALL_AT_ONCE} for all, then {oidc.ALL_PER_S:g} a second" in begun
     times = connections["time for a whole request to arrive, and between requests"]
     assert f"{server.REQUEST_S:g} s, {server.KEEP_ALIVE_S} s" in times
     register, sign_in = routes["`PUT /v1/accounts`"], routes["`POST /v1/sessions`"]

@@ -17,7 +17,7 @@ from broker.core.codec import CLASSES, encode
 # What workers do by themselves, and what the shell does (cli/commands/rotate.py, cli/commands/accounts.py).
 BY_THEMSELVES = {
     "alert.cleared", "alert.raised", "alert.told",
-    "account.blocked", "account.password_reset", "account.unblocked",
+    "account.blocked", "account.identity_linked", "account.password_reset", "account.unblocked",
     "answers.kept", "change.applied",
     "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
     "listener.resealed", "log.damaged", "log.mended", "partition.handed_over", "partition.taken_over",

@@ -1,0 +1,182 @@
+"""Sign-in with an OpenID Connect provider: the two requests of a browser, and the cookie that binds them together.
+
+For: POST /v1/sessions/oidc, which begins a sign-in, and GET /console/oidc, to which the provider sends the browser
+back. Not for: the provider (broker/outbound/oidc.py), accounts (broker/commands/identities.py).
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Scope
+
+from api.auth import Sessions, cookie
+from api.browsers import Browsers
+from api.calls import Call, request_id_of
+from api.clients import Clients
+from api.limits import EVERYBODY, Limit
+from api.page_tokens import PageTokens
+from api.problems import BadParameter, Forbidden, Headers, TooManyRequests
+from broker.commands.accounts import SESSION_S, AccountCommands
+from broker.commands.context import now_ms
+from broker.commands.identities import IdentityCommands
+from broker.errors import BrokerError, IdentityRefused, Unavailable
+
+if TYPE_CHECKING:
+    from broker.outbound.oidc import Provider
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/console/oidc"
+VALID_S: Final = 600  # seconds that a person has to sign in at the provider
+# Sign-ins that begin or come back: of one client's address, and of all.
+CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.5
+ALL_AT_ONCE, ALL_PER_S = 50, 3.0
+_COOKIE: Final = "everput_oidc"
+_RANDOM_BYTES: Final = 32
+_TEXT_CHARS_MAX: Final = 4_096  # of a cookie, a code or a state
+_REFUSAL: Final = "Too many people are signing in at the moment. Try again later."
+_NONE: Final = "This server has no OpenID Connect provider. Sign in with a password."
+
+
+class OidcSignIn:
+    """Handlers for sign-in with the provider; None if the operator has set none.
+
+    `may_create` says whether a person without an account gets one. A person of a domain that the operator has named
+    always does.
+    """
+
+    def __init__(
+        self,
+        provider: Provider | None,
+        identities: IdentityCommands,
+        accounts: AccountCommands,
+        sessions: Sessions,
+        browsers: Browsers,
+        clients: Clients,
+        tokens: PageTokens,
+        *,
+        public_url: str | None,
+        may_create: bool,
+    ) -> None:
+        self._provider = provider
+        self._identities = identities
+        self._accounts = accounts
+        self._sessions = sessions
+        self._browsers = browsers
+        self._clients = clients
+        self._tokens = tokens
+        self._redirect_uri = f"{public_url or ''}{PATH}"
+        self._may_create = may_create
+        self._of_clients = Limit("network-oidc", CLIENTS_AT_ONCE, per_s=CLIENTS_PER_S, refusal=_REFUSAL)
+        self._all = Limit("all-oidc", ALL_AT_ONCE, per_s=ALL_PER_S, refusal=_REFUSAL)
+
+    async def start(self, call: Call) -> Any:
+        """Begin a sign-in. The answer has the URL at the provider, and a cookie without which nobody can complete the
+        sign-in. Only this server's own pages may begin one.
+        """
+        if self._provider is None:
+            raise Forbidden(_NONE)
+        if not self._sessions.same_origin(call.scope):
+            raise Forbidden("Only this server's own pages can begin a sign-in.")
+        self._count(call.scope, call.headers)
+        state, nonce, verifier = (secrets.token_urlsafe(_RANDOM_BYTES) for _ in range(3))
+        url = await self._provider.sign_in_url(
+            redirect_uri=self._redirect_uri, state=state, nonce=nonce, verifier=verifier
+        )
+        claim = f"{now_ms() + VALID_S * 1000} {state} {nonce} {verifier}"
+        call.headers += [
+            self._cookie(call.scope, self._tokens.seal(claim.encode(), "", PATH), VALID_S),
+            (b"cache-control", b"no-store"),
+        ]
+        return {"url": url}
+
+    async def finish(self, request: Request) -> Response:
+        """Complete a sign-in: check the provider's answer, start a session, and lead the browser to the console.
+
+        If the sign-in fails, lead the browser to the sign-in page, which explains the reason.
+        """
+        scope, headers = request.scope, list[tuple[bytes, bytes]]()
+        request_id = str(request_id_of(dict(scope["headers"])), "ascii")
+        try:
+            await self._sign_in(request, headers, request_id)
+            page = ""
+        except IdentityRefused as error:
+            log.warning("oidc.refused id=%s reason=%s detail=%s", request_id, error.reason, error)
+            page = f"#/signin/{error.reason}"
+        except TooManyRequests:
+            page = "#/signin/busy"
+        except Unavailable:
+            page = "#/signin/unavailable"
+        except BrokerError as error:
+            log.warning("oidc.refused id=%s error=%r", request_id, error)
+            page = "#/signin/provider"
+        # The URL is relative, because a proxy may add a prefix to the path.
+        answer = RedirectResponse(f"../console{page}", 303)
+        answer.raw_headers += [
+            *headers,
+            self._cookie(scope, "", 0),
+            (b"cache-control", b"no-store"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"x-request-id", request_id.encode()),
+        ]
+        return answer
+
+    async def _sign_in(self, request: Request, headers: Headers, request_id: str) -> None:
+        if self._provider is None:
+            raise IdentityRefused(_NONE, reason="provider")
+        self._count(request.scope, [])
+        nonce, verifier = self._opened(request)
+        code = request.query_params.get("code", "")
+        if "error" in request.query_params or not 1 <= len(code) <= _TEXT_CHARS_MAX:
+            raise IdentityRefused("The provider did not sign the person in.", reason="cancelled")
+        identity = await self._provider.identity(
+            code=code, redirect_uri=self._redirect_uri, nonce=nonce, verifier=verifier
+        )
+        account = await self._identities.account_of(identity, may_create=self._may_create, request_id=request_id)
+        _, token = await self._accounts.start_session(account, by_identity=True, request_id=request_id)
+        https = self._sessions.https(request.scope)
+        headers += [
+            self._sessions.cookie(request.scope, token, SESSION_S),
+            self._browsers.cookie(account.email, https=https),
+        ]
+
+    def _opened(self, request: Request) -> tuple[str, str]:
+        """Return the nonce and the PKCE verifier of the sign-in that this browser has begun.
+
+        Raises IdentityRefused unless the request has the cookie and the state of the same sign-in.
+        """
+        stale = IdentityRefused("This sign-in was not begun in this browser, or too long ago.", reason="stale")
+        sealed = cookie(request.headers.get("cookie", ""), self._cookie_name(request.scope))
+        state = request.query_params.get("state", "")
+        if not sealed or len(sealed) > _TEXT_CHARS_MAX or len(state) > _TEXT_CHARS_MAX:
+            raise stale
+        try:
+            ends_at_ms, expected, nonce, verifier = self._tokens.open(sealed, "", PATH).decode().split(" ")
+        except BadParameter:
+            raise stale from None
+        if not hmac.compare_digest(expected.encode(), state.encode()) or int(ends_at_ms) <= now_ms():
+            raise stale
+        return nonce, verifier
+
+    def _count(self, scope: Scope, headers: Headers) -> None:
+        client = self._clients.name(scope)
+        if client is not None:
+            self._of_clients.check(headers, client)
+        self._all.take(headers, EVERYBODY)
+        if client is not None:
+            self._of_clients.take(headers, client)
+
+    def _cookie_name(self, scope: Scope) -> str:
+        return f"__Host-{_COOKIE}" if self._sessions.https(scope) else _COOKIE
+
+    def _cookie(self, scope: Scope, value: str, age_s: int) -> tuple[bytes, bytes]:
+        # SameSite=Lax, because the browser comes back from the provider's site.
+        secure = "; Secure" if self._sessions.https(scope) else ""
+        text = f"{self._cookie_name(scope)}={value}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
+        return b"set-cookie", text.encode()

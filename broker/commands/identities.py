@@ -1,0 +1,83 @@
+"""Accounts of people whom an OpenID Connect provider has signed in.
+
+For: finding, linking and creating the account. Not for: the provider and its ID token (broker/outbound/oidc.py), the
+session and the cookies (api/oidc.py).
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from broker.commands.accounts import check_email
+from broker.commands.context import Context, event_fields, now_ms, record
+from broker.core import events as ev
+from broker.core.accounts import Account, Identity
+from broker.core.codec import Fields
+from broker.errors import IdentityRefused
+from broker.ports import ControlLog, DirectoryView
+
+
+class IdentityCommands:
+    """The commands on identities. They write their events to the topic `control`."""
+
+    def __init__(self, control: ControlLog, view: DirectoryView) -> None:
+        self._control = control
+        self._view = view
+
+    async def account_of(self, identity: Identity, *, may_create: bool, request_id: str) -> Account:
+        """Return the account of a person, whose e-mail address the provider has verified.
+
+        The first time, link the account with this address, or create one if `may_create`. Raises
+        IdentityRefused, and Refused if the address is not valid.
+        """
+        check_email(identity.email)
+        await self._view.caught_up()
+        found = self._known(identity)
+        if found is None:
+            found = self._view.state.accounts.account(identity.email)
+            if found is None:
+                found = await self._create(identity, may_create=may_create, request_id=request_id)
+            _check_unblocked(found)
+            await record(
+                self._control,
+                self._view,
+                ev.AccountIdentityLinked(
+                    **_by(found.id, request_id),
+                    account_id=found.id,
+                    issuer=identity.issuer,
+                    subject=identity.subject,
+                ),
+            )
+            found = self._known(identity)
+        if found is None:
+            raise IdentityRefused(
+                "The account with this e-mail address belongs to another person at the provider.", reason="taken"
+            )
+        _check_unblocked(found)
+        return found
+
+    def _known(self, identity: Identity) -> Account | None:
+        return self._view.state.accounts.by_identity(identity.issuer, identity.subject)
+
+    async def _create(self, identity: Identity, *, may_create: bool, request_id: str) -> Account:
+        if not may_create or not self._view.state.initialized:
+            raise IdentityRefused("No account has this e-mail address, and registration is closed.", reason="unknown")
+        account_id = str(uuid4())
+        event = ev.AccountCreated(
+            **_by(account_id, request_id), account_id=account_id, email=identity.email, password_hash=""
+        )
+        await record(self._control, self._view, event)
+        account = self._view.state.accounts.account(identity.email)
+        if account is None:
+            raise IdentityRefused("The account was deleted in the meantime.", reason="unknown")
+        return account
+
+
+def _check_unblocked(account: Account) -> None:
+    if account.blocked:
+        raise IdentityRefused("This account is blocked.", reason="blocked")
+
+
+def _by(account_id: str, request_id: str) -> Fields:
+    context = Context(organization_id="", actor=f"account:{account_id}", request_id=request_id, at_ms=now_ms())
+    return event_fields(context)
