@@ -82,6 +82,7 @@ const SCOPES = {
   updateMessage: "messages",
   deleteMessage: "messages",
   listKeys: "keys",
+  createKey: "keys",
   readLog: "audit",
   createInvitation: "members",
 };

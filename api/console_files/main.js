@@ -22,11 +22,11 @@ import { problemWords } from "./words.js";
 // Each view: its address, after `o/<organization's id>/` where it is of an organization; how to show it; the operation
 // that the member's role must allow.
 const VIEWS = [
-  ["start", showStart],
+  ["start", showStart, "createKey"],
   ["overview", showOverview],
   ["queues", showQueues],
   ["queues/:queue_id", showQueue],
-  ["queues/:queue_id/play", showPlay],
+  ["queues/:queue_id/play", showPlay, "createListener"],
   ["queues/:queue_id/listeners/:listener_id", showListener],
   ["queues/:queue_id/messages/:message_id", showMessage],
   ["log", showLog, "readLog"],

@@ -8,6 +8,7 @@ import { button, codeBlock, el, facts, link, moment, notice, panel } from "./dom
 import { count, indented, problemWords, shortened } from "./words.js";
 
 const SHOWN_MAX = 100;
+const BODY_CHARS_MAX = 100_000;
 const RETRY_MS_MIN = 500;
 const RETRY_MS_MAX = 10_000;
 // The close codes of api/tunnel.py.
@@ -34,7 +35,7 @@ export async function showPlay({ main, ids, signal }) {
   const { queue } = (await ask("getQueue", { ids, signal })).body;
   main.replaceChildren(
     el("p", { class: "way" }, link(["queues"], "Queues"), " › ", link(["queues", queue.id], queue.name), " ›"),
-    el("div", { class: "title" }, el("h1", { tabindex: "-1" }, "Play inbox"), button("Put test message", () => putTest(queue), { class: "primary" })),
+    el("div", { class: "title" }, el("h1", { tabindex: "-1" }, "Play inbox"), button("Put test message", () => putTest(queue), { needs: "putMessage", class: "primary" })),
     el("p", { class: "quiet" }, "While this page is open, it is a listener of the queue. Choose how it answers, and watch Everput retry."),
     inbox(queue, signal),
   );
@@ -97,7 +98,7 @@ export function inbox(queue, signal, delivered = () => {}) {
       else if (code === DELETED) {
         listener = null;
         later("The inbox's listener was deleted.");
-      } else later(opened ? "The connection was lost." : "The inbox could not be opened. Your role may not allow to create listeners.");
+      } else later(opened ? "The connection was lost." : "The inbox could not be opened.");
     });
   }
 
@@ -182,6 +183,9 @@ function deliveryEntry({ headers, body }, number) {
   const known = messageOf(body);
   const signature = el("span", { class: "state" }, "checking signature…");
   const answered = el("span", { class: "quiet" });
+  const details = el("details", {}, el("summary", {}, `Headers and body (${count(new TextEncoder().encode(body).length, "byte")})`));
+  // A body may have many megabytes, so it is shown only when it is opened.
+  details.addEventListener("toggle", () => details.children.length > 1 || details.append(...wholeOf(headers, body)));
   const element = el(
     "li",
     { class: "delivery" },
@@ -195,7 +199,7 @@ function deliveryEntry({ headers, body }, number) {
       moment(new Date().toISOString()),
     ),
     known ? el("p", {}, el("code", { class: "data" }, shortened(known.data, 200))) : null,
-    el("details", {}, el("summary", {}, `Headers and body (${count(new TextEncoder().encode(body).length, "byte")})`), facts(Object.entries(headers).map(([name, value]) => [name, el("code", {}, value)])), codeBlock(indented(body) || body, "Body")),
+    details,
   );
   return {
     element,
@@ -206,6 +210,11 @@ function deliveryEntry({ headers, body }, number) {
       if (right === null) signature.title = "The browser can check signatures over https and on localhost, for members who may read the signing secret.";
     },
   };
+}
+
+function wholeOf(headers, body) {
+  const named = Object.entries(headers).map(([name, value]) => [name, el("code", {}, value)]);
+  return [facts(named), codeBlock(shortened(indented(body) || body, BODY_CHARS_MAX), "Body")];
 }
 
 /** Return the message in a body: {name, data}; null if the body has another form. */

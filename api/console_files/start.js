@@ -2,7 +2,7 @@
 //
 // The API key is held only in this page's elements. It is gone when the page is left.
 
-import { ask, putSamples, session } from "./api.js";
+import { ask, putSamples, session, whyNot } from "./api.js";
 import { button, codeBlock, copyable, el, link, notice, panel, tabs } from "./dom.js";
 import { form } from "./forms.js";
 import { inbox } from "./play.js";
@@ -13,6 +13,7 @@ const KEY = "getting started";
 
 /** Return the view that the console begins with: `start` for an organization without queues. */
 export async function firstView() {
+  if (whyNot("createKey") || whyNot("createQueue")) return "overview";
   try {
     return (await ask("listQueues", { query: { limit: 1 } })).body.queues.length ? "overview" : "start";
   } catch {
@@ -33,6 +34,7 @@ export function showStart({ main, signal }) {
       form({
         fields: [{ name: "name", label: "Queue name", required: true, maxlength: 200, value: QUEUE, hint: "If the queue exists already, it is used." }],
         submit: "Create queue and key",
+        needs: "createQueue",
         onSubmit: async ({ name }) => {
           const queue = await queueOf(name);
           const { key } = (await ask("createKey", { ids: { organization_id: session.organization.id }, body: { name: KEY, scopes: ["queues", "messages"] } })).body;
@@ -72,7 +74,7 @@ function showSteps(steps, queue, key, samples, signal) {
       "2. Put a message",
       el("p", { class: "quiet" }, "Copy a sample and run it, for example curl in a terminal."),
       tabs("Language", samples.map(([label, source]) => [label, codeBlock(source, `${label} sample`)])),
-      el("div", { class: "row" }, el("span", { class: "quiet" }, "No terminal at hand?"), button("Put it from here", () => put(queue))),
+      el("div", { class: "row" }, el("span", { class: "quiet" }, "No terminal at hand?"), button("Put it from here", () => put(queue), { needs: "putMessage" })),
     ),
     next,
     inbox(queue, signal, first),

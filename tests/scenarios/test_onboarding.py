@@ -6,9 +6,11 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from tests.browser import CHROMIUM, Browser, browser
 from tests.scenarios.running import Running
@@ -127,6 +129,14 @@ async def test_in_the_inbox_retries_are_watched_and_its_listener_goes_with_the_p
             await page.run(f"{INBOX}[0].querySelector('summary').click()")
             assert "everput-attempt" in await page.run(f"{INBOX}[0].innerText.toLowerCase()")
             assert await page.run("document.documentElement.scrollWidth") <= 390
+            # Another client opens the same listener.
+            inbox = (await http.get(listeners)).json()["listeners"][0]["name"]
+            path = f"{server.url.replace('http', 'ws')}/v1/queues/{queue}/listen?{urlencode({'name': inbox})}"
+            async with connect(path, additional_headers={"x-api-key": server.api_key}):
+                await page.until("document.querySelector('main').textContent.includes('Another tab has opened')")
+            again = "[...document.querySelectorAll('main button')].find((one) => one.textContent === 'Start again')"
+            await page.run(f"{again}.click()")
+            await page.until("document.querySelector('.state.live')?.textContent === 'listening'")
             await page.go(f"{server.url}/console#/queues")
             async with asyncio.timeout(30):
                 while (await http.get(listeners)).json()["listeners"]:

@@ -242,7 +242,8 @@ def test_it_is_in_the_wheel():
     builder = WheelBuilder(str(Path(__file__).parent.parent.parent))
     shipped = {file.distribution_path for file in builder.recurse_included_files()}
     root = Path(served.__file__).parent.parent
-    vendored = [path for path in (root / "api/vendored").rglob("*") if path.is_file()]
+    others = (*(root / "api/vendored").rglob("*"), *(root / "api/reference_files").rglob("*"))
+    vendored = [path for path in others if path.is_file()]
     assert {str(path.relative_to(root)) for path in [*FILES.values(), *vendored]} <= shipped
 
 
