@@ -67,9 +67,8 @@ async def headed(page: Browser, title: str) -> None:
 
 
 async def test_a_new_user_sees_a_first_delivery_after_six_clicks_and_one_paste_at_most(server: Running):
-    async with browser() as page:
+    async with browser(permissions=["clipboard-read", "clipboard-write"]) as page:
         await page.size(1440, 900)
-        await page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
         person = Person(page)
         await page.go(server.url)
         assert await page.run("location.pathname") == "/console"
@@ -99,6 +98,7 @@ async def test_a_new_user_sees_a_first_delivery_after_six_clicks_and_one_paste_a
         for width, height in SIZES:
             await page.size(width, height)
             assert await page.run("document.documentElement.scrollWidth") <= width
+            assert await page.violations() == []
         assert page.errors == []
 
 
@@ -128,6 +128,7 @@ async def test_in_the_inbox_retries_are_watched_and_its_listener_goes_with_the_p
             assert await page.run("document.documentElement.scrollWidth") <= 390
             await page.run(f"{INBOX}[0].querySelector('summary').click()")
             assert "everput-attempt" in await page.run(f"{INBOX}[0].innerText.toLowerCase()")
+            assert await page.violations() == []
             assert await page.run("document.documentElement.scrollWidth") <= 390
             # Another client opens the same listener.
             inbox = (await http.get(listeners)).json()["listeners"][0]["name"]
