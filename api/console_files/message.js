@@ -108,11 +108,17 @@ function deliveriesOf(known) {
   return known.message.listeners || [];
 }
 
+/** Return the state of a delivery as lists of messages name it: `scheduled` is pending until the message's time. */
+function stateOf(message, delivery) {
+  const waits = message.deliver_at && Date.parse(message.deliver_at) > Date.now();
+  return delivery.state === "pending" && waits ? "scheduled" : delivery.state;
+}
+
 function drawDeliveries(queue, known, summary, deliveries) {
   const states = deliveriesOf(known);
   const open = new Set([...deliveries.querySelectorAll("details[open]")].map((one) => one.dataset.attempt));
   const { actor } = namesOf([queue], [], known.members);
-  const counted = states.map((one) => ({ ...one, attempts: one.attempts.length }));
+  const counted = states.map((one) => ({ ...one, state: stateOf(known.message, one), attempts: one.attempts.length }));
   redraw(summary, deliveryCounts(counted).map((one) => el("span", { class: `state ${one.state}`, title: one.names }, one.text)));
   const boxes = states.map((one) => {
     const steps = timeline(known.message, one, known.story, (text) => actor(text) || "Everput", open);
@@ -131,7 +137,7 @@ function deliveryBox(queue, message, delivery, listener, steps) {
   return el(
     "article",
     { class: "delivery" },
-    el("h3", {}, state(delivery.state), " ", link(["queues", queue.id, "listeners", delivery.id], delivery.name, { title: `ID ${delivery.id}` })),
+    el("h3", {}, state(stateOf(message, delivery)), " ", link(["queues", queue.id, "listeners", delivery.id], delivery.name, { title: `ID ${delivery.id}` })),
     el("p", {}, deliverySentence(delivery, listener, message, Date.now())),
     owed
       ? button("Retry now", () => act("redriveListener", ids, { messages: [message.id] }, "Retrying."), named)

@@ -251,6 +251,7 @@ async def test_what_comes_next_is_counted_down(shop: Shop):
         await shop.open(page, f"/messages/{message_id}")
         await page.until(f"{STEPS}.length === 2 && {STEPS}[0].includes('First attempt')")
         assert (await page.run("document.querySelector('.timeline li:last-child time').textContent")).startswith("in ")
+        assert await page.run("document.querySelector('.delivery .state').textContent") == "scheduled"
         await shop.open(page)
         await page.until(f"{BADGES}.flat().join() === 'scheduled: billing, mail'")
         assert page.errors == []
