@@ -463,7 +463,7 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
     ),
     ("POST", "/v1/sessions/oidc"): OperationDoc(
         "startOidc",
-        "Begin to sign in elsewhere",
+        "Sign in with a provider",
         answers.SignInUrlAnswer,
         problems=(403, 429),
         asks=OPEN,

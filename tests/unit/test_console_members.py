@@ -129,6 +129,7 @@ async def test_what_the_role_lacks_is_refused_with_the_reason(installation: Inst
         assert await page.run("document.querySelectorAll('td select').length") == 0
         await page.go(one.page("second", "members"))
         await page.until("document.querySelectorAll('td select').length === 1")
+        assert await page.violations() == []
         assert page.errors == []
 
 
@@ -185,6 +186,7 @@ async def test_a_person_signs_in_with_the_provider_and_is_told_why_not():
         button = "[...document.querySelectorAll('button')].find((one) => one.textContent === 'Sign in with Acme & Co')"
         await page.run(f"{button}.click()")
         await page.until("document.querySelector('[role=alert]')?.textContent.includes('has not verified')")
+        assert await page.violations() == []
         acme.person["email_verified"] = True
         page.errors.clear()
         await page.run(f"{button}.click()")
