@@ -18,6 +18,7 @@ const PAGES = [
   ["Log", ["log"]],
   ["API keys", ["keys"]],
   ["Members", ["members"]],
+  ["Get started", ["start"]],
   ["Change password", ["password"]],
 ];
 

@@ -55,7 +55,7 @@ class ProblemAnswer(Answer):
     """Problem details (RFC 9457): the answer to a request that failed."""
 
     type: str
-    """The kind of the problem, such as `/problems/name-taken`. Programs compare this field."""
+    """The kind of the problem, such as `/problems/name-taken`: the path of a page about it. Programs compare it."""
     title: str
     """The name of the HTTP status."""
     status: int
