@@ -17,7 +17,6 @@ from typing import Protocol
 
 from msgspec import UnsetType
 
-from broker.core.batching import batch_body, batch_id, element
 from broker.core.circuit import Circuit
 from broker.core.delivery import (
     AGAIN,
@@ -52,9 +51,10 @@ from broker.outbound.request import Opened, also_signed, post_head
 log = logging.getLogger(__name__)
 
 
-class BatchAnswered(Protocol):
-    """The interface of a listener's batches that handles the answers to them."""
+class Batched(Protocol):
+    """The interface of a listener's batches that the attempts use."""
 
+    def send(self, connection: Connection, deliveries: DeliveryBatch, /) -> None: ...
     def answered(self, deliveries: DeliveryBatch, status: int, took_ms: int, raw: bytes, /) -> None: ...
 
 
@@ -72,7 +72,7 @@ class Attempting(Protocol):
     behind: dict[Stream, None]
 
     @property
-    def batches(self) -> BatchAnswered: ...
+    def batches(self) -> Batched: ...
     def pump(self) -> None: ...
     def refill(self) -> None: ...
     def settle(self, delivery: Delivery, state: State, /) -> None: ...
@@ -86,7 +86,7 @@ class Attempts:
     """The attempts of one dispatcher to deliver messages, and its connections to the listener."""
 
     __slots__ = (
-        *("_circuit", "_deliveries", "_dice", "_former", "_head", "_limits", "_loop", "_queue", "_signer"),
+        *("_circuit", "_deliveries", "_dice", "_former", "head", "_limits", "_loop", "_queue", "_signer"),
         *("_render", "_timeout_s", "_tuning", "answers", "batch", "connections", "dispatcher", "error"),
         *("policy", "spans"),
     )
@@ -126,7 +126,7 @@ class Attempts:
             max_attempts=settings.max_attempts,
             max_age_ms=settings.max_age_s * 1000,
         )
-        self._head = post_head(self.connections.target, opened)
+        self.head = post_head(self.connections.target, opened)
         self._render = None if isinstance(settings.format, UnsetType) else RENDER.get(settings.format)
         # E-mails, and bodies in another format, carry one message each.
         self.batch = None if self._render is not None or self.connections.target.mail else listener.batch
@@ -169,7 +169,7 @@ class Attempts:
             if not going_on:
                 self.released(found)
             elif isinstance(deliveries, DeliveryBatch):
-                self.send_batch(found, DeliveryBatch(going_on))
+                self.dispatcher.batches.send(found, DeliveryBatch(going_on))
             else:
                 self.send(found, going_on[0])
         finally:
@@ -192,30 +192,23 @@ class Attempts:
         body = message.body(self._queue)
         if self._render is not None:
             body = self._render(body)
-        more = b"everput-attempt: %d\r\n" % delivery.number
+        head = self.head
         if message.traceparent is not None:
             traceparent = self.spans.begin(delivery, delivery.number, self.dispatcher.listener)
-            more += f"traceparent: {traceparent}\r\n".encode()
-        self._send(connection, (delivery,), message.id, more, body)
+            head += f"traceparent: {traceparent}\r\n".encode()
+        self.post(connection, (delivery,), head, message.id, b"everput-attempt", delivery.number, body)
 
-    def send_batch(self, connection: Connection, deliveries: DeliveryBatch) -> None:
-        """Send one HTTP request with the messages of these deliveries."""
-        elements, message_ids, traceparent = [], [], None
-        for delivery in deliveries:
-            message = message_of(delivery)
-            delivery.state = SENT
-            delivery.number += 1
-            if message.traceparent is not None or traceparent is not None:
-                traceparent = self.spans.begin(delivery, delivery.number, self.dispatcher.listener)
-            elements.append(element(message.id, message.body(self._queue), delivery.number, traceparent))
-            message_ids.append(message.id)
-        more = b"everput-batch: %d\r\n" % len(deliveries)
-        self._send(connection, deliveries, batch_id(message_ids), more, batch_body(elements))
-
-    def _send(
-        self, connection: Connection, deliveries: tuple[Delivery, ...], webhook_id: bytes, more: bytes, body: bytes
+    def post(
+        self,
+        connection: Connection,
+        deliveries: tuple[Delivery, ...],
+        head: bytes,
+        webhook_id: bytes,
+        header: bytes,
+        number: int,
+        body: bytes,
     ) -> None:
-        """Sign a request and send it. `more` are header lines that only this request has."""
+        """Sign a request and send it. `head` are its first lines. Its header `header` has the value `number`."""
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(webhook_id, timestamp, body)
         if self._former:
@@ -225,8 +218,8 @@ class Attempts:
                 self._former = ()
         self.connections.sent[connection] = None
         connection.send(
-            b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\n%bcontent-length: %d\r\n\r\n%b"
-            % (self._head, webhook_id, timestamp, signed, more, len(body), body),
+            b"%bwebhook-id: %b\r\nwebhook-timestamp: %b\r\nwebhook-signature: %b\r\n%b: %d\r\ncontent-length: %d\r\n"
+            b"\r\n%b" % (head, webhook_id, timestamp, signed, header, number, len(body), body),
             deliveries,
             self._loop.time(),
         )
@@ -247,11 +240,13 @@ class Attempts:
         deliveries: tuple[Delivery, ...] = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
         connection.well = status < 500
-        if taken(status) and isinstance(deliveries, DeliveryBatch):
+        accepted = taken(status)
+        if accepted and isinstance(deliveries, DeliveryBatch):
             connection.keep(partial(self.dispatcher.batches.answered, deliveries, status, took_ms), BODY_BYTES_MAX)
             return
-        self.spans.end(deliveries, status, None)
-        if not taken(status):
+        if self.spans.open:
+            self.spans.end(deliveries, status, None)
+        if not accepted:
             failure = Failure(status=status, retry_after_s=retry_after_s, tunnel=connection.target.tunnel)
             counted = self.follow_up(deliveries, failure, took_ms)
             if counted:

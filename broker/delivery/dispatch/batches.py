@@ -12,20 +12,29 @@ of another. Of each ordering key, a batch has at most one message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
-from broker.core.batching import FAILED_IN_BATCH, FormingBatch, element_bytes_max, failed_ids, fills
-from broker.core.delivery import DROPPED, Failure
+from broker.core.batching import (
+    FAILED_IN_BATCH,
+    FormingBatch,
+    batch_body,
+    batch_id,
+    element,
+    element_bytes_max,
+    failed_ids,
+    fills,
+)
+from broker.core.delivery import DROPPED, SENT, Failure
 from broker.core.entities import Queue
 from broker.core.events import Batch
+from broker.delivery.dispatch.admission import BEGIN, Admission, Admissions
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
 from broker.delivery.dispatch.stream import Delivery, DeliveryBatch, Stream, message_of
 from broker.outbound.answer import read_body
-from broker.outbound.connection import BODY_BYTES_MAX
+from broker.outbound.connection import BODY_BYTES_MAX, Connection
 
 
 class Batching(Protocol):
@@ -37,7 +46,9 @@ class Batching(Protocol):
     memory: Room
     behind: dict[Stream, None]
     attempts: Attempts
+    admissions: Admissions
 
+    def turn_away(self, delivery: Delivery, admission: Admission, /) -> None: ...
     def pump(self) -> None: ...
     def room(self) -> bool: ...
 
@@ -45,13 +56,10 @@ class Batching(Protocol):
 class Batches:
     """The batches of messages to one listener. `setting` is None while each request carries one message."""
 
-    __slots__ = ("_added", "_dispatcher", "_due", "_loop", "_may_begin", "_timer", "setting")
+    __slots__ = ("_added", "_dispatcher", "_due", "_loop", "_timer", "setting")
 
-    def __init__(
-        self, dispatcher: Batching, may_begin: Callable[[Delivery], bool], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, dispatcher: Batching, loop: asyncio.AbstractEventLoop) -> None:
         self._dispatcher = dispatcher
-        self._may_begin = may_begin
         self._loop = loop
         self._added = False  # True if pump() is called soon
         # The timer that runs while the first of the ready deliveries waits for more messages.
@@ -97,11 +105,28 @@ class Batches:
                 limits.begin(at_s, len(deliveries))
                 connection = connections.take_idle()
                 if connection is not None:
-                    attempts.send_batch(connection, deliveries)
+                    self.send(connection, deliveries)
                 else:
                     attempts.connect(deliveries)
         if not ready:
             self.forget()
+
+    def send(self, connection: Connection, deliveries: DeliveryBatch) -> None:
+        """Send one HTTP request with the messages of these deliveries."""
+        attempts, queue = self._dispatcher.attempts, self._dispatcher.queue
+        elements, message_ids, traceparent = list[bytes](), list[bytes](), None
+        for delivery in deliveries:
+            message = message_of(delivery)
+            delivery.state = SENT
+            delivery.number += 1
+            if message.traceparent is not None or traceparent is not None:
+                traceparent = attempts.spans.begin(delivery, delivery.number, attempts.dispatcher.listener)
+            elements.append(element(message.id, message.body(queue), delivery.number, traceparent))
+            message_ids.append(message.id)
+        body = batch_body(elements)
+        attempts.post(
+            connection, deliveries, attempts.head, batch_id(message_ids), b"everput-batch", len(deliveries), body
+        )
 
     def answered(self, deliveries: DeliveryBatch, status: int, took_ms: int, raw: bytes) -> None:
         """Handle the whole 2xx answer to a batch. Its body may reject some of the messages.
@@ -178,6 +203,15 @@ class Batches:
             ready.extendleft(reversed(chosen))
             chosen.clear()
         return DeliveryBatch(chosen)
+
+    def _may_begin(self, delivery: Delivery) -> bool:
+        """Return whether an attempt of the delivery may begin now. If not, let the delivery wait or leave."""
+        admission = self._dispatcher.admissions.of(delivery)
+        if admission is not BEGIN:
+            self._dispatcher.turn_away(delivery, admission)
+            return False
+        assignment = delivery.stream.assignment
+        return not (assignment.known_changes and assignment.hold(delivery))
 
     def _waited(self) -> None:
         self._timer, self._due = None, True

@@ -85,12 +85,12 @@ class Dispatcher:
         self.limits = Limits(self.circuit, listener.settings, tuning, replay=listener.replay is not None)
         self.deliveries = DeliveryQueue(loop)  # deliveries without an attempt in flight
         self.memory = Room(self.circuit, self.limits, self.deliveries, tuning)
-        self._admissions = Admissions(queue, self.deliveries, self.memory, loop)
+        self.admissions = Admissions(queue, self.deliveries, self.memory, loop)
         self.backlog = backlog = Backlog(self)
         self.behind, self.room_for, self.refill = backlog.behind, backlog.room_for, backlog.refill
         self.set_aside_before, self.sets_aside = backlog.set_aside_before, backlog.sets_aside
         self.attempts = Attempts(self, network, dice, loop)
-        self.batches = Batches(self, self._may_begin, loop)
+        self.batches = Batches(self, loop)
         self.connections, self.answers = self.attempts.connections, self.attempts.answers
         self.under_way, self.attempting = self.attempts.under_way, self.attempts.attempting
         self.update(listener, share=share)
@@ -157,7 +157,12 @@ class Dispatcher:
         most = self.limits.most(len(sent) + len(making))
         while ready and len(sent) + len(making) < most:
             delivery = ready.popleft()
-            if not self._may_begin(delivery):
+            admission = self.admissions.of(delivery)
+            if admission is not BEGIN:
+                self.turn_away(delivery, admission)
+                continue
+            assignment = delivery.stream.assignment
+            if assignment.known_changes and assignment.hold(delivery):
                 continue
             if not connections.may_have_one or not self.limits.begin(self._loop.time()):
                 ready.appendleft(delivery)
@@ -168,16 +173,7 @@ class Dispatcher:
             else:
                 attempts.connect((delivery,))
 
-    def _may_begin(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of the delivery may begin now. If not, let the delivery wait or leave."""
-        admission = self._admissions.of(delivery)
-        if admission is not BEGIN:
-            self._turn_away(delivery, admission)
-            return False
-        assignment = delivery.stream.assignment
-        return not (assignment.known_changes and assignment.hold(delivery))
-
-    def _turn_away(self, delivery: Delivery, admission: Admission) -> None:
+    def turn_away(self, delivery: Delivery, admission: Admission) -> None:
         """Let a delivery wait, or move it to the topic `outstanding`. No attempt of it may begin now."""
         match admission:
             case Admission.QUEUED:
@@ -343,7 +339,7 @@ class Dispatcher:
             self.attempts.expire()
         let_alone = self.limits.let_alone(at_ms)
         if self.memory.many_wait:
-            for delivery in self._admissions.crowd():
+            for delivery in self.admissions.crowd():
                 self.set_aside(delivery, None, None, now_ms())
         # Start attempts of deliveries that had to wait for the rate limit, for Retry-After, or for a free socket.
         if self.deliveries.due(at_ms) or self.deliveries.ready:

@@ -16,11 +16,11 @@ from broker.ports import Span, Tracing
 class Spans:
     """The spans of the attempts in flight. Without tracing, there are none."""
 
-    __slots__ = ("_spans", "_tracing")
+    __slots__ = ("_tracing", "open")
 
     def __init__(self, tracing: Tracing | None) -> None:
         self._tracing = tracing
-        self._spans: dict[Delivery, Span] = {}
+        self.open: dict[Delivery, Span] = {}
 
     def begin(self, delivery: Delivery, number: int, listener: Listener) -> str | None:
         """Begin the span (of a trace) of an attempt. Return the `traceparent` to send, or None if the message is not
@@ -32,13 +32,13 @@ class Spans:
         if self._tracing is None:
             return message.traceparent
         span = self._tracing.attempt(message.traceparent, listener, message.id.decode(), number)
-        self._spans[delivery] = span
+        self.open[delivery] = span
         return span.traceparent
 
     def end(self, deliveries: Iterable[Delivery], status: int | None, error: str | None) -> None:
         """End the spans of these deliveries' attempts, if there are any."""
-        if self._spans:
+        if self.open:
             for delivery in deliveries:
-                span = self._spans.pop(delivery, None)
+                span = self.open.pop(delivery, None)
                 if span is not None:
                     span.end(status=status, error=error)
