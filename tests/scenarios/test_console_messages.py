@@ -177,8 +177,9 @@ async def test_a_reader_keeps_the_place_and_the_list_can_be_paused(shop: Shop):
         assert page.errors == []
 
 
-async def test_a_put_is_copied_as_a_command_that_a_shell_runs_whatever_the_message_holds(shop: Shop):
-    await shop.put("o'clock", HOSTILE, key="customer's")
+@pytest.mark.parametrize("data", [HOSTILE, HOSTILE * 5000], ids=["hostile", "longer than an argument may be"])
+async def test_a_put_is_copied_as_a_command_that_a_shell_runs_whatever_the_message_holds(shop: Shop, data: str):
+    await shop.put("o'clock", data, key="customer's")
     async with browser(permissions=["clipboard-read", "clipboard-write"]) as page:
         await page.size(1440, 900)
         await shop.sign_in(page)
@@ -191,11 +192,11 @@ async def test_a_put_is_copied_as_a_command_that_a_shell_runs_whatever_the_messa
         assert "\u001b" not in command
         environment = {**os.environ, "EVERPUT_API_KEY": shop.server.api_key}
         run = await asyncio.to_thread(
-            subprocess.run, ["sh", "-c", command], capture_output=True, text=True, check=True, env=environment
+            subprocess.run, ["sh"], input=command, capture_output=True, text=True, check=True, env=environment
         )
         copy = json.loads(run.stdout)["message"]
         found = (await shop.http.get(f"/v1/queues/{shop.queue_id}/messages/{copy['id']}")).json()["message"]
-        assert (found["name"], found["key"], found["data"]) == ("o'clock", "customer's", HOSTILE)
+        assert (found["name"], found["key"], found["data"]) == ("o'clock", "customer's", data)
         assert page.errors == []
 
 
