@@ -62,6 +62,12 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         "queues, or a page of another site sent the request.",
         "Read `detail`: it names what is missing. Use a key with the scope, or ask an owner of the organization.",
     ),
+    "identity-refused": ProblemType(
+        403,
+        "The sign-in provider did not prove who the person is, or the person has no account here.",
+        "The e-mail address is not verified, its domain may not sign in here, or the provider's answer is not valid.",
+        "Sign in with another address, or ask the operator to allow the domain.",
+    ),
     "account-blocked": ProblemType(
         403,
         "The account is blocked.",
@@ -174,9 +180,9 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
     ),
     "last-member": ProblemType(
         422,
-        "After this change, nobody could sign in to an organization.",
-        "The account is the last member of an organization.",
-        "Invite another member first. To delete an account with its organizations' last membership, confirm with "
+        "After this change, no owner of an organization could sign in.",
+        "The account is the last owner of an organization.",
+        "Make another member an owner first. To delete an account with its organizations' last membership, confirm with "
         "`even_if_last`.",
     ),
     "too-many-requests": ProblemType(
