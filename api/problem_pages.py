@@ -182,8 +182,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         422,
         "After this change, no owner of an organization could sign in.",
         "The account is the last owner of an organization.",
-        "Make another member an owner first. To delete an account with its organizations' last membership, confirm with "
-        "`even_if_last`.",
+        "Make another member an owner first. To delete the account all the same, confirm with `even_if_last`.",
     ),
     "too-many-requests": ProblemType(
         429,
