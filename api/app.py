@@ -94,7 +94,8 @@ def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> 
 def _provider(settings: OidcSettings | None) -> Provider | None:
     if settings is None:
         return None
-    from broker.outbound.oidc import Provider  # most installations need neither it nor the libraries that it imports
+    # Import late: most installations use neither OpenID Connect nor its libraries.
+    from broker.outbound.oidc import Provider
 
     return Provider(settings)
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATH: Final = "/console/oidc"
-VALID_S: Final = 600  # seconds that a person has to sign in at the provider
-# Sign-ins that begin or come back: of one client's address, and of all.
+VALID_S: Final = 600  # a person must sign in at the provider within this many seconds
+# Rate limits on the beginnings and ends of sign-ins: from one client address, and all together.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.5
 ALL_AT_ONCE, ALL_PER_S = 50, 3.0
 _COOKIE: Final = "everput_oidc"
@@ -45,10 +45,10 @@ _NONE: Final = "This server has no OpenID Connect provider. Sign in with a passw
 
 
 class OidcSignIn:
-    """Handlers for sign-in with the provider; None if the operator has set none.
+    """Handlers for sign-in with the OpenID Connect provider, which is None if the operator has set none.
 
-    `may_create` says whether a person without an account gets one. A person of a domain that the operator has named
-    always does.
+    `may_create` says whether a person without an account gets one. A person whose address is in a domain that the
+    operator has named always gets one.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class OidcSignIn:
         if self._provider is None:
             raise Forbidden(_NONE)
         if not self._sessions.same_origin(call.scope):
-            raise Forbidden("Only this server's own pages can begin a sign-in.")
+            raise Forbidden("Only this server's own pages can begin a sign-in. Open the console and sign in there.")
         self._count(call.scope, call.headers)
         state, nonce, verifier = (secrets.token_urlsafe(_RANDOM_BYTES) for _ in range(3))
         url = await self._provider.sign_in_url(
@@ -116,7 +116,7 @@ class OidcSignIn:
         except BrokerError as error:
             log.warning("oidc.refused id=%s error=%r", request_id, error)
             page = "#/signin/provider"
-        # The URL is relative, because a proxy may add a prefix to the path.
+        # The URL of the redirect is relative, because a proxy may add a prefix to the path.
         answer = RedirectResponse(f"../console{page}", 303)
         answer.raw_headers += [
             *headers,
@@ -134,7 +134,9 @@ class OidcSignIn:
         nonce, verifier = self._opened(request)
         code = request.query_params.get("code", "")
         if "error" in request.query_params or not 1 <= len(code) <= _TEXT_CHARS_MAX:
-            raise IdentityRefused("The provider did not sign the person in.", reason="cancelled")
+            raise IdentityRefused(
+                "The OpenID Connect provider did not sign the person in. Try again.", reason="cancelled"
+            )
         identity = await self._provider.identity(
             code=code, redirect_uri=self._redirect_uri, nonce=nonce, verifier=verifier
         )
@@ -176,7 +178,7 @@ class OidcSignIn:
         return f"__Host-{_COOKIE}" if self._sessions.https(scope) else _COOKIE
 
     def _cookie(self, scope: Scope, value: str, age_s: int) -> tuple[bytes, bytes]:
-        # SameSite=Lax, because the browser comes back from the provider's site.
+        # The cookie is SameSite=Lax, because the browser comes back from a page of the provider's site.
         secure = "; Secure" if self._sessions.https(scope) else ""
         text = f"{self._cookie_name(scope)}={value}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
         return b"set-cookie", text.encode()

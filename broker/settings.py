@@ -58,7 +58,8 @@ class OidcSettings:
     client_id: str
     client_secret: str = field(repr=False)
     name: str  # on the button
-    domains: tuple[str, ...] = ()  # lower-case domains of e-mail addresses; none: every domain
+    # The lower-case domains of e-mail addresses that may sign in; all domains if there is none.
+    domains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,4 +85,4 @@ class Settings:
     append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement
     body_bytes_max: int = 8 << 20  # largest body of a request
     smtp: SmtpSettings | None = None  # None: no e-mail is sent
-    oidc: OidcSettings | None = None  # None: people sign in with passwords only
+    oidc: OidcSettings | None = None  # None if people sign in with passwords only, without an OpenID Connect provider

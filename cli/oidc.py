@@ -35,10 +35,12 @@ def oidc_settings(given: _Given) -> OidcSettings | None:
     """
     if given.oidc_issuer is None:
         if given.oidc_client_id or given.oidc_name or given.oidc_domain:
-            raise ConfigurationError("the options --oidc-… need --oidc-issuer")
+            raise ConfigurationError(
+                "the options --oidc-… work only with --oidc-issuer: set it, or leave the others out"
+            )
         return None
     if given.oidc_client_id is None or given.public_url is None:
-        raise ConfigurationError("--oidc-issuer needs --oidc-client-id and --public-url")
+        raise ConfigurationError("--oidc-issuer needs --oidc-client-id and --public-url: set both")
     if not is_https_or_loopback(given.oidc_issuer) or "?" in given.oidc_issuer or "#" in given.oidc_issuer:
         raise ConfigurationError(
             "--oidc-issuer must be an https URL without a query, such as https://accounts.example.com"

@@ -51,7 +51,9 @@ class IdentityCommands:
             found = self._known(identity)
         if found is None:
             raise IdentityRefused(
-                "The account with this e-mail address belongs to another person at the provider.", reason="taken"
+                "The account with this e-mail address belongs to another person at the OpenID Connect "
+                "provider. Ask the operator.",
+                reason="taken",
             )
         _check_unblocked(found)
         return found
@@ -61,7 +63,10 @@ class IdentityCommands:
 
     async def _create(self, identity: Identity, *, may_create: bool, request_id: str) -> Account:
         if not may_create or not self._view.state.initialized:
-            raise IdentityRefused("No account has this e-mail address, and registration is closed.", reason="unknown")
+            raise IdentityRefused(
+                "No account has this e-mail address, and registration is closed. Ask the operator for an account.",
+                reason="unknown",
+            )
         account_id = str(uuid4())
         event = ev.AccountCreated(
             **_by(account_id, request_id), account_id=account_id, email=identity.email, password_hash=""
@@ -69,13 +74,13 @@ class IdentityCommands:
         await record(self._control, self._view, event)
         account = self._view.state.accounts.account(identity.email)
         if account is None:
-            raise IdentityRefused("The account was deleted in the meantime.", reason="unknown")
+            raise IdentityRefused("The account was deleted in the meantime. Sign in again.", reason="unknown")
         return account
 
 
 def _check_unblocked(account: Account) -> None:
     if account.blocked:
-        raise IdentityRefused("This account is blocked.", reason="blocked")
+        raise IdentityRefused("This account is blocked. Ask the operator of this server.", reason="blocked")
 
 
 def _by(account_id: str, request_id: str) -> Fields:

@@ -107,7 +107,7 @@ class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
     account_id: str
     token_sha256: str
     expires_at_ms: int
-    by_identity: bool = False  # whether an OpenID Connect provider signed the person in
+    by_identity: bool = False  # True if an OpenID Connect provider signed the person in, and not a password
 
 
 class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):

@@ -89,7 +89,7 @@ class Accounts:
         return self._by_email.get(email.lower())
 
     def by_identity(self, issuer: str, subject: str) -> Account | None:
-        """Return the account of a person whom an OpenID Connect provider has signed in."""
+        """Return the account that is linked with a person whom an OpenID Connect provider has signed in."""
         return self.by_id.get(self._by_identity.get((issuer, subject), ""))
 
     def sessions_of(self, account_id: str) -> list[Session]:

@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 10.0  # one conversation with the provider
 ANSWER_BYTES_MAX: Final = 256 << 10
-_KEPT_S: Final = 3600.0  # for this long, the provider's metadata and keys are not read again
-_KEYS_AGAIN_S: Final = 60.0  # an unknown key makes Everput read the keys again at most this often
-_LEEWAY_S: Final = 60  # how far the two clocks may differ
-# Only signatures that need the provider's private key. `none` and HMAC are not among them.
+_KEPT_S: Final = 3600.0  # the metadata and keys of the OpenID Connect provider are read again after this time
+_KEYS_AGAIN_S: Final = 60.0  # because of an unknown key, the provider's keys are read again at most this often
+_LEEWAY_S: Final = 60  # the clocks of this machine and of the provider may differ by this many seconds
+# The allowed signatures of ID tokens, which need the provider's private key. `none` and HMAC are not allowed.
 ALGORITHMS: Final = (
     "RS256",
     "RS384",
@@ -64,7 +64,7 @@ class Provider:
         self._keys: tuple[float, KeySet] | None = None
 
     async def sign_in_url(self, *, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
-        """Return the URL at the provider where the person signs in. Raises ProviderUnavailable."""
+        """Return the URL at the OpenID Connect provider where the person signs in. Raises ProviderUnavailable."""
         return str(
             prepare_grant_uri(
                 (await self._endpoints())["authorization_endpoint"],
@@ -99,24 +99,29 @@ class Provider:
         status, token = await self._ask("POST", endpoints["token_endpoint"], data=form, auth=auth)
         if 400 <= status < 500:
             log.warning("oidc.code_refused status=%d", status)
-            raise _refused("The provider refused the authorization code.")
+            raise _refused("The OpenID Connect provider refused the authorization code. Sign in again.")
         if status != 200:
             raise _unavailable(endpoints["token_endpoint"], status)
         id_token = token.get("id_token")
         if not isinstance(id_token, str):
-            raise _refused("The provider's answer has no ID token.")
+            raise _refused("The OpenID Connect provider's answer has no ID token. Tell the operator.")
         return self._person(await self._claims(id_token, nonce))
 
     def _person(self, claims: CodeIDToken) -> Identity:
         subject, email = claims["sub"], claims.get("email")
         if not isinstance(subject, str) or not 1 <= len(subject) <= _TEXT_CHARS_MAX:
-            raise _refused("The ID token has no valid subject.")
-        # Only the JSON value true counts: some providers send a text.
+            raise _refused("The OpenID Connect provider's ID token has no valid subject. Tell the operator.")
+        # Only the JSON value true counts as verified, because some providers send a text.
         if not isinstance(email, str) or claims.get("email_verified") is not True:
-            raise IdentityRefused("The provider has not verified the e-mail address.", reason="email")
+            raise IdentityRefused(
+                "The OpenID Connect provider has not verified the e-mail address. Verify it there first.",
+                reason="email",
+            )
         domains = self._settings.domains
         if domains and email.lower().rpartition("@")[2] not in domains:
-            raise IdentityRefused("Addresses of this domain can't sign in here.", reason="domain")
+            raise IdentityRefused(
+                "E-mail addresses of this domain can't sign in here. Use another address.", reason="domain"
+            )
         return Identity(self._settings.issuer, subject, email)
 
     async def _claims(self, id_token: str, nonce: str) -> CodeIDToken:
@@ -124,7 +129,8 @@ class Provider:
         try:
             try:
                 token = jwt.decode(id_token, await self._key_set(), algorithms=[*ALGORITHMS])
-            except (JoseError, ValueError):  # The provider may have a new key.
+            # If the token can't be verified, the provider may have a new key: read its keys again.
+            except (JoseError, ValueError):
                 token = jwt.decode(id_token, await self._key_set(again=True), algorithms=[*ALGORITHMS])
             claims = CodeIDToken(
                 token.claims,
@@ -140,7 +146,9 @@ class Provider:
             claims.validate(leeway=_LEEWAY_S)
         except (JoseError, ValueError, TypeError, KeyError) as error:
             log.warning("oidc.id_token_refused error=%s", type(error).__name__)
-            raise _refused("The provider's ID token is not valid.") from error
+            raise _refused(
+                "The OpenID Connect provider's ID token is not valid. Sign in again, or tell the operator."
+            ) from error
         return claims
 
     async def _endpoints(self) -> dict[str, str]:
@@ -173,8 +181,8 @@ class Provider:
         return self._keys[1]
 
     async def _ask(self, method: str, url: str, **sent: Any) -> tuple[int, dict[str, Any]]:
-        """Return the status and the JSON object of an answer; an empty object for an error. Raises
-        ProviderUnavailable.
+        """Return the status of the provider's HTTP answer, and its JSON object, which is empty unless the status is
+        200. Raises ProviderUnavailable.
         """
         try:
             async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(transport=_Bounded(), timeout=TIMEOUT_S) as client:
@@ -188,7 +196,7 @@ class Provider:
 
 
 class _Bounded(httpx.AsyncBaseTransport):
-    """A transport that fails for an answer that is too long or compressed."""
+    """An HTTP transport that raises an error if an answer is too long or compressed."""
 
     def __init__(self) -> None:
         self._inner = httpx.AsyncHTTPTransport()
@@ -198,12 +206,12 @@ class _Bounded(httpx.AsyncBaseTransport):
         answer = await self._inner.handle_async_request(request)
         try:
             if answer.headers.get("content-encoding", "identity") != "identity":
-                raise httpx.DecodingError("the answer is compressed", request=request)
+                raise httpx.DecodingError("the OpenID Connect provider's answer is compressed", request=request)
             body = bytearray()
             async for part in answer.stream:  # type: ignore[union-attr]
                 body += part
                 if len(body) > ANSWER_BYTES_MAX:
-                    raise httpx.DecodingError("the answer is too long", request=request)
+                    raise httpx.DecodingError("the OpenID Connect provider's answer is too long", request=request)
         finally:
             await answer.aclose()
         return httpx.Response(answer.status_code, headers=answer.headers, content=bytes(body), request=request)

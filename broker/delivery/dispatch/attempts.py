@@ -208,7 +208,9 @@ class Attempts:
         number: int,
         body: bytes,
     ) -> None:
-        """Sign a request and send it. `head` are its first lines. Its header `header` has the value `number`."""
+        """Sign a request and send it. `head` are its first lines. The request's header `header` has the value
+        `number`.
+        """
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(webhook_id, timestamp, body)
         if self._former:
