@@ -15,6 +15,7 @@ from benchmarks.auditing import auditing
 from benchmarks.back import back
 from benchmarks.cost import cost
 from benchmarks.isolation import isolation
+from benchmarks.lists import lists
 from benchmarks.rates import bench
 from benchmarks.replaying import replaying
 from benchmarks.scale import scale
@@ -75,13 +76,19 @@ def main() -> None:
     one.add_argument("--events", type=int, default=2_000_000)
     one.add_argument("--listeners", type=int, default=0, help="listeners of the queue; everything is delivered first")
     one.add_argument("--folder", help="a folder that is kept, and used again as it is")
+    one = which.add_parser("lists", help="the lists of the console, with a backlog for every listener")
+    one.add_argument("--listeners", type=int, default=60)
+    one.add_argument("--messages", type=int, default=100_000)
+    one.add_argument("--rounds", type=int, default=20)
     given = sys.argv[1:]
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["rates", *given]
     options = vars(parser.parse_args(given))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     benchmark = {"rates": bench, "isolation": isolation, "replay": replaying, "return": back, "scale": scale}
-    found = (benchmark | {"audit": auditing, "cost": cost, "scaling": scaling})[options.pop("which")](**options)
+    found = (benchmark | {"audit": auditing, "cost": cost, "scaling": scaling, "lists": lists})[options.pop("which")](
+        **options
+    )
     print(json.dumps(found, indent=1))
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from itertools import accumulate
 from typing import Final
 
 from broker.core.codec import decode
@@ -217,21 +219,23 @@ class KafkaDeliveries:
         """
         left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
         for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
-            of_queue: dict[bytes, list[tuple[int, str]]] = {}
-            for top, listener_id, queue_id in left:
-                of_queue.setdefault(queue_id, []).append((top, listener_id))
+            # The offsets and times of each queue's messages, so that one pass over the records serves all listeners.
+            read: dict[bytes, tuple[list[int], list[int]]] = {queue_id: ([], []) for _, _, queue_id in left}
             first = last = min(top for top, _, _ in left)
-            counts: dict[str, Backlog] = {}
             async for record in self._records(partition, first, end):
                 last = record.offset
-                for top, listener_id in of_queue.get(record.headers[0][1] or b"", ()) if record.headers else ():
-                    if last >= top:
-                        counts[listener_id] = _with(counts.get(listener_id, Backlog(0, None)), 1, record.timestamp)
+                rows = read.get(record.headers[0][1] or b"") if record.headers else None
+                if rows is not None:
+                    rows[0].append(last)
+                    rows[1].append(record.timestamp)
+            oldest = {one: list(accumulate(reversed(times), min))[::-1] for one, (_, times) in read.items()}
             # The next read counts again for listeners that start after the first half of these records.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
-            for top, listener_id, _ in left:
-                if top <= middle and listener_id in counts:
-                    found[listener_id] = _with(found[listener_id], *counts[listener_id])
+            for top, listener_id, queue_id in left:
+                offsets = read[queue_id][0]
+                at = bisect_left(offsets, top)
+                if top <= middle and at < len(offsets):
+                    found[listener_id] = _with(found[listener_id], len(offsets) - at, oldest[queue_id][at])
             left = [one for one in left if one[0] > middle]
             if not left:
                 return
