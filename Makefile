@@ -4,7 +4,7 @@
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-kafka test-scenarios test-others check soak bench lock events pictures format clean
+.PHONY: help demo test test-kafka test-scenarios test-others check soak bench lock events pictures screenshots format clean
 
 help:
 	@echo "make demo    put messages, watch them arrive at listeners that fail and come back"
@@ -14,7 +14,8 @@ help:
 	@echo "make soak    the fault runs of minutes"
 	@echo "make bench   how fast it is, beside its limits"
 	@echo "make events  write docs/events.md from the code"
-	@echo "make pictures  record the demo and photograph the console, for README.md; needs Chromium"
+	@echo "make pictures  record the demo for README.md, and take the screenshots"
+	@echo "make screenshots  take the pictures of the console for README.md and docs; needs Chromium"
 	@echo "make lock    choose the newest dependencies and pin their hashes"
 	@echo "make clean   remove .venv and the tools' caches"
 
@@ -62,9 +63,11 @@ events: $(READY)
 	$(BIN)/everput events > docs/events.md
 	$(BIN)/python -c "from broker.core.delivery import picture; print(picture(), end='')" > docs/delivery.md
 
-pictures: $(READY)
+pictures: $(READY) screenshots
 	$(BIN)/python docs/pictures/recording.py docs/pictures/demo.svg
-	$(BIN)/python docs/pictures/screenshot.py docs/pictures/console.png
+
+screenshots: $(READY)
+	$(BIN)/python docs/pictures/screenshots.py docs/pictures
 
 format: $(READY)
 	$(BIN)/ruff format

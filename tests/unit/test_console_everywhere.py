@@ -36,6 +36,10 @@ WIDE = """(() => {
     .map((one) => `${one.tagName} ${one.className} ${one.textContent.slice(0, 40)}`);
 })()"""
 
+# The fields and buttons that stick out of the element around them.
+OUTSIDE = """[...document.querySelectorAll('input, select, textarea, button')].filter((one) => one.checkVisibility() &&
+  one.getBoundingClientRect().right > one.parentElement.getBoundingClientRect().right + 1)
+  .map((one) => `${one.tagName} ${one.ariaLabel || one.parentElement.textContent.slice(0, 40)}`)"""
 SCROLLED = """[...document.querySelectorAll('.panel, dialog')].filter((one) => one.scrollWidth > one.clientWidth + 1)
   .map((one) => one.textContent.slice(0, 60))"""
 
@@ -55,6 +59,7 @@ async def faults(page: Browser, where: str) -> list[str]:
         await page.color_scheme(scheme)
         here = f"{where} at {width} px, {scheme}:"
         found += [f"{here} overflow of {one}" for one in await page.run(WIDE)]
+        found += [f"{here} {one} sticks out" for one in await page.run(OUTSIDE)]
         found += [f"{here} a panel scrolls sideways: {one}" for one in await page.run(SCROLLED)]
         if await page.run("document.documentElement.scrollWidth") > width:
             found.append(f"{here} the page scrolls sideways")
