@@ -77,15 +77,16 @@ class Body(NamedTuple):
     complete: bool
 
 
-def read_body(raw: bytes) -> Body:
+def read_body(raw: bytes, *, cut: bool) -> Body:
     """Parse an HTTP answer, and return its body. `raw` begins with the answer's first byte.
 
-    A body without a declared length ends with the connection.
+    A body without a declared length ends with the connection. It is incomplete if the connection broke, or was closed
+    by this side (`cut`).
     """
     parsed = _Parsed()
     parsed.parse(raw)
     declared = any(name.lower() in ("content-length", "transfer-encoding") for name, _ in parsed.headers)
-    return Body(bytes(parsed.body), parsed.complete or not declared)
+    return Body(bytes(parsed.body), parsed.complete or not (cut or declared))
 
 
 def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:

@@ -97,12 +97,7 @@ class Connection(asyncio.Protocol):
         "_owner",
         "_parser",
         "_transport",
-        "at",
-        "target",
-        "times",
-        "used",
-        "well",
-        "work",
+        *("at", "cut", "target", "times", "used", "well", "work"),
     )
 
     def __init__(self, owner: Owner, target: Target, end_s: float = CONNECTION.end_s) -> None:
@@ -125,6 +120,7 @@ class Connection(asyncio.Protocol):
         # The owner of the connection stores its request here. When the answer ends, it is removed.
         self.work: Any = None
         self.at = 0.0  # when the request was sent
+        self.cut = False  # True if the connection broke, or this side has closed it
         self.used = 0  # number of finished requests
         self.well = False  # set by the owner
 
@@ -149,6 +145,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection at once. The owner's lost() is called then."""
         if self._transport is not None:
+            self.cut = True
             self._transport.abort()
 
     def expire(self) -> None:
@@ -225,7 +222,8 @@ class Connection(asyncio.Protocol):
             self._end = None
         self._owner.released(self)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.cut = self.cut or exc is not None
         if self.work is not None and not self._answered:
             self._answered = True
             self._owner.failed(self, "closed")

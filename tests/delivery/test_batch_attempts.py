@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -394,6 +396,57 @@ async def test_an_answer_without_an_end_is_given_up_and_sent_again(serve, open_o
             await taker(request, writer)
 
     server = await serve(hanging)
+    office = await open_office(server, batch=NOW)
+    office.put(4)
+    await office.all_settled()
+    assert all(rows == [(1, "failed", "closed"), (2, "delivered", 200)] for rows in office.outcomes.values())
+
+
+ENDS_WITH_THE_CONNECTION = b"HTTP/1.0 200 OK\r\n\r\n"
+
+
+async def test_an_answer_that_ends_with_the_connection_is_read(serve, open_office):
+    taker, first = Taker(), True
+
+    async def closing(request, writer):
+        nonlocal first
+        if first:
+            first = False
+            writer.write(ENDS_WITH_THE_CONNECTION + b'{"failed":["m-1"]}')
+            await writer.drain()
+            writer.close()
+        else:
+            await taker(request, writer)
+
+    server = await serve(closing)
+    office = await open_office(server, batch=NOW)
+    office.put(4)
+    await office.all_settled()
+    assert taker.taken == ["m-1"]
+    assert [rows[0][1] for _, rows in sorted(office.outcomes.items())] == ["delivered", "failed", *["delivered"] * 2]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("begun", [b"", b'{"failed":["m-1"'])
+async def test_an_answer_that_the_listener_does_not_end_is_sent_again(serve, open_office, begun: bytes, reset: bool):
+    """Its rest might reject messages: the listener takes longer than a second for it, or its connection breaks."""
+    taker, first = Taker(), True
+
+    async def breaking_off(request, writer):
+        nonlocal first
+        if first:
+            first = False
+            writer.write(ENDS_WITH_THE_CONNECTION + begun)
+            await writer.drain()
+            if reset:
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                await until(lambda: office.dispatcher.connections.sent)
+                writer.transport.abort()
+        else:
+            await taker(request, writer)
+
+    server = await serve(breaking_off)
     office = await open_office(server, batch=NOW)
     office.put(4)
     await office.all_settled()

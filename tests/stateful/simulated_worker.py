@@ -60,6 +60,7 @@ class Connection:
         self.work: Any = None
         self.at = 0.0
         self.used = 0
+        self.cut = False
         self.fresh = True
         self.well = False
         self.times = REUSED
@@ -117,7 +118,8 @@ class Connection:
             kept, self.kept = self.kept, None
             body = orjson.dumps({"failed": self.refused}) if self.refused else b""
             if isinstance(self.work, DeliveryBatch) and status == 200 and self.worker.world.dice.random() < BREAKS_OFF:
-                kept(b"HTTP/1.1 200 Said\r\ncontent-length: %d\r\n\r\n%b" % (len(body) + 1, body[: len(body) // 2]))
+                length, self.cut = b"content-length: %d\r\n" % (len(body) + 1) if self.used % 2 else b"", True
+                kept(b"HTTP/1.1 200 Said\r\n%b\r\n%b" % (length, body[: len(body) // 2]))
                 self._end(lost=True)
                 self.owner.lost(self)
                 return

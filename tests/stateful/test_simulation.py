@@ -266,8 +266,8 @@ def takes_all_whatever_is_answered(_body):
     return frozenset()
 
 
-def takes_what_is_there_for_all_of_it(raw):
-    return read_body(raw)._replace(complete=True)
+def takes_what_is_there_for_all_of_it(raw, *, cut):
+    return read_body(raw, cut=cut)._replace(complete=True)
 
 
 def lets_the_log_go_and_sets_nothing_aside(self, delivery):

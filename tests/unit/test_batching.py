@@ -155,7 +155,12 @@ def test_any_bytes_are_an_answer(body: bytes):
     ],
 )
 def test_a_body_is_complete_if_all_that_was_declared_has_arrived(raw: bytes, body: bytes, complete: bool):
-    assert read_body(raw) == (body, complete)
+    assert read_body(raw, cut=False) == (body, complete)
+
+
+def test_a_body_without_a_length_is_incomplete_if_the_connection_was_cut():
+    assert not read_body(b"HTTP/1.1 200 OK\r\n\r\n{}", cut=True).complete
+    assert read_body(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", cut=True).complete
 
 
 # The rate

@@ -55,7 +55,9 @@ class Batched(Protocol):
     """The interface of a listener's batches that the attempts use."""
 
     def send(self, connection: Connection, deliveries: DeliveryBatch, /) -> None: ...
-    def answered(self, deliveries: DeliveryBatch, status: int, took_ms: int, raw: bytes, /) -> None: ...
+    def answered(
+        self, deliveries: DeliveryBatch, status: int, took_ms: int, connection: Connection, raw: bytes, /
+    ) -> None: ...
 
 
 class Attempting(Protocol):
@@ -244,7 +246,8 @@ class Attempts:
         connection.well = status < 500
         accepted = taken(status)
         if accepted and isinstance(deliveries, DeliveryBatch):
-            connection.keep(partial(self.dispatcher.batches.answered, deliveries, status, took_ms), BODY_BYTES_MAX)
+            ended = partial(self.dispatcher.batches.answered, deliveries, status, took_ms, connection)
+            connection.keep(ended, BODY_BYTES_MAX)
             return
         if self.spans.open:
             self.spans.end(deliveries, status, None)

@@ -128,7 +128,9 @@ class Batches:
             connection, deliveries, attempts.head, batch_id(message_ids), b"everput-batch", len(deliveries), body
         )
 
-    def answered(self, deliveries: DeliveryBatch, status: int, took_ms: int, raw: bytes) -> None:
+    def answered(
+        self, deliveries: DeliveryBatch, status: int, took_ms: int, connection: Connection, raw: bytes
+    ) -> None:
         """Handle the whole 2xx answer to a batch. Its body may reject some of the messages.
 
         If the connection was closed before the end of the body, all messages are sent again, because the missing part
@@ -136,7 +138,7 @@ class Batches:
         """
         attempts, cut, rejected = self._dispatcher.attempts, False, frozenset[str]()
         if len(raw) < BODY_BYTES_MAX:  # A longer answer rejects no message.
-            body = read_body(raw)
+            body = read_body(raw, cut=connection.cut)
             cut, rejected = not body.complete, failed_ids(body.data)
         attempts.spans.end(deliveries, None if cut else status, "closed" if cut else None)
         if cut:
