@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit
 
 import orjson
 import uvicorn
-from joserfc import jwt
+from joserfc import jws
 from joserfc.jwk import RSAKey
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -46,6 +47,7 @@ class TestProvider:
     key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "1", "use": "sig"}))
     published: RSAKey | None = None  # the key that it shows, if it is another one
     metadata: dict[str, Any] = field(default_factory=dict)
+    keys: Any = None  # what it shows instead of its keys
     answer: Response | None = None  # what the token endpoint answers instead
     down: bool = False
     asked: list[str] = field(default_factory=list)
@@ -78,6 +80,8 @@ class TestProvider:
         return JSONResponse(found | self.metadata)
 
     async def _keys(self, _request: Request) -> Response:
+        if self.keys is not None:
+            return JSONResponse(self.keys)
         return JSONResponse({"keys": [(self.published or self.key).as_dict(private=False)]})
 
     async def _authorize(self, request: Request) -> Response:
@@ -118,7 +122,7 @@ class TestProvider:
             signed = hmac.digest(self.key.as_pem(private=False), ".".join(parts).encode(), "sha256")
             signature = "" if self.algorithm == "none" else base64.urlsafe_b64encode(signed).decode().rstrip("=")
             return ".".join([*parts, signature])
-        return jwt.encode(header, claims, self.key, algorithms=[self.algorithm])
+        return jws.serialize_compact(header, json.dumps(claims).encode(), self.key, algorithms=[self.algorithm])
 
 
 @contextlib.asynccontextmanager

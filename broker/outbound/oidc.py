@@ -21,7 +21,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from broker.core.accounts import Identity
+from broker.core.accounts import Identity, refuse_email
 from broker.errors import IdentityRefused, Unavailable
 from broker.outbound.addresses import is_https_or_loopback
 from broker.settings import OidcSettings
@@ -109,10 +109,10 @@ class Provider:
 
     def _person(self, claims: CodeIDToken) -> Identity:
         subject, email = claims["sub"], claims.get("email")
-        if not isinstance(subject, str) or not 1 <= len(subject) <= _TEXT_CHARS_MAX:
+        if not isinstance(subject, str) or not 1 <= len(subject) <= _TEXT_CHARS_MAX or not subject.isascii():
             raise _refused("The OpenID Connect provider's ID token has no valid subject. Tell the operator.")
         # Only the JSON value true counts as verified, because some providers send a text.
-        if not isinstance(email, str) or claims.get("email_verified") is not True:
+        if not isinstance(email, str) or refuse_email(email) or claims.get("email_verified") is not True:
             raise IdentityRefused(
                 "The OpenID Connect provider has not verified the e-mail address. Verify it there first.",
                 reason="email",
@@ -162,8 +162,10 @@ class Provider:
             for endpoint in endpoints.values():
                 if not is_https_or_loopback(endpoint):
                     raise _unavailable(url, "the metadata names an endpoint without https")
-            methods = found.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-            endpoints["auth"] = "basic" if "client_secret_basic" in methods else "post"
+            methods = found.get("token_endpoint_auth_methods_supported")
+            # A provider that names no methods supports this one (OpenID Connect Discovery 1.0, 3).
+            basic = not isinstance(methods, list) or "client_secret_basic" in methods
+            endpoints["auth"] = "basic" if basic else "post"
             self._metadata = (time.monotonic(), endpoints)
         return self._metadata[1]
 
