@@ -97,6 +97,7 @@ class ChangeFeed:
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
         self._number = 0  # of the last look
+        self._looking = False  # True while the log is read
         # By organization, the number of the first check of the log that decoded its records.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
@@ -112,8 +113,8 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # Until now, checks of the log did not decode the organization's records.
-                self._known_since[organization_id] = self._number
+                # Until now, checks of the log did not decode the organization's records. Nor does one that runs now.
+                self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())
             await asyncio.shield(self._begun)
@@ -163,7 +164,8 @@ class ChangeFeed:
         try:
             self._positions = await self._ends()
         except BaseException:
-            self._begun = None
+            if self._begun is asyncio.current_task():  # Otherwise, the next client has begun again already.
+                self._begun = None
             raise
         if self._waiting:
             self._task = asyncio.create_task(self._run(), name="change feed")
@@ -192,6 +194,7 @@ class ChangeFeed:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._look_s)
+            self._looking = True
             try:
                 await self._look()
             except LogUnavailable:
@@ -200,6 +203,8 @@ class ChangeFeed:
                 log.exception("changes.look_failed")
                 self._positions = {}
                 self._add(_Look({}, unread=True))
+            finally:
+                self._looking = False
 
     async def _look(self) -> None:
         ends = await self._ends()

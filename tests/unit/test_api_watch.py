@@ -184,6 +184,66 @@ async def test_the_stream_ends_when_its_key_is_revoked(api: Api):
         problem(stream.answer, 401)
 
 
+async def test_clients_that_come_and_go_at_once_leave_one_reader_of_the_log_and_then_none(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+):
+    feed = api.reader.feed
+
+    def readers() -> int:
+        return sum(task.get_name() == "change feed" for task in asyncio.all_tasks())
+
+    async def wait(leave: asyncio.Event) -> None:
+        async with feed.waiting(api.organization_id):
+            await leave.wait()
+
+    offsets, asked = api.records.offsets, asyncio.Event()
+
+    async def slow_offsets(*lanes: Any) -> Any:
+        asked.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return await offsets(*lanes)
+
+    monkeypatch.setattr(api.records, "offsets", slow_offsets)
+    leave = asyncio.Event()
+    first = asyncio.create_task(wait(leave))
+    await asked.wait()
+    first.cancel()
+    clients = []
+    for _ in range(10):
+        clients.append(asyncio.create_task(wait(leave)))
+        await asyncio.sleep(0)
+    await feed.looked(20)
+    assert readers() == 1
+    leave.set()
+    await asyncio.gather(first, *clients, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert readers() == 0
+
+
+async def test_a_client_that_comes_while_the_log_is_read_misses_no_change(api: Api):
+    feed, other = api.reader.feed, "another organization"
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id)
+    reading, come = asyncio.Event(), asyncio.Event()
+
+    async def before_read() -> None:
+        reading.set()
+        await come.wait()
+
+    async with feed.waiting(other):
+        await feed.looked(20)
+        api.records.before_read = before_read
+        settled(api, queue_id, listener_id)
+        await reading.wait()
+        async with feed.waiting(api.organization_id):
+            position = feed.since(api.organization_id, "").position
+            come.set()
+            await feed.looked(20)
+            changes = feed.since(api.organization_id, position).changes
+    assert changes is None or any(one.kind == "delivery" for one in changes)
+
+
 async def test_the_stream_ends_when_the_process_ends(api: Api):
     async with watching(api) as stream:
         await stream.next()
