@@ -179,8 +179,8 @@ function reply(socket, number, fields) {
 
 /** Create the entry of one delivery: {element, answer(text), signature(whether it is right; null if unknown)}. */
 function deliveryEntry({ headers, body }, number) {
-  const attempt = headers["everput-attempt"] || "1";
   const known = messageOf(body);
+  const attempt = headers["everput-attempt"] || String((known && known.attempt) || 1);
   const signature = el("span", { class: "state" }, "checking signature…");
   const answered = el("span", { class: "quiet" });
   const details = el("details", {}, el("summary", {}, `Headers and body (${count(new TextEncoder().encode(body).length, "byte")})`));
@@ -217,14 +217,24 @@ function wholeOf(headers, body) {
   return [facts(named), codeBlock(shortened(indented(body) || body, BODY_CHARS_MAX), "Body")];
 }
 
-/** Return the message in a body: {name, data}; null if the body has another form. */
+/** Return the message in a body, or the messages of a batch: {name, data, attempt}; null if the body has another form. */
 function messageOf(body) {
   try {
-    const { name, data } = JSON.parse(body).message;
-    return typeof name === "string" && typeof data === "string" ? { name, data } : null;
+    const whole = JSON.parse(body);
+    if (!Array.isArray(whole)) return messageIn(whole, null);
+    const each = whole.map((one) => messageIn(one.body, one.attempt));
+    return {
+      name: `Batch of ${count(each.length, "message")}`,
+      data: each.map(({ name, data }) => `${name}: ${shortened(data, 40)}`).join("\n"),
+      attempt: Math.max(...each.map(({ attempt }) => attempt)),
+    };
   } catch {
     return null;
   }
+}
+
+function messageIn({ message: { name, data } }, attempt) {
+  return { name: String(name), data: String(data), attempt };
 }
 
 /** Return whether one of the signatures is right (Standard Webhooks: HMAC-SHA256 of id.timestamp.body). */

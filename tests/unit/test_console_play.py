@@ -39,19 +39,23 @@ class Place(NamedTuple):
         return answer.json()["listeners"]
 
     async def deliver(self, data: str, *, secret: str | None = None, number: int = 1) -> httpx.Response:
-        """Send a message as a worker does, signed with the listener's secret or with this one."""
+        """Send a message as a worker does, signed with the listener's secret or with this one. `number` is that of the
+        attempt, and 0 for a batch of two.
+        """
         (listener,) = await self.listeners()
         if secret is None:
             path = f"/v1/queues/{self.queue}/listeners/{listener['id']}/secret"
             secret = (await self.api.bare.get(path, headers=self.headers)).json()["secret"]
-        body = json.dumps({"queue": {"id": self.queue, "name": "q"}, "message": {"id": "m", "name": "n", "data": data}})
+        one = {"queue": {"id": self.queue, "name": "q"}, "message": {"id": "m", "name": "n", "data": data}}
+        batch = [{"id": "m", "content_type": "application/json", "attempt": 4, "body": one}] * 2
+        body = json.dumps(one if number else batch)
         signed = hmac.new(base64.b64decode(secret.removeprefix("whsec_")), f"m.7.{body}".encode(), hashlib.sha256)
         headers = {
             "webhook-id": "m",
             "webhook-timestamp": "7",
             "webhook-signature": f"v1,AAAA v1,{base64.b64encode(signed.digest()).decode()}",
-            "everput-attempt": str(number),
             "content-type": "application/json",
+            **({"everput-attempt": str(number)} if number else {}),
         }
         url = self.api.log.control.state.listeners[listener["id"]].notify_url
         return await self.worker.post(urlsplit(url).path, content=body.encode(), headers=headers)
@@ -119,6 +123,18 @@ async def test_the_inbox_answers_as_chosen(place: Place):
         assert (
             await page.run(f"{INBOX}.map((one) => one.querySelectorAll('.state')[0].textContent)") == ["attempt 2"] * 3
         )
+        assert page.errors == []
+
+
+async def test_a_batch_is_shown_with_its_messages(place: Place):
+    async with browser() as page:
+        await opened(page, place)
+        await place.deliver("first", number=0)
+        await page.until(f"{INBOX}[0]?.textContent.includes('signature valid')")
+        shown = await page.run(f"{INBOX}[0].textContent")
+        assert "Batch of 2 messages" in shown
+        assert "attempt 4" in shown
+        assert "n: first\nn: first" in shown
         assert page.errors == []
 
 
