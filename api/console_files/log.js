@@ -2,7 +2,7 @@
 //
 // The API returns the log oldest first. So this page reads short ranges of time, the newest first, and reverses them.
 
-import { ask, nextCursor, session } from "./api.js";
+import { ask, nextCursor, session, whyNot } from "./api.js";
 import { button, el, redraw } from "./dom.js";
 import { putQuery } from "./lists.js";
 import { poll } from "./live.js";
@@ -191,8 +191,8 @@ async function knownNames(signal) {
   };
   const [queues, keys, members] = await Promise.all([
     all("listQueues", "queues"),
-    all("listKeys", "keys").catch(() => []),
-    ask("listMembers", { ids, signal }).then(({ body }) => body.members).catch(() => []),
+    whyNot("listKeys") ? [] : all("listKeys", "keys"),
+    ask("listMembers", { ids, signal }).then(({ body }) => body.members),
   ]);
   return [namesOf(queues, keys, members), queues];
 }

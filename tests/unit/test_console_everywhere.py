@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_api_accounts import SAME, WHO
+from test_api_accounts import PASSWORD, SAME, WHO
 from test_console_pages import CHARTS, DRAWN, Shop, needs_chromium, opened, shop
 
 from api import console
@@ -101,6 +101,30 @@ async def test_every_page(shop: Shop, page: Browser):
             page.errors.clear()
         found += await faults(page, view)
     assert not found, "\n".join(found)
+
+
+async def test_an_auditor_sees_the_pages_without_a_refused_request(shop: Shop):
+    body = {"email": "aud@example.com", "role": "auditor"}
+    made = (await put(shop, f"/v1/organizations/{shop.organization}/invitations", body)).json()["invitation"]
+    async with httpx.AsyncClient(base_url=shop.url, headers=SAME, timeout=60) as http:
+        registered = {"token": made["token"], "password": PASSWORD}
+        (await http.post("/v1/invitations/register", json=registered)).raise_for_status()
+    async with browser(viewport={"width": 1440, "height": 900}) as page:
+        await page.sign_in(shop.url, body["email"], PASSWORD)
+        page.errors.clear()
+        for path in (
+            "overview",
+            "queues",
+            f"queues/{shop.queue}",
+            f"queues/{shop.queue}/listeners/{shop.listener}",
+            "log",
+            "members",
+        ):
+            await page.go(f"{shop.url}/console#/{path}")
+            await page.until(READY)
+            await page.until("performance.getEntriesByType('resource').some((one) => one.name.includes('/v1/'))")
+            assert page.errors == [], path
+        assert await page.run("document.querySelector('#nav').textContent.includes('Log')")
 
 
 async def test_the_pages_for_who_is_not_signed_in(shop: Shop):
