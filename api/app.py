@@ -212,6 +212,7 @@ def make_app(
     oidc = OidcSignIn(
         _provider(settings.oidc),
         IdentityCommands(log.control, view),
+        InvitationCommands(log.control, view, account_commands),
         account_commands,
         sessions,
         browsers,

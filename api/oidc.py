@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,10 +23,12 @@ from api.clients import Clients
 from api.limits import EVERYBODY, Limit
 from api.page_tokens import PageTokens
 from api.problems import BadParameter, Forbidden, Headers, TooManyRequests
+from api.shapes import SignInBody
 from broker.commands.accounts import SESSION_S, AccountCommands
 from broker.commands.context import now_ms
 from broker.commands.identities import IdentityCommands
-from broker.errors import BrokerError, IdentityRefused, Unavailable
+from broker.commands.invitations import InvitationCommands
+from broker.errors import BrokerError, IdentityRefused, Refused, Unavailable
 
 if TYPE_CHECKING:
     from broker.outbound.oidc import Provider
@@ -40,6 +43,9 @@ ALL_AT_ONCE, ALL_PER_S = 50, 3.0
 _COOKIE: Final = "everput_oidc"
 _RANDOM_BYTES: Final = 32
 _TEXT_CHARS_MAX: Final = 4_096  # of a cookie, a code or a state
+_INVITATION: Final = "#/invitation/"
+# This pattern takes linear time, because it is one character class of bounded length.
+_PAGE = re.compile(r"(?:#/[\w/.~%?&=-]{0,300})?", re.ASCII)
 _REFUSAL: Final = "Too many people are signing in at the moment. Try again later."
 _NONE: Final = "This server has no OpenID Connect provider. Sign in with a password."
 
@@ -55,6 +61,7 @@ class OidcSignIn:
         self,
         provider: Provider | None,
         identities: IdentityCommands,
+        invitations: InvitationCommands,
         accounts: AccountCommands,
         sessions: Sessions,
         browsers: Browsers,
@@ -66,6 +73,7 @@ class OidcSignIn:
     ) -> None:
         self._provider = provider
         self._identities = identities
+        self._invitations = invitations
         self._accounts = accounts
         self._sessions = sessions
         self._browsers = browsers
@@ -80,6 +88,9 @@ class OidcSignIn:
         """Begin a sign-in. The answer has the URL at the provider, and a cookie without which nobody can complete the
         sign-in. Only this server's own pages may begin one.
         """
+        body = await call.json(SignInBody, small=True)
+        if not _PAGE.fullmatch(body.page):
+            raise Refused("This must be a page of the console, such as `#/overview`.", pointer="/page")
         if self._provider is None:
             raise Forbidden(_NONE)
         if not self._sessions.same_origin(call.scope):
@@ -89,7 +100,7 @@ class OidcSignIn:
         url = await self._provider.sign_in_url(
             redirect_uri=self._redirect_uri, state=state, nonce=nonce, verifier=verifier
         )
-        claim = f"{now_ms() + VALID_S * 1000} {state} {nonce} {verifier}"
+        claim = f"{now_ms() + VALID_S * 1000} {state} {nonce} {verifier} {body.page}"
         call.headers += [
             self._cookie(call.scope, self._tokens.seal(claim.encode(), "", PATH), VALID_S),
             (b"cache-control", b"no-store"),
@@ -104,8 +115,7 @@ class OidcSignIn:
         scope, headers = request.scope, list[tuple[bytes, bytes]]()
         request_id = str(request_id_of(dict(scope["headers"])), "ascii")
         try:
-            await self._sign_in(request, headers, request_id)
-            page = ""
+            page = await self._sign_in(request, headers, request_id)
         except IdentityRefused as error:
             log.warning("oidc.refused id=%s reason=%s detail=%s", request_id, error.reason, error)
             page = f"#/signin/{error.reason}"
@@ -127,11 +137,12 @@ class OidcSignIn:
         ]
         return answer
 
-    async def _sign_in(self, request: Request, headers: Headers, request_id: str) -> None:
+    async def _sign_in(self, request: Request, headers: Headers, request_id: str) -> str:
+        """Add the cookies of a new session to the headers, and return the page that the person began from."""
         if self._provider is None:
             raise IdentityRefused(_NONE, reason="provider")
         self._count(request.scope, [])
-        nonce, verifier = self._opened(request)
+        nonce, verifier, page = self._opened(request)
         code = request.query_params.get("code", "")
         if "error" in request.query_params or not 1 <= len(code) <= _TEXT_CHARS_MAX:
             raise IdentityRefused(
@@ -140,16 +151,30 @@ class OidcSignIn:
         identity = await self._provider.identity(
             code=code, redirect_uri=self._redirect_uri, nonce=nonce, verifier=verifier
         )
-        account = await self._identities.account_of(identity, may_create=self._may_create, request_id=request_id)
+        may_create = self._may_create or await self._is_invited(page, identity.email)
+        account = await self._identities.account_of(identity, may_create=may_create, request_id=request_id)
         _, token = await self._accounts.start_session(account, by_identity=True, request_id=request_id)
         https = self._sessions.https(request.scope)
         headers += [
             self._sessions.cookie(request.scope, token, SESSION_S),
             self._browsers.cookie(account.email, https=https),
         ]
+        return page
 
-    def _opened(self, request: Request) -> tuple[str, str]:
-        """Return the nonce and the PKCE verifier of the sign-in that this browser has begun.
+    async def _is_invited(self, page: str, email: str) -> bool:
+        """Return whether the page accepts an invitation of this e-mail address, so that the person may get an
+        account.
+        """
+        if not page.startswith(_INVITATION):
+            return False
+        try:
+            invitation = await self._invitations.find(page.removeprefix(_INVITATION))
+        except Refused:
+            return False
+        return invitation.email.lower() == email.lower()
+
+    def _opened(self, request: Request) -> tuple[str, str, str]:
+        """Return the nonce, the PKCE verifier and the page of the sign-in that this browser has begun.
 
         Raises IdentityRefused unless the request has the cookie and the state of the same sign-in.
         """
@@ -159,12 +184,12 @@ class OidcSignIn:
         if not sealed or len(sealed) > _TEXT_CHARS_MAX or len(state) > _TEXT_CHARS_MAX:
             raise stale
         try:
-            ends_at_ms, expected, nonce, verifier = self._tokens.open(sealed, "", PATH).decode().split(" ")
+            ends_at_ms, expected, nonce, verifier, page = self._tokens.open(sealed, "", PATH).decode().split(" ")
         except BadParameter:
             raise stale from None
         if not hmac.compare_digest(expected.encode(), state.encode()) or int(ends_at_ms) <= now_ms():
             raise stale
-        return nonce, verifier
+        return nonce, verifier, page
 
     def _count(self, scope: Scope, headers: Headers) -> None:
         client = self._clients.name(scope)

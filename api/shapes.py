@@ -125,6 +125,13 @@ class InvitationBody(Struct, forbid_unknown_fields=True):
     """The role that the person gets. Default: `owner`."""
 
 
+class SignInBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to begin to sign in with an OpenID Connect provider."""
+
+    page: str = ""
+    """The page of the console to come back to, such as `#/overview`. Default: the first page."""
+
+
 class RoleBody(Struct, forbid_unknown_fields=True):
     """The body of a request to change a member's role."""
 

@@ -3,7 +3,7 @@
 import { ask, session, whyNot } from "./api.js";
 import { age, button, confirmed, copyable, dialog, el, hash, notice, table } from "./dom.js";
 import { form } from "./forms.js";
-import { chooseOrganization, findSession, showSignIn } from "./signin.js";
+import { chooseOrganization, findSession, providerButton, showSignIn } from "./signin.js";
 import { problemWords } from "./words.js";
 
 const INVITATION = "#/invitation/";
@@ -209,6 +209,7 @@ export function showInvited(main, then) {
       "section",
       { class: "panel narrow" },
       el("h1", { tabindex: "-1" }, "You are invited"),
+      providerButton(),
       el("p", {}, "Choose a password. Your account gets the e-mail address that was invited."),
       form({
         fields: [{ name: "password", label: "Password", type: "password", required: true, autocomplete: "new-password" }],

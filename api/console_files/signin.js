@@ -54,7 +54,7 @@ export function showSignIn(main, then, { registering = false } = {}) {
       location.hash.startsWith(FAILED)
         ? el("p", { class: "alert", role: "alert" }, REASONS[location.hash.slice(FAILED.length)] || `${OIDC} did not prove who you are. Try again, or tell the operator of this server.`)
         : null,
-      OIDC ? el("div", { class: "row" }, button(`Sign in with ${OIDC}`, goToProvider, { class: "primary" })) : null,
+      providerButton(),
       form({ fields: who, submit: registering ? "Register" : "Sign in", onSubmit: registering ? register : signIn }),
       OPEN
         ? el("p", {}, ...other)
@@ -71,9 +71,15 @@ export function showSignIn(main, then, { registering = false } = {}) {
   main.querySelector("input").focus();
 }
 
+/** Create the button that leads to the OpenID Connect provider; null without one. The browser comes back to this page. */
+export function providerButton() {
+  return OIDC ? el("div", { class: "row" }, button(`Sign in with ${OIDC}`, goToProvider, { class: "primary" })) : null;
+}
+
 async function goToProvider() {
+  const page = location.hash.startsWith(FAILED) ? "" : location.hash;
   try {
-    location.assign((await ask("startOidc")).body.url);
+    location.assign((await ask("startOidc", { body: { page } })).body.url);
   } catch (error) {
     notice(problemWords(error), { alert: true });
   }

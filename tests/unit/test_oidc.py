@@ -18,6 +18,7 @@ from test_api_accounts import SAME
 from api.oidc import ALL_AT_ONCE, VALID_S
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
+from broker.commands.invitations import InvitationCommands, shell_context
 from broker.commands.organizations import create_organization
 from broker.outbound import oidc
 from tests.apps import cheap_passwords
@@ -38,9 +39,9 @@ async def app(acme: TestProvider, *, domains: tuple[str, ...] = (), **more: Any)
     return await make_api(oidc=acme.settings(domains=domains), public_url="http://api.example.com", **more)
 
 
-async def at_provider(api: Api, **changes: Any) -> str:
+async def at_provider(api: Api, *, page: str = "", **changes: Any) -> str:
     """Begin a sign-in, sign in at the provider, and return where it sends the browser."""
-    begun = await api.bare.post(START, headers=SAME)
+    begun = await api.bare.post(START, json={"page": page}, headers=SAME)
     assert begun.status_code == 200, begun.text
     async with httpx.AsyncClient() as browser:
         sent = await browser.get(begun.json()["url"], params=None)
@@ -207,20 +208,20 @@ async def test_a_sign_in_that_took_too_long_or_was_cancelled_is_refused(acme, mo
 @pytest.mark.parametrize("headers", [{}, {"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}])
 async def test_only_the_consoles_pages_begin_a_sign_in(acme, headers):
     api = await app(acme)
-    problem(await api.bare.post(START, headers=headers), 403)
+    problem(await api.bare.post(START, json={}, headers=headers), 403)
     assert acme.asked == []
 
 
 async def test_without_a_provider_nobody_signs_in_with_one():
     api = await make_api()
-    problem(await api.bare.post(START, headers=SAME), 403)
+    problem(await api.bare.post(START, json={}, headers=SAME), 403)
     assert await comes_back(api, "/console/oidc?code=x&state=y") == "provider"
 
 
 async def test_a_provider_that_is_down_is_a_clear_error(acme):
     api = await app(acme)
     acme.down = True
-    problem(await api.bare.post(START, headers=SAME), 503, "unavailable")
+    problem(await api.bare.post(START, json={}, headers=SAME), 503, "unavailable")
     acme.down = False
     place = await at_provider(api)
     acme.down = True
@@ -292,7 +293,7 @@ async def test_a_provider_that_does_not_answer_is_given_up(acme, monkeypatch):
 
     api = await app(acme)
     acme._metadata = late
-    problem(await api.bare.post(START, headers=SAME), 503, "unavailable")
+    problem(await api.bare.post(START, json={}, headers=SAME), 503, "unavailable")
     given_up.set()
 
 
@@ -303,7 +304,7 @@ async def test_a_provider_that_does_not_answer_is_given_up(acme, monkeypatch):
 async def test_metadata_of_another_issuer_or_without_tls_is_refused(acme, metadata):
     api = await app(acme)
     acme.metadata = metadata
-    problem(await api.bare.post(START, headers=SAME), 503, "unavailable")
+    problem(await api.bare.post(START, json={}, headers=SAME), 503, "unavailable")
 
 
 async def test_if_registration_is_closed_only_known_people_and_those_of_a_named_domain_get_in(acme):
@@ -318,6 +319,29 @@ async def test_if_registration_is_closed_only_known_people_and_those_of_a_named_
     assert await comes_back(other, await at_provider(other)) == "domain"
     acme.person["email"] = "ann@evil.example.org"
     assert await comes_back(other, await at_provider(other)) == "domain"
+
+
+async def test_an_invited_person_gets_an_account_and_comes_back_to_the_invitation(acme):
+    api = await app(acme, registration=False)
+    commands = InvitationCommands(api.log.control, api.log.control)
+    _, theirs = await commands.invite(shell_context(api.organization_id), "eve@example.com")
+    for token in (theirs, "evi_unknown"):
+        assert await comes_back(api, await at_provider(api, page=f"#/invitation/{token}")) == "unknown"
+    _, token = await commands.invite(shell_context(api.organization_id), "Ann@example.com", "auditor")
+    assert await comes_back(api, await at_provider(api, page=f"#/invitation/{token}")) == f"/invitation/{token}"
+    accepted = await api.bare.post("/v1/invitations/accept", json={"token": token}, headers=SAME)
+    assert accepted.json()["organization"]["id"] == api.organization_id
+    deep = f"#/o/{api.organization_id}/log?type=queue"
+    assert await comes_back(api, await at_provider(api, page=deep)) == deep[1:]
+
+
+@pytest.mark.parametrize(
+    "page", ["https://evil.example", "//evil.example", "#/x\r\nset-cookie: a=b", "#/ x", "#/" + "x" * 301]
+)
+async def test_only_pages_of_the_console_are_come_back_to(acme, page):
+    api = await app(acme)
+    answer = await api.bare.post(START, json={"page": page}, headers=SAME)
+    assert problem(answer, 422)["errors"][0]["pointer"] == "/page"
 
 
 async def test_a_blocked_account_stays_out_and_a_deleted_one_is_forgotten(acme):
@@ -362,8 +386,8 @@ async def test_few_sign_ins_begin_at_once(acme):
     api = await app(acme)
     transport = httpx.ASGITransport(api.app, client=("203.0.113.7", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://api.example.com") as stranger:
-        statuses = [(await stranger.post(START, headers=SAME)).status_code for _ in range(2)]
-        answers = await asyncio.gather(*(stranger.post(START, headers=SAME) for _ in range(2 * ALL_AT_ONCE)))
+        statuses = [(await stranger.post(START, json={}, headers=SAME)).status_code for _ in range(2)]
+        answers = await asyncio.gather(*(stranger.post(START, json={}, headers=SAME) for _ in range(2 * ALL_AT_ONCE)))
     assert statuses == [200, 200]
     assert {answer.status_code for answer in answers} == {200, 429}
 
