@@ -241,6 +241,21 @@ async def test_a_persons_tunnel_ends_with_the_session_and_the_membership(tunnell
     await mine.leave()
 
 
+async def test_a_person_without_the_role_holds_no_tunnel_and_loses_it_with_the_role(tunnelled):
+    api, _ = tunnelled
+    ann = await person(api, WHO)
+    bob = await person(api, {**WHO, "email": "bob@example.com"})
+    commands = AccountCommands(api.log.control, api.log.control)
+    await commands.join(bob.account_id, ann.organization_id)
+    his = bob._replace(organization_id=ann.organization_id, queue_id=ann.queue_id)
+    held = his.connect()
+    assert (await held.next())["type"] == "websocket.accept"
+    await commands.change_role(shell_context(ann.organization_id), bob.account_id, "auditor")
+    assert (await closed(held))[0] == REVOKED
+    await held.leave()
+    assert (await his.connect().next())["status"] == 403
+
+
 async def test_an_expired_keys_tunnel_is_closed(tunnelled, monkeypatch):
     api, _ = tunnelled
     queue_id = await api.queue()
