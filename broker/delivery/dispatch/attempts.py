@@ -42,7 +42,7 @@ from broker.delivery.dispatch.kept_answers import KeptAnswers
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
 from broker.delivery.dispatch.spans import Spans
-from broker.delivery.dispatch.stream import Assigned, Delivery, DeliveryBatch, Stream, message_of, now_ms
+from broker.delivery.dispatch.stream import Assigned, Delivery, DeliveryBatch, Stream, attempts_of, message_of, now_ms
 from broker.delivery.tuning import Tuning
 from broker.outbound.addresses import parse_url
 from broker.outbound.connection import BODY_BYTES_MAX, ConnectFailed, Connection, NotTried
@@ -165,7 +165,7 @@ class Attempts:
                         self.spans.begin(delivery, delivery.number + 1, self.dispatcher.listener)
                     self.spans.end(deliveries, None, str(found))
                 counted = self.follow_up(deliveries, failure, int((self._loop.time() - began_s) * 1000))
-                self.answers.unanswered(counted, found.times)
+                self.answers.unanswered(attempts_of(counted), found.times)
                 return
             going_on = [delivery for delivery in deliveries if not self._changed(delivery)]
             if not going_on:
@@ -255,7 +255,7 @@ class Attempts:
             failure = Failure(status=status, retry_after_s=retry_after_s, tunnel=connection.target.tunnel)
             counted = self.follow_up(deliveries, failure, took_ms)
             if counted:
-                self.answers.answered(counted, connection)
+                self.answers.answered(attempts_of(counted), connection)
             if status == 410 and connection.target is self.connections.target:
                 self.dispatcher.gone()
             return
@@ -282,7 +282,7 @@ class Attempts:
         failure = Failure(error=error, tunnel=connection.target.tunnel, stale=stale)
         counted = self.follow_up(deliveries, failure, took_ms)
         if connection.used == 0:
-            self.answers.unanswered(counted, connection.times)
+            self.answers.unanswered(attempts_of(counted), connection.times)
 
     def released(self, connection: Connection) -> None:
         """Handle the end of an answer. From now on, the connection can carry another request."""

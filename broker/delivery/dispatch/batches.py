@@ -32,7 +32,7 @@ from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
-from broker.delivery.dispatch.stream import Delivery, DeliveryBatch, Stream, message_of
+from broker.delivery.dispatch.stream import Delivery, DeliveryBatch, Stream, attempts_of, message_of
 from broker.outbound.answer import read_body
 from broker.outbound.connection import BODY_BYTES_MAX, Connection
 
@@ -153,7 +153,8 @@ class Batches:
                 attempts.delivered(delivery, status, took_ms)
         if failed:
             failure = Failure(status=status, error=FAILED_IN_BATCH)
-            attempts.answers.refused(attempts.follow_up(failed, failure, took_ms, limited=none_taken), raw)
+            counted = attempts.follow_up(failed, failure, took_ms, limited=none_taken)
+            attempts.answers.refused(attempts_of(counted), raw)
 
     def forget(self) -> None:
         """Stop the timer of a batch, because no delivery is ready or the setting has changed. The next message starts

@@ -17,7 +17,7 @@ import orjson
 from broker.core.catalogue import masked_url, shown_url
 from broker.core.entities import Listener
 from broker.core.events import AnsweredAttempt, AnswersKept, KeptAnswer
-from broker.delivery.dispatch.stream import Delivery, now_ms
+from broker.delivery.dispatch.stream import Attempt, now_ms
 from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
@@ -31,12 +31,7 @@ _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
 _CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that make no other answer
 
-_Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
 _Found = tuple[str, int, int]  # the id of a stored HTTP answer, its partition, and the time at which it was stored
-
-
-def _attempts(deliveries: Sequence[Delivery]) -> list[_Attempt]:
-    return [(delivery.stream.partition, delivery.offset, delivery.number) for delivery in deliveries]
 
 
 class KeptAnswers:
@@ -74,23 +69,22 @@ class KeptAnswers:
         self._kept.clear()  # They were of another request.
         self._parsed.clear()
 
-    def unanswered(self, deliveries: Sequence[Delivery], times: Times) -> None:
-        """Record how long connecting took in an attempt of these deliveries without an answer."""
+    def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
+        """Record how long connecting took in attempts without an answer. They were one request."""
         if times != REUSED:
-            for partition, offset, number in _attempts(deliveries):
+            for partition, offset, number in attempts:
                 self._add(partition, (offset, number, "", 0, 0, *times))
 
-    def answered(self, deliveries: Sequence[Delivery], connection: Connection) -> None:
-        """Record the listener's answer to an attempt of these deliveries when the whole answer has arrived."""
+    def answered(self, attempts: Sequence[Attempt], connection: Connection) -> None:
+        """Record the listener's answer to these attempts, which were one request, when the whole answer has arrived."""
         times = connection.times if connection.used == 0 else REUSED
-        attempts = _attempts(deliveries)  # A later attempt has another number.
         connection.keep(lambda raw: self._ended(attempts, times, raw))
 
-    def refused(self, deliveries: Sequence[Delivery], raw: bytes) -> None:
-        """Record an HTTP answer to a batch that rejects these deliveries. `raw` begins with the answer's first byte."""
-        self._ended(_attempts(deliveries), REUSED, raw[:KEPT_BYTES_MAX])
+    def refused(self, attempts: Sequence[Attempt], raw: bytes) -> None:
+        """Record an HTTP answer to a batch that rejects these attempts. `raw` begins with the answer's first byte."""
+        self._ended(attempts, REUSED, raw[:KEPT_BYTES_MAX])
 
-    def _ended(self, attempts: Sequence[_Attempt], times: Times, raw: bytes) -> None:
+    def _ended(self, attempts: Sequence[Attempt], times: Times, raw: bytes) -> None:
         if not attempts:
             return
         found = self._find(attempts[0][0], raw)

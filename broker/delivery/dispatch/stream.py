@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import UNSET
@@ -33,6 +33,7 @@ _ROWS_MAX = 5_000  # An event with this many rows of deliveries has about 300 KB
 
 # A row of the event DeliveriesSettled, and the time in ms of the put (or `deliver_at`).
 Row = tuple[int, int, int, int, int]
+Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
 Made = tuple[DeliveryAttempted, int]  # with the same time
 
 
@@ -117,6 +118,11 @@ class DeliveryBatch(tuple[Delivery, ...]):
     """The deliveries whose messages one request sends as a batch, in the order of its body. There may be only one."""
 
     __slots__ = ()
+
+
+def attempts_of(deliveries: Iterable[Delivery]) -> list[Attempt]:
+    """Return the last attempt of each delivery."""
+    return [(delivery.stream.partition, delivery.offset, delivery.number) for delivery in deliveries]
 
 
 def message_of(delivery: Delivery) -> Message:
