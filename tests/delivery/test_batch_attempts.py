@@ -524,6 +524,30 @@ async def test_a_change_between_single_requests_and_batches_loses_and_repeats_no
     assert {"everput-batch" in request.headers for request in server.posts} == {True, False}
 
 
+@pytest.mark.parametrize(("before", "after"), [(NOW, UNSET), (UNSET, NOW)])
+async def test_a_request_that_connects_has_the_form_that_the_listener_wants_then(serve, open_office, before, after):
+    """The change may also lead to another program, which knows only the new form."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def late(*how):
+        begun.set()
+        await go_on.wait()
+        return await connect(*how)
+
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, batch=before, office={"connect": late})
+    office.put(3)
+    await begun.wait()
+    change(office, batch=after)
+    go_on.set()
+    await office.all_settled()
+    office.check_books()
+    assert {"everput-batch" in request.headers for request in server.posts} == {after is NOW}
+    assert sorted(taker.taken) == ids(range(3))
+    assert all(rows == [(1, "delivered", 200)] for rows in office.outcomes.values())
+
+
 async def test_a_paused_listener_gets_no_batch_until_it_is_resumed(serve, open_office):
     taker = Taker()
     server = await serve(taker)

@@ -168,6 +168,10 @@ class Attempts:
                 self.answers.unanswered(attempts_of(counted), found.times)
                 return
             going_on = [delivery for delivery in deliveries if not self._changed(delivery)]
+            if isinstance(deliveries, DeliveryBatch) != (self.batch is not None):  # changed while connecting
+                self._deliveries.put_first(*going_on)
+                going_on.clear()
+                self.dispatcher.stand_down_if_away()
             if not going_on:
                 self.released(found)
             elif isinstance(deliveries, DeliveryBatch):
@@ -367,8 +371,7 @@ class Attempts:
                     delivery.first_at_ms = history.first_at_ms
                     self._try_later(delivery, failure, verdict, took_ms)
                     counted.append(delivery)
-        for delivery in reversed(again):
-            self._deliveries.put_first(delivery)
+        self._deliveries.put_first(*again)
         self.dispatcher.stand_down_if_away()
         return counted
 

@@ -32,10 +32,11 @@ class DeliveryQueue:
         # Deliveries that are being written to `outstanding`. Until that has ended, they block their ordering keys.
         self.leaving_first: set[Delivery] = set()
 
-    def put_first(self, delivery: Delivery) -> None:
-        """Make a delivery ready, ahead of all others."""
-        delivery.state = READY
-        self.ready.appendleft(delivery)
+    def put_first(self, *deliveries: Delivery) -> None:
+        """Make deliveries ready, ahead of all others and in this order."""
+        for delivery in reversed(deliveries):
+            delivery.state = READY
+            self.ready.appendleft(delivery)
 
     def wait(self, delivery: Delivery, due_ms: int, why: str) -> None:
         """Let a delivery wait in memory until `due_ms`. The reason `why` is part of its state."""
