@@ -24,7 +24,7 @@ from broker.core.events import ListenerTested
 from broker.core.formats import RENDER
 from broker.core.ids import message_id
 from broker.outbound.addresses import Resolver, parse_url
-from broker.outbound.answer import Answer, Headers, read_answer, secrets_of
+from broker.outbound.answer import Answer, Headers, hidden, read_answer, secrets_of
 from broker.outbound.connection import Times
 from broker.outbound.request import also_signed, open_listener, post_head, shown_headers
 from broker.outbound.single_request import ask
@@ -114,5 +114,5 @@ async def try_out(
     if batched and kept is not None and taken(kept.status) and made in failed_ids(kept.body.encode()):
         error = FAILED_IN_BATCH
     sent_in = webhook_id if batched else None
-    request_headers, url = shown_headers(opened), masked_url(listener.notify_url)
+    request_headers, url = shown_headers(opened), hidden(masked_url(listener.notify_url), secrets_sent)
     return ListenerTest(made, sent_in, answer.status, error, took_ms, answer.times, kept, request_headers, url)

@@ -216,6 +216,15 @@ async def test_a_headers_value_is_neither_in_the_log_nor_shown_and_stays_when_it
     assert (await api.put(path, json={"headers": {}})).json()["listener"]["headers"] == {}
 
 
+async def test_a_headers_value_in_the_url_is_hidden_in_the_answer_of_a_test_and_in_the_log(api):
+    async with listening(b"HTTP/1.1 404 Not Found\r\ncontent-length: 14\r\n\r\nno /mine-42/in") as (url, _):
+        path = await path_of(api, notify_url=f"{url}/mine-42/in", headers={"authorization": "Bearer mine-42"})
+        test = (await api.request("POST", f"{path}/test")).json()["test"]
+    assert (test["answer"]["request"]["url"], test["answer"]["body"]) == (f"{url}/…/in", "no /…/in")
+    (event,) = api.log.tests.events
+    assert b"mine-42" not in encode(event)
+
+
 async def test_header_values_go_to_another_origin_only_when_they_are_given_again(api):
     async with listening(*[b"HTTP/1.1 204 No Content\r\n\r\n"] * 2) as (mine, got), listening() as (other, theirs):
         path = await path_of(api, notify_url=mine, headers={"authorization": "Bearer mine", "x-team": "blue"})
