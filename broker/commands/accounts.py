@@ -243,7 +243,7 @@ class AccountCommands:
             await self.leave(within, account_id, even_if_last=even_if_last)
         event = ev.AccountDeleted(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
-            raise Unavailable("The account has become the last member of an organization in the meantime. Try again.")
+            raise Unavailable("The account has become the last owner of an organization in the meantime. Try again.")
         return left
 
     async def delete_own(

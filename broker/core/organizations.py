@@ -98,7 +98,7 @@ class Organizations:
                 return self._volume_recorded(event)
 
     def account_deleted(self, event: ev.AccountDeleted) -> bool:
-        """Remove a deleted account from all its organizations. Return False if it must stay the last member of one."""
+        """Remove a deleted account from all its organizations. Return False if it must stay the last owner of one."""
         organizations = list(self.of_account(event.account_id))
         if not event.even_if_last and any(self.is_last(one, event.account_id) for one in organizations):
             return False
