@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_client import Api, make_api, problem
+from api_client import Api, Socket, make_api, problem
 from test_invitations import BOB, Person, ann_and_her_organization, person
-from test_isolation import OF_MEMBERS, OF_THE_ASKER, OWNED, STREAMS, Tenant, all_there_is, ask, tenant
+from test_isolation import OF_MEMBERS, OF_THE_ASKER, OWNED, SOCKETS, STREAMS, Tenant, all_there_is, ask, tenant
 
 from api.app import operations
 from api.reference import OPERATION_DOCS
@@ -87,6 +87,24 @@ def test_each_role_has_the_scopes_of_keys_only_and_owners_have_all():
     assert {scope for scopes in ROLES.values() for scope in scopes} <= {*SCOPES, MEMBERS}
     assert all(covers(ROLES[OWNER], scope) for scope in (*SCOPES, MEMBERS))
     assert MEMBERS not in SCOPES, "no API key may manage members"
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_tunnel_is_for_roles_that_may_create_listeners_and_ends_with_the_role(api, role):
+    member = await as_role(api, role)
+    ((route, query),) = SOCKETS.items()
+    socket = Socket(api, route.removeprefix("GET ").format(**member.ids), query, member.member())
+    told = await socket.next()
+    if not covers(ROLES[role], "queues"):
+        assert (told["type"], told["status"]) == ("websocket.http.response.start", 403)
+        return
+    assert told["type"] == "websocket.accept"
+    control = api.log.control
+    account = control.state.accounts.account("anna@example.com")
+    context = shell_context(member.ids["organization_id"])
+    await AccountCommands(control, control, cheap_passwords()).change_role(context, account.id, "auditor")
+    while told["type"] != "websocket.close":
+        told = await socket.next()
 
 
 async def invited(api: Api, inviter: Person, organization_id: str, role: str, email: str = BOB) -> Person:
