@@ -44,7 +44,7 @@ _COOKIE: Final = "everput_oidc"
 _RANDOM_BYTES: Final = 32
 _TEXT_CHARS_MAX: Final = 4_096  # of a cookie, a code or a state
 _INVITATION: Final = "#/invitation/"
-# This pattern takes linear time, because it is one character class of bounded length.
+# This regular expression takes linear time on any input, because its only repetition is bounded.
 _PAGE = re.compile(r"(?:#/[\w/.~%?&=-]{0,300})?", re.ASCII)
 _REFUSAL: Final = "Too many people are signing in at the moment. Try again later."
 _NONE: Final = "This server has no OpenID Connect provider. Sign in with a password."

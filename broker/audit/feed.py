@@ -113,7 +113,7 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # Until now, checks of the log did not decode the organization's records. Nor does one that runs now.
+                # Earlier checks of the log did not decode the organization's records. Nor does a check that runs now.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())
@@ -164,7 +164,8 @@ class ChangeFeed:
         try:
             self._positions = await self._ends()
         except BaseException:
-            if self._begun is asyncio.current_task():  # Otherwise, the next client has begun again already.
+            # If a next client has already started another task, that one must stay.
+            if self._begun is asyncio.current_task():
                 self._begun = None
             raise
         if self._waiting:

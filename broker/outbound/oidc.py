@@ -163,7 +163,7 @@ class Provider:
                 if not is_https_or_loopback(endpoint):
                     raise _unavailable(url, "the metadata names an endpoint without https")
             methods = found.get("token_endpoint_auth_methods_supported")
-            # A provider that names no methods supports this one (OpenID Connect Discovery 1.0, 3).
+            # A provider that names no methods of authentication supports HTTP Basic (OpenID Connect Discovery 1.0, 3).
             basic = not isinstance(methods, list) or "client_secret_basic" in methods
             endpoints["auth"] = "basic" if basic else "post"
             self._metadata = (time.monotonic(), endpoints)
