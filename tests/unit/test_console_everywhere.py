@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from test_api_accounts import PASSWORD, SAME, WHO
-from test_console_pages import CHARTS, DRAWN, Shop, needs_chromium, opened, shop
+from test_console_pages import CHARTS, DRAWN, NAMES, Shop, needs_chromium, opened, shop
 
 from api import console
 from tests.browser import Browser, browser
@@ -137,8 +137,9 @@ async def test_the_pages_for_who_is_not_signed_in(shop: Shop):
         await page.until("document.querySelector('main h1') !== null")
         page.errors.clear()
         found += await faults(page, "invitation")
-        for path in ("/problems", "/problems/refused"):
+        for path in ("/problems", "/problems/refused", "/docs"):
             await page.go(f"{shop.url}{path}")
+            await page.until("document.querySelector('h1') !== null")
             found += await faults(page, path)
         assert found == []
 
@@ -168,6 +169,68 @@ async def test_every_dialog(shop: Shop, page: Browser):
         await page.until("document.querySelector('dialog[open], form.new') !== null")
         found += await faults(page, f"dialog: {name}")
     assert not found, "\n".join(found)
+
+
+async def test_a_queue_from_its_creation_to_its_deletion_by_clicks(shop: Shop, page: Browser):
+    """The forms and buttons of queues, listeners, messages, replays and keys, as a person uses them."""
+    here = page.page
+    heading = "document.querySelector('main h1')?.textContent"
+
+    async def fill(label: str, text: str) -> None:
+        await here.get_by_label(label, exact=True).locator("visible=true").last.fill(text)
+
+    async def submit(name: str) -> None:
+        await here.locator("button[type=submit]", has_text=name).locator("visible=true").last.click()
+
+    await page.go(f"{shop.url}/console#/queues")
+    await page.until(READY)
+    await press(page, "Create queue")
+    await fill("Name", "shop/returns")
+    await submit("Create queue")
+    await page.until(f"{heading} === 'shop/returns'")
+    await page.until(READY)
+    await press(page, "Create listener")
+    await fill("Name", "refunds")
+    await fill("notify_url", "https://8.8.8.8/n")
+    await fill("liveness_url", "https://8.8.8.8/l")
+    await submit("Create listener")
+    await page.until("document.querySelector('dialog[open] .copyable') !== null")  # the secret
+    await here.locator("dialog[open] .row button").last.click()
+    await page.until(f"{heading} === 'refunds'")
+    await here.locator("p.way a").last.click()
+    await page.until(f"{NAMES}.includes('refunds')")
+    await here.locator("details.put > summary").click()
+    await fill("Data", '{"order": 7}')
+    await submit("Put message")
+    await here.locator("details.put [role=status] a").click()
+    await page.until("document.querySelector('main').textContent.includes('refunds')")
+    await page.go(f"{shop.url}/console#/queues")
+    await page.until(READY)
+    await here.locator("a.name", has_text="shop/returns").click()
+    await page.until(f"{NAMES}.includes('refunds')")
+    await here.locator("a.name", has_text="refunds").click()
+    await page.until(f"{heading} === 'refunds'")
+    await page.until(READY)
+    await press(page, "Pause")
+    await page.until("document.querySelector('main').textContent.includes('The listener is paused')")
+    await press(page, "Resume")
+    await page.until("!document.querySelector('main').textContent.includes('The listener is paused')")
+    await here.locator("summary", has_text="Replay a time range").click()
+    await press(page, "Count only")
+    await page.until("document.querySelector('main').textContent.includes('1 message, about')")
+    await submit("Start replay")
+    await page.until("document.querySelector('.progress progress') !== null")
+    assert "0 of 1 message (0 %)" in await page.run("document.querySelector('.progress').textContent")
+    await here.get_by_role("row", name="running").get_by_role("button", name="Cancel").click()
+    await press(page, "Cancel replay")
+    await page.until("document.querySelector('.progress') === null")
+    await here.locator("p.way a").last.click()
+    await page.until(f"{heading} === 'shop/returns'")
+    await page.until(READY)
+    await press(page, "Delete")
+    await press(page, "Delete queue")
+    await page.until(f"{heading} === 'Queues' && !{NAMES}.includes('shop/returns')")
+    assert page.errors == []
 
 
 async def test_the_keyboard_leads_to_the_search_to_any_page_and_to_help(shop: Shop, page: Browser):
