@@ -4,9 +4,9 @@ concerned.
 For: one reader of the log's end in each process, shared by all waiting clients, and the changes of the last minutes.
 Not for: the events themselves (reader.py), who may see a change and the stream that carries it (api/watch.py).
 
-Only record batches with the id of an organization that has a client are decoded. A look reads at most
-READ_BYTES of each partition. If more has arrived, it skips the rest, and tells every client that anything may have
-changed.
+Only record batches with the id of an organization that has a client are decoded. If many organizations have clients,
+all batches are decoded. A look reads at most READ_BYTES of each partition. If more has arrived, it skips the rest, and
+tells every client that anything may have changed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
 # A client that returns after this many checks of the log is told only that anything may have changed.
 LOOKS_MAX: Final = 300
+# Searching record batches for the ids of more organizations than this takes longer than decoding them.
+SEARCHED_MAX: Final = 16
 # If an organization has more changes than this in one check, the client is told that anything may have changed.
 CHANGES_MAX: Final = 500
 
@@ -238,7 +240,8 @@ class ChangeFeed:
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
         """Return the next records of a partition, and the offset after them. Return None if they can't be read."""
         ids = [one.encode() for one in self._waiting]
-        worth = None if topic == "control" else lambda values: any(one in values for one in ids)
+        searched = topic != "control" and len(ids) <= SEARCHED_MAX
+        worth = (lambda values: any(one in values for one in ids)) if searched else None
         name = self._table[topic].name
         try:
             fetched = await self._records.read(name, partition, offset, bytes_max=READ_BYTES, worth=worth)

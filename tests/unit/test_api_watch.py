@@ -184,6 +184,33 @@ async def test_the_stream_ends_when_its_key_is_revoked(api: Api):
         problem(stream.answer, 401)
 
 
+async def test_the_clients_of_many_organizations_do_not_make_each_look_long(api: Api, monkeypatch: pytest.MonkeyPatch):
+    """A search for each of their ids would take longer than to decode the records."""
+    queue_id = await api.queue()
+    listener_id = await api.listener(queue_id)
+    searches: list[Any] = []
+    read = api.records.read
+
+    async def watched(*lane: Any, worth: Any, **more: Any) -> Any:
+        searches.append(worth)
+        return await read(*lane, worth=worth, **more)
+
+    monkeypatch.setattr(api.records, "read", watched)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(api.reader.feed.waiting(api.organization_id))
+        for number in range(feed.SEARCHED_MAX):
+            await stack.enter_async_context(api.reader.feed.waiting(f"organization {number}"))
+        await api.reader.feed.looked(20)
+        position = api.reader.feed.since(api.organization_id, "").position
+        settled(api, queue_id, listener_id)
+        async with asyncio.timeout(20):
+            while not (changes := api.reader.feed.since(api.organization_id, position).changes):
+                await api.reader.feed.looked(20)
+    assert [one.kind for one in changes] == ["delivery"]
+    assert searches
+    assert all(worth is None for worth in searches)
+
+
 async def test_clients_that_come_and_go_at_once_leave_one_reader_of_the_log_and_then_none(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ):
