@@ -291,6 +291,31 @@ async def test_a_page_polls_when_there_is_no_stream_of_changes(shop: Shop):
         assert page.errors == []
 
 
+HIDDEN = """((hidden) => {
+  Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event('visibilitychange'));
+})"""
+
+
+@needs_chromium
+async def test_a_hidden_tab_has_no_stream_and_shows_what_it_missed_when_it_is_back(shop: Shop):
+    async with browser() as page:
+        await page.size(1440, 900)
+        await opened(page, shop.url, f"/queues/{shop.queue}")
+        await page.until(f"{NAMES}.length === 2")
+        async with asyncio.timeout(60):
+            while not shop.feed._waiting:
+                await asyncio.sleep(0.05)
+            await page.run(f"{HIDDEN}(true)")  # a headless Chromium has no other tab in front
+            while shop.feed._waiting:
+                await asyncio.sleep(0.05)
+        await many_listeners(shop, 1)
+        assert await page.run(f"{NAMES}.length") == 2
+        await page.run(f"{HIDDEN}(false)")
+        await page.until(f"{NAMES}.length === 3")
+        assert page.errors == []
+
+
 @needs_chromium
 async def test_the_log_shows_names_newest_first_and_follows(shop: Shop):
     lines = "[...document.querySelectorAll('.events .what')].map((one) => one.textContent)"
