@@ -86,6 +86,11 @@ class Invitations:
         for one in [one for one in of if one.created_by == f"account:{account_id}"]:
             self.forget(one)
 
+    def forget_all_to(self, email: str, organization_id: str) -> None:
+        """Remove all invitations of an organization to this e-mail address."""
+        for one in [one for one in self.of(organization_id) if one.email.lower() == email.lower()]:
+            self.forget(one)
+
     def everything(self) -> Any:
         """Return all invitations in a fixed order, so that two states can be compared by a hash."""
         return sorted(self.by_id.values(), key=lambda one: one.id)

@@ -159,6 +159,9 @@ class Organizations:
         if remover not in ("", event.account_id) and remover in organization.roles:
             return False
         self._leave(organization, event.account_id)
+        if remover != event.account_id:
+            # A member who is removed must not come back with another invitation.
+            self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)
         return True
 
     def _role_changed(self, event: ev.MemberRoleChanged) -> bool:
@@ -174,6 +177,8 @@ class Organizations:
             roles[event.account_id] = event.role
             # An owner who loses this role must not become an owner again with an invitation of their own.
             self.invitations.forget_all_by(event.account_id, organization.id)
+        # After leaving, a member must not get the former role back with another invitation.
+        self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)
         self.by_id[organization.id] = replace(organization, roles=roles)
         return True
 

@@ -237,6 +237,28 @@ async def test_the_invitations_of_an_owner_end_with_the_role(api):
     assert (await (await person(api, "bob2@example.com")).accept(token)).status_code == 422
 
 
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_second_invitation_gives_nobody_a_role_back_that_an_owner_has_taken(api, removed: bool):
+    ann, shop = await ann_and_her_organization(api)
+    path = f"/v1/organizations/{shop}/invitations"
+    second, others = [
+        (await ann.ask("PUT", path, {"email": email, "role": "owner"})).json()["invitation"]["token"]
+        for email in (BOB.upper(), "carl@example.com")
+    ]
+    bob = await invited(api, ann, shop, "owner")
+    member = f"/v1/organizations/{shop}/members/{bob.id}"
+    if removed:
+        assert (await ann.ask("DELETE", member)).status_code == 200
+    else:
+        assert (await change(ann, shop, bob, "auditor")).status_code == 200
+        assert (await bob.ask("DELETE", member)).status_code == 200
+    assert (await bob.accept(second)).status_code == 422
+    assert (await bob.ask("GET", "/v1/organizations")).json()["organizations"] == []
+    assert (await (await person(api, "carl@example.com")).accept(others)).status_code == 200
+    again = (await bob.accept((await ann.invite(shop))["token"])).status_code
+    assert again == 200
+
+
 async def test_an_event_of_somebody_who_is_no_owner_any_more_does_not_count(api):
     ann, shop = await ann_and_her_organization(api)
     bob = await invited(api, ann, shop, "developer")
