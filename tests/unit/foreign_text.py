@@ -108,6 +108,7 @@ COVERED: Final[dict[str, str]] = {
     "GET /v1/queues/{queue_id}/listeners": "find_listener",
     "PUT /v1/queues/{queue_id}/listeners/{listener_id}": "_origin",
     "same origin": "Sessions.same_origin",
+    "POST /v1/sessions/oidc": "OidcSignIn.start",
     "x-forwarded-for header": "parse_address _name",
     "forwarded header": "parse_address",
     "client's answer": "_decoded _problem",
@@ -116,6 +117,9 @@ COVERED: Final[dict[str, str]] = {
 # The functions that parse only what the program itself or its operator wrote, or what was parsed before.
 OURS: Final[dict[str, str]] = {
     "smtp_settings": "the operator's option",
+    "oidc_settings": "the operator's options",
+    "is_https_or_loopback": "the operator's option, or a URL in the bounded metadata of the operator's provider",
+    "Provider._ask": "a bounded answer of the operator's provider, orjson",
     "Attempts.__init__": "a URL that refuse_url() has seen",
     "Attempts.update": "a URL that refuse_url() has seen",
     "alive": "a URL that refuse_url() has seen",
