@@ -354,7 +354,9 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Method(NamedTuple):
-    """The handler for one HTTP method of a resource. It returns a Stream, or the JSON of an answer with status 200."""
+    """A handler for one HTTP method of an API path, and who may call it. The handler returns a Stream, or a value that
+    is sent as JSON with status 200.
+    """
 
     handler: Handler
     # The scope that an API key or a member's role needs. None means that the handler itself authenticates the request.

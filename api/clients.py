@@ -17,7 +17,7 @@ from broker.settings import Network
 
 Address = IPv4Address | IPv6Address
 
-_HOPS_MAX: Final = 16  # X-Forwarded-For may name at most this many proxies between a client and this process
+_HOPS_MAX: Final = 16  # Only the last 16 addresses in the header `X-Forwarded-For` or `Forwarded` are examined.
 _ADDRESS_CHARS_MAX: Final = 64
 # An IPv6 client may own all addresses in a network with this prefix length, so they count as one client.
 _IPV6_PREFIX: Final = 64

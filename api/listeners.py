@@ -27,7 +27,7 @@ from broker.ports import DirectoryView, ListenerStatus
 _STANDARD: Final = "standard"  # the name of the body format of a listener for which no format was chosen
 _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
-# This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
+# This regular expression takes linear time on any input: it is one set of characters, repeated at most 100 times.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
 # This regular expression takes linear time on any input, because only one repetition can backtrack.
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text

@@ -44,9 +44,10 @@ class KeyReused(Refused):
 
 
 class IdentityRefused(BrokerError):
-    """An OpenID Connect provider did not prove who the person is, or the person has no account here.
+    """A person could not sign in through an OpenID Connect provider. For example, the provider did not prove who the
+    person is, or the person has no account here.
 
-    `reason` is a word that the console explains.
+    `reason` is a short code for the console, which shows an explanation for it.
     """
 
     code = "identity-refused"

@@ -91,7 +91,9 @@ class StoredBytes:
             self._grant(tenant, organization_id)
 
     def add(self, organization_id: str, size: int) -> None:
-        """Count the bytes of a record that is being stored. `size` is the size of its value."""
+        """Add a record that is being stored to the organization's stored bytes. `size` is the size of the record's
+        value in bytes.
+        """
         size = self._stored_size(size)
         tenant = self._tenant_of(organization_id)
         self._left[tenant] = self._left.get(tenant, 0) - size

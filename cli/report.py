@@ -154,7 +154,9 @@ def _row(queue: str, listener: dict[str, Any], limits: Limits) -> ListenerRow:
 
 
 async def storage(client: AsyncClient) -> StorageRow:
-    """Return the stored bytes of the API key's organization. Raises EverputError."""
+    """Return how many bytes the API key's organization has stored and may store, and whether the log is damaged. Raises
+    EverputError if the request fails.
+    """
     organization = (await client.send(list_organizations())).organizations[0]
     most = organization.stored_bytes_max
     wrong = "full: puts are refused" if most is not None and organization.stored_bytes >= most else None

@@ -20,7 +20,8 @@ from everput.requests import Request, put_batch
 MESSAGES_MAX: Final = 100  # of a batch
 CHARS_MAX: Final = 1 << 18  # a batch has at most this many characters of data, unless a single message has more
 _CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
-# With these statuses, the server says that a message of the batch is wrong. Each message is then sent alone.
+# With these HTTP statuses, the Everput server says that a message of the batch is invalid.
+# The client then sends each message of a refused batch alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
 
 Send = Callable[[Request[Any]], Awaitable[Any]]

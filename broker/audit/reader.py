@@ -60,9 +60,9 @@ class Entry(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The next events for a client that reads the log, and the page token after them.
+    """Events for a client that reads the log, and the token with which the client requests the next page.
 
-    `complete` says that the requested range has no more events.
+    `complete` is true if the requested range has no events after these.
     """
 
     entries: Sequence[Entry]

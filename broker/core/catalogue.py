@@ -219,7 +219,8 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("message.deleted", 1): _UNCONDITIONAL,
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
-        "a replay of failed or undelivered messages delivers those in `picked`, and those below `before_offsets`",
+        "if `picked` is not null, the replay delivers the messages at the offsets in `picked`, and all messages at "
+        "offsets below `before_offsets`",
     ),
     ("replay.started", 2): Former(
         frozenset({"send_headers"}),
@@ -249,7 +250,9 @@ def shown_json(event: Event) -> bytes:
 
 
 def fields_of(kind: type[msgspec.Struct]) -> list[str]:
-    """Return the names of all fields of an event, including those of nested structures."""
+    """Return the names of an event's fields, and of the fields of listener settings, alert thresholds and batch
+    settings in it.
+    """
     names: list[str] = []
     for field in msgspec.structs.fields(kind):
         names.append(field.name)
@@ -260,7 +263,9 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 
 
 def struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the struct that a field of this type holds, if any."""
+    """Return the class if a field of this type may hold listener settings, alert thresholds or batch settings, else
+    None.
+    """
     return next(
         (one for one in (ListenerSettings, AlertThresholds, Batch) if kind is one or one in get_args(kind)), None
     )

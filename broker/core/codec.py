@@ -33,7 +33,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # added after_offsets
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # Version 3 of replay.started has the field send_headers. Before, headers were sent to the replay's URL in any case.
+    # Version 3 of replay.started has send_headers. Earlier versions always send the headers to the replay's URL.
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 

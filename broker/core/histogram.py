@@ -37,7 +37,7 @@ class Histogram:
 
 def buckets(took_ms: Sequence[float]) -> Iterator[tuple[int, int]]:
     """Yield the indexes of the buckets that these durations fall into, with the number of durations in each."""
-    # Sorting is cheaper than a search for each duration, because most durations of a batch fall into few buckets.
+    # After sorting, one search counts all durations of a bucket, which is cheaper than a search for each duration.
     ordered = sorted(took_ms)
     end = len(ordered)
     begin = 0

@@ -198,11 +198,11 @@ StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[i
 
 
 class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counted"):
-    """The event that ranges of the log were counted for the statistics. It is stored in the topic `statistics`, with
-    the counts of each minute.
+    """The event that records in some ranges of the log were counted for the statistics. The topic `statistics` stores
+    it, with the counts of each minute.
 
-    `after` is the offset of `statistics` below which the writer had read everything. Each range is (topic, partition,
-    first offset, offset after the last, minute of the newest record).
+    When the writer wrote this event, it had read all records of `statistics` before the offset `after`. Each range is
+    (topic, partition, first offset, offset after the last, minute of the newest record).
     """
 
     after: int

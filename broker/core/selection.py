@@ -41,7 +41,8 @@ class _Newer(msgspec.Struct):
 _newer_fields = msgspec.json.Decoder(_Newer)
 # The events ListenerRedriven and ReplayStarted may concern many messages, so the history of each includes them.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
-# Every event's JSON begins with these bytes, which are cheap to compare. A record that differs is always decoded.
+# Everput writes an event's type first, so an event of an unwanted type can be skipped without decoding it.
+# If a record does not begin with these bytes, its type is unknown until it is decoded.
 _TYPED: Final = b'{"type":"'
 
 

@@ -84,7 +84,8 @@ class Tuning:
     # While no listener needs ticks, idle connections are closed at this interval. With 0, ticks never stop.
     rest_s: float = 5.0
     tidy_ticks: int = 100  # After every this many ticks, a worker closes the idle connections of a listener.
-    log_lines_per_min: int = 3  # A failing listener causes at most this many log lines of one kind.
+    # A worker writes at most this many log lines of each kind about one listener in a minute.
+    log_lines_per_min: int = 3
 
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
     probes_max: int = 50  # Each tick, a worker starts at most this many probes if the machine is idle.
@@ -169,6 +170,7 @@ class Tuning:
     # At a rebalance, a worker waits at most this long for attempts in flight. All other workers wait, too.
     hand_over_s: float = 2.0
     # At a rebalance, the worker does not wait for attempts that have run for longer than this.
+    # When the process stops, it does not wait for such an attempt if the listener is failing.
     hanging_s: float = 1.0
     # The last checkpoint may take this long. With `drain_s`, that is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0

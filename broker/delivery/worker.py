@@ -232,8 +232,11 @@ class Worker:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no more attempts, and wait for those in flight. An attempt that has run for over `hanging_s` is
-        abandoned, and the partition's next owner repeats it.
+        """Begin no more attempts, and wait for those in flight: at most `drain_s` at the end of the process, else at
+        most `hand_over_s`.
+
+        Don't wait for attempts that have run for over `hanging_s`. At the end of the process, this applies only to
+        failing listeners. The partition's next owner repeats the attempts that have not ended.
         """
         time = asyncio.get_running_loop().time
 

@@ -89,7 +89,7 @@ class GroupCommit:
         self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # By partition, the messages with an ordering key that wait for a batch. Only partitions with messages are here.
+        # By partition, the messages with an ordering key that wait for a batch; no entry if there are none.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
@@ -275,8 +275,10 @@ class GroupCommit:
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])
 
     def _next_batch(self, partition: int) -> tuple[list[Append], Any]:
-        """Make a record batch of the waiting messages that may go to this partition. The batch is None if no message is
-        left.
+        """Take waiting messages for this partition until a record batch is full. Return them and the batch. If there is
+        no message, return an empty list and None.
+
+        Messages for which no caller waits any more are dropped.
         """
         batch = self._producer.get().create_batch()
         items: list[Append] = []

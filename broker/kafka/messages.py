@@ -221,7 +221,11 @@ class MessagesTopic:
     async def _chunk(
         self, partition: int, queue_id: str, begin: int, end: int, wanted: Callable[[bytes], bool] | None
     ) -> Chunk[StoredRecord]:
-        """Read the last _CHUNK records of a partition before `end`. If the queue's messages are large, read fewer."""
+        """Return the queue's messages among the last _CHUNK records of a partition before `end`, and the range that
+        they come from.
+
+        If these messages are too large together, the oldest ones are left out.
+        """
         start = max(begin, end - _CHUNK)
         found: deque[Found[StoredRecord]] = deque()
         held = 0

@@ -150,8 +150,10 @@ class KafkaQueueStates:
 
 
 class _Candidates(NamedTuple):
-    """The offsets in a partition that may hold a message whose delivery has a certain state: single offsets in
-    ascending order, and all offsets from `tail` on.
+    """The offsets of a partition at which a message may have a delivery in a certain state.
+
+    They are the offsets in `offsets`, which ascend, and all offsets from `tail` on. If `tail` is None, they are only
+    those in `offsets`.
     """
 
     offsets: Sequence[int]

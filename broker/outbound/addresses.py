@@ -116,7 +116,9 @@ def parse_url(url: str) -> Target:
         raise ValueError("The URL has characters that must be percent-encoded.")
     if url.startswith(MAILTO):
         if not _MAIL.fullmatch(url, len(MAILTO)):
-            raise ValueError("The URL must be mailto: and one e-mail address.")
+            raise ValueError(
+                "The URL must be `mailto:` followed by one e-mail address, such as mailto:ops@example.com."
+            )
         return Target(False, "", 0, "", url[len(MAILTO) :], mail=True)
     try:
         parts = urlsplit(url)

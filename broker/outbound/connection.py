@@ -298,7 +298,9 @@ class TunnelConnection(Connection):
 
     def on_headers_complete(self) -> None:
         if not self._answered and self._proof not in b"".join(self._head):
-            raise ValueError(f"the answer lacks the header {TUNNEL_PROOF}, so it is not from a tunnel of Everput")
+            raise ValueError(
+                f"the answer has no valid header {TUNNEL_PROOF}, so another program than Everput's tunnel sent it"
+            )
         super().on_headers_complete()
 
 

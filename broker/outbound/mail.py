@@ -68,7 +68,12 @@ class Mailer:
             return _LATER, type(error).__name__
 
     def _connected(self) -> smtplib.SMTP:
-        """Connect to the mail server, encrypt the connection, and sign in. Raises SMTPException or OSError."""
+        """Connect to the mail server, and sign in if a user name and a password are set. Raises SMTPException or
+        OSError.
+
+        The connection is encrypted if the URL is smtps://, or if the server offers STARTTLS. If it is not encrypted and
+        a password is set, the method raises SMTPNotSupportedError.
+        """
         settings, context = self._settings, ssl.create_default_context()
         server: smtplib.SMTP
         if settings.tls:

@@ -65,8 +65,8 @@ def catalogue() -> str:
                 former = FORMER[name, version]
                 rows = [row for row in rows if row[0] not in former.lacks]
                 lines += _version(f"#### `{name}`, version {version}", rows)
-                current = f"reads it as version {version + 1}: {former.read_as}."
-                lines += ["", f"Everput no longer writes version {version} of `{name}`, and {current}"]
+                former_text = f"Everput no longer writes version {version} of `{name}`."
+                lines += ["", f"{former_text} It reads such an event with this meaning: {former.read_as}."]
     return "\n".join(lines) + "\n"
 
 

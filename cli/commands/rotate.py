@@ -59,9 +59,10 @@ def command(options: Options) -> None:
 
 
 def _embedded(options: Options) -> int:
-    """Replace the sealing key of the embedded Kafka's server.
+    """Replace the sealing key of a server with an embedded Kafka. Return how many listeners had secrets to encrypt
+    again.
 
-    The key file holds the old and the new key before the new key is used. In the end, the file holds only the new key.
+    Until all secrets are encrypted with the new key, the key file holds both keys. Then it holds only the new key.
     """
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:

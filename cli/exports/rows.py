@@ -31,7 +31,8 @@ def record(text: bytes) -> Record:
         return Record(row["offset"], row["at_ms"], _bytes(row, "key"), _bytes(row, "value"), headers)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"an exported file has a line that is not a record, so it was changed: {error}"
+            "an exported file has a line that is not a record, so the file was changed or is damaged. Use an "
+            f"intact copy of the export. The error: {error}"
         ) from error
 
 

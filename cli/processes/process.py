@@ -158,9 +158,9 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 def _raise_limits() -> None:
-    """Raise the limit of open files to the highest value allowed. The default is often 1,024."""
+    """Raise the limit of open files to the hard limit, if the system permits it. The default is often 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS does not accept its own value for "unlimited", so set a number
+    with suppress(OSError, ValueError):  # macOS refuses a hard limit of "unlimited" here; the limit then stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

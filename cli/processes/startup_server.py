@@ -29,8 +29,10 @@ App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
 class StartupServer:
-    """The server that answers 503 while an API process starts. Construct it in the running event loop. `close`
-    ends it.
+    """The HTTP server of an API process. If the start of the process takes long, the server answers 503 until `open` is
+    called.
+
+    Construct it in the running event loop. `close` ends it.
     """
 
     def __init__(self, listening: socket.socket, *, connections_max: int, hosts: Hosts, clients: Clients) -> None:
@@ -59,9 +61,11 @@ class StartupServer:
     async def open(
         self, app: App, direct_puts: DirectPuts | None, *, before_end: Callable[[], None] = lambda: None
     ) -> None:
-        """Let the application and `direct_puts` answer from now on. Return when requests are accepted.
+        """Let the application and `direct_puts` answer all requests from now on. Return when the server accepts
+        connections.
 
-        `before_end` is called before the server waits for running requests. It ends those that would run for long.
+        `close` calls `before_end` before it waits for running requests. `before_end` must end the requests that would
+        run for long.
         """
         self._app, self._before_end = app, before_end
         self._server.config.direct_puts = direct_puts

@@ -100,7 +100,7 @@ class Answers:
             if ready:
                 # If the worker can't store the answer to an update or deletion, the client gets the state `unknown`.
                 with contextlib.suppress(LogUnavailable):
-                    # If another worker owns the partition now, it may have delivered the message.
+                    # First check that this worker still owns the partition: a new owner may have delivered the message.
                     await self._confirm()
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]

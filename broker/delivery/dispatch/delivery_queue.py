@@ -93,10 +93,9 @@ class DeliveryQueue:
     # All deliveries
 
     def stand_down(self, under_way: Iterable[Delivery]) -> list[Delivery]:
-        """Remove and return every delivery without an attempt in flight.
+        """Remove and return every delivery that is neither in an attempt nor being written to the topic `outstanding`.
 
-        Deliveries in flight continue to block their ordering keys. So do deliveries that are being written to the topic
-        `outstanding`.
+        The deliveries that are not returned continue to block their ordering keys.
         """
         idle = [*self.ready, *(delivery for _, _, delivery in self.retries), *self.renewing]
         self.clear()

@@ -315,7 +315,9 @@ def now_ms() -> int:
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
-    """Remove and return the results of the delivery stream's attempts since the last checkpoint."""
+    """Remove and return what the delivery stream has collected since the last checkpoint: the results of its
+    deliveries, and its attempts.
+    """
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []
     return rows, attempts

@@ -159,8 +159,10 @@ class Due:
     def _try(
         self, entry: OutstandingEntry, dispatcher: Dispatcher, chosen: list[OutstandingEntry], enough: int
     ) -> None:
-        """Choose a delivery if it may be attempted now. Also choose the later deliveries of its ordering key that may
-        follow it.
+        """Add a delivery to `chosen` if it may be attempted now.
+
+        If it has an ordering key, also add the next deliveries of this key that are due, until `chosen` has `enough`
+        deliveries.
         """
         if entry.key_queue is None:
             if self._may_leave(entry, dispatcher):
@@ -273,6 +275,6 @@ def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEn
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)
     ):
         return False
-    # A delivery with an ordering key also waits until the stream has read all earlier messages.
+    # A delivery with an ordering key also waits until the listener's stream has read all messages before its own.
     wanted = None if stream is None else stream.window.wanted()
     return entry.key_queue is None or entry.message_offset < min(tail, tail if wanted is None else wanted)

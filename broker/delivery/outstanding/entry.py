@@ -38,7 +38,7 @@ class OutstandingEntry:
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
     # `found` is true if the record was written before this worker took the partition over.
-    # If `found` is true, the worker may read the same message from the topic `messages`, too.
+    # If `found` is true, the delivery waits until the listener's stream has read past its message in `messages`.
     found: int
     record: bytes | None  # the value of the Kafka record, until the record's offset is known
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.

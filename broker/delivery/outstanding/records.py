@@ -165,7 +165,7 @@ class OutstandingRecords:
         if message is None and behind:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}; "
-                "it is read again later"
+                "Everput will read it again"
             )
         return message
 
@@ -189,7 +189,7 @@ class OutstandingRecords:
             if fetched.next_offset <= at:
                 raise LogUnavailable(
                     f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on; "
-                    "it is read again later"
+                    "Everput will read it again"
                 )
             found += (message for message in messages(fetched.records) if message.offset <= last)
             at = fetched.next_offset
@@ -206,7 +206,7 @@ class OutstandingRecords:
         if fetched.end_offset <= place:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._messages_topic}/{partition} from offset {place} on; "
-                "it is read again later"
+                "Everput will read it again"
             )
         return next((message for message in messages(fetched.records) if message.offset == place), None)
 

@@ -107,16 +107,18 @@ class IndexSync:
         self._due = due
         self._tuning = tuning
         self._reading: dict[int, object] = {}  # the latest read() of each partition
-        # By partition, the offset up to which the index is complete, and how many records this worker had written then.
+        # By partition of the topic `outstanding`, the offset up to which the index has all records, and a count.
+        # The count says how many records this worker had written to the partition when the index was complete.
         self._known: dict[int, tuple[int, int]] = {}
         # By partition, `_written.changes` at the time of the newest fingerprint, and the fingerprint as text.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
-        """Read a partition's deliveries into the index. Return the keys of lost records that empty records
-        replace.
+        """Read a partition's deliveries from the topic `outstanding` into the SQLite index.
 
-        Raises LogUnavailable if Kafka does not answer. A later read() of the partition, or close(), ends this one.
+        Return the keys of the empty records with which `everput serve` has replaced records that Kafka lost. Raises
+        LogUnavailable if Kafka does not answer. A later read() of the partition, or close(), stops this read, which
+        then returns nothing.
         """
         reading = self._reading[partition] = object()
 

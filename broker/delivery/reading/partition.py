@@ -94,7 +94,8 @@ class Partition:
         for dispatchers in list(self._fed.values()):
             for dispatcher in list(dispatchers):
                 stream = dispatcher.stream(self.number)
-                if stream.window.begin > last:  # The listener has already passed all of the unreadable offsets.
+                # This listener has already passed all of the unreadable offsets, so nothing is left to skip.
+                if stream.window.begin > last:
                     continue
                 del dispatchers[dispatcher]
                 stream.window.scan(begin)

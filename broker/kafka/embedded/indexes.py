@@ -54,8 +54,10 @@ class _Batches(NamedTuple):
 
 
 def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iterator[WrongIndex]:
-    """Yield the index files of a topic that have a wrong entry. In a compacted topic, the batch of an entry may be
-    missing.
+    """Yield each index file of a topic that has a wrong entry, and each time index that lacks the end of a finished
+    segment.
+
+    In a compacted topic, entries for removed records are not wrong, and the end of a time index is not checked.
     """
     for number, folder in partitions(log_dir, topic):
         paths = sorted(folder.glob("*.log"))

@@ -250,9 +250,9 @@ def _refuse_to_cut(log_dir: Path) -> None:
     for name, batch in segments.cut_off(log_dir):
         raise ConfigurationError(
             f"{batch.path} is damaged at byte {batch.at} (offset {batch.first} of {name}). Kafka was killed, "
-            "and at its next start would delete everything after the damage. Restore it with "
-            "`everput mend --export DIR`, or give up everything after it: "
-            f"truncate -s {batch.at} {batch.path}"
+            "and if it were started now, it would delete everything from the damage on. Restore the damaged "
+            "records with `everput mend --export DIR`. Or give up everything from the damage on: truncate -s "
+            f"{batch.at} {batch.path}"
         )
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(

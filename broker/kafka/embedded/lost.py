@@ -63,11 +63,12 @@ def refuse_lost_control(log_dir: Path) -> None:
     noted = {f"{topic}-{number}": offset for (topic, number), offset in segments.acknowledged(log_dir).items()}
     names = {path.name for path in log_dir.glob(f"*{CONTROL}-0")} | noted.keys()
     for folder in (log_dir / name for name in sorted(names) if name.endswith(f"{CONTROL}-0")):
-        for one in lost(folder, noted.get(folder.name, 0), begin=0):
+        for lost_offsets in lost(folder, noted.get(folder.name, 0), begin=0):
             raise ConfigurationError(
-                f"the files in {folder} lack {one}. All state is computed from this topic, so nothing can be "
-                "started. Restore the offsets with `everput mend --export DIR`, which reads an export from DIR. "
-                f"Without an export, give up the lost events: everput mend --give-up {CONTROL}/0:{one.first}-{one.last}"
+                f"the files in {folder} lack {lost_offsets}. All state is computed from this topic, so nothing can be "
+                "started. Restore these records with `everput mend --export DIR`, which reads an export from DIR. "
+                "Without an export, give up the lost events: everput mend --give-up "
+                f"{CONTROL}/0:{lost_offsets.first}-{lost_offsets.last}"
             )
 
 

@@ -22,7 +22,7 @@ def main() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # The parent process ended before prctl() was called, so the kernel will send no signal.
+        # If the parent process ended before prctl() was called, the kernel sends no signal, so exit here.
         if os.getppid() != int(parent):
             sys.exit(1)
     os.execv(command[0], command)  # noqa: S606 - the command is ours, and no shell is wanted
