@@ -83,7 +83,9 @@ class Service(NamedTuple):
 
 
 def request_id_of(sent: Mapping[bytes, bytes]) -> bytes:
-    """Return the request id that the client has sent, or else a new one."""
+    """Return the request id that the client has sent. Return a new one if it is missing, not valid, or looks like a
+    secret.
+    """
     given = sent.get(b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
         return given

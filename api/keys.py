@@ -99,8 +99,8 @@ class OrganizationKeys:
         return _answer(call, api_key, {})
 
     async def _administrator(self, call: Call) -> _Administrator:
-        """Return the API key with the scope `keys`, or the member's session, that makes this request. Raises NotFound
-        for others.
+        """Return who makes this request: an API key or a member of the path's organization. Raises Forbidden without
+        the scope `keys`, and NotFound for another organization.
         """
         await self._view.caught_up()
         organization_id = call.path("organization_id")

@@ -73,7 +73,9 @@ class PasswordResets:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def ask(self, call: Call) -> Any:
-        """Send a mail that resets the password, if the account exists. The answer does not tell whether it exists."""
+        """Send a mail that resets the password, if the account exists and is not blocked. The answer does not tell
+        whether it exists.
+        """
         body = await call.json(ResetBody, small=True)
         mailer, public_url = self._mailer, self._public_url
         if mailer is None or public_url is None:

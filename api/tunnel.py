@@ -215,7 +215,8 @@ class Tunnels:
 
     async def _passed_on(self, request: Request, token: str, tunnel: Tunnel) -> dict[str, Any] | None:
         """Send a worker's HTTP request to the client through the tunnel, and return the client's answer. Return None if
-        the client or the worker disconnects first.
+        the client or the worker disconnects first, and `{"away": True}` if the tunnel was closed before the request was
+        sent.
 
         The request's body is held in memory only until it is sent.
         """

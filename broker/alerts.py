@@ -156,7 +156,8 @@ class AlertWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look(self, at_ms: int | None = None) -> None:
-        """Check all conditions that this worker must check once, and put the messages of alerts that begin or end.
+        """Check the conditions of this worker's alerts once, and put the messages of alerts that begin or end. If there
+        are many listeners, a call checks only some of those that need no alert soon.
 
         `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer.
         """
@@ -341,7 +342,8 @@ class AlertWatch:
             await self._tell(event)
 
     async def _tell(self, event: AlertRaised | AlertCleared, *, again: bool = False) -> None:
-        """Put the message about an alert into the organization's queue, and record that it was put.
+        """Put the message about an alert into the organization's queue, and record that it was put. If the organization
+        was deleted, do nothing.
 
         With `again`, another process may have put the message already, so it is looked up first.
         """

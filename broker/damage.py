@@ -133,8 +133,9 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Check unreadable ranges again, and report those that can be read now. A range may become readable after a
-        repair, or with another partition leader.
+        """Check unreadable ranges again. Report those that can be read now, or that retention has deleted.
+
+        A range may become readable after a repair, or with another partition leader.
         """
         for one in known:
             try:

@@ -129,8 +129,10 @@ class ChangeFeed:
                 self._end()
 
     def since(self, organization_id: str, position: str | None) -> Changes:
-        """Return an organization's changes since a position that an earlier call has returned. Without a position,
-        anything may have changed.
+        """Return an organization's changes since a position that an earlier call has returned, and the new position.
+
+        The changes are None if anything may have changed: the position is missing or too old, or some changes could not
+        be read.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")
@@ -238,7 +240,7 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition, and the offset after them. Return None if they can't be read."""
+        """Return the next records of a partition, and the offset after them. Return None if they are damaged."""
         ids = [one.encode() for one in self._waiting]
         searched = topic != "control" and len(ids) <= SEARCHED_MAX
         worth = (lambda values: any(one in values for one in ids)) if searched else None

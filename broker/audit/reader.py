@@ -134,7 +134,8 @@ class LogReader:
         )
 
     async def read(self, wanted: Selection, span: Range) -> AsyncGenerator[Slice, None]:
-        """Yield the matching events in the order of the log, in slices. The last slice is marked as complete.
+        """Yield the matching events in the order of the log, in slices. The last slice is marked as complete, unless
+        `limit` ends the reading earlier.
 
         Without an end, the range ends with the events that were acknowledged before the call. In this case, the call
         takes `settle_ms` longer than the reading itself. A slice may have no events, but its page token has advanced.

@@ -202,7 +202,9 @@ class Verifier:
                 yield finding
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
-        """Check whether workers have read offsets beyond the end of `messages`. If so, Kafka has lost messages."""
+        """Return a finding if workers have committed an offset beyond the end of `messages`, because Kafka has then
+        lost messages. Otherwise return an empty list.
+        """
         topic = self._topics["messages"].name
         rows = await self._requests.groups.committed(self._workers_group, topic, [number])
         tail = rows.get(number, (0, ""))[0]

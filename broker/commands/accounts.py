@@ -98,8 +98,9 @@ class AccountCommands:
     async def check_password(self, email: str, password: str) -> Account:
         """Return the account with this e-mail address and password.
 
-        Raises WrongPassword if there is no such account; the call then takes as long as with the right password. Raises
-        AccountBlocked if the password is right but the account is blocked.
+        Raises WrongPassword if there is no such account, which takes as long as with the right password, or if a
+        temporary password was used or has expired. Raises AccountBlocked if the password is right but the account is
+        blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)

@@ -128,7 +128,8 @@ class Idempotency:
         """Append a claim for an Idempotency-Key, and return the claim that holds the key now: this claim or an earlier
         claim.
 
-        Raises StorageFull if the organization may store nothing more.
+        Raises StorageFull if the organization may store nothing more, and ViewBehind if the new claim is not readable
+        yet.
         """
         self._check_room(mine.organization_id)
         self._count(mine.organization_id, len(encode(mine)))

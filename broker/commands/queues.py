@@ -45,9 +45,9 @@ class QueueCommands:
         self._queues_max = queues_max
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
-        """Create a queue. Raises Refused, NameTaken or QuotaReached.
+        """Create a queue, and return it. Raises Refused, NameTaken or QuotaReached.
 
-        If the name is that of the alerts queue, the existing queue is returned.
+        If the name is that of the queue for alerts, return this queue, even if it exists already.
         """
         check_name(name)
         if name == ALERTS_QUEUE:
@@ -84,7 +84,7 @@ class QueueCommands:
     async def set_alerts(
         self, context: Context, queue_id: str, alerts: AlertThresholds, *, if_match: Versions | None = None
     ) -> Queue:
-        """Set the thresholds for alerts about the queue's listeners. Raises NotFound or Changed."""
+        """Set the thresholds for alerts about the queue's listeners. Return the queue. Raises NotFound or Changed."""
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
         if_version = expected_version(queue, if_match)

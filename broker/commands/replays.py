@@ -67,9 +67,8 @@ class ReplayCommands:
         self._allow_networks = allow_networks
 
     async def plan(self, context: Context, listener: Listener, asked: ReplayInput) -> ev.ReplayStarted:
-        """Return the replay as it would start now, without recording it.
-
-        Raises Refused if a value is not valid, LogUnavailable if Kafka does not answer.
+        """Return the event with which the replay would start now, without recording it. Raises Refused if a value is
+        not valid, LogUnavailable if Kafka does not answer.
         """
         self._check(asked)
         to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
@@ -205,8 +204,8 @@ class ReplayCommands:
     async def _count(
         self, listener: Listener, begin: Sequence[int], end: Sequence[int], since_ms: int
     ) -> tuple[int, bool]:
-        """Count the queue's messages in the offsets [begin, end) that were put from a time on and were not deleted.
-        Return the number, and whether it is exact.
+        """Count the queue's messages in the offsets [begin, end), without those that were deleted at `since_ms` or
+        later. Return the number, and whether it is exact.
         """
         queue_id, organization_id = listener.queue_id, listener.organization_id
         count, exact = await self._log.messages.count(queue_id, begin=begin, end=end, organization_id=organization_id)
@@ -222,7 +221,7 @@ class ReplayCommands:
 
         Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes the messages
         below the lower offset, from before the listener's start; those from the upper offset on, which the listener has
-        not received; and the messages in the list, whose deliveries have failed.
+        not received; and the messages in the list, which the listener has not accepted.
         """
         # Read the committed offsets before `outstanding`. A delivery that a worker moves there meanwhile is then found.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

@@ -37,10 +37,10 @@ class SecretCommands:
     async def rotate(
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
-        """Give the listener a new signing secret. Requests are also signed with the former secrets for `overlap_s`
-        seconds.
+        """Give the listener a new signing secret. Return the listener and the secret. Raises Refused, QuotaReached or
+        NotFound.
 
-        Raises Refused, QuotaReached or NotFound.
+        Requests are also signed with the former secrets for `overlap_s` seconds.
         """
         new = signing_secret(secret)
         await self._view.caught_up()

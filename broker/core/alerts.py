@@ -117,8 +117,8 @@ class ListenerFacts:
 
 
 def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
-    """Compare the facts about a listener with its alert thresholds. Return the level of each condition: low, high or
-    between.
+    """Compare the facts about a listener with its alert thresholds. Return, for each condition, its level and how long
+    it must last until an alert begins or ends.
     """
     age_ms = 0 if facts.oldest_at_ms is None else max(0, at_ms - facts.oldest_at_ms)
     lag = max(
@@ -185,8 +185,8 @@ class Trigger:
         return self.open or self._level is Level.HIGH
 
     def step(self, reading: Reading, at_ms: int) -> Step | None:
-        """Update the alert with the newest level of its condition. Return whether the alert begins or ends now. The
-        times of calls must not go back.
+        """Update the alert with the newest level of its condition. Return the step if the alert begins or ends now,
+        else None. The times of calls must not go back.
         """
         level = reading.level
         if level is not self._level:
@@ -253,8 +253,9 @@ class Alerts:
     _by_id: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def apply(self, event: Event) -> bool:
-        """Update the alerts with one event of the log. An event that begins an alert which is open changes nothing, nor
-        does the end of a closed alert.
+        """Update the alerts with one event of the log. Return False if it changes nothing.
+
+        For example, an event that begins an alert which is open changes nothing.
         """
         if isinstance(event, AlertTold):
             episode = self.episodes.get(self._by_id.get(event.alert_id, ("", "")))

@@ -244,7 +244,7 @@ def shown(event: Event) -> dict[str, Any]:
 def shown_json(event: Event) -> bytes:
     """Return an event as JSON text for clients who read the log, without secrets.
 
-    Most events have nothing to hide, so their stored bytes are returned.
+    Most events have nothing to hide, so they are encoded as they are stored.
     """
     return encode(event) if type(event) in _ALL_SHOWN else orjson.dumps(shown(event))
 
@@ -282,7 +282,7 @@ def masked_url(url: str) -> str:
     """Return a URL without its user name and the values of its query, which may be secrets:
     `https://…@host/path?name=…`.
 
-    The path is shown unchanged.
+    The path is shown unchanged. A tunnel's URL is returned as `tunnel://…`.
     """
     if url.startswith(_TUNNEL):
         return shown_url(url)

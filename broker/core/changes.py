@@ -43,7 +43,8 @@ def version(offset: int | None) -> int:
 def prevailing(known: Change | None, other: Change) -> Change | None:
     """Return which change of a message counts: the change that counted before, or the next change in the log.
 
-    A deletion is final. Reading the same change again changes nothing.
+    A deletion is final. A change for another version of the message does not count. Reading the same change again
+    changes nothing.
     """
     if known is not None and (known.deleted or other.offset <= known.offset):
         return known

@@ -75,10 +75,7 @@ def _key(pair: tuple[tuple[str, str], object]) -> tuple[str, str]:
 
 
 def state_hash(directory: Directory) -> str:
-    """Return a SHA-256 of all accounts, organizations, queues and listeners in a fixed order.
-
-    Two processes with the same state get the same hash.
-    """
+    """Return a SHA-256 of the whole directory in a fixed order. Two processes with the same state get the same hash."""
     everything = (
         directory.initialized,
         directory.accounts.everything(),
@@ -130,7 +127,7 @@ def digests(directory: Directory) -> dict[str, str]:
 def difference(thing: str, one: str, other: str) -> tuple[str, str, str] | None:
     """Return the first field that differs between two digests of the same item, with both checksums.
 
-    Return None if the digests come from programs with different fields.
+    Return None if no field differs, or if the digests come from programs with different fields.
     """
     names = _FIELDS.get(thing.partition(" ")[0], ())
     if not len(one) == len(other) == len(names) * _CRC_CHARS:

@@ -70,7 +70,7 @@ class Directory:
         return found if found is not None and found.organization_id == organization_id else None
 
     def listener(self, organization_id: str, listener_id: str) -> Listener | None:
-        """Return the listener, if it belongs to this organization."""
+        """Return the listener, if it belongs to this organization and does not stand for a replay."""
         found = self.listeners.get(listener_id)
         ours = found is not None and found.organization_id == organization_id and found.replay is None
         return found if ours else None

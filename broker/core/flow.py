@@ -42,7 +42,9 @@ class Flow:
             self.limit = int(self._exact)
 
     def pushed_back(self, at_ms: int) -> None:
-        """Halve the limit, because the listener answered 429 or 503, or did not answer in time."""
+        """Halve the limit, because the listener answered 429 or 503, or did not answer in time. Do nothing if it was
+        halved within the last second.
+        """
         if at_ms - self._decreased_at_ms >= _DECREASE_PAUSE_MS:
             self._decreased_at_ms = at_ms
             self._exact = max(1.0, self._exact * _DECREASE)

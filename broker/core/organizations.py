@@ -67,7 +67,9 @@ class Organizations:
         return self._founded[account_id]
 
     def bytes_of(self, tenant: str, at_ms: int) -> int:
-        """Return how many bytes all organizations of a tenant have stored since the beginning of a day."""
+        """Return how many bytes all organizations of a tenant have stored since the beginning of the day in which this
+        time is.
+        """
         day = at_ms // DAY_MS
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)
 

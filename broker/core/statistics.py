@@ -239,7 +239,9 @@ class Coverage:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Return whether the event of statistics at this offset of the topic `statistics` is valid."""
+        """Return whether the event of statistics at this offset of the topic `statistics` is valid. If so, note which
+        offsets it covers.
+        """
         if offset - event.after > LATE_MAX:
             return False
         ranges = [(Lane(topic, number), begin, end, minute) for topic, number, begin, end, minute in event.ranges]

@@ -21,8 +21,11 @@ class Story:
         self._whole = whole
 
     def tells(self, event: Event) -> bool:
-        """Return whether an event belongs to the message's history. Such an event names the message, or concerns all
-        deliveries of a listener.
+        """Return whether an event that the filter has accepted belongs to the message's history. Call this for all
+        events in their order.
+
+        Return False only for a redrive of all deliveries of a listener, if the listener had no unfinished delivery of
+        this message then.
         """
         if isinstance(event, DeliveriesSettled):
             self._owed[event.listener_id] = False

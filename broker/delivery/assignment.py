@@ -191,7 +191,9 @@ class Assignment:
         task.add_done_callback(self.leaving.discard)
 
     async def _set_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
-        """Write the delivery to the topic `outstanding`, and only then let the committed offset pass its message."""
+        """Write the delivery to the topic `outstanding`, and only then let the committed offset pass its message. If
+        the message was deleted, cancel the delivery instead.
+        """
         dispatcher = delivery.stream.dispatcher
         if self.known_changes and self.changes.deleted(delivery):
             self.outstanding.expect_no_more(delivery)

@@ -157,8 +157,10 @@ class Worker:
                 dispatcher.close()
 
     def lag(self, listener_id: str) -> int | None:
-        """Estimate how many messages wait for a listener in all partitions. The estimate is based on the partitions of
-        this worker. Return None if this worker does not serve the listener.
+        """Estimate how many messages wait for a listener in all partitions, without those in the topic `outstanding`.
+        Return None if this worker does not serve the listener.
+
+        The estimate is based on the partitions of this worker.
         """
         dispatcher, assignment = self.roster.dispatchers.get(listener_id), self.assignment
         if dispatcher is None or not assignment.partitions:

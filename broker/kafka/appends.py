@@ -66,8 +66,8 @@ class Together(Append):
         """Add this group's messages to a record batch: all of them, or none if the batch already has other messages and
         the group does not fit.
 
-        If the group is too large for any batch, as many messages as fit go into an empty one. Return whether all
-        messages are in batches now.
+        If the group is too large for any batch, as many messages as fit go into an empty one. Return True if no message
+        is left to add: all are in batches, or the group has failed.
         """
         try:
             # Compare the sizes first, because building the records takes time.
@@ -147,7 +147,9 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Raise the error in each caller that still waits for one of these messages. Return how many callers these are."""
+    """Raise the error in each caller that still waits for one of these messages. If some messages of a group are in
+    batches already, raise InDoubt instead. Return the number of these callers.
+    """
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:
         begun = item.together is not None and item.together.begun

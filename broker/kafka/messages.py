@@ -121,7 +121,8 @@ class MessagesTopic:
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Find messages by their ids.
+        """Return the offset and the Kafka record's value of each found message, by its id. Raises LogDamaged if a
+        missing message may be in an unreadable range.
 
         The log is read from the time in the ids on. The first read is usually enough, so only further reads need a slot
         for large reads.

@@ -107,7 +107,9 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._consumer.stop()
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Begin to read these partitions from these offsets on."""
+        """Begin to read these partitions from these offsets on. Leave out partitions that are no longer assigned to
+        this worker.
+        """
         assigned = {one.partition for one in self._consumer.assignment()}
         self._long_poll.begin({number: offset for number, offset in offsets.items() if number in assigned})
 

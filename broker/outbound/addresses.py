@@ -109,7 +109,9 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
 
 @lru_cache(maxsize=4096)  # This function is cached, because every probe of a listener parses the listener's URL again.
 def parse_url(url: str) -> Target:
-    """Split a URL into its parts. Raises ValueError, with a text for users, if it is not a plain http or https URL."""
+    """Split an http, https, mailto or tunnel URL into its parts. Raises ValueError, with a text for users, if it is not
+    valid.
+    """
     if len(url) > URL_CHARS_MAX:
         raise ValueError(f"The URL is longer than {URL_CHARS_MAX} characters.")
     if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):

@@ -332,7 +332,9 @@ async def connect(
     tls: ssl.SSLContext,
     tuning: ConnectionTuning = CONNECTION,
 ) -> Connection:
-    """Connect to one of the target's allowed addresses. Raises ConnectFailed or NotTried."""
+    """Connect to one of the target's allowed addresses. For a mailto: target, return a connection that hands the
+    request to the mail server. Raises ConnectFailed or NotTried.
+    """
     if target.mail:
         return _to_mail(owner, target, resolver, tuning)
     if target.port in PORTS_REFUSED and not target.tunnel:

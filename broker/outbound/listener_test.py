@@ -71,8 +71,9 @@ class ListenerTest(NamedTuple):
 async def try_out(
     sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext
 ) -> ListenerTest:
-    """Send the listener a test message with the header `everput-test: true`, and return its answer. A listener with
-    batches gets a batch of this message. Raises ConfigurationError if the listener's secret can't be decrypted.
+    """Send the listener a test message with the header `everput-test: true`, and return the result of the test. A
+    listener with batches gets a batch of this message. Raises ConfigurationError if the listener's secret can't be
+    decrypted.
     """
     opened = open_listener(sealer, listener)
     target = parse_url(listener.notify_url)

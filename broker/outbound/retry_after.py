@@ -15,7 +15,7 @@ _SECONDS_DIGITS_MAX: Final = 9
 
 def retry_after_s(head: bytes, *, at_s: float) -> int | None:
     """Return the seconds that a Retry-After header asks to wait, given as seconds or a date (RFC 9110, 10.2.3). Return
-    None if the head of the answer has no such header.
+    None if the head of the answer has no such header, or if its value is not valid.
     """
     for line in head.partition(b"\r\n\r\n")[0].split(b"\n"):
         if line[: len(_RETRY_AFTER)].lower() == _RETRY_AFTER:

@@ -62,7 +62,8 @@ async def ask(
     timeout_s: float,
     keeps: bool = False,
 ) -> Answer:
-    """Send one HTTP request to an allowed address of the target, and return the answer.
+    """Send one HTTP request to an allowed address of the target, and return the answer. If there is none, the result
+    has an error and no status.
 
     With `keeps`, wait up to a second for the rest of the answer, and return its beginning.
     """

@@ -204,7 +204,8 @@ class Changes:
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
         """Read the updates and deletions of messages in the topic `changes`, from offset `begin` to before
         `taken.position`. Keep those whose message has an offset of at least `taken.floor`. If `kept` is true, also keep
-        those whose message has a delivery in the topic `outstanding`.
+        those whose message has a delivery in the topic `outstanding`. Keep recent ones in any case, because they must
+        be answered.
         """
         if not taken.position:
             return
@@ -249,8 +250,8 @@ class Changes:
             self._ids[partition, offset] = message_id
 
     def _note(self, partition: int, offset: int, message_id: str, new: Change) -> bool:
-        """Apply an update or deletion from now on. Return False if it has no effect, because the message was deleted
-        before.
+        """Apply an update or deletion from now on. Return False if it has no effect: the message was deleted before, or
+        has another version than the change is for.
         """
         before = self.known.get((partition, offset))
         counts = prevailing(before, new)

@@ -158,8 +158,8 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the results of deliveries, and commit the offsets of all delivery streams that have changed. Pause for
-        `pause_s` after every few commits. Raises LogUnavailable.
+        """Write the results of deliveries, and commit the offsets of the delivery streams that have changed and are
+        due. Pause for `pause_s` after every few commits. Raises LogUnavailable.
         """
         async with self.quiet:
             if self.suspended:
@@ -326,7 +326,7 @@ class Checkpoints:
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
         """Commit the listeners' offsets in parts, after a check before each part that the worker still owns the
-        partitions. Return the commits that were refused. Raises LogUnavailable.
+        partitions. Return an error with the commits that were refused, or None. Raises LogUnavailable.
         """
         # Kafka refuses commits to a consumer group that others use. This must not delay other listeners.
         rows = list(cursors.items())

@@ -54,7 +54,9 @@ class Connections:
         return len(self.sent) + len(self.making)
 
     def busy_since(self, at_s: float) -> bool:
-        """Return whether a request was sent, or a connection was begun, at this time or later."""
+        """Return whether a request that is still in flight was sent at this time or later. A connection that is being
+        opened counts as a request.
+        """
         sent = next(reversed(self.sent), None)
         _, making_s = next(reversed(self.making.values()), ((), -inf))
         return making_s >= at_s or (sent is not None and sent.at >= at_s)

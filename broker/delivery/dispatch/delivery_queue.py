@@ -55,7 +55,9 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Attempt a delivery now if it waits for a retry and `concerns` returns true for its message's id."""
+        """Make the deliveries ready that wait for a retry or another time, if `concerns` returns true for the id of
+        their message.
+        """
         later = []
         for row in self.retries:
             delivery = row[2]

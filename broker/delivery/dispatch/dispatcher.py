@@ -116,7 +116,9 @@ class Dispatcher:
     # A message comes
 
     def room(self) -> bool:
-        """Return whether one more message for the listener may be held in memory."""
+        """Return whether one more message for the listener may be held in memory. Return False if the listener is
+        paused.
+        """
         memory = self.memory
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
@@ -128,7 +130,9 @@ class Dispatcher:
         return stream
 
     def accept(self, delivery: Delivery, message: Message) -> None:
-        """Take a message into memory. It is sent as soon as the listener's limits allow."""
+        """Take a message into memory. It is sent as soon as the listener's limits allow. If retention will soon delete
+        the message, move it to the topic `outstanding` instead.
+        """
         delivery.message = message
         delivery.state = READY
         memory = self.memory
@@ -174,7 +178,9 @@ class Dispatcher:
                 attempts.connect((delivery,))
 
     def turn_away(self, delivery: Delivery, admission: Admission) -> None:
-        """Let a delivery wait, or move it to the topic `outstanding`. No attempt of it may begin now."""
+        """Do with a delivery what `admission` says: let it wait in memory, move it to the topic `outstanding`, or leave
+        it there. No attempt of it may begin now.
+        """
         match admission:
             case Admission.QUEUED:
                 delivery.state = QUEUED

@@ -178,7 +178,7 @@ class Limits:
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
         """Slow down, because the listener is overloaded: it answered 429 or 503, or not in time. Send nothing for
-        `retry_after_s` seconds.
+        `retry_after_s` seconds, or for `push_back_s_max` if that is shorter.
         """
         self.flow.pushed_back(at_ms)
         if retry_after_s:

@@ -315,8 +315,8 @@ def now_ms() -> int:
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
-    """Remove and return what the delivery stream has collected since the last checkpoint: the results of its
-    deliveries, and its attempts.
+    """Remove and return what the delivery stream has collected since the last checkpoint: a row for each message that
+    was accepted at the first attempt, and an event for each other attempt.
     """
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []

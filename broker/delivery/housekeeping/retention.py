@@ -174,7 +174,7 @@ class Retention:
         log.info("retention.deleted partition=%d messages_before=%d", partition, limit)
 
     def _earlier(self, before_ms: int, put_ms: int | None) -> int:
-        """Return the earlier of two times: `before_ms`, and the time of the put of the oldest message, if there is
-        one.
+        """Return the earlier of two times: `before_ms`, and the time of the put of the oldest message, if there is one.
+        The latter is lowered by the possible difference of clocks.
         """
         return before_ms if put_ms is None else min(before_ms, put_ms - self._tuning.clock_skew_ms)

@@ -45,8 +45,10 @@ class DamagedDeliveries:
         self._assure = assure  # raises if partitions are lost
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
-        """Write records that park the deliveries which these listeners may have in unreadable ranges. Each range is
-        given by its first and last offset. Raises LogUnavailable.
+        """Write records that park the deliveries which these listeners may have in unreadable ranges. Return the events
+        in these records.
+
+        Each range is given by its first and last offset. Raises LogUnavailable.
         """
         # This method writes only the records. The caller updates the index if the worker still owns the partition.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]

@@ -63,8 +63,8 @@ class Due:
         self._idle = False  # True while the worker sleeps because no delivery is due now
 
     async def pause(self) -> None:
-        """Wait until a delivery becomes due. If deliveries are due, but their listeners can't take them, wait for
-        `serve_s` seconds.
+        """Wait until a delivery becomes due, but at most `serve_idle_s` seconds. If deliveries are due that their
+        listeners can't take, wait only `serve_s` seconds.
         """
         await self._wait(self._tuning.serve_s)
         if self._due or self._wake.is_set():
@@ -114,7 +114,9 @@ class Due:
         self._soonest_ms = min(self._next_ms.values(), default=None)
 
     def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
-        """Choose a few due deliveries of each listener that can take them. Return whether there may be more."""
+        """Return a few due deliveries of each listener that can take them, and whether a redrive (an operator's request
+        to retry) may make more deliveries due at once.
+        """
         chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max
         for listener_id in list(self._due):
@@ -205,7 +207,9 @@ class Due:
         return None
 
     def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
-        """Make a delivery due now if a redrive (an operator's request to retry) is newer than the delivery's record."""
+        """Return the delivery. First make it due now if a redrive (an operator's request to retry) is newer than its
+        record.
+        """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
             self._index.redriven(entry, was_parked=False)

@@ -179,7 +179,9 @@ class OutstandingRecords:
         return message
 
     async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
-        """Read the messages at these offsets of the topic `messages`. Raises LogUnavailable or LogDamaged."""
+        """Return the messages at these offsets of the topic `messages`, except those that retention has deleted. Raises
+        LogUnavailable or LogDamaged.
+        """
         found, at = list[Message](), first
         while at <= last:
             try:
@@ -212,7 +214,9 @@ class OutstandingRecords:
 
 
 def _decoded(value: bytes, partition: int, offset: int) -> KeptDelivery | None:
-    """Decode a record. Return None if only a newer version of the program can decode it."""
+    """Decode a record of the topic `outstanding`. Return None if it is no delivery, or if only a newer version of the
+    program can decode it.
+    """
     try:
         event = decode(value)
     except UnknownEvent:

@@ -281,13 +281,14 @@ class Outstanding:
 
     def oldest_put_ms(self, partition: int) -> int | None:
         """Return when the oldest message with a delivery in the topic `outstanding` was put. Return None if there is no
-        such delivery.
+        such delivery, and 0 if one of these messages can't be read.
         """
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
         """Return when the oldest message was put whose data is only in the topic `messages`, because its record in
-        `outstanding` has no copy. Return None if there is no such message.
+        `outstanding` has no copy. Return None if there is no such message, and 0 if an outstanding message can't be
+        read.
         """
         return self._index.oldest_bare_put_ms(partition)
 

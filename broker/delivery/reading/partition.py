@@ -157,7 +157,7 @@ class Partition:
 
     def from_ring(self, stream: Stream) -> bool:
         """Hand a lagging listener the messages that it needs, if all of them are still in memory. Return False if some
-        are not.
+        are not, or if it needs none.
         """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:

@@ -263,7 +263,9 @@ def _refuse_to_cut(log_dir: Path) -> None:
 
 
 def _end_orphan(pid_file: Path, mark: str) -> None:
-    """Kill a Kafka process that an earlier server left running in this directory. Its command line contains `mark`."""
+    """Kill a Kafka process that an earlier server left running in this directory. Its command line contains `mark`.
+    Raises ConfigurationError if the process does not end.
+    """
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
     except (OSError, ValueError):

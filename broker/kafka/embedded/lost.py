@@ -93,8 +93,10 @@ def batches_of(records: Sequence[Record], first: int) -> bytes:
 
 
 def put_in(folder: Path, first: int, batches: bytes) -> None:
-    """Write record batches to a new segment file that begins at the offset `first`, and sync it. Kafka then rebuilds
-    the indexes.
+    """Write record batches to a new segment file that begins at the offset `first`, and sync it. An incomplete batch at
+    the end of the segment before it is cut off.
+
+    Kafka then rebuilds the indexes.
     """
     before = [path for path in sorted(folder.glob("*.log")) if int(path.stem) <= first]
     # Cut the end of the segment file off: it may have half a batch, or space that Kafka has reserved.
