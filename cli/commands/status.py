@@ -130,7 +130,9 @@ class _Status:
                     await asyncio.sleep(every_s)
 
     async def look(self) -> tuple[list[ListenerRow], StorageRow, list[ProcessRow]]:
-        """Return the current report, and set `wrong`. Raises ConfigurationError."""
+        """Return the rows of the current report: listeners, stored bytes and processes. Set `wrong` if something is
+        wrong. Raises ConfigurationError if the given queue has no listener.
+        """
         with waiting(f"the API at {self._url}"):
             seen, stored, behind = await asyncio.gather(
                 listeners(self._client, self._limits, self._queue), storage(self._client), processes(self._admin)

@@ -82,7 +82,9 @@ class TunnelClient:
                 await asyncio.sleep(pause_s)
 
     async def _connected(self) -> str:
-        """Serve one connection until it ends, and return the reason."""
+        """Serve one connection until it ends, and return the reason. Raises Lost if the tunnel must not be opened
+        again, and ConfigurationError if the API refuses it.
+        """
         headers = {"x-api-key": self._key}
         try:
             async with connect(

@@ -67,8 +67,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
 
 
 async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
-    """Return the body of each process's answer 200, by the process's name. Leave out processes that do not answer in
-    time.
+    """Return the body of each process's answer 200, by the process's name. It is empty for a process that does not
+    answer 200 in time.
     """
     import httpx  # import httpx late, because its import takes a tenth of a second
 

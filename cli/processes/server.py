@@ -344,8 +344,8 @@ class _Connection(_Written, DirectPutProtocol):
         self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
-        """Check the headers Host and Transfer-Encoding of a request (RFC 9112, 3.2 and 6.1). If they are wrong, answer
-        and close.
+        """Return whether the headers Host and Transfer-Encoding of a request are right (RFC 9112, 3.2 and 6.1). If they
+        are not, answer with an error and close the connection.
         """
         names = dict(self.headers)
         usual = len(names) == len(self.headers) and b"transfer-encoding" not in names
