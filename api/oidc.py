@@ -53,8 +53,8 @@ _NONE: Final = "This server has no OpenID Connect provider. Sign in with a passw
 class OidcSignIn:
     """Handlers for sign-in with the OpenID Connect provider, which is None if the operator has set none.
 
-    `may_create` says whether a person without an account gets one. A person whose address is in a domain that the
-    operator has named always gets one.
+    `may_create` says whether any person whom the provider signs in may get an account. Otherwise, only a person with an
+    invitation for the same e-mail address gets one.
     """
 
     def __init__(

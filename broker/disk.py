@@ -24,8 +24,8 @@ LOOK_S: Final = 1.0
 
 
 class Marks(NamedTuple):
-    """The two limits of free disk space, in bytes. Below `growth`, only urgent events are stored. Below `reserve`,
-    which is lower, nothing is stored.
+    """The two limits of free disk space, in bytes. Below `growth`, the API stores only urgent events. Below `reserve`,
+    which is lower, it stores nothing. Workers are not limited.
     """
 
     growth: int

@@ -66,7 +66,7 @@ class OidcSettings:
 class Settings:
     """The settings of one process of Everput. None means no limit.
 
-    Rates are for one API process, and allow bursts of ten seconds.
+    Rates are for one API process. They allow bursts of ten seconds, and `changes_per_min` of a minute.
     """
 
     kafka: KafkaSettings

@@ -76,7 +76,8 @@ Hears = Callable[[str, str, str], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The range of log times that a client reads: from `begin_ms` until before `end_ms`. None means the current time.
+    """The range of log times that a client reads: from `begin_ms` until before `end_ms`. If they are None, the range
+    begins with the log, and ends with the newest events at the time of the request.
 
     With `page_token`, the range begins at the page token instead. `limit` is the largest number of events.
     """

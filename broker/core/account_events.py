@@ -137,7 +137,8 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
 class MemberRoleChanged(Event, frozen=True, kw_only=True, tag="member.role_changed"):
     """The event that a member of an organization got another role.
 
-    It counts only if its author is an owner, and if the organization keeps an owner who is not blocked.
+    It counts only if its author is an owner or the operator's shell, and if the organization keeps an owner who is not
+    blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -183,9 +184,7 @@ class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invita
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event that one process has stored this many bytes of messages for an organization since its previous event of
-    this kind.
-    """
+    """The event that one process has stored this many bytes for an organization since its previous event of this kind."""
 
     urgent: ClassVar[bool] = True
 

@@ -32,7 +32,8 @@ class DnsTuning:
     """The limits of DNS look-ups.
 
     Each host name is in one of three pools. Names in the known pool were answered quickly the last time. Names in the
-    new pool were not looked up before. Look-ups of names in the slow pool got no answer in time, repeatedly.
+    new pool were not looked up before, or got no quick answer the last time only. Look-ups of names in the slow pool
+    got no answer in time, repeatedly.
     """
 
     quick_s: float = 1.0  # A host name counts as known if DNS has answered a look-up of it within this time.
