@@ -184,7 +184,7 @@ class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invita
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event that one process has stored this many bytes for an organization since its previous event of this kind."""
+    """The event that one process has stored this many bytes for an organization since its last event of this kind."""
 
     urgent: ClassVar[bool] = True
 
