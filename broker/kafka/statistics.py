@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# New counts of statistics are written after at most this many seconds, so that users see new messages soon.
+# The counts of a minute are written this many seconds after its end, when all of its records have arrived.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
 # If records were read, but not counted within this time, they are read again.

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# The thread pools for DNS use at most an eighth of the file descriptors that the process may have.
+# Look-ups move to the slow pool only while it has fewer than an eighth of the file descriptors of the process.
 _FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 

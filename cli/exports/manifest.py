@@ -53,7 +53,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     ends: dict[str, list[int]] = {}
     # By topic and partition, the offset from which on the export continues if it was interrupted.
     next: dict[str, int] = {}
-    # The number of partitions of all topics except `control`.
+    # The number of partitions of each exported topic except `control`.
     partitions: int = 0
     # The unreadable ranges of the log, whose records are missing in the files.
     damaged: list[str] = []

@@ -45,7 +45,7 @@ class ChangeReply:
     event: MessageChange
     in_doubt: bool  # True if the worker that had the partition may have sent the message before it crashed.
     honoured: bool  # True if the update or deletion may have taken effect before this worker took the partition over.
-    applied: bool = True  # False if the update or deletion has no effect, because the message was deleted before
+    applied: bool = True  # False if the update or deletion does not count, for example because of a deletion
     states: dict[str, str] = field(default_factory=dict)  # by listener id
     # By listener id, the attempts that are in flight. The client is answered when their results are known.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
