@@ -74,7 +74,9 @@ def test_a_follower_is_told_of_what_happens_and_goes_on_when_the_api_was_killed(
         try:
             assert json.loads(follower.stdout.readline())["event"]["queue_id"] == queue_id
             server.kill("api-1")
-            wait_until(lambda: httpx.get(server.url, timeout=20).status_code == 404, what="the API answers")
+            wait_until(
+                lambda: httpx.get(f"{server.url}/v1/nothing", timeout=20).status_code == 404, what="the API answers"
+            )
             request(server, "PUT", f"/v1/queues/{queue_id}", {"name": "orders-2"})
             assert json.loads(follower.stdout.readline())["event"]["name"] == "orders-2"
             request(server, "PUT", f"/v1/queues/{queue_id}", {"name": "orders"})
