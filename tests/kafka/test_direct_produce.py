@@ -45,6 +45,21 @@ class Producing:
         leader = self.producer.client.cluster.leader_for_partition(TopicPartition(self.topic, 0))
         return self.producer.client._conns[leader, ConnectionGroup.DEFAULT]
 
+    def replace_answers(self, replaced: Callable[[bytes], bytes | None]) -> None:
+        """Pass on what is made of each answer to a packed request, or nothing if that is None."""
+        connection = self.connection
+        handle = connection._handle_frame
+
+        def hostile(frame: bytes) -> None:
+            if isinstance(connection._requests[0][1], PackedRequest):
+                answer = replaced(frame[CORRELATION_BYTES:])
+                if answer is None:
+                    return
+                frame = frame[:CORRELATION_BYTES] + answer
+            handle(frame)
+
+        connection._handle_frame = hostile
+
     async def begin(self, value: bytes) -> asyncio.Future[Any]:
         """Send a record to partition 0, without waiting for its acknowledgement."""
         batch = self.producer.create_batch()
@@ -133,16 +148,13 @@ async def test_an_answer_that_acknowledges_nothing_is_no_success_and_the_batch_i
     producing, mutated: Callable[[str, bytes], bytes]
 ):
     assert await producing.send(b"1") == 1
-    connection = producing.connection
-    handle, seen = connection._handle_frame, []
+    seen: list[bytes] = []
 
-    def hostile(frame: bytes) -> None:
-        if not seen and isinstance(connection._requests[0][1], PackedRequest):
-            seen.append(frame)
-            frame = frame[:CORRELATION_BYTES] + mutated(producing.topic, frame[CORRELATION_BYTES:])
-        handle(frame)
+    def first_one(answer: bytes) -> bytes:
+        seen.append(answer)
+        return mutated(producing.topic, answer) if len(seen) == 1 else answer
 
-    connection._handle_frame = hostile
+    producing.replace_answers(first_one)
     by_sender = producing.by_sender
     assert await producing.send(b"2") == 2
     assert seen
@@ -154,15 +166,7 @@ async def test_an_answer_that_acknowledges_nothing_is_no_success_and_the_batch_i
 @pytest.mark.parametrize("code", [10, 45, 47, 29, -1])
 async def test_an_error_that_ends_a_batch_is_the_one_that_aiokafka_makes_of_it(producing, code: int):
     assert await producing.send(b"1") == 1
-    connection = producing.connection
-    handle = connection._handle_frame
-
-    def hostile(frame: bytes) -> None:
-        if isinstance(connection._requests[0][1], PackedRequest):
-            frame = frame[:CORRELATION_BYTES] + rows_with(producing.topic, error_code=code, offset=-1)
-        handle(frame)
-
-    connection._handle_frame = hostile
+    producing.replace_answers(lambda _answer: rows_with(producing.topic, error_code=code, offset=-1))
     expected = kafka_errors.ProducerFenced if code == 47 else kafka_errors.for_code(code)
     with pytest.raises(expected):
         await producing.send(b"2")
@@ -171,14 +175,8 @@ async def test_an_error_that_ends_a_batch_is_the_one_that_aiokafka_makes_of_it(p
 async def test_a_request_without_an_answer_ends_its_connection_and_is_repeated(producing):
     assert await producing.send(b"1") == 1
     connection = producing.connection
-    handle = connection._handle_frame
     connection._request_timeout = 0.2
-
-    def deaf(frame: bytes) -> None:
-        if not isinstance(connection._requests[0][1], PackedRequest):
-            handle(frame)
-
-    connection._handle_frame = deaf
+    producing.replace_answers(lambda _answer: None)
     assert await producing.send(b"2") == 2
     assert not connection.connected()
     assert await producing.stored() == [b"0", b"1", b"2"]
