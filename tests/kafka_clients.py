@@ -1,6 +1,11 @@
-"""How tests connect to an embedded Kafka from outside: with another Kafka client, or with a command of ours."""
+"""How tests connect to an embedded Kafka from outside: with another Kafka client, or with a command of ours. And a
+connection of our own client, whose answers a test replaces."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
 
 from broker.kafka.embedded.access import EmbeddedAccess
 from broker.settings import KafkaSettings
@@ -32,3 +37,30 @@ def sasl_variables(kafka: KafkaSettings | EmbeddedAccess) -> dict[str, str]:
         "EVERPUT_KAFKA_SASL_USERNAME": settings.sasl_username,
         "EVERPUT_KAFKA_SASL_PASSWORD": settings.sasl_password,
     }
+
+
+class BrokerConnection:
+    """The connection of an aiokafka client to a broker."""
+
+    def __init__(self, client: Any, node: Any, group: Any) -> None:
+        self.inner = client._conns[node, group]
+
+    @property
+    def oldest(self) -> tuple[Any, asyncio.Future[Any]]:
+        """The request that waits longest for its answer, and the future of the answer."""
+        _, request, answer, *_ = self.inner._requests[0]
+        return request, answer
+
+    def replace_frames(self, replaced: Callable[[bytes], bytes | None]) -> None:
+        """Have the client read what is made of each frame of the broker, or nothing if that is None."""
+        handle = self.inner._handle_frame
+
+        def handle_other(frame: bytes) -> None:
+            other = replaced(frame)
+            if other is not None:
+                handle(other)
+
+        self.inner._handle_frame = handle_other
+
+    def time_out(self, seconds: float) -> None:
+        self.inner._request_timeout = seconds

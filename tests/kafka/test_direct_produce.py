@@ -16,6 +16,7 @@ from broker.kafka.log import KafkaLog
 from broker.kafka.packed import PackedRequest
 from broker.kafka.produce import DirectProducer
 from broker.kafka.requests import LATEST
+from tests.kafka_clients import BrokerConnection
 
 CORRELATION_BYTES = 4
 
@@ -41,24 +42,21 @@ class Producing:
         self.producer._send, sender._send_produce_req = counted, counted_too
 
     @property
-    def connection(self) -> Any:
+    def connection(self) -> BrokerConnection:
         leader = self.producer.client.cluster.leader_for_partition(TopicPartition(self.topic, 0))
-        return self.producer.client._conns[leader, ConnectionGroup.DEFAULT]
+        return BrokerConnection(self.producer.client, leader, ConnectionGroup.DEFAULT)
 
     def replace_answers(self, replaced: Callable[[bytes], bytes | None]) -> None:
         """Pass on what is made of each answer to a packed request, or nothing if that is None."""
         connection = self.connection
-        handle = connection._handle_frame
 
-        def hostile(frame: bytes) -> None:
-            if isinstance(connection._requests[0][1], PackedRequest):
-                answer = replaced(frame[CORRELATION_BYTES:])
-                if answer is None:
-                    return
-                frame = frame[:CORRELATION_BYTES] + answer
-            handle(frame)
+        def hostile(frame: bytes) -> bytes | None:
+            if not isinstance(connection.oldest[0], PackedRequest):
+                return frame
+            answer = replaced(frame[CORRELATION_BYTES:])
+            return None if answer is None else frame[:CORRELATION_BYTES] + answer
 
-        connection._handle_frame = hostile
+        connection.replace_frames(hostile)
 
     async def begin(self, value: bytes) -> asyncio.Future[Any]:
         """Send a record to partition 0, without waiting for its acknowledgement."""
@@ -111,7 +109,7 @@ async def test_a_batch_whose_answer_is_lost_is_stored_once_and_later_ones_bypass
                 sending = await producing.begin(values[-1])
                 if producing.direct == direct:
                     await sending
-            producing.connection.close()  # The request is on its way.
+            producing.connection.inner.close()  # The request is on its way.
             assert (await sending).offset == len(values) - 1
     assert await producing.stored() == values
 
@@ -175,10 +173,10 @@ async def test_an_error_that_ends_a_batch_is_the_one_that_aiokafka_makes_of_it(p
 async def test_a_request_without_an_answer_ends_its_connection_and_is_repeated(producing):
     assert await producing.send(b"1") == 1
     connection = producing.connection
-    connection._request_timeout = 0.2
+    connection.time_out(0.2)
     producing.replace_answers(lambda _answer: None)
     assert await producing.send(b"2") == 2
-    assert not connection.connected()
+    assert not connection.inner.connected()
     assert await producing.stored() == [b"0", b"1", b"2"]
 
 
@@ -191,7 +189,7 @@ async def test_what_is_under_way_when_the_producer_stops_is_stored(producing):
 
 
 async def test_a_broker_that_does_not_know_the_version_gets_aiokafka_s_request(producing):
-    producing.connection._versions[0] = (0, 6)
+    producing.connection.inner._versions[0] = (0, 6)
     begun = (producing.direct, producing.by_sender)
     assert await producing.send(b"1") == 1
     assert (producing.direct, producing.by_sender) == (begun[0], begun[1] + 1)

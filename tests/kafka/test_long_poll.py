@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from aiokafka.conn import CloseReason
 
@@ -14,6 +13,7 @@ from broker.kafka.long_poll import LongPoll
 from broker.kafka.requests import EARLIEST
 from broker.kafka.topics import Topics
 from broker.settings import KafkaSettings
+from tests.kafka_clients import BrokerConnection
 from tests.listeners import until
 
 
@@ -138,7 +138,7 @@ async def test_reading_goes_on_after_answers_that_are_lost_late_or_cut_off(
     async with reading(kafka_settings, ready_topics) as one:
         one.long_poll.begin({0: 0})
 
-        async def direct() -> Any:
+        async def direct() -> BrokerConnection:
             """The connection, once a poll waits on it that no task has sent."""
 
             async def polls() -> bool:
@@ -146,29 +146,28 @@ async def test_reading_goes_on_after_answers_that_are_lost_late_or_cut_off(
                 return any(not isinstance(poll, asyncio.Task) for poll in one.long_poll._polls.values())
 
             await until(polls, what="a poll needs no task")
-            return one.log.requests.client._conns[one.log.requests.leader(one.topic, 0), one.long_poll]
+            return BrokerConnection(one.log.requests.client, one.log.requests.leader(one.topic, 0), one.long_poll)
 
-        def lost(connection: Any) -> None:
-            connection.close()
+        def lost(connection: BrokerConnection) -> None:
+            connection.inner.close()
 
-        def late(connection: Any) -> None:
-            connection._handle_frame = lambda _frame: None
-            connection._requests[0][2].get_loop().call_later(0.1, connection.close, CloseReason.CONNECTION_TIMEOUT)
+        def late(connection: BrokerConnection) -> None:
+            connection.replace_frames(lambda _frame: None)
+            loop = connection.oldest[1].get_loop()
+            loop.call_later(0.1, connection.inner.close, CloseReason.CONNECTION_TIMEOUT)
 
-        def cut_off(connection: Any) -> None:
-            handle = connection._handle_frame
-            connection._handle_frame = lambda frame: handle(frame[:-3])
+        def cut_off(connection: BrokerConnection) -> None:
+            connection.replace_frames(lambda frame: frame[:-3])
 
-        def of_another_request(connection: Any) -> None:
-            handle = connection._handle_frame
-            connection._handle_frame = lambda frame: handle(b"\0\0\0\0" + frame[4:])
+        def of_another_request(connection: BrokerConnection) -> None:
+            connection.replace_frames(lambda frame: b"\0\0\0\0" + frame[4:])
 
         for number, broken in enumerate([lost, late, cut_off, of_another_request]):
             connection = await direct()
             broken(connection)
             await one.put(0, [b"%d" % number])
             await one.until_got(number + 1)
-            assert not connection.connected()
+            assert not connection.inner.connected()
         assert one.got == [(0, number, b"%d" % number) for number in range(4)]
 
 
@@ -177,10 +176,9 @@ async def test_a_poll_that_is_not_answered_ends_its_connection(kafka_settings: K
         await one.put(0, [b"0"])
         one.long_poll.begin({0: 0})
         await one.until_got(1)
-        client = one.log.requests.client
-        connection = client._conns[one.log.requests.leader(one.topic, 0), one.long_poll]
-        connection._request_timeout = 0.2
-        connection._handle_frame = lambda _frame: None
+        connection = BrokerConnection(one.log.requests.client, one.log.requests.leader(one.topic, 0), one.long_poll)
+        connection.time_out(0.2)
+        connection.replace_frames(lambda _frame: None)
         await one.put(0, [b"1"])
         await one.until_got(2)
-        assert not connection.connected()
+        assert not connection.inner.connected()
