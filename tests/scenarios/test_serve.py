@@ -169,7 +169,7 @@ def test_the_operator_makes_an_account_resets_a_password_and_lists_all_by_the_da
     first = next(account for account in listed if account["email"] == EMAIL)
     organizations = [json.loads(one) for one in everput("organizations", "list", "--json", *where).stdout.splitlines()]
     own = next(one for one in organizations if one["made_by"] == "shell")
-    assert (own["members"], [one["id"] for one in first["organizations"]]) == ([EMAIL], [own["id"]])
+    assert (own["members"], [one["id"] for one in first["organizations"]]) == ([f"{EMAIL} (owner)"], [own["id"]])
     made = everput("init", "--email", "operator@example.com", *where, EVERPUT_PASSWORD="correct horse battery")
     assert made.returncode == 0, made.stderr
     found = httpx.get(f"{server.url}/v1/organizations", headers={"x-api-key": made.stdout.strip()}, timeout=20).json()

@@ -186,7 +186,7 @@ async def check_answers(here: Surfaces, items: dict[str, dict[str, Any]]) -> Non
     lines += "\n".join(await here.cli("log", "--message", message["id"], as_json=False))
     assert "refuses: {" in lines
     tested = await here.cli("listeners", "test", "wrong", "unprocessable", code=1, as_json=False)
-    assert tested[0].startswith("HTTP 422, ")
+    assert tested[0].startswith("sent one test message: HTTP 422, ")
     assert any("unprocessable refuses: {" in line for line in tested)
     test = await here.http.post(f"{here.path}/listeners/{items['unprocessable']['id']}/test")
     assert test.json()["test"]["answer"]["body"].startswith("unprocessable refuses: {")

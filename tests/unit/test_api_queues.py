@@ -123,16 +123,16 @@ async def test_the_signing_secret_is_in_no_other_answer_and_not_in_the_log(api):
     assert api.key.encode() not in records
 
 
-async def test_a_listener_begins_now_or_at_the_beginning(api):
+async def test_a_listener_begins_now_at_a_time_or_at_the_beginning(api):
     queue_id = await api.queue()
     for _ in range(3):
         await api.put(f"/v1/queues/{queue_id}/messages", json={"data": "x"})
     now = await api.listener(queue_id, name="now")
     beginning = await api.listener(queue_id, name="beginning", **{"from": "beginning"})
-    later = await api.listener(queue_id, name="later", **{"from": "2026-01-31T12:00:00+01:00"})
+    earlier = await api.listener(queue_id, name="earlier", **{"from": "2026-01-31T12:00:00+01:00"})
     listeners = api.log.control.state.listeners
-    assert listeners[now].start_offsets == listeners[later].start_offsets == (1, 2)
-    assert listeners[beginning].start_offsets == (0, 0)
+    assert listeners[now].start_offsets == (1, 2)
+    assert listeners[beginning].start_offsets == listeners[earlier].start_offsets == (0, 0)
 
 
 async def test_an_update_changes_what_it_says_and_keeps_the_rest(api):

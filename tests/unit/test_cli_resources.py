@@ -223,7 +223,7 @@ def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Pat
         )
     forbidden = run("queues", "list", code=2, **mine).stderr
     assert "the API key has no right to do this: 403" in forbidden
-    assert "lacks the scope 'queues'" in forbidden
+    assert "lacks the scope 'queues:read'" in forbidden
     assert "refused" not in forbidden
     missing = run("messages", "put", "5f0e6f0a-33c1-4a8e-8f1d-b5b9f6f0c001", "x", code=1, **mine)
     assert "No queue of this organization has this ID." in missing.stderr
