@@ -186,7 +186,7 @@ class ControlChecks(Checks):
             self.state.apply(event)
             return
         noun, _, verb = codec.wire_name(type(event)).partition(".")
-        noun = "organization" if noun == "volume" else noun
+        noun = {"volume": "organization", "member": "account"}.get(noun, noun)
         made = str(getattr(event, f"{noun}_id", ""))
         known = self._made[noun]
         applied = self.state.apply(event)

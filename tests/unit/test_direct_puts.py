@@ -372,7 +372,7 @@ async def test_keys_that_may_not_put_are_refused_the_same_way():
         await asyncio.sleep(0.4)  # until the key's end
         assert b" 401 " in await ways.same(put(key=b"ENDED"), ONCE)
         for way in (ways.direct, ways.general):
-            assert (await way.api.bare.request("DELETE", "/")).status_code == 404
+            assert (await way.api.bare.request("DELETE", "/v1/nothing")).status_code == 404
             way.api.log.control.state.keys_by_sha256.clear()
         assert b" 401 " in await ways.same(put(key=b"PUTS"), ONCE)
 
