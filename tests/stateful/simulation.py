@@ -266,7 +266,7 @@ class World:
     def listen(self) -> None:
         dice, name = self.dice, f"l{len(self.listeners)}"
         settings = ListenerSettings(
-            max_in_flight=dice.randint(1, 4),
+            max_in_flight=dice.choice((1, 2, 3, 3)),  # three can't be halved
             max_attempts=dice.choice((None, None, 3)),
             timeout_ms=1_000,
             batch=self.batch(),
