@@ -88,8 +88,8 @@ class EventLog:
             ) from None
 
     async def _lines(self, call: Call, first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of a streamed answer, until the client's API key is revoked or its account leaves the
-        organization.
+        """Yield the lines of a streamed answer. The answer ends early if the client's API key is revoked, or if the
+        client's account leaves the organization.
         """
         yield self._slice_lines(first, call.organization_id)
         async for one in rest:

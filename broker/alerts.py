@@ -63,7 +63,8 @@ _PAUSE_PART: Final = 9.0
 _OTHERS_MAX: Final = 200  # listeners without trouble, per check
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
-# After 30 s, a message that another worker has sent to Kafka about this alert is in the log, or never will be.
+# A worker sends a missing message about an alert only when the alert's last event is at least 30 s old.
+# By that time, Kafka has either stored or dropped a message that another worker may have sent about the alert.
 _SETTLED_MS: Final = 30_000
 # The id of an alert's message may have the time of the alert's event only if the event is under five minutes old.
 _ID_VALID_MS: Final = 5 * 60_000

@@ -58,7 +58,9 @@ def read_secret(path: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from error
     if not secret:
-        raise ConfigurationError(f"{path} is empty: delete it or restore its secret")
+        raise ConfigurationError(
+            f"{path} is empty: restore its secret from a backup, or delete the file if nothing needs the secret"
+        )
     return secret
 
 

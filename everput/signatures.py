@@ -22,7 +22,7 @@ TOLERANCE_S: Final = 300
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES_MIN: Final = 24
 _SECRET_BYTES_MAX: Final = 64
-# This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
+# This regular expression takes linear time on any input: it repeats one set of characters, at most 15 times.
 _SECONDS: Final = re.compile(r"[0-9]{1,15}")
 _HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 _BATCH: Final = "batch_"  # prefix of the webhook-id of a batch

@@ -168,7 +168,10 @@ class Projections:
         await asyncio.wait([task, self._ended], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
-            raise LogUnavailable(f"the projections ended while they were starting: {self._ended.result()!r}")
+            raise LogUnavailable(
+                f"reading the topic `control` ended at the start of this process, with {self._ended.result()!r}: "
+                "check that Kafka is reachable, and start the process again"
+            )
 
     async def _on_assigned(self, *_app_and_partitions: Any, **_more: Any) -> None:
         self._assigned.set()

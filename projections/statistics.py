@@ -61,7 +61,10 @@ class Statistics:
         self._task = asyncio.create_task(self._run(), name="statistics")
 
     async def stop(self) -> None:
-        """Leave the consumer group. The last counts are written first, if Kafka stores them in time."""
+        """Leave the consumer group. Then try for two seconds to store the last counts in Kafka.
+
+        Records whose counts are not stored are counted again by the process that gets their partition.
+        """
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

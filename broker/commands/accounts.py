@@ -353,7 +353,7 @@ def check_email(email: str) -> None:
     """Raise Refused if the text is no e-mail address."""
     reason = refuse_email(email)
     if reason is not None:
-        raise Refused(f"The e-mail address {reason}.", pointer="/email")
+        raise Refused(f"This is not a valid e-mail address. It {reason}.", pointer="/email")
 
 
 def check_role(role: str) -> None:

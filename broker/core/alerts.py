@@ -160,7 +160,7 @@ def _part(value: int, limit: int) -> Level:
 
 
 class Step(IntEnum):
-    """The change that an alert makes: it begins, or it ends. With END_QUIETLY, it ends without a message."""
+    """The kind of change of an alert: it begins or ends. END_QUIETLY is an end for which no message is sent."""
 
     BEGIN = 1
     END = 2

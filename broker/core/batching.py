@@ -97,7 +97,7 @@ def element_bytes_max(message_id: bytes, body: bytes, traceparent: str | None) -
 
 
 def batch_body(elements: Iterable[bytes]) -> bytes:
-    """Return the body of a request in batch format."""
+    """Return the JSON array that is the body of a batch: one HTTP request to a listener with several messages."""
     return b"[%b]" % b",".join(elements)
 
 

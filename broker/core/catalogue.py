@@ -224,7 +224,7 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ),
     ("replay.started", 2): Former(
         frozenset({"send_headers"}),
-        "the listener's headers are sent to the replay's `notify_url`, even to another origin",
+        "the replay sends the listener's headers to its `notify_url`, even if that has another scheme, host or port",
     ),
 }
 _HIDDEN: Final = SECRET | INTERNAL

@@ -93,7 +93,8 @@ class Circuit:
         self.down_since_ms = self.down_since_ms or at_ms
 
     def probed(self, *, alive: bool, at_ms: int, interval_ms: int) -> bool:
-        """Tell the circuit breaker the result of a probe. Return whether attempts may be made again.
+        """Tell the circuit breaker the result of a probe. Return True if this probe ends the time in which the listener
+        is down, so that attempts start again.
 
         After a failed probe, the next probe is due after `interval_ms`.
         """

@@ -75,7 +75,10 @@ def _key(pair: tuple[tuple[str, str], object]) -> tuple[str, str]:
 
 
 def state_hash(directory: Directory) -> str:
-    """Return a SHA-256 of the whole directory in a fixed order. Two processes with the same state get the same hash."""
+    """Return a SHA-256 of all accounts, organizations, keys, queues and listeners that a process has in memory.
+
+    Two processes with the same state get the same hash.
+    """
     everything = (
         directory.initialized,
         directory.accounts.everything(),

@@ -47,7 +47,7 @@ class Invitations:
         return iter(self._of.get(organization_id, {}).values())
 
     def find(self, organization_id: str, invitation_id: str) -> Invitation | None:
-        """Return the invitation, if it belongs to this organization."""
+        """Return the open invitation with this ID. Return None if the organization has no such invitation."""
         found = self.by_id.get(invitation_id)
         return found if found is not None and found.organization_id == organization_id else None
 

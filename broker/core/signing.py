@@ -29,7 +29,7 @@ def secret_bytes(secret: str) -> bytes:
     except ValueError:  # binascii.Error is a ValueError
         raise ValueError(f"a signing secret must be {PREFIX} followed by base64") from None
     if not 24 <= len(key) <= 64:
-        raise ValueError(f"a signing secret must hold 24 to 64 bytes, not {len(key)}")
+        raise ValueError(f"the base64 in a signing secret must decode to 24 to 64 bytes, not {len(key)}")
     return key
 
 

@@ -222,17 +222,17 @@ def _row(key: Key, counts: Counts) -> StatisticsRow:
 
 
 def read_row(row: StatisticsRow) -> tuple[Key, Counts]:
-    """Convert a row of a stored event of statistics into its key and its counts."""
+    """Convert a row of a statistics event into a key (minute, queue and listener) and the counts for this key."""
     minute, queue_id, listener_id, put, delivered, parked, waited_ms, failed, waited = row
     steps = {step: number for step, number in enumerate(waited) if number}
     return Key(minute, queue_id, listener_id), Counts(put, delivered, parked, waited_ms, dict(failed), steps)
 
 
 class Coverage:
-    """The rule that each record is counted once: of several events of statistics that cover the same offset of a
-    partition, only the first is valid.
+    """The rule that statistics count each Kafka record once. If several statistics events cover the same offset of a
+    partition, only the first of them is valid.
 
-    `positions` says up to which offset the valid events cover each partition.
+    `positions` holds, for each partition, the offset up to which the valid events cover it.
     """
 
     def __init__(self) -> None:

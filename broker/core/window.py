@@ -151,7 +151,10 @@ class Window(Generic[D]):
         return own, begin if begin is not None and first <= begin <= last else None
 
     def found(self, offset: int) -> D | None:
-        """Return the open delivery at this offset if it was waiting for its message, otherwise None."""
+        """Note that the message at this offset has been read again, and return the open delivery that waited for it.
+
+        Return None if no delivery waited for this message.
+        """
         if offset not in self.missing:
             return None
         self.missing.remove(offset)

@@ -179,8 +179,8 @@ class Membership(Protocol):
         """
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the fraction of all partitions that this worker owns, and its rank among the workers. Raises
-        LogUnavailable, also during a rebalance.
+        """Return the fraction of all partitions that this worker owns, the number of workers, and this worker's number
+        among them. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
         """
 
 

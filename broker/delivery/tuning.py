@@ -22,7 +22,7 @@ class Tuning:
     """
 
     # Memory of one listener (dispatch/room.py)
-    held_max: int = 512  # A worker has at most this many messages for one listener in memory.
+    held_max: int = 512  # A worker holds at most this many messages for each listener in memory.
     # If a listener gets batches, the worker may have messages for this many full batches in memory.
     batches_held: int = 4
     held_per_attempt: int = 4  # A new listener may have this many messages in memory for each permitted attempt.
@@ -31,9 +31,9 @@ class Tuning:
     # The messages of one listener may use at least this many bytes of memory, even if the worker has little left.
     held_bytes_min: int = 64 << 10
     all_held_bytes_max: int = 128 << 20  # for all listeners together
-    # If more deliveries of a listener than this wait in memory for a retry, further ones move to `outstanding`.
+    # At most this many deliveries of a listener wait in memory for a retry. Others wait in the topic `outstanding`.
     retries_max: int = 128
-    # If more deliveries of a listener than this wait for their ordering key, some move to the topic `outstanding`.
+    # At most this many deliveries of a listener wait in memory for their ordering key. Others move to `outstanding`.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
@@ -83,7 +83,7 @@ class Tuning:
     stood_still_s: float = 0.1
     # While no listener needs ticks, idle connections are closed at this interval. With 0, ticks never stop.
     rest_s: float = 5.0
-    tidy_ticks: int = 100  # After every this many ticks, a worker closes the idle connections of a listener.
+    tidy_ticks: int = 100  # The number of ticks after which a worker again closes a listener's idle connections.
     # A worker writes at most this many log lines of each kind about one listener in a minute.
     log_lines_per_min: int = 3
 

@@ -165,8 +165,8 @@ class ChangesTopic:
         return sum(one.deleted for one in counts.values()), exact
 
     def _fail_unless_given_up(self, damage: LogDamaged) -> None:
-        """Handle an unreadable range of a scan: skip it if an operator has given it up, and raise LogDamaged
-        otherwise.
+        """Raise LogDamaged, because a range of records is unreadable. Do nothing if an operator has declared that the
+        records in this range are lost.
         """
         if not self._requests.given_up(damage):
             raise damage

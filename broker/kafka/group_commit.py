@@ -226,7 +226,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # If no caller waits for these messages any more, there is no batch to send: choose another partition.
+                # The batch is None if no caller waits for its messages any more. Then choose another partition.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 

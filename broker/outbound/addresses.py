@@ -135,7 +135,7 @@ def parse_url(url: str) -> Target:
         raise ValueError("The URL must not have a fragment (`#…`).")
     host = parts.hostname or ""
     if "%" in host or port == 0 or not (":" in host or _is_name(host)):
-        raise ValueError("The URL has no valid host and port.")
+        raise ValueError("The host or port of the URL is not valid. Use a URL such as https://example.com:8443/orders.")
     tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(tls, host, port or (443 if tls else 80), parts.netloc, target, parts.scheme == TUNNEL)

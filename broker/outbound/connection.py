@@ -261,8 +261,10 @@ class Connection(asyncio.Protocol):
 
 
 class _Keeping:
-    """A temporary owner of a connection while an answer's bytes are collected. It passes all calls on to the real
-    owner.
+    """A wrapper around the object that gets a connection's callbacks, its owner, while an answer's bytes are collected.
+
+    It forwards every callback to the owner. When the answer or the connection has ended, it gives the bytes to `ended`
+    and removes itself.
     """
 
     def __init__(self, connection: Connection, owner: Owner, ended: Callable[[bytes], None]) -> None:

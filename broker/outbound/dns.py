@@ -41,7 +41,7 @@ class DnsTuning:
     known_leaves_s: float = 1.0
     new_leaves_s: float = 0.25
     asked_s: float = 0.5  # DNS gets at least this much time to answer, even if many look-ups wait for a thread.
-    wanted_s: float = 15.0  # A DNS look-up that waits longer than this for a free thread is dropped.
+    wanted_s: float = 15.0  # A DNS look-up without a thread is dropped if nobody asks for it for this long.
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
@@ -123,8 +123,10 @@ class DnsLookups:
         return lookup.answer
 
     def kept_waiting(self, host: str) -> bool:
-        """Return whether a look-up of this host name still waits for a thread, or has had a thread for too short a time
-        to judge it. Return False for a name that is known to be slow.
+        """Return whether it is too early to call the DNS look-up of this host name slow, because the look-up waits for
+        a thread, or has had one for less than `asked_s` seconds.
+
+        Return False if no look-up of the name is running, or if the name is already known to be slow.
         """
         lookup = self._lookups.get(host)
         if lookup is None or self.pool_of(host) is self.slow:

@@ -123,7 +123,7 @@ def _draft(sender: str, recipient: str, subject: str, text: str) -> EmailMessage
     mail["To"] = recipient
     mail["Subject"] = subject
     mail["Date"] = formatdate()
-    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: vacation notices must not answer this mail
+    mail["Auto-Submitted"] = "auto-generated"  # asks mail programs to send no automatic reply (RFC 3834)
     mail.set_content(text)
     return mail
 

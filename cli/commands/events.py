@@ -33,8 +33,8 @@ Ignore fields that you do not know, because new versions of Everput may add fiel
 A change that breaks readers gets a new version of the event. Events of earlier versions stay in the topics, so this
 page describes them below the current version.
 
-Fields marked *secret* or *internal* are in the Kafka topics, but in no answer of the API. Internal fields are offsets
-in Kafka partitions that all organizations share.
+Fields marked *secret* or *internal* are stored in Kafka, but the API never returns them. Internal fields are offsets in
+Kafka partitions. All organizations share these partitions, so an offset would show how much the others put.
 
 The topic `claims` keeps its records for two days, and the topic `statistics` for 30 days. The topic `outstanding` is
 compacted.

@@ -144,7 +144,7 @@ def _topics(options: Options) -> Topics:
 def _load(folder: Path) -> Manifest:
     made = manifest.load(folder)
     if made is None or made.kind != "all":
-        raise ConfigurationError(f"{folder} holds no export of `everput export-all`; choose the folder of one")
+        raise ConfigurationError(f"{folder} holds no export; choose a folder that `everput export-all` has written")
     for _ in manifest.check(folder, made):
         pass
     return made

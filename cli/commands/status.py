@@ -40,7 +40,7 @@ def _fail_on(_context: click.Context, _parameter: click.Parameter, value: str) -
     names = frozenset(name.strip() for name in value.split(",") if name.strip()) - {"none"}
     unknown = sorted(names - set(TROUBLES))
     if unknown:
-        raise click.BadParameter(f"{unknown[0]} is no problem of a listener; choose from {', '.join(TROUBLES)}")
+        raise click.BadParameter(f"--fail-on does not know {unknown[0]!r}; choose from {', '.join(TROUBLES)}, or none")
     return names
 
 
@@ -138,7 +138,9 @@ class _Status:
                 listeners(self._client, self._limits, self._queue), storage(self._client), processes(self._admin)
             )
         if self._queue is not None and not seen:
-            raise ConfigurationError(f"no queue with the name or ID {self._queue} has a listener")
+            raise ConfigurationError(
+                f"no queue with the name or ID {self._queue} has a listener; `everput queues list` shows all queues"
+            )
         wrongs = [*(row.wrong for row in seen), stored.wrong, *(row.wrong for row in behind)]
         self.wrong = any(wrongs) or stored.log_damaged
         return seen, stored, behind

@@ -49,9 +49,10 @@ _SHIFTING: Final = ("outstanding", "claims")
 def command(options: Options, folder: Path) -> None:
     """Restore the backup in DIR into an empty installation. Every record gets its old offset.
 
-    Without --kafka, the installation is a new --data-dir, for `everput serve`. It needs the old sealing key, in
-    EVERPUT_SEALING_KEY or in the file sealing-key. An installation that is not empty is refused. An interrupted import
-    continues when the command is repeated; until it is complete, no process starts on it.
+    Without --kafka, the installation is a new --data-dir, for `everput serve`. The import needs the sealing key of the
+    old installation, in EVERPUT_SEALING_KEY or in the file sealing-key of the new data directory. An installation that
+    is not empty is refused. To continue an interrupted import, repeat the command. No process of Everput starts on the
+    installation until the import is complete.
     """
     logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
     made = manifest.load(folder)
@@ -196,7 +197,7 @@ async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest
         if at != records[0].offset and one.topic not in _SHIFTING:
             raise ConfigurationError(
                 f"a record of {topic.name}/{one.partition} got the offset {at} instead of {records[0].offset}, "
-                "so the import has stopped: import into an empty installation"
+                "so the import has stopped: let no other program write to this topic, and import into an empty installation"
             )
     return skipped
 

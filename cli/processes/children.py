@@ -46,8 +46,9 @@ class Pauses:
 class Child:
     """A child process of the supervisor.
 
-    `kafka` is done when Kafka is ready; its result is the access to an embedded Kafka, or None for a cluster.
-    `environment` replaces this process's environment. `pass_fds` are the file descriptors that the child inherits.
+    `kafka` is a future that ends when Kafka is ready. Its result is the access to an embedded Kafka, or None for a
+    cluster. The child gets the variables in `environment` instead of those of this process. `pass_fds` are the file
+    descriptors that the child inherits.
     """
 
     def __init__(

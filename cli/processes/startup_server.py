@@ -86,7 +86,7 @@ class StartupServer:
             await self._serving
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """Let the application answer if this server is ready. Otherwise, answer with the reason why it is not ready."""
+        """Answer a request: with the application if this server is ready, otherwise with an error that says why not."""
         if self._app is not None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

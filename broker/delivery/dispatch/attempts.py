@@ -315,7 +315,7 @@ class Attempts:
     # What follows an attempt
 
     def delivered(self, delivery: Delivery, status: int, took_ms: int) -> None:
-        """Record that the listener has accepted the message, and settle the delivery."""
+        """Record that the listener has accepted the message, and end the delivery."""
         stream = delivery.stream
         if delivery.number == 1:
             message = message_of(delivery)

@@ -81,8 +81,8 @@ class DeliveryQueue:
             self.put_first(following)
 
     def first_leaves(self, delivery: Delivery, key: str, *, others_follow: bool) -> None:
-        """Note that the delivery that blocks an ordering key moves to the topic `outstanding`. If `others_follow` is
-        true, the deliveries that wait behind it move, too.
+        """Note that the first delivery of an ordering key, which blocks the later ones, moves to the topic
+        `outstanding`. If `others_follow` is true, the blocked deliveries move there, too.
         """
         self.leaving_first.add(delivery)
         if others_follow:
@@ -95,9 +95,9 @@ class DeliveryQueue:
     # All deliveries
 
     def stand_down(self, under_way: Iterable[Delivery]) -> list[Delivery]:
-        """Remove and return every delivery that is neither in an attempt nor being written to the topic `outstanding`.
+        """Remove and return all deliveries, except those in an attempt or being written to the topic `outstanding`.
 
-        The deliveries that are not returned continue to block their ordering keys.
+        The deliveries that are not returned continue to block the later deliveries with the same ordering keys.
         """
         idle = [*self.ready, *(delivery for _, _, delivery in self.retries), *self.renewing]
         self.clear()

@@ -153,8 +153,8 @@ class Limits:
         )
 
     def let_wait(self, busy: int) -> bool:
-        """Return whether the listener can't start attempts soon: it is down, has asked for a pause, or is new with all
-        its attempts in flight.
+        """Return whether no attempt for the listener can start soon. The listener is down, or has asked for a pause
+        with `Retry-After`, or it is new and all attempts that a new listener may have are running.
         """
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 

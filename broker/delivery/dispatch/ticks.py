@@ -30,7 +30,7 @@ class Ticks:
         self._processor = processor or Processor()
         self._liveness = liveness
         self._active: dict[Dispatcher, None] = {}
-        # The loop waits for this event while no dispatcher needs ticks. It is None while the loop runs.
+        # The tick loop waits for this event while no dispatcher needs ticks. At other times, the attribute is None.
         self._rested: asyncio.Event | None = None
 
     def __len__(self) -> int:

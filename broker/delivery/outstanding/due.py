@@ -229,7 +229,9 @@ class Due:
             self._wake.set()
 
     def _serve(self, entry: OutstandingEntry, message: Message | LogUnavailable | None) -> bool:
-        """Hand a delivery to the listener's dispatcher. Return False if the dispatcher can't take it now."""
+        """Hand a delivery that is due to its listener's dispatcher. If the dispatcher can't take the delivery now,
+        schedule it again and return False.
+        """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
             return True  # The delivery was cancelled meanwhile, or this worker no longer owns its partition.

@@ -40,7 +40,7 @@ class OutstandingEntry:
     # `found` is true if the record was written before this worker took the partition over.
     # If `found` is true, the delivery waits until the listener's stream has read past its message in `messages`.
     found: int
-    record: bytes | None  # the value of the Kafka record, until the record's offset is known
+    record: bytes | None  # the value of the Kafka record, kept only if the record's offset is unknown
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
     # `bare` is UNREAD if the message in the topic `messages` is unreadable.
     bare: int = False

@@ -78,8 +78,9 @@ class OutstandingRecords:
                 self._requests.report(damage)
                 raise damage
         except LogDamaged:
-            # If records are unreadable or missing, first yield the deliveries for which `deliveries` has no success.
-            # Then yield the readable records, with None for each delivery that has succeeded.
+            # Records of the topic `outstanding` are unreadable or missing: compute its deliveries from other topics.
+            # Deliveries without a success in the topic `deliveries` are yielded before the readable records.
+            # The readable records of `outstanding` come last, with None for each delivery that has succeeded.
             outcomes = Outcomes()
             if self._deliveries_topic is not None:
                 outcomes = await outcomes_of(self._requests, self._deliveries_topic, partition)

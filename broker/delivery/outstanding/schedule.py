@@ -158,7 +158,8 @@ class Outstanding:
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
-        # A retry replaces the delivery's record. Count the bytes again only if the message's data has changed.
+        # The first record of a delivery in `outstanding` counts as stored bytes of the organization.
+        # A later record of the same delivery replaces it, and counts only if an update has changed the message.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:

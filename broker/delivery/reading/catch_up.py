@@ -126,7 +126,7 @@ class CatchUp:
         """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners."""
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # A read for another listener has brought this listener its messages, too.
+            return  # This listener needs no read: a read for another listener has also returned its messages.
         try:
             await self._serve(stream)
         except LogUnavailable as error:

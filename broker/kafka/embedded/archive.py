@@ -142,7 +142,7 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
             code = await finished(process, within_s=_STEP_WITHIN_S)
             if code != 0:
                 raise BrokerError(
-                    f"Java did not create the class archive, a cache that makes Kafka start faster (exit code {code})"
+                    f"Java did not create the class archive (exit code {code}): Kafka runs without it, but starts later"
                 )
             made.replace(path)
         finally:
