@@ -197,7 +197,8 @@ async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest
         if at != records[0].offset and one.topic not in _SHIFTING:
             raise ConfigurationError(
                 f"a record of {topic.name}/{one.partition} got the offset {at} instead of {records[0].offset}, "
-                "so the import has stopped: let no other program write to this topic, and import into an empty installation"
+                "so the import has stopped: stop other programs that write to this topic, and import into an empty "
+                "installation"
             )
     return skipped
 
