@@ -389,8 +389,8 @@ class _App(Starlette):
 
 
 class _Elsewhere:
-    """The ASGI application that answers 404 for unknown paths. It also answers errors outside of the handlers with
-    problem details.
+    """The ASGI application for requests that no handler of the API gets. It answers 404 for unknown paths, and
+    answers errors outside of the handlers as problem details (RFC 9457).
     """
 
     def __init__(self, service: Service) -> None:

@@ -61,7 +61,7 @@ class Passwords:
     def _judged_and_hashed(self, password: str, about: Sequence[str], pointer: str) -> str:
         reason = refuse_password(password, about)
         if reason is not None:
-            raise Refused(f"The password {reason}.", pointer=pointer)
+            raise Refused(f"This password can't be used. It {reason}.", pointer=pointer)
         return self._hasher.hash(_normal(password))
 
     async def fits(self, password: str, password_hash: str | None) -> bool:

@@ -45,7 +45,7 @@ class TextLines:
 
     async def __aiter__(self) -> AsyncIterator[TextLine]:
         held = bytearray()
-        too_long = False  # True while the rest of a line that exceeds the limit is dropped
+        too_long = False  # True while the end of an overlong line is being dropped
         async for chunk in self._chunks():
             self.bytes_read += len(chunk)
             held += chunk

@@ -21,7 +21,7 @@ MESSAGES_MAX: Final = 100  # of a batch
 CHARS_MAX: Final = 1 << 18  # a batch has at most this many characters of data, unless a single message has more
 _CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
 # With these HTTP statuses, the Everput server says that a message of the batch is invalid.
-# The client then sends each message of a refused batch alone.
+# If the server refuses a batch with one of these statuses, the client sends each message of the batch alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
 
 Send = Callable[[Request[Any]], Awaitable[Any]]

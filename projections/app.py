@@ -99,7 +99,7 @@ class Projections:
         except TimeoutError:
             await self.stop()
             raise LogUnavailable(
-                f"Kafka did not assign the topic `control` to this process within {timeout_s:g} s"
+                f"Kafka did not assign the topic `control` to this process within {timeout_s:g} s; start it again"
             ) from None
         except BaseException:
             await self.stop()

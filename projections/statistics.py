@@ -160,7 +160,7 @@ class _Feed:
 
 
 class _Message(ConsumerMessage):  # type: ignore[misc]
-    """The message that Faust's agent gets for a batch of records."""
+    """The Kafka message type of Faust, extended to hold a whole batch of records in its field `batch`."""
 
     __slots__ = ("batch",)
 

@@ -58,7 +58,7 @@ class Changes(NamedTuple):
 
 
 class _Peek(msgspec.Struct):
-    """The fields of an event that say which organization, queue, listener or replay it is about."""
+    """The fields of an event that are decoded to tell a client which of its queues, listeners or replays changed."""
 
     type: str = ""
     organization_id: str = ""
@@ -100,7 +100,7 @@ class ChangeFeed:
         self._epoch = secrets.token_hex(6)
         self._number = 0  # of the last look
         self._looking = False  # True while the log is read
-        # By organization, the number of the first check of the log that decoded its records.
+        # By organization, the number of the check of the log in which the organization's records were first decoded.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
@@ -222,7 +222,7 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # Report a change of deliveries again at the next check: the offsets are committed only after the record.
+        # A worker commits a listener's offsets after it has written a delivery's record. So report the change twice.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

@@ -114,7 +114,7 @@ class LaneReader:
             first, last = max(lane.at, damage.first), min(damage.last, lane.end - 1)
             merge.give(lane, [(first, lane.floor_ms, 0, self._told_damaged(lane, first, last))], last + 1)
             return
-        except OffsetTooOld:  # Since this offset was looked up, Kafka has deleted the records there.
+        except OffsetTooOld:  # Kafka has deleted the records at the requested offset by age.
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:

@@ -30,8 +30,8 @@ _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), w
 
 @dataclass(slots=True)
 class _Queue:
-    """The listeners of one queue, as far as they are known. `next` is the offset of `control` from which on the next
-    read looks for more.
+    """An entry of the cache of listeners: the listeners of one queue, as known from the topic `control`. The next read
+    of the topic for this queue begins at the offset `next`.
     """
 
     next: int

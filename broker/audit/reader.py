@@ -186,7 +186,7 @@ class LogReader:
 
 
 class _Reading:
-    """Reads a range of the log for one request."""
+    """Reads a range of the log, such as the events of one day, for one API request."""
 
     def __init__(
         self,

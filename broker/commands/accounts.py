@@ -329,7 +329,9 @@ class AccountCommands:
         if joined >= ORGANIZATIONS_MAX:
             raise QuotaReached(f"An account may have at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
         if state.founded_count(account_id) >= ORGANIZATIONS_MAX:
-            raise QuotaReached(f"This account has created {ORGANIZATIONS_MAX} organizations, which is the limit.")
+            raise QuotaReached(
+                f"This account has created {ORGANIZATIONS_MAX} organizations, which is the limit. Use one of them."
+            )
         made = await create_organization(
             self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
         )

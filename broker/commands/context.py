@@ -138,4 +138,4 @@ def check_name(name: str) -> None:
     """Raise Refused if the text is no valid name."""
     reason = refuse_name(name)
     if reason is not None:
-        raise Refused(f"The name {reason}.", pointer="/name")
+        raise Refused(f"This name can't be used. It {reason}.", pointer="/name")

@@ -140,7 +140,7 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            # If the record did not fit into a batch, it is built again, and its bytes must not be counted twice.
+            # A record that does not fit into a batch is built again. Its bytes must not be counted a second time.
             self._count = None
         return made.encode(), value, queue.id.encode()
 
@@ -174,7 +174,7 @@ def new_put(
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
         raise Refused(f"The data is too long: at most {DATA_BYTES_MAX} bytes of UTF-8 are allowed.", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:
-        raise Refused(f"The name {reason}.", pointer="/name")
+        raise Refused(f"This name can't be used. It {reason}.", pointer="/name")
     if ordering_key is not None and not 0 < len(ordering_key) <= NAME_CHARS_MAX:
         raise Refused(f"The ordering key must have 1 to {NAME_CHARS_MAX} characters.", pointer="/key")
     if deliver_at is None:

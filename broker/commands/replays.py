@@ -223,7 +223,7 @@ class ReplayCommands:
         below the lower offset, from before the listener's start; those from the upper offset on, which the listener has
         not received; and the messages in the list, which the listener has not accepted.
         """
-        # Read the committed offsets before `outstanding`. A delivery that a worker moves there meanwhile is then found.
+        # Read the committed offsets before the topic `outstanding`, so that no delivery is missed that moves there now.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
         # A listener got no messages below its start offset, and none from the offset `top` of its cursor on.

@@ -19,7 +19,7 @@ from broker.core.events import Batch
 # The error of a message that the listener has named in `failed`, although the status of its answer was 2xx.
 FAILED_IN_BATCH: Final = "failed-in-batch"
 _ID_DIGITS: Final = 32
-_HALVINGS_MAX: Final = 10  # after this many halvings, even the highest `max_messages` has become one message
+_HALVINGS_MAX: Final = 10  # ten halvings reduce a batch from 1,000 messages to one
 _AROUND: Final = len(b'{"id":"","content_type":"application/json","attempt":9999999999,"body":},')
 _AROUND_TRACE: Final = len(b'"traceparent":"",')
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-# Of the messages that redrives of a listener have named, every process remembers this many, the latest ones.
+# For each listener, a process remembers at most the latest 10,000 messages that redrives have named.
 MESSAGES_MAX: Final = 10_000
 
 

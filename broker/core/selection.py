@@ -42,7 +42,7 @@ _newer_fields = msgspec.json.Decoder(_Newer)
 # The events ListenerRedriven and ReplayStarted may concern many messages, so the history of each includes them.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
 # Everput writes an event's type first, so an event of an unwanted type can be skipped without decoding it.
-# If a record does not begin with these bytes, its type is unknown until it is decoded.
+# If a Kafka record does not begin with these bytes, Everput must decode the record to learn the event's type.
 _TYPED: Final = b'{"type":"'
 
 

@@ -76,7 +76,7 @@ class Tuning:
     tick_s: float = 0.05
     # A tick is divided into this many parts, so that its work does not block the event loop for long.
     tick_parts: int = 5
-    # Every this many ticks, a worker divides attempts and memory, and serves slow and failing listeners.
+    # A worker divides attempts and memory, and serves slow and failing listeners, once in this many ticks.
     share_ticks: int = 5
     begun_at_once: int = 8
     # If the event loop is later than this, answers that have arrived are read before any attempt times out.
@@ -130,7 +130,7 @@ class Tuning:
     damaged_at_once: int = 500  # appended in one request
     # SQLite keeps this many KiB of the index in memory. The rest is in a temporary file.
     index_cache_kib: int = 16 << 10
-    record_bytes_more: int = 1 << 20  # If a read was too small to return the record, it is repeated with this size.
+    record_bytes_more: int = 1 << 20  # If a Kafka record is larger than the read, the read is repeated with this size.
 
     # Checkpoints (checkpoint/)
     # A worker makes a checkpoint at this interval. After a crash, it repeats the deliveries since the last checkpoint.
@@ -170,7 +170,7 @@ class Tuning:
     # At a rebalance, a worker waits at most this long for attempts in flight. All other workers wait, too.
     hand_over_s: float = 2.0
     # At a rebalance, the worker does not wait for attempts that have run for longer than this.
-    # When the process stops, it does not wait for such an attempt if the listener is failing.
+    # When the process stops, it does not wait for an attempt of a failing listener that has run for longer than this.
     hanging_s: float = 1.0
     # The last checkpoint may take this long. With `drain_s`, that is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0

@@ -33,7 +33,7 @@ _CLAIM_BYTES: Final = 4096  # Kafka returns whole batches
 
 
 class _Owned(msgspec.Struct):
-    """The only field that is decoded of a stored claim of an Idempotency-Key: the organization."""
+    """The part of a stored claim of an Idempotency-Key that is decoded, because the other fields are not needed."""
 
     organization_id: str = ""
 
@@ -118,7 +118,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            # The last read of `claims` was so long ago that Kafka has deleted the records which followed.
+            # Kafka has deleted records of the topic `claims` that this process has not read yet.
             except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise

@@ -229,7 +229,7 @@ class KafkaDeliveries:
                     rows[0].append(last)
                     rows[1].append(record.timestamp)
             oldest = {one: list(accumulate(reversed(times), min))[::-1] for one, (_, times) in read.items()}
-            # The next read counts again for listeners that start after the first half of these records.
+            # For listeners that start in the second half of these records, the next round counts the messages again.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, queue_id in left:
                 offsets = read[queue_id][0]

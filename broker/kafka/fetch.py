@@ -45,7 +45,7 @@ class Fetched(NamedTuple):
 
 
 class _Answer:
-    """The parsed answer of Kafka to a fetch request for one topic."""
+    """The decoder that aiokafka calls for Kafka's answer to a fetch request for one topic."""
 
     @classmethod
     def decode(cls, data: BytesIO) -> list[Fetched]:

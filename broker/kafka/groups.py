@@ -168,7 +168,7 @@ class KafkaGroups:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            # Look the first coordinator up in any case, because Kafka then creates its topic for committed offsets.
+            # Ask even a single broker for the coordinator once, so that Kafka creates its topic for committed offsets.
             if len(brokers) == 1 and self._coordinators:
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))

@@ -175,7 +175,7 @@ class KafkaOutstanding:
                             listener_id, _, message_id = (record.key or b"").partition(_SEPARATOR)
                             if listener_id in by_id and (wanted is None or message_id in wanted):
                                 last[listener_id, message_id] = record
-                except OffsetTooOld:  # Kafka has deleted the first records meanwhile. They do not count any more.
+                except OffsetTooOld:  # Kafka has deleted the oldest records of the partition during this read.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
                     # A record that could not be read may replace one that was read.

@@ -115,7 +115,7 @@ def parse_url(url: str) -> Target:
     if len(url) > URL_CHARS_MAX:
         raise ValueError(f"The URL is longer than {URL_CHARS_MAX} characters.")
     if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):
-        raise ValueError("The URL has characters that must be percent-encoded.")
+        raise ValueError("The URL has characters that must be percent-encoded, such as %20 for a space.")
     if url.startswith(MAILTO):
         if not _MAIL.fullmatch(url, len(MAILTO)):
             raise ValueError(
@@ -126,7 +126,7 @@ def parse_url(url: str) -> Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("The text is not a URL.") from None
+        raise ValueError("The text is not a URL. Use a URL such as https://example.com/orders.") from None
     if parts.scheme not in ("http", "https", TUNNEL):
         raise ValueError(_SCHEMES)
     if parts.username is not None or parts.password is not None or "@" in parts.netloc:

@@ -39,7 +39,7 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection keeps the bytes of its last answer, up to this many. An equal answer is not parsed again.
+# A connection keeps at most this many bytes of its last HTTP answer. An equal answer is not parsed again.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 

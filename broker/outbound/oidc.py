@@ -198,7 +198,7 @@ class Provider:
 
 
 class _Bounded(httpx.AsyncBaseTransport):
-    """An HTTP transport that raises an error if an answer is too long or compressed."""
+    """An HTTP transport that refuses long or compressed answers, so that an OpenID provider can't fill the memory."""
 
     def __init__(self) -> None:
         self._inner = httpx.AsyncHTTPTransport()

@@ -75,7 +75,7 @@ def command(
     and IDs are whole. Times are UTC.
     """
     if follow and end is not None:
-        raise ConfigurationError("--follow does not end, so it can't be combined with --to")
+        raise ConfigurationError("--follow does not end, so it can't be combined with --to: leave out one of them")
     with log_client.client(url, key) as http_client:
         queue_names, names = _names(http_client)
         given = {

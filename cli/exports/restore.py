@@ -57,7 +57,9 @@ def command(options: Options, folder: Path) -> None:
     logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
     made = manifest.load(folder)
     if made is None or made.kind != "all" or not made.complete:
-        raise ConfigurationError(f"{folder} holds no complete backup of `everput export-all`")
+        raise ConfigurationError(
+            f"{folder} holds no complete backup; choose a folder that `everput export-all` has completed"
+        )
     if made.damaged:
         raise ConfigurationError(
             f"the backup in {folder} is not complete, because records of the log were damaged when it was made: "

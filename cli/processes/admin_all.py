@@ -87,7 +87,7 @@ async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
 
 
 class _Together(Collector):
-    """The metrics of all processes together, from the text that each process has answered."""
+    """A Prometheus collector that combines the metrics of all processes, so that one request returns them all."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self._texts = texts

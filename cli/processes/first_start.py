@@ -90,7 +90,7 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
             write_secret(password_file, password)
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
-        # Another server on the same Kafka has created the account first.
+        # Another server on the same Kafka cluster has already created the account.
         except EmailTaken:
             remove_secret(password_file)
             password = None
@@ -102,6 +102,6 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     organization = _of_the_shell(view)
     if organization is not None:
         accounts = AccountCommands(control, view)
-        # Another server has created the account first, with another password.
+        # Another server has already created the account, with another password than this server's.
         with contextlib.suppress(WrongPassword):
             await accounts.join((await accounts.check_password(EMAIL, password)).id, organization.id)

@@ -160,7 +160,7 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 def _raise_limits() -> None:
     """Raise the limit of open files to the hard limit, if the system permits it. The default is often 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS refuses a hard limit of "unlimited" here; the limit then stays as it is
+    with suppress(OSError, ValueError):  # macOS refuses an unlimited number of open files
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

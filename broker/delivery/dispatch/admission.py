@@ -84,7 +84,7 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        # In the meantime, an earlier delivery with the same ordering key has failed. It must be attempted first.
+        # An earlier delivery with the same ordering key has failed meanwhile. It must be retried before this delivery.
         if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN

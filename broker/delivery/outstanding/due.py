@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """A pass over the deliveries of one listener that were due when the pass began. It handles a few at a time."""
+    """A loop over the due deliveries of one listener. It handles a few at a time, so that other listeners get turns."""
 
     until_ms: int  # The pass includes the deliveries that were due at this time, when it began.
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
