@@ -34,7 +34,7 @@ class AccountLimits:
     # The rate limit on sign-in attempts for one e-mail address, whether the password is right or wrong.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
-    # The rate limit on all sign-in attempts together, because checking a password takes processor time from messages.
+    # The rate limit on all sign-in attempts together. Each check of a password takes processor time from deliveries.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
     # The rate limit on sign-in attempts from the network address of one client.

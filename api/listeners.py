@@ -179,7 +179,7 @@ def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, 
 
 def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
     if len(headers) > _HEADERS_MAX:
-        raise Refused(f"A listener may have at most {_HEADERS_MAX} headers.", pointer="/headers")
+        raise Refused(f"A listener may have at most {_HEADERS_MAX} headers. Leave some out.", pointer="/headers")
     seen: set[str] = set()
     for name, value in headers.items():
         pointer = "/headers/" + name.replace("~", "~0").replace("/", "~1")

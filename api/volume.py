@@ -46,7 +46,7 @@ class Volume:
         return counted
 
     def permits(self, organization_id: str, size: int) -> bool:
-        """Return whether `take` would count these bytes instead of raising an error."""
+        """Return whether the rate limit permits this many bytes from the organization now. Do not count them."""
         return self._limit.permits(organization_id, min(size, self._limit.size))
 
     def take(self, headers: Headers, organization_id: str, size: int) -> None:

@@ -80,14 +80,16 @@ def verify(
     except (KeyError, UnicodeEncodeError):
         raise InvalidSignature(f"one of the headers {', '.join(_HEADERS)} is missing or not UTF-8") from None
     if not _SECONDS.fullmatch(timestamp):
-        raise InvalidSignature("webhook-timestamp is not a number of seconds")
+        raise InvalidSignature("webhook-timestamp is not a number of seconds, so the request is not from Everput")
     if abs((time.time() if now_s is None else now_s) - int(timestamp)) > tolerance_s:
         raise InvalidSignature(
-            f"webhook-timestamp is more than {tolerance_s:g} s before or after the time of this machine"
+            f"webhook-timestamp is more than {tolerance_s:g} s before or after this machine's time; check its clock"
         )
     wanted = b"v1," + base64.b64encode(hmac.digest(key, content, "sha256"))
     if not any(hmac.compare_digest(wanted, one) for one in given):
-        raise InvalidSignature("no signature in webhook-signature is valid for this secret")
+        raise InvalidSignature(
+            "no signature in webhook-signature is valid: check the secret, and pass the body as it was received"
+        )
     return message_id
 
 

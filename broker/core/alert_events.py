@@ -58,7 +58,7 @@ class AlertCleared(AlertEvent, frozen=True, kw_only=True, tag="alert.cleared"):
 
 
 class AlertTold(Event, frozen=True, kw_only=True, tag="alert.told"):
-    """The event that the message about an alert's beginning or end was put.
+    """The event that Everput has put a message about the beginning or the end of an alert.
 
     `message_id` is the id of that message.
     """

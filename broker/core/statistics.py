@@ -80,7 +80,7 @@ class Counts:
             self.waited[bucket] = self.waited.get(bucket, 0) + number
 
     def took(self, waited_ms: Sequence[int]) -> None:
-        """Add these delivery times (from the put to the accepted attempt) to the counts."""
+        """Count these deliveries. Each is given by its delivery time: the time from the put to the accepted attempt."""
         for bucket, number in buckets(waited_ms):
             self.waited[bucket] = self.waited.get(bucket, 0) + number
         self.waited_ms += sum([max(0, one) for one in waited_ms])

@@ -120,7 +120,7 @@ class Tuning:
     # In one round, which takes a few milliseconds, the worker looks at no more than this many due deliveries.
     looks_max: int = 256
     looks_each_max: int = 32  # In one round, the worker looks at no more than this many due deliveries of one listener.
-    # When several listeners were redriven, they take turns: this many deliveries of one listener, then the next.
+    # When several listeners were redriven, the worker takes this many deliveries of one listener before the next.
     redriven_at_once: int = 16
     # At most this many deliveries of one ordering key are taken from `outstanding` into memory at once.
     key_taken_max: int = 8
@@ -141,7 +141,7 @@ class Tuning:
     # If the process was suspended for longer than this, it may have lost its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
-    # At most this many listeners' offsets are committed at once. With sixteen, Kafka's other answers would be delayed.
+    # The offsets of at most this many listeners are committed at once. With 16, Kafka answers other requests late.
     commits_together: int = 4
     commit_pauses_max: int = 48  # A checkpoint pauses at most this often, however many offsets it commits.
     commit_pause_s: float = 0.02
@@ -187,7 +187,7 @@ class Tuning:
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
-    # If a deleted listener was found, or Kafka failed, the worker looks for deleted listeners again so soon.
+    # After a deleted listener was found, or Kafka failed, the worker looks for deleted listeners after this time.
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0

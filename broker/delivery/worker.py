@@ -168,7 +168,7 @@ class Worker:
         return round(waiting(dispatcher, assignment.partitions) / assignment.share.partitions)
 
     async def assure(self) -> None:
-        """Return if this worker certainly owns its partitions still. Raises LogUnavailable otherwise."""
+        """Confirm that this worker still owns its partitions. Raises LogUnavailable if that is not certain."""
         await self.assignment.fence.assure()
 
     async def condition(self) -> Condition:

@@ -281,7 +281,7 @@ class Resolver:
                 elif isinstance(error, NotAsked) or (
                     isinstance(error, TimeoutError) and self.lookups.kept_waiting(host)
                 ):
-                    raise NotAsked("no thread was free in time for the DNS look-up of this name") from None
+                    raise NotAsked("no thread was free in time to look this host name up in DNS; try again") from None
                 else:
                     said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)
                     kept = self._keep(host, [], said)

@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection at once. The owner's lost() is called then."""
+        """Close the connection at once. Its owner, which gets the answers, is then called by lost()."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()

@@ -24,7 +24,7 @@ class Tracing(Protocol):
     """Starts the spans of one process, if tracing is configured."""
 
     def put(self, parent: str | None, queue: Queue) -> Span:
-        """Begin the span of a put. `parent` is the client's `traceparent`, if it sent one."""
+        """Begin the trace span of a put. `parent` is the header `traceparent` of the client's request, or None."""
 
     def append(self, put: Span, queue: Queue) -> Span:
         """Begin the span of the append to Kafka, as a child of the put's span."""

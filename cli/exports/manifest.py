@@ -82,7 +82,7 @@ def load(folder: Path) -> Manifest | None:
 
 
 def save(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest completely or not at all. On return, the manifest is on the disk."""
+    """Write the manifest of the export to its file. After a crash, the file holds the old or the new manifest."""
     _replace(folder / NAME, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
@@ -122,7 +122,9 @@ def check(folder: Path, manifest: Manifest) -> Iterator[int]:
         except OSError as error:
             raise ConfigurationError(f"{folder / one.name} can't be read: {error.strerror}") from error
         if found != (one.sha256, one.size):
-            raise ConfigurationError(f"{folder / one.name} is not the file that was exported: its SHA-256 differs")
+            raise ConfigurationError(
+                f"{folder / one.name} is not the file that was exported: its SHA-256 differs. Use an intact copy"
+            )
         yield one.size
 
 

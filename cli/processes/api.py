@@ -131,7 +131,9 @@ async def _serve(process: Process, options: Options) -> None:
         for task in (serving, stopped):
             task.cancel()
         if crashed.done() and not process.stop.is_set():
-            raise RuntimeError("the projections of this API process ended unexpectedly") from crashed.result()
+            raise RuntimeError(
+                "this API process can no longer read the topic `control`, so it ends: start it again"
+            ) from crashed.result()
         crashed.cancel()
 
 

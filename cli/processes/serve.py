@@ -34,7 +34,7 @@ from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
 # `everput serve` must end within 30 s, so these timeouts must add up to less than 30 s.
-# The admin address closes at the same time as the API (FINISH_S in cli/processes/server.py).
+# At shutdown, the admin address closes at the same time as the API (FINISH_S in cli/processes/server.py).
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0

@@ -130,8 +130,8 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer the updates and deletions that arrived while no worker owned the partitions. Call this when the
-        listeners' committed offsets are known.
+        """Answer the updates and deletions of messages that arrived before this worker owned the partitions. Call this
+        when the committed offsets of the listeners are known.
         """
         for partition, one in taken.items():
             recent = []

@@ -77,7 +77,7 @@ class Backlog:
                 return
 
     def read_again(self, delivery: Delivery) -> None:
-        """Read the message of a delivery again later, because its memory was freed."""
+        """Note that a delivery's message was removed from memory, and must be read again before an attempt."""
         stream = delivery.stream
         delivery.state = MISSING
         stream.window.forget((delivery.offset,))

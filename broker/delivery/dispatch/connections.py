@@ -67,7 +67,7 @@ class Connections:
 
     @property
     def may_have_one(self) -> bool:
-        """Return whether a connection is idle, or may be opened."""
+        """Return whether the next attempt can have a connection: one is idle, or a socket is free for a new one."""
         return bool(self._idle) or not self.network.sockets.used_up
 
     def take_idle(self) -> Connection | None:

@@ -147,7 +147,7 @@ class Retention:
         return dispatcher is not None and dispatcher.sets_aside(lag.partition)
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
-        """Return those partitions whose first messages are from before this time."""
+        """Return the partitions in which messages are older than this time, and may be deleted."""
         begins = await self._requests.offsets(self._messages, dict.fromkeys(partitions, EARLIEST))
         firsts = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         return [one for one in partitions if begins[one] < firsts[one]]
@@ -174,7 +174,8 @@ class Retention:
         log.info("retention.deleted partition=%d messages_before=%d", partition, limit)
 
     def _earlier(self, before_ms: int, put_ms: int | None) -> int:
-        """Return the earlier of two times: `before_ms`, and the time of the put of the oldest message, if there is one.
-        The latter is lowered by the possible difference of clocks.
+        """Return the earlier of two times: `before_ms`, and `put_ms`, when the oldest message was put.
+
+        `put_ms` is None if there is no message. It is lowered by the possible difference between machines' clocks.
         """
         return before_ms if put_ms is None else min(before_ms, put_ms - self._tuning.clock_skew_ms)

@@ -47,7 +47,7 @@ class Redrives:
         self._done: dict[str, int] = {}  # number of applied redrives, by listener
 
     def __contains__(self, listener_id: str) -> bool:
-        """Return whether a redrive of this listener still has deliveries to make due."""
+        """Return whether a redrive (a request to retry deliveries now) of this listener is still running."""
         return listener_id in self._under_way
 
     def forget(self, listener_id: str) -> None:

@@ -70,7 +70,10 @@ def stopped(log_dir: Path) -> Iterator[None]:
     Raises ConfigurationError if a broker is running on it, or if it is no log directory.
     """
     if not (log_dir / "meta.properties").is_file():
-        raise ConfigurationError(f"{log_dir} is no log directory of a Kafka broker (it has no meta.properties)")
+        raise ConfigurationError(
+            f"{log_dir} is no log directory of a Kafka broker (it has no meta.properties); "
+            "choose one of the broker's log.dirs"
+        )
     try:
         # Opening the file may create it, because a broker deletes its lock file when it ends.
         file = (log_dir / ".lock").open("a+b")
