@@ -78,7 +78,9 @@ def verify(
         content = f"{message_id}.{timestamp}.".encode() + body
         given = [one.encode() for one in signatures.split()]
     except (KeyError, UnicodeEncodeError):
-        raise InvalidSignature(f"one of the headers {', '.join(_HEADERS)} is missing or not UTF-8") from None
+        raise InvalidSignature(
+            f"one of the headers {', '.join(_HEADERS)} is missing or not UTF-8, so the request is not from Everput"
+        ) from None
     if not _SECONDS.fullmatch(timestamp):
         raise InvalidSignature("webhook-timestamp is not a number of seconds, so the request is not from Everput")
     if abs((time.time() if now_s is None else now_s) - int(timestamp)) > tolerance_s:

@@ -186,7 +186,10 @@ def new_put(
         raise Refused(detail, pointer="/deliver_at")
     deliver_at_ms = int(deliver_at.timestamp() * 1000)
     if deliver_at_ms - time.time_ns() // 1_000_000 > DELIVER_AHEAD_MS_MAX:
-        raise Refused(f"deliver_at may be at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead.", pointer="/deliver_at")
+        raise Refused(
+            f"deliver_at may be at most {DELIVER_AHEAD_MS_MAX // _DAY_MS} days ahead. Give an earlier time.",
+            pointer="/deliver_at",
+        )
     return Put(queue, data, name, ordering_key, actor, request_id, max(1, deliver_at_ms), count)
 
 

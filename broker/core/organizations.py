@@ -67,8 +67,8 @@ class Organizations:
         return self._founded[account_id]
 
     def bytes_of(self, tenant: str, at_ms: int) -> int:
-        """Return how many bytes all organizations of a tenant have stored since the beginning of the day in which this
-        time is.
+        """Return how many bytes all organizations of a tenant have stored since the beginning (in UTC) of the day that
+        contains the time `at_ms`.
         """
         day = at_ms // DAY_MS
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)

@@ -255,7 +255,7 @@ class Resolver:
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])
 
     def prefer(self, host: str, address: str) -> None:
-        """Use this address of the host first from now on, because others did not answer."""
+        """Use this address of the host first from now on, because the host's other addresses did not answer."""
         kept = self._kept.get(host)
         if kept is not None:
             kept.preferred = address

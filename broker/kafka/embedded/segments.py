@@ -127,8 +127,7 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """Yield, for each partition that a broker would truncate when it starts after a crash, the record batch where it
-    would do so.
+    """Yield the damaged record batches at which a broker would cut off its partitions if it started now, after a crash.
 
     The broker then reads what may not have been synced to disk, and takes the first damaged batch for the end.
     """
