@@ -19,7 +19,7 @@ from api.samples import samples
 from api.static import MEDIA, static_route
 
 _FOLDER: Final = Path(__file__).parent / "console_files"
-# Each JavaScript library has its own folder here, with its license and the checksums of its unchanged files.
+# In this folder, each JavaScript library has a folder with its license and the checksums of its unchanged files.
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
 # The console replaces these texts in the samples by the server's URL, the API key and the queue's id.

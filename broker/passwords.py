@@ -99,7 +99,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # If the judged text is so short, the password has too many different symbols to be a word, so accept it.
+    # Accept a password with so many different symbols that almost nothing of it is left to judge: it is no word.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

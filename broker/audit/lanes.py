@@ -118,7 +118,7 @@ class LaneReader:
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
-                raise  # The offset is not too old: it is beyond the partition's end, so Kafka has lost records.
+                raise  # The requested offset is beyond the partition's end, so Kafka has lost records.
             merge.give(lane, (), oldest)
             return
         with pace:

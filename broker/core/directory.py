@@ -65,12 +65,12 @@ class Directory:
         self._queues_of: dict[str, dict[str, Queue]] = {}
 
     def queue(self, organization_id: str, queue_id: str) -> Queue | None:
-        """Return the queue, if it belongs to this organization."""
+        """Return the queue with this ID. Return None if the organization has no such queue."""
         found = self.queues.get(queue_id)
         return found if found is not None and found.organization_id == organization_id else None
 
     def listener(self, organization_id: str, listener_id: str) -> Listener | None:
-        """Return the listener, if it belongs to this organization and does not stand for a replay."""
+        """Return the listener with this ID. Return None if the organization has none, or if the ID is of a replay."""
         found = self.listeners.get(listener_id)
         ours = found is not None and found.organization_id == organization_id and found.replay is None
         return found if ours else None

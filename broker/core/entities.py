@@ -39,7 +39,7 @@ class Organization:
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)
 
     def bytes_since(self, at_ms: int) -> int:
-        """Return how many bytes the organization has stored since the beginning of the day in which this time is."""
+        """Return how many bytes the organization has stored since the UTC day began that contains the time `at_ms`."""
         day = at_ms // DAY_MS
         return sum(size for one, size in self.bytes_by_day.items() if one >= day)
 

@@ -124,7 +124,7 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return a log time: up to it, all records of the first partition come before the records of the other
+        """Return the log time up to which all records of the first partition come before the records of the other
         partitions.
         """
         if len(self._heap) == 1:

@@ -210,7 +210,7 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     minutes: tuple[StatisticsRow, ...]
 
 
-# The error of a delivery whose message was written by a newer version of Everput, and can't be read here.
+# The error of a delivery whose message only a newer version of Everput can read.
 UNDECODABLE: Final = "undecodable"
 # The error of a delivery whose message in Kafka is damaged and can't be read.
 DAMAGED: Final = "damaged"

@@ -56,8 +56,8 @@ class Organizations:
         )
 
     def tenant_of(self, organization_id: str) -> str:
-        """Return the tenant that pays for the organization: the account that created it, or else the organization
-        itself.
+        """Return the tenant whose limits the organization uses up: the account that created the organization, or else
+        the organization itself.
         """
         organization = self.by_id.get(organization_id)
         return organization_id if organization is None else organization.founder or organization_id
@@ -157,7 +157,7 @@ class Organizations:
         if not event.even_if_last and self.is_last(organization, event.account_id):
             return False
         remover = _account_of(event)
-        # A removal counts even if the member who made it has left meanwhile, as it did before there were roles.
+        # The removal of a member counts even if the person who requested it has left the organization meanwhile.
         if remover not in ("", event.account_id) and remover in organization.roles:
             return False
         self._leave(organization, event.account_id)

@@ -84,7 +84,7 @@ class Replays:
         self._running: Counter[str] = Counter()  # number of running replays by organization
 
     def find(self, organization_id: str, replay_id: str) -> Replay | None:
-        """Return the replay, if it belongs to this organization."""
+        """Return the replay with this ID. Return None if the organization has no such replay."""
         found = self._by_id.get(replay_id)
         return found if found is not None and found.organization_id == organization_id else None
 

@@ -56,7 +56,7 @@ class Tuning:
     # A listener that has not answered yet may hang, so it has at most this many attempts in flight.
     attempts_new_max: int = 2
     slow_ms: int = 250  # A listener counts as slow if its answers take longer than this on average.
-    # For this average, a longer answer counts as this time: one long answer must not make a fast listener slow.
+    # A longer answer counts as this time in the average, so that one long answer does not make a fast listener slow.
     took_ms_max: int = 500
     # A listener that rejects more than this part of its attempts counts as failing, and has the lowest priority.
     failing: float = 0.25

@@ -198,7 +198,7 @@ class Worker:
             self._loaded.set()
 
     async def _given_up(self, partitions: Collection[int]) -> None:
-        """Hand over all partitions. Kafka assigns them to other workers only afterwards."""
+        """Hand over all partitions. Kafka assigns them to other workers only after this method has returned."""
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:

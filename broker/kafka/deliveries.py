@@ -279,7 +279,7 @@ class KafkaDeliveries:
 
 
 def _with(backlog: Backlog, messages: int, oldest_at_ms: int | None) -> Backlog:
-    """Return a backlog after more messages were added to it. The oldest of these was put at this time."""
+    """Return the backlog with more messages added to it. The oldest added message was put at the given time."""
     times = [at_ms for at_ms in (backlog.oldest_at_ms, oldest_at_ms) if at_ms is not None]
     return Backlog(backlog.messages + messages, min(times, default=None))
 

@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._again_status = 0
         self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
         self.times = REUSED  # of opening it
-        # The owner of the connection stores its request here. When the answer ends, it is removed.
+        # The owner of the connection stores its current request here, until the answer to the request ends.
         self.work: Any = None
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it

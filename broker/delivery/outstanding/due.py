@@ -275,7 +275,7 @@ class Due:
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether the listener's delivery stream has read far enough that this delivery may be attempted."""
     # After a crash, the listener's delivery stream may read a message again whose delivery is in `outstanding`.
-    # Attempt it only when the stream has passed the message. Otherwise, a second crash could send it twice.
+    # So attempt a stored delivery only when the stream has passed its message. Otherwise it could be sent twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)

@@ -67,7 +67,7 @@ class Outcomes:
 
 
 async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcomes:
-    """Read the results of all deliveries of a partition. Raises LogUnavailable."""
+    """Read the results of all deliveries of a partition. Raises LogUnavailable if Kafka does not answer."""
     found = Outcomes()
     at, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     while at < end:
