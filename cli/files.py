@@ -61,7 +61,9 @@ def make_data_dir(data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ConfigurationError(f"can't create the data directory {data_dir}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"can't create the data directory {data_dir}: {error.strerror}; choose another with --data-dir"
+        ) from error
     if not os.access(data_dir, os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"can't write to the data directory {data_dir}; change its owner, or choose another with --data-dir"

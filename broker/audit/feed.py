@@ -115,7 +115,7 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # Earlier checks of the log did not decode the organization's records. Nor does a check that runs now.
+                # Neither the earlier checks of the log nor a check that runs now decode the organization's records.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())

@@ -177,7 +177,7 @@ class LaneReader:
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
         """Add the fetched records to the merged order, as many as the partition may have in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        # The request does not want records beyond its end, so it does not matter if some of the skipped ones are there.
+        # Skipped records beyond the end of the requested range do not matter, because the request does not want them.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take

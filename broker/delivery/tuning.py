@@ -79,7 +79,7 @@ class Tuning:
     # A worker divides attempts and memory, and serves slow and failing listeners, once in this many ticks.
     share_ticks: int = 5
     begun_at_once: int = 8
-    # If the event loop is later than this, answers that have arrived are read before any attempt times out.
+    # If the event loop is late by more than this, it reads arrived answers before it lets attempts time out.
     stood_still_s: float = 0.1
     # While no listener needs ticks, idle connections are closed at this interval. With 0, ticks never stop.
     rest_s: float = 5.0

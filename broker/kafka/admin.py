@@ -62,7 +62,8 @@ async def ensure_topics(
     except TimeoutError:
         _log.warning('kafka.awaited servers=%s reason="no answer, or topics without leaders"', kafka.bootstrap)
         raise LogUnavailable(
-            f"Kafka at {kafka.bootstrap} did not answer, or its topics had no leaders, within {within_s:.0f} s"
+            f"Kafka at {kafka.bootstrap} did not answer, or its topics had no leaders, within {within_s:.0f} s: "
+            "check its brokers"
         ) from None
 
 

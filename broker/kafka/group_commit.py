@@ -104,7 +104,7 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if messages without an ordering key did not fit into the last batch. They come first in the next.
+        # True if messages without an ordering key did not fit into the last batch. The next batch takes them first.
         self._left_out = False
 
     def start(self) -> None:

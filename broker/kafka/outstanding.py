@@ -178,7 +178,7 @@ class KafkaOutstanding:
                 except OffsetTooOld:  # Kafka has deleted the oldest records of the partition during this read.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
-                    # A record that could not be read may replace one that was read.
+                    # An unreadable record may be newer than a record with the same key that was read, and replace it.
                     incomplete.add(partition)
                     continue
                 for (listener_id, _), record in last.items():

@@ -28,7 +28,9 @@ def free_port() -> int:
         port = _PORTS[secrets.randbelow(len(_PORTS))]
         if is_free(port):
             return port
-    raise ConfigurationError(f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free on 127.0.0.1")
+    raise ConfigurationError(
+        f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free on 127.0.0.1: stop programs that listen on these ports"
+    )
 
 
 def is_free(port: int) -> bool:

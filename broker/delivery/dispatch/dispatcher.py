@@ -289,8 +289,8 @@ class Dispatcher:
     # The following methods handle a listener that is down, is paused, or comes back.
 
     def stand_down_if_away(self) -> bool:
-        """Free the memory of all messages that are not in flight, if the listener is down or paused. Return whether it
-        is.
+        """Free the memory of all messages that are not in flight, if the listener is down or paused. Return whether the
+        listener is down or paused.
         """
         away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:

@@ -147,7 +147,7 @@ class Partition:
             self._fed.setdefault(dispatcher.listener.queue_id, {})[dispatcher] = None
 
     def _trim(self) -> None:
-        """Drop the older half of the recent messages until few enough are left."""
+        """Drop the older half of the recent messages until the rest keeps to the limits on number and bytes."""
         ring = self._ring
         while len(ring) > self._ring_max or self._ring_bytes > self._ring_bytes_max:
             cut = (len(ring) + 1) // 2
