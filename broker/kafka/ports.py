@@ -29,7 +29,7 @@ def free_port() -> int:
         if is_free(port):
             return port
     raise ConfigurationError(
-        f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free on 127.0.0.1: stop programs that listen on these ports"
+        f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free on 127.0.0.1: stop programs that use these ports"
     )
 
 
