@@ -204,7 +204,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return 0  # Only Faust's monitor uses it.
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Do nothing. Faust would warn that aiokafka fetches nothing."""
+        """Do nothing. Faust's own method would warn that aiokafka fetches nothing, but Everput fetches by itself."""
 
 
 _Consumer.logger = driver.logger  # Faust's own logger would log each start at level INFO

@@ -169,7 +169,7 @@ class ReplayCommands:
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return the fraction of the replay's range of the log whose deliveries are settled, from 0 to 1.
+        """Return the fraction of the replay's range of the log whose deliveries have ended, from 0 to 1.
 
         Raises LogUnavailable.
         """

@@ -26,7 +26,7 @@ class OutstandingSum(NamedTuple):
         return f"{self.end}:{self.deliveries}:{self.digest:016x}"
 
     def agrees(self, found: OutstandingSum) -> bool | None:
-        """Return whether this fingerprint is that of the deliveries that were read. Return None if this can't be told,
+        """Return whether this fingerprint is that of the deliveries that were read. Return None if that is unknown,
         because records were written after the fingerprint.
         """
         if found.end > self.end:

@@ -111,7 +111,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._repeating: set[asyncio.Task[None]] = set()
 
     async def send_batch(self, batch: Any, topic: str, *, partition: int) -> asyncio.Future[RecordMetadata]:
-        """Send a batch of aiokafka's create_batch(). Return a future of its place.
+        """Send a record batch from aiokafka's create_batch(). Return a future, whose result has the batch's offset.
 
         A batch stays in flight when its future is canceled.
         """
