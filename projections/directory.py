@@ -21,7 +21,7 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-# This many offsets are enough, because a writer asks about its event within milliseconds.
+# A process remembers this many offsets of skipped events, because a writer asks about its event within milliseconds.
 _PASSED_OVER_MAX: Final = 10_000
 
 

@@ -347,7 +347,7 @@ class AccountCommands:
         await record(self._control, self._view, ev.OrganizationJoined(**event_fields(context), account_id=account_id))
         organization = self._view.state.organizations.get(organization_id)
         if organization is None or account_id not in organization.members:
-            raise NotFound("No organization with this ID exists, or you are not a member of it.")
+            raise NotFound("The organization or the account does not exist. GET /v1/organizations lists organizations.")
         return organization
 
 

@@ -53,7 +53,10 @@ class InvitationCommands:
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
         if account is not None and self._view.state.is_member(context.organization_id, account.id):
-            raise Refused("A member of this organization has this e-mail address already.", pointer="/email")
+            raise Refused(
+                "A member of this organization has this e-mail address already, and needs no invitation.",
+                pointer="/email",
+            )
         if len(self.open(context.organization_id)) >= OPEN_MAX:
             raise QuotaReached(f"An organization may have at most {OPEN_MAX} open invitations. Revoke one first.")
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.INVITATION_PREFIX)

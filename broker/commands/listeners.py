@@ -285,7 +285,10 @@ class ListenerCommands:
             if url is None or not url.startswith(MAILTO):
                 continue
             if queue.name != ALERTS_QUEUE:
-                raise Refused(f"Only listeners of the queue {ALERTS_QUEUE} may have a mailto: URL.", pointer=pointer)
+                raise Refused(
+                    f"Only listeners of the queue {ALERTS_QUEUE} may have a mailto: URL. Use an http or https URL.",
+                    pointer=pointer,
+                )
             if not self._mail_for(queue.organization_id):
                 raise Refused(
                     "Everput sends no e-mail for this organization. The operator must set --smtp-url and --mail-from, "

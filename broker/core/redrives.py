@@ -28,8 +28,8 @@ class Redrives:
     of_messages: Mapping[str, int] = field(default_factory=dict)
 
     def and_of(self, message_ids: Sequence[str]) -> Redrives:
-        """Return the redrives with one more: of the deliveries of these messages, or of all deliveries if no message is
-        named.
+        """Return the listener's redrives with another one added. It is for the deliveries of these messages, or for all
+        deliveries if no message is named.
         """
         count = self.count + 1
         if not message_ids:

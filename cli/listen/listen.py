@@ -135,10 +135,7 @@ def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[s
 
 
 def _end(url: str, key: str, made: dict[str, _Place], *, temporary: bool) -> None:
-    """Delete the listeners that this command has created, if they are temporary.
-
-    If they are not, say that they stay.
-    """
+    """Delete the listeners that this command has created, if they are temporary. Otherwise, print that they stay."""
     for listener_id, place in made.items():
         if not temporary:
             say(
