@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -252,12 +253,14 @@ def children() -> set[int]:
     return {int(pid) for path in tasks for pid in path.read_text().split() if alive(int(pid))}
 
 
+AT_ONCE = partial(archive.make, after_s=0, idle_within_s=0)
+
+
 @pytest.mark.slow  # idle priority: on a busy machine it takes its time
 async def test_an_archive_that_is_missing_is_made_in_the_background_and_then_used(tmp_path, monkeypatch):
     made = tmp_path / "kafka-test.aot"
     monkeypatch.setattr(archive, "_path", lambda _jars: made)
-    monkeypatch.setattr(archive, "_AFTER_S", 0.0)
-    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False, make_archive=AT_ONCE)
     await kafka.start()
     async with asyncio.timeout(150):
         while not made.exists():
@@ -271,9 +274,11 @@ async def test_stop_gives_up_an_archive_that_is_only_half_made(tmp_path, monkeyp
     made = tmp_path / "cache" / "kafka-test.aot"
     made.parent.mkdir()
     monkeypatch.setattr(archive, "_path", lambda _jars: made)
-    monkeypatch.setattr(archive, "_AFTER_S", 0.0)
-    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False)
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False, make_archive=AT_ONCE)
     await kafka.start()
-    await asyncio.sleep(1)
+    lock = made.with_suffix(".lock")
+    async with asyncio.timeout(60):
+        while not lock.exists():
+            await asyncio.sleep(0.05)
     await asyncio.wait_for(kafka.stop(), 60)
     assert [path.name for path in made.parent.iterdir()] in ([], ["kafka-test.lock"])

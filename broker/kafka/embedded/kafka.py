@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import filelock
 
@@ -53,12 +53,19 @@ class EmbeddedKafka:
     """
 
     def __init__(
-        self, data_dir: Path, *, port: int | None = None, heap_mib: int = _HEAP_MIB, progress: bool = True
+        self,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        heap_mib: int = _HEAP_MIB,
+        progress: bool = True,
+        make_archive: Callable[[Sequence[Path]], Coroutine[Any, Any, None]] = archive.make,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self._port = port
         self._options = (f"-Xmx{heap_mib}m",)
         self._progress = progress
+        self._make_archive = make_archive
         self._lock = filelock.FileLock(self.data_dir / ".lock", thread_local=False)
         self._kafka: KafkaProcess | None = None
         self._password = ""
@@ -109,7 +116,7 @@ class EmbeddedKafka:
             saved = archive.existing(jars)
             await self._start(jars, saved)
             if saved is None:
-                self._making = asyncio.create_task(archive.make(jars))
+                self._making = asyncio.create_task(self._make_archive(jars))
         except BaseException:
             self._lock.release()
             raise
