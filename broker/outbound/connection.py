@@ -48,8 +48,7 @@ class ConnectionTuning:
     """The bounds of connections."""
 
     connect_s: float = 5.0  # for all addresses together
-    # If a host's address does not answer for this long, the worker tries the host's next address.
-    next_address_s: float = 1.25
+    next_address_s: float = 1.25  # If an address of a host does not answer for this long, the next address is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
     end_s: float = 1.0  # After the status line of an HTTP answer, the rest of the answer may take at most this long.
 
@@ -61,8 +60,7 @@ KEPT_BYTES_MAX: Final = 16 << 10  # of an answer that is kept
 
 # Milliseconds of the DNS look-up, of connecting and of the TLS handshake; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
-# The times if the connection was already open when the request was sent.
-REUSED: Final[Times] = (None, None, None)
+REUSED: Final[Times] = (None, None, None)  # The connection was already open when the request was sent.
 
 
 class Owner(Protocol):
@@ -110,15 +108,13 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        # The number of HTTP answers that ended in the bytes received last. More than one is an error.
-        self._ended = 0
+        self._ended = 0  # The bytes received last have ended this many HTTP answers. More than one is an error.
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # the bytes of the connection's last answer; an equal answer is not parsed
         self._again_status = 0
         self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
         self.times = REUSED  # of opening it
-        # The owner of the connection stores its current request here, until the answer to the request ends.
-        self.work: Any = None
+        self.work: Any = None  # The connection's owner stores its request here, until the request's answer ends.
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it
         self.used = 0  # number of finished requests

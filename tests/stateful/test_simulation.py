@@ -32,7 +32,7 @@ from broker.outbound.answer import read_body
 from tests.stateful.simulated_log import Pause
 from tests.stateful.simulation import simulated
 
-SEEDS = int(os.environ.get("EVERPUT_SIMULATION_SEEDS", "1000"))
+SEEDS = int(os.environ.get("EVERPUT_SIMULATION_SEEDS", "500"))
 FIRST = int(os.environ.get("EVERPUT_SIMULATION_FIRST", "0"))
 SOAK_SEEDS = 20_000
 PLANTED_FIRST = 10_000
