@@ -116,9 +116,7 @@ class Dispatcher:
     # A message comes
 
     def room(self) -> bool:
-        """Return whether one more message for the listener may be held in memory. Return False if the listener is
-        paused.
-        """
+        """Return whether one more message may be held in memory. Return False if the listener is paused."""
         memory = self.memory
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
