@@ -27,9 +27,9 @@ from cli.processes import supervisor_link as link
 
 READY_S: Final = 600.0  # seconds; the first start downloads Kafka
 STOP_S: Final = 32.0
-# This regular expression reads only lines of Everput's own log, so its time need not be linear.
+# Only our own text: this regular expression reads lines of Everput's own log, so its time need not be linear.
 _STARTED: Final = re.compile(r" process\.started process=(\S+) pid=(\d+)")
-# This regular expression reads only lines of Everput's own log, so its time need not be linear.
+# Only our own text: this regular expression reads lines of Everput's own log, so its time need not be linear.
 _READY: Final = re.compile(r" process\.ready process=(\S+)")
 
 
