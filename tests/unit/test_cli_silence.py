@@ -73,7 +73,11 @@ def test_every_command_is_asked_here():
 
 
 def test_where_nothing_listens_every_command_says_so_at_once(refusing: str, tmp_path: Path):
-    said = first_lines(tmp_path, f"http://{refusing}", {**SHOWING, **ERRORS_ONLY})
+    every = {**SHOWING, **ERRORS_ONLY}
+    said = first_lines(tmp_path, f"http://{refusing}", every)
+    # On a busy machine, even a refusal may take the second after which a command says what it waits for.
+    late = {name: every[name] for name, line in said.items() if line.startswith("waiting for the API")}
+    said |= first_lines(tmp_path, f"http://{refusing}", late)
     assert {name: line for name, line in said.items() if f"nothing answers at http://{refusing}" not in line} == {}
 
 

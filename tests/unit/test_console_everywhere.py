@@ -5,6 +5,7 @@ axe finds nothing wrong, nothing overflows, and nothing is reported as an error.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -57,6 +58,10 @@ async def faults(page: Browser, where: str) -> list[str]:
     for width, height, scheme in LOOKS:
         await page.size(width, height)
         await page.color_scheme(scheme)
+        for _ in range(100):  # The charts get their new size a moment later.
+            if not await page.run(SCROLLED):
+                break
+            await asyncio.sleep(0.05)
         here = f"{where} at {width} px, {scheme}:"
         found += [f"{here} overflow of {one}" for one in await page.run(WIDE)]
         found += [f"{here} {one} sticks out" for one in await page.run(OUTSIDE)]

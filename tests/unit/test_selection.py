@@ -41,7 +41,7 @@ def test_an_event_is_taken_when_all_of_it_fits(event, types, queue_id, listener_
         actor=actor,
     )
     fields = msgspec.structs.asdict(event)
-    about_queue = "queue_id" in fields or "listener_id" in fields
+    about_queue = bool(fields.get("queue_id") or fields.get("listener_id"))
     fits = (
         event.organization_id == OURS
         and (types is None or wire_name(type(event)) in types)
