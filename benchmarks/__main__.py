@@ -68,7 +68,9 @@ def main() -> None:
     one.add_argument("--listeners", type=int, default=10_000, help="0 skips it")
     one.add_argument("--queues", type=int, default=1_000)
     one.add_argument("--log", type=int, default=5_000_000, help="messages; 0 skips it")
-    one = which.add_parser("scaling", help="the cost model of docs/scaling.md, and how well it predicts other loads")
+    one = which.add_parser(
+        "scaling", help="what a put, a delivery and a record batch cost, and how well that predicts other loads"
+    )
     one.add_argument("--messages", type=int, default=10_000)
     one.add_argument("--rounds", type=int, default=3)
     one.add_argument("--idle-s", type=int, default=30)

@@ -1,4 +1,4 @@
-"""Benchmark of the cost model in docs/scaling.md: what a put, a delivery and a record batch cost, by kind of process.
+"""Benchmark of a cost model: what a put, a delivery and a record batch cost in processor time, by kind of process.
 
 The model is fitted to three loads. Then it predicts the processor time of other loads, which are measured as well.
 Not for: comparing two checkouts (cost.py).
@@ -83,7 +83,7 @@ def _fitted(kind: str, loads: dict[str, Load], idle: float) -> Model:
 
 
 def _load(everput: Everput, listeners: int, rate: float, messages: int) -> Load:
-    count = round(rate * OPEN_LOOP_S) if rate else messages // listeners
+    count = round(rate * OPEN_LOOP_S) if rate else messages
     time.sleep(SETTLE_S)
     before, batches, began = by_kind(everput.pid), everput.metric("everput_put_batches_total"), time.perf_counter()
     found = everput.put_and_deliver(listeners, count, rate)
