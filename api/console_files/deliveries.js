@@ -1,8 +1,8 @@
 // A listener's retrying and parked deliveries, and the buttons that retry them now.
 
 import { ask, nextCursor } from "./api.js";
-import { age, button, confirmed, el, hash, link, notice, panel, redraw, state, tableOf } from "./dom.js";
-import { count, noDeliveries, outcome, problemWords } from "./words.js";
+import { age, button, confirmed, el, hash, link, notice, noticed, panel, redraw, state, tableOf } from "./dom.js";
+import { count, noDeliveries, outcome } from "./words.js";
 
 const PAGE = 50;
 const PAGES_AT_ONCE = 20; // a page may be empty while there is a next one
@@ -12,7 +12,7 @@ const COLUMNS = ["", "Message", "State", "Attempts", "Last answer", "Next attemp
 export function deliveriesPanel(ids, signal, redriven = () => {}) {
   const choice = el(
     "select",
-    { "aria-label": "Filter by state", onchange: () => said(first) },
+    { "aria-label": "Filter by state", onchange: () => noticed(first) },
     ["", "parked", "retrying", "pending"].map((one) => el("option", { value: one }, one || "All states")),
   );
   const body = el("tbody");
@@ -29,7 +29,7 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
   const empty = el("p", { class: "quiet" }, "Loading…");
   const some = button("Retry selected", () => redrive(chosen()), { needs: "redriveListener", hidden: true, class: "primary" });
   const whole = button("Retry all", () => redrive(null), { needs: "redriveListener", hidden: true });
-  const more = button("Show more", () => said(() => add()), { hidden: true });
+  const more = button("Show more", () => noticed(() => add()), { hidden: true });
   const inMessages = el("a", {}, "Show the messages");
   const element = panel("Retrying and parked", el("div", { class: "row" }, choice, some, whole, inMessages), empty, table, more);
   let cursor = null;
@@ -103,7 +103,7 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
       });
       if (!sure) return;
     }
-    await said(async () => {
+    await noticed(async () => {
       const answer = (await ask("redriveListener", { ids, body: messages === null ? {} : { messages } })).body;
       notice(`Retrying ${count(answer.count, "delivery", "deliveries")}.`);
       redriven(answer.count);
@@ -139,12 +139,4 @@ function row(ids, delivery, changed) {
     {},
     cells.map((cell, index) => el("td", { "data-label": COLUMNS[index] }, cell)),
   );
-}
-
-async function said(act) {
-  try {
-    await act();
-  } catch (error) {
-    if (error.name !== "AbortError") notice(problemWords(error), { alert: true });
-  }
 }

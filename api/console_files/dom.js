@@ -4,7 +4,7 @@
 // For: creating elements, tables, notices, dialogs. Not for: forms (forms.js), the content of a page (the views).
 
 import { session, whyNot } from "./api.js";
-import { ago, duration } from "./words.js";
+import { ago, duration, problemWords } from "./words.js";
 
 /** Create an element. properties: its attributes; `on…` adds an event listener; true sets an attribute without a value. */
 export function el(tag, properties = {}, ...children) {
@@ -164,6 +164,30 @@ export function notice(text, { alert = false } = {}) {
   box.append(button("×", () => box.remove(), { class: "plain", "aria-label": "Close" }));
   document.getElementById("notices").append(box);
   if (!alert) setTimeout(() => box.remove(), 6000);
+}
+
+/** Do something, and show its error as a notice. A request that the page has given up is no error. */
+export async function noticed(act) {
+  try {
+    await act();
+  } catch (error) {
+    if (error.name !== "AbortError") notice(problemWords(error), { alert: true });
+  }
+}
+
+/** Load more of a list, and show an error in `told`. older: the button that loads more. status: what the list says of itself. */
+export async function loadMore(act, { older, status, told }) {
+  older.disabled = true;
+  try {
+    await act();
+    told.hidden = true;
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    status.textContent = "";
+    told.textContent = problemWords(error);
+    told.hidden = false;
+  }
+  older.disabled = false;
 }
 
 /** Open a dialog. content: called with a function that closes the dialog. Resolves when the dialog is closed. */

@@ -1,9 +1,9 @@
 // The page of the organization's API keys: create, show once, revoke.
 
 import { ask, nextCursor, session } from "./api.js";
-import { age, button, confirmed, copyable, dialog, el, notice, table } from "./dom.js";
+import { age, button, confirmed, copyable, dialog, el, notice, noticed, table } from "./dom.js";
 import { form } from "./forms.js";
-import { count, problemWords } from "./words.js";
+import { count } from "./words.js";
 
 const SCOPES = [
   ["queues", "queues: create, read, change and delete queues and listeners"],
@@ -110,11 +110,9 @@ async function revoke(ids, key, then) {
     yes: "Revoke API key",
   });
   if (!sure) return;
-  try {
+  await noticed(async () => {
     await ask("revokeKey", { ids: { ...ids, key_id: key.id } });
     notice(`API key “${key.name}” revoked.`);
     await then();
-  } catch (error) {
-    if (error.name !== "AbortError") notice(problemWords(error), { alert: true });
-  }
+  });
 }

@@ -12,6 +12,7 @@ import {
   link,
   moment,
   notice,
+  noticed,
   panel,
   redraw,
   since,
@@ -30,7 +31,6 @@ import {
   healthOf,
   healthSentences,
   outcome,
-  problemWords,
   replyText,
   stepsWords,
   took,
@@ -83,7 +83,7 @@ export async function showListener({ main, ids, signal }) {
   }
 
   async function pauseOrResume() {
-    await said(async () => {
+    await noticed(async () => {
       await ask(listener.paused === null ? "pauseListener" : "resumeListener", { ids });
       await look();
     });
@@ -152,16 +152,8 @@ function batchWords(batch) {
   return `${batch.max_messages.toLocaleString()}, in ${batch.max_bytes.toLocaleString()} bytes, collected for ${duration(batch.wait_ms / 1000)}`;
 }
 
-async function said(act) {
-  try {
-    await act();
-  } catch (error) {
-    if (error.name !== "AbortError") notice(problemWords(error), { alert: true });
-  }
-}
-
 async function test(ids, listener) {
-  await said(async () => {
+  await noticed(async () => {
     const result = (await ask("testListener", { ids })).body.test;
     const good = result.status >= 200 && result.status < 300 && !result.error;
     await dialog(good ? "The listener accepted the test" : "The listener did not accept the test", (close) =>
@@ -185,7 +177,7 @@ async function test(ids, listener) {
 }
 
 async function secret(ids) {
-  await said(async () => {
+  await noticed(async () => {
     const now = (await ask("getSecret", { ids })).body;
     const former = now.former.length
       ? `Requests are also signed with ${count(now.former.length, "previous secret")}, until ${new Date(now.former[0].ends_at).toLocaleString()}.`
@@ -245,7 +237,7 @@ async function remove(queue, listener) {
     yes: "Delete listener",
   });
   if (!sure) return;
-  await said(async () => {
+  await noticed(async () => {
     await ask("deleteListener", { ids: { queue_id: queue.id, listener_id: listener.id } });
     notice(`Listener “${listener.name}” deleted.`);
     location.hash = hash("queues", queue.id);

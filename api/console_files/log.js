@@ -3,11 +3,11 @@
 // The API returns the log oldest first. So this page reads short ranges of time, the newest first, and reverses them.
 
 import { ask, nextCursor, session, whyNot } from "./api.js";
-import { button, el, redraw } from "./dom.js";
+import { button, el, loadMore, redraw } from "./dom.js";
 import { putQuery } from "./lists.js";
 import { poll } from "./live.js";
 import { eventSentence, KINDS, namesOf } from "./logwords.js";
-import { count, problemWords } from "./words.js";
+import { count } from "./words.js";
 
 const FIRST = 60; // events that a page shows at least, if there are so many
 const AT_ONCE = 1000;
@@ -138,19 +138,7 @@ export async function showLog({ main, query, signal }) {
     else status.textContent = `${count(shown, "event")} shown.`;
   }
 
-  async function said(act) {
-    older.disabled = true;
-    try {
-      await act();
-      told.hidden = true;
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      status.textContent = "";
-      told.textContent = problemWords(error);
-      told.hidden = false;
-    }
-    older.disabled = false;
-  }
+  const said = (act) => loadMore(act, { older, status, told });
 
   const row = (one) => eventRow(one, names);
   main.replaceChildren(

@@ -5,11 +5,11 @@
 
 import { ask, nextCursor } from "./api.js";
 import { copyText, curlText } from "./curl.js";
-import { age, button, codeBlock, el, link, notice, panel, redraw, tableOf } from "./dom.js";
+import { age, button, codeBlock, el, link, loadMore, noticed, panel, redraw, tableOf } from "./dom.js";
 import { concerns, poll } from "./live.js";
 import { messageFilters } from "./messagefilters.js";
 import { putForm } from "./putmessage.js";
-import { bytes, count, deliveryCounts, problemWords } from "./words.js";
+import { bytes, count, deliveryCounts } from "./words.js";
 
 const PAGE = 25;
 const LIVE_MAX = 100; // rows whose states are kept up to date
@@ -144,19 +144,7 @@ export function messagesPanel(queue, query, signal) {
     return [el("p", {}, words), filters.any() ? button("Clear filters", () => filters.clear()) : null];
   }
 
-  async function said(act) {
-    older.disabled = true;
-    try {
-      await act();
-      told.hidden = true;
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      status.textContent = "";
-      told.textContent = problemWords(error);
-      told.hidden = false;
-    }
-    older.disabled = false;
-  }
+  const said = (act) => loadMore(act, { older, status, told });
 
   window.addEventListener("scroll", () => waiting !== null && !isReading() && showWaiting(), { signal, passive: true });
   said(restart);
@@ -198,10 +186,8 @@ function badges(message) {
 }
 
 async function copyCurl(queue, { id }) {
-  try {
+  await noticed(async () => {
     const { body } = await ask("getMessage", { ids: { queue_id: queue.id, message_id: id } });
     await copyText(curlText(queue.id, body.message), "Command");
-  } catch (error) {
-    notice(problemWords(error), { alert: true });
-  }
+  });
 }
