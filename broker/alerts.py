@@ -64,7 +64,7 @@ _OTHERS_MAX: Final = 200  # listeners without trouble, per check
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
 # A worker sends a missing message about an alert only when the alert's last event is at least 30 s old.
-# By that time, Kafka has either stored or dropped a message that another worker may have sent about the alert.
+# After 30 s, Kafka has either stored or dropped a message that another worker may have sent about the alert.
 _SETTLED_MS: Final = 30_000
 # The id of an alert's message may have the time of the alert's event only if the event is under five minutes old.
 _ID_VALID_MS: Final = 5 * 60_000
@@ -77,7 +77,7 @@ LocalLag = Callable[[str], int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The functions from which one worker gets what it needs to check alerts.
+    """The functions that give one worker the facts for its alerts.
 
     `owns` returns whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker
     may own its partitions by now. `disk` returns the free bytes, and the number of free bytes below which an alert
@@ -125,7 +125,7 @@ class _Allowance:
 
 @dataclass(slots=True)
 class AlertWatch:
-    """Starts and ends the alerts for the listeners, API keys and organizations of one worker.
+    """The part of a worker that begins and ends alerts about its share of the listeners, API keys and organizations.
 
     `partitions` is the number of partitions of `messages`. Links in the alerts' messages begin with `public_url`.
     `count` is called with the organization and the size of each message.
@@ -139,7 +139,7 @@ class AlertWatch:
     count: Count | None = None
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
-    _others_checked: int = 0  # position among them
+    _others_checked: int = 0  # position among the listeners without trouble
 
     @property
     def _directory(self) -> Directory:

@@ -77,7 +77,7 @@ class DamageReports:
     def found(self, damage: LogDamaged) -> None:
         """Remember an unreadable range that a read has found, and report it soon.
 
-        In the topic `statistics` it is only logged, because that topic can be computed again.
+        Damage in the topic `statistics` is only logged, because that topic can be computed again.
         """
         if damage.topic not in self._names:
             log.error("log.damaged topic=%s first_offset=%d last_offset=%d", damage.topic, damage.first, damage.last)

@@ -25,7 +25,7 @@ AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than
 WAITING_MAX: Final = 150  # more than strangers' rate limits allow
 _SCORE_MIN: Final = 2  # 2 means a million guesses
 # zxcvbn tries all letters that symbols such as @ and 4 may stand for, so its time grows with the combinations.
-# zxcvbn would take 14 s for 72 hostile characters. With these two limits, the worst known case takes 0.2 s.
+# zxcvbn would take 14 s for 72 hostile characters. With the two limits below, the worst known case takes 0.2 s.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
 _judging: Final = Lock()  # zxcvbn has a global variable
@@ -40,7 +40,7 @@ class TooManyPasswords(Unavailable):
 
 
 class Passwords:
-    """Hashes and checks passwords in a few threads, for one process."""
+    """The hashing and checking of passwords in one process, in a few threads."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher(time_cost=1, memory_cost=46 << 10, parallelism=1)
@@ -92,7 +92,8 @@ class Passwords:
 
 
 def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
-    """Return why a password is too easy to guess, as the end of an error message. Return None if it is good enough.
+    """Return the reason why a password is too easy to guess, as the end of an error message. Return None if it is good
+    enough.
 
     Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """

@@ -95,5 +95,5 @@ def _refuse_foreign(path: Path, found: os.stat_result) -> None:
     mine = os.geteuid()
     if mine not in (0, found.st_uid) and found.st_uid != 0:
         raise ConfigurationError(
-            f"{path} belongs to another user (uid {found.st_uid}): run `chown {mine} {path}` as that user or as root"
+            f"{path} belongs to another user (uid {found.st_uid}): run `chown {mine} {path}` as root"
         )

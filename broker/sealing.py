@@ -26,7 +26,7 @@ def new_sealing_key() -> str:
 
 
 class Sealer:
-    """Encrypts and decrypts the secrets of listeners in the log.
+    """The encryption and decryption of listeners' secrets in the log.
 
     `sealing_keys` is one Fernet key, or several keys with commas between them. The first key encrypts. Raises
     ConfigurationError if a key is not valid.

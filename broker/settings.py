@@ -16,9 +16,9 @@ Network = IPv4Network | IPv6Network
 class KafkaSettings:
     """The settings of the connection to Kafka and of its topics.
 
-    `partitions` is for all topics but `control` and `statistics`. `replication` and `min_insync` apply to new topics,
-    and are the least that existing topics may have. `flush_each_batch` syncs every batch to disk before it is
-    acknowledged, for a cluster with one broker.
+    `partitions` is the number of partitions of each topic except `control` and `statistics`. `replication` and
+    `min_insync` apply to new topics, and are the least that existing topics may have. `flush_each_batch` syncs every
+    batch to disk before it is acknowledged, for a cluster with one broker.
     """
 
     bootstrap: str  # `host:port,host:port`
@@ -66,7 +66,8 @@ class OidcSettings:
 class Settings:
     """The settings of one process of Everput. None means no limit.
 
-    Rates are for one API process. They allow bursts of ten seconds, and `changes_per_min` of a minute.
+    The rate limits apply to each API process alone. Each allows a burst of ten seconds' worth of its rate;
+    `changes_per_min` allows a burst of one minute's worth.
     """
 
     kafka: KafkaSettings

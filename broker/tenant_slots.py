@@ -14,7 +14,7 @@ from broker.errors import BrokerError
 
 
 class TenantSlots:
-    """A fixed number of slots, shared by tenants. Half of them are reserved for tenants that have no slot yet.
+    """A fixed number of slots, shared by tenants. Half of the slots are reserved for tenants that have no slot yet.
 
     An organization may have `each` of the `total` slots. `tenant_of` maps an organization id to its tenant. `refusal`
     creates the error for a tenant that gets no slot.

@@ -20,7 +20,7 @@ _ONE_BATCH: Final = 1  # Kafka returns one whole batch
 
 
 class Offsets(Protocol):
-    """The methods of KafkaRequests that the search needs."""
+    """A Kafka client, reduced to what the search for the offset of a time uses."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         """See KafkaRequests.offsets()."""
@@ -30,8 +30,8 @@ class Offsets(Protocol):
 
 
 async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-    """Return, for each partition, an offset before which every record is older than a time. It is the end offset if all
-    records are older.
+    """Return, for each partition, an offset before which every record is older than a time. If all records are older,
+    this is the partition's end offset.
 
     If Kafka's time index is damaged, the offset may be earlier than necessary. Clocks differ, so callers ask for an
     earlier time than they need. Raises LogUnavailable if Kafka does not answer.

@@ -54,7 +54,7 @@ def stored_size(size: int) -> int:
 
 
 class StoredBytes:
-    """Counts the bytes that each organization stores, for one process, and enforces the limit.
+    """The count of the bytes that each organization has stored, kept in each process, and their limit.
 
     `bytes_max` is the limit of a tenant: an account with all organizations that it created. None means no limit.
     Organizations that the operator created have no limit. Bytes stored more than `retain_s` seconds ago no longer
@@ -124,7 +124,7 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Check the limit of stored bytes again after a process has recorded its count.
+        """Let the limit of stored bytes be checked again, after a process has recorded its count of them.
 
         This method is called with every event of the log.
         """

@@ -51,7 +51,9 @@ class Change(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """The changes since a position, and the position after them. `changes` is None if anything may have changed."""
+    """The changes in the log since a client's position, and the client's next position. `changes` is None if anything
+    may have changed.
+    """
 
     position: str
     changes: frozenset[Change] | None
@@ -100,7 +102,7 @@ class ChangeFeed:
         self._epoch = secrets.token_hex(6)
         self._number = 0  # of the last look
         self._looking = False  # True while the log is read
-        # By organization, the number of the check of the log in which the organization's records were first decoded.
+        # The number of the check of the log that first decoded an organization's records, by organization.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
@@ -154,7 +156,7 @@ class ChangeFeed:
         return Changes(now, frozenset(found))
 
     async def looked(self, timeout_s: float) -> None:
-        """Wait until the log was checked for changes the next time, but at most `timeout_s` seconds."""
+        """Wait until the log is checked for changes the next time, but at most `timeout_s` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._looked.wait()
@@ -168,7 +170,7 @@ class ChangeFeed:
         try:
             self._positions = await self._ends()
         except BaseException:
-            # If a next client has already started another task, that one must stay.
+            # If another client has already started a new task, keep that task.
             if self._begun is asyncio.current_task():
                 self._begun = None
             raise
@@ -222,7 +224,7 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker commits a listener's offsets after it has written a delivery's record. So report the change twice.
+        # A worker writes a delivery's record first and commits the listener's offsets later: report the change twice.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

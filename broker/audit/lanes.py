@@ -31,8 +31,8 @@ _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
 class LogPartition(NamedTuple):
-    """A partition to read. `rank` is its topic's position in the order of the log, and `name` is its topic's name in
-    Kafka.
+    """A partition of the log that a request reads. `rank` is its topic's position in the order of the log, and `name`
+    is its topic's name in Kafka.
     """
 
     rank: int
@@ -141,7 +141,7 @@ class LaneReader:
         )
 
     async def events(self, run: Run[Event]) -> list[Event]:
-        """Return the events of these records. Read events again that were too large to wait in memory.
+        """Return the events of these records. Events that were too large to wait in memory are read again.
 
         Raises Unavailable if Kafka does not answer.
         """

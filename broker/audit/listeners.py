@@ -83,7 +83,7 @@ class Listeners:
         return frozenset(now.listener_ids)
 
     async def hears(self, organization_id: str, listener_id: str, queue_id: str) -> bool:
-        """Return whether a listener belongs to this queue, or did before it was deleted.
+        """Return whether a listener belongs to this queue, or belonged to it before the listener was deleted.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -95,7 +95,8 @@ class Listeners:
     async def was(self, organization_id: str, listener_id: str) -> bool:
         """Return whether the organization has, or ever had, a listener or replay with this id.
 
-        For a deleted one, the whole topic `control` is read. Raises LogUnavailable if Kafka does not answer.
+        For a deleted listener or replay, the whole topic `control` is read. Raises LogUnavailable if Kafka does not
+        answer.
         """
         state = self._view.state
         live = state.listener(organization_id, listener_id) or state.replays.find(organization_id, listener_id)

@@ -14,13 +14,13 @@ LATELY_S: Final = 1.0
 
 
 class Others:
-    """The times at which this process last served requests that must not wait for clients that read the log."""
+    """The time at which this process last got a request that reads of the log must not delay."""
 
     def __init__(self) -> None:
         self._came_s = -LATELY_S
 
     def came(self) -> None:
-        """Record that such a request has arrived."""
+        """Record that a request has arrived that reads of the log must not delay."""
         self._came_s = time.perf_counter()
 
     @property

@@ -48,7 +48,7 @@ class PastView:
 
 
 class Past:
-    """Computes the directory at past times from the topic `control`, one request at a time.
+    """The directory at past times, computed from the topic `control` for one request at a time.
 
     `tenant_of` maps an organization id to its tenant.
     """

@@ -70,14 +70,14 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# A function that returns whether a listener belongs to a queue of the organization, or did before it was deleted.
+# A function that says whether a listener belongs to a queue, or belonged to it before the listener was deleted.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The range of log times that a client reads: from `begin_ms` until before `end_ms`. If they are None, the range
-    begins with the log, and ends with the newest events at the time of the request.
+    """The range of the log that a client reads: from the time `begin_ms` until before `end_ms`. None means that the
+    range begins with the log, or ends with the newest events at the time of the request.
 
     With `page_token`, the range begins at the page token instead. `limit` is the largest number of events.
     """
@@ -107,7 +107,7 @@ class ReaderTuning:
 
 
 class LogReader:
-    """Reads the log in the order of log time, for all clients of one process.
+    """The reader of the log for all clients of one process. It returns events in the order of their times.
 
     `past` computes earlier states of the directory. `others` records when other requests were served, so that reading
     the log does not slow them down. `feed` tells clients that wait what has changed.
@@ -186,7 +186,7 @@ class LogReader:
 
 
 class _Reading:
-    """Reads a range of the log, such as the events of one day, for one API request."""
+    """The read of a range of the log, such as the events of one day, for one API request."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # To find a message's events, start near the message, but before all records that determine its log time.
+            # To find a message's events, start near it, but before all records that determine its place in the order.
             # If Kafka's time index is damaged, the order of a message's events may change, but no event is skipped.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):

@@ -13,9 +13,7 @@ FETCH_BYTES: Final = 256 << 10  # small, so that requests stay quick
 
 
 class Records(Protocol):
-    """The interface with the two methods of a Kafka client that reading the log needs: fetching records, and finding
-    offsets.
-    """
+    """A Kafka client, reduced to what readers of the log use: fetching records, and finding offsets."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]: ...
 

@@ -29,8 +29,8 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """The hash of a directory after all events of `control` before the offset `position`. `digests` has a checksum of
-    each field, to find a difference.
+    """The hash of the directory that results from all events of `control` before the offset `position`. `digests` has a
+    checksum of each field, to find a difference.
     """
 
     position: int
@@ -71,8 +71,8 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Yield everything that is wrong with the log, in the order of reading. At each of these offsets of `control`,
-        also yield a hash of the directory. Raises LogUnavailable if Kafka does not answer.
+        """Yield everything that is wrong with the log, in the order of reading. At each offset of `control` in
+        `positions`, also yield a hash of the directory. Raises LogUnavailable if Kafka does not answer.
         """
         messages = await self._bounds(self._topics["messages"])
         for name, topic in self._topics.items():

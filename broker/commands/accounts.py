@@ -98,9 +98,9 @@ class AccountCommands:
     async def check_password(self, email: str, password: str) -> Account:
         """Return the account with this e-mail address and password.
 
-        Raises WrongPassword if there is no such account, which takes as long as with the right password, or if a
-        temporary password was used or has expired. Raises AccountBlocked if the password is right but the account is
-        blocked.
+        Raises WrongPassword if there is no such account, or if a temporary password was used or has expired. The check
+        takes as long for an unknown e-mail address as for a known one. Raises AccountBlocked if the password is right
+        but the account is blocked.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.account(email)
@@ -187,7 +187,8 @@ class AccountCommands:
             raise Refused("The password is wrong. Give the account's current password.", pointer="/password")
 
     async def reset_password(self, account_id: str, *, request_id: str = "") -> tuple[str, int]:
-        """Create a one-time password and end the account's sessions. Return the password and when it expires.
+        """Create a one-time password and end the account's sessions. Return the password and the time at which it
+        expires.
 
         Raises NotFound if there is no such account.
         """
@@ -370,8 +371,8 @@ def _last(organizations: Sequence[Organization]) -> str:
 
 
 def _actor(account_id: str, request_id: str) -> str:
-    """Return the author of an event about accounts: the account itself, or the operator's shell if there is no HTTP
-    request.
+    """Return the author of an event about accounts: the account itself, or `shell` (a command of the operator) if there
+    is no HTTP request.
     """
     return f"account:{account_id}" if request_id else "shell"
 

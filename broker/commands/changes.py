@@ -94,8 +94,8 @@ async def newest_messages(
 ) -> tuple[list[StoredMessage], list[int]]:
     """Return a page of the queue's messages with their current data, and the position where the next page begins.
 
-    Deleted messages are left out, and records for whose value `wanted` returns False. Raises LogUnavailable if Kafka
-    does not answer.
+    Deleted messages are left out, and so are records for whose value `wanted` returns False. Raises LogUnavailable if
+    Kafka does not answer.
     """
     while True:
         records, rest = await log.messages.newest(
@@ -125,7 +125,7 @@ async def update_message(
     if_match: Versions | None = None,  # versions that may be changed
     count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Change a message's data. Return the message, and by listener id the state of its delivery.
+    """Change a message's data. Return the message, and the state of its delivery to each listener, by listener id.
 
     A listener whose state is `delivered` has the old data. With `pending`, `retrying` or `parked`, it will get the new
     data. With `unknown`, it may have got the old data. Raises Changed if the message does not have a version in
@@ -149,7 +149,7 @@ async def delete_message(
     if_match: Versions | None = None,  # versions that may be deleted
     count: Count | None = None,  # told the bytes that are stored
 ) -> tuple[StoredMessage, dict[str, str]]:
-    """Delete a message. Return it as it was, and by listener id the state of its delivery.
+    """Delete a message. Return the message as it was, and the state of its delivery to each listener, by listener id.
 
     A listener whose state is `delivered` has the message. With `cancelled`, it will not get the message. With
     `unknown`, it may have got it. Raises Changed if the message does not have a version in `if_match`; NotFound,

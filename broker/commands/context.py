@@ -31,7 +31,7 @@ from broker.ports import ControlLog, DirectoryView
 _FOLD_S: Final = 2.0
 _CHANGED: Final = "The resource has changed since. Read it again, and repeat the change with its new ETag."
 Versions = Collection[int]  # versions that may be changed
-# This regular expression takes linear time on any input, because all its repetitions have fixed lengths.
+# This regular expression takes linear time on any input, because each part of it repeats a fixed number of times.
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -64,7 +64,7 @@ def event_fields(context: Context) -> codec.Fields:
 
 
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
-    """Return the queue with this id. Raises NotFound.
+    """Return the queue with this id. Raises NotFound if there is none.
 
     If this process does not know the queue, it first reads the log to its end, because another process may have just
     created the queue.
@@ -79,7 +79,7 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 
 
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
-    """Return the queue's listener with this id. Raises NotFound.
+    """Return the queue's listener with this id. Raises NotFound if there is none.
 
     If this process does not know the listener, it first reads the log to its end, because another process may have just
     created the listener.

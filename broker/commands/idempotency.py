@@ -41,7 +41,7 @@ class Stored(NamedTuple):
 
 
 class Idempotency:
-    """Puts messages with an Idempotency-Key, so that a repeated request stores them only once.
+    """The puts of requests with an Idempotency-Key. A repeated request stores its messages only once.
 
     A process that has claimed a key puts messages only for `append_timeout_ms`. `check_room` raises an error if the
     organization may store nothing more. `count` is called with the size of each claim.
@@ -182,7 +182,7 @@ def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
     """Return the next claim of an Idempotency-Key, with which this process takes the key over.
 
     The new claim keeps the message ids for a short time, so that a message of the earlier process that is stored late
-    has the same id. Later it does not, because the search for a message begins at the time in its id.
+    has the same id. A later claim has new message ids, because the search for a message begins at the time in its id.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

@@ -27,8 +27,8 @@ class IdentityCommands:
     async def account_of(self, identity: Identity, *, may_create: bool, request_id: str) -> Account:
         """Return the account of a person, whose e-mail address the provider has verified.
 
-        The first time, link the account with this address, or create one if `may_create`. Raises
-        IdentityRefused, and Refused if the address is not valid.
+        At the person's first sign-in, link the account that has this address, or create one if `may_create`. Raises
+        IdentityRefused if the person may not sign in, and Refused if the address is not valid.
         """
         check_email(identity.email)
         await self._view.caught_up()

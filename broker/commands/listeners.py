@@ -246,7 +246,7 @@ class ListenerCommands:
     def _sealed(self, before: ListenerSettings, said: Mapping[str, Any]) -> ListenerSettings:
         """Return the listener's new settings with encrypted headers.
 
-        Raises Refused if a header has the hidden value but no stored one, or if the headers are too long.
+        Raises Refused if a header has the value HIDDEN but no stored value, or if the headers are too long.
         """
         known = before.sealed_headers | {name: self._sealer.seal(value) for name, value in before.headers.items()}
         changed = dict(said)
@@ -266,8 +266,8 @@ class ListenerCommands:
         return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
 
     def _size(self, sealed: str | None, value: str) -> int:
-        """Return the length of a header's value. Return 0 if it is encrypted with a sealing key that this process does
-        not have.
+        """Return the length of a header's value. Return 0 if the value is encrypted with a sealing key that this
+        process does not have.
         """
         if sealed is not None:
             try:

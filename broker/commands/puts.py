@@ -60,7 +60,7 @@ class Put:
     """A message that is about to be stored. It gets its `id` and `name` when it is stored.
 
     `count` is called with the organization and the size of the record when the record is built. `traceparent` names the
-    span to which the attempts will belong. It may be changed before the message is stored.
+    trace span to which the attempts will belong, and may be changed before the message is stored.
     """
 
     __slots__ = (

@@ -47,7 +47,7 @@ class QueueCommands:
     async def create_queue(self, context: Context, *, name: str) -> Queue:
         """Create a queue, and return it. Raises Refused, NameTaken or QuotaReached.
 
-        If the name is that of the queue for alerts, return this queue, even if it exists already.
+        If the name is `everput.alerts`, return the organization's queue for alerts, even if it exists already.
         """
         check_name(name)
         if name == ALERTS_QUEUE:

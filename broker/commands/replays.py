@@ -34,7 +34,7 @@ _PAGE: Final = 1000
 class ReplayInput:
     """The values of a replay in a request.
 
-    The replay takes the messages that were put from `from_ms` until before `to_ms`; None means now.
+    The replay takes the messages that were put from `from_ms` until before `to_ms`, or until now if `to_ms` is None.
     """
 
     from_ms: int
@@ -171,7 +171,7 @@ class ReplayCommands:
     async def progress(self, replay: Replay) -> float:
         """Return the fraction of the replay's range of the log whose deliveries have ended, from 0 to 1.
 
-        Raises LogUnavailable.
+        Raises LogUnavailable if Kafka does not answer.
         """
         spans = {
             number: (start, end)
@@ -219,9 +219,9 @@ class ReplayCommands:
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
         """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
-        Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes the messages
-        below the lower offset, from before the listener's start; those from the upper offset on, which the listener has
-        not received; and the messages in the list, which the listener has not accepted.
+        Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes three groups
+        of messages: below the lower offset, from before the listener's start; from the upper offset on, which the
+        listener has not received; and at the offsets in the list, which the listener has not accepted.
         """
         # Read the committed offsets before the topic `outstanding`, so that no delivery is missed that moves there now.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

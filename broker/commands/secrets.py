@@ -48,8 +48,8 @@ class SecretCommands:
         going_on = [ends for _, ends in listener.former_secrets if ends > context.at_ms]
         if overlap_s and len(going_on) >= FORMER_MAX:
             raise QuotaReached(
-                f"{FORMER_MAX} former signing secrets still sign requests. Wait until one ends, or set "
-                "`overlap_s` to 0, which ends all of them now.",
+                f"{FORMER_MAX} former secrets still sign this listener's requests, which is the limit. Wait until "
+                "one of them expires, or set `overlap_s` to 0, which ends all of them now.",
                 pointer="/overlap_s",
             )
         event = ev.ListenerSecretRotated(

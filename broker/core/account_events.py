@@ -38,7 +38,7 @@ class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.creat
 class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="account.password_changed"):
     """The event that an account's password was changed. All other sessions of the account end.
 
-    `session_id` is the session in which it was changed.
+    `session_id` is the session in which the password was changed.
     """
 
     session_id: str
@@ -46,8 +46,8 @@ class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="accou
 
 
 class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account.password_reset"):
-    """The event that the operator gave an account a one-time password. All sessions of the account end. The password
-    starts one session, if it is used before `expires_at_ms`.
+    """The event which says that the operator gave an account a one-time password. All sessions of the account end. The
+    password starts one session, if it is used before `expires_at_ms`.
     """
 
     password_hash: str
@@ -55,11 +55,11 @@ class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account
 
 
 class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="account.identity_linked"):
-    """The event that a person may sign in to an account with an OpenID Connect provider.
+    """The event which says that a person may now sign in to an account with an OpenID Connect provider.
 
     `subject` is the person's id at the provider `issuer`. The account's sessions end and its password stops working,
-    because somebody else may have registered the e-mail address. It counts only if the identity has no account yet, and
-    the account no identity.
+    because somebody else may have registered the e-mail address. The event counts only if the identity belongs to no
+    account yet, and the account has no identity yet.
     """
 
     issuer: str
@@ -67,7 +67,7 @@ class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="accoun
 
 
 class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account.sessions_ended"):
-    """The event that an account's sessions ended.
+    """The event which says that an account's sessions ended.
 
     The session with the id `kept_session_id` continues; the field is empty if all sessions ended.
     """
@@ -83,20 +83,21 @@ class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.block
 
 
 class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unblocked"):
-    """The event that a blocked account may sign in again."""
+    """The event which says that a blocked account may sign in again."""
 
 
 class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
     """The event that an account was deleted. Its sessions and memberships end, and its e-mail address becomes free.
 
-    Without `even_if_last`, it counts only if each of the account's organizations has another owner who can sign in.
+    Without `even_if_last`, the event counts only if each of the account's organizations has another owner who can sign
+    in.
     """
 
     even_if_last: bool = False
 
 
 class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
-    """The event that a session began.
+    """The event which says that a session began.
 
     No event holds the session's token: `token_sha256` is its SHA-256 in hex.
     """
@@ -117,15 +118,15 @@ class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
 
 
 class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joined"):
-    """The event that an account became a member of an organization, with the role `owner`."""
+    """The event which says that an account became a member of an organization, with the role `owner`."""
 
     account_id: str
 
 
 class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
-    """The event that an account left an organization, or was removed from it.
+    """The event which says that an account left an organization, or was removed from it.
 
-    Without `even_if_last`, it counts only if the organization has another owner who is not blocked.
+    Without `even_if_last`, the event counts only if the organization has another owner who is not blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -135,10 +136,10 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
 
 
 class MemberRoleChanged(Event, frozen=True, kw_only=True, tag="member.role_changed"):
-    """The event that a member of an organization got another role.
+    """The event which says that a member of an organization got another role.
 
-    It counts only if its author is an owner or the operator's shell, and if the organization keeps an owner who is not
-    blocked.
+    The event counts only if an owner or a command of the operator caused it, and if the organization keeps an owner who
+    is not blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -175,7 +176,7 @@ class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitat
 
 
 class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invitation.accepted"):
-    """The event that an account accepted an invitation and became a member of the organization.
+    """The event which says that an account accepted an invitation and became a member of the organization.
 
     The event counts only if the invitation is open: not accepted or revoked before, and not expired.
     """
@@ -184,7 +185,7 @@ class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invita
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event that one process has stored this many bytes for an organization since its last event of this kind."""
+    """The event which says how many bytes one process has stored for an organization since its last such event."""
 
     urgent: ClassVar[bool] = True
 

@@ -65,8 +65,8 @@ class Session:
 
 
 def refuse_email(email: str) -> str | None:
-    """Return why a text is no e-mail address, in words that end an error message. Return None if it may be an
-    address.
+    """Return the reason why a text is not an e-mail address, as the end of an error message. Return None if it may be
+    an address.
     """
     if len(email) > EMAIL_CHARS_MAX:
         return f"must have at most {EMAIL_CHARS_MAX} characters"

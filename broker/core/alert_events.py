@@ -12,9 +12,9 @@ from broker.core.event import Event
 
 
 class AlertThresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """The thresholds from which Everput alerts about a listener.
+    """The thresholds at which alerts about a listener begin.
 
-    None means the threshold of the queue, or else the default. 0 means that there is no alert.
+    None means that the threshold of the queue counts, or else the default. 0 switches the alert off.
     """
 
     lag_messages: int | None = None  # messages that wait
@@ -50,15 +50,15 @@ class AlertEvent(Event, frozen=True, kw_only=True):
 
 
 class AlertRaised(AlertEvent, frozen=True, kw_only=True, tag="alert.raised"):
-    """The event that an alert began."""
+    """The event which says that an alert began."""
 
 
 class AlertCleared(AlertEvent, frozen=True, kw_only=True, tag="alert.cleared"):
-    """The event that an alert ended."""
+    """The event which says that an alert ended."""
 
 
 class AlertTold(Event, frozen=True, kw_only=True, tag="alert.told"):
-    """The event that Everput has put a message about the beginning or the end of an alert.
+    """The event which says that Everput has put a message about the beginning or the end of an alert.
 
     `message_id` is the id of that message.
     """

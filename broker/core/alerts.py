@@ -53,7 +53,7 @@ _SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)
 
 
 class Level(IntEnum):
-    """The level of a condition that may cause an alert. With OFF, nobody wants the alert, and an alert that has begun
+    """The level of a condition that may cause an alert. OFF means that the alert is switched off: if it has begun, it
     ends without a message.
     """
 
@@ -90,8 +90,8 @@ DEFAULTS: Final = Thresholds()
 
 
 def thresholds(*sources: AlertThresholds | UnsetType) -> Thresholds:
-    """Return the alert thresholds for a listener. For each threshold, the first source that sets it counts. If none
-    does, the default counts.
+    """Return the alert thresholds for a listener. Each threshold comes from the first of the sources that sets it, or
+    else from the defaults.
     """
     set_ones: dict[str, int] = {}
     for source in sources:
@@ -186,7 +186,7 @@ class Trigger:
 
     def step(self, reading: Reading, at_ms: int) -> Step | None:
         """Update the alert with the newest level of its condition. Return the step if the alert begins or ends now,
-        else None. The times of calls must not go back.
+        else None. `at_ms` must not be lower than in an earlier call.
         """
         level = reading.level
         if level is not self._level:
@@ -229,9 +229,10 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
 
 @dataclass(slots=True)
 class Episode:
-    """The latest time that an alert began, and whether it has ended, as the log says. `latest` is its newest event.
+    """The newest occurrence of an alert, from its beginning to its end, as the log records it. `latest` is its newest
+    event.
 
-    `told` says that the message of this event was put, or that no message is wanted.
+    `told` says that the message about this event was put, or that no message is wanted.
     """
 
     latest: AlertEvent
@@ -245,8 +246,8 @@ class Episode:
 
 @dataclass(slots=True)
 class Alerts:
-    """The latest state of each alert, by the kind of alert and its subject, computed from the events `alert.raised`,
-    `alert.cleared` and `alert.told`.
+    """The newest state of each alert, computed from the events `alert.raised`, `alert.cleared` and `alert.told`. The
+    kind of an alert and its subject identify it.
     """
 
     episodes: dict[tuple[str, str], Episode] = field(default_factory=dict)

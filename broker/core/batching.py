@@ -34,7 +34,7 @@ class FormingBatch:
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
 
     def __init__(self, batch: Batch) -> None:
-        self._bytes = 1  # the brackets of the JSON array, minus the comma that the last element does not have
+        self._bytes = 1  # 2 bytes for the array's brackets, minus 1 for the comma that the last element does not have
         self._bytes_max = batch.max_bytes
         # The most messages that this batch may have, and the most that any batch may have.
         self._messages_max = self._limit = batch.max_messages
@@ -44,8 +44,8 @@ class FormingBatch:
     def takes(self, size: int, failed: int) -> bool:
         """Add a message to the batch, and return True. Return False if it must go into the next batch.
 
-        `size` is the size of its element in bytes. `failed` is how many attempts have failed. An empty batch takes a
-        message of any size.
+        `size` is the size in bytes of the message's element in the JSON array. `failed` is the number of failed
+        attempts. An empty batch takes a message of any size.
         """
         messages_max = self._messages_max
         if failed:

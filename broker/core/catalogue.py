@@ -263,8 +263,8 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 
 
 def struct_of(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the class if a field of this type may hold listener settings, alert thresholds or batch settings, else
-    None.
+    """Return the class of the listener settings, alert thresholds or batch settings that a field of this type may hold.
+    Return None for any other type.
     """
     return next(
         (one for one in (ListenerSettings, AlertThresholds, Batch) if kind is one or one in get_args(kind)), None

@@ -125,13 +125,13 @@ class Checks(ABC):
         self._next = offset
 
     def damaged(self, first: int, last: int) -> Finding:
-        """Return the finding for a range of records that no replica still has as it was written."""
+        """Return the finding for a range of records that are damaged or missing on every replica."""
         self._next = max(self._next, last + 1)
         offsets = "this record is" if first == last else f"the records from here to offset {last} are"
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def lost(self, offset: int) -> Finding:
-        """Return the finding about an empty record. It was written at the offset of a record that Kafka had lost."""
+        """Return the finding about an empty record. Everput wrote it at the offset of a record that Kafka had lost."""
         return self._finding(offset, "the record was lost from the end of a file, and its offset was filled")
 
     def ended(self, end: int) -> Iterator[Finding]:
@@ -154,7 +154,7 @@ class Checks(ABC):
 
 
 class ReadableChecks(Checks):
-    """Reads one partition for `everput verify` only to find unreadable records. The events in them are not checked."""
+    """The check of a partition by `everput verify` for unreadable records only. Its events are not checked."""
 
     def event(self, record: Seen, event: Event) -> Iterable[str]:  # noqa: ARG002 - all events are correct here
         return ()

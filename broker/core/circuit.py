@@ -44,7 +44,7 @@ class Circuit:
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.faults = 0
-        self.relapses = 0  # times of probe and outage
+        self.relapses = 0  # how often attempts failed again after a good probe
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 

@@ -33,7 +33,7 @@ class Claim(NamedTuple):
     messages.
 
     `first` is the claim of the first request. `holder` is the claim whose process may put the messages now. The ids of
-    the messages are those of one of the claims in `ids`, oldest first.
+    the messages come from one of the claims in `ids`, of which the oldest is the first.
     """
 
     first: PutClaimed
@@ -77,7 +77,7 @@ def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: 
 
 
 class _Owners:
-    """Counts the Idempotency-Keys of each organization. Each organization has a small number, which the index stores
+    """The number of Idempotency-Keys of each organization. Each organization has a small number, which the index stores
     instead of the id. A number is reused when its organization has no more keys.
     """
 

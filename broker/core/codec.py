@@ -19,7 +19,7 @@ from broker.errors import UnknownEvent
 
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
-# By name and version of an event, the function that converts it to the next version. Old versions are only read.
+# The functions that convert an event of an old version to the next version, by the event's name and old version.
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     # added role
     ("invitation.created", 1): lambda fields: fields | {"v": 2},

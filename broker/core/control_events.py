@@ -62,10 +62,10 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """The setting of a listener that gets its messages in batches: several in one request.
+    """The settings of a listener that gets several messages in one request (a batch).
 
-    A batch is sent when it has `max_messages` or `max_bytes`, or when its first message has waited `wait_ms`. A message
-    that is larger than `max_bytes` is sent alone.
+    A batch is sent when it has `max_messages` messages or `max_bytes` bytes, or when its first message has waited for
+    `wait_ms`. A message that is larger than `max_bytes` is sent alone.
     """
 
     max_messages: int = 100
@@ -76,8 +76,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings for deliveries to a listener.
 
-    A request may leave out each setting. None means no limit. `sealed_headers` holds encrypted header values. In old
-    events, `headers` holds unencrypted header values.
+    A request may omit any setting. None means no limit. `sealed_headers` holds encrypted header values. In old events,
+    `headers` holds unencrypted header values.
     """
 
     max_in_flight: int = 64  # over all workers
@@ -98,8 +98,8 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
 class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
     """The event that a listener was created.
 
-    `sealed_secret` is its signing secret, encrypted with the sealing key. The listener gets the messages from
-    `start_offsets` on, which has an offset for each partition of `messages`.
+    `sealed_secret` is its signing secret, encrypted with the sealing key. `start_offsets` has, for each partition of
+    `messages`, the offset of the first message that the listener may get.
     """
 
     listener_id: str
@@ -114,7 +114,7 @@ class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
 
 
 class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
-    """The event that a listener was changed. It holds all values, changed or not."""
+    """The event that a listener was changed. The event holds all values, changed or not."""
 
     listener_id: str
     name: str
@@ -126,7 +126,7 @@ class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
 
 
 class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secret_rotated"):
-    """The event that a listener got a new signing secret.
+    """The event which says that a listener got a new signing secret.
 
     `sealed_secret` is the new secret, encrypted. Requests are also signed with former secrets until `former_end_at_ms`
     at the latest.
@@ -163,9 +163,9 @@ class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
 
 
 class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"):
-    """The event that a listener's retrying and parked deliveries are attempted again now.
+    """The event of a redrive: a listener's retrying and parked deliveries are attempted again now.
 
-    With `message_ids`, it concerns only the deliveries of these messages; without, all of them.
+    With `message_ids`, the redrive concerns only the deliveries of these messages; without, it concerns all deliveries.
     """
 
     listener_id: str
@@ -186,7 +186,7 @@ class ReplayEvent(Event, frozen=True, kw_only=True):
 
 
 class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"):
-    """The event that a replay began. A replay delivers a range of a queue's messages again."""
+    """The event which says that a replay began. A replay delivers a range of a queue's messages again."""
 
     listener_id: str
     from_ms: int
@@ -207,8 +207,8 @@ class ReplayStarted(ReplayEvent, frozen=True, kw_only=True, tag="replay.started"
 
 
 class ReplayAdvanced(ReplayEvent, frozen=True, kw_only=True, tag="replay.advanced"):
-    """The event that a replay has finished in these partitions: every delivery is delivered, parked or cancelled. When
-    such events have named all partitions, the whole replay has finished.
+    """The event which says that a replay has finished in these partitions: every delivery is delivered, parked or
+    cancelled. When such events have named all partitions, the whole replay has finished.
     """
 
     partitions: tuple[int, ...]
@@ -223,7 +223,7 @@ class ReplayPaused(ReplayEvent, frozen=True, kw_only=True, tag="replay.paused"):
 
 
 class ReplayResumed(ReplayEvent, frozen=True, kw_only=True, tag="replay.resumed"):
-    """The event that a paused replay continues where it stopped."""
+    """The event which says that a paused replay continues where it stopped."""
 
 
 class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancelled"):
@@ -233,8 +233,8 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
-    """The event that a range of the log is damaged: every replica differs from what was written. `first_offset` and
-    `last_offset` both belong to the range. A repeated event for the same range changes nothing.
+    """The event which says that a range of the log is damaged: no replica has the records as they were written.
+    `first_offset` and `last_offset` both belong to the range. A repeated event for the same range changes nothing.
 
     The topic is named without the prefix of the installation's topics.
     """
@@ -246,7 +246,7 @@ class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
 
 
 class LogMended(Event, frozen=True, kw_only=True, tag="log.mended"):
-    """The event that a damaged range of the log can be read again, or that an operator has given it up (`given_up`)."""
+    """The event which says that a damaged range of the log can be read again, or that it was given up (`given_up`)."""
 
     topic: str
     partition: int

@@ -46,8 +46,8 @@ class Kind(Enum):
 
 
 class State:
-    """The state of one delivery in a worker's memory. A kind of state that has data is a subclass. Any other kind has
-    one object, which all deliveries share.
+    """The state of one delivery in a worker's memory. A kind of state with data of its own has a subclass. For any
+    other kind, there is one object, which all deliveries share.
     """
 
     __slots__ = ("kind",)
@@ -117,7 +117,7 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.DROPPED: "the partition was handed over, or the listener was deleted",
 }
 
-# The permitted transitions of a delivery: by state, the states that may follow, each with the reason.
+# The permitted transitions of a delivery: each state has the states that may follow it, with the reason for each.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "the message is read",
@@ -201,7 +201,7 @@ class Decision(Enum):
     # SET_ASIDE: the attempt failed, and the next is due later. Until then, `outstanding` holds the delivery.
     SET_ASIDE = "set aside"
     PARK = "park"  # the last attempt has failed
-    # PUT_OFF: no attempt was made, because the worker could not (DNS, no socket). It is made after a moment.
+    # PUT_OFF: the worker could not make the attempt (DNS, no socket), and makes it after a moment.
     PUT_OFF = "put off"
     # AWAY: no attempt was made, because no client is connected to the tunnel. The next good probe starts an attempt.
     AWAY = "away"
@@ -258,7 +258,7 @@ class History:
     since_ms: int
     again: bool = False  # last attempt was repeated at once
     outstanding: bool = False  # comes from the topic `outstanding`
-    crowded: bool = False  # others need its place
+    crowded: bool = False  # other deliveries need its place in memory
 
 
 def taken(status: int) -> bool:
@@ -280,7 +280,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # Without a connection, the tunnel's API process has ended. "garbage" comes from another program.
+        # If there is no connection, the tunnel's API process has ended. "garbage" means that another program answered.
         return AWAY
     due_ms = next_at_ms(
         policy,

@@ -44,7 +44,7 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _queue_values(queue: Queue) -> list[Any]:
-    """Return a queue's values from which its checksum is computed. Its listeners are left out, because each has a
+    """Return the values of a queue from which its checksum is computed. Its listeners are left out, because each has a
     checksum of its own.
     """
     return [

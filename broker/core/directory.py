@@ -36,9 +36,9 @@ REPLAY_HEADER: Final = "everput-replay"
 class Directory:
     """All accounts, organizations, API keys, queues and listeners, computed from the events of the topic `control`.
 
-    `initialized` says that the operator has created an organization or a key from the shell. `damage` holds the
-    unreadable ranges of the log, without those in `given_up`, which an operator has given up. `alerts` holds the latest
-    episode of each alert.
+    `initialized` says that a command of the operator has created an organization or a key. `given_up` holds the
+    unreadable ranges of the log that were given up, and `damage` all others. `alerts` holds the newest state of each
+    alert.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Directory:
     def apply(self, event: Event) -> bool:
         """Update the directory with one event of the log. Return False if nothing changed.
 
-        An event that can't apply any more, such as one with a name that is taken, changes nothing. Every process
+        An event that is not valid any more changes nothing, such as an event with a name that is taken. Every process
         decides in the same way.
         """
         match event:
@@ -341,9 +341,9 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 
 
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
-    """Return the listener that stands for a replay. The replay's messages are delivered to it as to any listener.
+    """Return a temporary listener for a replay. The replay's messages are delivered to this listener as to any other.
 
-    A replay to another URL does not depend on whether the real listener can be reached.
+    A replay to another URL continues while the replay's real listener is paused.
     """
     settings = listener.settings
     urls = (listener.notify_url, listener.liveness_url)

@@ -39,18 +39,18 @@ class Organization:
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)
 
     def bytes_since(self, at_ms: int) -> int:
-        """Return how many bytes the organization has stored since the UTC day began that contains the time `at_ms`."""
+        """Return how many bytes the organization has stored since the start of the UTC day that contains `at_ms`."""
         day = at_ms // DAY_MS
         return sum(size for one, size in self.bytes_by_day.items() if one >= day)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A listener of a queue, or the listener that stands for a running replay.
+    """A listener of a queue, or a temporary listener through which a running replay is delivered.
 
-    It receives the messages from `start_offsets` on, which has one offset for each partition of `messages`.
-    `former_secrets` are older signing secrets, each encrypted, with the time until which requests are also signed with
-    it.
+    `start_offsets` has, for each partition of `messages`, the offset of the first message that the listener may get.
+    Each of `former_secrets` is an older signing secret, encrypted, and the time until which requests are also signed
+    with this secret.
     """
 
     id: str
@@ -90,14 +90,14 @@ class Listener:
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset up to which a partition's messages are delivered to this listener: the end of the newest
-        messages, or the end of a replay.
+        """Return the offset before which this partition's messages are delivered to the listener: `tail`, or the
+        replay's end offset if this is the temporary listener of a replay.
         """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 
     def stands_at(self, cursors: Mapping[int, Cursor], partition: int) -> Cursor:
-        """Return a listener's progress (cursor) in a partition: the committed one, or else the offset where the
-        listener began.
+        """Return the listener's progress (cursor) in a partition: its committed cursor, or else a cursor at its start
+        offset.
         """
         return cursors.get(partition) or Cursor(top=self.start_offsets[partition])
 

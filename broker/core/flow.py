@@ -13,7 +13,7 @@ FIRST: Final = 8
 _DECREASE: Final = 0.5
 # After the limit of attempts was lowered, answers to earlier attempts must not lower it again.
 _DECREASE_PAUSE_MS: Final = 1_000
-# If the event loop is more than 1 ms late on average, slow listeners get fewer attempts than fast ones.
+# If the event loop is more than 1 ms late on average, slow and failing listeners may start fewer attempts.
 LATE_S: Final = 0.001
 # The machine is overloaded if a worker has to wait for a processor for more than 5 % of the time.
 WAITED_MAX: Final = 0.05
@@ -89,10 +89,10 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The part that this worker may use of the limits that all workers share for a listener.
+    """A worker's share of a listener's limits, which all workers together must keep.
 
-    `partitions` is the fraction of all partitions that this worker owns. `rank` is its number among the `workers`
-    workers, counted from 0.
+    `partitions` is the fraction of all partitions that the worker owns. `rank` is the worker's number among the
+    `workers` workers, counted from 0.
     """
 
     partitions: float = 1.0

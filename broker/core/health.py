@@ -42,7 +42,8 @@ class Facts:
     """The facts about a listener's deliveries from which its health is computed.
 
     `down` is False once the liveness_url answers 2xx, even if attempts still fail. `accepted` and `refused` count the
-    attempts of the last MINUTES minutes. `error` is that of the latest failure, unless an attempt was accepted since.
+    attempts of the last MINUTES minutes. `error` is the error of the latest failed attempt; None if an attempt was
+    accepted after it.
     """
 
     down: bool = False

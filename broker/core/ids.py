@@ -17,7 +17,7 @@ _RANDOM_BITS: Final = (1 << 62) - 1
 # This regular expression takes linear time on any input, because its length is bounded.
 _DAMAGED: Final = re.compile(r"damaged-(\d{1,4})-(\d{1,19})-(\d{1,19})", re.ASCII)
 # This check of an id is four times as fast as uuid.UUID, and `everput verify` checks millions of message ids.
-# This regular expression takes linear time on any input, because all its repetitions have fixed lengths.
+# This regular expression takes linear time on any input, because each part of it repeats a fixed number of times.
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 # This regular expression takes linear time on any input, because all its repetitions are bounded.
 _BEGINNING: Final = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})(?:-7([0-9a-f]{3})[-0-9a-f]{0,18}|-7?[0-9a-f]{0,2})?")
@@ -54,7 +54,7 @@ def parse_id_beginning(text: str) -> tuple[int, int | None] | None:
 
 
 def partition_of(text: str) -> int | None:
-    """Return the partition from a message id, or from the id of an unreadable range. Return None for any other text."""
+    """Return the partition from a message id, or from an id for unreadable messages. Return None for any other text."""
     place, damaged = parse_message_id(text), parse_damaged_id(text)
     return place[1] if place is not None else None if damaged is None else damaged[0]
 
@@ -65,7 +65,7 @@ def damaged_id(partition: int, first: int, last: int) -> str:
 
 
 def parse_damaged_id(text: str) -> tuple[int, int, int] | None:
-    """Return (partition, first offset, last offset) from the id of an unreadable range. Return None for any
+    """Return (partition, first offset, last offset) from an id that stands for unreadable messages. Return None for any
     other text.
     """
     found = _DAMAGED.fullmatch(text)

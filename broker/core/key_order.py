@@ -31,7 +31,7 @@ class KeyOrder(Generic[D]):
         self.waiting = 0
 
     def __len__(self) -> int:
-        """Return the number of ordering keys of which a delivery is in progress."""
+        """Return the number of ordering keys that have a delivery in progress."""
         return len(self._waiting)
 
     def take(self, key: str, delivery: D, at_s: float) -> bool:
@@ -54,8 +54,8 @@ class KeyOrder(Generic[D]):
         return at_s - self._since_s.get(key, at_s)
 
     def next(self, key: str, at_s: float) -> D | None:
-        """End the delivery of an ordering key that is in progress. Return the key's next delivery, which is in progress
-        from now on, or None.
+        """End the current delivery of an ordering key. Return the key's next delivery, which becomes the current one.
+        Return None if no delivery waits.
         """
         waiting = self._waiting.get(key)
         if waiting:
@@ -80,7 +80,7 @@ class KeyOrder(Generic[D]):
         return list(waiting)
 
     def held_for(self, at_s: float, as_long_as_s: float) -> list[str]:
-        """Return the ordering keys of which one delivery has been in progress for at least this long, while others
+        """Return the ordering keys whose current delivery has been in progress for at least this long, while others
         wait.
         """
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
@@ -88,8 +88,7 @@ class KeyOrder(Generic[D]):
     def restart(self, held: Iterable[str]) -> list[D]:
         """Remove and return all waiting deliveries, in order within each ordering key.
 
-        Of the ordering keys, only those in `held` still block later deliveries, because a message of each is being
-        sent.
+        Only the ordering keys in `held` still block later deliveries, because a message of each of them is being sent.
         """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}
@@ -109,7 +108,7 @@ class ArrivingOffsets(Generic[K]):
         self._offsets: dict[K, list[int]] = {}
 
     def __len__(self) -> int:
-        """Return the number of keys with deliveries that are being moved to the topic `outstanding`."""
+        """Return the number of keys whose deliveries are being moved to the topic `outstanding`."""
         return len(self._offsets)
 
     def join(self, key: K, offset: int) -> None:

@@ -35,10 +35,11 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A partition of the log, while all partitions are merged into one order by time. It is read from the offset `at`
-    to the offset `end`.
+    """A partition of the log, while the records of all partitions are merged in the order of time. It is read from the
+    offset `at` to the offset `end`.
 
-    `rank` is the position of its topic in the order. `floor_ms` is the log time of the newest record that was read.
+    `rank` is the position of its topic in the order of topics. `floor_ms` is the highest time of a record that was
+    read.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
@@ -65,8 +66,8 @@ class Run(NamedTuple, Generic[T]):
 class PageToken(NamedTuple):
     """The position in the log where a client's next page begins.
 
-    All events before the log time `passed_ms` have been returned. `lanes` holds, for each partition, the next offset
-    and the log time there.
+    All events before the time `passed_ms` have been returned. `lanes` holds, for each partition, the next offset and
+    the time there. A record's time is the highest time of a record in its partition so far.
     """
 
     passed_ms: int
@@ -89,8 +90,8 @@ class PageToken(NamedTuple):
 
 
 class Merge(Generic[T]):
-    """Merges the records of all partitions into one sequence, in the order of log time. All records before the log time
-    `passed_ms` have been returned.
+    """The merge of the records of all partitions into one sequence, in the order of time. All records before the time
+    `passed_ms` have been returned. A record's time is the highest time of a record in its partition so far.
     """
 
     def __init__(self, lanes: Sequence[Lane[T]], passed_ms: int = 0) -> None:
@@ -124,7 +125,7 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the log time up to which all records of the first partition come before the records of the other
+        """Return the time up to which all records of the partition `first` come before the records of the other
         partitions.
         """
         if len(self._heap) == 1:
@@ -133,7 +134,8 @@ class Merge(Generic[T]):
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """Add records of the partition that next() has returned. Its next records will be read from the offset `at` on.
+        """Add records of the partition that next() has returned. The partition's next records will be read from the
+        offset `at` on.
 
         Each of `records` is (offset, record time, size, item). The item is None for a record that the client does not
         want.

@@ -16,7 +16,7 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
     """The event that a message was put.
 
     Messages with the same ordering key (`key`) are delivered one at a time, in order. A message with `deliver_at_ms` is
-    not delivered before that time; it has no ordering key. Attempts continue the trace that `traceparent` names, if it
+    not delivered before that time, and has no ordering key. Attempts continue the trace that `traceparent` names, if it
     is set.
     """
 
@@ -30,11 +30,11 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
-    """The event that a request with an Idempotency-Key is about to put its messages. Only the first such event with its
-    `number` counts.
+    """The event which says that a request with an Idempotency-Key is about to put its messages. If several such events
+    have the same `number`, only the first counts.
 
-    `digest` is the SHA-256 of organization and key. `body_sha256` is the SHA-256 of the values that a repeated request
-    must also have.
+    `digest` is the SHA-256 of the organization and the Idempotency-Key. `body_sha256` is the SHA-256 of the values that
+    a repeated request must also have.
     """
 
     claim_id: str
@@ -45,7 +45,7 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     ids_seed: str
     partition: int
     number: int = 1
-    of: str = ""  # empty in the first claim itself
+    of: str = ""  # id of the first claim; empty in the first claim itself
 
 
 class MessageChange(Event, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class MessageChange(Event, frozen=True, kw_only=True):
 class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.updated"):
     """The event that a message's data was changed. Later attempts send the new data.
 
-    It has no effect after the message was deleted.
+    The event has no effect after the message was deleted.
     """
 
     data: str
@@ -79,7 +79,7 @@ class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.dele
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
-    """The event that a worker has applied an update or deletion of a message whose partition it owns.
+    """The event which says that a worker has applied an update or deletion of a message whose partition it owns.
 
     `applied` is False if the change does not count. `listeners` gives, for each listener's id, the state of its
     delivery at that time.
@@ -94,19 +94,20 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
 
 
 class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_over"):
-    """The event that a worker owns a partition, and may send its messages from now on.
+    """The event which says that a worker owns a partition, and may send the partition's messages from now on.
 
-    The worker owns it until the next event of this kind or a hand-over, unless it crashes.
+    The worker owns the partition until the next event of this kind or of a hand-over, unless the worker crashes.
     """
 
     partition: int
 
 
 class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.handed_over"):
-    """The event that a worker has given up a partition after it has written everything.
+    """The event which says that a worker has given up a partition after it has written all results.
 
-    An earlier owner may have crashed: deliveries that were open below the offset `in_doubt_below` may have been sent.
-    All changes below the offset `changes_below` were processed.
+    An earlier owner of the partition may have crashed: deliveries that were open below the offset `in_doubt_below` may
+    have been sent. All updates and deletions of messages below the offset `changes_below` of the topic `changes` were
+    processed.
     """
 
     partition: int
@@ -161,8 +162,8 @@ class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
     """The event that stores the answers of a listener to failed attempts, in the topic `deliveries`. An answer that
     repeats is stored once a minute.
 
-    `attempts` refer to an answer by its id, by the partition of the event that has it, and by the time since which it
-    is stored.
+    Each of `attempts` refers to its answer by the answer's id, by the partition of the event that holds the answer, and
+    by the time since which the answer is stored.
     """
 
     listener_id: str
@@ -198,8 +199,8 @@ StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[i
 
 
 class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counted"):
-    """The event that records in some ranges of the log were counted for the statistics. The topic `statistics` stores
-    it, with the counts of each minute.
+    """The event which says that some ranges of the log were counted for the statistics. The topic `statistics` stores
+    the event, with the counts of each minute.
 
     When the writer wrote this event, it had read all records of `statistics` before the offset `after`. Each range is
     (topic, partition, first offset, offset after the last, minute of the newest record).
@@ -221,8 +222,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     """The base class of the events of the topic `outstanding`: a delivery that waits or is parked, with a copy of its
     message.
 
-    `number` counts the attempts made, and `forgiven` those before the last redrive, which no longer count. `redrives`
-    is how many redrives of the listener the writer had seen.
+    `number` counts the attempts made. `forgiven` counts the attempts before the last redrive, which no longer count
+    against the limit. `redrives` is the number of the listener's redrives that the writer knew.
     """
 
     listener_id: str
@@ -244,8 +245,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     traceparent: str | UnsetType = UNSET
 
     def put(self) -> MessagePut:
-        """Return the event of the message's put, as the message was when the delivery was moved to the topic
-        `outstanding`.
+        """Return the event of the message's put, with the data that the message had when its delivery was moved to the
+        topic `outstanding`.
 
         The record of the delivery must have a copy of the message.
         """
@@ -263,8 +264,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
 
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
-    """The event that a delivery waits in the topic `outstanding`, because its next attempt is too late to wait for in
-    memory.
+    """The event which says that a delivery waits in the topic `outstanding`, because its next attempt is too late to
+    wait for in memory.
 
     `number` is 0 before the first attempt. In this case, the message has a `deliver_at`, waits for its ordering key, or
     is about to be deleted from the log.
@@ -274,6 +275,6 @@ class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.se
 
 
 class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.parked"):
-    """The event that a delivery has no attempts left. It stays in the topic `outstanding` until it is redriven or
-    cancelled.
+    """The event which says that a delivery has no attempts left. It stays in the topic `outstanding` until it is
+    redriven or cancelled.
     """

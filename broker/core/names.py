@@ -11,7 +11,7 @@ NAME_CHARS_MAX: Final = 200
 
 
 def refuse_name(name: str) -> str | None:
-    """Return why a text is no valid name, as the end of an error message. Return None if it is valid."""
+    """Return the reason why a text is not a valid name, as the end of an error message. Return None if it is valid."""
     if not name:
         return "must not be empty"
     if len(name) > NAME_CHARS_MAX:

@@ -44,7 +44,7 @@ class Organizations:
         return self.by_id[organization_id].roles.get(account_id, OWNER)
 
     def scopes_of(self, organization_id: str, account_id: str) -> tuple[str, ...]:
-        """Return the scopes of an account in the organization; none if it is no member."""
+        """Return the scopes of an account in the organization. Return an empty tuple if the account is not a member."""
         role = self.role_of(organization_id, account_id)
         return () if role is None else ROLES.get(role, ())
 
@@ -100,7 +100,7 @@ class Organizations:
                 return self._volume_recorded(event)
 
     def account_deleted(self, event: ev.AccountDeleted) -> bool:
-        """Remove a deleted account from all its organizations. Return False if it must stay the last owner of one."""
+        """Remove a deleted account from all its organizations. Return False if it must stay as a last owner."""
         organizations = list(self.of_account(event.account_id))
         if not event.even_if_last and any(self.is_last(one, event.account_id) for one in organizations):
             return False

@@ -26,8 +26,8 @@ class OutstandingSum(NamedTuple):
         return f"{self.end}:{self.deliveries}:{self.digest:016x}"
 
     def agrees(self, found: OutstandingSum) -> bool | None:
-        """Return whether this fingerprint is that of the deliveries that were read. Return None if that is unknown,
-        because records were written after the fingerprint.
+        """Return whether this fingerprint is equal to that of the deliveries that were read. Return None if that is
+        unknown, because records were written after the fingerprint.
         """
         if found.end > self.end:
             return None
@@ -47,7 +47,7 @@ def parse_sum(text: str) -> OutstandingSum | None:
 
 
 class KeySum:
-    """Computes the fingerprint of one partition of the topic `outstanding`, while keys of deliveries are added and
+    """The fingerprint of one partition of the topic `outstanding`, updated while keys of deliveries are added and
     removed.
     """
 
@@ -68,7 +68,7 @@ class KeySum:
 
 class LiveKeys:
     """The keys of the deliveries that a partition of the topic `outstanding` holds, computed from its records in order.
-    `lost` has the keys of empty records that were written at the offsets of lost records.
+    `lost` has the made-up keys of empty records, which Everput wrote at the offsets of records that Kafka had lost.
     """
 
     def __init__(self) -> None:

@@ -31,8 +31,8 @@ def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
 class Probes(Generic[L]):
     """The queue of the next probes of listeners that are down, one for each listener.
 
-    If more probes are due than may start, it takes two listeners in turns: the one that went down last, because it is
-    likely to return first, and the one whose probe has been due for the longest time.
+    If more probes are due than may start, the queue alternates between two listeners: the one that went down last,
+    because it is likely to return first, and the one whose probe has been due for the longest time.
     """
 
     __slots__ = ("_by_loss", "_due", "_last_gone", "_later", "_numbers")

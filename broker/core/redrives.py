@@ -19,8 +19,8 @@ MESSAGES_MAX: Final = 10_000
 class Redrives:
     """The redrives of a listener, and which deliveries they concern. `count` is the number of redrives so far.
 
-    The redrives are numbered. `of_all` is the number of the last one that concerned all deliveries, or 0. `of_messages`
-    maps a message id to the number of the last one that named the message.
+    The redrives are numbered. `of_all` is the number of the last redrive that concerned all deliveries, or 0.
+    `of_messages` maps a message id to the number of the last redrive that named the message.
     """
 
     count: int = 0
@@ -28,8 +28,8 @@ class Redrives:
     of_messages: Mapping[str, int] = field(default_factory=dict)
 
     def and_of(self, message_ids: Sequence[str]) -> Redrives:
-        """Return the listener's redrives with another one added. It is for the deliveries of these messages, or for all
-        deliveries if no message is named.
+        """Return the listener's redrives with another one added. The new redrive concerns the deliveries of these
+        messages, or all deliveries if no message is named.
         """
         count = self.count + 1
         if not message_ids:

@@ -26,8 +26,8 @@ ENDED_MAX: Final = 1_000
 class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    It takes `all`, `failed` or `undelivered` messages (`only`). If `picked` is not None, it takes only the offsets in
-    `picked`, those below `before_offsets`, and those from `after_offsets` on.
+    It takes `all`, `failed` or `undelivered` messages (`only`). If `picked` is not None, it takes only the messages at
+    the offsets in `picked`, below `before_offsets`, and from `after_offsets` on.
     """
 
     id: str
@@ -93,7 +93,7 @@ class Replays:
         return [self._by_id[replay_id] for replay_id in self._of.get(listener_id, ())]
 
     def apply(self, event: ev.ReplayEvent) -> Replay | None:
-        """Update the replays with one event of the log. Return the replay as it is then, or None if nothing changed."""
+        """Update the replays with one event of the log. Return the changed replay, or None if nothing changed."""
         before = self.find(event.organization_id, event.replay_id)
         if isinstance(event, ev.ReplayStarted):
             if event.replay_id in self._by_id:

@@ -42,10 +42,10 @@ def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jit
 def next_at_ms(
     policy: RetryPolicy, number: int, *, since_ms: int, at_ms: int, retry_after_s: int | None, jitter: float
 ) -> int | None:
-    """Return when the next attempt is due. Return None if the delivery must be parked.
+    """Return the time at which the next attempt is due. Return None if the delivery must be parked.
 
-    `number` counts the attempts so far. The delivery's age counts from `since_ms`, which is its first attempt or its
-    last redrive.
+    `number` counts the attempts so far. The delivery's age counts from `since_ms`, which is the time of its first
+    attempt or of its last redrive.
     """
     if policy.max_attempts is not None and number >= policy.max_attempts:
         return None

@@ -39,7 +39,7 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# The events ListenerRedriven and ReplayStarted may concern many messages, so the history of each includes them.
+# ListenerRedriven and ReplayStarted may concern many messages, so each message's history includes these events.
 _OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
 # Everput writes an event's type first, so an event of an unwanted type can be skipped without decoding it.
 # If a Kafka record does not begin with these bytes, Everput must decode the record to learn the event's type.

@@ -162,21 +162,19 @@ class Totals:
         counts.parked += event.outcome == "parked"
 
     def passed(self, lane: Lane, offset: int, at_ms: int) -> None:
-        """Note that a partition is counted up to and including the record at this offset, which was written
-        at `at_ms`.
+        """Record that a partition is counted up to and including the Kafka record at this offset, whose time is
+        `at_ms`.
         """
         at = self.positions.get(lane)
         minute = max(at_ms // MINUTE_MS, at.minute if at is not None else 0)
         self.positions[lane] = Position(offset + 1, minute)
 
     def skipped(self, lane: Lane, offset: int) -> None:
-        """Note that the offsets of a partition before this one hold no more records to count."""
+        """Record that a partition has no more records to count before this offset."""
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """Note that the records at these offsets of a partition are unreadable, so the counts of the minute are
-        incomplete.
-        """
+        """Record that these offsets of a partition are unreadable, so that the counts of the minute are incomplete."""
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
         self.positions[lane] = Position(last + 1, minute)
@@ -202,7 +200,7 @@ class Totals:
 def answer_name(status: int | None, error: str | None) -> str:
     """Return the name under which a failed attempt is counted: its HTTP status, or its error if there was no answer.
 
-    It is the error, too, if a 2xx answer to a batch rejected the message.
+    The name is the error, too, if a 2xx answer to a batch rejected the message.
     """
     if status is not None and not (taken(status) and error):
         return str(status) if status in _STATUSES else "other"
@@ -239,8 +237,8 @@ class Coverage:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Return whether the event of statistics at this offset of the topic `statistics` is valid. If so, note which
-        offsets it covers.
+        """Return whether the event of statistics at this offset of the topic `statistics` is valid. If so, remember
+        which offsets it covers.
         """
         if offset - event.after > LATE_MAX:
             return False
@@ -297,7 +295,7 @@ class Series:
 
     def _wants(self, row: StatisticsRow) -> bool:
         """Return whether a row of counts belongs to these statistics over time: it counts the queue's messages, or the
-        listener's deliveries. Without a listener, the rows of all listeners belong to them.
+        listener's deliveries. Without a listener, the rows of all listeners belong to these statistics.
         """
         queue_id, listener_id = row[1:3]
         return queue_id == self._queue_id and (self._listener_id is None or listener_id in ("", self._listener_id))
@@ -306,7 +304,7 @@ class Series:
         self._at(key.minute).add(counts)
 
     def lost(self) -> None:
-        """Note that an event of statistics can't be read, so its counts are missing."""
+        """Record that an event of statistics can't be read, so that its counts are missing."""
         self._lost = True
 
     def close(self) -> None:
@@ -332,7 +330,7 @@ class Series:
         backwards from the number `now`.
 
         Before `since_ms`, when the listener was created, no delivery waited. Redrives and deleted messages are not
-        counted, so the numbers of earlier steps may be wrong by as many.
+        counted, so the numbers of earlier steps may be too high or too low by as many.
         """
         growths = [_growth(counts) for counts in (*self.points, self.later)]
         ends_ms = (self.from_ms + (place + 1) * self.step_ms for place in range(len(self.points)))
@@ -367,7 +365,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # By id, the growth of the backlog of each listener that was created during the time that the statistics cover.
+        # The growth of the backlog of each listener that was created during the time that the statistics cover, by id.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }

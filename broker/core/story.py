@@ -25,7 +25,7 @@ class Story:
         events in their order.
 
         Return False only for a redrive of all deliveries of a listener, if the listener had no unfinished delivery of
-        this message then.
+        this message at that time.
         """
         if isinstance(event, DeliveriesSettled):
             self._owed[event.listener_id] = False
@@ -36,8 +36,8 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """Return the id of the listener on which it depends whether an event belongs to the message's history. Return
-        None if the event belongs to it in any case.
+        """Return the id of the event's listener if the event belongs to the message's history only if this listener
+        gets messages of the same queue. Return None if the event belongs to the history in any case.
         """
         if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
             return None if event.listener_id in self._owed else event.listener_id

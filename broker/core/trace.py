@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 HEADER: Final = b"traceparent"
 _BYTES_MAX: Final = 128  # version 00 has 55 bytes
-# This regular expression takes linear time on any input, because all its repetitions have fixed lengths.
+# This regular expression takes linear time on any input, because each part of it repeats a fixed number of times.
 _PARTS: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _NO_VERSION: Final = b"ff"
 

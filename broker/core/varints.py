@@ -39,10 +39,10 @@ def _numbers(packed: bytes) -> list[int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if shift > _BITS_MAX:
-            raise ValueError("a packed number is longer than 63 bits, so the text is damaged")
+            raise ValueError("the text is damaged: a number in it has more than 63 bits")
         if byte < 0x80:
             numbers.append(number)
             number = shift = 0
     if shift:
-        raise ValueError("the packed text ends in the middle of a number, so it is damaged")
+        raise ValueError("the text is damaged: it ends in the middle of a number")
     return numbers

@@ -49,8 +49,8 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore a listener's deliveries in a partition from its stored progress (cursor), one for each offset in
-        `open`. `tail` is the offset up to which this worker has read new messages.
+        """Restore a listener's open deliveries in a partition from its stored progress (cursor). `opened` has a
+        delivery for each open offset of the cursor. `tail` is the offset up to which this worker has read new messages.
         """
         self.open = dict(opened)
         self.missing = set(self.open)
@@ -77,8 +77,8 @@ class Window(Generic[D]):
         return len(self.open) >= OPEN_MAX
 
     def seen(self, offset: int, delivery: D | None) -> bool:
-        """Note that the reader of new messages has reached a message of this listener. Return whether the delivery of
-        the message begins now.
+        """Process a new message of this listener's queue, which the reader of new messages has reached. Return whether
+        the delivery of the message begins now.
 
         `delivery` is None if the listener's memory is full. The message must then be read again later.
         """
@@ -118,10 +118,10 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """Note that all of this listener's messages in the offsets [start, end) have been read again.
+        """Record that a reader has read all older messages of this listener in the offsets [start, end).
 
         If the log no longer has one of the messages that the listener needs, later messages are not taken until gone()
-        is called for it.
+        is called for the missing message.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -151,7 +151,7 @@ class Window(Generic[D]):
         return own, begin if begin is not None and first <= begin <= last else None
 
     def found(self, offset: int) -> D | None:
-        """Note that the message at this offset has been read again, and return the open delivery that waited for it.
+        """Record that the message at this offset has been read again, and return the open delivery that waited for it.
 
         Return None if no delivery waited for this message.
         """
@@ -161,7 +161,7 @@ class Window(Generic[D]):
         return self.open[offset]
 
     def forget(self, offsets: Iterable[int]) -> None:
-        """Note that the messages of these open deliveries were removed from memory, and must be read again."""
+        """Record that the messages of these open deliveries were removed from memory, and must be read again."""
         self.missing.update(offsets)
 
     def settle(self, offset: int) -> D | None:

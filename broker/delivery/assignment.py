@@ -89,7 +89,7 @@ class Assignment:
         self.returned = outstanding.returned
         self.hold = self.changes.hold
 
-    # Its life
+    # Start and end
 
     def start(self) -> None:
         """Start the loops that serve the assigned partitions. The worker calls this when it has read the listeners'

@@ -23,7 +23,7 @@ async def _handed_over() -> None:
 
 class Fence:
     """The check that this worker still owns its partitions. While the process was suspended, another worker may have
-    taken them over.
+    taken the partitions over.
 
     The first call of `assure()` always asks Kafka.
     """
@@ -59,7 +59,7 @@ class Fence:
         self._asked_at = asked_at
 
     async def assure(self) -> None:
-        """Return if this worker certainly owns its partitions still. Raises LogUnavailable otherwise.
+        """Make sure that this worker still owns its partitions. Raises LogUnavailable if that is not certain.
 
         Kafka is asked only if its last answer is too old. Calls at the same time share one request.
         """
@@ -73,7 +73,7 @@ class Fence:
             await self.confirm()
             answer.set_result(None)
         except BaseException as error:
-            answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("nobody asks any more"))
+            answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("the check is aborted"))
             # Read the exception, because asyncio logs an exception that nobody has read.
             answer.exception()
             raise

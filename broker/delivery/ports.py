@@ -93,8 +93,8 @@ class Control(Protocol):
     """The topic `control`."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Store the event, and return its offset in the topic `control`. Raises LogUnavailable, or InDoubt if it may be
-        stored.
+        """Store the event, and return its offset in the topic `control`. Raises LogUnavailable, or InDoubt if the event
+        may be stored.
         """
 
 

@@ -38,12 +38,12 @@ class Positions:
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
-        """Return for each partition the lowest offset that a listener has not passed."""
+        """Return, for each partition, the lowest offset that some listener has not passed yet."""
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:
-        """Return the offset at which the reader of new messages must begin. It serves every listener that is at most
-        `backlog_max` messages behind.
+        """Return the offset at which the reader of new messages must begin. This reader serves every listener that is
+        at most `backlog_max` messages behind.
         """
         end = self.ends[partition]
         tops = (cursor.top for _, cursor in self.streams(partition))
@@ -83,5 +83,5 @@ async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions
 
 
 def lowest(listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], partition: int) -> int:
-    """Return the lowest offset in a partition that any of these listeners has not passed."""
+    """Return the lowest offset in a partition that at least one of these listeners has not passed yet."""
     return min((one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners), default=1 << 63)

@@ -76,7 +76,7 @@ class Tuning:
     tick_s: float = 0.05
     # A tick is divided into this many parts, so that its work does not block the event loop for long.
     tick_parts: int = 5
-    # A worker divides attempts and memory, and serves slow and failing listeners, once in this many ticks.
+    # Once in this many ticks, a worker divides attempts and memory among listeners, and serves slow and failing ones.
     share_ticks: int = 5
     begun_at_once: int = 8
     # If the event loop is late by more than this, it reads arrived answers before it lets attempts time out.
@@ -120,7 +120,7 @@ class Tuning:
     # In one round, which takes a few milliseconds, the worker looks at no more than this many due deliveries.
     looks_max: int = 256
     looks_each_max: int = 32  # In one round, the worker looks at no more than this many due deliveries of one listener.
-    # When several listeners were redriven, the worker takes this many deliveries of one listener before the next.
+    # If several listeners are redriven, the worker redrives this many deliveries of one listener, then of the next.
     redriven_at_once: int = 16
     # At most this many deliveries of one ordering key are taken from `outstanding` into memory at once.
     key_taken_max: int = 8
@@ -130,7 +130,7 @@ class Tuning:
     damaged_at_once: int = 500  # appended in one request
     # SQLite keeps this many KiB of the index in memory. The rest is in a temporary file.
     index_cache_kib: int = 16 << 10
-    record_bytes_more: int = 1 << 20  # If a Kafka record is larger than the read, the read is repeated with this size.
+    record_bytes_more: int = 1 << 20  # The worker reads on for a newer record of a delivery by this many bytes.
 
     # Checkpoints (checkpoint/)
     # A worker makes a checkpoint at this interval. After a crash, it repeats the deliveries since the last checkpoint.
@@ -159,7 +159,7 @@ class Tuning:
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # A listener that is more messages behind than this gets them from a catch-up reader, so that it delays no others.
+    # A listener that lags by more messages than this gets them from a catch-up reader, so that it delays no others.
     tail_backlog_max: int = 10_000
     # A listener without a committed offset is logged only if it was created longer ago than this.
     no_cursor_ms: int = 180_000
@@ -172,7 +172,7 @@ class Tuning:
     # At a rebalance, the worker does not wait for attempts that have run for longer than this.
     # When the process stops, it does not wait for an attempt of a failing listener that has run for longer than this.
     hanging_s: float = 1.0
-    # The last checkpoint may take this long. With `drain_s`, that is less than Kafka's session timeout.
+    # The last checkpoint may take this long. With `hand_over_s`, that is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0
 
     # Changes of messages (changes/)
@@ -187,7 +187,7 @@ class Tuning:
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
-    # After a deleted listener was found, or Kafka failed, the worker looks for deleted listeners after this time.
+    # If a deleted listener was found, or Kafka failed, the worker looks again for deleted listeners after this time.
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0

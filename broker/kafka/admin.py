@@ -43,8 +43,8 @@ async def ensure_topics(
     within_s: float = _CLUSTER_WITHIN_S,
     brokers_within_s: float = _BROKERS_WITHIN_S,
 ) -> None:
-    """Create the missing Kafka topics of Everput and check the cluster's settings. Return when every topic exists and
-    has leaders.
+    """Create the missing Kafka topics of Everput and check the cluster's settings. The call ends when every topic
+    exists and has leaders.
 
     Several processes may call this at once.
 
@@ -130,7 +130,8 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, with
 async def _created(
     admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool, brokers_within_s: float
 ) -> Mapping[str, Any]:
-    """Create the missing topics, and return the metadata of all topics of the cluster when every topic has leaders.
+    """Create the missing topics, wait until every topic has leaders, and return the metadata of all topics of the
+    cluster.
 
     The number of brokers is checked only if a topic is missing, because a broker of a running cluster may be down.
     """
@@ -171,7 +172,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:
-    """Collect the facts about the cluster by which `safety.problems` decides whether it is safe."""
+    """Collect the facts about the cluster from which `safety.problems` decides whether the cluster is safe."""
     names = [topic.name for topic in topics.all()]
     brokers = [one["node_id"] for one in (await admin.describe_cluster())["brokers"]]
     kept = {*names, safety.OFFSETS_TOPIC}

@@ -35,7 +35,7 @@ class AnswersOfMessage:
         self._told: dict[tuple[str, str], KeptAnswer | None] = {}  # by listener and answer id
 
     def collect(self, event: AnswersKept) -> None:
-        """Collect the attempts of one message from an event of its partition, and the stored answers in the event."""
+        """Collect what an event holds about the message: its failed attempts, and the stored answers to them."""
         if event.listener_id not in self._listener_ids:
             return
         for attempt in event.attempts:
@@ -51,8 +51,8 @@ class AnswersOfMessage:
                 self._told[event.listener_id, answer[0]] = answer
 
     def _missing(self) -> dict[int, int]:
-        """Return the partitions in which stored HTTP answers must still be found, each with the time from which on to
-        read it.
+        """Return the partitions in which stored HTTP answers must still be found, and the time at which each read
+        begins.
         """
         since: dict[int, int] = {}
         for (listener_id, _), (_, _, answer_id, partition, at_ms, *_) in self._attempts.items():

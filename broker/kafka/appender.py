@@ -32,14 +32,14 @@ class _Waiting(NamedTuple):
 
 
 class Appender:
-    """Appends records to the partitions of one Kafka topic. The caller chooses the partition."""
+    """The writer of one Kafka topic. The caller chooses the partition of each record."""
 
     def __init__(self, producer: Producer, topic: str, timeout_s: float) -> None:
         self._producer = producer
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # why append_one() refuses records
-        # By partition, the records that wait while an earlier batch of the same partition is in flight.
+        # The records that wait while an earlier batch of their partition is in flight, by partition.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 

@@ -52,7 +52,7 @@ async def parse(
             await asyncio.sleep(0)
             left = _CHECKED_AT_ONCE
     if not batches and (raw or (offset < end_offset and not holes)):
-        return None  # Kafka sends no bytes of a batch whose length field is damaged so that it ends beyond its file.
+        return None  # Kafka sends nothing of a batch whose damaged length field points beyond the end of its file.
     batches = [batch for batch in batches if not batch.is_control_batch]
     # Batches of formats 0 and 1 do not say whether they are compressed. Assume that they are.
     packed = any(getattr(batch, "compression_type", True) for batch in batches)
@@ -106,7 +106,8 @@ def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | No
     """Return (offset, size) of the bytes to fetch after a single record batch, to confirm the batch's base offset.
     Return None if that is not needed.
 
-    A batch that begins before the requested offset is trusted only if the next batch begins exactly where it ends.
+    A batch that begins before the requested offset is trusted only if the next batch begins exactly where this batch
+    ends.
     """
     if len(raw) < _BYTES_MIN[_MAGIC]:
         return None
@@ -149,7 +150,7 @@ def bytes_wanted(raw: bytes) -> int:
 
 def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
     """Split fetched bytes into record batches by their length fields. Yield each batch, the base offset of the next
-    one, and its size.
+    batch, and the size of the first of the two.
 
     The batch is None if the bytes can't be a batch. The base offset is None where the bytes end. The last batch may be
     incomplete, because Kafka cuts its answer at the requested size.
@@ -184,8 +185,8 @@ def _base(batch: Any, otherwise: int) -> int:
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first unreadable offset of a damaged batch. It is the offset in the batch's header, if that agrees
-    with the next batch.
+    """Return the first unreadable offset of a damaged batch. This is the offset in the batch's header, if the header
+    agrees with the next batch.
     """
     if batch is None or batch.next_offset != after:
         return offset

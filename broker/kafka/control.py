@@ -20,7 +20,7 @@ from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 
 
 class ControlTopic:
-    """Appends events one by one to the Kafka topic `control`, which holds accounts, queues and listeners."""
+    """The Kafka topic `control`, which holds accounts, queues and listeners. Events are appended one by one."""
 
     def __init__(self, producer: Producer, requests: KafkaRequests, topic: str, timeout_s: float) -> None:
         self._producer = producer
@@ -55,7 +55,7 @@ class ControlTopic:
                 f"Kafka did not acknowledge ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat it."
             ) from error
-        # Kafka has stored this record, maybe at an earlier try, but no longer knows its offset. It is before the end.
+        # Kafka has stored this record, maybe at an earlier try, but no longer knows its offset, which is below the end.
         if offset < 0:
             return await self.end_offset() - 1
         return offset

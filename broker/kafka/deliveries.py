@@ -40,12 +40,13 @@ _FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
 _READS_MAX: Final = 64  # of 1 MiB, for each message
 # To count waiting messages, at most four reads of 1 MiB are made. If more messages wait, the count is too low.
 _LAG_READS_MAX: Final = 4
-# To count waiting messages, a partition is read in at most this many rounds: listeners may be far apart.
+# To count waiting messages, a partition is read in at most this many rounds: listeners' offsets may be far apart.
 _LAG_ROUNDS_MAX: Final = 8
 
 
 class KafkaDeliveries:
-    """Reads the state of deliveries and listeners from Kafka, for API requests. It keeps no state of its own.
+    """The reader of the states of deliveries and listeners, for API requests. It asks Kafka each time, and caches
+    nothing.
 
     `outcome_reads_max` and `outstanding_reads_max` limit the reads of the topics `deliveries` and `outstanding` for one
     message.
@@ -99,7 +100,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # A listener's committed offset passes deliveries in `outstanding`. Their last attempt says whether they ended.
+        # The committed offset passes deliveries that wait in `outstanding`. The last attempt shows whether one ended.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -310,7 +311,7 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    # A scheduled message waits in the topic `outstanding`, and the listener's committed offset has passed it.
+    # A scheduled message waits in the topic `outstanding`. The listener's committed offset in `messages` is beyond it.
     if not rows and deliver_at_ms:
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
     return DeliveryState(
@@ -321,8 +322,8 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 def _settled_state(
     known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
 ) -> DeliveryState:
-    """Return the state of a delivery that the listener's committed offset has passed, but whose last attempt was not
-    found.
+    """Return the state of a delivery whose last attempt was not found, although its message is before the listener's
+    committed offset in `messages`.
 
     `kept` holds the message's deliveries in the topic `outstanding` by listener id; None if they could not be read
     completely.

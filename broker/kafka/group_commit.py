@@ -46,7 +46,7 @@ _NO_ROOM: Final = "Kafka does not acknowledge writes at the moment. Nothing was 
 
 
 class _Batch:
-    """A record batch in flight. `leader` is the broker that led the batch's partition when it was sent; None if
+    """A record batch in flight. `leader` is the broker that led the batch's partition when the batch was sent; None if
     unknown.
     """
 
@@ -89,12 +89,12 @@ class GroupCommit:
         self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # By partition, the messages with an ordering key that wait for a batch; no entry if there are none.
+        # The messages with an ordering key that wait for a batch, by partition. A partition without them is left out.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
         self.away: set[int | None] = set()  # brokers whose callers have timed out
-        # By broker, the time at which its newest acknowledged batch was sent.
+        # The time at which each broker's newest acknowledged batch was sent, by broker id.
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
         self._wake = asyncio.Event()
@@ -171,8 +171,9 @@ class GroupCommit:
         return done
 
     def _join(self, partition: int | None, item: Append) -> None:
-        """Add messages to the queue for the next batch of a partition, or of any partition. Raises LogUnavailable while
-        Kafka does not acknowledge or too many messages wait. Raises DiskNearlyFull while the disk is nearly full.
+        """Let messages wait in memory for the next record batch of this partition. If `partition` is None, any
+        partition will do. Raises LogUnavailable while Kafka does not acknowledge or too many messages wait. Raises
+        DiskNearlyFull while the disk is nearly full.
         """
         if self._refuses(partition):
             self.refused += 1
@@ -341,7 +342,7 @@ class GroupCommit:
         return -1
 
     def _judge(self) -> None:
-        """Update the set of brokers that are late with an acknowledgement, and the set of those that are so late that
+        """Update the set of brokers that are late with an acknowledgement, and the set of brokers that are so late that
         new messages are refused.
         """
         before_s = _now_s() - self.timeout_s

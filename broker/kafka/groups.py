@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Client(Protocol):
-    """The part of KafkaRequests that requests about consumer groups need: the aiokafka client, and retries."""
+    """A Kafka client, reduced to what requests about consumer groups use: the aiokafka client, and retries."""
 
     @property
     def client(self) -> Any: ...
@@ -40,7 +40,7 @@ def check(code: int) -> None:
 
 
 class KafkaGroups:
-    """Sends requests about consumer groups, each to the Kafka broker that coordinates the group."""
+    """The requests about consumer groups. Each request goes to the Kafka broker that coordinates the group."""
 
     def __init__(self, requests: Client) -> None:
         self._requests = requests

@@ -28,8 +28,8 @@ async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
     marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
     if marks - {mine}:
         raise ConfigurationError(
-            f"the topics {kafka.topic_prefix}* hold an unfinished import of another export: finish that import, or "
-            "import into an empty installation"
+            f"the topics {kafka.topic_prefix}* hold an unfinished import of a different export: "
+            "finish it with that export, or import into an empty installation"
         )
     return bool(marks)
 

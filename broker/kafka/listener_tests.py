@@ -13,7 +13,7 @@ from broker.kafka.appender import Appender
 
 
 class ListenerTestsTopic:
-    """Appends the results of listener tests to the topic `deliveries`."""
+    """The writer of the results of listener tests to the topic `deliveries`."""
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic

@@ -30,8 +30,7 @@ _SEPARATOR: Final = b":"
 
 
 class KafkaOutstanding:
-    """Finds the outstanding deliveries of a listener in the Kafka topic `outstanding`: retrying, scheduled and parked
-    ones.
+    """The reader of a listener's retrying, scheduled and parked deliveries, which the Kafka topic `outstanding` holds.
 
     It keeps no state of its own.
     """
@@ -141,8 +140,8 @@ class KafkaOutstanding:
         message_ids: Collection[str] | None = None,
         reads_max: int,
     ) -> tuple[dict[tuple[str, str], OutstandingDelivery], set[int]]:
-        """Return the outstanding deliveries of listeners of one organization, by (listener id, message id), and the
-        partitions that could not be read completely and of which no delivery is returned.
+        """Return the outstanding deliveries of listeners of one organization, by (listener id, message id). Also return
+        the partitions that could not be read completely. Their deliveries are left out.
 
         `since_ms` has a time for each partition to read: at or before the put of the first message in question. With
         `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made. Raises
@@ -188,8 +187,8 @@ class KafkaOutstanding:
         return found, incomplete
 
     async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
-        """Return a message's offset and its event from the copy in a delivery in `outstanding`, because Kafka has
-        deleted it from `messages`.
+        """Return the offset and the event of a message that Kafka has deleted from `messages`, from the copy in the
+        record of a delivery in `outstanding`.
 
         Return None if no such delivery has the message, or if another organization owns it. Raises Unavailable if Kafka
         does not answer.

@@ -69,8 +69,8 @@ def open_connection(client: Any, node: int | None, group: object, api_key: int, 
 def post(connection: Any, request: PackedRequest) -> asyncio.Future[Any]:
     """Send a request over an open connection, and return a future of its parsed answer.
 
-    The connection closes if no answer comes within the connection's time limit. When it closes, for whatever reason,
-    the future raises KafkaConnectionError.
+    The connection closes if no answer comes within the connection's time limit. When the connection closes for any
+    reason, the future raises KafkaConnectionError.
     """
     loop = asyncio.get_running_loop()
     correlation_id = connection._next_correlation_id()

@@ -15,8 +15,8 @@ from typing import Final
 
 from broker.errors import ConfigurationError
 
-# Kafka's port is below the ephemeral ports of every system, which are the source ports of clients.
-# While Kafka is down, a client that connects to it could otherwise get Kafka's own port as its source port.
+# The embedded Kafka's port must not be an ephemeral port, which systems give to clients as source ports.
+# Otherwise, a client that connects while Kafka is down could get Kafka's own port as its source port.
 # A client whose source port is Kafka's port would connect to itself, and Kafka could not start on the port.
 _PORTS: Final = range(20_000, 32_000)
 _LISTENING: Final = "0A"

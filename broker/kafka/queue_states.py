@@ -43,7 +43,7 @@ class _Position(NamedTuple):
 
 
 class KafkaQueueStates:
-    """Reads the states of the deliveries to a queue's listeners from Kafka, for one API request.
+    """The reader of the states of the deliveries to a queue's listeners in Kafka, for one API request.
 
     `reads_max` limits the reads of the topic `outstanding`, in all partitions together.
     """
@@ -108,7 +108,7 @@ class KafkaQueueStates:
         if state == "delivered":  # Nearly all messages are.
             return tuple(begin), tuple(end)
         if self._all is None:
-            # Read the committed offsets first: a delivery is stored in `outstanding` before its offset is passed.
+            # Read the committed offsets first: a delivery is in `outstanding` before the committed offset passes it.
             await self._positions()
             everywhere = dict.fromkeys(range(self._partitions), EARLIEST)
             self._all = await self._outstanding.of_listeners(self._listeners, everywhere, reads_max=self._reads_max)

@@ -296,7 +296,7 @@ class KafkaRequests:
         pass_given_up: bool = False,
     ) -> AsyncIterator[Record]:
         """Yield the records in [offset, end), one read at a time. The offsets up to `end` must exist: if a new leader
-        reports an earlier end, the read waits for it.
+        reports an earlier end, the read waits until the leader has them.
 
         Raises LogUnavailable if Kafka does not answer. An unreadable range raises LogDamaged, unless `pass_damaged` is
         set, or `pass_given_up` is set and an operator has given up the range.

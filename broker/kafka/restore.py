@@ -27,8 +27,8 @@ async def fill(
     """Write `count` nearly empty records to a partition, so that they take its next offsets. Raises LogUnavailable if
     Kafka does not store the records.
 
-    For example, an import writes them before the exported records, which then get their old offsets, and deletes them
-    later. A compacted topic accepts only records with a key.
+    For example, an import writes such records first, so that the exported records get their old offsets, and later
+    deletes the nearly empty records. A compacted topic accepts only records with a key.
     """
     nothing = Record(0, at_ms, key, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:

@@ -19,7 +19,7 @@ OFFSETS_TOPIC: Final = "__consumer_offsets"
 # Kafka must keep the committed offsets of an idle listener for a year. By default, it deletes them after 7 days.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
-# The settings of a Kafka broker on which it depends that the log loses nothing.
+# The settings of a Kafka broker that decide whether the log can lose records.
 BROKER_SETTINGS: Final = (
     "offsets.retention.minutes",
     "offsets.topic.replication.factor",

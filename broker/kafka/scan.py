@@ -19,7 +19,7 @@ _BYTES: Final = 1 << 20
 
 
 class Reads(Protocol):
-    """The interface of an object whose method `read` a scan calls repeatedly."""
+    """A Kafka client, reduced to the method that a scan calls repeatedly."""
 
     async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = ...) -> FetchResult: ...
 

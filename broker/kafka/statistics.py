@@ -82,8 +82,8 @@ class _Follower:
         self.coverage = Coverage()
 
     async def follow(self) -> None:
-        """Read the topic `statistics` up to its end, and note which events are valid. Raises LogUnavailable if Kafka
-        does not answer.
+        """Read the topic `statistics` up to its end, and remember which events are valid. Raises LogUnavailable if
+        Kafka does not answer.
         """
         while True:
             records, end = await read_on(self._requests, self._topic, 0, self.next)
@@ -126,7 +126,7 @@ class Counting:
         self._follower: _Follower | None = None
         self._totals = Totals()
         self._fetched: dict[Lane, int] = {}
-        self._ends: dict[Lane, int] = {}  # By partition, the end offset that Kafka reported last.
+        self._ends: dict[Lane, int] = {}  # the end offset that Kafka reported last, by partition
         self._assignment = 0
         self._looked_s = 0.0
         self._first_folded_s = 0.0
@@ -186,8 +186,8 @@ class Counting:
             back *= 2
 
     async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
-        """Return the offset at which counting begins, for partitions that were never counted: that of the oldest record
-        that statistics may show.
+        """Return the offset at which counting begins, for partitions that were never counted: the offset of the oldest
+        record that statistics may show.
         """
         found: dict[Lane, Position] = {}
         for source in SOURCES:
@@ -342,7 +342,7 @@ def _minute_now() -> int:
 
 
 class KafkaStatistics:
-    """Reads the statistics over time from Kafka, for API requests. It keeps no state of its own."""
+    """The reader of the statistics over time, for API requests. It reads Kafka each time, and caches nothing."""
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
         self._topic = topics(kafka).statistics.name

@@ -106,6 +106,6 @@ def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
     """Return the id of the listener whose committed offsets a consumer group holds. Return None for any other group."""
-    # This regular expression takes linear time on any input, because all its repetitions have fixed lengths.
+    # This regular expression takes linear time on any input, because each part of it repeats a fixed number of times.
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]

@@ -79,7 +79,7 @@ PORTS_REFUSED: Final = frozenset(
 
 
 class Refused(Exception):
-    """The error that a listener's host has no IP address to which Everput may connect."""
+    """The error for a listener's host that has no IP address to which Everput may connect."""
 
 
 class Target(NamedTuple):

@@ -20,7 +20,7 @@ HEADERS_MAX: Final = 32
 HEADER_CHARS_MAX: Final = 512
 HIDDEN: Final = "…"
 _SECRET_CHARS_MIN: Final = 4  # Shorter values occur in every text.
-# This regular expression takes linear time on any input, because its only repetition has a fixed length.
+# This regular expression takes linear time on any input, because its only repetition has a fixed count.
 _SIGNATURE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 
 Headers = tuple[tuple[str, str], ...]
@@ -45,7 +45,7 @@ class _Parsed:
 
     def on_status(self, _reason: bytes) -> None:
         if not self.complete:
-            self.headers.clear()  # those of a 1xx answer
+            self.headers.clear()  # the headers of a 1xx answer, which is not final
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.complete:

@@ -64,7 +64,7 @@ REUSED: Final[Times] = (None, None, None)  # The connection was already open whe
 
 
 class Owner(Protocol):
-    """The interface of the object that sends requests on a connection. For each request, the connection calls
+    """The owner of a connection, which sends requests on the connection. For each request, the connection calls
     answered() or failed(), and then released() or lost().
     """
 
@@ -121,8 +121,8 @@ class Connection(asyncio.Protocol):
         self.well = False  # set by the owner
 
     def own(self) -> bool:
-        """Tell the object `owner` about the end of this connection from now on, and let it send requests. Return
-        whether the connection is still open.
+        """Hand the connection to its owner, which may now send requests, and whose lost() is called at the end of the
+        connection. Return False if the connection has ended already.
         """
         self._owned = self._transport is not None
         return self._owned
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection at once. Its owner, which gets the answers, is then called by lost()."""
+        """Close the connection at once. The connection then calls lost() of its owner."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()
@@ -257,7 +257,7 @@ class Connection(asyncio.Protocol):
 
 
 class _Keeping:
-    """A wrapper around the object that gets a connection's callbacks, its owner, while an answer's bytes are collected.
+    """A wrapper around a connection's owner that gets the connection's callbacks while an answer is collected.
 
     It forwards every callback to the owner. When the answer or the connection has ended, it gives the bytes to `ended`
     and removes itself.
@@ -397,8 +397,8 @@ async def _open(
 
 
 class _Steps:
-    """A measurement of how long each step of opening a connection takes: DNS, TCP and TLS. For a step that failed, it
-    is the time until it failed.
+    """A measurement of how long each step of opening a connection takes: DNS, TCP and TLS. For a step that failed, the
+    result is the time until the failure.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -437,7 +437,7 @@ class _Steps:
 
 
 class ConnectFailed(Exception):
-    """The error that no connection could be opened. Its message is the reason in one word."""
+    """The error of a connection that could not be opened. Its message is the reason in one word."""
 
     def __init__(self, reason: str, times: Times = REUSED) -> None:
         super().__init__(reason)
@@ -445,6 +445,6 @@ class ConnectFailed(Exception):
 
 
 class NotTried(ConnectFailed):
-    """The error that no connection was tried, because no thread was free for the DNS look-up. It is not the listener's
-    fault.
+    """The error of a connection that was not tried, because no thread was free for the DNS look-up. The listener is not
+    to blame.
     """

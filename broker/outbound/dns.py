@@ -66,7 +66,7 @@ def ask_system(host: str) -> list[str]:
 
 
 class NotAsked(OSError):
-    """The error that no thread was free to look a name up, which says nothing about the name."""
+    """The error of a DNS look-up for which no thread was free. It says nothing about the host name."""
 
 
 class Pool:

@@ -43,8 +43,8 @@ class ListenerTest(NamedTuple):
     took_ms: int  # until the status line, including connecting
     times: Times  # of connecting
     answer: Answer | None  # with secrets hidden
-    request: Headers  # likewise
-    url: str  # likewise
+    request: Headers  # with secrets hidden
+    url: str  # with secrets hidden
 
     def event(self, fields: Fields, listener: Listener) -> ListenerTested:
         """Return the event that stores this result. `fields` are its author and its time. The event's partition is the

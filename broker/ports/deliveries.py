@@ -98,7 +98,7 @@ class QueueStates(Protocol):
 
 
 class Deliveries(Protocol):
-    """Reads the states of deliveries from committed offsets and recorded attempts."""
+    """The reader of the states of deliveries. They follow from committed offsets and recorded attempts."""
 
     def of_queue(self, listeners: Sequence[Listener]) -> QueueStates:
         """Return an object with which one request reads the states of the deliveries to these listeners of a queue."""
@@ -114,8 +114,8 @@ class Deliveries(Protocol):
     ) -> Mapping[str, DeliveryState]:
         """Return the state of a message's deliveries, by listener id.
 
-        `listeners` are all listeners of the queue; those that began after the message are left out. `at_ms` is when the
-        message was put. Raises Unavailable if Kafka does not answer.
+        `listeners` are all listeners of the queue; those that began after the message are left out. `at_ms` is the time
+        of the message's put. Raises Unavailable if Kafka does not answer.
         """
 
 
@@ -184,7 +184,7 @@ Position = tuple[int, int]
 
 
 class Outstanding(Protocol):
-    """Finds deliveries that wait for a later retry or are parked."""
+    """The deliveries that wait for a later retry or are parked, for finding and counting them."""
 
     async def page(
         self, listener: Listener, *, state: str | None, after: Position, limit: int
@@ -220,6 +220,6 @@ class Statistics(Protocol):
     """The reader of the statistics of queues and listeners, per minute."""
 
     async def read(self, organization_id: str, series: Series) -> None:
-        """Add the stored counts to statistics over time, from their beginning on. Raises LogUnavailable if Kafka does
-        not answer, Busy if too many large reads are running.
+        """Add the stored counts to `series`, from the beginning of its time range on. Raises LogUnavailable if Kafka
+        does not answer, Busy if too many large reads are running.
         """

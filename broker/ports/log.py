@@ -37,7 +37,7 @@ class FetchResult(NamedTuple):
     """The result of one fetch from a partition.
 
     The next fetch begins at `next_offset`. `end_offset` is the end of the partition. `size` is in bytes as Kafka sent
-    them. `left_out_ms` is set if all records were skipped, and is the time of the newest of them.
+    them. `left_out_ms` is the time of the newest record if all records were skipped, else None.
     """
 
     records: list[Record]
@@ -62,9 +62,9 @@ class OffsetTooOld(LogUnavailable):
 
 
 class NotStored(LogUnavailable):
-    """The error that Kafka perhaps did not store some committed offsets.
+    """The error of a commit of several listeners' offsets that failed, or may have failed, for some of the listeners.
 
-    `failed` has the reason for each listener whose offsets are in doubt. The offsets of all other listeners are stored.
+    `failed` has the reason for each of these listeners. The offsets of all other listeners are stored.
     """
 
     def __init__(self, failed: Mapping[str, LogUnavailable]) -> None:
@@ -73,7 +73,7 @@ class NotStored(LogUnavailable):
 
 
 class NoMember(LogUnavailable):
-    """The error that this process is not a member of the consumer group, so other members own its partitions or
+    """The error of a process that is not a member of its consumer group. Other members own the group's partitions, or
     will own them soon.
     """
 
@@ -90,7 +90,7 @@ class DirectoryView(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether this program knew every event of `control` so far. If not, the state may lack something."""
+        """Whether this program knew every event of `control` so far. If not, `state` may be incomplete."""
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
         """Wait until this process has applied the event at this offset of `control`. `timeout_s` may be None for no
@@ -114,7 +114,7 @@ class DirectoryView(Protocol):
 
 
 class ControlLog(Protocol):
-    """Appends to the topic `control`, which holds accounts, queues and listeners."""
+    """The topic `control`, which holds accounts, queues and listeners, for appending events and for checks."""
 
     async def append(self, event: ControlEvent) -> int:
         """Append an event. Return its offset once all in-sync replicas have stored it.
@@ -126,8 +126,8 @@ class ControlLog(Protocol):
         """Return the end offset of the topic `control`. Raises LogUnavailable if Kafka does not answer."""
 
     async def check(self) -> bool:
-        """Read the whole topic `control`. Return whether a consumer can read it: its leader's copy may be damaged while
-        another broker's copy is good.
+        """Read the whole topic `control`. Return whether an ordinary Kafka consumer can read the topic. If not, the
+        leader's copy is damaged, but another broker's copy is good.
 
         Raises ConfigurationError if no copy is good, LogUnavailable if Kafka does not answer.
         """
@@ -156,8 +156,8 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """The interface of a caller of an append that gets the result by a method instead of a future. The method is called
-    once and must not raise.
+    """The receiver of the result of an append to Kafka, which is faster than a future. One of set_result() and
+    set_exception() is called once, and must not raise.
     """
 
     def done(self) -> bool:
@@ -171,14 +171,14 @@ class Acknowledged(Protocol):
 
 
 class MessageLog(Protocol):
-    """Appends messages to the topic `messages`, and finds them again."""
+    """The topic `messages`, for appending messages and finding them again."""
 
     def append(
         self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> Awaitable[tuple[int, int]]:
         """Append a message. The awaitable returns (partition, offset) once all in-sync replicas have stored it.
 
-        `build` makes the record when its partition is known. It is called again if the record did not fit into the
+        `build` makes the record when its partition is known, and is called again if the record did not fit into the
         batch. An ordering key decides the partition.
 
         Raises LogUnavailable if nothing was stored, InDoubt if the message may have been stored.
@@ -262,7 +262,7 @@ class MessageLog(Protocol):
 
 
 class ClaimLog(Protocol):
-    """Appends to the topic `claims`, which holds the Idempotency-Keys in use, and reads it."""
+    """The topic `claims`, which holds the Idempotency-Keys in use, for appending and reading."""
 
     async def append(self, claim: PutClaimed) -> None:
         """Append a claim of an Idempotency-Key. Return once all in-sync replicas have stored it.
@@ -290,7 +290,7 @@ class CountingChange(NamedTuple):
 
 
 class ChangeLog(Protocol):
-    """Appends updates and deletions of messages to the topic `changes`, and reads the workers' answers."""
+    """The topic `changes`, for appending updates and deletions of messages, and the workers' answers to them."""
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
         """Append a change of a message. Return its offset (-1 if unknown), and the offset of `deliveries` from which to

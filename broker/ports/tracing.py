@@ -21,7 +21,7 @@ class Span(Protocol):
 
 
 class Tracing(Protocol):
-    """Starts the spans of one process, if tracing is configured."""
+    """The factory of the trace spans of one process, if tracing is configured."""
 
     def put(self, parent: str | None, queue: Queue) -> Span:
         """Begin the trace span of a put. `parent` is the header `traceparent` of the client's request, or None."""

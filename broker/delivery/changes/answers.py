@@ -28,8 +28,8 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A delivery attempt that was in flight when an update or deletion of its message arrived. Its number distinguishes
-    it from later attempts of the same delivery.
+    """A delivery attempt that was in flight when an update or deletion of its message arrived. The attempt's number
+    distinguishes it from later attempts of the same delivery.
     """
 
     delivery: Delivery
@@ -47,7 +47,7 @@ class ChangeReply:
     honoured: bool  # True if the update or deletion may have taken effect before this worker took the partition over.
     applied: bool = True  # False if the update or deletion does not count, for example because of a deletion
     states: dict[str, str] = field(default_factory=dict)  # by listener id
-    # By listener id, the attempts that are in flight. The client is answered when their results are known.
+    # The attempts in flight, by listener id. The client is answered when the results of these attempts are known.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
@@ -100,7 +100,7 @@ class Answers:
             if ready:
                 # If the worker can't store the answer to an update or deletion, the client gets the state `unknown`.
                 with contextlib.suppress(LogUnavailable):
-                    # First check that this worker still owns the partition: a new owner may have delivered the message.
+                    # Ask Kafka before the write: another worker may own the partition now and have sent the message.
                     await self._confirm()
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]

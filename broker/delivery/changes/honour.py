@@ -46,13 +46,13 @@ _OWNERSHIP: Final = b"partition"  # the record key of ownership events
 class Taken:
     """The updates and deletions of one partition's messages, read before the worker begins to deliver the partition."""
 
-    floor: int  # `found` has the updates and deletions of all messages from this offset on.
-    position: int  # of the next record of `changes`
+    floor: int  # `found` has the updates and deletions of all messages at or after this offset of `messages`.
+    position: int  # offset of the next record of `changes` to read
     in_doubt_below: int  # Messages below this offset may have been sent before a crash of the partition's former owner.
     # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
     honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    # Rows: an offset, an update or deletion whose client may wait for an answer, and whether it takes effect.
+    # The updates and deletions whose clients may wait for an answer: (offset, event, whether the event takes effect).
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 
@@ -85,7 +85,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # By partition, the offset in `changes` up to which an earlier worker may have applied updates and deletions.
+        # The offset in `changes` up to which an earlier worker may have applied updates and deletions, by partition.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -111,8 +111,8 @@ class Changes:
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
 
     async def say_taken(self, partitions: Iterable[int]) -> None:
-        """Write the event that this worker owns the partitions, before its first attempt. If the worker crashes, the
-        next owner learns from it that messages may have been sent. Raises LogUnavailable.
+        """Write the event which says that this worker owns the partitions, before the worker's first attempt. If the
+        worker crashes, the next owner learns from the event that messages may have been sent. Raises LogUnavailable.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         await self._log.deliveries.append(
@@ -145,8 +145,8 @@ class Changes:
                 self._run(self._answers.tell(partition, recent))
 
     async def hand_over(self) -> None:
-        """Write the event that the results of all attempts in these partitions are stored, so that their next owner
-        knows which messages were sent. Raises LogUnavailable.
+        """Write the event which says that the results of all attempts in these partitions are stored, so that the next
+        owner knows which messages were sent. Raises LogUnavailable.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         handed_over = {
@@ -183,10 +183,10 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Return two offsets of a partition that an earlier owner's events give.
+        """Return two offsets that follow from the newest event of a partition's former owner.
 
         Messages below the first offset may have been sent although no result is stored. Updates and deletions below the
-        second offset, in `changes`, were applied.
+        second offset, in `changes`, were or may have been applied.
         """
         if end == 0:
             return 0, 0
@@ -230,7 +230,7 @@ class Changes:
                 taken.found[event.offset] = (event.message_id, event.queue_id, counts)
 
     async def _put_at_ms(self, partition: int, offset: int) -> int | None:
-        """Return when the first message at or after this offset was put, or None if there is no such message yet."""
+        """Return the time of the put of the first message at or after this offset. Return None if there is none yet."""
         requests = self._log.requests
         at = max(offset, (await requests.offsets(self._messages, {partition: EARLIEST}))[partition])
         while True:

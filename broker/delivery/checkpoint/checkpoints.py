@@ -76,9 +76,9 @@ class Checkpoints:
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # By listener id, the partitions whose offset must be committed although no delivery there has changed.
+        # The partitions whose offset must be committed although no delivery there has changed, by listener id.
         self._changed: dict[str, set[int]] = {}
-        # By partition, the results of attempts that are encoded but not written to Kafka yet.
+        # The encoded results of attempts that are not written to Kafka yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
@@ -116,7 +116,7 @@ class Checkpoints:
 
     async def once_more(self) -> None:
         """Commit the offsets of all listeners again before the partitions are handed over, in case a delayed commit of
-        an earlier owner has set one back.
+        an earlier owner has set an offset back.
         """
         dispatchers = [
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self.stored_at_s
@@ -136,7 +136,7 @@ class Checkpoints:
                     return
 
     async def run(self) -> None:
-        """Make a checkpoint every second, in an endless loop. Raises Suspended."""
+        """Make a checkpoint every second, in an endless loop. Raises Suspended if the process was suspended."""
         while True:
             await self._pause()
             try:
@@ -226,8 +226,8 @@ class Checkpoints:
                 self.stored_at_s[listener_id] = at_s - self._tuning.checkpoint_s * (len(self.stored_at_s) % self._turns)
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
-        """Write the results of attempts to the topic `deliveries`. If Kafka does not store those of a partition, remove
-        the partition from `cursors`, so that no offset is committed before its results. Return the error.
+        """Write the results of attempts to the topic `deliveries`. If Kafka does not store the results of a partition,
+        remove the partition from `cursors`, so that no offset is committed before its results. Return the error.
         """
         if not self._outcomes:
             return None

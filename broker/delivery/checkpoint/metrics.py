@@ -47,7 +47,7 @@ class Metrics:
         # The number of attempts, by outcome and kind of answer: `2xx` to `5xx`, or `none` without an answer.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
-        # By listener id, the counts of attempts. They begin with the end of the listener's first attempt.
+        # The counts of attempts, by listener id. A listener's counts begin when its first attempt ends.
         self.by_listener: dict[str, ListenerCounts] = {}
         self.checkpoints = Histogram()  # duration in ms
         self.checkpoints_failed = 0
@@ -122,7 +122,7 @@ class Condition:
     recent_bytes: int = 0
     lagging: int = 0  # streams waiting for a reader
     outstanding: int = 0  # deliveries retried later, or parked
-    damaged: int = 0  # of these, with unreadable messages
+    damaged: int = 0  # outstanding deliveries with unreadable messages
 
 
 def state_of(dispatcher: Dispatcher) -> str:

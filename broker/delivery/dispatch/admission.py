@@ -29,15 +29,15 @@ class Admission(Enum):
     BEGIN = "an attempt may begin"
     KEPT = "its record in `outstanding` was written before a crash that came before the cursor"
     UNDECODABLE = "its message can't be decoded: it is parked"
-    RELEASED = "the log is to go: it is set aside, without an attempt"
+    RELEASED = "its message will soon be deleted by age: it is set aside, without an attempt"
     QUEUED = "another delivery of its ordering key goes first"
-    FOLLOWS = "one before it of its key has left the window, or too many wait for a slow key: it is set aside, due now"
-    RETURNED = "it came from `outstanding`, and one before it of its key waits there"
+    FOLLOWS = "an earlier one of its key has left the window, or too many wait for a slow key: it is set aside, due now"
+    RETURNED = "it came from `outstanding`, and an earlier one of its key waits there"
     NEAR = "its message's time is near: it waits in its window"
     FAR = "its message's time is far: it is set aside until then"
 
 
-# Read these values from the enumeration only once, because that is slow and they are compared for each delivery.
+# Read these values from the enumeration once: each read is slow, and every delivery is compared with them.
 BEGIN: Final = Admission.BEGIN
 _QUEUED: Final = Admission.QUEUED
 

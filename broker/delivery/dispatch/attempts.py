@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class Batched(Protocol):
-    """The interface of a listener's batches that the attempts use."""
+    """The batches of one listener, reduced to what attempts call: send a batch, and process the answer to it."""
 
     def send(self, connection: Connection, deliveries: DeliveryBatch, /) -> None: ...
     def answered(
@@ -61,7 +61,7 @@ class Batched(Protocol):
 
 
 class Attempting(Protocol):
-    """The interface of a listener's dispatcher that its attempts use."""
+    """The object that sends one listener's messages (its dispatcher), reduced to what the attempts use."""
 
     tuning: Tuning
     assignment: Assigned
@@ -135,11 +135,11 @@ class Attempts:
         self.answers.update(listener, opened)
 
     def under_way(self) -> set[Delivery]:
-        """Return the deliveries of which a request was sent and is not answered yet."""
+        """Return the deliveries whose request was sent and is not answered yet."""
         return {delivery for connection in self.connections.sent for delivery in connection.work or ()}
 
     def attempting(self, partition: int, offset: int) -> Delivery | None:
-        """Return the delivery of the message at this offset, if a request of it was sent and is not answered yet."""
+        """Return the delivery of the message at this offset, if its request was sent and is not answered yet."""
         for delivery in self.under_way():
             if delivery.offset == offset and delivery.stream.partition == partition:
                 return delivery
@@ -214,8 +214,8 @@ class Attempts:
         number: int,
         body: bytes,
     ) -> None:
-        """Sign a request and send it. `head` are its first lines. The request's header `header` has the value
-        `number`.
+        """Sign a request and send it. `head` holds the request's first lines. `header` is the name of another header,
+        whose value is `number`.
         """
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(webhook_id, timestamp, body)
@@ -332,8 +332,8 @@ class Attempts:
     def follow_up(
         self, deliveries: Sequence[Delivery], failure: Failure, took_ms: int, *, limited: bool = True
     ) -> list[Delivery]:
-        """Decide what follows a failed attempt of these deliveries, and do it. Return those for which the failure
-        counts.
+        """Decide what follows a failed attempt of these deliveries, and do it. Return the deliveries for which the
+        failure counts.
 
         If a delivery was dropped meanwhile, nothing changes for it. If `limited` is true, the failure counts once for
         the listener's limits and its circuit breaker. The deliveries of a batch share one jitter, so that they are

@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """The interface of a listener's dispatcher that its backlog (the messages not in memory yet) uses."""
+    """The object that sends one listener's messages (its dispatcher), reduced to what loading older messages needs."""
 
     sending: bool
     queue: Queue
@@ -77,7 +77,7 @@ class Backlog:
                 return
 
     def read_again(self, delivery: Delivery) -> None:
-        """Note that a delivery's message was removed from memory, and must be read again before an attempt."""
+        """Record that a delivery's message was removed from memory, and must be read again before an attempt."""
         stream = delivery.stream
         delivery.state = MISSING
         stream.window.forget((delivery.offset,))

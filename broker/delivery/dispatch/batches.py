@@ -38,7 +38,7 @@ from broker.outbound.connection import BODY_BYTES_MAX, Connection
 
 
 class Batching(Protocol):
-    """The interface of a listener's dispatcher that the listener's batches use."""
+    """The object that sends one listener's messages (its dispatcher), reduced to what sending batches needs."""
 
     queue: Queue
     limits: Limits
@@ -77,8 +77,8 @@ class Batches:
             self._loop.call_soon(self._dispatcher.pump)
 
     def added(self, batch: Batch) -> None:
-        """Note that one more delivery is ready. Send a full batch at once, and begin the wait for others when the event
-        loop has handed over all messages that were read together.
+        """Process one more delivery that is ready. Send a full batch at once. Otherwise, begin to wait for more
+        messages as soon as all messages of the same read were handed over.
         """
         if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:
             self._dispatcher.pump()
@@ -158,7 +158,7 @@ class Batches:
 
     def forget(self) -> None:
         """Stop the timer of a batch, because no delivery is ready or the setting has changed. The next message starts
-        it again.
+        the timer again.
         """
         if self._timer is not None:
             self._timer.cancel()

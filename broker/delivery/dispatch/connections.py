@@ -23,7 +23,7 @@ from broker.ports import Tracing
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The means to connect that all listeners of a worker share: DNS, TLS settings, and a limit on sockets."""
+    """The resources for connections that all listeners of a worker share: DNS, TLS settings, and a limit on sockets."""
 
     resolver: Resolver
     sockets: Sockets  # counts the open connections

@@ -81,7 +81,7 @@ class DeliveryQueue:
             self.put_first(following)
 
     def first_leaves(self, delivery: Delivery, key: str, *, others_follow: bool) -> None:
-        """Note that the first delivery of an ordering key, which blocks the later ones, moves to the topic
+        """Record that the first delivery of an ordering key, which blocks the later ones, moves to the topic
         `outstanding`. If `others_follow` is true, the blocked deliveries move there, too.
         """
         self.leaving_first.add(delivery)

@@ -177,7 +177,7 @@ class Dispatcher:
 
     def turn_away(self, delivery: Delivery, admission: Admission) -> None:
         """Do with a delivery what `admission` says: let it wait in memory, move it to the topic `outstanding`, or leave
-        it there. No attempt of it may begin now.
+        it there. No attempt of the delivery may begin now.
         """
         match admission:
             case Admission.QUEUED:
@@ -336,8 +336,8 @@ class Dispatcher:
         """Handle timeouts, and start retries that are due. The worker calls this several times a second, until it
         returns False.
 
-        If `late` is true, the event loop is late, and answers may have arrived that were not read. No attempt times out
-        then.
+        If `late` is true, the event loop is late, and answers may have arrived that were not read. In this case, no
+        attempt times out.
         """
         if not late:
             self.attempts.expire()

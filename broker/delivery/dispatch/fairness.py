@@ -23,8 +23,8 @@ SCHEDSTAT: Final = Path("/proc/self/schedstat")
 
 
 class Sharing(Protocol):
-    """The interface of a listener's dispatcher that is used to divide a worker's attempts and memory among
-    listeners.
+    """The object that sends one listener's messages (its dispatcher), reduced to what is needed to divide a worker's
+    attempts and memory among listeners.
     """
 
     limits: Limits
@@ -43,8 +43,8 @@ DispatcherT = TypeVar("DispatcherT", bound=Sharing)
 
 
 class Sockets:
-    """The number of a worker's connections to all listeners, limited by the file descriptors that the process may
-    open.
+    """The count of a worker's open connections to all listeners, and its limit, which depends on how many files the
+    process may open.
     """
 
     __slots__ = ("_crowded", "_most", "open")
@@ -132,7 +132,7 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            # If a message arrives before attempts are divided again, a slow or failing listener may start one.
+            # If a message arrives before attempts are divided again, a slow or failing listener may start one attempt.
             limits.permits = 1
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)

@@ -22,20 +22,20 @@ from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
-ANSWERS_MAX: Final = 20  # of one listener, at most this many different HTTP answers are stored in a minute
-BYTES_MAX: Final = 64 << 10  # of them together
-# Of one listener, at most this many different HTTP answers are parsed in a minute. Equal bytes are parsed once.
+ANSWERS_MAX: Final = 20  # At most this many different HTTP answers of one listener are stored in a minute.
+BYTES_MAX: Final = 64 << 10  # of all these answers together
+# At most this many different HTTP answers of one listener are parsed in a minute. Equal bytes are parsed once.
 PARSED_MAX: Final = 100
 ROWS_MAX: Final = 5_000  # attempts until the next checkpoint
 _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
-_CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that make no other answer
+_CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that comparisons ignore
 
 _Found = tuple[str, int, int]  # the id of a stored HTTP answer, its partition, and the time at which it was stored
 
 
 class KeptAnswers:
-    """The kept answers of one dispatcher."""
+    """The answers to one listener's failed attempts, kept until a checkpoint writes them."""
 
     __slots__ = (
         "_answers",
@@ -58,7 +58,7 @@ class KeptAnswers:
         self._since_ms = 0  # The limits on stored HTTP answers apply to the minute that began at this time.
         self._bytes = 0
         self._kept: dict[str, _Found] = {}  # by the answer's id
-        # By the hash of its bytes, each HTTP answer of this minute that was parsed, without the bytes.
+        # The HTTP answers that were parsed in this minute, by the hash of their bytes; None if an answer is not stored.
         self._parsed: dict[int, _Found | None] = {}
 
     def update(self, listener: Listener, opened: Opened) -> None:
@@ -70,7 +70,7 @@ class KeptAnswers:
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
-        """Record how long connecting took in attempts without an answer. They were one request."""
+        """Record how long connecting took in attempts without an answer. These attempts were one request."""
         if times != REUSED:
             for partition, offset, number in attempts:
                 self._add(partition, (offset, number, "", 0, 0, *times))

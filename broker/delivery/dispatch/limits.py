@@ -34,7 +34,7 @@ class Limits:
     """The limits of one listener's attempts in a worker: how many may be in flight, and how many may start."""
 
     priority: Priority
-    # True for slow and failing listeners: their attempts start only after those of fast listeners.
+    # True for slow and failing listeners: their attempts start only after the attempts of fast listeners.
     low_priority: bool
 
     __slots__ = (
@@ -185,7 +185,7 @@ class Limits:
             self._pushed_back_until_ms = at_ms + min(retry_after_s, self._tuning.push_back_s_max) * 1000
 
     def let_alone(self, at_ms: int) -> bool:
-        """Return whether a pause still runs for which the listener has asked with Retry-After."""
+        """Return whether the pause that the listener has requested with Retry-After is not over yet."""
         if self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0
         return self._pushed_back_until_ms > 0

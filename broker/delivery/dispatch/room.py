@@ -29,7 +29,7 @@ class Room:
         self.held = self.held_bytes = 0  # messages in memory, and their size
         self.bytes_share = tuning.held_bytes_max  # `held_bytes` may grow to this
         self.batch_max = 0  # the most messages that a batch of the listener may have; 0 if it gets no batches
-        # By delivery, the bytes of each that is being written to `outstanding` before Kafka deletes its message.
+        # The deliveries that are being written to `outstanding` before Kafka deletes their messages, with their bytes.
         self.setting_aside: dict[Delivery, int] = {}
 
     @property

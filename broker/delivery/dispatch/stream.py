@@ -34,11 +34,11 @@ _ROWS_MAX = 5_000  # An event with this many rows of deliveries has about 300 KB
 # A row of the event DeliveriesSettled, and the time in ms of the put (or `deliver_at`).
 Row = tuple[int, int, int, int, int]
 Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
-Made = tuple[DeliveryAttempted, int]  # with the same time
+Made = tuple[DeliveryAttempted, int]  # with the time in ms of the put (or `deliver_at`)
 
 
 class Assigned(Protocol):
-    """The interface through which the deliveries to one listener use what the worker knows about its partitions."""
+    """The partitions that a worker owns (its assignment), reduced to what the deliveries to one listener use."""
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
@@ -55,13 +55,15 @@ class Assigned(Protocol):
 
 
 class Answers(Protocol):
-    """The interface through which a checkpoint takes those answers of a listener that the log must store."""
+    """The answers of one listener to failed attempts, from which a checkpoint takes those that the log must store."""
 
     def take(self, listener: Listener, partition: int, at_ms: int, /) -> Sequence[Event]: ...
 
 
 class Dispatching(Protocol):
-    """The interface of a listener's dispatcher that delivery streams, catch-up readers and checkpoints use."""
+    """The object that sends one listener's messages (its dispatcher), reduced to what delivery streams, catch-up
+    readers and checkpoints use.
+    """
 
     tuning: Tuning
     assignment: Assigned
@@ -115,7 +117,7 @@ class Delivery:
 
 
 class DeliveryBatch(tuple[Delivery, ...]):
-    """The deliveries whose messages one request sends as a batch, in the order of its body. There may be only one."""
+    """The deliveries whose messages one request sends as a batch, in the order of its body: one or more."""
 
     __slots__ = ()
 
@@ -226,7 +228,7 @@ class Stream:
 
     @property
     def oldest_at_ms(self) -> int | None:
-        """The time at which the oldest message that waits in this delivery stream was put. None if it is not known."""
+        """The time of the put of the oldest message that waits in this delivery stream; None if it is not known."""
         first = self.window.first
         if first is not None:
             delivery = self.window.open[first]

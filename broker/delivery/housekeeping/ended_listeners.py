@@ -40,7 +40,7 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The deletion of what is left of deleted listeners, in the partitions that a worker owns."""
+    """The deletion of the offsets and deliveries that deleted listeners have left in a worker's partitions."""
 
     def __init__(
         self,

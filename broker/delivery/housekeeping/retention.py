@@ -34,14 +34,14 @@ class Kept(Protocol):
 
 
 class Lagging(Protocol):
-    """The interface of a dispatcher that retention uses."""
+    """The object that sends one listener's messages (its dispatcher), reduced to what retention uses."""
 
     def set_aside_before(self, partition: int, below: int) -> None: ...
     def sets_aside(self, partition: int) -> bool: ...
 
 
 class _Lag(NamedTuple):
-    """A listener that lags in a partition: Kafka must not delete the old messages that it still needs."""
+    """A listener that lags in a partition: Kafka must not delete the old messages that the listener still needs."""
 
     partition: int
     listener_id: str
@@ -112,7 +112,7 @@ class Retention:
             low = min(stands.values(), default=ends[partition])
             below = young[partition]
             lags.extend(_Lag(partition, one, below) for one, offset in stands.items() if offset < below)
-            # A message whose delivery moved to `outstanding` since the offsets were read is kept: it is not below them.
+            # Messages whose deliveries have moved to `outstanding` meanwhile are not below `low`, so they are kept.
             bare_ms = self._earlier(before_ms, self._outstanding.oldest_bare_put_ms(partition))
             kept_ms = self._earlier(before_ms, self._outstanding.oldest_put_ms(partition))
             await self._delete(partition, bare_ms, min(low, ends[partition]), changes_ms=kept_ms)
@@ -174,8 +174,9 @@ class Retention:
         log.info("retention.deleted partition=%d messages_before=%d", partition, limit)
 
     def _earlier(self, before_ms: int, put_ms: int | None) -> int:
-        """Return the earlier of two times: `before_ms`, and `put_ms`, when the oldest message was put.
+        """Return the earlier of two times: `before_ms`, and the time `put_ms` of the oldest message's put.
 
-        `put_ms` is None if there is no message. It is lowered by the possible difference between machines' clocks.
+        `put_ms` is None if there is no message. If there is one, `put_ms` is lowered by the possible difference between
+        machines' clocks.
         """
         return before_ms if put_ms is None else min(before_ms, put_ms - self._tuning.clock_skew_ms)

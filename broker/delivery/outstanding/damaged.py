@@ -133,7 +133,7 @@ def _parked(
 
 
 def _set_aside(listener: Listener, partition: int, message: Message) -> DeliverySetAside:
-    """Return the event of a delivery that is due now, or at the message's `deliver_at`. Call it after body()."""
+    """Return the event of a delivery that is due now, or at the message's `deliver_at`. Call message.body() first."""
     name, data = message.name_and_data()
     return DeliverySetAside(
         at_ms=now_ms(),

@@ -99,7 +99,7 @@ class Due:
         return all(served)
 
     def note(self, listener_id: str, at_ms: int) -> None:
-        """Note that a delivery of this listener becomes due at this time, so that the worker looks for it then."""
+        """Remember that a delivery of this listener becomes due at `at_ms`, so that the worker looks for it then."""
         if at_ms < self._next_ms.get(listener_id, at_ms + 1):
             self._next_ms[listener_id] = at_ms
             if self._soonest_ms is None or at_ms < self._soonest_ms:
@@ -275,7 +275,7 @@ class Due:
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
     """Return whether the listener's delivery stream has read far enough that this delivery may be attempted."""
     # After a crash, the listener's delivery stream may read a message again whose delivery is in `outstanding`.
-    # So attempt a stored delivery only when the stream has passed its message. Otherwise it could be sent twice.
+    # Attempt a stored delivery only when the stream has passed its message. Otherwise, the message could be sent twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)

@@ -63,9 +63,8 @@ class OutstandingEntry:
         return self.number == 0 and self.due_ms is not None
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
-        """Apply the listener's redrives, which are an operator's requests to retry deliveries. Return True if one of
-        them makes this delivery due now, with all its attempts again. A delivery that was never attempted does not
-        change.
+        """Apply the listener's redrives, which are an operator's requests to retry deliveries. Return True if a redrive
+        makes this delivery due now, with all its attempts again. A delivery that was never attempted does not change.
         """
         since, self.redrives = self.redrives, redrives.count
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):

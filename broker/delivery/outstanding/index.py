@@ -26,7 +26,7 @@ BEGIN: Final = (-1, -1)
 
 # The column `queued_ms` is the time at which the worker looks at the delivery next.
 # `queued_ms` is null if the delivery is parked, is being attempted, or waits for an earlier one of its ordering key.
-# A partial index for each SQL condition below. It holds only the rows that match the condition.
+# Each SQL condition below has a partial index, which holds only the rows that match the condition.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
@@ -58,7 +58,7 @@ class Count:
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # not parked, by partition
-    # By partition, the deliveries that are due or retrying, without those that wait for their `deliver_at` time.
+    # The deliveries that are due or retrying, by partition, without those that wait for their `deliver_at` time.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # by partition, with an attempt
     parked: dict[int, int] = field(default_factory=dict)  # of each partition
@@ -72,9 +72,9 @@ class OutstandingIndex:
         self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}  # by listener id
         self.queued_keys = 0
-        # By listener id, the partitions in which the number of its deliveries has changed since the last checkpoint.
+        # The partitions in which the number of a listener's deliveries has changed since a checkpoint, by listener id.
         self.changed: dict[str, set[int]] = {}
-        # By partition, a fingerprint (number and hash of the keys) of its deliveries in the index.
+        # A fingerprint of each partition's deliveries in the index: their number, and a hash of their keys.
         self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)
         self._rows = 0
         self._last_id = 0
@@ -249,16 +249,16 @@ class OutstandingIndex:
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message with a delivery in the topic `outstanding` was put. Return 0 if one of these
-        messages can't be read.
+        """Return the time of the put of the oldest message that has a delivery in the topic `outstanding`. Return 0 if
+        one of these messages can't be read.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
         return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message was put whose data is only in the topic `messages`, because its record in
-        `outstanding` has no copy. Return 0 if an outstanding message can't be read.
+        """Return the time of the put of the oldest message whose data is only in the topic `messages`, because its
+        record in `outstanding` has no copy. Return 0 if an outstanding message can't be read.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
@@ -266,7 +266,7 @@ class OutstandingIndex:
         return self._put_ms(sql, (partition,))
 
     def waits_since_ms(self, partition: int, listener_id: str) -> int | None:
-        """Return when the oldest message that waits for this listener was put."""
+        """Return the time of the put of the oldest message that waits for this listener."""
         sql = (
             f"SELECT message FROM entries WHERE partition = ? AND listener = ? AND {_WAITING} ORDER BY message LIMIT 1"
         )

@@ -34,7 +34,7 @@ class Outcomes:
         # The last failed attempt of each delivery that has not succeeded.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
-        # By listener id, a bit for each offset. It is 1 if the message at this offset was delivered.
+        # A bit for each offset, by listener id. The bit is 1 if the message at the offset was delivered.
         self._delivered: dict[str, bytearray] = {}
 
     def delivered(self, listener_id: str, offset: int) -> bool:

@@ -48,7 +48,7 @@ class OutstandingRecords:
         self._deliveries_topic = deliveries_topic
         self._topic = topic
         self.fillers: dict[int, set[bytes]] = {}
-        self.ends: dict[int, int] = {}  # By partition, the offset up to which the topic `outstanding` has been read.
+        self.ends: dict[int, int] = {}  # The offset up to which the topic `outstanding` has been read, by partition.
         self._messages_topic = messages_topic
 
     async def all_of(
@@ -165,8 +165,8 @@ class OutstandingRecords:
         # A new partition leader may not have the record yet, so the read is tried again later.
         if message is None and behind:
             raise LogUnavailable(
-                f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}; "
-                "Everput will read it again"
+                f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}, "
+                "although it should have one; Everput will try the read again"
             )
         return message
 
@@ -191,8 +191,8 @@ class OutstandingRecords:
                 break
             if fetched.next_offset <= at:
                 raise LogUnavailable(
-                    f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on; "
-                    "Everput will read it again"
+                    f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on, "
+                    "although it should have one; Everput will try the read again"
                 )
             found += (message for message in messages(fetched.records) if message.offset <= last)
             at = fetched.next_offset
@@ -208,8 +208,8 @@ class OutstandingRecords:
             return None
         if fetched.end_offset <= place:
             raise LogUnavailable(
-                f"Kafka returned no record of {self._messages_topic}/{partition} from offset {place} on; "
-                "Everput will read it again"
+                f"Kafka returned no record of {self._messages_topic}/{partition} from offset {place} on, "
+                "although it should have one; Everput will try the read again"
             )
         return next((message for message in messages(fetched.records) if message.offset == place), None)
 

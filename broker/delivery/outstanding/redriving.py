@@ -28,7 +28,7 @@ class _Redriving:
 
 
 class Schedule(Protocol):
-    """The interface through which redrives make stored deliveries due now. The class Due implements it."""
+    """The schedule of stored deliveries, in which redrives make deliveries due now. The class Due implements it."""
 
     taken: dict[int, OutstandingEntry]
 
@@ -55,8 +55,8 @@ class Redrives:
         self._under_way.pop(listener_id, None)
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
-        """Begin a redrive, which makes the listener's parked and retrying deliveries due. Deliveries that its
-        dispatcher already has are due at once.
+        """Begin a redrive, which makes the listener's parked and retrying deliveries due. Deliveries that the
+        listener's dispatcher already has are due at once.
         """
         at_ms = now_ms()
         for entry in due.taken.values():

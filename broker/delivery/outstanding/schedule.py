@@ -108,8 +108,8 @@ class Outstanding:
                 self._redrives.begin(dispatcher.listener, self._due)
 
     def close(self) -> None:
-        """Close the index after the partitions were handed over. It need not be saved, because the next owner builds a
-        new one from Kafka.
+        """Close the index after the partitions were handed over. The index need not be saved, because the next owner
+        builds a new one from Kafka.
         """
         self._sync.close()
         self._index.close()
@@ -221,7 +221,7 @@ class Outstanding:
 
     def is_outstanding(self, delivery: Delivery) -> bool:
         """Return whether this delivery is stored in the topic `outstanding` already. A crash between that write and the
-        commit of the listener's offset leaves it in both places.
+        commit of the listener's offset leaves the delivery in both places.
         """
         message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
         if message is None or listener_id not in self._index.counts:
@@ -248,8 +248,8 @@ class Outstanding:
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 
     def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
-        """Return how many of the listener's deliveries wait for a retry or for their ordering key, and when the oldest
-        of their messages was put.
+        """Return how many of the listener's deliveries wait for a retry or for their ordering key, and the time of the
+        put of the oldest of their messages.
         """
         count = self._index.counts.get(listener_id)
         number = 0 if count is None else count.waiting.get(partition, 0)
@@ -281,23 +281,23 @@ class Outstanding:
         return self._index.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message with a delivery in the topic `outstanding` was put. Return None if there is no
-        such delivery, and 0 if one of these messages can't be read.
+        """Return the time of the put of the oldest message that has a delivery in the topic `outstanding`. Return None
+        if there is no such delivery, and 0 if one of these messages can't be read.
         """
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return when the oldest message was put whose data is only in the topic `messages`, because its record in
-        `outstanding` has no copy. Return None if there is no such message, and 0 if an outstanding message can't be
-        read.
+        """Return the time of the put of the oldest message whose data is only in the topic `messages`, because its
+        record in `outstanding` has no copy. Return None if there is no such message, and 0 if an outstanding message
+        can't be read.
         """
         return self._index.oldest_bare_put_ms(partition)
 
     # Deliveries that end
 
     def delivered(self, delivery: Delivery) -> None:
-        """Note that a listener has accepted a delivery that was stored in the topic `outstanding`. The next flush()
-        writes its tombstone.
+        """Remove a delivery that was stored in the topic `outstanding`, because the listener has accepted it. The next
+        flush() writes its tombstone.
         """
         if delivery.entry is not None:
             self.cancel(delivery.entry.partition, delivery.entry.listener_id, delivery.entry.message_id)

@@ -32,12 +32,12 @@ class WatchedAppender:
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
-        # By partition, a number that grows when an append begins, and again when it ends.
+        # A number for each partition, which grows when an append begins, and again when it ends.
         self.changes: defaultdict[int, int] = defaultdict(int)
-        # By partition, the number of records that Kafka has acknowledged.
+        # The number of records that Kafka has acknowledged, by partition.
         self.records: defaultdict[int, int] = defaultdict(int)
         self._under_way: defaultdict[int, int] = defaultdict(int)
-        # By partition, the keys of records that Kafka may or may not have stored.
+        # The keys of records that Kafka may or may not have stored, by partition.
         self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
 
     @property
@@ -49,8 +49,8 @@ class WatchedAppender:
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
-        """Note that Kafka may have a record with this key that is not in the index. When a later record with the same
-        key is written, this doubt ends.
+        """Remember that Kafka may have a record with this key that is not in the index. The doubt ends when a later
+        record with the same key is written.
         """
         self._in_doubt[partition].add(key)
 
@@ -89,7 +89,7 @@ class WatchedAppender:
 
 
 class IndexSync:
-    """Fills the SQLite index from the topic `outstanding`, and checks that both still hold the same deliveries."""
+    """The part of a worker that fills the SQLite index from the topic `outstanding`, and checks that both agree."""
 
     def __init__(
         self,
@@ -107,10 +107,10 @@ class IndexSync:
         self._due = due
         self._tuning = tuning
         self._reading: dict[int, object] = {}  # the latest read() of each partition
-        # By partition of the topic `outstanding`, the offset up to which the index has all records, and a count.
+        # For each partition of `outstanding`, the offset up to which the index has all records, and a count of records.
         # The count says how many records this worker had written to the partition when the index was complete.
         self._known: dict[int, tuple[int, int]] = {}
-        # By partition, `_written.changes` at the time of the newest fingerprint, and the fingerprint as text.
+        # For each partition, the newest fingerprint as text, after the value that `_written.changes` had at its time.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:

@@ -26,7 +26,7 @@ _RECORD_BYTES_MIN: Final = 128  # The smallest number of bytes that a message's 
 
 
 class Source(Protocol):
-    """The interface of the object from which catch-up readers get older messages, and to which they report damage."""
+    """The source of older messages for catch-up readers. It also parks deliveries whose messages can't be read."""
 
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
@@ -172,13 +172,13 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # The read had no message that the listener needs. So it may request the next read only after a pause.
+        # The read had no message that the listener needs, so the listener may request the next read only after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
-        """Park the deliveries of these unreadable records for all listeners that lack them, and let the listeners
-        continue after them.
+        """Park the deliveries of these unreadable records for all listeners that lack the records, and let the
+        listeners continue after the damaged range.
         """
         found = []
         for stream in list(self._lagging.get(partition.number, ())):

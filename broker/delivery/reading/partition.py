@@ -36,8 +36,8 @@ class Partition:
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """Hand each new message to the dispatchers of its queue's listeners. Lagging listeners get it later from a
-        catch-up reader.
+        """Hand each new message to the dispatchers of its queue's listeners. Lagging listeners get the message later
+        from a catch-up reader.
         """
         number, fed, ring = self.number, self._fed, self._ring
         for message in messages:
@@ -83,8 +83,8 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to this offset. Each listener then asks a catch-up reader for them, which parks
-        its deliveries.
+        """Skip unreadable records up to this offset. Each listener then requests these records from a catch-up reader,
+        which parks the listener's deliveries.
         """
         if last < self.tail:
             return
@@ -105,7 +105,7 @@ class Partition:
                 dispatcher.wake()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Mark unreadable records as passed for one listener, so that it continues after them. They are the records at
+        """Mark unreadable records as passed for one listener, so that it continues after them. The records are those at
         the offsets in `own`, and all from `begin` to `last`.
         """
         window = stream.window
@@ -121,7 +121,7 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Note that the listener's committed offset on this partition is loaded. A listener without a delivery stream
+        """Record that the listener's committed offset on this partition is loaded. A listener without a delivery stream
         here starts with the next new message.
         """
         self._placed.add(dispatcher)
@@ -157,7 +157,7 @@ class Partition:
 
     def from_ring(self, stream: Stream) -> bool:
         """Hand a lagging listener the messages that it needs, if all of them are still in memory. Return False if some
-        are not, or if it needs none.
+        of them are not in memory, or if the listener needs none.
         """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:

@@ -71,7 +71,7 @@ def cache_dir() -> Path:
 
 
 def kafka_jars(*, progress: bool = True, cancelled: threading.Event | None = None) -> tuple[Path, ...]:
-    """Return Kafka's verified jars in class path order, and download missing ones first. This blocks the thread.
+    """Return Kafka's verified jars in class path order, and download missing ones first. The call blocks its thread.
 
     Setting `cancelled` ends the call with an error. Raises ConfigurationError if there is no network or no disk space,
     or if a downloaded jar differs from the pinned one.

@@ -45,7 +45,7 @@ _ORPHAN_GONE_WITHIN_S: Final = 10.0
 class EmbeddedKafka:
     """An Apache Kafka that runs as a child process on 127.0.0.1, with its log below `data_dir`.
 
-    Without `port`, it takes a free port and keeps it. On Linux it ends with the thread that called start(). Clients
+    Without `port`, it takes a free port and keeps it. On Linux, Kafka ends with the thread that called start(). Clients
     connect with `access`.
 
     The first start creates the password in data_dir/password. Only start() reads the file again, so running clients
@@ -91,7 +91,7 @@ class EmbeddedKafka:
         return self.running_process.running.pid
 
     async def start(self) -> None:
-        """Start Kafka, and return when it answers.
+        """Start Kafka, and wait until it answers.
 
         Raises ConfigurationError if the directory is in use, if other users can write to it, or if Kafka can't run
         there.
@@ -122,7 +122,8 @@ class EmbeddedKafka:
             raise
 
     async def wait(self, *, look_s: float = _LOOK_S, missed_max: int = _MISSED_MAX) -> int:
-        """Wait until the current Kafka process has ended. Return its exit code, or the negative number of a signal.
+        """Wait until the current Kafka process has ended. Return its exit code, or the negative number of the signal
+        that killed it.
 
         A process is killed when it fails `missed_max` checks in a row, which are `look_s` seconds apart.
         """

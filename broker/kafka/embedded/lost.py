@@ -93,8 +93,8 @@ def batches_of(records: Sequence[Record], first: int) -> bytes:
 
 
 def put_in(folder: Path, first: int, batches: bytes) -> None:
-    """Write record batches to a new segment file that begins at the offset `first`, and sync it. An incomplete batch at
-    the end of the segment before it is cut off.
+    """Write record batches to a new segment file that begins at the offset `first`, and sync it. If the previous
+    segment ends with an incomplete batch, remove this batch first.
 
     Kafka then rebuilds the indexes.
     """

@@ -160,7 +160,7 @@ class KafkaProcess:
         return self._process
 
     async def start(self) -> None:
-        """Format Kafka's log directory if it is new, start Kafka, and return when it answers.
+        """Format Kafka's log directory if it is new, start Kafka, and wait until it answers.
 
         Raises ConfigurationError if Kafka ends or does not answer in time. After this error, no process is left
         running.

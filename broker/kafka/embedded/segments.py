@@ -129,7 +129,8 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
     """Yield the damaged record batches at which a broker would cut off its partitions if it started now, after a crash.
 
-    The broker then reads what may not have been synced to disk, and takes the first damaged batch for the end.
+    The broker then reads the batches that may not have been synced to disk, and treats the first damaged one as the end
+    of the partition.
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
@@ -239,8 +240,8 @@ def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
-    """Return whether an intact batch follows a damaged one. If none does, the damaged one may be a batch whose write a
-    crash has cut off.
+    """Return whether an intact batch follows a damaged one. If none does, the damaged batch may be the last one, whose
+    write a crash has cut off.
     """
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
