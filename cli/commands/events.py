@@ -30,7 +30,7 @@ without their prefix `everput.`.
 
 Ignore fields that you do not know, because new versions of Everput may add fields.
 
-A change that breaks readers gets a new version of the event. Events of earlier versions stay in the topics, so this
+If a change would break readers, the event gets a new version. Events of earlier versions stay in the topics, so this
 page describes them below the current version.
 
 Fields marked *secret* or *internal* are stored in Kafka, but the API never returns them. Internal fields are offsets in
@@ -39,7 +39,7 @@ Kafka partitions. All organizations share these partitions, so an offset would s
 The topic `claims` keeps its records for two days, and the topic `statistics` for 30 days. The topic `outstanding` is
 compacted.
 
-`GET /v1/log` reads all topics except these three.
+`GET /v1/log` reads all topics except `claims`, `statistics` and `outstanding`.
 
 Every event has
 """
@@ -66,7 +66,7 @@ def catalogue() -> str:
                 rows = [row for row in rows if row[0] not in former.lacks]
                 lines += _version(f"#### `{name}`, version {version}", rows)
                 former_text = f"Everput no longer writes version {version} of `{name}`."
-                lines += ["", f"{former_text} It reads such an event with this meaning: {former.read_as}."]
+                lines += ["", f"{former_text} Events of this version in the log have this meaning: {former.read_as}."]
     return "\n".join(lines) + "\n"
 
 
