@@ -34,7 +34,7 @@ class AccountLimits:
     # The rate limit on sign-in attempts for one e-mail address, whether the password is right or wrong.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
-    # The rate limit on all sign-in attempts together. Each check of a password takes processor time from deliveries.
+    # The rate limit on all sign-in attempts together, because each check of a password takes processor time.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
     # The rate limit on sign-in attempts from the network address of one client.
@@ -46,7 +46,7 @@ class AccountLimits:
     # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
-    # Networks that made no sign-in attempt for this many seconds may still try when the limit is nearly used up.
+    # Every `recent_s` seconds, one attempt of each network is forgotten. Networks without attempts come first.
     recent_s: float = 600.0
 
 

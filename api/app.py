@@ -121,7 +121,9 @@ def make_app(
     dns: Ask = ask_system,
     clock: Callable[[], int] = now_ms,
 ) -> Starlette:
-    """Create the Starlette application of the REST API. Its event log and its projection must be started already."""
+    """Create the Starlette application of the REST API. The event log (`log`) and the state (`view`) must be started
+    already.
+    """
     mailer = None if settings.smtp is None else Mailer(settings.smtp)
     may_mail = partial(_may_mail, settings, view)
     listener_commands = ListenerCommands(
@@ -358,8 +360,8 @@ def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
 class _App(Starlette):
     """The Starlette application of the REST API, with a short way for puts of messages.
 
-    A PUT on `/v1/queues/{queue_id}/messages` skips Starlette's middleware and routing, which would be a third of its
-    cost.
+    A PUT on `/v1/queues/{queue_id}/messages` skips Starlette's middleware and routing, which would take a third of its
+    processor time.
     """
 
     def __init__(self, puts: Resource, came: Callable[[], None], **options: Any) -> None:
@@ -389,8 +391,8 @@ class _App(Starlette):
 
 
 class _Elsewhere:
-    """The ASGI application for requests that no handler of the API gets. It answers 404 for unknown paths, and
-    answers errors outside of the handlers as problem details (RFC 9457).
+    """The ASGI application for requests that no handler of the API gets. It answers 404 for unknown paths. It turns
+    errors outside of the handlers into problem details (RFC 9457).
     """
 
     def __init__(self, service: Service) -> None:

@@ -43,8 +43,8 @@ _SESSION_CALLS_PER_S: Final = 1.0
 class ApiKeys:
     """The look-up of API keys by the text that a client sends.
 
-    It caches only hashes of keys, never the result, so that a key is refused as soon as the log says that it was
-    revoked. `limit` bounds the requests of each organization; None means no limit.
+    It caches the hashes of keys, but not whether a key is valid, so that a key is refused as soon as the log says that
+    it was revoked. `limit` bounds the requests of each organization; None means no limit.
     """
 
     limit: Limit | None = None

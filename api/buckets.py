@@ -41,7 +41,7 @@ class Buckets:
         return Allowance(math.floor(self.size - full_in_s * self.per_s + 1e-9), full_in_s, 0.0)
 
     def taken(self, name: str, at_s: float) -> int:
-        """Return how many uses of the name the limit counts at this time. The number falls as time passes."""
+        """Return how many uses of the name still count against its rate limit. The number falls as time passes."""
         return math.ceil(max(0.0, self._full_at_s.get(name, 0.0) - at_s) * self.per_s - 1e-9)
 
     def __len__(self) -> int:
@@ -49,8 +49,8 @@ class Buckets:
         return len(self._full_at_s)
 
     def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """Count `count` uses, at most `size`, unless the limit is exceeded. `at_s` is the time of any monotonic
-        clock.
+        """Count `count` uses of the name (at most `size`), unless they would exceed the rate limit. `at_s` is the time
+        of any monotonic clock.
         """
         allowance = self.look(name, at_s, count)
         if not allowance.wait_s:

@@ -52,9 +52,9 @@ _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
 _LENGTH_DIGITS_MAX: Final = 19  # of the header Content-Length
 _READS: Final = ("GET", "HEAD")
-# Caches must not share answers between clients: a cache does not know that they depend on the header X-API-KEY.
+# Caches must not share answers between clients: a cache does not know that an answer depends on the header X-API-KEY.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
-# The client may keep the answer, but must ask with its entity tag before it uses the answer again.
+# The client may keep the answer, but must ask the server with the answer's entity tag before it uses the answer again.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
 # A request id with an API key or a session token in it is refused, because request ids are logged and stored.
@@ -134,7 +134,8 @@ class Call:
         return str(self.request_id, "ascii")
 
     async def admit(self, scope: str, *, narrows: bool = False) -> None:
-        """Authenticate the request by its API key or by its session, and require a scope.
+        """Authenticate the request by its API key or by its session, and require that the key or the member's role has
+        a scope.
 
         A request with a session names the organization in the header `Everput-Organization`. Raises what
         `admit_api_key` and Members.find raise.
@@ -183,7 +184,9 @@ class Call:
         return self._service.view.state.scopes_of(self.organization_id, self.session.account_id)
 
     def need(self, scope: str) -> None:
-        """Raise Forbidden unless the API key or the member's role has this scope, now and at each later check."""
+        """Raise Forbidden unless the API key or the member's role has this scope. `check_still_in` makes the same check
+        again later.
+        """
         self._scopes_needed += (scope,)
         if self.api_key is not None:
             check_scope(self.api_key, scope)
@@ -224,7 +227,9 @@ class Call:
         )
 
     def if_match(self) -> frozenset[int] | None:
-        """Return the versions that `If-Match` allows a change to; None for any version."""
+        """Return the versions that a resource may have for the change to be made, from the header `If-Match`; None for
+        any version.
+        """
         return versions(self.sent.get(b"if-match"))
 
     def path(self, name: str) -> str:
@@ -232,7 +237,7 @@ class Call:
         return str(self.scope["path_params"][name])
 
     def query(self) -> dict[str, str]:
-        """Return the parameters of the URL's query. If one is given twice, its last value counts."""
+        """Return the parameters of the URL's query. If a parameter is given twice, the last value counts."""
         try:
             text = self.scope["query_string"].decode()
             return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX))
@@ -363,7 +368,7 @@ class Method(NamedTuple):
     handler: Handler
     # The scope that an API key or a member's role needs. None means that the handler itself authenticates the request.
     scope: str | None
-    # True if an API key that is restricted to some queues may use this path. It then sees only these queues.
+    # True if an API key that is restricted to some queues may use this path. The answer then shows only these queues.
     narrows: bool = False
 
 
@@ -404,7 +409,7 @@ class Resource:
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 await call.admit(method.scope, narrows=method.narrows)
-                # A GET first waits until this process has read all changes in the log. Otherwise the answer is 503.
+                # A GET waits until this process has read the whole log. If that takes too long, the answer is 503.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:

@@ -23,7 +23,7 @@ _FOLDER: Final = Path(__file__).parent / "console_files"
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
 # The console replaces these texts in the samples by the server's URL, the API key and the queue's id.
-_SERVER: Final = "https://[server]"  # in a shell, a URL with brackets needs quotes
+_SERVER: Final = "https://[server]"  # the brackets make shlex.quote() put quotes around the URL in samples for curl
 _KEY: Final = "API_KEY"
 _QUEUE_ID: Final = "QUEUE_ID"
 

@@ -29,13 +29,13 @@ _NONCE_PURPOSE: Final = "everput damaged id nonce"
 _PLACE: Final = struct.Struct(">HQQ")
 _NONCE_BYTES: Final = 12
 _PREFIX: Final = "damaged-"
-# This regular expression takes linear time on any input, because its only repetition has a fixed length.
+# This regular expression takes linear time on any input, because it repeats one set of characters exactly 62 times.
 _SEALED: Final = re.compile(r"damaged-([A-Za-z0-9_-]{62})", re.ASCII)
 
 
 class DamagedIds:
-    """The encryption of ids that stand for damaged messages. It encrypts with the newest sealing key, and decrypts with
-    any.
+    """The encryption of message ids that contain Kafka offsets, because the messages themselves are damaged and have no
+    other id. The newest sealing key encrypts an id, and every sealing key can decrypt it.
     """
 
     def __init__(self, sealer: Sealer) -> None:
@@ -43,8 +43,8 @@ class DamagedIds:
         self._nonce_key = sealer.derived_keys(_NONCE_PURPOSE)[0]
 
     def shown(self, message_id: str, organization_id: str) -> str:
-        """Return a message's id as its organization sees it. An id that stands for damaged messages is encrypted. Other
-        ids do not change.
+        """Return a message's id as its organization sees it: encrypted if it contains the Kafka offsets of damaged
+        messages, otherwise unchanged.
         """
         where = parse_damaged_id(message_id)
         if where is None:

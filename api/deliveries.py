@@ -62,7 +62,8 @@ class OutstandingDeliveries:
     async def redrive(self, call: Call) -> Any:
         """Retry parked and retrying deliveries now. The answer has their number.
 
-        The stored event names only messages with such a delivery, because every process keeps the names in memory.
+        The stored event names only messages with a parked or retrying delivery, because every process keeps these names
+        in memory.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = list[str]()

@@ -41,7 +41,7 @@ _SCOPE: Final = "messages:put"
 _JSON: Final = b"application/json"
 _KINDS: Final = frozenset({_JSON, b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _LENGTH_DIGITS_MAX: Final = len(str(BODY_BYTES_MAX))
-# Starlette, not the fast path, handles a put of a message with one of these headers.
+# Starlette handles a put of a message that has one of these headers.
 _UNUSUAL: Final = frozenset(
     {b"idempotency-key", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", trace.HEADER}
 )
@@ -102,7 +102,7 @@ class DirectPut:
             log.exception("put.not_answered id=%s", self._request_id.decode())
 
     def set_exception(self, error: BaseException) -> None:
-        """Answer with the problem details of an error. The error says whether the message may be stored anyway."""
+        """Answer with the problem details of an error. The error says whether the message may have been stored."""
         try:
             problem = logged_problem(error, self._request_id, self.url.decode("latin-1"), self._headers)
             self._finish(problem.status, problem.headers, MEDIA_TYPE, problem.body)
@@ -178,8 +178,8 @@ class DirectPuts:
         return None if queue is None else (api_key, queue)
 
     def append(self, put: DirectPut, body: bytes) -> bool:
-        """Append the message of a put, and return True. Return False if Starlette must handle the put instead. Then,
-        and also after an error, nothing was counted or appended.
+        """Append the message of a put, and return True. Return False if Starlette must handle the put instead. If this
+        method returns False or raises an error, nothing was counted or appended.
         """
         target = self.target(put.url, put.sent)
         if target is None:

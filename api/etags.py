@@ -31,7 +31,8 @@ def entity_tag(item: Item, body: bytes) -> bytes:
 
 
 def versions(if_match: bytes | None) -> frozenset[int] | None:
-    """Return the versions that `If-Match` allows a change to; None for any version (RFC 9110, 13.1.1).
+    """Return the versions that a resource may have for the change to be made; None for any version (`If-Match`, RFC
+    9110, 13.1.1).
 
     A tag of an unknown format allows no version.
     """

@@ -26,8 +26,8 @@ _BACKLOGS_S: Final = 3.0
 async def health_fields(
     view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
 ) -> list[dict[str, Any]]:
-    """Return JSON fields with the health and the delivery counts of each listener. While Kafka does not answer, there
-    are no fields.
+    """Return JSON fields with the health and the delivery counts of each listener. While Kafka does not answer, return
+    no fields.
     """
     try:
         async with asyncio.timeout(_FACTS_S):
@@ -55,8 +55,8 @@ def listener_health(view: DirectoryView, listener: Listener, facts: Facts) -> di
 async def queue_health_fields(
     view: DirectoryView, status: ListenerStatus, queues: Sequence[Queue]
 ) -> list[dict[str, Any]]:
-    """Return, for each queue, JSON fields that say how many of its listeners are in each state, and how many deliveries
-    are retrying or parked. While Kafka does not answer, there are no fields.
+    """Return JSON fields for each queue: how many of its listeners are in each state, and how many deliveries are
+    retried or parked. While Kafka does not answer, return no fields.
     """
     listeners = [list(queue.listeners.values()) for queue in queues]
     known = iter(await health_fields(view, status, [one for some in listeners for one in some]))
@@ -74,8 +74,8 @@ async def queue_health_fields(
 
 
 async def backlog_fields(status: ListenerStatus, listeners: Sequence[Listener]) -> list[dict[str, Any]]:
-    """Return the backlog of each listener of one organization as JSON fields. While it can't be counted, there are no
-    fields.
+    """Return the number of messages that wait for each listener of one organization, as JSON fields. While the messages
+    can't be counted, return no fields.
     """
     backlogs = await backlogs_of(status, listeners)
     if backlogs is None:
@@ -85,8 +85,8 @@ async def backlog_fields(status: ListenerStatus, listeners: Sequence[Listener]) 
 
 
 async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) -> list[dict[str, Any]]:
-    """Return, for each queue, JSON fields that say how many messages wait for its listeners, and since when. While this
-    can't be counted, there are no fields.
+    """Return JSON fields for each queue: how many messages wait for its listeners, and since when. While the messages
+    can't be counted, return no fields.
     """
     backlogs = await backlogs_of(status, [one for queue in queues for one in queue.listeners.values()])
     if backlogs is None:

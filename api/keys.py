@@ -55,7 +55,7 @@ class OrganizationKeys:
         missing = [scope for scope in scopes if scope in SCOPES and not covers(who.scopes, scope)]
         if missing:
             who_lacks = "This API key" if call.api_key is not None else "Your role in this organization"
-            raise Forbidden(f"{who_lacks} lacks the scope {missing[0]!r}, so it can't give it to another key.")
+            raise Forbidden(f"{who_lacks} lacks the scope {missing[0]!r}, so you can't create a key with this scope.")
         expires_at_ms = None if body.expires_at is None else int(body.expires_at.timestamp() * 1000)
         if who.expires_at_ms is not None and (expires_at_ms is None or expires_at_ms > who.expires_at_ms):
             last = rfc3339(who.expires_at_ms)
@@ -99,8 +99,8 @@ class OrganizationKeys:
         return _answer(call, api_key, {})
 
     async def _administrator(self, call: Call) -> _Administrator:
-        """Return who makes this request: an API key or a member of the path's organization. Raises Forbidden without
-        the scope `keys`, and NotFound for another organization.
+        """Return the sender of this request: an API key or a member of the path's organization. Raises Forbidden if the
+        sender lacks the scope `keys`, and NotFound for another organization.
         """
         await self._view.caught_up()
         organization_id = call.path("organization_id")

@@ -17,8 +17,8 @@ EVERYBODY: Final = ""  # the name under which a rate limit counts all clients to
 
 
 class Recent:
-    """The number of recent sign-in attempts of each network. Networks with fewer recent attempts are served first, by
-    the argument `left` of `Limit.check`.
+    """The number of recent sign-in attempts of each network. The argument `left` of `Limit.check` gets this number, so
+    that networks with few recent attempts are served first.
 
     One attempt of each network is forgotten every `each_s` seconds. At most `most` attempts of a network are
     remembered.

@@ -65,7 +65,9 @@ class Listeners:
         return _answer(call, listener, {"secret": secret})
 
     async def list(self, call: Call) -> Any:
-        """List the listeners of a queue with their health, and with `backlog=true` also with their backlog."""
+        """List the listeners of a queue with their health. With `backlog=true`, also say how many messages wait for
+        each listener.
+        """
         query = call.query()
         queue = await find_queue(await self._views.of(call), call.organization_id, call.path("queue_id"))
         shown, page_token = page(queue.listeners.values(), query)

@@ -22,8 +22,8 @@ _STORED_MS_MAX: Final = 600_000
 
 
 class Filters(NamedTuple):
-    """The filters of a request for a list of messages. `deliveries` and `data` say whether the answer has these for
-    each message.
+    """The filters of a request for a list of messages. `deliveries` says whether the answer has the deliveries of each
+    message, and `data` whether it has the data.
     """
 
     messages: MessageFilter
@@ -52,7 +52,7 @@ def filters(query: Mapping[str, str], queue: Queue) -> Filters:
 
 
 async def narrowed(span: Span, asked: Filters, log: MessageLog, *, listener_given: bool) -> Span:
-    """Return the range of offsets without those in which the filters accept no message."""
+    """Shrink a range of offsets to the part in which messages may match the filters."""
     begin, end = list(span.begin), list(span.end)
     partitions = range(len(begin))
     if listener_given:

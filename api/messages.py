@@ -93,9 +93,7 @@ class Messages:
         return put_answer(call.href(""), queue.id, put)
 
     async def put_batch(self, call: Call) -> Any:
-        """Put all messages of a batch, or none if one of them is refused. The results have the order of the
-        messages.
-        """
+        """Put all messages of a batch, or none if one is refused. The results are in the order of the messages."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(BatchBody, times_bytes_max=BATCH_TIMES_BYTES_MAX)
         puts: Sequence[Put | Stored]
@@ -232,7 +230,7 @@ def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | 
     """Trace the put of a message if this process traces. Yield the `traceparent` that attempts of the message will
     send.
 
-    Without tracing, this is the `traceparent` of the client's request. If that one is invalid, it counts as missing.
+    Without tracing, yield the `traceparent` of the client's request, or UNSET if the request has no valid one.
     """
     parent = trace.parse(call.sent.get(trace.HEADER, b""))
     if tracing is None:
@@ -293,8 +291,8 @@ def _listed(one: ListedMessage, asked_for: Filters) -> dict[str, Any]:
 
 
 def _steps(attempt: Attempt) -> dict[str, Any]:
-    """Return JSON fields of a failed attempt: how long connecting took, and the listener's answer. Fields that are not
-    known are left out.
+    """Return JSON fields of a failed attempt: the durations of the DNS look-up, the connection and the TLS handshake,
+    and the listener's answer. Fields that are not known are left out.
     """
     steps = {"dns_ms": attempt.dns_ms, "connect_ms": attempt.connect_ms, "tls_ms": attempt.tls_ms}
     fields: dict[str, Any] = {name: ms for name, ms in steps.items() if ms is not None}

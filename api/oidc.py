@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/console/oidc"
 VALID_S: Final = 600  # a person must sign in at the provider within this many seconds
-# Rate limits on the beginnings and ends of sign-ins: from one client address, and all together.
+# Rate limits on requests that begin or complete a sign-in: those from one client address, and all together.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.5
 ALL_AT_ONCE, ALL_PER_S = 50, 3.0
 _COOKIE: Final = "everput_oidc"
 _RANDOM_BYTES: Final = 32
-_TEXT_CHARS_MAX: Final = 4_096  # of a cookie, a code or a state
+_TEXT_CHARS_MAX: Final = 4_096  # the longest cookie, authorization code or `state` parameter that is accepted
 _INVITATION: Final = "#/invitation/"
 # This regular expression takes linear time on any input, because its only repetition is bounded.
 _PAGE = re.compile(r"(?:#/[\w/.~%?&=-]{0,300})?", re.ASCII)
@@ -51,7 +51,7 @@ _NONE: Final = "This server has no OpenID Connect provider. Sign in with a passw
 
 
 class OidcSignIn:
-    """Handlers for sign-in with the OpenID Connect provider, which is None if the operator has set none.
+    """Handlers for sign-in with the OpenID Connect provider. `provider` is None if the operator has set none.
 
     `may_create` says whether any person whom the provider signs in may get an account. Otherwise, only a person with an
     invitation for the same e-mail address gets one.

@@ -30,7 +30,7 @@ from everput import answers
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
-# This regular expression takes linear time on any input. It searches only paths from this source code.
+# This regular expression takes linear time on any input, and it searches only paths from this source code.
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 # Every operation may answer with these HTTP statuses. For an invalid query, the status is 400 or 422.
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)
@@ -278,7 +278,7 @@ def _responses(doc: OperationDoc, schemas: _Schemas) -> dict[str, Any]:
         found["304"] = {"description": "The resource has not changed.", "headers": headers | tag}
     asked = () if doc.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
-    # 404, because a request with a session may name an organization that does not exist.
+    # Add the status 404, because a request with a session may name an organization that does not exist.
     named = (404,) if doc.asks == KEY else ()
     full = (507,) if doc.name in CHANGES else ()
     for status in sorted({*doc.problems, *asked, *limited, *named, *full, *_EVERYWHERE}):

@@ -43,8 +43,8 @@ def page(
 ) -> tuple[list[T], str | None]:
     """Return one page of the items, oldest first, and the token of the next page if there is one. Raises BadParameter.
 
-    With `size`, the page ends before an item with which the sizes of the page's items would exceed `size_max`. The
-    first item is always on the page.
+    With `size`, the page ends before the sizes of its items together exceed `size_max`. The first item is always on the
+    page.
 
     A page token names a time and an id rather than an item, so it stays valid when items are deleted.
     """

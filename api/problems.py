@@ -16,7 +16,7 @@ from broker import errors
 from broker.commands.accounts import AccountBlocked, WrongPassword
 from broker.core.names import shortened
 
-# Titles of HTTP statuses, which do not depend on Python's version: http.HTTPStatus has changed that of 422 in 3.13.
+# The titles of HTTP statuses are written here, because Python 3.13 has changed the title of 422 in http.HTTPStatus.
 TITLES: Final = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -98,7 +98,7 @@ class TooLarge(errors.BrokerError):
 class TooManyRequests(errors.BrokerError):
     """Too many requests.
 
-    `retry_after_s` is the time in seconds before the next request.
+    `retry_after_s` is the number of seconds that the client must wait before the next request.
     """
 
     code = "too-many-requests"

@@ -24,8 +24,8 @@ EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for the replays of a listener. `count` is called with the size of each new replay, so that it counts
-    against the organization's limits.
+    """Handlers for the replays of a listener. `count` is called with the size of each new replay, so that the replay
+    counts against the organization's limits.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:
@@ -102,9 +102,9 @@ def _path(call: Call) -> str:
 
 
 def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
-    """Return a replay as JSON. `paused` is the reason for which it is paused, or null.
+    """Return a replay as JSON. The field `paused` is the reason why the replay is paused, or null.
 
-    A replay to its own listener is also paused while the listener is.
+    A replay to its own listener is also paused while that listener is paused.
     """
     state, paused = replay.state, replay.paused
     if state == "running" and replay.notify_url is None and listener is not None and listener.paused is not None:

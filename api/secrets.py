@@ -105,8 +105,8 @@ def _steps(test: ListenerTest) -> dict[str, Any]:
 
 
 def _answer(call: Call, listener: Listener, secret: str) -> dict[str, Any]:
-    """Return the JSON of an answer with a signing secret. `former` holds the times until which earlier secrets also
-    sign.
+    """Return the JSON of an answer with a listener's signing secret. Its field `former` has the times until which
+    earlier secrets also sign requests.
     """
     going_on = [ends for _, ends in listener.former_secrets if ends > now_ms()]
     href = call.href(f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/secret")

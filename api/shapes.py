@@ -41,8 +41,8 @@ Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
 
 
 class AlertsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The thresholds from which Everput alerts about a listener. 0 means never. A value that is left out or null is the
-    one of the listener's queue, or else the default.
+    """The thresholds from which Everput alerts about a listener. 0 means never. For a threshold that is left out or
+    null, that of the listener's queue applies, or else the default.
     """
 
     lag_messages: Annotated[int, Meta(ge=0, le=2**53)] | None = None
@@ -187,8 +187,8 @@ class ListenerBatchBody(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ListenerSettingsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The delivery settings of a listener. A setting that is left out keeps its value, or has its default if it
-    is new.
+    """The delivery settings of a listener. A setting that is left out keeps its value, or gets its default if the
+    listener is new.
     """
 
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET

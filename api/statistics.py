@@ -78,7 +78,8 @@ def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
     number = max(1, -(-(to_ms - from_ms) // step_ms))
     if number > POINTS_MAX:
         detail = (
-            f"these would be {number} points, and {POINTS_MAX} is the most: ask for a longer step or a shorter time"
+            f"The time range has {number} steps, but an answer has at most {POINTS_MAX}. Give a longer `step` or a "
+            "shorter time range."
         )
         raise BadParameter(detail, parameter="step")
     return from_ms, step_ms, number

@@ -38,8 +38,8 @@ async def answer_stream(
 ) -> None:
     """Send status 200 and all chunks; to a HEAD request, only the headers. This function never raises.
 
-    An error while chunks are created ends the answer early. Its last line is then missing, so that a client can tell
-    that the answer is incomplete.
+    An error while chunks are created ends the answer early. The last line of the answer is then missing, so that a
+    client can tell that the answer is incomplete.
     """
     headers = [(b"content-type", stream.kind), (b"cache-control", b"no-store"), (b"x-request-id", request_id), *more]
     sending = asyncio.create_task(_send_all(scope, send, stream, headers))

@@ -56,8 +56,8 @@ _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "tran
 
 
 class Room:
-    """The memory that requests of tunnels share, a bounded number of bytes. Each request waits, in order of arrival,
-    until as many bytes are free as it has.
+    """The memory that requests of tunnels share, a bounded number of bytes. In order of arrival, each request waits
+    until there are enough free bytes for it.
 
     A request that is larger than the bound waits until all bytes are free.
     """
@@ -293,8 +293,8 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
 
 
 class Listen:
-    """The WebSocket at /v1/queues/{queue_id}/listen?name=…&organization=…. It serves the listener of this name, and
-    creates it if needed.
+    """The WebSocket at /v1/queues/{queue_id}/listen?name=…&organization=…. The server connects the client with the
+    listener of this name, and creates the listener if it does not exist.
     """
 
     def __init__(
@@ -384,8 +384,8 @@ class Listen:
 
 
 def _with_organization(websocket: WebSocket) -> Scope:
-    """Return the ASGI scope of a WebSocket. If the URL's query names the organization of a session, add the header that
-    does so.
+    """Return the ASGI scope of a WebSocket. If the URL's query names the organization of a session, add the header
+    `Everput-Organization` with this organization.
     """
     organization_id = websocket.query_params.get("organization")
     if organization_id is None:

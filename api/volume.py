@@ -31,8 +31,8 @@ class Volume:
         )
 
     def before(self, handler: Handler) -> Handler:
-        """Return a handler that first counts the bytes of the request's body, and then calls the given handler. The new
-        handler raises TooManyRequests.
+        """Return a handler that first counts the bytes of the request's body, and then calls the given handler. The
+        returned handler raises TooManyRequests if the organization has put too many bytes.
         """
 
         async def counted(call: Call) -> Any:

@@ -27,7 +27,7 @@ MEDIA: Final = b"text/event-stream"
 _LAST_EVENT_ID: Final = b"last-event-id"
 _STREAMS_MAX: Final = 256  # in this process
 _STREAMS_EACH_MAX: Final = 32  # of one organization
-# Send something more often than this, because proxies close a connection that is silent for a minute.
+# A silent stream sends a comment after this many seconds: proxies close a connection that is silent for a minute.
 _HEARTBEAT_S: Final = 15.0
 _CHECK_S: Final = 1.0
 # A stream of changes ends after this time, so that load balancers can move clients. The client connects again.

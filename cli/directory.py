@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class OpenDirectory(NamedTuple):
-    """The topic `control`, and the directory that was computed from all of its events."""
+    """The topic `control`, and the accounts, organizations and queues that were computed from all of its events."""
 
     control: ControlLog
     view: DirectoryView
@@ -36,7 +36,10 @@ class OpenDirectory(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
-    """Yield the directory of an existing installation on Kafka. Raises Unavailable."""
+    """Read the topic `control` from Kafka, and yield the accounts, organizations and queues that its events create.
+    Raises Unavailable if Kafka does not answer in time, or ConfigurationError if the topic is damaged or has lost
+    records.
+    """
     async with contextlib.AsyncExitStack() as stack:
         log = KafkaLog(kafka)
         await log.start()
@@ -49,9 +52,9 @@ async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
 
 
 def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]) -> T:
-    """Run `work` with the directory of accounts and queues in Kafka.
+    """Run `work` with the accounts, organizations and queues that are stored in Kafka.
 
-    It is read from the Kafka of --kafka, or from the Kafka of the running `everput serve` on --data-dir. Raises
+    They are read from the cluster of --kafka, or from the Kafka of the running `everput serve` on --data-dir. Raises
     ConfigurationError if Kafka can't be reached.
     """
 

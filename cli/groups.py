@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-# Names that commands have in other programs. Everput then suggests the name of its own command.
+# If a user types one of these names, which commands have in other programs, Everput suggests its own command's name.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 

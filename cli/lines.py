@@ -29,7 +29,7 @@ class TextLine:
 
 
 class TextLines:
-    """The lines of a file, which can be iterated over once.
+    """The lines of a file. They can be read only once, by `async for`.
 
     `skipped` counts the empty lines so far. `size` is the file's size in bytes, or None if it is unknown.
     """

@@ -23,7 +23,7 @@ from everput import AsyncClient, put_message
 from everput.answers import PutAnswer
 from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
-# Each HTTP client has few connections, because httpx looks through all of them at each request.
+# Each HTTP client has few connections, because httpx searches all connections of a client at each request.
 CONNECTIONS_EACH: Final = 4
 
 
@@ -112,7 +112,7 @@ class Publisher:
         return self._clients[number % len(self._clients)]
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:
-        """Put each line of text as one message, stored once, in any order.
+        """Put each line of text as a message. Each message is stored once, but the order of the lines is not kept.
 
         Call `settled` for each line that was stored or refused.
         """

@@ -32,7 +32,7 @@ class ListenerRow:
     id: str
     # live, down or paused
     state: str
-    # healthy, failing, down, paused, replaying or new; like `state` if the API is too old to report it
+    # healthy, failing, down, paused, replaying or new; the same as `state` if the API is too old to report the health
     health: str
     # the number of messages that wait
     lag: int

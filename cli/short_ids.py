@@ -16,7 +16,7 @@ import click
 # The characters 0, O, I and l are left out, because they look alike.
 _DIGITS: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _LENGTH: Final = 22
-# This regular expression takes linear time on any input, because it has a fixed length.
+# This regular expression takes linear time on any input, because it matches a fixed number of characters.
 _SHORT: Final = re.compile(f"[{_DIGITS}]{{{_LENGTH}}}")
 
 

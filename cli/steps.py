@@ -13,8 +13,8 @@ def took(ms: int) -> str:
 
 
 def result(status: int | None, error: str | None) -> str:
-    """Return the result of an attempt as text: the HTTP status, or why there was none. Return both for a message
-    that the answer to a batch rejects.
+    """Return the result of an attempt as text: the HTTP status, or the reason why there was no answer. If the answer to
+    a batch rejects the message, return the status and the reason.
     """
     return " ".join(str(one) for one in (status, error) if one is not None)
 

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Import the clients when one of them is used first. They need httpx, and it takes 7 MiB."""
+        """Import the clients when one of them is used first. They need httpx, which takes 7 MiB of memory."""
         if name not in {"AsyncClient", "Client"}:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from everput import client

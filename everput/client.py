@@ -128,7 +128,8 @@ class Client:
 class AsyncClient:
     """An asynchronous client of Everput's API. It works like Client, with `await` and `async for`.
 
-    Concurrent puts to a queue are joined into batches. Each has its own answer or error, as if it had been sent alone.
+    Concurrent puts to a queue are joined into batches. Each put still gets its own answer or error, as if it had been
+    sent alone.
     """
 
     def __init__(
@@ -144,7 +145,8 @@ class AsyncClient:
     ) -> None:
         """Create a client for the API at the base URL `url`. The arguments are those of Client.
 
-        `batches_in_flight` is the most requests with puts to a queue at a time. With 0, no puts are joined.
+        `batches_in_flight` is the most requests that put messages on one queue at a time. With 0, each put is a request
+        of its own.
         """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
@@ -163,7 +165,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Fail the puts without an answer, and close all connections."""
+        """Fail all puts that have no answer yet, and close all connections."""
         await self._puts.close()
         await self._http.aclose()
 
@@ -361,8 +363,8 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _following(request: Request[T], page: T) -> Request[T] | None:
-    """Return the request for the next page, or None if this page is the last. Its query is that of the page's link
-    `next`, and all else is as in the given request.
+    """Return the request for the next page, or None if this page is the last. The request is the given one with the
+    query of the page's link `next`.
     """
     link = getattr(getattr(page, "links", None), "next", None)
     if not link:

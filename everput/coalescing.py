@@ -21,7 +21,7 @@ MESSAGES_MAX: Final = 100  # of a batch
 CHARS_MAX: Final = 1 << 18  # a batch has at most this many characters of data, unless a single message has more
 _CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
 # With these HTTP statuses, the Everput server says that a message of the batch is invalid.
-# If the server refuses a batch with one of these statuses, the client sends each message of the batch alone.
+# If the server refuses a batch with one of these HTTP statuses, the client sends each message of the batch alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
 
 Send = Callable[[Request[Any]], Awaitable[Any]]
@@ -51,7 +51,7 @@ class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
         self.in_flight = 0  # requests
-        self.looks = False  # True if the event loop will call the method that sends waiting puts in its next turn
+        self.looks = False  # True if the method that sends waiting puts will run in the event loop's next iteration
 
 
 class Coalescer:
@@ -83,7 +83,7 @@ class Coalescer:
         return done
 
     async def close(self) -> None:
-        """End the requests in flight, and fail the puts without an answer."""
+        """Cancel the requests in flight, and fail all puts that have no answer yet."""
         for lane in self._lanes.values():
             _fail(lane.waiting, NoAnswer(_CLOSED))
             lane.waiting.clear()

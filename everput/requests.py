@@ -133,8 +133,8 @@ def get_secret(queue_id: str, listener_id: str) -> Request[answers.SecretAnswer]
 def rotate_secret(
     queue_id: str, listener_id: str, *, secret: str | None = None, overlap_s: int | None = None
 ) -> Request[answers.SecretAnswer]:
-    """Replace the listener's signing secret. `secret` is the new one, or None to create it. For `overlap_s` seconds,
-    the previous secret also signs.
+    """Replace the listener's signing secret. `secret` is the new secret; with None, the server creates it. For
+    `overlap_s` seconds, requests are also signed with the previous secret.
     """
     said = {"secret": secret, "overlap_s": overlap_s}
     return Request(
@@ -393,8 +393,8 @@ def list_members(organization_id: str) -> Request[answers.MembersAnswer]:
 def remove_member(
     organization_id: str, account_id: str, *, even_if_last: bool = False
 ) -> Request[answers.MemberAnswer]:
-    """Remove a member from an organization. This needs the session of an owner, or the member's own. Set
-    `even_if_last` to do so even if no owner who can sign in remains.
+    """Remove a member from an organization. This needs the session of an owner, or the member's own. With
+    `even_if_last`, the member is removed even if no owner who can sign in remains.
     """
     query = {"even_if_last": "true"} if even_if_last else {}
     path = _members(organization_id, account_id)

@@ -106,10 +106,10 @@ def verify_batch(
     """Check the signature of a request that a listener with batches got, and return its messages in order. `body` is
     the request's body as received, byte for byte.
 
-    A request with a single message, such as a listener gets until it has batches, gives a list of one.
+    For a request with a single message, which a listener gets until batches are turned on, the list has one element.
 
-    To accept all messages, answer 2xx. To accept all but some, answer 2xx with the JSON `{"failed": [ids]}`; these are
-    sent again.
+    To accept all messages, answer 2xx. To accept all but some, answer 2xx with the JSON `{"failed": [ids]}`: the
+    messages with these ids are sent again.
 
     Raises InvalidSignature and ValueError like verify(). Also raises ValueError if the signed body is not a batch.
     """

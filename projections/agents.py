@@ -30,7 +30,9 @@ Failed = Callable[[BaseException], None]
 
 
 class DeliveryStreams(Protocol):
-    """The interface of a worker's delivery streams, of which each listener has one for each partition."""
+    """The interface of a worker's delivery streams. For each listener, the worker has one stream for each of its
+    partitions.
+    """
 
     def concerned(self, event: Event, /) -> Collection[str]:
         """Return the ids of the listeners and replays whose delivery streams this event may change."""

@@ -51,7 +51,7 @@ class Projections:
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        # The consumer group that must be deleted at the end, because it has a committed offset.
+        # The consumer group that stop() deletes. It is set only if start() has committed an offset for this group.
         self._group: str | None = None
 
     @property
@@ -107,10 +107,10 @@ class Projections:
         await self._directory.caught_up(timeout_s=timeout_s)
 
     async def _fold_good_copies(self, group: str) -> None:
-        """Apply all records that the topic `control` has now. They are fetched by single requests, which use another
-        broker's copy if the leader's copy is damaged.
+        """Apply all records that the topic `control` has now. If the leader's copy of a record is damaged, fetch the
+        copy of another broker, which Faust can't do.
 
-        Faust then reads only later records. Raises LogUnavailable.
+        After that, Faust reads only later records. Raises LogUnavailable.
         """
         end = await self._control.end_offset()
         for agent in self._agents.values():
@@ -136,7 +136,7 @@ class Projections:
                 log.warning("projections.stop_failed error=%r", stopping.exception())
         group, self._group = self._group, None
         if group is not None:
-            with contextlib.suppress(LogUnavailable):  # Kafka deletes it after days.
+            with contextlib.suppress(LogUnavailable):  # Kafka itself deletes an unused group after some days.
                 await self._control.delete_group(group)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)

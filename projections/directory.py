@@ -21,7 +21,7 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-# A process remembers this many offsets of skipped events, because a writer asks about its event within milliseconds.
+# A process remembers the offsets of this many events without effect: a writer asks about its event within milliseconds.
 _PASSED_OVER_MAX: Final = 10_000
 
 
@@ -95,13 +95,13 @@ class DirectoryProjection:
                 end = await self._end_offset()
         except TimeoutError:
             raise ViewBehind(
-                f"Kafka did not return the end offset of the topic `control` within {timeout_s:g} s"
+                f"Kafka did not return the end offset of the topic `control` within {timeout_s:g} s; retry"
             ) from None
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:
-        """Return an end offset of the topic `control` that is as new as this call, or newer. Concurrent calls share a
-        request to Kafka that is sent after they began.
+        """Return the end offset of the topic `control`, read from Kafka after this call began. Concurrent calls share
+        one request to Kafka.
         """
         if self._end_lookup is None or self._end_lookup.done():
             self._end_lookup = _shared(self._control.end_offset())
@@ -123,7 +123,7 @@ class DirectoryProjection:
 
 
 def _shared(lookup: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
-    """Run a coroutine as a task that several callers share. If all of them have stopped waiting, its error is
+    """Run a coroutine as a task that several callers share. If no caller waits for the task any more, its error is
     dropped.
     """
     task = asyncio.create_task(lookup)

@@ -36,7 +36,7 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-# New records wait up to this time until they are read: a few large reads cost less than many small ones.
+# New records wait for up to this many seconds before they are read, because few large reads cost less than many.
 _IDLE_S: Final = 2.0
 # After each read, the reader pauses for twice the read's duration, because deliveries are more important.
 _DUTY: Final = 2.0
@@ -194,8 +194,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return message
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Return no offsets, because this consumer group commits none. Everput knows where to continue. Faust calls
-        this after each rebalance.
+        """Return no offsets, because this consumer group commits none. Faust calls this method after each rebalance;
+        Everput itself knows where to continue reading.
         """
         self.transport.feed.again()
         return {}

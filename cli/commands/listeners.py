@@ -22,7 +22,7 @@ from everput import Client
 
 # The option value `none` becomes this object, because None means that the option was not given.
 NO_LIMIT: Final = object()
-# The fields of the setting `batch`, each with the end of its option's name (`--batch-messages`).
+# The fields of the setting `batch`. Each has the end of its option's name, such as `messages` of `--batch-messages`.
 _BATCH: Final = {"max_messages": "messages", "max_bytes": "bytes", "wait_ms": "wait_ms"}
 
 
@@ -198,7 +198,9 @@ def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool,
 @_settings
 @asks
 def update(client: Client, *, queue: str, listener: str, as_json: bool, **values: Any) -> None:
-    """Change a listener. Settings that are left out keep their values. The three --batch options are one setting."""
+    """Change a listener. Settings that are left out keep their values. If one of the three --batch options is given,
+    the others become their defaults.
+    """
     request = everput.update_listener(*find_listener(client, queue, listener), **_said(values))
     show(client.send(request).listener, as_json=as_json)
 

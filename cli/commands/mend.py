@@ -232,7 +232,9 @@ def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> in
 def _records(
     folder: Path, made: Manifest, name: str, number: int, first_offset: int, until: int | None
 ) -> list[Record]:
-    """Return the records of an export in [first_offset, until), no more than a batch can hold."""
+    """Return the records of an export from `first_offset` to before `until`, but no more than one record batch can
+    hold.
+    """
     found, size = list[Record](), 0
     for one in made.files:
         if one.topic == name and one.partition == number and (until is None or one.first < until):

@@ -62,7 +62,8 @@ def _embedded(options: Options) -> int:
     """Replace the sealing key of a server with an embedded Kafka. Return how many listeners had secrets to encrypt
     again.
 
-    Until all secrets are encrypted with the new key, the key file holds both keys. Then it holds only the new key.
+    Until all secrets are encrypted with the new key, the key file holds both keys. After that, it holds only the new
+    key.
     """
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:

@@ -100,7 +100,7 @@ async def _verify(options: Options, lives: Lives) -> int:
 
 
 def wrong_files(log_dir: Path, table: Topics) -> list[str]:
-    """Return what is wrong in Kafka's index files of these topics."""
+    """Return a text for each wrong entry in Kafka's index files of these topics."""
     return [
         f"{name}/{one.partition} offset {one.offset}: {one}"
         for name, topic in by_name(table).items()
@@ -117,7 +117,7 @@ def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[st
         return
     theirs = live["digests"]
     differing = sorted(thing for thing in {*theirs, *state.digests} if theirs.get(thing) != state.digests.get(thing))
-    what = "in the order of its things"
+    what = "the items are the same, but their order differs"
     if differing:
         first = differing[0]
         if first not in theirs:

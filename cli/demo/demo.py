@@ -88,7 +88,7 @@ def command(*, file: Path, messages: int | None, pace_s: float) -> None:
 
 async def _run(folder: Path, messages: list[str], pace_s: float) -> bool:
     this = asyncio.current_task()
-    # After SIGTERM, this handler cleans up, as after Ctrl-C.
+    # On SIGTERM, cancel the demo, so that it stops its processes and deletes its files, as after Ctrl-C.
     if this is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with AsyncExitStack() as stack:

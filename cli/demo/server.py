@@ -41,7 +41,7 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
         *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        # In a session of their own, the child processes get no Ctrl-C: the demo stops them in the right order.
+        # With a Unix session of its own, the child process gets no Ctrl-C: the demo stops all processes in order.
         start_new_session=True,
         **more,
     )
@@ -58,8 +58,8 @@ def _environment() -> dict[str, str]:
 class DemoServer:
     """The server of the demo, `everput serve` as a child process.
 
-    `url` and `api_key` are known once it has started. `pids` and `ready` are read from its log, by the name of the
-    process.
+    `url` and `api_key` are set when the server has started. `pids` has the pid of each of its processes by name, and
+    `ready` has the names of the processes that are ready.
     """
 
     def __init__(self, data_dir: Path) -> None:

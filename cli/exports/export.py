@@ -148,7 +148,7 @@ class _Writer:
 
 
 def _check_owner(made: Manifest, part: log_client.Part) -> None:
-    """Refuse an API key of another organization, because the position that the manifest stores is not valid for it."""
+    """Refuse an API key of another organization, because the manifest's cursor is valid for one organization only."""
     if part.lines:
         owner = orjson.loads(part.lines[0])["event"]["organization_id"]
         made.organization_id = made.organization_id or owner

@@ -49,9 +49,9 @@ class Manifest(msgspec.Struct, kw_only=True):
     # The organization of the events. It is empty before the first event, and in an export of a whole installation.
     organization_id: str = ""
     cursor: str = ""
-    # In an export of a whole installation, the end offset of each partition, by topic.
+    # For an export of a whole installation: the end offset of each partition of each topic.
     ends: dict[str, list[int]] = {}
-    # By topic and partition, the offset from which on the export continues if it was interrupted.
+    # The offset at which an interrupted export continues in each partition. The key is TOPIC/PARTITION.
     next: dict[str, int] = {}
     # The number of partitions of each exported topic except `control`.
     partitions: int = 0

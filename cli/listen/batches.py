@@ -41,7 +41,7 @@ def failed_in(answer: bytes, body: str) -> list[str]:
 
 
 def accepted(fields: Mapping[str, Any]) -> bool:
-    """Return whether the local program accepted at least one message of a request. `fields` are those of the event
+    """Return whether the local program accepted at least one message of a request. `fields` are the fields of the event
     `answered`.
     """
     if not 200 <= fields["status"] < 300:

@@ -41,8 +41,8 @@ class TunnelClient:
     """The client's end of one tunnel, which passes requests on to the local address `target`.
 
     `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants`
-    returns whether a message is passed on. If it is None, all messages are passed on. A batch is passed on whole if
-    `wants` is true for one of its messages, because the signature is for the whole.
+    returns whether a message is passed on. If `wants` is None, all messages are passed on. A batch is passed on whole
+    if `wants` is true for one of its messages, because the signature is for the whole.
     """
 
     def __init__(

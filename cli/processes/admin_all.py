@@ -38,9 +38,9 @@ def all_app(children: Sequence[Child]) -> Starlette:
             raise Unavailable(f"these processes are not ready: {', '.join(missing)}")
 
     async def check_whole() -> None:
-        """Ask one process after another whether the log is damaged, and raise Damaged as soon as one says so.
+        """Ask one process after another whether the log is damaged, and raise Damaged as soon as a process says so.
 
-        All processes know the same damage, so one such answer is enough.
+        All processes know the same damage, so the answer of one process is enough.
         """
         import httpx  # as in _ask()
 
@@ -67,8 +67,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
 
 
 async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
-    """Return the body of each process's answer 200, by the process's name. It is empty for a process that does not
-    answer 200 in time.
+    """Return the body of each process's answer, by the process's name. For a process that does not answer 200 in time,
+    the body is empty.
     """
     import httpx  # import httpx late, because its import takes a tenth of a second
 

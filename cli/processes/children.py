@@ -126,7 +126,7 @@ class Child:
             env={**self._environment, link.VARIABLE: str(descriptor)},
             pass_fds=(*self._pass_fds, descriptor),
             stdin=asyncio.subprocess.DEVNULL,
-            # Only the supervisor writes to stdout (the line `ready`). What its child processes write goes to stderr.
+            # Only the supervisor writes to stdout (the line `ready`). The output of its child processes goes to stderr.
             stdout=sys.stderr.fileno(),
             # Ctrl-C in a terminal must reach only the supervisor, which then stops all child processes in order.
             start_new_session=True,

@@ -35,7 +35,7 @@ class DirectConfig(uvicorn.Config):
     default_lines: tuple[list[tuple[bytes, bytes]], bytes] = (
         [],
         b"",
-    )  # the header lines of every answer, as a list and as bytes
+    )  # the headers that every answer has, and the same headers encoded as the lines of an HTTP head
 
 
 class _NoEvent:
@@ -86,10 +86,10 @@ class DirectPutProtocol(HttpToolsProtocol):
     config: DirectConfig
     # Headers that come after the body are trailers. They are dropped (RFC 9112, 7.1.2).
     in_head = False
-    # A put request of which only the head has arrived; None if there is none, or if uvicorn answers it.
+    # A put whose body has not arrived completely; None if there is no such put, or if uvicorn answers it.
     _candidate: DirectCycle | None = None
     _before: Any = None  # the earlier request of the connection, unanswered when this put request began
-    # When the connection's newest answer was sent; 0.0 if a request runs, or if uvicorn's own idle timer runs.
+    # The time of the connection's newest answer; 0.0 while a request runs, or while uvicorn's own idle timer runs.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:

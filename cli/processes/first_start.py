@@ -86,7 +86,7 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
     if not view.state.accounts.by_id:
         if password is None:
             password = secrets.token_urlsafe(_PASSWORD_BYTES)
-            # Write the password to a file before the account is created: after a crash, nobody would know it otherwise.
+            # Write the password to a file before the account is created. Otherwise, nobody would know it after a crash.
             write_secret(password_file, password)
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)

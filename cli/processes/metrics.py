@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # import late: the supervisor imports this module, too, and m
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# By each measure, the metrics of single listeners show at most this many: those with the highest values.
+# Each metric of single listeners shows at most this many listeners: those with the highest values.
 LISTENERS_SHOWN: Final = 20
 # Fewer buckets than in BOUNDS_MS, because each listener with metrics adds a time series for each bucket.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)

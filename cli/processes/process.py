@@ -50,7 +50,7 @@ class Process:
     settings: Settings
     # Set when the process must end.
     stop: asyncio.Event
-    # The state of the process. Its admin address shows it.
+    # The state of the process, which the process's admin address shows.
     health: Health
     # A function that waits until Kafka answers and all topics exist.
     kafka: Callable[[], Awaitable[None]]
@@ -72,7 +72,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         )
     link = Link.from_environment()
     try:
-        # Wait until embedded Kafka runs, which starts while this process imports its modules.
+        # Wait until the embedded Kafka runs, which starts while this process imports its modules.
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
@@ -96,8 +96,8 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
 
 
 def outdated(version: tuple[int, int, int]) -> str | None:
-    """Return the first patch release of this Python version that has the security fixes. Return None if the running one
-    has them.
+    """Return the first patch release of this Python version that has the security fixes. Return None if the running
+    Python has them.
     """
     sound = _PYTHONS_SOUND.get(version[:2], 0)
     return None if version[2] >= sound else f"{version[0]}.{version[1]}.{sound}"

@@ -209,7 +209,7 @@ class Supervisor:
         write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
         if options.log_format == "text":
-            # Write all log lines so far, so that they come before this text for people.
+            # Wait until all earlier log lines are written, so that the lines below are the last ones on the terminal.
             logging.getLogger().handlers[0].flush()
             sign_in = f"  (sign in as {EMAIL}; the password is in {password})" if password.exists() else ""
             say("Everput is ready.", err=True)

@@ -129,8 +129,8 @@ class Server(uvicorn.Server):
         self._accepts()
 
     async def main_loop(self) -> None:
-        """Call `on_tick` once a second, or as often as `look_ticks` says. uvicorn's own loop does so ten times a
-        second.
+        """Call `on_tick` once a second, or more often if `look_ticks` is less than ten. uvicorn's own loop calls it ten
+        times a second.
         """
         counter, step = 0, min(self._look_ticks, _TICKS_PER_S)
         while not await self.on_tick(counter):
@@ -220,14 +220,14 @@ class _Connection(_Written, DirectPutProtocol):
     _waiting_since: float | None = None
     # The bytes of a request's head that have arrived so far; negative while the socket read in which it began lasts.
     _head_bytes = 0
-    _read_bytes = 0  # bytes of this read
+    _read_bytes = 0  # bytes of the current socket read
     # The bytes after a request's head that are not content, such as the sizes of chunks.
     # The count is negative during a socket read, because the number of bytes in the read is added at its end.
     _framing_bytes = 0
     _client_name: str | None = None
-    _last_taken = False  # True if this connection accepts no further request
-    _deaf = False  # True if the client has begun a further request, which is ignored
-    # True after the last answer. What is left of its request is read and dropped for at most `request_s` seconds.
+    _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
+    _deaf = False  # True if the client has begun a request after the last one that is accepted; its bytes are dropped
+    # True after the last answer. The server reads and drops the rest of that request for at most `request_s` seconds.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -258,7 +258,7 @@ class _Connection(_Written, DirectPutProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._take_last()  # this WebSocket request must wait until earlier requests of the connection are answered
+            self._take_last()  # earlier requests are unanswered: drop the WebSocket request, and close after them
             self._deaf = True
             return
         if not self._opens_websocket():
@@ -344,8 +344,8 @@ class _Connection(_Written, DirectPutProtocol):
         self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
-        """Return whether the headers Host and Transfer-Encoding of a request are right (RFC 9112, 3.2 and 6.1). If they
-        are not, answer with an error and close the connection.
+        """Return whether the headers Host and Transfer-Encoding of a request are valid (RFC 9112, 3.2 and 6.1). If not,
+        answer with an error and close the connection.
         """
         names = dict(self.headers)
         usual = len(names) == len(self.headers) and b"transfer-encoding" not in names

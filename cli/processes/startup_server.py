@@ -53,7 +53,7 @@ class StartupServer:
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 
     def kafka_is_there(self) -> None:
-        """Record that Kafka answers. Only the log must still be read before this server is ready."""
+        """Record that Kafka answers. From now on, clients are told that this process still reads the log."""
         self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()
         self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
