@@ -25,7 +25,7 @@ from broker.audit.records import Records
 from broker.errors import LogDamaged, LogUnavailable
 from broker.kafka.requests import LATEST, Record
 from broker.kafka.topics import Topic
-from broker.ports import DirectoryView
+from broker.ports import DirectoryView, OffsetTooOld
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,8 @@ class ChangeFeed:
         ends = await self._ends()
         moved = [(lane, at) for lane, end in ends.items() if (at := self._positions.get(lane, end)) < end]
         reads = await asyncio.gather(*(self._read(*lane, at) for lane, at in moved))
-        unread = False
+        # After an unexpected error, there are no positions, and nobody has read what was stored since that error.
+        unread = not self._positions
         found: dict[str, set[Change]] = {}
         for (lane, _), read in zip(moved, reads, strict=True):
             unread = unread or read is None or read[1] < ends[lane]
@@ -242,14 +243,16 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition, and the offset after them. Return None if they are damaged."""
+        """Return the next records of a partition, and the offset after them. Return None if they are damaged, or if
+        Kafka has deleted them.
+        """
         ids = [one.encode() for one in self._waiting]
         searched = topic != "control" and len(ids) <= SEARCHED_MAX
         worth = (lambda values: any(one in values for one in ids)) if searched else None
         name = self._table[topic].name
         try:
             fetched = await self._records.read(name, partition, offset, bytes_max=READ_BYTES, worth=worth)
-        except LogDamaged:
+        except (LogDamaged, OffsetTooOld):
             return None
         return fetched.records, fetched.next_offset
 

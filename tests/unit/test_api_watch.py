@@ -17,6 +17,7 @@ from broker.audit import feed
 from broker.audit.feed import CHANGES_MAX, ChangeFeed
 from broker.commands.organizations import create_key
 from broker.core.events import DeliveriesSettled
+from broker.ports import OffsetTooOld
 
 
 class Stream:
@@ -162,6 +163,44 @@ async def test_a_log_that_grows_too_fast_to_read_is_told_as_all(api: Api, monkey
         for number in range(3):
             settled(api, queue_id, f"listener-{number}")
         assert (await stream.next())["all"]
+
+
+async def test_records_that_kafka_has_deleted_before_they_were_read_are_told_as_all_and_the_next_ones_as_usual(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+):
+    queue_id = await api.queue("orders")
+    read = api.records.read
+
+    async def without_the_first(topic: str, partition: int, offset: int, **more: Any) -> Any:
+        if topic.endswith("deliveries") and offset == 0:
+            raise OffsetTooOld("deleted by age")
+        return await read(topic, partition, offset, **more)
+
+    monkeypatch.setattr(api.records, "read", without_the_first)
+    async with watching(api) as stream:
+        await stream.next()
+        settled(api, queue_id, "deleted")
+        assert (await stream.next())["all"]
+        settled(api, queue_id, "next")
+        assert [one["listener_id"] for one in await stream.until("delivery")] == ["next"]
+
+
+async def test_after_an_unexpected_error_all_is_told_again_for_what_was_stored_until_the_next_look(api: Api):
+    queue_id = await api.queue("orders")
+
+    async def fails_once() -> None:
+        api.records.before_read = None
+        settled(api, queue_id, "stored after the ends were asked for")
+        raise ZeroDivisionError
+
+    async with watching(api) as stream:
+        await stream.next()
+        api.records.before_read = fails_once
+        settled(api, queue_id, "one")
+        assert (await stream.next())["all"]
+        assert (await stream.next())["all"]
+        settled(api, queue_id, "later")
+        assert [one["listener_id"] for one in await stream.until("delivery")] == ["later"]
 
 
 async def test_who_may_not_watch_is_refused(api: Api):
