@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import httptools
+import orjson
 
 from broker.outbound.addresses import TUNNEL_PROOF
 
@@ -80,13 +81,25 @@ class Body(NamedTuple):
 def read_body(raw: bytes, *, cut: bool) -> Body:
     """Parse an HTTP answer, and return its body. `raw` begins with the answer's first byte.
 
-    A body without a declared length ends with the connection. It is incomplete if the connection broke, or was closed
-    by this side (`cut`).
+    A body without a declared length ends with the connection. It is incomplete if the connection broke, was closed by
+    this side (`cut`), or ended within a JSON object.
     """
     parsed = _Parsed()
     parsed.parse(raw)
+    body = bytes(parsed.body)
     declared = any(name.lower() in ("content-length", "transfer-encoding") for name, _ in parsed.headers)
-    return Body(bytes(parsed.body), parsed.complete or not (cut or declared))
+    return Body(body, parsed.complete or not (cut or declared or _is_begun_object(body)))
+
+
+def _is_begun_object(body: bytes) -> bool:
+    """Return whether a body begins like a JSON object, but is not valid JSON."""
+    if not body.lstrip().startswith(b"{"):
+        return False
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return True
+    return False
 
 
 def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:

@@ -453,6 +453,28 @@ async def test_an_answer_that_the_listener_does_not_end_is_sent_again(serve, ope
     assert all(rows == [(1, "failed", "closed"), (2, "delivered", 200)] for rows in office.outcomes.values())
 
 
+async def test_an_answer_without_a_length_that_ends_within_its_json_sends_all_of_them_again(serve, open_office):
+    """The listener's process was killed while it answered: the connection ends in order, as after a whole answer."""
+    taker, first = Taker(), True
+
+    async def killed(request, writer):
+        nonlocal first
+        if first:
+            first = False
+            writer.write(ENDS_WITH_THE_CONNECTION + b'{"failed":["m-1"')
+            await writer.drain()
+            writer.close()
+        else:
+            await taker(request, writer)
+
+    server = await serve(killed)
+    office = await open_office(server, batch=NOW)
+    office.put(4)
+    await office.all_settled()
+    office.check_books()
+    assert all(rows == [(1, "failed", "closed"), (2, "delivered", 200)] for rows in office.outcomes.values())
+
+
 async def test_a_timeout_fails_all_of_them(serve, open_office):
     taker, hangs = Taker(), [True]
 

@@ -163,6 +163,15 @@ def test_a_body_without_a_length_is_incomplete_if_the_connection_was_cut():
     assert read_body(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", cut=True).complete
 
 
+def test_a_body_without_a_length_is_incomplete_if_it_ends_within_a_json_object():
+    whole = b' {"failed":["m-1"],"note":"a } and a \\""}'
+    for length in range(2, len(whole)):
+        assert not read_body(b"HTTP/1.1 200 OK\r\n\r\n" + whole[:length], cut=False).complete
+    for body in (whole, whole + b"\r\n", b"", b"OK", b"[", b"oops {"):
+        assert read_body(b"HTTP/1.1 200 OK\r\n\r\n" + body, cut=False) == (body, True)
+    assert read_body(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{", cut=False) == (b"{", True)
+
+
 # The rate
 
 
