@@ -54,7 +54,7 @@ def stored_size(size: int) -> int:
 
 
 class StoredBytes:
-    """The count of the bytes that each organization has stored, kept in each process, and their limit.
+    """The counts of the organizations' stored bytes, and the limit. Each process has one object of this class.
 
     `bytes_max` is the limit of a tenant: an account with all organizations that it created. None means no limit.
     Organizations that the operator created have no limit. Bytes stored more than `retain_s` seconds ago no longer

@@ -33,7 +33,7 @@ LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
 # A client that returns after this many checks of the log is told only that anything may have changed.
 LOOKS_MAX: Final = 300
-# Searching record batches for the ids of more organizations than this takes longer than decoding them.
+# Searching record batches for the ids of more organizations than this takes longer than decoding the batches.
 SEARCHED_MAX: Final = 16
 # If an organization has more changes than this in one check, the client is told that anything may have changed.
 CHANGES_MAX: Final = 500
@@ -102,7 +102,7 @@ class ChangeFeed:
         self._epoch = secrets.token_hex(6)
         self._number = 0  # of the last look
         self._looking = False  # True while the log is read
-        # The number of the check of the log that first decoded an organization's records, by organization.
+        # Checks of the log are numbered. This is the first one that decoded an organization's records, by organization.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}

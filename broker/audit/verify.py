@@ -41,7 +41,8 @@ class State(NamedTuple):
 class Verifier:
     """The check of a whole log, for `everput verify`.
 
-    `read` is called with the number of offsets of each read. After findings() has ended, `control` holds the directory.
+    `read` is called with the number of offsets of each read. After findings() has ended, `control.state` is the
+    directory.
     """
 
     def __init__(

@@ -294,7 +294,7 @@ class AccountCommands:
             raise Changed(_NO_OWNER)
 
     def _has_role(self, organization_id: str, account_id: str, role: str) -> bool:
-        """Return whether a member has the role already. Raises NotFound, or LastMember if it may not get the role."""
+        """Return whether a member has the role already. Raises NotFound or LastMember if a change is not allowed."""
         state = self._view.state
         before = state.role_of(organization_id, account_id)
         if before is None:

@@ -69,8 +69,8 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
     """Return whether an organization that has `mine` of all stored Idempotency-Keys may store one more.
 
-    It may use at most as many as are still free, so that other organizations find room. The last quarter is only for
-    organizations with few keys.
+    The organization may use at most as many as are still free, so that other organizations find room. The last quarter
+    is only for organizations with few keys.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)

@@ -247,7 +247,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """The earlier attempts of a delivery, as far as the decision about the next one depends on them.
+    """The facts about a delivery's earlier attempts from which judge() decides what follows the current attempt.
 
     `number` counts the attempts since the last redrive, including the current one. The delivery's age counts from
     `since_ms`, which is the time of its first attempt or of its last redrive.

@@ -37,8 +37,8 @@ class Directory:
     """All accounts, organizations, API keys, queues and listeners, computed from the events of the topic `control`.
 
     `initialized` says that a command of the operator has created an organization or a key. `given_up` holds the
-    unreadable ranges of the log that were given up, and `damage` all others. `alerts` holds the newest state of each
-    alert.
+    unreadable ranges of the log that an operator has given up as lost, and `damage` all others. `alerts` holds the
+    newest state of each alert.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ class Organization:
     name: str
     members: tuple[str, ...] = ()  # account ids in joining order
     founder: str = ""
-    # by account id, the roles of the members who are not owners (roles.py)
+    # the roles of the members who are not owners (roles.py), by account id
     roles: Mapping[str, str] = field(default_factory=dict)
     by_shell: bool = False
     # stored bytes by day since 1970

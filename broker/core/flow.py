@@ -72,10 +72,10 @@ class Pace:
         self._free_at_s = 0.0
 
     def begin(self, at_s: float, messages: int = 1) -> bool:
-        """Count an attempt with this many messages against the rate limit, and return whether it may begin now. `at_s`
-        is in seconds of any monotonic clock.
+        """Return whether an attempt with this many messages may begin now. If so, count it against the rate limit.
+        `at_s` is in seconds of any monotonic clock.
 
-        A batch may exceed the rate when it begins. The next attempt then waits longer.
+        A batch may exceed the rate when it begins. In this case, the next attempt waits longer.
         """
         if not self.allows(at_s):
             return False

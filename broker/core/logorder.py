@@ -102,7 +102,7 @@ class Merge(Generic[T]):
             self._push(lane)
 
     def next(self, before_ms: int, *, most: int, bytes_max: int) -> Run[T] | Lane[T] | None:
-        """Return the next records in order, or a partition of which more records must be read first.
+        """Return the next records in order, or the partition of which more records must be read first.
 
         Return None if no record before `before_ms` is left. Return at most `most` records, with about `bytes_max`
         bytes.

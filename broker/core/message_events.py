@@ -223,7 +223,7 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     message.
 
     `number` counts the attempts made. `forgiven` counts the attempts before the last redrive, which no longer count
-    against the limit. `redrives` is the number of the listener's redrives that the writer knew.
+    against the limit of attempts. `redrives` is the number of the listener's redrives that the writer knew.
     """
 
     listener_id: str

@@ -174,8 +174,8 @@ class Window(Generic[D]):
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Return the offset below which every message for this listener is delivered, or its delivery is open. `tail`
-        is the offset up to which new messages were read.
+        """Return the offset below which every message for this listener was taken: its delivery is open or has ended.
+        `tail` is the offset up to which new messages were read.
         """
         if self.behind:
             return self.behind[0]

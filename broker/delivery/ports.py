@@ -26,8 +26,9 @@ class LogReader(Protocol):
     """A reader of Kafka topics. Each call sends its own requests."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-        """Return for each partition the offset of its first record at or after a time in ms. Return -1 for a partition
-        without such a record. The time may also be `EARLIEST` or `LATEST`, for the partition's first or end offset.
+        """Return, for each partition, the offset of its first record at or after a time in ms. Return -1 for a
+        partition without such a record. The time may also be `EARLIEST` or `LATEST`, for the partition's first or end
+        offset.
         """
 
     async def read(

@@ -60,8 +60,8 @@ class Means:
 
 
 class Roster:
-    """The dispatchers of one worker, one for each listener. At a rebalance, the dispatchers stay, and their delivery
-    streams are replaced.
+    """The dispatchers of one worker. A dispatcher sends the messages of one listener. At a rebalance, the dispatchers
+    stay, and their delivery streams are replaced.
     """
 
     assignment: Assignment  # the worker's current one
@@ -196,7 +196,7 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        # If the secret of one listener can't be decrypted, only this listener gets nothing.
+        # If the secret of one listener can't be decrypted, only this listener gets no messages.
         except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)

@@ -48,8 +48,8 @@ async def ensure_topics(
 
     Several processes may call this at once.
 
-    Raises LogUnavailable if the cluster does not answer in time. Raises ConfigurationError if settings are unsafe (its
-    text lists all of them), or if an import was interrupted.
+    Raises LogUnavailable if the cluster does not answer in time. Raises ConfigurationError if settings are unsafe (the
+    error lists all of them), or if an import was interrupted.
     """
     options = client_options(kafka)
     try:

@@ -25,7 +25,7 @@ _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
 class _Waiting(NamedTuple):
-    """A Kafka record that waits to be sent in a record batch. The result of `offset` is the offset Kafka gave it."""
+    """A Kafka record that waits to be sent in a record batch. The future `offset` gets the record's offset in Kafka."""
 
     record: KeyAndValue
     offset: asyncio.Future[int]

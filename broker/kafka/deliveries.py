@@ -100,7 +100,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # The committed offset passes deliveries that wait in `outstanding`. The last attempt shows whether one ended.
+        # The committed offset also passes deliveries that wait in `outstanding`. Their last attempt says if they ended.
         doubtful = [
             listener
             for one, listener in concerned.items()

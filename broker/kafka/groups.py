@@ -33,7 +33,7 @@ class Client(Protocol):
 
 
 def check(code: int) -> None:
-    """Raise the exception for an error code of Kafka; return if the code means success."""
+    """Raise the exception that belongs to an error code of Kafka. Do nothing if the code means success."""
     error = kafka_errors.for_code(code)
     if error is not kafka_errors.NoError:
         raise error

@@ -107,7 +107,7 @@ class LongPoll:
 
     def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> asyncio.Future[list[Fetched]]:
         request, client = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES), self._requests.client
-        # Send fetch requests on a connection of their own (`group`), because Kafka answers in the order of requests.
+        # Send fetch requests on a connection of their own (`group`): Kafka answers requests of a connection in order.
         connection = open_connection(client, leader, self, API_KEY, VERSION)
         if connection is not None:
             return post(connection, request.build(FetchRequest_v11))

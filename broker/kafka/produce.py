@@ -180,7 +180,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._release(sent.tp)
 
     def _release(self, where: TopicPartition) -> None:
-        """Let aiokafka's sender task send the batches that wait for this partition from now on."""
+        """Allow aiokafka's sender task again to send the batches that wait for this partition."""
         self._sender._muted_partitions.discard(where)
         waiter = self._message_accumulator.waiter()
         if where in self._message_accumulator._batches and not waiter.done():

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# Look-ups move to the slow pool only while it has fewer than an eighth of the file descriptors of the process.
+# Look-ups move to the slow pool only while this pool uses fewer than an eighth of the process's file descriptors.
 _FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 

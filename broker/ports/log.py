@@ -156,7 +156,7 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """The receiver of the result of an append to Kafka, which is faster than a future. One of set_result() and
+    """An object that gets the result of an append to Kafka, in less time than a future. One of set_result() and
     set_exception() is called once, and must not raise.
     """
 

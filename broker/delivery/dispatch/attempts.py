@@ -85,7 +85,7 @@ class Attempting(Protocol):
 
 
 class Attempts:
-    """The attempts of one dispatcher to deliver messages, and its connections to the listener."""
+    """The attempts to deliver messages to one listener, and the connections to the listener."""
 
     __slots__ = (
         *("_circuit", "_deliveries", "_dice", "_former", "head", "_limits", "_loop", "_queue", "_signer"),

@@ -186,8 +186,8 @@ class Batches:
     def _next(self, batch: Batch) -> DeliveryBatch:
         """Remove and return the deliveries of the next batch.
 
-        The batch is empty if some of the ready deliveries may not begin, so that it must wait for more messages after
-        all.
+        The batch is empty if some of the ready deliveries may not begin, so that the batch must wait for more messages
+        after all.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False

@@ -33,7 +33,7 @@ class Network:
 
 
 class Connections:
-    """The connections of one dispatcher to its listener."""
+    """The connections of a worker to one listener."""
 
     __slots__ = ("_idle", "_loop", "_owner", "idle_s", "making", "network", "sent", "target")
 

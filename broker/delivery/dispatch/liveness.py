@@ -43,7 +43,7 @@ async def alive(
 
 
 class Liveness:
-    """The probes of all listeners of one worker that are down."""
+    """The probes that one worker sends to listeners that are down."""
 
     def __init__(
         self, resolver: Resolver, tls: ssl.SSLContext, dice: Callable[[], float], tuning: Tuning = TUNED

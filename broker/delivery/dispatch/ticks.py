@@ -20,7 +20,7 @@ from broker.delivery.tuning import Tuning
 
 
 class Ticks:
-    """The listeners' dispatchers that have something to do, and need regular calls of tick()."""
+    """The regular calls of tick() for those dispatchers (senders of one listener's messages) that have work to do."""
 
     def __init__(
         self, liveness: Liveness, tuning: Tuning, *, gate: Gate | None = None, processor: Processor | None = None

@@ -195,7 +195,7 @@ class Due:
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
         """Return the next delivery of an ordering key, if all earlier ones are already with the listener's dispatcher.
 
-        Return None if it must wait, or if the dispatcher already has many deliveries of this ordering key.
+        Return None if this delivery must wait, or if the dispatcher already has many deliveries of this ordering key.
         """
         coming = self._coming.first(key_queue)
         for row_id, place in self._index.offsets(key_queue, self._tuning.key_taken_max):

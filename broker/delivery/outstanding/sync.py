@@ -45,7 +45,7 @@ class WatchedAppender:
         return self._topic.name
 
     def settled(self, partition: int) -> bool:
-        """Return whether no append to this partition is under way or has an unknown result."""
+        """Return whether all appends to this partition have ended, and have a known result."""
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
@@ -191,8 +191,8 @@ class IndexSync:
     async def _knows(self, partition: int, end: int) -> bool:
         """Return whether the index agrees with the records in Kafka before this offset.
 
-        If there are more records than this worker has written, they are read. An append may have been sent twice, or
-        late by the partition's former owner.
+        If Kafka has more records than this worker has written, the new records are read: an append may have been sent
+        twice, or late by the partition's former owner.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}

@@ -55,8 +55,8 @@ def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
 
 
 class CatchUpQueue:
-    """The queue of delivery streams that wait for a catch-up reader. Streams to fast listeners have a queue of their
-    own.
+    """The queue of delivery streams (one partition's messages to one listener each) that wait for older messages.
+    Streams to fast listeners have a queue of their own.
     """
 
     def __init__(self) -> None:

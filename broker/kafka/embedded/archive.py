@@ -46,7 +46,7 @@ _ALIKE: Final = ("-Xmx512m", _SILENT)
 
 
 def existing(jars: Sequence[Path]) -> Path | None:
-    """Return the class archive for these jars and this Java, if it exists."""
+    """Return Java's class archive (a cache of loaded classes) for these jars, if it exists."""
     path = _path(jars)
     if not path.exists():
         return None
