@@ -34,6 +34,7 @@ from broker.core.alerts import (
     ALERTS_QUEUE,
     KEY_SOON_MS,
     Episode,
+    InstallationFacts,
     Kind,
     Level,
     ListenerFacts,
@@ -47,7 +48,7 @@ from broker.core.alerts import (
 )
 from broker.core.codec import Fields
 from broker.core.directory import Directory
-from broker.core.entities import Listener
+from broker.core.entities import Listener, Organization
 from broker.core.events import AlertCleared, AlertRaised, AlertTold
 from broker.core.health import Health, facts_of
 from broker.core.ids import message_id
@@ -70,6 +71,11 @@ _SETTLED_MS: Final = 30_000
 _ID_VALID_MS: Final = 5 * 60_000
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that
+# A full disk or a damaged log concerns all organizations at once. One worker begins and ends at most 100 of their
+# alerts per check, so that the alerts use little of the disk and do not delay other alerts. An alert takes about 2 KiB.
+_SHARED_BURST: Final = 100.0
+_SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
+_ORGANIZATIONS_AT_ONCE: Final = 500  # checked before other work of the process continues
 
 # A function that returns how many messages wait for a listener, or None if this worker does not serve the listener.
 LocalLag = Callable[[str], int | None]
@@ -80,8 +86,8 @@ class Sources:
     """The functions that give one worker the facts for its alerts.
 
     `owns` returns whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker
-    may own its partitions by now. `disk` returns the free bytes, and the number of free bytes below which an alert
-    begins.
+    may own its partitions by now. `disk` returns the free bytes, and the number of free bytes below which puts are
+    refused; None without an embedded Kafka.
     """
 
     cursors: Cursors
@@ -109,13 +115,20 @@ class Subject:
 
 @dataclass(slots=True)
 class _Allowance:
-    """The token bucket that limits how many alerts an organization may get."""
+    """A token bucket that limits how many alerts may begin, or begin and end: `burst` at once, and `per_s` a second
+    after that.
+    """
 
-    left: float = _BURST
-    at_ms: int = 0
+    at_ms: int
+    burst: float = _BURST
+    per_s: float = _PER_S
+    left: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self.burst
 
     def take(self, at_ms: int) -> bool:
-        self.left = min(_BURST, self.left + max(0, at_ms - self.at_ms) / 1000 * _PER_S)
+        self.left = min(self.burst, self.left + max(0, at_ms - self.at_ms) / 1000 * self.per_s)
         self.at_ms = at_ms
         if self.left < 1:
             return False
@@ -140,6 +153,7 @@ class AlertWatch:
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
     _others_checked: int = 0  # position among the listeners without trouble
+    _shared: _Allowance = field(default_factory=lambda: _Allowance(0, _SHARED_BURST, _SHARED_PER_S))
 
     @property
     def _directory(self) -> Directory:
@@ -263,23 +277,32 @@ class AlertWatch:
         await self._judge(subject, readings(facts, limits, at_ms), known, at_ms)
 
     async def _judge_installation(self, at_ms: int) -> None:
-        """Check the log and the disk for alerts of the organizations that the operator has created."""
+        """Check the log and the disk, for the alerts of organizations. The operator's organizations come first."""
         state = self._directory
-        operators = [one.id for one in list(state.organizations.values()) if one.by_shell and self._is_ours(one.id)]
-        if not operators:
-            return
-        damaged = list(state.damage)
-        now = {Kind.DAMAGED: Reading(Level.HIGH if damaged else Level.LOW, calm_ms=0)}
-        facts: dict[str, int | str] = {"ranges": len(damaged)}
-        if damaged:
-            facts["first"] = str(damaged[0])
-        if self.sources.disk is not None:
-            free, low = self.sources.disk()
-            level = Level.HIGH if free < low else Level.BETWEEN if free < low * 3 // 2 else Level.LOW
-            now[Kind.DISK] = Reading(level)
-            facts["free_mib"] = free >> 20
-        for organization_id in operators:
-            await self._judge(Subject(organization_id), now, facts, at_ms)
+        free_bytes, refused_below = (None, 0) if self.sources.disk is None else self.sources.disk()
+        facts = InstallationFacts(damaged=list(state.damage), free_bytes=free_bytes, refused_below=refused_below)
+        now = facts.readings()
+        organizations = sorted(state.organizations.values(), key=lambda one: not one.by_shell)
+        for number, organization in enumerate(organizations, 1):
+            if self._is_concerned(organization, now):
+                for kind, reading in now.items():
+                    shown = facts.shown(kind, operator=organization.by_shell)
+                    await self._judge(Subject(organization.id), {kind: reading}, shown, at_ms)
+            if number % _ORGANIZATIONS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
+        """Return whether an alert about the installation may begin or end for this organization.
+
+        It begins for the operator's organizations, and for those with a queue for alerts.
+        """
+        state = self._directory
+        if not self._is_ours(organization.id):
+            return False
+        if any(state.alerts.is_open(kind, organization.id) for kind in now):
+            return True
+        asked = organization.by_shell or (organization.id, ALERTS_QUEUE) in state.queues_by_name
+        return asked and any(reading.level is Level.HIGH for reading in now.values())
 
     # Changes
 
@@ -296,7 +319,7 @@ class AlertWatch:
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}
         for kind, step in steps(triggers, now, at_ms).items():
             try:
-                if step is Step.BEGIN and not self._may_begin(subject, at_ms):
+                if not self._may_change(kind, subject, step, at_ms):
                     triggers[kind] = before[kind]
                 else:
                     began_at_ms = at_ms - now[kind].hold_ms if step is Step.BEGIN else at_ms
@@ -305,9 +328,19 @@ class AlertWatch:
                 del self._triggers[subject.id]
                 raise
 
-    def _may_begin(self, subject: Subject, at_ms: int) -> bool:
-        allowance = self._allowances.setdefault(subject.organization_id, _Allowance(at_ms=at_ms))
-        return allowance.take(at_ms)
+    def _may_change(self, kind: Kind, subject: Subject, step: Step, at_ms: int) -> bool:
+        """Return whether the alert may begin or end now. If not, the next check tries again.
+
+        An alert waits until the message about its last change is put. Otherwise that message would be lost, because
+        only the newest change is kept. An alert about the whole installation also waits if many others change.
+        """
+        if not self._directory.alerts.is_told(kind, subject.id):
+            return False
+        organization = self._directory.organizations.get(subject.id)
+        if organization is not None and not organization.by_shell and not self._shared.take(at_ms):
+            return False
+        allowance = self._allowances.setdefault(subject.organization_id, _Allowance(at_ms))
+        return step is not Step.BEGIN or allowance.take(at_ms)
 
     async def _record(
         self,

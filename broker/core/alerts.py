@@ -12,7 +12,7 @@ restart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Final
@@ -20,6 +20,7 @@ from typing import Any, Final
 from msgspec import UNSET, UnsetType
 
 from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, AlertThresholds, AlertTold
+from broker.core.damage import DamagedRange
 from broker.core.event import Event
 
 # Every organization's queue for alerts has this name, and no other queue may have it.
@@ -138,6 +139,50 @@ def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind,
         Kind.PARKED: Reading(_part(facts.parked, limits.parked)),
         Kind.SECRET: Reading(Level.HIGH if soon else Level.LOW),
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallationFacts:
+    """The facts about the whole installation that its alerts depend on: the unreadable ranges of the log, and the disk
+    of the embedded Kafka.
+
+    The API refuses puts while less than `refused_below` bytes are free. `free_bytes` is None without an embedded Kafka.
+    """
+
+    damaged: Sequence[DamagedRange] = ()
+    free_bytes: int | None = None
+    refused_below: int = 0
+
+    def readings(self) -> dict[Kind, Reading]:
+        """Return the level of each condition, and how long it must last until an alert begins or ends."""
+        return {
+            Kind.DAMAGED: Reading(Level.HIGH if self.damaged else Level.LOW, calm_ms=0),
+            Kind.DISK: Reading(self._disk_level()),
+        }
+
+    def _disk_level(self) -> Level:
+        if self.free_bytes is None:
+            return Level.OFF
+        if self.free_bytes < 2 * self.refused_below:
+            return Level.HIGH
+        return Level.BETWEEN if self.free_bytes < 3 * self.refused_below else Level.LOW
+
+    def shown(self, kind: Kind, *, operator: bool) -> dict[str, int | str]:
+        """Return the facts for an alert of this kind.
+
+        Only the operator's organizations see the damaged offsets and the free bytes. Partitions and the disk hold the
+        data of all organizations, so other organizations could learn about each other.
+        """
+        shown: dict[str, int | str] = {}
+        if kind is Kind.DISK or (operator and self.free_bytes is not None):
+            shown["refused_below_mib"] = self.refused_below >> 20
+        if operator:
+            shown["ranges"] = len(self.damaged)
+            if self.damaged:
+                shown["first"] = str(self.damaged[0])
+            if self.free_bytes is not None:
+                shown["free_mib"] = self.free_bytes >> 20
+        return shown
 
 
 def _health_level(health: str, bad: str, limit: int) -> Level:
@@ -281,6 +326,16 @@ class Alerts:
         episode.latest, episode.told = event, event.quiet
         return True
 
+    def is_open(self, kind: Kind, subject_id: str) -> bool:
+        """Return whether the alert has begun and not ended."""
+        episode = self.episodes.get((kind, subject_id))
+        return episode is not None and episode.open
+
+    def is_told(self, kind: Kind, subject_id: str) -> bool:
+        """Return whether the alert's newest beginning or end needs no message any more."""
+        episode = self.episodes.get((kind, subject_id))
+        return episode is None or episode.told
+
     def forget(self, subject_id: str) -> None:
         """Forget the alerts of a deleted listener, API key or organization."""
         for kind in Kind:
@@ -359,11 +414,22 @@ def text(event: AlertEvent, names: Mapping[str, str]) -> str:
             return f"A former signing secret of the listener {names.get(event.listener_id, '')} soon stops signing."
         case Kind.KEY:
             return f"The API key {names.get(event.key_id, '')} soon ends."
+        case Kind.DAMAGED if ended:
+            return "No part of the log is damaged any more: each was repaired, or the operator gave it up."
+        case Kind.DAMAGED if "ranges" in facts:  # for the operator
+            return "A part of the log can't be read. See `everput mend`."
         case Kind.DAMAGED:
-            return "The log can be read again." if ended else "A part of the log can't be read. See `everput mend`."
+            return (
+                "A part of the log can't be read. Messages in this part wait as parked deliveries with the error "
+                "`damaged`, until the operator repairs it or gives it up."
+            )
         case Kind.DISK:
-            free = f"{facts.get('free_mib', 0)} MiB are free."
-            return f"The disk has room again. {free}" if ended else f"The disk is getting full. {free}"
+            free = f" {facts['free_mib']} MiB are free." if "free_mib" in facts else ""
+            if ended:
+                return f"The disk has room again.{free}"
+            limit = facts.get("refused_below_mib")
+            refused = "" if limit is None else f" Puts are refused while less than {limit} MiB are free."
+            return f"The disk is almost full.{free}{refused}"
 
 
 def _because(facts: Mapping[str, int | str]) -> str:

@@ -110,11 +110,8 @@ def _alerts(
     stored: StoredBytes,
 ) -> AlertWatch:
     def disk() -> tuple[int, int]:
-        """Return the free bytes of the disk, and the limit below which an alert begins.
-
-        The limit is twice the amount below which the API refuses to write.
-        """
-        return shutil.disk_usage(options.data_dir).free, 2 * options.disk_free_bytes_min
+        """Return the free bytes of the disk, and the number of free bytes below which the API refuses puts."""
+        return shutil.disk_usage(options.data_dir).free, options.disk_free_bytes_min
 
     sources = Sources(
         cursors=ports.cursors,

@@ -10,7 +10,9 @@ import pytest
 from broker.alerts import AlertWatch, Sources
 from broker.commands.context import now_ms
 from broker.commands.listeners import ListenerCommands, ListenerInput
+from broker.commands.organizations import create_organization
 from broker.core.alerts import ALERTS_QUEUE, BACK_MS
+from broker.core.events import LogDamaged, LogMended
 from broker.delivery.worker import Worker
 from broker.kafka.cursors import KafkaCursors
 from broker.kafka.topics import Topics
@@ -79,6 +81,26 @@ async def test_one_of_two_workers_tells_that_a_listener_is_down_and_another_one_
         await watch.look(at_ms + after_ms)
     await until(lambda: len(rig.listeners.taken("pager")) == 2, what="the end is delivered")
     assert told(rig.listeners.taken("pager")[1])["type"] == "listener.back"
+
+
+async def test_damage_of_the_log_is_told_to_an_organization_of_an_account_without_its_offsets(rig: Rig):
+    view = rig.projections.directory
+    rig.organization_id = (await create_organization(rig.log.control, view, name="ann", actor="account:a")).id
+    worker = await rig.work()
+    await until(lambda: worker.assignment.partitions, what="the worker has partitions")
+    await rig.listen(await rig.queue(ALERTS_QUEUE), "pager")
+    by = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
+    damaged = {"topic": "claims", "partition": 0, "first_offset": 12, "last_offset": 34}
+    for event, state in (
+        (LogDamaged(**by, **damaged), "raised"),
+        (LogMended(**by, **damaged, given_up=False), "cleared"),
+    ):
+        await rig.log.control.append(event)
+        await rig.workers[worker].directory.caught_up()
+        await watch_of(rig, worker).look()  # with no memory of the look before, as after a restart
+        got = await until(lambda: [told(one) for one in rig.listeners.taken("pager")], what="the alert is delivered")
+        assert [(one["type"], one["state"], one["facts"]) for one in got] == [("log.damaged", state, {})]
+        rig.listeners.got.clear()
 
 
 async def test_an_alert_is_mailed_and_a_refusal_of_the_mail_server_is_retried(rig: Rig):

@@ -4,6 +4,7 @@ The marks of free space are raised instead of the disk filled."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -93,6 +94,9 @@ def test_rights_can_be_taken_away_below_the_first_mark_of_free_space_and_not_bel
             f"/queues/{queues[1]}/listeners", {"name": "listener", "notify_url": url, "liveness_url": url}
         )["id"]
         messages = [client.made(f"/queues/{queues[1]}/messages", {"data": "x"})["id"] for _ in range(2)]
+        bob = strangers_key(client, "bob")
+        with Client(server, bob) as stranger:
+            alerts = stranger.made("/queues", {"name": "everput.alerts"})["id"]
         assert server.stop() == 0
 
     def grows(client: Client) -> list[httpx.Response]:
@@ -119,6 +123,16 @@ def test_rights_can_be_taken_away_below_the_first_mark_of_free_space_and_not_bel
         assert client.ask("DELETE", f"/queues/{queues[1]}/messages/{messages[0]}").status_code == 200
         assert client.ask("DELETE", f"/queues/{queues[1]}/listeners/{listener}").status_code == 200
         assert client.ask("DELETE", f"/queues/{queues[0]}").status_code == 200
+        with Client(server, bob) as stranger:
+
+            def told() -> list[Any]:
+                return list(stranger.ask("GET", f"/queues/{alerts}/messages").json()["messages"])
+
+            (message,) = wait_until(told, what="an organization that asked for alerts is told")
+            alert = json.loads(
+                stranger.ask("GET", f"/queues/{alerts}/messages/{message['id']}").json()["message"]["data"]
+            )
+            assert (alert["type"], alert["facts"]) == ("disk.low", {"refused_below_mib": int(BEYOND) >> 20})
         assert server.stop() == 0
     both = ("--disk-free-bytes-min", BEYOND, "--disk-reserve-bytes", BEYOND)
     with Running(tmp_path / "data", *both) as server, Client(server) as client:
