@@ -56,8 +56,8 @@ class ApiKeys:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:  # noqa: ARG002 - for LimitedApiKeys
-        """Return the API key that a client sent. Raises Unauthenticated. LimitedApiKeys adds rate limit headers to
-        `headers`.
+        """Return the API key that a client sent. Raises Unauthenticated. The subclass LimitedApiKeys also counts the
+        request, and adds rate limit headers to `headers`.
         """
         api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         if api_key is None:
@@ -209,7 +209,7 @@ class Sessions:
         token = self._token(scope)
         if token is None:
             raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
-        # A page of any site may open a WebSocket here, and the browser sends the session's cookie with it.
+        # A page of any site may open a WebSocket here with the session's cookie, so check WebSockets, too.
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
                 "A request with a session's cookie must come from this server's own pages. "
@@ -281,7 +281,7 @@ def cookie(text: str, name: str) -> str | None:
 
 
 class Members:
-    """The look-up of accounts that act in an organization by a session, without an API key.
+    """The look-up of the member of an organization who sends a request with a session instead of an API key.
 
     `requests_per_s` limits the requests of all members of an organization together, in this process. None means no
     limit.

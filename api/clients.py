@@ -19,7 +19,7 @@ Address = IPv4Address | IPv6Address
 
 _HOPS_MAX: Final = 16  # Only the last 16 addresses in the header `X-Forwarded-For` or `Forwarded` are examined.
 _ADDRESS_CHARS_MAX: Final = 64
-# An IPv6 client may own all addresses in a network with this prefix length, so they count as one client.
+# An IPv6 client may own all addresses in a network with this prefix length, so the network counts as one client.
 _IPV6_PREFIX: Final = 64
 IPV4_NETWORK_PREFIX: Final = 24
 IPV6_NETWORK_PREFIX: Final = 48
@@ -97,8 +97,8 @@ def _name(address: Address) -> str:
 def _hops(scope: Scope) -> Iterator[str]:
     """Yield the addresses that proxies have added to a request's headers, nearest proxy first.
 
-    If a request has both `Forwarded` and `X-Forwarded-For`, the client may have forged one of them. Then neither is
-    believed, and the request counts for the proxy.
+    If a request has both `Forwarded` and `X-Forwarded-For`, the client may have forged one of them. In that case,
+    neither is believed, and the proxy counts as the client.
     """
     of: dict[bytes, list[bytes]] = {_X_FORWARDED_FOR: [], _FORWARDED: []}
     for name, value in scope["headers"]:

@@ -32,7 +32,7 @@ def console_routes(*, registration: bool, mail: bool = False, oidc: str = "") ->
     """Return the routes of the console: `/console`, its files, and `/`, which leads there.
 
     `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
-    `oidc` is the name of the OpenID Connect provider that it offers to sign in with; empty without one.
+    `oidc` is the name of the OpenID Connect provider for sign-in; empty without a provider.
     """
     routes = [Route("/", _to_console), static_route("/console/samples.json", "application/json", _samples())]
     for file in console_files():

@@ -56,7 +56,7 @@ class Reference:
 
     @cached_property
     def _parts(self) -> list[bytes]:
-        """Return the OpenAPI document in parts, between which the server's URL belongs."""
+        """Return the OpenAPI document, cut into parts at the places where the server's URL must be inserted."""
         return orjson.dumps(document(self._routes(), server=_SERVER)).split(_SERVER.encode())
 
     @cached_property

@@ -107,8 +107,8 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Restrict the selection to the events of one message, and its start to the time in the message's id. Raises
-        NotFound.
+        """Restrict a selection of events to the events of one message, which begin at about the time in the message's
+        id. Raises NotFound.
         """
         parts = parse_message_id(message_id)
         found = None

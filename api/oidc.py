@@ -54,7 +54,7 @@ class OidcSignIn:
     """Handlers for sign-in with the OpenID Connect provider. `provider` is None if the operator has set none.
 
     `may_create` says whether any person whom the provider signs in may get an account. Otherwise, only a person with an
-    invitation for the same e-mail address gets one.
+    invitation for the same e-mail address gets an account.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class OidcSignIn:
 
     async def start(self, call: Call) -> Any:
         """Begin a sign-in. The answer has the URL at the provider, and a cookie without which nobody can complete the
-        sign-in. Only this server's own pages may begin one.
+        sign-in. Only this server's own pages may begin a sign-in.
         """
         body = await call.json(SignInBody, small=True)
         if not _PAGE.fullmatch(body.page):

@@ -26,7 +26,7 @@ _TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class Listed(Protocol):
-    """The interface of items that are listed by creation time, and within the same millisecond by id."""
+    """The interface of items of a list, which is sorted by creation time, and within the same millisecond by id."""
 
     @property
     def id(self) -> str: ...

@@ -35,7 +35,9 @@ _TOO_MANY_TESTS: Final = "Too many tests of listeners are running at the moment.
 
 
 class Secrets:
-    """Handlers for a listener's signing secret and its test. `resolver` decides which addresses may be connected to."""
+    """Handlers for a listener's signing secret and its test. `resolver` decides to which addresses this process may
+    connect.
+    """
 
     def __init__(
         self, commands: SecretCommands, log: ListenerTestLog, view: DirectoryView, sealer: Sealer, resolver: Resolver

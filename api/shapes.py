@@ -41,8 +41,8 @@ Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
 
 
 class AlertsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The thresholds from which Everput alerts about a listener. 0 means never. For a threshold that is left out or
-    null, that of the listener's queue applies, or else the default.
+    """The thresholds from which Everput alerts about a listener. 0 means never. If a threshold is left out or null, the
+    threshold of the listener's queue applies, or else the default.
     """
 
     lag_messages: Annotated[int, Meta(ge=0, le=2**53)] | None = None

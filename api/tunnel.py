@@ -187,8 +187,8 @@ class Tunnels:
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
-        """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. Tunnels of the same tenant
-        share one bound of bytes.
+        """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. One bound applies to the
+        bytes of all requests that wait in tunnels of the same tenant.
         """
         room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
         tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)

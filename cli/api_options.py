@@ -65,8 +65,8 @@ class Connection(NamedTuple):
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
     """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key.
 
-    The key of a profile is sent only to the URL of that profile. The URL in the file DIR/url gets the key in
-    DIR/api-key.
+    The key of a profile is sent only to the URL of that profile. The key in the file DIR/api-key is for the URL in the
+    file DIR/url.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:

@@ -47,7 +47,7 @@ _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
 def line(event: str, **fields: object) -> str:
-    """Format a log line as `event key=value …`. Leave out None, and quote texts with spaces."""
+    """Format a log line as `event key=value …`. Leave out fields that are None, and quote texts with spaces."""
     return " ".join([event, *(f"{name}={_value(value)}" for name, value in fields.items() if value is not None)])
 
 

@@ -66,8 +66,8 @@ Settled = Callable[[TextLine, str | None], None]
 class Publisher:
     """The publisher of many lines as messages. It is an async context manager.
 
-    `concurrency` is the number of requests in flight. `give_up_after_s` bounds a request with its repeats. `transport`
-    replaces the network in tests.
+    `concurrency` is the number of requests in flight. `give_up_after_s` is the most seconds for a request and its
+    repeats. `transport` replaces the network in tests.
     """
 
     def __init__(

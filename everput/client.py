@@ -180,7 +180,7 @@ class AsyncClient:
 
     def submit(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
         """Begin a put that put_message() has created without an idempotency key of its own. Return the future of its
-        answer. This costs less than a task that calls send().
+        answer. This takes less processor time than a task that calls send().
         """
         return self._puts.put(request)
 

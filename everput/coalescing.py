@@ -55,7 +55,7 @@ class _Lane:
 
 
 class Coalescer:
-    """Joins puts to the same queue into batches.
+    """The part of AsyncClient that joins puts to the same queue into batches.
 
     Puts that begin in the same turn of the event loop share a request. While `in_flight_max` requests for a queue are
     in flight, further puts on the queue wait, and then share the next request. A single put is sent alone, at once. A
@@ -70,7 +70,7 @@ class Coalescer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
-        """Queue a request of put_message() for a batch, and return the future of its answer."""
+        """Add a request of put_message() to a later batch, and return the future of its answer."""
         if request.joins is None:
             raise ValueError("only a put without an idempotency key of its own can be sent in a batch with other puts")
         loop = asyncio.get_running_loop()
@@ -133,7 +133,9 @@ class Coalescer:
                 await self._send_one(item)
 
     async def _send_batch(self, queue_id: str, items: Sequence[_Item]) -> bool:
-        """Send a batch. Return False if it was refused for one of its messages, so that none is stored."""
+        """Send a batch. Return False if the server refused the batch because of one of its messages, and stored none of
+        them.
+        """
         try:
             answer = await self._send(put_batch(queue_id, [item.request.body or {} for item in items]))
         except EverputError as error:

@@ -409,7 +409,7 @@ def change_member(organization_id: str, account_id: str, role: str) -> Request[a
 
 def invite_member(organization_id: str, email: str, role: str | None = None) -> Request[answers.NewInvitationAnswer]:
     """Invite an e-mail address to an organization. Without `role`, the person becomes an owner. This needs the session
-    of an owner. Only this answer holds the link.
+    of an owner. Only the answer to this request holds the link of the invitation.
     """
     path, body = _invitations(organization_id), {"email": email} | ({} if role is None else {"role": role})
     return Request(method="PUT", path=path, answer=answers.NewInvitationAnswer, body=body, repeatable=False)
@@ -452,8 +452,8 @@ def create_key(
     queues: Sequence[str] | None = None,
     expires_at: str | None = None,
 ) -> Request[answers.NewKeyAnswer]:
-    """Create an API key. `queues` are the ids of the queues that it may use, or None for all. `expires_at` is an RFC
-    3339 time, or None for never.
+    """Create an API key. `queues` are the ids of the queues that the key may use, or None for all queues. `expires_at`
+    is an RFC 3339 time, or None for never.
     """
     said = {"scopes": scopes and list(scopes), "queues": queues and list(queues), "expires_at": expires_at}
     body = {"name": name, **{field: value for field, value in said.items() if value is not None}}

@@ -33,7 +33,7 @@ _JSON: Final = "application/json"
 class BatchMessage:
     """A message of a batch, as a listener without batches would get it in a request of its own.
 
-    `id` is the same in each attempt. `body` holds the same bytes as the request would.
+    `id` is the same in each attempt. `body` holds the same bytes as the body of that request.
     """
 
     id: str

@@ -188,5 +188,5 @@ def _say_keys(state: Directory, account: Account) -> None:
 
 
 def shown_time(at_ms: int) -> str:
-    """Return a time as people read it, in UTC."""
+    """Return a time as text for people, in UTC, such as `2026-01-31T12:00:00Z`."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

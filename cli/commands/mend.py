@@ -65,8 +65,8 @@ def command(options: Options, folder: Path | None, log_dir: Path | None, give_up
     After the next start, deliveries that were parked because of the damage are attempted again.
 
     Use --give-up on a running installation: it cancels the deliveries that wait for these offsets. Only for the topic
-    control, without which nothing can run, stop the installation first. What the events there said is then lost. The
-    exit code is 1 if a batch remains damaged.
+    control, without which nothing can run, stop the installation first. The facts that events at these offsets recorded
+    are then lost. The exit code is 1 if a batch remains damaged.
     """
     if give_up is not None:
         one = _range(give_up)
@@ -108,8 +108,8 @@ async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
 
 
 def _give_up_control(options: Options, one: DamagedRange) -> None:
-    """Write an event into an unreadable range of the topic `control`, which says that an operator has given up the
-    range.
+    """Write an event into an unreadable range of the topic `control`. The event says that an operator has given the
+    range up.
 
     The event replaces the range itself, because nothing can be appended to `control` while a part of it is unreadable.
     """
@@ -155,7 +155,7 @@ def _mend(
 ) -> int:
     """Restore damaged record batches where possible, and return how many remain damaged.
 
-    `embedded` also restores missing offsets. A broker of a cluster gets these from the other brokers.
+    With `embedded`, also restore missing offsets, which a broker of a cluster gets from the other brokers.
     """
     left = 0
     table = by_name(_topics(options))
@@ -206,7 +206,7 @@ def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> in
 
     `records_of(begin, end)` returns the export's records from the offset `begin` to before the offset `end`. If the end
     of the damaged batch is unknown, `end` is None. After a batch with a wrong length, further damaged batches are found
-    only when it is restored.
+    only when that batch is restored.
     """
     damaged: list[str] = []
     mended = True

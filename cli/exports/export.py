@@ -139,7 +139,7 @@ class _Writer:
         _write(self._folder, self._made, self._lines, "")
 
     def _wait(self) -> None:
-        """Wait until the previous file of the export is written. If that failed, raise the error.
+        """Wait until the previous file of the export is written. If writing it failed, raise the error.
 
         So at most two files of an export are in memory at a time.
         """
@@ -157,7 +157,7 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
 
 
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:
-    """Write the next file of the export, and store the position after its events in the manifest."""
+    """Write the next file of the export, and store in the manifest the cursor from which the export continues."""
     if not made.files:
         # Write the manifest first: if the command is killed, the folder is still recognized as an export.
         manifest.save(folder, made)

@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False
-    # The organization of the events. It is empty before the first event, and in an export of a whole installation.
+    # The id of the events' organization; empty before the first event, and in an export of a whole installation.
     organization_id: str = ""
     cursor: str = ""
     # For an export of a whole installation: the end offset of each partition of each topic.

@@ -128,7 +128,7 @@ class TunnelClient:
             self._on_event("answered", request=message, resend=partial(self.resend, message), **shown)
 
     async def resend(self, message: dict[str, Any]) -> None:
-        """Send a request to the local address again, and show the answer. The API does not get it."""
+        """Send a request to the local address again, and show the answer. The API does not get this answer."""
         _, shown = await self._pass_on_wanted(message)
         self._on_event("answered", resent=True, **shown)
 

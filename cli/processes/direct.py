@@ -117,8 +117,8 @@ class DirectPutProtocol(HttpToolsProtocol):
     def _is_for_uvicorn(self, candidate: DirectCycle) -> bool:
         """Return whether uvicorn must answer a put request whose body has not arrived completely.
 
-        This is so if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
-        permitted. uvicorn then holds the body, and counts its bytes (api/bodies.py).
+        uvicorn must answer if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
+        permitted. It then holds the body, whose bytes api/bodies.py counts.
         """
         return bool(candidate.body or self.unanswered) or not candidate.is_permitted()
 
@@ -196,7 +196,7 @@ class DirectPutProtocol(HttpToolsProtocol):
             return
         self._before = None
         candidate.body = b""
-        # Pause reading from the connection while other requests of it wait for answers, as uvicorn does.
+        # Pause reading from the connection while other requests of the connection wait for answers, as uvicorn does.
         if len(self.unanswered) > 1:
             self.flow.pause_reading()
 

@@ -199,7 +199,7 @@ def _lags(lags: list[Lag], at_ms: float) -> Iterator[Metric]:
 
 
 def _troubles(now: Condition) -> Iterator[Metric]:
-    """Yield the metrics of listeners by state, and of the worst listeners."""
+    """Yield the number of listeners in each state, and metrics of the listeners with the most problems."""
     text = "Listeners by health, as `everput status` names it"
     health = GaugeMetricFamily("everput_listeners_health", text, labels=["state"])
     for state in Health:

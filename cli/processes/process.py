@@ -38,7 +38,7 @@ CATCH_UP_S: Final = 120.0  # a process that starts may take this many seconds to
 _PYTHONS_SOUND: Final = {
     (3, 11): 10,
     (3, 12): 6,
-}  # by Python version, the first patch release that has the security fixes
+}  # for each Python version, the first patch release that has the security fixes
 
 _log = Logger(__name__)
 
@@ -136,7 +136,7 @@ async def _run_work(
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if stop.is_set() and not health.ready:  # if the process is not ready yet, no work must be finished
+    if stop.is_set() and not health.ready:  # a process that is not ready yet has no work to finish
         working.cancel()
         await asyncio.wait([working], timeout=_GIVE_UP_S)
         return

@@ -120,7 +120,7 @@ class Supervisor:
         self._kafka: EmbeddedKafka | None = None
 
     async def run(self) -> None:
-        """Run until a signal ends it. Raises ConfigurationError if the server can't start."""
+        """Run the supervisor until a signal ends it. Raises ConfigurationError if the server can't start."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         on_end(partial(self._signalled, stop))

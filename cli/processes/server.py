@@ -216,7 +216,7 @@ class _Connection(_Written, DirectPutProtocol):
     """
 
     config: _Config
-    # The time since which the server waits for the rest of a request; None if it waits for none.
+    # The time since which the server waits for the rest of a request; None if no request is incomplete.
     _waiting_since: float | None = None
     # The bytes of a request's head that have arrived so far; negative while the socket read in which it began lasts.
     _head_bytes = 0
@@ -253,7 +253,7 @@ class _Connection(_Written, DirectPutProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to a WebSocket, unless the request is refused or is no valid WebSocket request.
 
-        uvicorn itself does not answer an invalid one, and has no time limit before a WebSocket is open.
+        uvicorn itself does not answer an invalid WebSocket request, and has no time limit before a WebSocket is open.
         """
         if self.transport.is_closing():
             return
@@ -397,7 +397,7 @@ class _Connection(_Written, DirectPutProtocol):
             self._refuse(400, msg)
 
     def _refuse_unfinished(self, status: int, detail: str) -> None:
-        """Answer an incomplete request with an error, and close the connection. If its answer has begun, only close."""
+        """Answer an incomplete request with an error, unless its answer has begun. Close the connection."""
         if self.in_head or (self.cycle is not None and not self.cycle.response_started):
             self._refuse(status, detail)
         else:
@@ -408,8 +408,8 @@ class _Connection(_Written, DirectPutProtocol):
         self._refuse(status, f"The request's line and headers may have at most {HEAD_BYTES_MAX} bytes.")
 
     def _refuse(self, status: int, detail: str, header: bytes = b"") -> None:
-        """Answer an error without the application, and close the connection. `header` is a further line of the answer's
-        head.
+        """Send an error as the answer, without the application, and close the connection. `header` is a further line of
+        the answer's head.
         """
         answer = framework_problem(status, detail)
         lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"content-type: " + MEDIA_TYPE]

@@ -36,7 +36,7 @@ class Link:
         return None if descriptor is None else cls(int(descriptor))
 
     def wait_for_go(self) -> EmbeddedAccess | None:
-        """Block until Kafka is ready. Return the access to it if it is embedded."""
+        """Block until Kafka is ready. Return the address and password of an embedded Kafka, or None for a cluster."""
         return self._go.result()
 
     def admin(self, url: str) -> None:

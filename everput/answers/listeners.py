@@ -80,9 +80,7 @@ class NewListenerAnswer(Answer):
 
 
 class ListenerHealth(ListenerFields):
-    """A listener with its current health. If a request asks for the listener at a past time, the answer has none of
-    these fields.
-    """
+    """A listener with its current health. In an answer about a past time, the fields about the health are missing."""
 
     health: str | UnsetType = UNSET
     """The state: `healthy`; `failing`: it is sent messages and refuses more than a quarter of them; `down`: it is sent
@@ -137,7 +135,7 @@ class ListenersAnswer(Answer):
 
 
 class Former(Answer):
-    """A previous signing secret that still signs. The secret itself is not shown."""
+    """A previous signing secret with which requests are still signed. The secret itself is not shown."""
 
     ends_at: Time
     """The time at which it stops signing."""
