@@ -71,7 +71,7 @@ class Past:
         return len(self._kept)
 
     async def view(self, organization_id: str, at_ms: int) -> PastView:
-        """Return the organization's queues, listeners and keys at a past log time, including the events of that time.
+        """Return the organization's queues, listeners and keys at a past time, including the events of that time.
 
         Raises Busy if too many requests ask for past states, LogUnavailable if Kafka does not answer.
         """

@@ -50,7 +50,7 @@ class WrongCursor(Refused):
 
 
 class Entry(NamedTuple):
-    """An event with its log time, topic, partition and offset."""
+    """An event with its time in the order of the log, and its topic, partition and offset."""
 
     log_ms: int
     topic: str
@@ -297,7 +297,7 @@ class _Reading:
         return [found[one.name, one.partition] for one in self._partitions]
 
     async def _slice(self, before_ms: int) -> tuple[list[Entry], bool]:
-        """Return the next events of the log, and whether more events before the log time `before_ms` may follow."""
+        """Return the next events of the log, and whether more events before the time `before_ms` may follow."""
         entries: list[Entry] = []
         pace = Pace(self._others)
         reads = size = 0

@@ -100,8 +100,8 @@ class Share:
     rank: int = 0
 
     def of(self, total: int) -> int:
-        """Return this worker's part of a limit that all workers share. Usually the parts add up to the limit. If the
-        limit is less than the number of workers, each part is 1.
+        """Return this worker's part of a limit that all workers share. Usually, the parts of all workers add up to the
+        limit. If the limit is less than the number of workers, each part is 1.
         """
         return max(1, total // self.workers + (self.rank < total % self.workers))
 

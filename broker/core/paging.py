@@ -38,7 +38,7 @@ class Chunk(NamedTuple, Generic[T]):
 
 def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
     """Return a page of a queue's messages, at most `limit`, newest first. Also return, for each partition, the offset
-    where the next page ends.
+    before which the next page (older messages) lies.
 
     A page is shorter if another partition may have a newer message that was not read yet. All messages together have at
     most `bytes_max` bytes, but at least one message is returned.

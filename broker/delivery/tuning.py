@@ -92,7 +92,7 @@ class Tuning:
     # The intervals between probes are chosen so that a worker starts this many probes in each tick.
     probes_calm: int = 10
     probes_min: int = 2  # Each tick, a worker may start this many probes even on a busy machine.
-    # On a busy machine, one probe starts for each of this many attempts of slow and failing listeners.
+    # On a busy machine, a tick's probes are its permitted attempts to slow and failing listeners, divided by this.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This part of a probe interval is random, so that listeners that failed together are probed at different times.
@@ -130,7 +130,7 @@ class Tuning:
     damaged_at_once: int = 500  # appended in one request
     # SQLite keeps this many KiB of the index in memory. The rest is in a temporary file.
     index_cache_kib: int = 16 << 10
-    record_bytes_more: int = 1 << 20  # The worker reads on for a newer record of a delivery by this many bytes.
+    record_bytes_more: int = 1 << 20  # A search for a newer record of a delivery reads this many bytes at once.
 
     # Checkpoints (checkpoint/)
     # A worker makes a checkpoint at this interval. After a crash, it repeats the deliveries since the last checkpoint.
