@@ -12,10 +12,11 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from playwright.async_api import Browser as Chromium
 from playwright.async_api import CDPSession, ConsoleMessage, Error, Page, async_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -104,24 +105,47 @@ class Browser:
 
 @asynccontextmanager
 async def browser(**options: Any) -> AsyncIterator[Browser]:
-    """Start Chromium, open a page, and end Chromium afterwards. `options` are those of a Playwright context."""
+    """Open a page in Chromium, and close it afterwards. `options` are those of a Playwright context."""
     async with chromium() as opened:
         yield await opened(options)
 
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Any]:
-    """Start Chromium, and end it afterwards. The result opens a page without the cookies of other pages."""
-    if CHROMIUM is None:
-        raise RuntimeError("Chromium is needed. Install it, and put it on the PATH.")
-    sandbox = () if os.geteuid() else ("--no-sandbox",)  # Chromium has no sandbox for root.
-    async with async_playwright() as driver:
-        started = await driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+    """Start Chromium if it does not run yet. The result opens a page without the cookies of other pages. All its pages
+    are closed afterwards, and Chromium runs on until end_chromium() is called.
+    """
+    started = await _Started.chromium()
+    async with AsyncExitStack() as pages:
 
         async def opened(options: Mapping[str, Any]) -> Browser:
             context = await started.new_context(**options)
+            pages.push_async_callback(context.close)
             page = await context.new_page()
             return Browser(page, await context.new_cdp_session(page))
 
         yield opened
-        await started.close()
+
+
+async def end_chromium() -> None:
+    """End the Chromium that chromium() has started, if any."""
+    await _Started.until_end.aclose()
+    _Started.now = None
+
+
+class _Started:
+    """The one Chromium of this process: its start takes more processor time than most tests of a page."""
+
+    now: ClassVar[Chromium | None] = None
+    until_end: ClassVar[AsyncExitStack] = AsyncExitStack()
+
+    @classmethod
+    async def chromium(cls) -> Chromium:
+        if CHROMIUM is None:
+            raise RuntimeError("Chromium is needed. Install it, and put it on the PATH.")
+        if cls.now is None:
+            sandbox = () if os.geteuid() else ("--no-sandbox",)  # Chromium has no sandbox for root.
+            driver = await cls.until_end.enter_async_context(async_playwright())
+            cls.now = await driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+            cls.until_end.push_async_callback(cls.now.close)
+        return cls.now

@@ -5,6 +5,7 @@ For: the fixtures of every folder. Each test has topics of its own, by a prefix 
 from __future__ import annotations
 
 import signal
+import sys
 import uuid
 from collections.abc import AsyncIterator
 
@@ -28,6 +29,15 @@ def pytest_configure() -> None:
         signal.signal(number, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def end_of_chromium() -> AsyncIterator[None]:
+    yield
+    if "tests.browser" in sys.modules:
+        from tests.browser import end_chromium
+
+        await end_chromium()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from cli.demo.server import DemoListeners, DemoServer
 from everput import AsyncClient, create_listener, create_queue, list_messages, put_message, start_replay
-from tests.browser import Browser, browser
+from tests.browser import Browser, browser, end_chromium
 
 QUEUES: Final = {"shop/orders": ("billing", "warehouse", "analytics"), "shop/returns": ("billing", "mail")}
 DOWN: Final = "analytics"
@@ -91,6 +91,7 @@ async def main(folder: Path) -> None:
                         await _pictures(page, server.url, places, folder)
                 finally:
                     putting.cancel()
+                    await end_chromium()
         finally:
             await server.stop()
             await listeners.stop()

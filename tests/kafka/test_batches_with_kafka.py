@@ -198,7 +198,8 @@ async def test_a_listener_changes_between_batches_and_single_requests_while_mess
         wanted = None if batch is UNSET else batch
         dispatcher = worker.dispatchers[listener.id]
         await until(lambda: dispatcher.listener.batch == wanted, what="the worker knows")  # noqa: B023 - awaited here
-    await until(lambda: len(taker.taken) >= 400, what="all are delivered")
+        ids += await put(rig, queue, 10)
+        await until(lambda: len(taker.taken) >= len(ids), what="all are delivered")  # noqa: B023 - awaited here
     assert taker.ids == Counter(ids)
     assert {"everput-batch" in got.headers for got in rig.listeners.taken("a")} == {True, False}
 

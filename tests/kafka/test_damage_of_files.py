@@ -19,7 +19,7 @@ from tests.listeners import until
 
 __all__ = ["kafka", "settings"]  # fixtures
 
-DAMAGED = ("messages", "changes", "deliveries", "claims")
+DAMAGED = ("messages", "changes", "deliveries", pytest.param("claims", marks=pytest.mark.slow))
 COUNT = 12
 
 

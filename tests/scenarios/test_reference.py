@@ -32,7 +32,7 @@ ACCOUNT = {"email": "ann@example.com", "password": "another horse battery"}
 @pytest.mark.parametrize(
     ("time_s", "phases"),
     [
-        (25, "examples,stateful"),
+        (12, "examples,stateful"),
         pytest.param(900, "examples,coverage,fuzzing,stateful", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

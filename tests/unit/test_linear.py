@@ -85,6 +85,7 @@ def test_each_regular_expression_says_why_it_is_linear():
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind, which counts instructions, is not installed")
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_parser_takes_more_than_linear_time(tmp_path: Path):
     here = Path(__file__).parent

@@ -24,7 +24,10 @@ from tests.listeners import Got, Listeners, until
 from tests.scenarios.running import Running, everput
 from tests.upgrades.write import WRITTEN, features, listening
 
-ARCHIVES = sorted(WRITTEN.glob("*.tar.xz"))
+ARCHIVES = [  # the one whose server was killed holds more that must be put right
+    pytest.param(path, id=path.name.removesuffix(".tar.xz"), marks=() if "-killed." in path.name else pytest.mark.slow)
+    for path in sorted(WRITTEN.glob("*.tar.xz"))
+]
 KEY_KEPT_S = 86_400  # an Idempotency-Key
 
 
@@ -77,7 +80,7 @@ class Opened:
         return str(message.get("updated", message["data"]))
 
 
-@pytest.mark.parametrize("archive", ARCHIVES, ids=[one.name.removesuffix(".tar.xz") for one in ARCHIVES])
+@pytest.mark.parametrize("archive", ARCHIVES)
 async def test_every_delivery_of_a_written_directory_ends_as_it_would_have(archive: Path, tmp_path: Path):
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
