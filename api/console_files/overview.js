@@ -4,7 +4,7 @@ import { ask, session } from "./api.js";
 import { age, el, link, panel, redraw, state, table } from "./dom.js";
 import { chartsOf, countedOnly, fromOf } from "./history.js";
 import { poll } from "./live.js";
-import { count, milliseconds } from "./words.js";
+import { count, milliseconds, recentFailures } from "./words.js";
 
 const LOOK_MS = 10_000;
 const HOUR_MS = 3_600_000;
@@ -83,7 +83,7 @@ function attentionOf({ listeners, attention, queues }) {
     link(["queues", one.queue.id, "listeners", one.id], one.name, { class: "name" }),
     link(["queues", one.queue.id], one.queue.name),
     state(one.health),
-    one.recent_attempts ? `${number(one.recent_failures)} of ${count(one.recent_attempts, "attempt")}` : "–",
+    recentFailures(one),
     one.lag === null ? "–" : number(one.lag),
     number(one.retrying),
     one.parked ? el("span", { class: "state parked" }, number(one.parked)) : "0",

@@ -8,7 +8,7 @@ import { listenerForm } from "./listenerform.js";
 import { sortedList } from "./lists.js";
 import { concerns, poll } from "./live.js";
 import { messagesPanel } from "./messages.js";
-import { HEALTHS, healthOf, problemWords } from "./words.js";
+import { HEALTHS, healthOf, hostAndPath, problemWords, recentFailures } from "./words.js";
 
 const LOOK_MS = 5000;
 
@@ -95,13 +95,17 @@ function columnsOf(queue) {
     {
       name: "Listener",
       value: (one) => one.name,
-      cell: (one) => link(["queues", queue.id, "listeners", one.id], one.name, { class: "name" }),
+      cell: (one) => [
+        link(["queues", queue.id, "listeners", one.id], one.name, { class: "name" }),
+        el("div", { class: "quiet url", title: one.notify_url }, hostAndPath(one.notify_url)),
+      ],
     },
     {
       name: "State",
       value: (one) => HEALTHS.indexOf(healthOf(one)),
       cell: (one) => [state(healthOf(one)), one.paused ? el("span", { class: "quiet" }, ` ${one.paused}`) : ""],
     },
+    number("Recent failures", (one) => one.recent_failures, recentFailures),
     number("Backlog", (one) => one.lag),
     {
       name: "Oldest",

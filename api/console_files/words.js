@@ -112,6 +112,21 @@ export function deliverySentence(delivery, listener, message, nowMs) {
   }
 }
 
+/** Return a URL's host and path, shortened. */
+export function hostAndPath(url) {
+  try {
+    const { host, pathname } = new URL(url);
+    return shortened(pathname === "/" ? host : `${host}${pathname}`, 60);
+  } catch {
+    return shortened(url, 60);
+  }
+}
+
+/** Return how many of a listener's attempts in the last five minutes failed, such as “3 of 4 attempts”; “–” without attempts. */
+export function recentFailures({ recent_failures: failures = 0, recent_attempts: attempts = 0 }) {
+  return attempts ? `${failures.toLocaleString("en")} of ${count(attempts, "attempt")}` : "–";
+}
+
 /** The states of a listener, from the worst to the best. */
 export const HEALTHS = ["down", "failing", "paused", "replaying", "new", "healthy"];
 
@@ -123,7 +138,7 @@ export function healthOf(listener) {
 /** Describe a listener's state in sentences, each of which is true of it now. */
 export function healthSentences(listener, nowMs) {
   const said = [];
-  const recent = `${(listener.recent_failures || 0).toLocaleString("en")} of ${count(listener.recent_attempts || 0, "attempt")} in the last 5 minutes failed.`;
+  const recent = `${recentFailures(listener)} in the last 5 minutes failed.`;
   switch (healthOf(listener)) {
     case "paused":
       said.push(`The listener is paused (${listener.paused}). Nothing is sent to it until you choose “Resume”.`);

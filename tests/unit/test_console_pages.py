@@ -29,6 +29,7 @@ from tests.browser import CHROMIUM, Browser, browser
 VENDORED = Path(console.__file__).parent / "vendored"
 TESTS_VENDORED = Path(__file__).parent.parent / "vendored"
 SIZES = ((1440, 900), (390, 844))
+LONG_URL = f"https://8.8.8.8/{'hooks' * 20}?token=secret"
 CHARTS = "[...document.querySelectorAll('.over-time')]"
 # The colors of the pixels of a canvas, without those that are transparent.
 DRAWN = """(canvas) => {
@@ -111,7 +112,8 @@ async def shop() -> AsyncIterator[Shop]:
         urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
         listeners = f"/v1/queues/{queue}/listeners"
         listener = (await http.put(listeners, json={"name": "billing", **urls}, headers=headers)).json()["listener"]
-        assert (await http.put(listeners, json={"name": "mail", **urls}, headers=headers)).status_code == 200
+        mail = {"name": "mail", **urls, "notify_url": LONG_URL}
+        assert (await http.put(listeners, json=mail, headers=headers)).status_code == 200
         statistics.events.append(hour_of(queue, listener["id"]))
         yield Shop(str(http.base_url), queue, listener["id"], made["id"], api.records, api.reader.feed)
 
@@ -233,6 +235,10 @@ async def test_a_queue_shows_sixty_listeners_with_one_request_and_finds_and_sort
         paths = [path for path in await page.run(ASKED) if f"/v1/queues/{shop.queue}/listeners" in path]
         assert set(paths) == {f"/v1/queues/{shop.queue}/listeners"}, "none of one listener"
         assert (await page.run(NAMES))[:4] == ["billing", "listener 0", "listener 1", "listener 2"]
+        mail = "[...document.querySelectorAll('main tbody tr')].find((one) => one.textContent.startsWith('mail')).cells"
+        cells = await page.run(f"[...{mail}].map((one) => one.textContent)")
+        assert cells[0] == f"mail8.8.8.8/{'hooks' * 20}"[:64] + "…", "the name, and the beginning of the URL"
+        assert [*cells[1:4], *cells[5:]] == ["down", "3 of 4 attempts", "7", "2", "1", "\u2013"]
         status = "document.querySelector('.tools [role=status]').textContent"
         assert await page.run(status) == "60 listeners"
         head = "[...document.querySelectorAll('th')].find((one) => one.textContent === 'State')"
