@@ -1,11 +1,12 @@
 // Charts of statistics: what was put, delivered, failed and parked, how long it took, and what waits.
 //
-// For: loading the statistics of a time range, counting the newest minutes from the log, the charts of a queue, a listener
-// or the organization. Not for: drawing a chart (charts.js).
+// For: the choice of a time range, loading its statistics, counting the newest minutes from the log, the charts of a queue,
+// a listener or the organization. Not for: drawing a chart (charts.js).
 
 import { ask } from "./api.js";
 import { last, timeChart } from "./charts.js";
 import { el } from "./dom.js";
+import { putQuery } from "./lists.js";
 import { poll } from "./live.js";
 import { duration, milliseconds } from "./words.js";
 
@@ -17,36 +18,61 @@ const LIVE_MS = 3 * MINUTE_MS; // the newest minutes, which workers may not have
 const EVENTS_AT_ONCE = 2000;
 const ANSWERS = 5;
 const UNKNOWN = { put: null, delivered: null, failed: null, failed_by: {}, parked: null, latency: null };
+// Each range: its name in the address, its name on the page, its length, and the step of its statistics.
 const RANGES = [
-  ["Last hour", 60 * MINUTE_MS, "1m"],
-  ["Last 24 hours", DAY_MS, "15m"],
-  ["Last 7 days", 7 * DAY_MS, "2h"],
-  ["Last 30 days", 30 * DAY_MS, "6h"],
+  { key: "1h", name: "Last hour", spanMs: 60 * MINUTE_MS, step: "1m" },
+  { key: "24h", name: "Last 24 hours", spanMs: DAY_MS, step: "15m" },
+  { key: "7d", name: "Last 7 days", spanMs: 7 * DAY_MS, step: "2h" },
+  { key: "30d", name: "Last 30 days", spanMs: 30 * DAY_MS, step: "6h" },
 ];
+
+/**
+ * Create the choice of a time range, which is in the page's address: {element, now}. now() returns the chosen range.
+ * changed(): called after each change.
+ */
+export function rangeChoice(query, changed) {
+  const element = el(
+    "select",
+    {
+      "aria-label": "Time range",
+      onchange: () => {
+        putQuery({ range: element.value === RANGES[0].key ? "" : element.value });
+        changed();
+      },
+    },
+    RANGES.map(({ key, name }) => el("option", { value: key, selected: key === query.get("range") }, name)),
+  );
+  return { element, now: () => RANGES.find(({ key }) => key === element.value) };
+}
+
+/** Return the query parameters of a range that ends now and begins with a whole minute. */
+export function rangeQuery({ spanMs, step }) {
+  return { from: new Date(Math.floor((Date.now() - spanMs) / MINUTE_MS + 1) * MINUTE_MS).toISOString(), step };
+}
+
+/** Return whether a range is so short that its newest points may not be counted yet. */
+export function isByMinute({ step }) {
+  return step === "1m";
+}
 
 /**
  * Create the charts of a queue or a listener and keep them up to date: an element.
  * operation: the one that returns the statistics. told: an element that shows why they are out of date.
  */
-export function historyCharts({ operation, ids, signal, told }) {
+export function historyCharts({ operation, ids, query, signal, told }) {
   const charts = chartsOf({ backlog: ids.listener_id !== undefined, signal });
   const live = liveMinutes(ids, signal);
-  const choice = el(
-    "select",
-    { "aria-label": "Time range of the charts", onchange: () => refresh() },
-    RANGES.map(([name], index) => el("option", { value: index }, name)),
-  );
+  const range = rangeChoice(query, () => refresh());
   let statistics = null;
   let counted = 0;
 
   async function look() {
-    const [, spanMs, step] = RANGES[choice.value];
-    const hour = Number(choice.value) === 0;
+    const chosen = range.now();
     if (Date.now() - counted >= COUNTED_MS) {
-      statistics = (await ask(operation, { ids, query: { from: fromOf(spanMs), step }, signal })).body.statistics;
+      statistics = (await ask(operation, { ids, query: rangeQuery(chosen), signal })).body.statistics;
       counted = Date.now();
     }
-    if (!hour) {
+    if (!isByMinute(chosen)) {
       charts.show(statistics);
       return;
     }
@@ -62,12 +88,7 @@ export function historyCharts({ operation, ids, signal, told }) {
   }
   const sooner = new EventTarget();
   poll(signal, LOOK_MS, look, told, sooner);
-  return el("div", {}, el("div", { class: "row" }, choice), charts.element);
-}
-
-/** Return the first moment of a range that ends now, with whole minutes. */
-export function fromOf(spanMs) {
-  return new Date(Math.floor((Date.now() - spanMs) / MINUTE_MS + 1) * MINUTE_MS).toISOString();
+  return el("div", {}, el("div", { class: "row" }, range.element), charts.element);
 }
 
 /** Create the charts of statistics: {element, show}. */

@@ -38,7 +38,7 @@ import {
 
 const LOOK_MS = 3000;
 
-export async function showListener({ main, ids, signal }) {
+export async function showListener({ main, ids, query, signal }) {
   const queue = (await ask("getQueue", { ids, signal })).body.queue;
   let { listener, etag } = await lookAtListener(ids.queue_id, ids.listener_id, signal);
   const told = el("p", { class: "alert", hidden: true });
@@ -104,7 +104,7 @@ export async function showListener({ main, ids, signal }) {
     ),
     told,
     panel("State", condition),
-    historyCharts({ operation: "getListenerStatistics", ids, signal, told }),
+    historyCharts({ operation: "getListenerStatistics", ids, query, signal, told }),
     redrive,
     deliveries.element,
     await replaysPanel(ids, signal),

@@ -1,39 +1,51 @@
-// The overview of the organization: what needs attention, and the last hour of all queues together.
+// The overview of the organization: what needs attention, and a time range of all queues together.
 
 import { ask, session } from "./api.js";
 import { age, el, link, panel, redraw, state, table } from "./dom.js";
-import { chartsOf, countedOnly, fromOf } from "./history.js";
+import { chartsOf, countedOnly, isByMinute, rangeChoice, rangeQuery } from "./history.js";
 import { poll } from "./live.js";
 import { count, milliseconds, recentFailures } from "./words.js";
 
 const LOOK_MS = 10_000;
-const HOUR_MS = 3_600_000;
 const COLUMNS = ["Listener", "Queue", "State", "Recent failures", "Backlog", "Retrying", "Parked", "Last failure"];
 
-export async function showOverview({ main, signal }) {
+export async function showOverview({ main, query, signal }) {
   const told = el("p", { class: "alert", hidden: true });
   const figures = el("dl", { class: "figures" });
   const attention = el("div");
   const charts = chartsOf({ backlog: true, signal });
+  const sooner = new EventTarget();
+  const range = rangeChoice(query, () => sooner.dispatchEvent(new Event("look")));
+  const span = el("h2", {}, range.now().name);
 
   async function look() {
-    const { body } = await ask("getOverview", { query: { from: fromOf(HOUR_MS), step: "1m" }, signal });
+    let chosen;
+    do {
+      chosen = range.now();
+      const { body } = await ask("getOverview", { query: rangeQuery(chosen), signal });
+      draw(chosen, body);
+    } while (chosen !== range.now());
+  }
+
+  function draw(chosen, body) {
     const { instead } = countedOnly(body.statistics.counted_at);
-    const statistics = { ...body.statistics, points: body.statistics.points.map(instead) };
+    const points = isByMinute(chosen) ? body.statistics.points.map(instead) : body.statistics.points;
+    const statistics = { ...body.statistics, points };
+    span.textContent = chosen.name;
     redraw(figures, figuresOf({ ...body, statistics }));
     redraw(attention, attentionOf(body));
     charts.show(statistics);
   }
 
   main.replaceChildren(
-    el("h1", { class: "title", tabindex: "-1" }, `Overview of ${session.organization.name}`),
+    el("div", { class: "title" }, el("h1", { tabindex: "-1" }, `Overview of ${session.organization.name}`), range.element),
     told,
-    panel("In the last hour", figures),
+    el("section", { class: "panel" }, span, figures),
     panel("Needs attention", attention),
     charts.element,
   );
   await look();
-  poll(signal, LOOK_MS, look, told);
+  poll(signal, LOOK_MS, look, told, sooner);
 }
 
 function figuresOf({ statistics, queues, listeners }) {

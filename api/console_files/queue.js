@@ -31,7 +31,7 @@ export async function showQueue({ main, ids, query, signal }) {
     el("p", { class: "quiet" }, "Queue ID ", el("code", {}, queue.id)),
     told,
     listeners.element,
-    historyCharts({ operation: "getQueueStatistics", ids, signal, told }),
+    historyCharts({ operation: "getQueueStatistics", ids, query, signal, told }),
     messages,
   );
   const about = concerns(ids, "queue", "listener", "message", "delivery", "replay");

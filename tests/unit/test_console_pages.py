@@ -194,6 +194,16 @@ async def test_the_overview_shows_all_queues_and_which_listeners_need_attention(
         assert (latency, backlog, queues) == ("50 ms", "14", "1")
         rows = "[...document.querySelectorAll('main td')].map((one) => one.textContent)"
         assert (await page.run(rows))[:7] == ["mail", "shop/orders", "down", "3 of 4 attempts", "7", "2", "1"]
+        span = "document.querySelector('.panel h2').textContent"
+        choice = "document.querySelector('main select')"
+        assert await page.run(span) == "Last hour"
+        await page.run(f"{choice}.value = '24h'; {choice}.dispatchEvent(new Event('change'))")
+        await page.until(f"{span} === 'Last 24 hours'")
+        assert "Per 15 min;" in await page.run(f"{CHARTS}[0].querySelector('.when').textContent")
+        assert "range=24h" in await page.run("location.hash")
+        await page.run(f"{choice}.dataset.old = 'yes'; window.dispatchEvent(new Event('hashchange'))")
+        await page.until(f"{choice} && !{choice}.dataset.old")
+        assert await page.run(f"{choice}.value") == "24h"
         assert page.errors == []
 
 
