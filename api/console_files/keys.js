@@ -1,8 +1,9 @@
 // The page of the organization's API keys: create, show once, revoke.
 
-import { ask, nextCursor, session } from "./api.js";
+import { ask, nextCursor, session, whyNot } from "./api.js";
 import { age, button, confirmed, copyable, dialog, el, notice, noticed, table } from "./dom.js";
 import { form } from "./forms.js";
+import { allQueues } from "./queues.js";
 import { count } from "./words.js";
 
 const SCOPES = [
@@ -53,7 +54,7 @@ export async function showKeys({ main, signal }) {
       "div",
       { class: "title" },
       el("h1", { tabindex: "-1" }, "API keys"),
-      button("Create API key", () => create(ids, look), { class: "primary" }),
+      button("Create API key", () => create(ids, look, signal), { class: "primary" }),
     ),
     el(
       "p",
@@ -64,23 +65,40 @@ export async function showKeys({ main, signal }) {
   );
 }
 
-function create(ids, then) {
-  dialog("Create API key", (close) =>
-    form({
-      fields: [
-        { name: "name", label: "Name", required: true, maxlength: 200, hint: "Name the program or person that will use the key." },
-        { name: "scopes", label: "Scopes", type: "choices", options: SCOPES, value: ["queues", "messages"] },
-      ],
-      submit: "Create API key",
-      cancel: () => close(),
-      onSubmit: async (body) => {
-        const { key } = (await ask("createKey", { ids, body })).body;
-        close();
-        await showKey(key);
-        await then();
-      },
-    }),
-  );
+async function create(ids, then, signal) {
+  await noticed(async () => {
+    const { queues } = whyNot("listQueues") ? { queues: [] } : await allQueues({}, signal);
+    if (document.querySelector("dialog")) return; // a second click
+    dialog("Create API key", (close) => keyForm({ ids, queues, close, then }));
+  });
+}
+
+function keyForm({ ids, queues, close, then }) {
+  const restriction = {
+    name: "queues",
+    label: "Only for these queues",
+    type: "choices",
+    options: queues.map((one) => [one.id, one.name]),
+    hint: "Choose none for a key for all queues.",
+  };
+  return form({
+    fields: [
+      { name: "name", label: "Name", required: true, maxlength: 200, hint: "Name the program or person that will use the key." },
+      { name: "scopes", label: "Scopes", type: "choices", options: SCOPES, value: ["queues", "messages"] },
+      ...(queues.length ? [restriction] : []),
+      { name: "expires_at", label: "Expires", type: "moment", hint: "In your time zone. Leave empty for a key that does not expire." },
+    ],
+    submit: "Create API key",
+    cancel: () => close(),
+    onSubmit: async ({ queues: chosen = [], expires_at: expires, ...body }) => {
+      if (chosen.length) body.queues = chosen;
+      if (expires) body.expires_at = expires;
+      const { key } = (await ask("createKey", { ids, body })).body;
+      close();
+      await showKey(key);
+      await then();
+    },
+  });
 }
 
 function showKey(key) {

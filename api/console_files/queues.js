@@ -83,7 +83,7 @@ export async function showQueues({ main, query, signal }) {
 }
 
 /** Load the queues, at most SHOWN_MAX: {queues, next}. The server ends a page early if its queues have many listeners. */
-async function allQueues(shown, signal) {
+export async function allQueues(shown, signal) {
   const queues = [];
   let cursor = null;
   do {

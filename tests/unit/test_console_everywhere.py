@@ -164,9 +164,9 @@ async def test_every_dialog(shop: Shop, page: Browser):
         (f"/queues/{shop.queue}", "create listener", lambda: press(page, "Create listener")),
         (listener, "edit listener", lambda: press(page, "Edit")),
         (listener, "secret", lambda: press(page, "Manage secret")),
-        ("/keys", "create key", lambda: press(page, "Create API key")),
         ("/overview", "palette", lambda: page.page.keyboard.press("Control+k")),
         ("/overview", "keys of the keyboard", lambda: page.page.keyboard.press("?")),
+        ("/keys", "create key", lambda: press(page, "Create API key")),
     ]
     found = []
     for path, name, opens in dialogs:
@@ -176,6 +176,17 @@ async def test_every_dialog(shop: Shop, page: Browser):
         await page.until("document.querySelector('dialog[open], form.new') !== null")
         found += await faults(page, f"dialog: {name}")
     assert not found, "\n".join(found)
+    here = page.page
+    await here.get_by_label("Name", exact=True).fill("deploy")
+    await here.get_by_label("shop/orders", exact=True).check()
+    await here.get_by_label("Expires", exact=True).fill("2099-01-31T12:00")
+    await here.locator("dialog button[type=submit]").click()
+    await page.until("document.querySelector('dialog[open] .copyable') !== null")
+    await here.locator("dialog[open] .row button").click()
+    cells = "[...document.querySelectorAll('main tbody td')].map((one) => one.textContent)"
+    await page.until(f"{cells}.includes('deploy')")
+    expires = await page.run("new Date('2099-01-31T12:00').toISOString().slice(0, 16).replace('T', ' ')")
+    assert {"queues, messages (1 queue only)", expires} <= set(await page.run(cells))
 
 
 async def test_a_queue_from_its_creation_to_its_deletion_by_clicks(shop: Shop, page: Browser):
