@@ -263,19 +263,26 @@ function copyButton(text, label, select) {
 
 let tabLists = 0;
 
-/** Create tabs. parts: [label, node] each. Arrow keys move between the tabs. */
-export function tabs(label, parts) {
+/**
+ * Create tabs. parts: [label, node] each. Arrow keys move between the tabs.
+ * together: a list that several of them share. A tab that is chosen in one is chosen in all that have a tab with its label.
+ */
+export function tabs(label, parts, together = []) {
   const id = `tabs-${(tabLists += 1)}`;
-  const chosen = (number, focus) => {
+  const show = (name) => {
+    const number = parts.findIndex(([own]) => own === name);
+    if (number < 0) return;
     heads.forEach((head, index) => {
       head.setAttribute("aria-selected", String(index === number));
       head.tabIndex = index === number ? 0 : -1;
       panels[index].hidden = index !== number;
     });
-    if (focus) heads[number].focus();
+  };
+  const choose = (number) => {
+    for (const one of together) one(parts[number][0]);
   };
   const heads = parts.map(([name], index) =>
-    button(name, () => chosen(index), { role: "tab", id: `${id}-${index}`, "aria-controls": `${id}-${index}-panel` }),
+    button(name, () => choose(index), { role: "tab", id: `${id}-${index}`, "aria-controls": `${id}-${index}-panel` }),
   );
   const panels = parts.map(([, node], index) =>
     el("div", { role: "tabpanel", id: `${id}-${index}-panel`, "aria-labelledby": `${id}-${index}` }, node),
@@ -287,8 +294,10 @@ export function tabs(label, parts) {
     const to = { ArrowRight: now === last ? 0 : now + 1, ArrowLeft: now === 0 ? last : now - 1, Home: 0, End: last }[event.key];
     if (to === undefined || now < 0) return;
     event.preventDefault();
-    chosen(to, true);
+    choose(to);
+    heads[to].focus();
   });
-  chosen(0, false);
+  together.push(show);
+  show(parts[0][0]);
   return el("div", {}, list, panels);
 }

@@ -3,7 +3,7 @@
 // For: showing the document. Not for: its content (api/openapi.py), schemas (schemas.js), sending requests (try.js).
 
 import { codeBlock, el, tabs } from "../console/dom.js";
-import { fieldsOf, parametersOf, prose } from "./schemas.js";
+import { fieldNames, fieldsOf, parametersOf, prose } from "./schemas.js";
 import { tryIt } from "./try.js";
 
 const SERVER = "https://[server]"; // stands for this server's URL in the document
@@ -11,6 +11,7 @@ const METHODS = ["get", "put", "post", "delete"];
 const main = document.getElementById("reference");
 const search = document.getElementById("search");
 const entries = [];
+const languages = []; // the tabs of all samples
 
 async function start() {
   const answer = await fetch("docs/reference.json");
@@ -28,7 +29,7 @@ async function start() {
   );
   groups.set("webhooks", { about: "The requests that Everput sends to your listener.", operations: hooks });
   const sections = [...groups].filter(([, { operations }]) => operations.length);
-  document.getElementById("operations").replaceChildren(...sections.map(([name, { operations }]) => navigation(name, operations)));
+  document.getElementById("operations").replaceChildren(...sections.map(([name, { operations }]) => navigation(name, operations, spec)));
   main.replaceChildren(
     el("h1", {}, "API reference"),
     el("div", {}, ...prose(spec.info.description)),
@@ -59,12 +60,15 @@ function badge(method) {
   return el("span", { class: `state method ${method}` }, method.toUpperCase());
 }
 
-function navigation(name, operations) {
+function navigation(name, operations, spec) {
   const items = operations.map((one) => {
     const anchor = el("a", { href: `#${one.operationId}` }, badge(one.method), el("span", {}, one.summary));
     const item = el("li", {}, anchor);
     const names = [...(one.parameters || []).map((parameter) => parameter.name), one.operationId];
-    entries.push({ id: one.operationId, anchor, item, text: `${one.method} ${one.path} ${one.summary} ${names.join(" ")} ${one.description}`.toLowerCase() });
+    const { body, content } = contentsOf(one);
+    const fields = [body, content].flatMap((part) => fieldNames(part && part.schema, spec)).join(" ").toLowerCase();
+    const text = `${one.method} ${one.path} ${one.summary} ${names.join(" ")} ${one.description}`.toLowerCase();
+    entries.push({ id: one.operationId, anchor, item, text, fields });
     return item;
   });
   const list = el("section", {}, el("h2", {}, name), el("ul", {}, items));
@@ -72,10 +76,17 @@ function navigation(name, operations) {
   return list;
 }
 
-function section(one, spec) {
-  const body = one.requestBody && one.requestBody.content["application/json"];
+/** Return the content of an operation's request body and of its answer 200; undefined without one. */
+function contentsOf(one) {
   const done = one.responses["200"];
-  const content = done && Object.values(done.content || {})[0];
+  return {
+    body: one.requestBody && one.requestBody.content["application/json"],
+    content: done && Object.values(done.content || {})[0],
+  };
+}
+
+function section(one, spec) {
+  const { body, content } = contentsOf(one);
   const samples = one["x-codeSamples"] || [];
   return el(
     "section",
@@ -96,7 +107,7 @@ function section(one, spec) {
     el(
       "div",
       { class: "samples" },
-      samples.length ? tabs(`Samples of: ${one.summary}`, samples.map(({ label, source }) => [label, codeBlock(source, `${label} sample of: ${one.summary}`)])) : null,
+      samples.length ? tabs(`Samples of: ${one.summary}`, samples.map(({ label, source }) => [label, codeBlock(source, `${label} sample of: ${one.summary}`)]), languages) : null,
       one.hook ? null : tryIt(one, body),
     ),
   );
@@ -114,11 +125,16 @@ function others(responses) {
   return found.flatMap(([status, { description }], index) => [index ? ", " : "", el("code", {}, status), ` ${description.replace(/\.$/, "")}`]);
 }
 
+/** Return the words in the search field. */
+function searched() {
+  return search.value.toLowerCase().split(/\s+/).filter(Boolean);
+}
+
 function filter() {
-  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = searched();
   let found = 0;
-  for (const { item, text } of entries) {
-    item.hidden = !words.every((word) => text.includes(word));
+  for (const { item, text, fields } of entries) {
+    item.hidden = !words.every((word) => text.includes(word) || fields.includes(word));
     found += item.hidden ? 0 : 1;
   }
   for (const { group } of entries) group.hidden = ![...group.querySelectorAll("li")].some((item) => !item.hidden);
@@ -149,13 +165,18 @@ function watch() {
 search.addEventListener("input", filter);
 search.form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const first = entries.find(({ item }) => !item.hidden);
+  const shown = entries.filter(({ item }) => !item.hidden);
+  // An operation with these words in its name or description comes before those that only have such a field.
+  const first = shown.find(({ text }) => searched().every((word) => text.includes(word))) || shown[0];
   if (first) location.hash = first.id;
 });
 window.addEventListener("hashchange", () => goTo(location.hash.slice(1)));
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+  const control = (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey;
+  const slash = event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input, textarea, select");
+  if (!slash && !(control && event.key.toLowerCase() === "k")) return;
   event.preventDefault();
   search.focus();
+  search.select();
 });
 start().catch((error) => main.replaceChildren(el("p", { class: "alert" }, `The reference could not be loaded. ${error.message}`)));

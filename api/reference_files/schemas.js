@@ -45,6 +45,15 @@ function inner(schema, spec) {
   return null;
 }
 
+/** Return the names of all fields of a body, at every level. seen: the references that were followed. */
+export function fieldNames(schema, spec, seen = new Set()) {
+  if (!schema || typeof schema !== "object" || seen.has(schema.$ref)) return [];
+  if (schema.$ref) seen.add(schema.$ref);
+  const { properties = {}, items, additionalProperties, anyOf = [] } = resolved(schema, spec);
+  const parts = [...Object.values(properties), items, additionalProperties, ...anyOf];
+  return [...Object.keys(properties), ...parts.flatMap((part) => fieldNames(part, spec, seen))];
+}
+
 /** Create the list of an object's fields. */
 export function fieldsOf(schema, spec) {
   const object = inner(schema, spec);

@@ -39,8 +39,13 @@ async def test_each_operation_is_shown_and_found_by_its_name_its_path_and_its_wo
         for kind in ("keyDown", "keyUp"):
             await page.call("Input.dispatchKeyEvent", type=kind, key="/", text="/" if kind == "keyDown" else "")
         assert await page.run("document.activeElement.id") == "search"
+        await page.run("document.activeElement.blur()")
+        await page.page.keyboard.press("Control+k")
+        assert await page.run("document.activeElement.id") == "search"
         assert await search(page, "createqueue") == ["createQueue"]
         assert "putMessage" in await search(page, "idempotency-key")
+        assert {"createListener", "updateListener"} <= set(await search(page, "max_in_flight")), "a field in a field"
+        assert "listListeners" in await search(page, "recent_failures"), "a field of the answer"
         assert await search(page, "secret rotate") == ["rotateSecret"]
         assert await page.run("document.getElementById('found').textContent") == "1 operations found"
         await page.run("document.getElementById('search').form.requestSubmit()")
@@ -48,7 +53,7 @@ async def test_each_operation_is_shown_and_found_by_its_name_its_path_and_its_wo
         assert page.errors == []
 
 
-async def test_samples_are_in_tabs_that_the_keyboard_moves_between():
+async def test_samples_are_in_tabs_for_the_keyboard_and_fields_are_shown_level_by_level():
     async with live_api() as api, browser() as page:
         await page.size(1440, 900)
         await opened(page, str(api.bare.base_url), "#putMessage")
@@ -59,17 +64,12 @@ async def test_samples_are_in_tabs_that_the_keyboard_moves_between():
             for kind in ("keyDown", "keyUp"):
                 await page.call("Input.dispatchKeyEvent", type=kind, key=key)
         assert await page.run(f"{tabs}.map((one) => one.ariaSelected)") == ["false", "false", "true", "false"]
+        chosen = "[...document.querySelectorAll('[role=tab][aria-selected=true]')].map((one) => one.textContent)"
+        assert set(await page.run(chosen)) == {"Python"}, "it is chosen for all operations"
         shown = "[...document.querySelectorAll('#putMessage [role=tabpanel]')].find((one) => !one.hidden).textContent"
         source = await page.run(shown)
         assert "import httpx" in source
         assert str(api.bare.base_url) in source
-        assert page.errors == []
-
-
-async def test_the_fields_of_bodies_are_shown_level_by_level():
-    async with live_api() as api, browser() as page:
-        await page.size(1440, 900)
-        await opened(page, str(api.bare.base_url), "#getMessage")
         answer = "[...document.querySelectorAll('#getMessage > div > .fields')].at(-1)"
         await page.until(f"Boolean({answer}.querySelector('summary'))")
         await page.run(f"{answer}.querySelector('summary').click()")
