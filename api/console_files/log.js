@@ -16,6 +16,7 @@ const FOLLOW_MS = 3000;
 const SETTLED_MS = 2500; // the server waits for events that are newer than this
 const SPAN_MS = 60_000;
 const BACK_MS = 24 * 3_600_000;
+const MADE_MS = 30 * BACK_MS; // names are looked for so long before an event
 const GROWTH = 6;
 const TOP_PX = 120; // a reader who is no further down sees the newest event
 const FILTERS = ["type", "queue", "listener", "from", "to", "message", "actor"];
@@ -32,6 +33,7 @@ export async function showLog({ main, query, signal }) {
   const [names, queues] = await knownNames(signal);
   const fields = filterFields(filters, queues, () => said(restart));
   const known = new Set(); // positions of the events that are shown or wait
+  const nameless = new Set(); // IDs whose names were not found
   let waiting = []; // newer events that the reader has not asked to see, newest first
   let cursor = null; // where to follow from
   let topComplete = true;
@@ -94,7 +96,25 @@ export async function showLog({ main, query, signal }) {
     const { body } = await ask("readLog", { query: asked, signal });
     if (mine !== reading) return null;
     const { cursor: after, complete } = body[body.length - 1];
-    return { events: body.filter((one) => one.event).reverse(), cursor: after, complete };
+    const events = body.filter((one) => one.event).reverse();
+    await learnNames(events);
+    return mine === reading ? { events, cursor: after, complete } : null;
+  }
+
+  /** Learn the names of deleted listeners and of replays in these events. Deliveries of a replay carry its ID as listener_id. */
+  async function learnNames(events) {
+    const unnamed = ({ event }) => [event.replay_id, event.listener_id].filter((id) => id && !names.isKnown(id) && !nameless.has(id));
+    const times = events.filter((one) => unnamed(one).length).map((one) => one.log_ms);
+    if (!times.length) return;
+    const range = { from: at(Math.min(...times) - MADE_MS), to: at(Math.max(...times) + 1) };
+    let end = { cursor: null, complete: false };
+    while (!end.complete) {
+      const asked = { type: "listener.created,replay.started", limit: AT_ONCE, ...range, cursor: end.cursor };
+      const { body } = await ask("readLog", { query: asked, signal });
+      for (const { event } of body) if (event) names.learn(event);
+      end = body[body.length - 1];
+    }
+    for (const id of events.flatMap(unnamed)) nameless.add(id);
   }
 
   /** Return the events that are not known yet. The ranges of two requests may overlap. */

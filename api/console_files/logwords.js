@@ -14,9 +14,14 @@ export const KINDS = [
   ["alert", "Alerts"],
 ];
 
-/** Return the names of things by ID: {queue, listener, key, actor}, each a function. An unknown ID is shortened. */
+/**
+ * Return the names of things by ID: {name, actor, isKnown, listenerOf, learn}. An unknown ID is shortened.
+ * learn(event): takes the name from a listener.created or replay.started event. listenerOf(replayId): the name of a
+ * replay's listener, or undefined.
+ */
 export function namesOf(queues, keys, members) {
   const known = new Map([...queues, ...queues.flatMap((one) => one.listeners), ...keys].map((one) => [one.id, one.name]));
+  const replayed = new Map();
   for (const one of members) known.set(one.id, one.email);
   const name = (id) => known.get(id) || (id ? shortened(id, 13) : "?");
   return {
@@ -27,10 +32,19 @@ export function namesOf(queues, keys, members) {
       if (kind === "account") return name(id);
       return kind === "worker" ? "" : kind;
     },
+    isKnown: (id) => known.has(id),
+    listenerOf: (replayId) => replayed.get(replayId),
+    learn(event) {
+      if (event.type === "listener.created" && !known.has(event.listener_id)) known.set(event.listener_id, event.name);
+      if (event.type !== "replay.started") return;
+      replayed.set(event.replay_id, name(event.listener_id));
+      known.set(event.replay_id, `${name(event.listener_id)} (replay${event.notify_url ? " to another URL" : ""})`);
+    },
   };
 }
 
-// What is said of an event, by its type. q, l: the names of its queue and listener.
+// What is said of an event, by its type. q, l: the names of its queue and listener. to: the listener of its replay, if it
+// is known.
 const SENTENCES = {
   "message.put": ({ q, event }) => `Message ${event.name || ""} put on ${q}`,
   "message.updated": ({ q }) => `Message on ${q} updated`,
@@ -55,10 +69,10 @@ const SENTENCES = {
   "key.revoked": ({ names, event }) => `API key ${names.name(event.key_id)} revoked`,
   "key.used": ({ names, event }) => `API key ${names.name(event.key_id)} used`,
   "replay.started": ({ l, event }) => `Replay of ${count(event.count, "message")} to ${l} started`,
-  "replay.advanced": () => "Replay finished some partitions",
-  "replay.paused": () => "Replay paused",
-  "replay.resumed": () => "Replay resumed",
-  "replay.cancelled": () => "Replay cancelled",
+  "replay.advanced": ({ to }) => `Replay${to} finished some partitions`,
+  "replay.paused": ({ to }) => `Replay${to} paused`,
+  "replay.resumed": ({ to }) => `Replay${to} resumed`,
+  "replay.cancelled": ({ to }) => `Replay${to} cancelled`,
   "organization.created": ({ event }) => `Organization ${event.name} created`,
   "organization.joined": ({ names, event }) => `${names.name(event.account_id)} joined`,
   "organization.left": ({ names, event }) => `${names.name(event.account_id)} left`,
@@ -72,8 +86,10 @@ const SENTENCES = {
 /** Say in one line what happened. */
 export function eventSentence(event, names) {
   const said = SENTENCES[event.type];
+  const listener = names.listenerOf(event.replay_id);
+  const to = listener ? ` to ${listener}` : "";
   try {
-    if (said) return said({ event, names, q: names.name(event.queue_id), l: names.name(event.listener_id) });
+    if (said) return said({ event, names, to, q: names.name(event.queue_id), l: names.name(event.listener_id) });
   } catch {
     // An event of another version lacks a field: its fields are listed.
   }

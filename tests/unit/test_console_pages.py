@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,7 +180,7 @@ async def test_what_is_not_counted_yet_comes_from_the_log(shop: Shop):
 
 
 @needs_chromium
-async def test_the_overview_shows_all_queues_and_which_listeners_need_attention(shop: Shop):
+async def test_the_overview_and_the_list_of_queues_show_states_without_a_request_for_each_queue(shop: Shop):
     async with browser() as page:
         await page.size(1440, 900)
         await opened(page, shop.url, "")
@@ -204,14 +205,8 @@ async def test_the_overview_shows_all_queues_and_which_listeners_need_attention(
         await page.run(f"{choice}.dataset.old = 'yes'; window.dispatchEvent(new Event('hashchange'))")
         await page.until(f"{choice} && !{choice}.dataset.old")
         assert await page.run(f"{choice}.value") == "24h"
-        assert page.errors == []
-
-
-@needs_chromium
-async def test_the_list_of_queues_shows_backlogs_and_states_without_a_request_for_each_queue(shop: Shop):
-    async with browser() as page:
-        await page.size(1440, 900)
-        await opened(page, shop.url, "/queues")
+        await page.run("location.hash = '#/queues'")
+        await page.until("document.querySelector('h1')?.textContent === 'Queues'")
         cells = "[...document.querySelectorAll('main tbody td')].map((one) => one.textContent)"
         await page.until(f"{cells}.length > 0 && !{cells}.includes('…')")
         assert await page.run(cells) == ["shop/orders", "down healthy ", "14", "1 min", "1"]
@@ -220,11 +215,18 @@ async def test_the_list_of_queues_shows_backlogs_and_states_without_a_request_fo
         assert page.errors == []
 
 
-async def many_listeners(shop: Shop, number: int) -> None:
-    """Create listeners named `listener 0` and so on."""
+@asynccontextmanager
+async def member(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that is signed in as the shop's member."""
     async with httpx.AsyncClient(base_url=shop.url, headers=SAME, timeout=60) as http:
         await http.post("/v1/sessions", json=WHO)
         http.headers["everput-organization"] = shop.organization
+        yield http
+
+
+async def many_listeners(shop: Shop, number: int) -> None:
+    """Create listeners named `listener 0` and so on."""
+    async with member(shop) as http:
         urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
         for name in (f"listener {at}" for at in range(number)):
             made = await http.put(f"/v1/queues/{shop.queue}/listeners", json={"name": name, **urls})
@@ -272,7 +274,7 @@ async def test_a_queue_shows_sixty_listeners_with_one_request_and_finds_and_sort
 
 
 @needs_chromium
-async def test_a_page_asks_nothing_until_something_changes_and_then_shows_it(shop: Shop):
+async def test_a_page_asks_nothing_until_something_changes_and_polls_without_the_stream(shop: Shop):
     looks = asyncio.Queue[None]()
     look = shop.feed._look
 
@@ -292,18 +294,9 @@ async def test_a_page_asks_nothing_until_something_changes_and_then_shows_it(sho
         assert await page.run(listing) == 2
         await many_listeners(shop, 1)
         await page.until(f"{NAMES}.length === 3")
-        assert page.errors == []
-
-
-@needs_chromium
-async def test_a_page_polls_when_there_is_no_stream_of_changes(shop: Shop):
-    async with browser() as page:
-        await page.size(1440, 900)
-        await opened(page, shop.url, f"/queues/{shop.queue}")
-        await page.until(f"{NAMES}.length === 2")
         shop.feed.stop()
-        await many_listeners(shop, 1)
-        await page.until(f"{NAMES}.length === 3")
+        await many_listeners(shop, 2)
+        await page.until(f"{NAMES}.length === 4")
         assert page.errors == []
 
 
@@ -332,6 +325,19 @@ async def test_a_hidden_tab_has_no_stream_and_shows_what_it_missed_when_it_is_ba
         assert page.errors == []
 
 
+async def replayed(shop: Shop) -> None:
+    """Put a message, start a replay to the listener `billing`, and record two of the replay's deliveries."""
+    async with member(shop) as http:
+        queue = f"/v1/queues/{shop.queue}"
+        assert (await http.put(f"{queue}/messages", json={"data": "x"})).status_code == 200
+        started = await http.post(f"{queue}/listeners/{shop.listener}/replay", json={"from": "beginning"})
+        of = {"organization_id": shop.organization, "queue_id": shop.queue, "partition": 0}
+        replay = started.json()["replay"]["id"]
+    rows = tuple((offset, now_ms(), 200, 5) for offset in range(2))
+    settled = DeliveriesSettled(at_ms=now_ms(), actor="worker", rows=rows, listener_id=replay, **of)
+    shop.records.add("deliveries", 0, settled)
+
+
 @needs_chromium
 async def test_the_log_shows_names_newest_first_and_follows(shop: Shop):
     lines = "[...document.querySelectorAll('.events .what')].map((one) => one.textContent)"
@@ -352,9 +358,7 @@ async def test_the_log_shows_names_newest_first_and_follows(shop: Shop):
         await page.run("document.querySelector('.events details').open = true")
         await page.until("document.querySelector('.events pre')?.textContent.includes('listener.created')")
         waits = "document.querySelector('.fresh')"
-        async with httpx.AsyncClient(base_url=shop.url, headers=SAME, timeout=60) as http:
-            await http.post("/v1/sessions", json=WHO)
-            http.headers["everput-organization"] = shop.organization
+        async with member(shop) as http:
             await http.put("/v1/queues", json={"name": "shop/returns"})
         await page.until(f"!{waits}.hidden")
         assert await page.run(f"{waits}.textContent") == "Show 1 new event", "the reader has an event open"
@@ -364,8 +368,14 @@ async def test_the_log_shows_names_newest_first_and_follows(shop: Shop):
         await page.run(f"{kind}.value = 'queue'; {kind}.dispatchEvent(new Event('change'))")
         await page.until(f"{lines}.length === 2")
         assert "type=queue" in await page.run("location.hash")
+        await replayed(shop)
+        kinds = "delivery,deliveries,answers"
+        await page.run(f"{kind}.value = '{kinds}'; {kind}.dispatchEvent(new Event('change'))")
+        await page.until(f"{lines}.join() === '2 messages delivered to billing (replay)'")
         await page.go(await page.run("location.href"))
-        await page.until(f"{lines}.length === 2")
+        await page.until(f"{lines}.join() === '2 messages delivered to billing (replay)'")
+        heights = "[...document.querySelectorAll('.filter')].map((one) => one.getBoundingClientRect().height)"
+        assert len(set(await page.run(heights))) == 1, "labels and fields are in line"
         assert page.errors == []
 
 
