@@ -28,7 +28,8 @@ class FormingBatch:
     """A batch that takes deliveries in order until it is full.
 
     If a message has failed k times, its batch has at most max_messages / 2^k messages. Otherwise, a message that the
-    listener can't process would use up the attempts of all its neighbors.
+    listener can't process would use up the attempts of all its neighbors. For the same reason, a message that has
+    failed is alone in its last attempt (halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
@@ -60,13 +61,20 @@ class FormingBatch:
         return True
 
 
+def halvings(failed: int, max_attempts: int | None) -> int:
+    """Return how often the largest number of messages of a batch is halved for a message with this many failed
+    attempts. If only one attempt is left, the message is sent alone.
+    """
+    return _HALVINGS_MAX if failed and max_attempts is not None and failed + 1 >= max_attempts else failed
+
+
 def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
     """Return whether these messages fill a batch, so that it need not wait for more. Each message is given as (size,
-    number of failed attempts).
+    what halvings() returns).
     """
     forming = FormingBatch(batch)
-    for size, failed in messages:
-        forming.takes(size, failed)
+    for size, halved in messages:
+        forming.takes(size, halved)
         if forming.full:
             return True
     return False

@@ -241,7 +241,8 @@ async def test_a_failing_status_fails_all_of_them_once(serve, open_office, statu
     assert office.dispatcher.circuit.state is State.CLOSED, "a batch that fails is one fault, not eight"
 
 
-async def test_a_message_that_spoils_every_batch_is_parked_alone(serve, open_office):
+@pytest.mark.parametrize("max_attempts", [2, 3, 8])
+async def test_a_message_that_spoils_every_batch_is_parked_alone(serve, open_office, max_attempts: int):
     taken: list[str] = []
 
     async def spoilt(request, writer):
@@ -253,7 +254,7 @@ async def test_a_message_that_spoils_every_batch_is_parked_alone(serve, open_off
         writer.write(OK)
 
     server = await serve(spoilt)
-    office = await open_office(server, batch=Batch(max_messages=32, wait_ms=0), max_attempts=8)
+    office = await open_office(server, batch=Batch(max_messages=32, wait_ms=0), max_attempts=max_attempts)
     office.put(32)
     await office.all_settled()
     office.check_books()

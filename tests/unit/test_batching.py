@@ -18,6 +18,7 @@ from broker.core.batching import (
     element_bytes_max,
     failed_ids,
     fills,
+    halvings,
 )
 from broker.core.events import Batch
 from broker.core.flow import Pace
@@ -71,6 +72,17 @@ def test_messages_fill_a_batch_if_it_takes_no_more_of_them_or_after_them(batch: 
     size = 1 + sum(size for size, _ in first)
     most = max(1, batch.max_messages >> min(30, max(failed for _, failed in first)))
     assert fills(batch, messages) == (bool(others) or len(first) >= most or size >= batch.max_bytes)
+
+
+@given(SETTINGS, st.integers(1, 30), st.none() | st.integers(1, 30))
+def test_a_message_that_has_failed_is_alone_in_its_last_attempt(batch: Batch, failed: int, max_attempts: int | None):
+    halved = halvings(failed, max_attempts)
+    if max_attempts is not None and failed >= max_attempts - 1:
+        forming = FormingBatch(batch)
+        assert (forming.takes(1, halved), forming.full) == (True, True)
+    else:
+        assert halved == failed
+    assert halvings(0, max_attempts) == 0
 
 
 @given(

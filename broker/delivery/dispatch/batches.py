@@ -23,6 +23,7 @@ from broker.core.batching import (
     element_bytes_max,
     failed_ids,
     fills,
+    halvings,
 )
 from broker.core.delivery import DROPPED, SENT, Failure
 from broker.core.entities import Queue
@@ -176,7 +177,7 @@ class Batches:
             return True
         # A batch with fewer messages can be full only by its bytes, or because a message in it has failed before.
         may_fill = dispatcher.memory.held_bytes >= batch.max_bytes or ready[0].number > 0
-        if may_fill and fills(batch, ((message_of(one).size, _failed(one)) for one in ready)):
+        if may_fill and fills(batch, ((message_of(one).size, self._halvings(one)) for one in ready)):
             return True
         if dispatcher.attempts.connections.busy:
             return False
@@ -198,7 +199,7 @@ class Batches:
                 continue
             message = message_of(delivery)
             size = element_bytes_max(message.id, message.body(queue), message.traceparent)
-            if forming.takes(size, _failed(delivery)):
+            if forming.takes(size, self._halvings(delivery)):
                 chosen.append(delivery)
             else:
                 ready.appendleft(delivery)
@@ -206,6 +207,14 @@ class Batches:
             ready.extendleft(reversed(chosen))
             chosen.clear()
         return DeliveryBatch(chosen)
+
+    def _halvings(self, delivery: Delivery) -> int:
+        """Return how often the largest number of messages of a batch is halved for this delivery. Only attempts since
+        its last redrive count.
+        """
+        entry = delivery.entry
+        failed = delivery.number if entry is None else delivery.number - entry.forgiven
+        return halvings(failed, self._dispatcher.attempts.policy.max_attempts) if failed else 0
 
     def _may_begin(self, delivery: Delivery) -> bool:
         """Return whether an attempt of the delivery may begin now. If not, let the delivery wait or leave."""
@@ -219,9 +228,3 @@ class Batches:
     def _waited(self) -> None:
         self._timer, self._due = None, True
         self._dispatcher.pump()
-
-
-def _failed(delivery: Delivery) -> int:
-    """Return how many attempts of the delivery have failed since its last redrive."""
-    entry = delivery.entry
-    return delivery.number if entry is None else delivery.number - entry.forgiven
