@@ -124,7 +124,7 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Let the limit of stored bytes be checked again, after a process has recorded its count of them.
+        """Let a limit of stored bytes be checked again, if the event says how many bytes a process has stored.
 
         This method is called with every event of the log.
         """

@@ -172,8 +172,8 @@ class AccountCommands:
         """Replace the password of an account after its owner has proved their identity in another way, such as by
         e-mail.
 
-        All sessions of the account end. The recorded events are those of a reset by the operator and of the following
-        change. Raises Refused if the new password is not allowed.
+        All sessions of the account end. The log gets the same events as if the operator had reset the password, and the
+        owner had changed it. Raises Refused if the new password is not allowed.
         """
         await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password")
         password, _ = await self.reset_password(account.id, request_id=request_id)

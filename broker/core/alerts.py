@@ -118,8 +118,8 @@ class ListenerFacts:
 
 
 def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
-    """Compare the facts about a listener with its alert thresholds. Return, for each condition, its level and how long
-    it must last until an alert begins or ends.
+    """Compare the facts about a listener with its alert thresholds. Return, for each condition, its level, and how long
+    this level must last until an alert begins or ends.
     """
     age_ms = 0 if facts.oldest_at_ms is None else max(0, at_ms - facts.oldest_at_ms)
     lag = max(
@@ -154,7 +154,7 @@ class InstallationFacts:
     refused_below: int = 0
 
     def readings(self) -> dict[Kind, Reading]:
-        """Return the level of each condition, and how long it must last until an alert begins or ends."""
+        """Return the level of each condition, and how long this level must last until an alert begins or ends."""
         return {
             Kind.DAMAGED: Reading(Level.HIGH if self.damaged else Level.LOW, calm_ms=0),
             Kind.DISK: Reading(self._disk_level()),

@@ -174,7 +174,7 @@ class Totals:
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """Record that these offsets of a partition are unreadable, so that the counts of the minute are incomplete."""
+        """Record unreadable offsets of a partition. The counts of the minute before them are then incomplete."""
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
         self.positions[lane] = Position(last + 1, minute)

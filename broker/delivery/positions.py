@@ -38,7 +38,7 @@ class Positions:
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
-        """Return, for each partition, the lowest offset that some listener has not passed yet."""
+        """Return, for each partition, the lowest offset that at least one listener has not passed yet."""
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:

@@ -143,7 +143,7 @@ class Tuning:
     dirty_at_once: int = 64  # changed streams handled between yields
     # The offsets of at most this many listeners are committed at once. With 16, Kafka answers other requests late.
     commits_together: int = 4
-    commit_pauses_max: int = 48  # A checkpoint pauses at most this often, however many offsets it commits.
+    commit_pauses_max: int = 48  # A checkpoint makes at most this many pauses, even if it commits many offsets.
     commit_pause_s: float = 0.02
     idle_commit_pause_s: float = 0.005  # short, because checkpoints wait for it
     # The offset of an idle listener is committed again after this time, because Kafka deletes old committed offsets.

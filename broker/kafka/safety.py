@@ -67,7 +67,7 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
 
 
 def _fewer(kafka: KafkaSettings, copies: int) -> str:
-    """Return the command options with which Everput accepts this smaller number of replicas."""
+    """Return the command options with which Everput accepts this number of replicas, which is less than configured."""
     said = f"--replication {copies}"
     if kafka.min_insync > copies:
         said += f" --min-insync {copies}"

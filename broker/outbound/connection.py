@@ -284,8 +284,8 @@ class _Keeping:
 
 
 class TunnelConnection(Connection):
-    """A connection to a tunnel of an API process. An answer without the header that proves its origin fails
-    (docs/decisions/0060).
+    """A connection to a tunnel of an API process. A request fails if its answer lacks the header that proves the
+    answer's origin (docs/decisions/0060).
     """
 
     __slots__ = ("_proof",)

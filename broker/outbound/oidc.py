@@ -52,7 +52,9 @@ _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 
 class ProviderUnavailable(Unavailable):
-    """The OpenID Connect provider does not answer, or not as it must. Try again later, or tell the operator."""
+    """The OpenID Connect provider does not answer, or its answer is not valid. Try again later, or tell the
+    operator.
+    """
 
 
 class Provider:

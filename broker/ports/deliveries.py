@@ -50,7 +50,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryState:
-    """The state of a delivery: pending, retrying, parked, delivered or cancelled. It is unknown if too many records
+    """The state of a delivery: pending, retrying, parked, delivered or cancelled; or `unknown`, if too many records
     would have to be read.
 
     `attempts` holds the known attempts, oldest first.

@@ -70,7 +70,7 @@ class KeptAnswers:
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
-        """Record how long connecting took in attempts without an answer. These attempts were one request."""
+        """Record how long connecting took, for these attempts, which were one request without an answer."""
         if times != REUSED:
             for partition, offset, number in attempts:
                 self._add(partition, (offset, number, "", 0, 0, *times))

@@ -41,7 +41,7 @@ _CANCELLED_WITHIN_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A line of jars.lock: the SHA-256, the size in bytes, and the Maven coordinate group:artifact:version."""
+    """A line of jars.lock: a jar's SHA-256, its size in bytes, and its Maven coordinate group:artifact:version."""
 
     sha256: str
     size: int
