@@ -31,7 +31,7 @@ from broker.core import batching, codec, formats, ids, names, signing, trace
 from broker.core.accounts import refuse_email
 from broker.core.cursor import Cursor
 from broker.outbound.addresses import Target, literal_address, refuse_url
-from broker.outbound.answer import read_answer
+from broker.outbound.answer import read_answer, read_body
 from broker.outbound.connection import Connection
 from broker.outbound.retry_after import retry_after_s
 from broker.sealing import Sealer, new_sealing_key
@@ -79,6 +79,7 @@ COVERED: Final[dict[str, str]] = {
     "cookie": "cookie",
     "answer": "Connection.data_received",
     "kept answer": "_Parsed.parse",
+    "answer without length": "_is_begun_object",
     "retry-after": "_wait_s",
     "host": "Hosts._accepts _is_address",
     "url": "parse_url refuse_url _is_name",
@@ -337,6 +338,9 @@ def text_parsers() -> dict[str, TextParser]:
         "kept answer": TextParser(
             lambda text: read_answer(text.encode(), ("secret", "Bearer secret")),
             "HTTP/1.1 422 X\r\ntransfer-encoding: chunked\r\n\r\n9\r\n",
+        ),
+        "answer without length": TextParser(
+            lambda text: read_body(text.encode(), cut=False), "HTTP/1.1 200 X\r\n\r\n{"
         ),
         "chunked answer": TextParser(_answer, "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n1;"),
         "request line": TextParser(reader, "GET /"),
