@@ -1,15 +1,11 @@
 """Puts a message into an organization's queue `everput.alerts` when something needs people, and when it is over.
 
-For: one worker's part of the work. It looks at the listeners that are its own, records each alert's beginning and end
-in `control`, and puts the message. Not for: when an alert begins or ends (broker/core/alerts.py), what a listener of
-the queue gets (broker/core/formats.py).
+For: one worker's part of the work. It looks at the listeners that are its own, and records each alert's beginning and
+end in `control`. Not for: putting the message (alert_messages.py), when an alert begins or ends
+(broker/core/alerts.py), what a listener of the queue gets (broker/core/formats.py).
 
 A listener belongs to one partition of `messages`, by its id, and the worker that owns the partition looks after it; so
 do an organization and an API key. Should two workers look for a moment, the first event in the log counts.
-
-An alert is recorded in three steps: the event `alert.raised` or `alert.cleared`, the message, the event `alert.told`.
-After a crash between them the next owner puts the message. Its id depends on the event alone, so a second one is
-recognized as the same.
 
 Listeners of `everput.alerts` itself are never alerted about: a failing one would cause alerts without end.
 """
@@ -20,20 +16,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Final
 from uuid import uuid4
 from zlib import crc32
 
-import orjson
-
-from broker.commands.context import Context, now_ms, record
-from broker.commands.puts import Put
-from broker.commands.queues import alerts_queue
+from broker.alert_messages import AlertMessages
+from broker.commands.context import now_ms, record
 from broker.core.alerts import (
     ALERTS_QUEUE,
     KEY_SOON_MS,
-    Episode,
     InstallationFacts,
     Kind,
     Level,
@@ -41,7 +32,6 @@ from broker.core.alerts import (
     Reading,
     Step,
     Trigger,
-    message,
     readings,
     steps,
     thresholds,
@@ -49,9 +39,8 @@ from broker.core.alerts import (
 from broker.core.codec import Fields
 from broker.core.directory import Directory
 from broker.core.entities import Listener, Organization
-from broker.core.events import AlertCleared, AlertRaised, AlertTold
+from broker.core.events import AlertCleared, AlertRaised
 from broker.core.health import Health, facts_of
-from broker.core.ids import message_id
 from broker.errors import BrokerError
 from broker.ports import Count, Cursors, DirectoryView, Log
 
@@ -64,11 +53,6 @@ _PAUSE_PART: Final = 9.0
 _OTHERS_MAX: Final = 200  # listeners without trouble, per check
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
-# A worker sends a missing message about an alert only when the alert's last event is at least 30 s old.
-# After 30 s, Kafka has either stored or dropped a message that another worker may have sent about the alert.
-_SETTLED_MS: Final = 30_000
-# The id of an alert's message may have the time of the alert's event only if the event is under five minutes old.
-_ID_VALID_MS: Final = 5 * 60_000
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that
 # A full disk or a damaged log concerns all organizations at once. One worker begins and ends at most 100 of their
@@ -150,10 +134,16 @@ class AlertWatch:
     partitions: int
     public_url: str | None = None
     count: Count | None = None
+    _messages: AlertMessages = field(init=False)
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
     _others_checked: int = 0  # position among the listeners without trouble
     _shared: _Allowance = field(default_factory=lambda: _Allowance(0, _SHARED_BURST, _SHARED_PER_S))
+
+    def __post_init__(self) -> None:
+        self._messages = AlertMessages(
+            self.log, self.view, self._home, self.sources.owns, self.sources.assure, self.public_url, self.count
+        )
 
     @property
     def _directory(self) -> Directory:
@@ -176,7 +166,7 @@ class AlertWatch:
 
         `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer.
         """
-        await self._tell_rest(at_ms or now_ms())
+        await self._messages.put_missing(at_ms or now_ms())
         state = self._directory
         due = self._due()
         time = asyncio.get_running_loop().time
@@ -198,7 +188,8 @@ class AlertWatch:
                 subject = Subject(key.organization_id, key_id=key.id)
                 facts_now: dict[str, int | str] = {"expires_at_ms": key.expires_at_ms}
                 reading = Reading(Level.HIGH if soon else Level.LOW)
-                await self._judge(subject, {Kind.KEY: reading}, facts_now, at_ms or now_ms())
+                if soon or state.alerts.is_open(Kind.KEY, key.id):
+                    await self._judge(subject, {Kind.KEY: reading}, facts_now, at_ms or now_ms())
         await self._judge_installation(at_ms or now_ms())
         self._forget()
 
@@ -314,8 +305,10 @@ class AlertWatch:
         """
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
-            if kind not in triggers:
-                triggers[kind] = self._directory.alerts.trigger(kind, subject.id)
+            recorded = self._directory.alerts.trigger(kind, subject.id)
+            # Another worker may have begun or ended the alert, if it owned the partition between two checks.
+            if kind not in triggers or not triggers[kind].agrees(recorded):
+                triggers[kind] = recorded
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}
         for kind, step in steps(triggers, now, at_ms).items():
             try:
@@ -373,63 +366,7 @@ class AlertWatch:
             quiet = step is Step.END_QUIETLY
             event = AlertCleared(**fields, alert_id=latest.alert_id, began_at_ms=latest.began_at_ms, quiet=quiet)
         if await record(self.log.control, self.view, event) and not event.quiet:
-            await self._tell(event)
-
-    async def _tell(self, event: AlertRaised | AlertCleared, *, again: bool = False) -> None:
-        """Put the message about an alert into the organization's queue, and record that it was put. If the organization
-        was deleted, do nothing.
-
-        With `again`, another process may have put the message already, so it is looked up first.
-        """
-        context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
-        if event.organization_id not in self._directory.organizations:
-            return
-        queue = await alerts_queue(self.log.control, self.view, context)
-        partition = self._home(event.listener_id or event.key_id or event.organization_id)
-        bits = int.from_bytes(sha256(f"{event.alert_id} {type(event).__name__}".encode()).digest()[:8])
-        made = message_id(at_ms=event.at_ms, partition=partition, random_bits=bits)
-        there = again and await self.log.messages.find(
-            partition=partition, at_ms=event.at_ms, message_id=made, organization_id=event.organization_id
-        )
-        if not there:
-            data = orjson.dumps(message(event, self._names(event), self.public_url)).decode()
-            put = Put(queue, data, None, None, "worker", "", count=self.count)
-            if now_ms() - event.at_ms < _ID_VALID_MS:
-                put.claimed(event.at_ms, bits)
-            await self.sources.assure()
-            await self.log.messages.append_together([put.build], partition=partition, size=put.size)
-            made = put.id
-            log.warning("alert.told type=%s organization=%s message=%s", event.alert, event.organization_id, made)
-        told = AlertTold(
-            at_ms=now_ms(),
-            organization_id=event.organization_id,
-            actor="worker",
-            alert_id=event.alert_id,
-            message_id=made,
-        )
-        await record(self.log.control, self.view, told)
-
-    async def _tell_rest(self, at_ms: int) -> None:
-        """Put the messages about those alerts for which another process has recorded the event, but has not put the
-        message.
-        """
-        untold = [
-            one
-            for (_, subject_id), one in list(self._directory.alerts.episodes.items())
-            if not one.told and at_ms - one.latest.at_ms >= _SETTLED_MS and self._is_ours(subject_id)
-        ]
-        for episode in untold:
-            await self._tell_late(episode)
-
-    async def _tell_late(self, episode: Episode) -> None:
-        event = episode.latest
-        if isinstance(event, AlertRaised | AlertCleared):
-            await self._tell(event, again=True)
-
-    def _names(self, event: AlertRaised | AlertCleared) -> dict[str, str]:
-        state = self._directory
-        found = (state.listeners.get(event.listener_id), state.queues.get(event.queue_id), state.keys.get(event.key_id))
-        return {one.id: one.name for one in found if one is not None}
+            await self._messages.put(event)
 
     def _forget(self) -> None:
         """Forget the alerts of listeners, API keys and organizations that were deleted, or that another worker checks

@@ -229,6 +229,10 @@ class Trigger:
         """Whether this alert must be checked often: it has begun, or may begin soon."""
         return self.open or self._level is Level.HIGH
 
+    def agrees(self, recorded: Trigger) -> bool:
+        """Return whether the log has recorded the same beginning of the alert, and the same end."""
+        return (self.open, self.begun_at_ms) == (recorded.open, recorded.begun_at_ms)
+
     def step(self, reading: Reading, at_ms: int) -> Step | None:
         """Update the alert with the newest level of its condition. Return the step if the alert begins or ends now,
         else None. `at_ms` must not be lower than in an earlier call.
@@ -245,7 +249,8 @@ class Trigger:
                 self.open = False
                 return Step.END
             return None
-        rested = not self.begun_at_ms or at_ms - self.begun_at_ms >= INTERVAL_MS
+        # If the clock was wrong at the last beginning, that time may be far ahead. It must not prevent this alert.
+        rested = not self.begun_at_ms or abs(at_ms - self.begun_at_ms) >= INTERVAL_MS
         if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
             self.open, self.begun_at_ms = True, at_ms
             return Step.BEGIN

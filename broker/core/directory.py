@@ -117,7 +117,12 @@ class Directory:
                 created = event.organization_id in self.organizations and self._api_keys.apply(event)
                 self.initialized = self.initialized or (created and by_shell(event))
                 return created
-            case ev.KeyRevoked() | ev.KeyUsed():
+            case ev.KeyRevoked():
+                revoked = self._api_keys.apply(event)
+                if revoked:
+                    self.alerts.forget(event.key_id)
+                return revoked
+            case ev.KeyUsed():
                 return self._api_keys.apply(event)
             case ev.QueueAlertsSet():
                 return self._queue_alerts_set(event)
@@ -188,9 +193,11 @@ class Directory:
         return True
 
     def _alert(self, event: ev.AlertEvent | ev.AlertTold) -> bool:
-        """Update the alerts with an event, if its listener still exists."""
-        if isinstance(event, ev.AlertEvent) and event.listener_id and event.listener_id not in self.listeners:
-            return False
+        """Update the alerts with an event, if its listener or API key still exists."""
+        if isinstance(event, ev.AlertEvent):
+            gone = event.listener_id and event.listener_id not in self.listeners
+            if gone or (event.key_id and event.key_id not in self.keys):
+                return False
         return self.alerts.apply(event)
 
     def _queue_deleted(self, event: ev.QueueDeleted) -> bool:

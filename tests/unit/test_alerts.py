@@ -80,6 +80,11 @@ def test_what_is_high_long_enough_does_begin(looks_before, wait_ms):
     assert [step for _, _, step, _ in seen][-1] is Step.BEGIN
 
 
+def test_a_beginning_in_the_future_of_a_clock_that_was_wrong_does_not_prevent_an_alert():
+    trigger = Trigger(begun_at_ms=10**13)
+    assert trigger.step(Reading(Level.HIGH), 10**12) is Step.BEGIN
+
+
 def test_a_number_between_the_two_thresholds_changes_nothing():
     trigger = Trigger()
     limits = Thresholds(parked=10)

@@ -1,0 +1,152 @@
+"""Puts the messages about alerts into the organizations' queues `everput.alerts`.
+
+For: the message of a recorded alert, once, also after a crash. Not for: recording alerts (alerts.py), the content of a
+message (broker/core/alerts.py).
+
+An alert is recorded in three steps: the event `alert.raised` or `alert.cleared`, the message, the event `alert.told`.
+After a crash between them, the next owner of the alert puts the message. The message's id depends on the event, so that
+a message that was put already is found.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+import orjson
+
+from broker.commands.context import Context, now_ms, record
+from broker.commands.puts import Put
+from broker.commands.queues import alerts_queue
+from broker.core.alerts import message
+from broker.core.directory import Directory
+from broker.core.events import AlertCleared, AlertRaised, AlertTold
+from broker.core.ids import message_id
+from broker.errors import BrokerError, LogDamaged
+from broker.ports import Count, DirectoryView, Log
+
+log = logging.getLogger(__name__)
+
+# A worker puts a missing message about an alert only when the alert's last event is at least 30 s old.
+# By that time, Kafka has either stored or dropped a message that another worker may have sent about the alert.
+_SETTLED_MS: Final = 30_000
+# The time in a message's id must be close to the time of the put. So every five minutes, the message gets another id.
+_ID_VALID_MS: Final = 5 * 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class AlertMessages:
+    """The messages about alerts that one worker puts.
+
+    `home` returns the partition for a listener, API key or organization, whose alerts have their messages there. `owns`
+    returns whether the worker owns a partition. `assure` raises LogUnavailable if another worker may own it by now.
+    """
+
+    log: Log
+    view: DirectoryView
+    home: Callable[[str], int]
+    owns: Callable[[int], bool]
+    assure: Callable[[], Awaitable[None]]
+    public_url: str | None
+    count: Count | None
+
+    @property
+    def _directory(self) -> Directory:
+        return self.view.state
+
+    async def put(self, event: AlertRaised | AlertCleared) -> None:
+        """Put the message about an alert that was just recorded. If this fails, put_missing() puts it later, so that
+        other alerts need not wait for it.
+        """
+        try:
+            await self._put(event, again=False)
+        except BrokerError as error:
+            _log_failure(event, error)
+
+    async def put_missing(self, at_ms: int) -> None:
+        """Put the messages about those alerts for which an event is recorded, but perhaps no message was put.
+
+        If a partition cannot be written, only the alerts whose messages belong there wait.
+        """
+        episodes = list(self._directory.alerts.episodes.items())
+        missing = [
+            (self.home(subject_id), one.latest)
+            for (_, subject_id), one in episodes
+            if not one.told and at_ms - one.latest.at_ms >= _SETTLED_MS and self.owns(self.home(subject_id))
+        ]
+        failed: set[int] = set()  # partitions
+        for partition, event in missing:
+            if partition not in failed and isinstance(event, AlertRaised | AlertCleared):
+                try:
+                    await self._put(event, again=True)
+                except BrokerError as error:
+                    failed.add(partition)
+                    _log_failure(event, error)
+
+    async def _put(self, event: AlertRaised | AlertCleared, *, again: bool) -> None:
+        """Put the message about an alert into the organization's queue, and record that it was put. If the organization
+        was deleted, do nothing.
+
+        With `again`, the message may have been put already, so it is looked up first.
+        """
+        context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
+        if event.organization_id not in self._directory.organizations:
+            return
+        queue = await alerts_queue(self.log.control, self.view, context)
+        partition = self.home(event.listener_id or event.key_id or event.organization_id)
+        bits = int.from_bytes(sha256(f"{event.alert_id} {type(event).__name__}".encode()).digest()[:8])
+        times = _id_times(event.at_ms, now_ms())
+        ids = {at_ms: message_id(at_ms=at_ms, partition=partition, random_bits=bits) for at_ms in times}
+        made = await self._find(ids, partition, event.organization_id) if again else None
+        if made is None:
+            data = orjson.dumps(message(event, self._names(event), self.public_url)).decode()
+            put = Put(queue, data, None, None, "worker", "", count=self.count)
+            put.claimed(times[-1], bits)
+            await self.assure()
+            await self.log.messages.append_together([put.build], partition=partition, size=put.size)
+            made = put.id
+            log.warning("alert.told type=%s organization=%s message=%s", event.alert, event.organization_id, made)
+        told = AlertTold(
+            at_ms=now_ms(),
+            organization_id=event.organization_id,
+            actor="worker",
+            alert_id=event.alert_id,
+            message_id=made,
+        )
+        await record(self.log.control, self.view, told)
+
+    async def _find(self, ids: Mapping[int, str], partition: int, organization_id: str) -> str | None:
+        """Return the first of these message ids, given by their times, with which a message was put. Return None if
+        there is none.
+
+        If the message may be in an unreadable range, it counts as missing, because a repeated alert is better than a
+        lost one.
+        """
+        for at_ms, made in ids.items():
+            with suppress(LogDamaged):
+                if await self.log.messages.find(
+                    partition=partition, at_ms=at_ms, message_id=made, organization_id=organization_id
+                ):
+                    return made
+        return None
+
+    def _names(self, event: AlertRaised | AlertCleared) -> dict[str, str]:
+        state = self._directory
+        found = (state.listeners.get(event.listener_id), state.queues.get(event.queue_id), state.keys.get(event.key_id))
+        return {one.id: one.name for one in found if one is not None}
+
+
+def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
+    """Return the times that may be in the id of an alert's message. The last of them is for a message that is put now;
+    the others are for a message that was put at once, or in the five minutes before.
+    """
+    late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
+    return [event_at_ms + number * _ID_VALID_MS for number in sorted({0, max(0, late - 1), late})]
+
+
+def _log_failure(event: AlertRaised | AlertCleared, error: BrokerError) -> None:
+    log.info("alert.waits type=%s organization=%s error=%s", event.alert, event.organization_id, error)
