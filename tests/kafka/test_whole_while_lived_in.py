@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from itertools import count
 
 import pytest
@@ -50,7 +51,9 @@ async def live(rig: Rig, dice: random.Random, *, retain: bool) -> None:
     names = count()
     steady = await rig.queue("steady")
     listener = await rig.listen(steady, "steady", retry_first_ms=100, retry_max_s=1)
-    for _ in range(ROUNDS):
+    began = time.monotonic()
+    for number in range(ROUNDS):
+        print(f"round {number} begins after {time.monotonic() - began:.1f} s")
         queue = await rig.queue(f"q{next(names)}")
         await rig.put(queue, "before it has a listener")
         flaky = await rig.listen(queue, f"flaky{next(names)}", max_attempts=2, retry_first_ms=100, begin_at_ms=0)
@@ -78,6 +81,7 @@ async def live(rig: Rig, dice: random.Random, *, retain: bool) -> None:
     await start(rig, steady, listener)
 
 
+@pytest.mark.timeout(900)  # It waits for more than fifty things, one after the other.
 @pytest.mark.parametrize("retain", [False, True], ids=["kept for ever", "with retention"])
 async def test_a_log_that_is_lived_in_is_whole_at_every_moment(
     rig: Rig, ready_topics: Topics, dice: random.Random, retain: bool
