@@ -311,7 +311,11 @@ def make_app(
             at("/v1/log", GET=Method(EventLog(reader, log.messages, tokens).read, "audit")),
             at("/v1/changes", GET=Method(Watch(reader.feed, view).watch, "queues:read", narrows=True)),
             at(f"{listener}/deliveries", GET=Method(outstanding_deliveries.list, "queues:read")),
-            at(f"{listener}/redrive", POST=changing(outstanding_deliveries.redrive, "queues:operate")),
+            at(
+                f"{listener}/redrive",
+                POST=changing(outstanding_deliveries.redrive, "queues:operate"),
+                DELETE=Method(outstanding_deliveries.cancel_redrives, "queues:operate"),
+            ),
             at("/v1/overview", GET=Method(Overview(view, statistics, status, clock).get, "queues:read", narrows=True)),
             at(f"{queue}/statistics", GET=Method(counted.queue, "queues:read")),
             at(f"{listener}/statistics", GET=Method(counted.listener, "queues:read")),

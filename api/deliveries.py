@@ -1,4 +1,4 @@
-"""A listener's outstanding deliveries: a list of them, and a command to retry them now.
+"""A listener's outstanding deliveries: a list of them, and commands to retry them now and to cancel that.
 
 For: /v1/queues/{queue_id}/listeners/{listener_id}/deliveries and /redrive. Not for: a message's deliveries
 (messages.py), what a redrive does (broker/delivery/outstanding/schedule.py).
@@ -16,6 +16,7 @@ from api.problems import BadParameter
 from api.shapes import RedriveBody
 from broker.commands.context import find_listener
 from broker.commands.listeners import ListenerCommands
+from broker.core.entities import Listener
 from broker.core.ids import PARTITIONS_MAX, parse_message_id
 from broker.errors import Refused
 from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Position
@@ -51,7 +52,7 @@ class OutstandingDeliveries:
         state = query.get("state")
         if state is not None and state not in _STATES:
             raise BadParameter(f"The parameter `state` must be one of {', '.join(_STATES)}.", parameter="state")
-        path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
+        path = _path(listener)
         whose = listener.organization_id, path
         after = _position(self._tokens.open(query["cursor"], *whose)) if "cursor" in query else (0, 0)
         rows, more = await self._outstanding.page(listener, state=state, after=after, limit=page_limit(query))
@@ -80,8 +81,22 @@ class OutstandingDeliveries:
         count = len(found) if named else await self._outstanding.count(listener)
         if found or not named:
             await self._commands.redrive_listener(call.context(), listener.queue_id, listener.id, found)
-        path = f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
-        return {"count": count, "_links": {"deliveries": {"href": call.href(path)}}}
+        return {"count": count, "_links": _links(call, listener)}
+
+    async def cancel_redrives(self, call: Call) -> Any:
+        """Cancel the listener's redrives. The answer has the number of deliveries that are not retried now."""
+        listener = await find_listener(self._view, call.organization_id, *_ids(call))
+        count = await self._outstanding.count(listener, redriven=True)
+        await self._commands.cancel_redrives(call.context(), listener.queue_id, listener.id)
+        return {"count": count, "_links": _links(call, listener)}
+
+
+def _path(listener: Listener) -> str:
+    return f"/v1/queues/{listener.queue_id}/listeners/{listener.id}/deliveries"
+
+
+def _links(call: Call, listener: Listener) -> dict[str, Any]:
+    return {"deliveries": {"href": call.href(_path(listener))}}
 
 
 def _ids(call: Call) -> tuple[str, str]:

@@ -96,6 +96,11 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "Retries parked and retrying deliveries now: those of the messages in the body, or all. Each starts again "
         "with all its attempts."
     ),
+    "cancelRedrives": (
+        "Cancels the retries that were asked for with `redriveListener`. Deliveries that were not attempted since are "
+        "parked or retrying as before. Attempts that are under way continue. The answer has the number of deliveries "
+        "that are not retried now."
+    ),
     "replayToListener": (
         'Starts a replay: the messages of a time range are delivered to the listener again. With `"dry_run": true` '
         "the messages are only counted. At most 10 replays of a listener and 100 of an organization run at a time."

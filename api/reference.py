@@ -336,6 +336,9 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         example={"messages": ["0180994c-b6b2-7d0e-b7ad-414716e83386"]},
         body_required=False,
     ),
+    ("DELETE", _LISTENER + "/redrive"): OperationDoc(
+        "cancelRedrives", "Cancel a listener's redrives", answers.RedriveAnswer, problems=(404,)
+    ),
     ("POST", _LISTENER + "/replay"): OperationDoc(
         "replayToListener",
         "Replay messages of a time range",

@@ -39,7 +39,7 @@ SECTIONS: Final = {
         "status": ("cli.commands.status", "Show the state of every listener, and what is wrong."),
         "stats": ("cli.commands.stats", "Show the counts of a queue or a listener over time."),
         "parked": ("cli.commands.parked", "Show the parked deliveries of a listener."),
-        "redrive": ("cli.commands.redrive", "Retry parked and retrying deliveries now."),
+        "redrive": ("cli.commands.redrive", "Retry parked and retrying deliveries now, or cancel that."),
         "replay": ("cli.commands.replay", "Deliver the messages of a time range again."),
         "replays": ("cli.commands.replays", "Show, pause, resume and cancel replays."),
     },

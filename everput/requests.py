@@ -199,6 +199,11 @@ def redrive_listener(
     return Request(method="POST", path=path, answer=answers.RedriveAnswer, body=body)
 
 
+def cancel_redrives(queue_id: str, listener_id: str) -> Request[answers.RedriveAnswer]:
+    """Cancel the listener's redrives. What was not attempted since is parked or retrying as before."""
+    return Request(method="DELETE", path=_listener(queue_id, listener_id, "redrive"), answer=answers.RedriveAnswer)
+
+
 def start_replay(
     queue_id: str, listener_id: str, *, begin: str, end: str | None = None, **settings: Any
 ) -> Request[answers.ReplayBegunAnswer]:

@@ -1,4 +1,4 @@
-// A listener's retrying and parked deliveries, and the buttons that retry them now.
+// A listener's retrying and parked deliveries, and the buttons that retry them now and cancel that.
 
 import { ask, nextCursor } from "./api.js";
 import { age, button, confirmed, el, hash, link, notice, noticed, panel, redraw, state, tableOf } from "./dom.js";
@@ -8,7 +8,10 @@ const PAGE = 50;
 const PAGES_AT_ONCE = 20; // a page may be empty while there is a next one
 const COLUMNS = ["", "Message", "State", "Attempts", "Last answer", "Next attempt"];
 
-/** Create the panel: {element, look}. redriven: called with the number of retried deliveries. look() refreshes it, unless a row is selected or more than one page is shown. */
+/**
+ * Create the panel: {element, look}. redriven: called with the number of retried deliveries; with null if that was cancelled.
+ * look() refreshes it, unless a row is selected or more than one page is shown.
+ */
 export function deliveriesPanel(ids, signal, redriven = () => {}) {
   const choice = el(
     "select",
@@ -29,11 +32,14 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
   const empty = el("p", { class: "quiet" }, "Loading…");
   const some = button("Retry selected", () => redrive(chosen()), { needs: "redriveListener", hidden: true, class: "primary" });
   const whole = button("Retry all", () => redrive(null), { needs: "redriveListener", hidden: true });
+  const stop = button("Cancel retries", cancel, { needs: "cancelRedrives", hidden: true });
   const more = button("Show more", () => noticed(() => add()), { hidden: true });
   const inMessages = el("a", {}, "Show the messages");
-  const element = panel("Retrying and parked", el("div", { class: "row" }, choice, some, whole, inMessages), empty, table, more);
+  const element = panel("Retrying and parked", el("div", { class: "row" }, choice, some, whole, stop, inMessages), empty, table, more);
   let cursor = null;
   let pages = 0;
+  let begun = false; // whether a retry was begun on this page and not cancelled
+  let waits = false; // whether a shown delivery waits for a retry that was asked for
 
   const boxes = () => [...body.querySelectorAll("input")];
   const chosen = () =>
@@ -68,6 +74,7 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
       body,
       rows.map((one) => row(ids, one, draw)),
     );
+    waits = rows.some(isRedriven);
     cursor = next;
     pages = 1;
     shown();
@@ -76,6 +83,7 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
   async function add() {
     const [rows, next] = await page(cursor);
     body.append(...rows.map((one) => row(ids, one, draw)));
+    waits = waits || rows.some(isRedriven);
     cursor = next;
     pages += 1;
     shown();
@@ -91,6 +99,7 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
     empty.textContent = noDeliveries(choice.value);
     more.hidden = cursor === null;
     whole.hidden = none;
+    stop.hidden = !waits && !(begun && choice.value === "parked");
     draw();
   }
 
@@ -106,7 +115,23 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
     await noticed(async () => {
       const answer = (await ask("redriveListener", { ids, body: messages === null ? {} : { messages } })).body;
       notice(`Retrying ${count(answer.count, "delivery", "deliveries")}.`);
+      begun = true;
       redriven(answer.count);
+      await first();
+    });
+  }
+
+  async function cancel() {
+    const sure = await confirmed("Cancel the retries?", {
+      explain: "Deliveries that were not attempted since are parked or retrying as before. Attempts that are under way continue.",
+      yes: "Cancel retries",
+    });
+    if (!sure) return;
+    await noticed(async () => {
+      const answer = (await ask("cancelRedrives", { ids })).body;
+      notice(`Cancelled the retries of ${count(answer.count, "delivery", "deliveries")}.`);
+      begun = false;
+      redriven(null);
       await first();
     });
   }
@@ -116,6 +141,11 @@ export function deliveriesPanel(ids, signal, redriven = () => {}) {
   }
 
   return { element, look };
+}
+
+/** Return whether a delivery is due at once because somebody asked for it, and was not attempted since. */
+function isRedriven(delivery) {
+  return delivery.state === "retrying" && delivery.next_attempt_at === null;
 }
 
 function row(ids, delivery, changed) {

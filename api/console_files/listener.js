@@ -49,7 +49,7 @@ export async function showListener({ main, ids, query, signal }) {
   const pace = paces();
   let redriving = null; // {all, rest}: deliveries that are retried now, and those that failed or were parked beside them
   const deliveries = deliveriesPanel(ids, signal, (all) => {
-    redriving = { all, rest: Math.max(0, outstanding() - all) };
+    redriving = all === null ? null : { all, rest: Math.max(0, outstanding() - all) };
     draw();
   });
 

@@ -64,6 +64,7 @@ const SENTENCES = {
   "listener.deleted": ({ l }) => `Listener ${l} deleted`,
   "listener.redriven": ({ l, event }) =>
     event.message_ids.length ? `${count(event.message_ids.length, "delivery", "deliveries")} of ${l} retried` : `All deliveries of ${l} retried`,
+  "listener.redrives_cancelled": ({ l }) => `Retries of ${l} cancelled`,
   "listener.secret_rotated": ({ l }) => `Signing secret of ${l} rotated`,
   "key.created": ({ event }) => `API key ${event.name} created`,
   "key.revoked": ({ names, event }) => `API key ${names.name(event.key_id)} revoked`,

@@ -234,6 +234,16 @@ class ListenerCommands:
         if not await self._record(event):
             raise NotFound("No listener of this queue has this ID.")
 
+    async def cancel_redrives(self, context: Context, queue_id: str, listener_id: str) -> None:
+        """Cancel the listener's redrives: deliveries that were not attempted since are parked or retrying as before.
+        Record nothing if there was no redrive since the last cancellation. Raises NotFound if there is no such
+        listener.
+        """
+        await self._view.caught_up()
+        listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
+        if listener.redrives.cancelled < listener.redrives.count:
+            await self._record(ev.ListenerRedrivesCancelled(**event_fields(context), listener_id=listener_id))
+
     async def _check_listener_name_free(self, queue: Queue, name: str, own_id: str | None) -> None:
         for checked in (False, True):
             holder = self._view.state.listeners_by_name.get((queue.id, name))

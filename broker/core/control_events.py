@@ -172,6 +172,17 @@ class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"
     message_ids: tuple[str, ...] = ()
 
 
+class ListenerRedrivesCancelled(Event, frozen=True, kw_only=True, tag="listener.redrives_cancelled"):
+    """The event that the retries of all earlier `listener.redriven` events of a listener were cancelled.
+
+    A delivery that was not attempted since then is parked or retrying as it was before.
+    """
+
+    urgent: ClassVar[bool] = True
+
+    listener_id: str
+
+
 class ListenerDeleted(Event, frozen=True, kw_only=True, tag="listener.deleted"):
     urgent: ClassVar[bool] = True
 
@@ -288,6 +299,7 @@ ControlEvent = (
     | ListenerPaused
     | ListenerResumed
     | ListenerRedriven
+    | ListenerRedrivesCancelled
     | ListenerDeleted
     | ReplayStarted
     | ReplayAdvanced

@@ -131,7 +131,7 @@ NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
         Kind.WAITING: "its deliver_at is near",
         Kind.LEAVING: "its deliver_at is far, its key is blocked, or it can't be decoded",
         Kind.KEPT: "it was already in outstanding",
-        Kind.RETURNED: "the listener is down, or an earlier one of its key failed",
+        Kind.RETURNED: "the listener is down, an earlier one of its key failed, or its redrive was cancelled",
         Kind.MISSING: "the listener is down or paused",
         Kind.CANCELLED: "the message was deleted",
         Kind.DROPPED: "",

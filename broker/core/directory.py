@@ -142,7 +142,7 @@ class Directory:
                 return self._listener_resealed(event)
             case ev.ListenerPaused() | ev.ListenerResumed():
                 return self._listener_paused(event)
-            case ev.ListenerRedriven():
+            case ev.ListenerRedriven() | ev.ListenerRedrivesCancelled():
                 return self._listener_redriven(event)
             case ev.ListenerDeleted():
                 return self._listener_deleted(event)
@@ -285,11 +285,13 @@ class Directory:
         self._put_listener(replace(listener, paused=reason))
         return True
 
-    def _listener_redriven(self, event: ev.ListenerRedriven) -> bool:
+    def _listener_redriven(self, event: ev.ListenerRedriven | ev.ListenerRedrivesCancelled) -> bool:
         listener = self.listener(event.organization_id, event.listener_id)
         if listener is None:
             return False
-        self._put_listener(replace(listener, redrives=listener.redrives.and_of(event.message_ids)))
+        redrives = listener.redrives
+        redrives = redrives.and_of(event.message_ids) if isinstance(event, ev.ListenerRedriven) else redrives.cancel()
+        self._put_listener(replace(listener, redrives=redrives))
         return True
 
     def _listener_deleted(self, event: ev.ListenerDeleted) -> bool:

@@ -8,7 +8,7 @@ their order in the log and not by time, because clocks differ. Pure. Not for: wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 # For each listener, a process remembers at most the latest 10,000 messages that redrives have named.
@@ -21,11 +21,13 @@ class Redrives:
 
     The redrives are numbered. `of_all` is the number of the last redrive that concerned all deliveries, or 0.
     `of_messages` maps a message id to the number of the last redrive that named the message.
+    A redrive up to number `cancelled` was cancelled: it concerns no delivery any more.
     """
 
     count: int = 0
     of_all: int = 0
     of_messages: Mapping[str, int] = field(default_factory=dict)
+    cancelled: int = 0
 
     def and_of(self, message_ids: Sequence[str]) -> Redrives:
         """Return the listener's redrives with another one added. The new redrive concerns the deliveries of these
@@ -33,10 +35,14 @@ class Redrives:
         """
         count = self.count + 1
         if not message_ids:
-            return Redrives(count=count, of_all=count)
+            return Redrives(count=count, of_all=count, cancelled=self.cancelled)
         named = {**self.of_messages, **dict.fromkeys(message_ids, count)}
         oldest_first = sorted(named.items(), key=lambda item: item[1])
-        return Redrives(count=count, of_all=self.of_all, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
+        return replace(self, count=count, of_messages=dict(oldest_first[-MESSAGES_MAX:]))
+
+    def cancel(self) -> Redrives:
+        """Return the listener's redrives after all of them were cancelled."""
+        return Redrives(count=self.count, cancelled=self.count)
 
     def concern(self, message_id: str, *, since: int) -> bool:
         """Return whether a redrive after the first `since` redrives concerns the delivery of this message."""

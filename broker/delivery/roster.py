@@ -106,13 +106,15 @@ class Roster:
             self._arrived.set()
 
     def change(self, listener: Listener) -> None:
-        """Apply a change of the listener: it was paused or resumed, got a new URL or secret, or its deliveries must be
-        retried now.
+        """Apply a change of the listener: it was paused or resumed, got a new URL or secret, or a redrive began or was
+        cancelled.
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
             return  # The dispatcher already has the newest settings, from a rebalance or a later event.
         self.add(listener)
+        if before.redrives.cancelled != listener.redrives.cancelled:
+            self._means.run(self.assignment.outstanding.undo_cancelled(listener))
         if before.redrives.count != listener.redrives.count:
             self.assignment.outstanding.redrive(listener)
 

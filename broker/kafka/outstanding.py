@@ -73,12 +73,12 @@ class KafkaOutstanding:
             partition, offset = partition + 1, 0
         return shown, None
 
-    async def count(self, listener: Listener) -> int:
+    async def count(self, listener: Listener, *, redriven: bool = False) -> int:
         """See ports.Outstanding."""
         number = 0
         async with self._read_slots.slot(listener.organization_id):
             for partition in range(self._topic.partitions):
-                number += len(await self._there(listener, partition, None))
+                number += len(await self._there(listener, partition, None, redriven=redriven))
         return number
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
@@ -93,16 +93,18 @@ class KafkaOutstanding:
                     there |= await self._there(listener, partition, wanted)
         return [one for one in dict.fromkeys(message_ids) if prefix + one.encode() in there]
 
-    async def _there(self, listener: Listener, partition: int, wanted: Collection[bytes] | None) -> set[bytes]:
+    async def _there(
+        self, listener: Listener, partition: int, wanted: Collection[bytes] | None, *, redriven: bool = False
+    ) -> set[bytes]:
         """Return the keys of a listener's retrying and parked deliveries in the topic `outstanding`. With `wanted`,
-        return only those keys.
+        return only those keys. With `redriven`, return only deliveries that wait for an attempt after a redrive.
         """
         there: set[bytes] = set()
         async for record in self._records(partition, 0, _prefix(listener)):
             record_key = record.key or b""
             there.discard(record_key)
             row = _row(record, listener) if wanted is None or record_key in wanted else None
-            if row is not None and row.state != "pending":
+            if row is not None and row.state != "pending" and (row.redriven or not redriven):
                 there.add(record_key)
         return there
 

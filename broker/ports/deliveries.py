@@ -178,6 +178,11 @@ class OutstandingDelivery:
     last_attempt_at_ms: int | None
     next_attempt_at_ms: int | None
 
+    @property
+    def redriven(self) -> bool:
+        """Whether the delivery is due at once after a redrive, and was not attempted since."""
+        return self.state == "retrying" and self.next_attempt_at_ms is None
+
 
 # The position of the next page: a partition, and an offset in the topic `outstanding`.
 Position = tuple[int, int]
@@ -197,8 +202,11 @@ class Outstanding(Protocol):
         not answer.
         """
 
-    async def count(self, listener: Listener) -> int:
-        """Count the listener's retrying and parked deliveries. Raises LogUnavailable if Kafka does not answer."""
+    async def count(self, listener: Listener, *, redriven: bool = False) -> int:
+        """Count the listener's retrying and parked deliveries, or only those that wait for an attempt after a redrive.
+
+        Raises LogUnavailable if Kafka does not answer.
+        """
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
         """Return the given messages whose delivery to the listener is retrying or parked, each of them once.

@@ -1,4 +1,7 @@
-"""`everput redrive`: retry parked and retrying deliveries now. Not for: requests (api_commands.py, everput/)."""
+"""`everput redrive`: retry parked and retrying deliveries now, or cancel that.
+
+Not for: requests (api_commands.py, everput/).
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,35 @@ _MESSAGES_MAX: Final = 1_000  # the most messages in one request
 
 
 @click.command(
-    "redrive", epilog=examples("everput redrive orders billing", "everput redrive orders billing MESSAGE_ID")
+    "redrive",
+    epilog=examples(
+        "everput redrive orders billing",
+        "everput redrive orders billing MESSAGE_ID",
+        "everput redrive orders billing --cancel",
+    ),
 )
 @listener_arguments
 @click.argument("messages", metavar="[MESSAGE]...", nargs=-1, type=Id())
+@click.option("--cancel", is_flag=True, help="Cancel the retries that were asked for and have not begun.")
 @asks
-def command(client: Client, *, queue: str, listener: str, messages: tuple[str, ...], as_json: bool) -> None:
+def command(
+    client: Client, *, queue: str, listener: str, messages: tuple[str, ...], cancel: bool, as_json: bool
+) -> None:
     """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now.
 
     MESSAGE is a message's ID. Without MESSAGE, all deliveries are retried. Each delivery starts again with all its
-    attempts.
+    attempts. After --cancel, deliveries that were not attempted since are parked or retrying as before.
     """
+    if cancel and messages:
+        raise click.UsageError("--cancel concerns all retries of the listener. Leave MESSAGE out.")
     ids = find_listener(client, queue, listener)
-    parts = [messages[at : at + _MESSAGES_MAX] for at in range(0, len(messages), _MESSAGES_MAX)] or [()]
-    count = sum([client.send(everput.redrive_listener(*ids, part)).count for part in parts])
+    if cancel:
+        count = client.send(everput.cancel_redrives(*ids)).count
+    else:
+        parts = [messages[at : at + _MESSAGES_MAX] for at in range(0, len(messages), _MESSAGES_MAX)] or [()]
+        count = sum([client.send(everput.redrive_listener(*ids, part)).count for part in parts])
     if as_json:
         say_json(orjson.dumps({"count": count}))
     else:
-        say(f"retrying {count:,} {'delivery' if count == 1 else 'deliveries'}")
+        verb = "cancelled the retries of" if cancel else "retrying"
+        say(f"{verb} {count:,} {'delivery' if count == 1 else 'deliveries'}")

@@ -222,16 +222,16 @@ class DeliveriesAnswer(Answer):
 
 
 class DeliveriesLink(Answer):
-    """The links of a redrive."""
+    """The links of a redrive or its cancellation."""
 
     deliveries: Link
     """The listener's waiting deliveries."""
 
 
 class RedriveAnswer(Answer):
-    """The result of a redrive."""
+    """The result of a redrive, or of its cancellation."""
 
     count: Count
-    """The number of deliveries that are retried, counted just before."""
+    """The number of deliveries that the request concerns, counted just before."""
     links: DeliveriesLink = field(name="_links")
-    """Links of the redrive."""
+    """Links of the redrive or its cancellation."""

@@ -405,6 +405,84 @@ async def test_a_redrive_while_no_worker_ran_is_made_up_for_and_one_made_up_for_
     assert [second.outstanding.state(0, "l-1", one) for one in ("m-1", "m-2")] == ["parked", "parked"]
 
 
+async def cancel(office: Office) -> None:
+    """The redrives of its listener are cancelled, as a worker hears of it."""
+    listener = replace(office.dispatcher.listener, redrives=office.dispatcher.listener.redrives.cancel())
+    office.dispatcher.update(listener, share=WHOLE)
+    await office.outstanding.undo_cancelled(listener)
+
+
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_a_cancelled_redrive_attempts_only_what_is_under_way(serve, open_office, topic, key):
+    taker = Taker()
+    taker.free.clear()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic}, max_in_flight=1, timeout_ms=60_000)
+    await own(office, topic, *(set_aside(number, parked=True, key=key) for number in range(40)), set_aside(40, **FAR))
+    redriven(office)
+    await serve_all(office, lambda: server.posts and office.dispatcher.held > 2)
+    assert office.outstanding.held(0, "l-1")[0] < 40
+    await cancel(office)
+    if key is None:  # Those of one key are returned when it is their turn.
+        assert (office.outstanding.held(0, "l-1"), office.dispatcher.held) == ((39, 2), 1)
+    taker.free.set()
+    await serve_all(office, lambda: taker.taken and not office.dispatcher.held)
+    for _ in range(5):
+        await office.outstanding.serve_due()
+    await office.outstanding.flush()
+    assert (len(server.posts), len(topic.kept())) == (1, 40)
+    assert office.outstanding.held(0, "l-1") == (39, 1)
+    redriven(office)
+    await serve_all(office, lambda: len(taker.taken) == 41 and not office.dispatcher.held)
+
+
+async def test_what_was_redriven_and_cancelled_has_its_former_time_and_attempts(serve, open_office, topic):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic, set_aside(1, forgiven=1, since_ms=7, **FAR), set_aside(2, parked=True))
+    before = [office.outstanding._index.find(0, "l-1", one) for one in ("m-1", "m-2")]
+    redriven(office)
+    office.dispatcher.sending = False
+    await serve_all(office, lambda: office.outstanding.held(0, "l-1") == (0, 2) and office.dispatcher.held == 2)
+    office.dispatcher.sending = True
+    await cancel(office)
+    after = [office.outstanding._index.find(0, "l-1", one) for one in ("m-1", "m-2")]
+    fields = ("forgiven", "since_ms", "due_ms", "queued_ms")
+    assert [[getattr(one, name) for name in fields] for one in after] == [
+        [getattr(one, name) for name in fields] for one in before
+    ]
+    assert not server.posts
+
+
+async def test_a_redrive_that_follows_a_cancelled_one_counts(serve, open_office, topic):
+    taker = Taker()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(office, topic, *(set_aside(number, parked=True) for number in (1, 2)))
+    listener = office.dispatcher.listener
+    redrives = listener.redrives.and_of(()).cancel().and_of(("m-2",))
+    listener = replace(listener, redrives=redrives)
+    office.dispatcher.update(listener, share=WHOLE)
+    office.outstanding.redrive(listener)
+    await office.outstanding.undo_cancelled(listener)
+    await serve_all(office, lambda: taker.taken and not office.dispatcher.held)
+    for _ in range(5):
+        await office.outstanding.serve_due()
+    assert taker.taken == ["m-2"]
+
+
+async def test_who_takes_over_after_a_cancellation_retries_nothing(serve, open_office, topic):
+    server = await serve(Taker())
+    office = await open_office(server, office={"topic": topic})
+    listener = replace(office.dispatcher.listener, redrives=office.dispatcher.listener.redrives.and_of(()).cancel())
+    office.dispatcher.update(listener, share=WHOLE)
+    await own(office, topic, set_aside(1, parked=True), set_aside(2, **FAR))
+    for _ in range(5):
+        await office.outstanding.serve_due()
+    assert (office.outstanding.held(0, "l-1"), server.posts) == ((1, 1), [])
+
+
 async def test_a_redrive_that_comes_while_the_record_is_written_counts(serve, open_office, topic):
     taker = Taker()
     server = await serve(taker)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.browser import CHROMIUM, Browser, browser
-from tests.listeners import Got, Listeners
+from tests.listeners import Got, Listeners, until
 from tests.scenarios.running import Running
 
 ROWS = "[...document.querySelectorAll('.messages tbody tr')]"
@@ -216,6 +216,40 @@ async def test_the_page_of_a_listener_leads_to_the_messages_in_the_same_state(sh
         await page.run(f"{link}.click()")
         await page.until(f"JSON.stringify({NAMES}) === '[\"wrong\"]'")
         assert await page.run(BADGES) == [["parked (1 attempt)"]]
+        assert page.errors == []
+
+
+async def test_all_parked_deliveries_of_a_listener_are_retried_and_that_is_cancelled(shop: Shop):
+    for number in range(12):
+        await shop.put(f"wrong {number}", "bad")
+    path = f"/v1/queues/{shop.queue_id}/listeners"
+    (mail,) = [one["id"] for one in (await shop.http.get(path)).json()["listeners"] if one["name"] == "mail"]
+    changed = {"max_in_flight": 1, "timeout_ms": 60_000}
+    assert (await shop.http.put(f"{path}/{mail}", json=changed)).status_code == 200
+    bar = "document.querySelector('progress[aria-label=\"Progress of the retries\"]')"
+    states = "[...document.querySelectorAll('main tbody td[data-label=State]')].map((one) => one.textContent)"
+    async with browser() as page:
+        await page.size(1440, 900)
+        await shop.sign_in(page)
+        await shop.open(page, f"/listeners/{mail}")
+        await page.until(f"{states}.length === 12 && {states}.every((one) => one === 'parked')")
+        shop.listeners.decide = lambda _: 200
+        shop.listeners.hangs.add("mail")
+        buttons = page.page.get_by_role("button", name="Cancel retries", exact=True)
+        assert await buttons.count() == 0
+        await page.page.get_by_role("button", name="Retry all", exact=True).click()
+        await page.page.locator("dialog").get_by_role("button", name="Retry all", exact=True).click()
+        await page.until(f"{bar} !== null")
+        await page.until(f"{states}.every((one) => one === 'retrying')")
+        await until(lambda: shop.listeners.hanging, what="one is being retried")
+        await buttons.click()
+        await page.page.locator("dialog").get_by_role("button", name="Cancel retries", exact=True).click()
+        await page.until("document.body.textContent.includes('Cancelled the retries of 12 deliveries.')")
+        await page.until(f"{bar}.offsetParent === null")
+        shop.listeners.let_go()
+        await page.until(f"{states}.length < 12 && {states}.every((one) => one === 'parked')")
+        assert await page.run(f"{states}.length") >= 4, "only what was under way has arrived"
+        assert await buttons.count() == 0
         assert page.errors == []
 
 

@@ -57,3 +57,59 @@ async def test_what_is_parked_is_shown_and_redriven(tmp_path: Path):
             wrong = await asyncio.to_thread(run, "redrive", "orders", "nobody")
             assert wrong.returncode == 1
             assert "no listener" in wrong.stderr
+
+
+async def test_a_redrive_is_cancelled_and_what_it_had_not_retried_stays_parked(tmp_path: Path):
+    async with Listeners() as listeners:
+        listeners.status["a"] = 422
+        with Running(tmp_path / "data", "--partitions", "2") as server:
+
+            def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+                return everput(*arguments, "--data-dir", str(server.data_dir), EVERPUT_URL=server.url)
+
+            async with httpx.AsyncClient(
+                base_url=server.url, headers={"x-api-key": server.api_key}, timeout=20
+            ) as client:
+                queue = (await client.put("/v1/queues", json={"name": "orders"})).json()["queue"]["id"]
+                where = {"notify_url": listeners.url("a"), "liveness_url": listeners.url("a"), "max_attempts": 1}
+                body = {"name": "billing", "max_in_flight": 1, "timeout_ms": 60_000, **where}
+                made = (await client.put(f"/v1/queues/{queue}/listeners", json=body)).json()["listener"]["id"]
+                listener = f"/v1/queues/{queue}/listeners/{made}"
+                messages = [{"data": str(number)} for number in range(60)]
+                await client.post(f"/v1/queues/{queue}/messages/batch", json={"messages": messages})
+
+                async def listed(state: str) -> int:
+                    answer = await client.get(f"{listener}/deliveries?state={state}&limit=1000")
+                    return len(answer.json()["deliveries"])
+
+                async def all_parked() -> int | None:
+                    """The parked deliveries as the workers count them, once the others have arrived."""
+                    found = (await client.get(listener)).json()["listener"]
+                    arrived = len(listeners.ids("a"))
+                    return found["parked"] if not found["retrying"] and found["parked"] + arrived == 60 else None
+
+                assert await until(all_parked, what="all are parked", within_s=120) == 60
+                listeners.status.clear()
+                listeners.hangs.add("a")
+                said = await asyncio.to_thread(run, "redrive", "orders", "billing")
+                assert said.stdout == "retrying 60 deliveries\n", said.stderr
+                await until(lambda: len(listeners.hanging) >= 1, what="some are being retried")
+                assert await listed("retrying") == 60
+                said = await asyncio.to_thread(run, "redrive", "orders", "billing", "--cancel")
+                assert said.stdout == "cancelled the retries of 60 deliveries\n", said.stderr
+                assert await listed("parked") == 60
+
+                listeners.let_go()
+                left = await until(all_parked, what="only what was under way has arrived", within_s=120)
+                assert 60 > left >= 50
+                assert await listed("parked") == left
+                said = await asyncio.to_thread(run, "redrive", "orders", "billing", "--cancel", "--json")
+                assert json.loads(said.stdout) == {"count": 0}, said.stderr
+
+                said = await asyncio.to_thread(run, "redrive", "orders", "billing")
+                assert said.stdout == f"retrying {left} deliveries\n", said.stderr
+                await until(lambda: len(listeners.ids("a")) == 60, what="all arrive", within_s=120)
+
+            wrong = await asyncio.to_thread(run, "redrive", "orders", "billing", "--cancel", "0199")
+            assert wrong.returncode == 2
+            assert "Leave MESSAGE out" in wrong.stderr

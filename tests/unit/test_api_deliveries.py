@@ -165,6 +165,27 @@ async def test_what_is_redriven_counts_as_retrying_from_then_on_and_what_is_park
     assert await names(api, f"{path}/deliveries?state=parked") == ["m0", "m1"]
 
 
+async def test_a_cancelled_redrive_leaves_parked_what_was_not_attempted_since(api, topic):
+    listener_id, path = await listener_of(api)
+    await topic.keep(*(kept(listener_id, number, parked=True) for number in range(4)), kept(listener_id, 4))
+    assert (await api.request("POST", f"{path}/redrive")).json()["count"] == 5
+    assert await names(api, f"{path}/deliveries?state=parked") == []
+    await topic.keep(kept(listener_id, 0, redrives=1), kept(listener_id, 1, parked=True, redrives=1))
+    answer = await api.request("DELETE", f"{path}/redrive")
+    assert (answer.status_code, answer.json()["count"]) == (200, 3)
+    assert answer.json()["_links"]["deliveries"]["href"].endswith(f"{path}/deliveries")
+    assert sorted(await names(api, f"{path}/deliveries?state=parked")) == ["m1", "m2", "m3"]
+    assert sorted(await names(api, f"{path}/deliveries?state=retrying")) == ["m0", "m4"]
+    assert all(
+        one["next_attempt_at"] for one in (await api.get(f"{path}/deliveries?state=retrying")).json()["deliveries"]
+    )
+    before = len(api.log.control.records)
+    assert (await api.request("DELETE", f"{path}/redrive")).json()["count"] == 0
+    assert len(api.log.control.records) == before, "there was nothing to cancel"
+    assert (await api.request("POST", f"{path}/redrive", json={"messages": [the_id(2)]})).json()["count"] == 1
+    assert sorted(await names(api, f"{path}/deliveries?state=parked")) == ["m1", "m3"]
+
+
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
@@ -193,4 +214,5 @@ async def test_another_organizations_listener_is_not_found(api):
     theirs = {"x-api-key": await api.another_organization()}
     problem(await api.get(f"{path}/deliveries", headers=theirs), 404)
     problem(await api.request("POST", f"{path}/redrive", headers=theirs), 404)
+    problem(await api.request("DELETE", f"{path}/redrive", headers=theirs), 404)
     assert api.log.control.state.listeners[listener_id].redrives.count == 0

@@ -141,6 +141,7 @@ control_events = st.one_of(
     of(ev.ListenerPaused, listener_id=listener_ids, reason=names),
     of(ev.ListenerResumed, listener_id=listener_ids),
     of(ev.ListenerRedriven, listener_id=listener_ids, message_ids=st.sampled_from([(), ("m1",), ("m1", "m2")])),
+    of(ev.ListenerRedrivesCancelled, listener_id=listener_ids),
     of(ev.ListenerDeleted, listener_id=listener_ids, if_version=versions),
 )
 logs = st.lists(control_events, max_size=60)

@@ -116,6 +116,7 @@ SAMPLES: list[ev.Event] = [
     ev.ListenerPaused(**BY, **LISTENER, reason="the listener answered 410 Gone"),
     ev.ListenerResumed(**BY, **LISTENER),
     ev.ListenerRedriven(**BY, **LISTENER, message_ids=(MESSAGE["message_id"],)),
+    ev.ListenerRedrivesCancelled(**BY, **LISTENER),
     ev.ListenerDeleted(**BY, **LISTENER),
     ev.ReplayStarted(
         **BY,

@@ -79,6 +79,7 @@ changes = st.one_of(
     of(ev.QueueRenamed, queue_id=st.just("q1"), name=names),
     of(ev.ListenerPaused, listener_id=st.just("l1"), reason=names),
     of(ev.ListenerRedriven, listener_id=st.just("l1")),
+    of(ev.ListenerRedrivesCancelled, listener_id=st.just("l1")),
     of(ev.ReplayPaused, replay_id=st.just("r1"), reason=names),
     of(ev.ReplayAdvanced, replay_id=st.just("r1"), partitions=st.just((1,))),
 )

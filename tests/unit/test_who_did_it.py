@@ -85,6 +85,7 @@ async def test_every_event_says_who_asked_for_it_and_by_which_request():
     await asking("PUT", listener, {"name": "renamed"})
     for verb in ("pause", "resume", "redrive", "secret/rotate"):
         await asking("POST", f"{listener}/{verb}", {} if verb in ("redrive", "secret/rotate") else None)
+    await asking("DELETE", f"{listener}/redrive")
     await asking("PUT", listener, {"notify_url": "http://127.0.0.1:8/", "liveness_url": "http://127.0.0.1:8/"})
     await asking("POST", f"{listener}/test")
     message = f"{queue}/messages/{(await asking('PUT', f'{queue}/messages', {'data': 'x'}))['message']['id']}"

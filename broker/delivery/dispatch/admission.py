@@ -32,7 +32,7 @@ class Admission(Enum):
     RELEASED = "its message will soon be deleted by age: it is set aside, without an attempt"
     QUEUED = "another delivery of its ordering key goes first"
     FOLLOWS = "an earlier one of its key has left the window, or too many wait for a slow key: it is set aside, due now"
-    RETURNED = "it came from `outstanding`, and an earlier one of its key waits there"
+    RETURNED = "it came from `outstanding`, and an earlier one of its key waits there, or its redrive was cancelled"
     NEAR = "its message's time is near: it waits in its window"
     FAR = "its message's time is far: it is set aside until then"
 
@@ -56,6 +56,8 @@ class Admissions:
     def of(self, delivery: Delivery) -> Admission:
         """Decide whether an attempt of this delivery may begin now, and where the delivery waits if not."""
         message, stream, in_window = message_of(delivery), delivery.stream, delivery.entry is None
+        if not in_window and is_cancelled(delivery):
+            return Admission.RETURNED
         if in_window and not delivery.first_at_ms and stream.assignment.is_outstanding(delivery):
             return Admission.KEPT
         try:
@@ -117,3 +119,13 @@ class Admissions:
                 else:  # These are few.
                     keys.take(key, delivery, at_s)
         return leave
+
+
+def is_cancelled(delivery: Delivery) -> bool:
+    """Return whether a delivery from `outstanding` is due only because of a redrive that was cancelled, and was not
+    attempted since.
+    """
+    entry = delivery.entry
+    if entry is None or delivery.number != entry.number:
+        return False
+    return entry.is_cancelled(delivery.stream.dispatcher.listener.redrives)

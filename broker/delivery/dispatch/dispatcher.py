@@ -35,7 +35,7 @@ from broker.core.events import DAMAGED, UNDECODABLE
 from broker.core.flow import Share
 from broker.core.health import Recent
 from broker.core.window import Window
-from broker.delivery.dispatch.admission import BEGIN, Admission, Admissions
+from broker.delivery.dispatch.admission import BEGIN, Admission, Admissions, is_cancelled
 from broker.delivery.dispatch.attempts import Attempts
 from broker.delivery.dispatch.backlog import Backlog
 from broker.delivery.dispatch.batches import Batches
@@ -109,6 +109,8 @@ class Dispatcher:
             self.stand_down()
         elif before.paused is not None:
             self.wake()
+        if before.redrives.cancelled != listener.redrives.cancelled:
+            self._return_cancelled()
         if before.redrives != listener.redrives:
             self.deliveries.hurry(partial(listener.redrives.concern, since=before.redrives.count))
             self.pump()
@@ -197,6 +199,18 @@ class Dispatcher:
                 self.deliveries.wait(delivery, message_of(delivery).deliver_at_ms, "scheduled")
             case Admission.FAR:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
+
+    def _return_cancelled(self) -> None:
+        """Put deliveries back into the index of the topic `outstanding` whose redrive was cancelled before an attempt
+        began.
+        """
+        ready = self.deliveries.ready
+        for _ in range(len(ready)):
+            delivery = ready.popleft()
+            if is_cancelled(delivery):
+                self.turn_away(delivery, Admission.RETURNED)
+            else:
+                ready.append(delivery)
 
     def touch(self, partition: int) -> bool:
         """Include the partition in the next checkpoint. Return False if the worker no longer owns it."""

@@ -190,7 +190,9 @@ class Due:
 
     def _may_leave(self, entry: OutstandingEntry, dispatcher: Dispatcher) -> bool:
         partition = self._partitions.get(entry.partition)
-        return partition is not None and partition.placed(dispatcher) and may_leave(partition, dispatcher, entry)
+        if partition is None or not partition.placed(dispatcher) or entry.is_cancelled(dispatcher.listener.redrives):
+            return False
+        return may_leave(partition, dispatcher, entry)
 
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
         """Return the next delivery of an ordering key, if all earlier ones are already with the listener's dispatcher.
@@ -256,6 +258,10 @@ class Due:
         if self.taken.get(entry.id) is not entry:
             return  # The delivery was cancelled or replaced meanwhile, or its partition was handed over.
         del self.taken[entry.id]
+        dispatcher = self._dispatchers.get(entry.listener_id)
+        if dispatcher is not None and entry.is_cancelled(dispatcher.listener.redrives):
+            self._redrives.undo(entry, self)
+            return
         if entry.key_queue is None:
             self._index.queue(entry, now_ms())
             self.note(entry.listener_id, now_ms())

@@ -44,6 +44,10 @@ class OutstandingEntry:
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
     # `bare` is UNREAD if the message in the topic `messages` is unreadable.
     bare: int = False
+    # The values before a redrive that was not followed by an attempt yet. `undo_forgiven` is None if there is none.
+    undo_forgiven: int | None = None
+    undo_since_ms: int = 0
+    undo_due_ms: int | None = None
     key_queue: KeyQueue | None = field(init=False)  # identifies its ordering key
 
     def __post_init__(self) -> None:
@@ -69,8 +73,19 @@ class OutstandingEntry:
         since, self.redrives = self.redrives, redrives.count
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
             return False
+        if self.undo_forgiven is None:
+            self.undo_forgiven, self.undo_since_ms, self.undo_due_ms = self.forgiven, self.since_ms, self.due_ms
         self.forgiven, self.since_ms, self.due_ms = self.number, at_ms, at_ms
         return True
+
+    def is_cancelled(self, redrives: Redrives) -> bool:
+        """Return whether the delivery is due only because of a redrive that was cancelled before the next attempt."""
+        return self.undo_forgiven is not None and self.redrives <= redrives.cancelled
+
+    def undo(self) -> None:
+        """Undo a redrive: the delivery is parked or retrying as it was before."""
+        self.forgiven, self.since_ms, self.due_ms = self.undo_forgiven or 0, self.undo_since_ms, self.undo_due_ms
+        self.undo_forgiven = None
 
 
 def entry_key(listener_id: str, message_id: str) -> bytes:

@@ -36,11 +36,13 @@ PRAGMA synchronous = OFF;
 CREATE TABLE entries (
   id INTEGER PRIMARY KEY, partition INTEGER, listener INTEGER, message TEXT, message_offset INTEGER, ordering_key TEXT,
   record_offset INTEGER, number INTEGER, redrives INTEGER, forgiven INTEGER, since_ms INTEGER, first_at_ms INTEGER,
-  due_ms INTEGER, queued_ms INTEGER, found INTEGER, record BLOB, bare INTEGER
+  due_ms INTEGER, queued_ms INTEGER, found INTEGER, record BLOB, bare INTEGER,
+  undo_forgiven INTEGER, undo_since_ms INTEGER, undo_due_ms INTEGER
 );
 CREATE UNIQUE INDEX by_message ON entries (partition, message, listener);
 CREATE INDEX by_listener ON entries (listener, queued_ms);
 CREATE INDEX by_redrives ON entries (listener, redrives) WHERE {_ATTEMPTED};
+CREATE INDEX by_undo ON entries (listener) WHERE undo_forgiven IS NOT NULL;
 CREATE INDEX by_age ON entries (partition, listener, message) WHERE {_WAITING};
 CREATE INDEX by_bare ON entries (partition, message) WHERE bare;
 CREATE INDEX by_key_queue ON entries (partition, listener, ordering_key, message_offset) WHERE {_HAS_KEY};
@@ -157,14 +159,21 @@ class OutstandingIndex:
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, *, was_parked: bool) -> None:
-        """Update the SQLite row of a delivery that an operator has asked to retry now (a redrive)."""
+        """Update the SQLite row of a delivery that an operator has asked to retry now (a redrive), or whose redrive was
+        cancelled.
+        """
         self._database.execute(
-            "UPDATE entries SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ? WHERE id = ?",
-            (entry.redrives, entry.forgiven, entry.since_ms, entry.due_ms, entry.queued_ms, entry.id),
+            "UPDATE entries SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ?,"
+            " undo_forgiven = ?, undo_since_ms = ?, undo_due_ms = ? WHERE id = ?",
+            (
+                *(entry.redrives, entry.forgiven, entry.since_ms, entry.due_ms, entry.queued_ms),
+                *(entry.undo_forgiven, entry.undo_since_ms, entry.undo_due_ms, entry.id),
+            ),
         )
-        if was_parked:
-            _add(self.counts[entry.listener_id].parked, entry.partition, -1)
-            self._count_due(entry, 1)
+        if was_parked != (entry.due_ms is None):
+            by = 1 if was_parked else -1
+            _add(self.counts[entry.listener_id].parked, entry.partition, -by)
+            self._count_due(entry, by)
             self.changed.setdefault(entry.listener_id, set()).add(entry.partition)
 
     # Rows of a listener
@@ -193,6 +202,16 @@ class OutstandingIndex:
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
             (self._numbers.get(listener_id), redrive, limit),
+        )
+
+    def redriven_until(self, listener_id: str, redrive: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
+        """Return deliveries of a listener that are due because of this redrive or an earlier one, and that were not
+        attempted since, in the order of their row ids.
+        """
+        return self._some(
+            "SELECT * FROM entries WHERE listener = ? AND undo_forgiven IS NOT NULL AND redrives <= ? AND id > ?"
+            " ORDER BY id LIMIT ?",
+            (self._numbers.get(listener_id), redrive, after_id, limit),
         )
 
     def of_listener(self, listener_id: str, *, limit: int) -> list[OutstandingEntry]:

@@ -6,6 +6,7 @@ them. Not for: which deliveries a redrive concerns (broker/core/redrives.py), ha
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -111,3 +112,27 @@ class Redrives:
             due.advance(entry.key_queue)
         elif not taken:
             due.note(entry.listener_id, now_ms())
+
+    async def undo_cancelled(self, listener: Listener, due: Schedule) -> None:
+        """Undo the cancelled redrives of a listener, a few deliveries at a time, because there may be very many.
+        Attempts that are under way continue.
+        """
+        at = -1
+        while rows := self._index.redriven_until(
+            listener.id, listener.redrives.cancelled, after_id=at, limit=self._tuning.rows_at_once
+        ):
+            at = rows[-1].id
+            for entry in rows:
+                if entry.id not in due.taken:
+                    self.undo(entry, due)
+            await asyncio.sleep(0)
+
+    def undo(self, entry: OutstandingEntry, due: Schedule) -> None:
+        """Undo the redrive of one delivery, which is parked or retrying again as it was before."""
+        entry.undo()
+        entry.queued_ms = entry.due_ms if entry.key_queue is None else None
+        self._index.redriven(entry, was_parked=False)
+        if entry.key_queue is not None:
+            due.advance(entry.key_queue)
+        elif entry.due_ms is not None:
+            due.note(entry.listener_id, entry.due_ms)

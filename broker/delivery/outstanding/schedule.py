@@ -362,6 +362,12 @@ class Outstanding:
         """Begin a redrive, which makes the listener's retrying and parked deliveries due now."""
         self._redrives.begin_now(listener, self._due)
 
+    async def undo_cancelled(self, listener: Listener) -> None:
+        """Undo the redrives of this listener that were cancelled: deliveries that were not attempted since are parked
+        or retrying again as they were before.
+        """
+        await self._redrives.undo_cancelled(listener, self._due)
+
     async def _message_of(self, entry: OutstandingEntry) -> Message | LogUnavailable | None:
         try:
             try:
