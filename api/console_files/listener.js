@@ -24,6 +24,7 @@ import { listenerForm, showSecret } from "./listenerform.js";
 import { concerns, lookAtListener, poll } from "./live.js";
 import { paces, progressBar } from "./progress.js";
 import { replaysPanel } from "./replays.js";
+import { thresholdWords } from "./thresholds.js";
 import {
   count,
   duration,
@@ -79,7 +80,7 @@ export async function showListener({ main, ids, query, signal }) {
     drawRedrive();
     pausing.textContent = listener.paused === null ? "Pause" : "Resume";
     redraw(condition, conditionOf(listener));
-    redraw(settings, settingsOf(listener));
+    redraw(settings, settingsOf(listener, queue));
   }
 
   async function pauseOrResume() {
@@ -131,7 +132,7 @@ function conditionOf(listener) {
   ].filter(Boolean);
 }
 
-function settingsOf(listener) {
+function settingsOf(listener, queue) {
   return facts([
     ["Listener ID", el("code", {}, listener.id)],
     ["notify_url", el("code", {}, listener.notify_url)],
@@ -144,6 +145,7 @@ function settingsOf(listener) {
     ["Retried for", duration(listener.max_age_s)],
     ["First and longest retry delay", `${duration(listener.retry_first_ms / 1000)}, ${duration(listener.retry_max_s)}`],
     Object.keys(listener.headers).length ? ["Headers", el("pre", {}, headersText(listener.headers))] : null,
+    ["Alerts", thresholdWords(listener, queue)],
     ["Created", moment(listener.created_at)],
   ]);
 }

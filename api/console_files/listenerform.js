@@ -3,6 +3,7 @@
 import { ask } from "./api.js";
 import { button, copyable, dialog, el, hash } from "./dom.js";
 import { form } from "./forms.js";
+import { changedThresholds, thresholdFields } from "./thresholds.js";
 import { headersOf, headersText } from "./words.js";
 
 // [name, label, hint, whether an empty field means "no limit"]
@@ -69,6 +70,7 @@ export function listenerForm({ queue, listener = null, etag = null }) {
       min: 0,
       value: was.batch ? was.batch[name] : "",
     })),
+    ...thresholdFields(was, queue),
     {
       name: "headers",
       label: "Headers",
@@ -84,7 +86,7 @@ export function listenerForm({ queue, listener = null, etag = null }) {
       submit: fresh ? "Create listener" : "Save",
       cancel: () => close(),
       onSubmit: async (given) => {
-        const body = fresh ? created(given) : changed(given, was);
+        const body = { ...(fresh ? created(given) : changed(given, was)), ...changedThresholds(given, was) };
         if (!fresh) {
           if (Object.keys(body).length)
             await ask("updateListener", { ids: { queue_id: queue.id, listener_id: was.id }, body, ifMatch: etag });

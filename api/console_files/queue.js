@@ -8,6 +8,7 @@ import { listenerForm } from "./listenerform.js";
 import { sortedList } from "./lists.js";
 import { concerns, poll } from "./live.js";
 import { messagesPanel } from "./messages.js";
+import { changedThresholds, thresholdFields } from "./thresholds.js";
 import { HEALTHS, healthOf, hostAndPath, problemWords, recentFailures } from "./words.js";
 
 const LOOK_MS = 5000;
@@ -25,7 +26,7 @@ export async function showQueue({ main, ids, query, signal }) {
       { class: "title" },
       el("h1", { tabindex: "-1" }, queue.name),
       link(["queues", queue.id, "play"], "Play inbox", { class: "button" }),
-      button("Rename", () => rename(queue, found.etag), { needs: "renameQueue" }),
+      button("Edit", () => edit(queue, found.etag), { needs: "renameQueue" }),
       button("Delete", () => remove(queue), { needs: "deleteQueue", class: "danger" }),
     ),
     el("p", { class: "quiet" }, "Queue ID ", el("code", {}, queue.id)),
@@ -120,8 +121,8 @@ function columnsOf(queue) {
   ];
 }
 
-function rename(queue, etag) {
-  dialog("Rename queue", (close) =>
+function edit(queue, etag) {
+  dialog("Edit queue", (close) =>
     form({
       fields: [
         {
@@ -132,11 +133,14 @@ function rename(queue, etag) {
           value: queue.name,
           hint: "The queue keeps its ID and its messages. New attempts carry the new name.",
         },
+        ...thresholdFields(queue),
       ],
-      submit: "Rename queue",
+      submit: "Save",
       cancel: () => close(),
-      onSubmit: async (body) => {
-        await ask("renameQueue", { ids: { queue_id: queue.id }, body, ifMatch: etag });
+      onSubmit: async (given) => {
+        const renamed = given.name === queue.name ? {} : { name: given.name };
+        const body = { ...renamed, ...changedThresholds(given, queue) };
+        if (Object.keys(body).length) await ask("renameQueue", { ids: { queue_id: queue.id }, body, ifMatch: etag });
         close();
         window.dispatchEvent(new Event("hashchange"));
       },

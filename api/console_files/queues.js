@@ -5,6 +5,7 @@ import { button, dialog, el, hash, link, notice, since, state } from "./dom.js";
 import { form } from "./forms.js";
 import { sortedList } from "./lists.js";
 import { poll } from "./live.js";
+import { changedThresholds, thresholdFields } from "./thresholds.js";
 import { HEALTHS } from "./words.js";
 
 const LOOK_MS = 5000;
@@ -128,10 +129,12 @@ function createQueue() {
           maxlength: 200,
           hint: "For example myapp.io/orders. You can rename the queue later.",
         },
+        ...thresholdFields({}),
       ],
       submit: "Create queue",
       cancel: () => close(),
-      onSubmit: async (body) => {
+      onSubmit: async (given) => {
+        const body = { name: given.name, ...changedThresholds(given, {}) };
         const { queue } = (await ask("createQueue", { body })).body;
         close();
         notice(`Queue “${queue.name}” created. Add a listener to deliver its messages.`);

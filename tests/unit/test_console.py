@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from api import console as served
 from api.app import operations
 from api.reference import OPERATION_DOCS
 from broker.commands.organizations import SCOPES
+from broker.core.alerts import DEFAULTS
 from broker.core.health import Health
 
 FOLDER = Path(served.__file__).parent / "console_files"
@@ -183,6 +185,11 @@ def test_all_scopes_of_keys_can_be_chosen():
     assert re.findall(r'\["([\w:]+)", "\1: ', SCRIPTS["keys.js"]) == list(SCOPES)
 
 
+def test_the_thresholds_of_alerts_in_the_forms_are_those_of_the_api_with_their_defaults():
+    named = re.findall(r'^  \["(\w+)", "[^"]+", "[^"]+", (\d+)\],$', SCRIPTS["thresholds.js"], re.MULTILINE)
+    assert {name: int(usual) for name, usual in named} == asdict(DEFAULTS)
+
+
 # Each action of the console begins with one of these; a new verb is added here on purpose.
 VERBS = {
     *(
@@ -198,7 +205,6 @@ VERBS = {
         "Pause",
         "Put",
         "Register",
-        "Rename",
     ),
     *(
         "Resume",

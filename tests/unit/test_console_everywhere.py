@@ -159,7 +159,7 @@ async def test_every_dialog(shop: Shop, page: Browser):
     listener = f"/queues/{shop.queue}/listeners/{shop.listener}"
     dialogs: list[tuple[str, str, Callable[[], Awaitable[None]]]] = [
         ("/queues", "create queue", lambda: press(page, "Create queue")),
-        (f"/queues/{shop.queue}", "rename queue", lambda: press(page, "Rename")),
+        (f"/queues/{shop.queue}", "edit queue", lambda: press(page, "Edit")),
         (f"/queues/{shop.queue}", "delete queue", lambda: press(page, "Delete")),
         (f"/queues/{shop.queue}", "create listener", lambda: press(page, "Create listener")),
         (listener, "edit listener", lambda: press(page, "Edit")),

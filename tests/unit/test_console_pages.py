@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -443,4 +444,43 @@ async def test_the_batches_of_a_listener_are_turned_on_changed_and_turned_off_in
         await page.run("[...document.querySelectorAll('dialog .row button')].at(-1).click()")
         await save(max_messages="")
         await page.until(f"{shown}.includes('Messages in a request, at most1')")
+        assert page.errors == []
+
+
+@needs_chromium
+async def test_the_thresholds_of_alerts_are_set_in_the_forms_of_a_queue_and_of_a_listener(shop: Shop):
+    queue, listener = (f"/queues/{shop.queue}{more}" for more in ("", f"/listeners/{shop.listener}"))
+    asked = json.dumps({"headers": {"everput-organization": shop.organization}})
+    async with browser() as page:
+        await page.size(1440, 900)
+
+        async def stored(path: str) -> dict[str, int] | None:
+            answer = await page.run(f"fetch('/v1{path}', {asked}).then((one) => one.json())")
+            return answer.get("listener", answer.get("queue")).get("alerts")
+
+        async def edit(path: str, **values: str) -> str:
+            """Fill in the thresholds, and return the words of the form."""
+            await page.go(f"{shop.url}/console#{path}")
+            await page.page.get_by_role("button", name="Edit", exact=True).click()
+            await page.page.locator("dialog details.more > summary").click()
+            for name, value in values.items():
+                await page.page.locator(f'dialog [name="alerts.{name}"]').fill(value)
+            words = await page.run("document.querySelector('dialog form').textContent")
+            await page.page.locator("dialog button[type=submit]").click()
+            await page.until("document.querySelector('dialog') === null")
+            return str(words)
+
+        await opened(page, shop.url, queue)
+        words = await edit(queue, parked="7", lag_s="0")
+        assert "Leave empty for the default, 10,000. 0 turns the alert off." in words
+        assert await stored(queue) == {"parked": 7, "lag_s": 0}
+        words = await edit(listener, down_s="5")
+        assert "Leave empty for the queue's, 7. 0 turns the alert off." in words
+        assert await stored(listener) == {"down_s": 5}
+        alerts = "10,000 messages in the backlog, 7 parked deliveries, down for 5 s, failing for 5 min"
+        await page.until(f"document.querySelector('main').textContent.includes({alerts!r})")
+        await edit(listener, down_s="")
+        assert await stored(listener) is None
+        await edit(queue)
+        assert await stored(queue) == {"parked": 7, "lag_s": 0}, "what was not changed stays"
         assert page.errors == []
