@@ -16,7 +16,7 @@ from api.clients import Clients
 from api.limits import EVERYBODY, Limit, Recent
 from api.pages import rfc3339
 from api.problems import BadParameter, Forbidden, NoSession
-from api.shapes import AccountBody, DeletionBody, NameBody, PasswordBody
+from api.shapes import AccountBody, DeletionBody, NameBody, PasswordBody, UnlinkBody
 from broker.commands.accounts import SESSION_S, AccountCommands, check_email
 from broker.core.accounts import Account, Session
 from broker.core.entities import Organization
@@ -163,7 +163,17 @@ class Accounts:
             session, body.password, body.new_password, request_id=call.request_text
         ):
             raise NoSession("This session is unknown or has ended. Sign in again.")
-        return {"account": _account_fields(account)}
+        return {"account": _account_fields(self._account(session))}
+
+    async def unlink(self, call: Call) -> Any:
+        """Unlink the account from the OpenID Connect provider, so that only its password signs in."""
+        session = await self._sessions.find(call.scope, call.headers)
+        call.by_session(session)
+        body = await call.json(UnlinkBody, small=True)
+        self._guess(call, self._account(session).email, known=True)
+        if not await self._commands.unlink_identity(session, body.password, request_id=call.request_text):
+            raise NoSession("This session is unknown or has ended. Sign in again.")
+        return {"account": _account_fields(self._account(session))}
 
     async def delete(self, call: Call) -> Any:
         """Delete the account. The answer lists the organizations that are left without an owner who can sign in."""
@@ -289,7 +299,10 @@ class Accounts:
 
 
 def _account_fields(account: Account) -> dict[str, Any]:
-    return {"id": account.id, "email": account.email}
+    fields = {"id": account.id, "email": account.email}
+    if account.identity is None:
+        return fields
+    return {**fields, "identity": {"issuer": account.identity[0], "has_password": account.has_password}}
 
 
 def _session_fields(session: Session) -> dict[str, Any]:

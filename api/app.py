@@ -262,6 +262,7 @@ def make_app(
             at("/v1/accounts", PUT=Method(accounts.register, None)),
             at("/v1/accounts/password", POST=Method(accounts.change_password, None)),
             at("/v1/accounts/password-reset", POST=Method(resets.ask, None), PUT=Method(resets.set, None)),
+            at("/v1/accounts/unlink", POST=Method(accounts.unlink, None)),
             at("/v1/accounts/delete", POST=Method(accounts.delete, None)),
             at(
                 "/v1/sessions",

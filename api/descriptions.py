@@ -148,6 +148,10 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     ),
     "resetPassword": "Sets the password with the token in the link of the mail, and ends all sessions of the account.",
     "changePassword": "Changes the password of the signed-in account. Its other sessions end.",
+    "unlinkIdentity": (
+        "Unlinks the signed-in account from its OpenID Connect provider, so that only its password signs in. Its other "
+        "sessions end. The account must have a password, and `identity` of the account says whether it has."
+    ),
     "deleteAccount": (
         "Deletes the signed-in account. API keys stay, because they belong to organizations. If an organization "
         "would be left with no owner who can sign in, the request is refused with 422 unless `even_if_last` is "

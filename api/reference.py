@@ -444,6 +444,15 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
         example={"token": "AbCd…", "new_password": "wrong horse staple"},
         asks=OPEN,
     ),
+    ("POST", "/v1/accounts/unlink"): OperationDoc(
+        "unlinkIdentity",
+        "Unlink the OpenID Connect provider",
+        answers.AccountAnswer,
+        shapes.UnlinkBody,
+        problems=(429, *BODY),
+        example={"password": "correct horse battery"},
+        asks=SESSION,
+    ),
     ("POST", "/v1/accounts/delete"): OperationDoc(
         "deleteAccount",
         "Delete the account",

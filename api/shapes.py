@@ -100,6 +100,13 @@ class PasswordBody(Struct, forbid_unknown_fields=True):
     """The new password."""
 
 
+class UnlinkBody(Struct, forbid_unknown_fields=True):
+    """The body of a request to unlink the account from an OpenID Connect provider."""
+
+    password: str
+    """The account's password, with which the person signs in afterwards."""
+
+
 class ResetBody(Struct, forbid_unknown_fields=True):
     """The body of a request to have a mail sent that resets a password."""
 

@@ -6,6 +6,7 @@
 const OPERATIONS = {
   createAccount: ["PUT", "/v1/accounts"],
   changePassword: ["POST", "/v1/accounts/password"],
+  unlinkIdentity: ["POST", "/v1/accounts/unlink"],
   askForPasswordReset: ["POST", "/v1/accounts/password-reset"],
   resetPassword: ["PUT", "/v1/accounts/password-reset"],
   startOidc: ["POST", "/v1/sessions/oidc"],

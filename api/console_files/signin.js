@@ -185,13 +185,52 @@ export function showPassword({ main }) {
         ],
         submit: "Change password",
         onSubmit: async (body) => {
-          await ask("changePassword", { body });
+          session.account = (await ask("changePassword", { body })).body.account;
           location.hash = hash("queues");
           notice("Password changed. Your other sessions are signed out.");
         },
       }),
     ),
+    ...identityPanels(() => showPassword({ main })),
   );
+}
+
+/** Create the panel with the provider that the account is linked with: an array, empty without one. changed: called once it is unlinked. */
+function identityPanels(changed) {
+  const { email, identity } = session.account;
+  if (!identity) return [];
+  const shown = el(
+    "section",
+    { class: "panel narrow" },
+    el("h2", {}, "OpenID Connect provider"),
+    el("p", {}, `${email} can also sign in with `, el("code", {}, identity.issuer), "."),
+    identity.has_password
+      ? form({
+          fields: [
+            {
+              name: "password",
+              label: "Your password",
+              type: "password",
+              required: true,
+              autocomplete: "current-password",
+              hint: "From then on, only this password signs you in. Signing in with the provider again links the account again, and its password stops working.",
+            },
+          ],
+          submit: "Unlink provider",
+          onSubmit: async (body) => {
+            session.account = (await ask("unlinkIdentity", { body })).body.account;
+            changed();
+            notice("Provider unlinked. Your other sessions are signed out.");
+          },
+        })
+      : el(
+          "p",
+          { class: "quiet" },
+          "This account has no password. To unlink the provider, set one first: ",
+          MAIL ? "sign out, and reset the password there." : "ask the operator of this server for a one-time password.",
+        ),
+  );
+  return [shown];
 }
 
 /** Show the page that creates an organization. */

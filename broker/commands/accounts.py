@@ -182,6 +182,29 @@ class AccountCommands:
         await self.change_password(session, password, new_password, request_id=request_id)
         await self.end_session(session, request_id=request_id)
 
+    async def unlink_identity(self, session: Session, password: str, *, request_id: str = "") -> bool:
+        """Unlink the account from its OpenID Connect provider, and end its other sessions. Return False if this session
+        has already ended.
+
+        Raises Refused if the password is wrong, or if the account has no lasting password or no provider.
+        """
+        await self._view.caught_up()
+        account = self._view.state.accounts.by_id.get(session.account_id)
+        if account is None:
+            return False
+        if account.identity is None:
+            raise Refused("This account is not linked with an OpenID Connect provider.")
+        if not account.has_password:
+            raise Refused(
+                "This account has no password, so nobody could sign in afterwards. Set one first: reset the password "
+                "by e-mail, or ask the operator of this server."
+            )
+        await self._check_own_password(account, password)
+        event = ev.AccountIdentityUnlinked(
+            **event_fields(_without_organization(account.id, request_id)), account_id=account.id, session_id=session.id
+        )
+        return await record(self._control, self._view, event)
+
     async def _check_own_password(self, account: Account, password: str) -> None:
         if not await self._passwords.fits(password, account.password_hash or None):
             raise Refused("The password is wrong. Give the account's current password.", pointer="/password")

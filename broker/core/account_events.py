@@ -66,6 +66,17 @@ class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="accoun
     subject: str
 
 
+class AccountIdentityUnlinked(AccountEvent, frozen=True, kw_only=True, tag="account.identity_unlinked"):
+    """The event that an OpenID Connect provider may no longer sign a person in to an account. The other sessions of
+    the account end.
+
+    `session_id` is the session in which it was unlinked. It counts only if the account has an identity, and a password
+    that is not temporary.
+    """
+
+    session_id: str
+
+
 class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account.sessions_ended"):
     """The event which says that an account's sessions ended.
 

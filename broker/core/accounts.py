@@ -49,6 +49,11 @@ class Account:
     one_time_until_ms: int | None = None
     identity: tuple[str, str] | None = None
 
+    @property
+    def has_password(self) -> bool:
+        """Whether the account has a password that is not temporary."""
+        return bool(self.password_hash) and self.one_time_until_ms is None
+
     def may_sign_in(self, at_ms: int) -> bool:
         """Return whether the account's password may start a session at this time. A temporary password does so only
         once, before it expires.
@@ -151,6 +156,13 @@ class Accounts:
                 self._end_all(account)
                 self._by_identity[identity] = account.id
                 self._is(replace(account, identity=identity, password_hash="", one_time_until_ms=None))
+            case ev.AccountIdentityUnlinked():
+                known = event.session_id in self._sessions_of.get(account.id, {})
+                if account.identity is None or not account.has_password or not known:
+                    return False
+                self._end_all(account, but=event.session_id)
+                del self._by_identity[account.identity]
+                self._is(replace(account, identity=None))
             case ev.AccountSessionsEnded():
                 self._end_all(account, but=event.kept_session_id)
             case ev.AccountBlocked() | ev.AccountUnblocked():

@@ -58,7 +58,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "role": "the role of the member: `owner`, `developer`, `operator` or `auditor`",
     "email": "the e-mail address of the account or of the invited person, as it was given",
     "password_hash": "argon2id of the password, in PHC form",
-    "session_id": "the session; for a change of password, the session that made it",
+    "session_id": "the session; for a change of password or an unlinked identity, the session that made it",
     "token_sha256": "SHA-256 of the token of the session or the invitation, in hex",
     "expires_at_ms": "the time at which the session, one-time password, invitation or key ends; null for never",
     "queue_ids": "the queues that the key is restricted to; null for all",

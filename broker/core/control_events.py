@@ -16,6 +16,7 @@ from broker.core.account_events import (
     AccountCreated,
     AccountDeleted,
     AccountIdentityLinked,
+    AccountIdentityUnlinked,
     AccountPasswordChanged,
     AccountPasswordReset,
     AccountSessionsEnded,
@@ -271,6 +272,7 @@ ControlEvent = (
     | AccountPasswordChanged
     | AccountPasswordReset
     | AccountIdentityLinked
+    | AccountIdentityUnlinked
     | AccountSessionsEnded
     | AccountBlocked
     | AccountUnblocked

@@ -7,6 +7,15 @@ from msgspec import UNSET, UnsetType, field
 from everput.answers.base import Answer, Count, Id, Links, Named, PageLinks, Time
 
 
+class IdentityFields(Answer):
+    """The OpenID Connect provider with which a person may sign in."""
+
+    issuer: str
+    """The URL that names the provider."""
+    has_password: bool
+    """Whether the account has a password, too. Only then it can be unlinked."""
+
+
 class AccountFields(Answer):
     """An account: a person who can sign in."""
 
@@ -16,10 +25,17 @@ class AccountFields(Answer):
     """The e-mail address to sign in with."""
 
 
+class OwnAccountFields(AccountFields):
+    """The account of the person who asks."""
+
+    identity: IdentityFields | UnsetType = UNSET
+    """The OpenID Connect provider that the account is linked with; absent if there is none."""
+
+
 class AccountAnswer(Answer):
     """An account."""
 
-    account: AccountFields
+    account: OwnAccountFields
     """The account."""
 
 
@@ -40,7 +56,7 @@ class SignInUrlAnswer(Answer):
 class DeletedAccountAnswer(Answer):
     """A deleted account."""
 
-    account: AccountFields
+    account: OwnAccountFields
     """The account as it was."""
     without_members: list[Named]
     """The organizations that now have no owner who can sign in."""
@@ -90,7 +106,7 @@ class NewSessionAnswer(Answer):
 
     session: NewSessionFields
     """The session."""
-    account: AccountFields
+    account: OwnAccountFields
     """The account that signed in."""
 
 
@@ -99,7 +115,7 @@ class SessionAnswer(Answer):
 
     session: SessionFields
     """The session."""
-    account: AccountFields
+    account: OwnAccountFields
     """The account that is signed in."""
 
 

@@ -51,7 +51,7 @@ SUMMARY_VERBS = {
         "Receive",
         "Register",
     ),
-    *("Remove", "Rename", "Replay", "Resume", "Retry", "Revoke", "Rotate", "Send", "Sign"),
+    *("Remove", "Rename", "Replay", "Resume", "Retry", "Revoke", "Rotate", "Send", "Sign", "Unlink"),
 }
 
 

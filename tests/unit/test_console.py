@@ -218,6 +218,7 @@ VERBS = {
         "Start",
         "Change",
         "Try",
+        "Unlink",
         "Done",
         "I",
         "Reset",

@@ -194,3 +194,48 @@ async def test_a_person_signs_in_with_the_provider_and_is_told_why_not():
         assert await page.run("document.querySelector('#nav .who').textContent") == "ann@example.com"
         assert await page.run("document.cookie") == ""
         assert page.errors == []
+
+
+async def test_a_person_sees_the_linked_provider_and_unlinks_it_once_there_is_a_password():
+    async with (
+        provider() as acme,
+        browser() as page,
+        live_api(oidc=acme.settings(), public_url="http://everput.example") as api,
+    ):
+        url = acme.back = str(api.bare.base_url).rstrip("/")
+        button = "[...document.querySelectorAll('button')].find((one) => one.textContent === 'Sign in with Acme & Co')"
+        main = "document.querySelector('main')?.textContent"
+        unlink = page.page.get_by_role("button", name="Unlink provider", exact=True)
+        await page.size(390, 844)
+
+        async def sign_in() -> None:
+            """Sign in with the provider, and open the page with the password and the provider."""
+            await page.go(f"{url}/console")
+            await page.until(f"{HEADING} === 'Sign in'")
+            page.errors.clear()  # Chromium reports the 401 of the page's question who is signed in.
+            await page.run(f"{button}.click()")
+            await page.until(f"{HEADING} === 'Create your organization'")
+            await page.go(f"{url}/console#/password")
+            await page.until(f"{HEADING} === 'Change password'")
+            await page.until(f"{main}.includes({f'ann@example.com can also sign in with {acme.issuer}.'!r})")
+            assert page.errors == []
+
+        await sign_in()
+        assert "This account has no password" in await page.run(main)
+        assert await unlink.count() == 0
+        assert await page.violations() == []
+        people = AccountCommands(api.log.control, api.log.control, cheap_passwords())
+        account = api.log.control.state.accounts.account("ann@example.com")
+        await people.replace_password(account, PASSWORD, request_id="r")
+        await sign_in()
+        assert await page.violations() == []
+        await page.page.get_by_label("Your password", exact=True).fill("a wrong password")
+        await unlink.click()
+        await page.until("document.querySelector('.error:not([hidden])')?.textContent.includes('password is wrong')")
+        page.errors.clear()  # Chromium reports the 422.
+        await page.page.get_by_label("Your password", exact=True).fill(PASSWORD)
+        await unlink.click()
+        await page.until("document.body.textContent.includes('Provider unlinked.')")
+        await page.until(f"!{main}.includes('can also sign in with')")
+        assert api.log.control.state.accounts.account("ann@example.com").identity is None
+        assert page.errors == []

@@ -42,6 +42,7 @@ SAMPLES: list[ev.Event] = [
     ev.AccountPasswordChanged(**NOBODYS, **ACCOUNT, session_id="s-1", password_hash=PASSWORD_HASH),
     ev.AccountPasswordReset(**NOBODYS, **ACCOUNT, password_hash=PASSWORD_HASH, expires_at_ms=1_767_312_030_123),
     ev.AccountIdentityLinked(**NOBODYS, **ACCOUNT, issuer="https://id.example", subject="248289761001"),
+    ev.AccountIdentityUnlinked(**NOBODYS, **ACCOUNT, session_id="s-1"),
     ev.AccountSessionsEnded(**NOBODYS, **ACCOUNT, kept_session_id="s-1"),
     ev.AccountBlocked(**NOBODYS, **ACCOUNT),
     ev.AccountUnblocked(**NOBODYS, **ACCOUNT),

@@ -20,6 +20,8 @@ from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
 from broker.commands.invitations import InvitationCommands, shell_context
 from broker.commands.organizations import create_organization
+from broker.core.codec import decode
+from broker.core.events import AccountIdentityUnlinked
 from broker.outbound import oidc
 from tests.apps import cheap_passwords
 from tests.oidc import CLIENT_SECRET, TestProvider, provider
@@ -81,7 +83,8 @@ async def test_a_new_person_gets_an_account_and_a_session_and_later_the_same_acc
     assert await signed_in(api) is None
     acme.person |= {"email": "ann.married@example.com"}
     assert await comes_back(api, await at_provider(api)) == ""
-    assert (await api.bare.get("/v1/sessions")).json()["account"] == {"id": account, "email": ANN}
+    now = (await api.bare.get("/v1/sessions")).json()["account"]
+    assert (now["id"], now["email"]) == (account, ANN)
     assert (await api.bare.post("/v1/sessions", json={"email": ANN, "password": ""})).status_code == 401
     assert acme.asked.count("/.well-known/openid-configuration") == 1
 
@@ -118,6 +121,81 @@ async def test_another_person_with_the_address_of_an_account_does_not_get_it(acm
     acme.person["sub"] = "the-next-ann"
     assert await comes_back(api, await at_provider(api)) == "taken"
     assert await signed_in(api) is None
+
+
+async def with_password(api: Api, password: str = "another horse battery") -> None:
+    """Give the account that is linked with the provider a password, as a mail to its address does."""
+    control = api.log.control
+    people = AccountCommands(control, control, cheap_passwords())
+    await people.replace_password(control.state.accounts.account(ANN), password, request_id="r")
+
+
+async def test_an_account_with_a_password_is_unlinked_and_its_other_sessions_end(acme):
+    api = await app(acme)
+    assert await comes_back(api, await at_provider(api)) == ""
+    assert (await api.bare.get("/v1/sessions")).json()["account"]["identity"] == {
+        "issuer": acme.settings().issuer,
+        "has_password": False,
+    }
+    await with_password(api)
+    assert await comes_back(api, await at_provider(api)) == ""
+    by_provider = {"authorization": f"Bearer {api.bare.cookies['everput_session']}"}
+    api.bare.cookies.clear()
+    who = {"email": ANN, "password": "another horse battery"}
+    begun = (await api.bare.post("/v1/sessions", json=who)).json()
+    assert begun["account"]["identity"]["has_password"] is True
+    api.bare.cookies.clear()
+    ours = {"authorization": f"Bearer {begun['session']['token']}"}
+    wrong = await api.bare.post("/v1/accounts/unlink", json={"password": PASSWORD}, headers=ours)
+    assert problem(wrong, 422)["errors"][0]["pointer"] == "/password"
+    body = {"password": who["password"]}
+    answer = await api.bare.post("/v1/accounts/unlink", json=body, headers=ours)
+    assert answer.json() == {"account": {"id": begun["account"]["id"], "email": ANN}}
+    assert (await api.bare.get("/v1/sessions", headers=by_provider)).status_code == 401
+    assert (await api.bare.get("/v1/sessions", headers=ours)).json()["account"] == answer.json()["account"]
+    event = decode(api.log.control.records[-1])
+    assert event == AccountIdentityUnlinked(
+        at_ms=event.at_ms,
+        organization_id="",
+        actor=f"account:{begun['account']['id']}",
+        request_id=event.request_id,
+        account_id=begun["account"]["id"],
+        session_id=begun["session"]["id"],
+    )
+    problem(await api.bare.post("/v1/accounts/unlink", json=body, headers=ours), 422)
+    assert (await api.bare.post("/v1/sessions", json=who)).status_code == 200
+
+
+async def test_the_same_address_at_the_provider_may_be_linked_again_after_it_was_unlinked(acme):
+    api = await app(acme)
+    assert await comes_back(api, await at_provider(api)) == ""
+    account = (await api.bare.get("/v1/sessions")).json()["account"]["id"]
+    await with_password(api)
+    assert await comes_back(api, await at_provider(api)) == ""
+    body = {"password": "another horse battery"}
+    assert (await api.bare.post("/v1/accounts/unlink", json=body, headers=SAME)).status_code == 200
+    acme.person["sub"] = "the-same-ann-anew"
+    assert await comes_back(api, await at_provider(api)) == ""
+    assert (await api.bare.get("/v1/sessions")).json()["account"]["id"] == account
+    assert (await api.bare.post("/v1/sessions", json={"email": ANN, **body})).status_code == 401
+
+
+async def test_an_account_without_a_lasting_password_stays_linked(acme):
+    api = await app(acme)
+    assert await comes_back(api, await at_provider(api)) == ""
+    control = api.log.control
+    before = control.state.accounts.account(ANN)
+    refused = await api.bare.post("/v1/accounts/unlink", json={"password": ""}, headers=SAME)
+    assert "no password" in problem(refused, 422)["detail"]
+    once, _ = await AccountCommands(control, control, cheap_passwords()).reset_password(before.id)
+    assert await comes_back(api, await at_provider(api)) == ""
+    refused = await api.bare.post("/v1/accounts/unlink", json={"password": once}, headers=SAME)
+    assert "no password" in problem(refused, 422)["detail"]
+    assert control.state.accounts.account(ANN).identity == before.identity
+    session = control.state.accounts.sessions_of(before.id)[-1].id
+    fields = {"at_ms": now_ms(), "organization_id": "", "account_id": before.id}
+    assert not control.state.apply(AccountIdentityUnlinked(**fields, session_id=session)), "nor does an event count"
+    problem(await api.bare.post("/v1/accounts/unlink", json={"password": once}), 403)
 
 
 WRONG: dict[str, dict[str, Any]] = {

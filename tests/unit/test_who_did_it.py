@@ -14,10 +14,12 @@ from broker.commands.invitations import InvitationCommands, shell_context
 from broker.commands.organizations import SCOPES
 from broker.core.codec import CLASSES, encode
 
-# What workers do by themselves, and what the shell does (cli/commands/rotate.py, cli/commands/accounts.py).
+# What workers do by themselves, what the shell does (cli/commands/rotate.py, cli/commands/accounts.py), and what needs
+# an OpenID Connect provider (test_oidc.py).
 BY_THEMSELVES = {
     "alert.cleared", "alert.raised", "alert.told",
-    "account.blocked", "account.identity_linked", "account.password_reset", "account.unblocked",
+    "account.blocked", "account.identity_linked", "account.identity_unlinked", "account.password_reset",
+    "account.unblocked",
     "answers.kept", "change.applied",
     "deliveries.settled", "delivery.attempted", "delivery.parked", "delivery.set_aside",
     "listener.resealed", "log.damaged", "log.mended", "partition.handed_over", "partition.taken_over",
