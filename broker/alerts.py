@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import uuid4
@@ -37,6 +37,7 @@ from broker.core.alerts import (
     thresholds,
 )
 from broker.core.codec import Fields
+from broker.core.cursor import Cursor
 from broker.core.directory import Directory
 from broker.core.entities import Listener, Organization
 from broker.core.events import AlertCleared, AlertRaised
@@ -164,34 +165,26 @@ class AlertWatch:
         """Check the conditions of this worker's alerts once, and put the messages of alerts that begin or end. If there
         are many listeners, a call checks only some of those that need no alert soon.
 
-        `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer.
+        `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer. If
+        it does not answer for some listeners only, the others are checked nevertheless.
         """
         await self._messages.put_missing(at_ms or now_ms())
-        state = self._directory
+        await self._judge_installation(at_ms or now_ms())
+        await self._judge_keys(at_ms or now_ms())
         due = self._due()
         time = asyncio.get_running_loop().time
+        failure: BrokerError | None = None
         for several in _batches(due):
             began_s = time()
-            facts = await self._facts(several, at_ms or now_ms())
-            for listener in several:
-                if listener.id in state.listeners:
-                    await self._judge_listener(state.listeners[listener.id], facts[listener.id], at_ms or now_ms())
+            try:
+                await self._judge_listeners(several, at_ms)
+            except BrokerError as error:
+                failure = error
             if len(due) > _AT_ONCE:
                 await asyncio.sleep((time() - began_s) * _PAUSE_PART)
-        for key in list(state.keys.values()):
-            if key.expires_at_ms is not None and self._is_ours(key.id):
-                soon = (
-                    0
-                    < key.expires_at_ms - (at_ms or now_ms())
-                    <= min(KEY_SOON_MS, (key.expires_at_ms - key.created_at_ms) // 2)
-                )
-                subject = Subject(key.organization_id, key_id=key.id)
-                facts_now: dict[str, int | str] = {"expires_at_ms": key.expires_at_ms}
-                reading = Reading(Level.HIGH if soon else Level.LOW)
-                if soon or state.alerts.is_open(Kind.KEY, key.id):
-                    await self._judge(subject, {Kind.KEY: reading}, facts_now, at_ms or now_ms())
-        await self._judge_installation(at_ms or now_ms())
         self._forget()
+        if failure is not None:
+            raise failure
 
     def _due(self) -> list[Listener]:
         """Return the listeners whose alerts are checked now: all listeners that may need an alert, and some of the
@@ -233,26 +226,36 @@ class AlertWatch:
 
     # Facts
 
-    async def _facts(self, several: Sequence[Listener], at_ms: int) -> Mapping[str, ListenerFacts]:
-        cursors = await self.sources.cursors.load([one.id for one in several], range(self.partitions))
-        found: dict[str, ListenerFacts] = {}
-        for listener in several:
-            places = cursors[listener.id].values()
-            known = facts_of(places, at_ms)
-            oldest = [one.oldest_at_ms for one in places if one.pending and one.oldest_at_ms is not None]
-            waiting = sum(one.pending for one in places)
-            gone = listener.paused is not None and listener.paused.startswith(_GONE)
-            health = Health.DOWN if gone else known.health(paused=listener.paused is not None)
-            ends = [ends_at_ms for _, ends_at_ms in listener.former_secrets if ends_at_ms > at_ms]
-            found[listener.id] = ListenerFacts(
-                health=health.value,
-                lag=max(waiting, self.sources.lag(listener.id) or 0),
-                oldest_at_ms=min(oldest, default=None),
-                parked=known.parked,
-                error=next((one.error for one in places if one.error is not None), None),
-                secret_ends_at_ms=min(ends, default=None),
-            )
-        return found
+    async def _judge_listeners(self, several: Sequence[Listener], at_ms: int | None) -> None:
+        """Check some listeners. If Kafka does not answer for one of them, check the others, and raise its BrokerError
+        then.
+        """
+        loads = (self.sources.cursors.load([one.id], range(self.partitions)) for one in several)
+        results = await asyncio.gather(*loads, return_exceptions=True)
+        for listener_id, result in zip([one.id for one in several], results, strict=True):
+            listener = self._directory.listeners.get(listener_id)
+            if listener is not None and not isinstance(result, BaseException):
+                facts = self._facts(listener, result[listener_id].values(), at_ms or now_ms())
+                await self._judge_listener(listener, facts, at_ms or now_ms())
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _facts(self, listener: Listener, cursors: Collection[Cursor], at_ms: int) -> ListenerFacts:
+        known = facts_of(cursors, at_ms)
+        oldest = [one.oldest_at_ms for one in cursors if one.pending and one.oldest_at_ms is not None]
+        waiting = sum(one.pending for one in cursors)
+        gone = listener.paused is not None and listener.paused.startswith(_GONE)
+        health = Health.DOWN if gone else known.health(paused=listener.paused is not None)
+        ends = [ends_at_ms for _, ends_at_ms in listener.former_secrets if ends_at_ms > at_ms]
+        return ListenerFacts(
+            health=health.value,
+            lag=max(waiting, self.sources.lag(listener.id) or 0),
+            oldest_at_ms=min(oldest, default=None),
+            parked=known.parked,
+            error=next((one.error for one in cursors if one.error is not None), None),
+            secret_ends_at_ms=min(ends, default=None),
+        )
 
     async def _judge_listener(self, listener: Listener, facts: ListenerFacts, at_ms: int) -> None:
         queue = self._directory.queues[listener.queue_id]
@@ -266,6 +269,17 @@ class AlertWatch:
             known["secret_ends_at_ms"] = facts.secret_ends_at_ms
         subject = Subject(listener.organization_id, listener_id=listener.id, queue_id=listener.queue_id)
         await self._judge(subject, readings(facts, limits, at_ms), known, at_ms)
+
+    async def _judge_keys(self, at_ms: int) -> None:
+        for key in list(self._directory.keys.values()):
+            if key.expires_at_ms is None or not self._is_ours(key.id):
+                continue
+            left_ms = key.expires_at_ms - at_ms
+            soon = 0 < left_ms <= min(KEY_SOON_MS, (key.expires_at_ms - key.created_at_ms) // 2)
+            if soon or self._directory.alerts.is_open(Kind.KEY, key.id):
+                reading = Reading(Level.HIGH if soon else Level.LOW)
+                subject = Subject(key.organization_id, key_id=key.id)
+                await self._judge(subject, {Kind.KEY: reading}, {"expires_at_ms": key.expires_at_ms}, at_ms)
 
     async def _judge_installation(self, at_ms: int) -> None:
         """Check the log and the disk, for the alerts of organizations. The operator's organizations come first."""

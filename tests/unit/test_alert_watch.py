@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from zlib import crc32
 
+import pytest
 from installation import Installation
 
 from broker.commands.organizations import create_key, create_organization
@@ -154,6 +155,32 @@ async def test_other_alerts_do_not_wait_for_a_partition_that_can_not_be_written(
     one.log.messages.append_together = append
     await one.look(60_000)
     assert {told["listener"]["id"] for told in one.told()} == set(listeners)
+
+
+async def test_other_alerts_do_not_wait_for_listeners_of_which_nothing_can_be_read():
+    one = await Installation.make()
+    listeners = [await one.listen(one.queue.id, f"l-{number}", f"l-{number}") for number in range(70)]
+    for listener in listeners:
+        one.state("down", listener)
+    load = one.cursors.load
+
+    async def some(listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
+        ids = list(listener_ids)
+        if "l-0" in ids:
+            raise LogUnavailable("away")
+        return await load(ids, partitions)
+
+    one.cursors.load = some
+    await one.damage()
+    for after_ms in (0, 60_000):
+        with pytest.raises(LogUnavailable):
+            await one.look(after_ms)
+    assert {each["type"] for each in one.told()} == {"log.damaged", "listener.down"}
+    assert {each["listener"]["id"] for each in one.told() if each["listener"]} == set(listeners) - {"l-0"}
+    one.cursors.load = load
+    await one.look()
+    await one.look(60_000)
+    assert {each["listener"]["id"] for each in one.told() if each["listener"]} == set(listeners)
 
 
 async def test_an_alert_that_another_worker_has_begun_meanwhile_is_ended():
