@@ -34,8 +34,8 @@ _SEALED: Final = re.compile(r"damaged-([A-Za-z0-9_-]{62})", re.ASCII)
 
 
 class DamagedIds:
-    """The encryption of message ids that contain Kafka offsets, because the messages themselves are damaged and have no
-    other id. The newest sealing key encrypts an id, and every sealing key can decrypt it.
+    """The encryption of ids that stand for ranges of damaged messages. Such an id contains Kafka offsets. The newest
+    sealing key encrypts an id, and every sealing key can decrypt it.
     """
 
     def __init__(self, sealer: Sealer) -> None:
@@ -43,8 +43,8 @@ class DamagedIds:
         self._nonce_key = sealer.derived_keys(_NONCE_PURPOSE)[0]
 
     def shown(self, message_id: str, organization_id: str) -> str:
-        """Return a message's id as its organization sees it: encrypted if it contains the Kafka offsets of damaged
-        messages, otherwise unchanged.
+        """Return a message's id as its organization sees it. An id that stands for a range of damaged messages contains
+        Kafka offsets, so it is encrypted. Any other id is returned unchanged.
         """
         where = parse_damaged_id(message_id)
         if where is None:
@@ -55,7 +55,7 @@ class DamagedIds:
         return _PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
     def opened(self, text: str, organization_id: str) -> str | None:
-        """Return the id that the encrypted text stands for; None for any other text."""
+        """Decrypt an encrypted id. Return None if the text is no encrypted id."""
         found = _SEALED.fullmatch(text)
         if found is None:
             return None

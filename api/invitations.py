@@ -71,7 +71,9 @@ class Invitations:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def create(self, call: Call) -> Any:
-        """Invite an e-mail address. Only this answer holds the link."""
+        """Create an invitation for an e-mail address, and send it by mail if that is possible. The answer holds the
+        invitation's link, which later answers leave out.
+        """
         await as_member(call, self._sessions, self._view, MEMBERS)
         body = await call.json(InvitationBody, small=True)
         check_email(body.email)

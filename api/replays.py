@@ -128,8 +128,8 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
-    """Return a planned replay as JSON. The estimated duration assumes that the listener keeps up with the replay's
-    rate, or with EXPECTED_PER_S messages a second if the replay has no lower rate.
+    """Return a planned replay as JSON. The estimated duration assumes the lower of two rates: the replay's own rate,
+    and EXPECTED_PER_S messages a second.
     """
     return {
         "from": rfc3339(planned.from_ms),

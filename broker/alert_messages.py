@@ -42,8 +42,9 @@ _ID_VALID_MS: Final = 5 * 60_000
 class AlertMessages:
     """The messages about alerts that one worker puts.
 
-    `home` returns the partition for a listener, API key or organization, whose alerts have their messages there. `owns`
-    returns whether the worker owns a partition. `assure` raises LogUnavailable if another worker may own it by now.
+    `home` returns the partition into which the messages about a listener's, an API key's or an organization's alerts
+    are put. `owns` returns whether the worker owns a partition. `assure` raises LogUnavailable if another worker may
+    own this worker's partitions by now.
     """
 
     log: Log
@@ -68,7 +69,7 @@ class AlertMessages:
             _log_failure(event, error)
 
     async def put_missing(self, at_ms: int) -> None:
-        """Put the messages about those alerts for which an event is recorded, but perhaps no message was put.
+        """Put the messages about alerts that have a recorded event, but whose message may be missing.
 
         If a partition cannot be written, only the alerts whose messages belong there wait.
         """
@@ -120,8 +121,8 @@ class AlertMessages:
         await record(self.log.control, self.view, told)
 
     async def _find(self, ids: Mapping[int, str], partition: int, organization_id: str) -> str | None:
-        """Return the first of these message ids, given by their times, with which a message was put. Return None if
-        there is none.
+        """Return the first of these message ids for which a message exists, or None. `ids` maps the time in an id to
+        the id.
 
         If the message may be in an unreadable range, it counts as missing, because a repeated alert is better than a
         lost one.
@@ -141,8 +142,8 @@ class AlertMessages:
 
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
-    """Return the times that may be in the id of an alert's message. The last of them is for a message that is put now;
-    the others are for a message that was put at once, or in the five minutes before.
+    """Return the times that the id of an alert's message may hold: the time of the event, and the newest two of the
+    times that follow it in steps of five minutes. A message that is put now gets the last of these times.
     """
     late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
     return [event_at_ms + number * _ID_VALID_MS for number in sorted({0, max(0, late - 1), late})]

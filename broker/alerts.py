@@ -299,7 +299,7 @@ class AlertWatch:
     def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
         """Return whether an alert about the installation may begin or end for this organization.
 
-        It begins for the operator's organizations, and for those with a queue for alerts.
+        It begins only for the operator's organizations, and for organizations that have a queue for alerts.
         """
         state = self._directory
         if not self._is_ours(organization.id):

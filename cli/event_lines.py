@@ -120,7 +120,9 @@ def fitted(text: str, columns: int) -> str:
 
 
 def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the text of a delivery attempt, and the event without the fields that this text contains."""
+    """Return the rest of the event of a delivery attempt, and a text about the attempt. The rest is the event without
+    the fields that are in the text.
+    """
     rest = dict(event)
     number, outcome, took_ms = (rest.pop(name) for name in ("number", "outcome", "took_ms"))
     status, error, next_at_ms = (rest.pop(name) for name in ("status", "error", "next_at_ms"))
@@ -131,7 +133,9 @@ def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _tested(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the text of a listener test, and the event without the fields that this text contains."""
+    """Return the rest of the event of a listener test, and a text about the test. The rest is the event without the
+    fields that are in the text.
+    """
     rest = dict(event)
     status, error, took_ms, answers = (rest.pop(name) for name in ("status", "error", "took_ms", "answers"))
     text = f"{result(status, error)} after {took_ms or 'under 1'} ms"

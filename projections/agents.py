@@ -30,12 +30,12 @@ Failed = Callable[[BaseException], None]
 
 
 class DeliveryStreams(Protocol):
-    """The interface of a worker's delivery streams. For each listener, the worker has one stream for each of its
-    partitions.
+    """The part of a worker that starts, changes and stops the deliveries to listeners, as events of the topic `control`
+    say.
     """
 
     def concerned(self, event: Event, /) -> Collection[str]:
-        """Return the ids of the listeners and replays whose delivery streams this event may change."""
+        """Return the ids of the listeners and replays whose deliveries this event may start, change or stop."""
 
     def __contains__(self, listener_id: str, /) -> bool: ...
     def start(self, listener: Listener, /) -> None: ...
@@ -79,9 +79,9 @@ def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
 
 
 def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, failed: Failed) -> Agent:
-    """Return the Faust agent that starts, changes and stops each listener's delivery streams as the topic `control`
-    says. `failed` is called with any error, after which the process must end, because it might send to a deleted
-    listener.
+    """Return the Faust agent that starts, changes and stops the deliveries to each listener, as the events of the topic
+    `control` say. `failed` is called with any error, after which the process must end, because it might send to a
+    deleted listener.
     """
 
     async def delivery_streams(stream: Any) -> None:
@@ -107,8 +107,8 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
 
 
 def follow(event: Event, directory: Directory, streams: DeliveryStreams) -> None:
-    """Start, change or stop the delivery streams of the listeners that an event concerns. The directory already has
-    this event, and perhaps later ones.
+    """Start, change or stop the deliveries to the listeners that an event concerns. The directory already has this
+    event, and perhaps later ones.
     """
     for listener_id in streams.concerned(event):
         listener = directory.listeners.get(listener_id)

@@ -14,13 +14,15 @@ LATELY_S: Final = 1.0
 
 
 class Others:
-    """The time at which this process last got a request that reads of the log must not delay."""
+    """The time at which this process last got a request other than a read of the log. While such requests arrive, a
+    reader of the log leaves them about half of the event loop's time.
+    """
 
     def __init__(self) -> None:
         self._came_s = -LATELY_S
 
     def came(self) -> None:
-        """Record that a request has arrived that reads of the log must not delay."""
+        """Record that a request other than a read of the log has arrived."""
         self._came_s = time.perf_counter()
 
     @property
@@ -46,11 +48,12 @@ class Pace:
         self._busy_s += time.perf_counter() - self._began_s
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
-        """Yield to the event loop for as long as the work since the last yield took. Do nothing if the work took less
-        than `after_s`.
+        """Pause the work for as long as it took since the last pause, so that the event loop can serve requests. Do
+        nothing if the work took less than `after_s`.
 
-        The wait continues even if the event loop is idle, because a put uses the loop many times: without this, puts
-        took three times as long while a client read the log. If no request came lately, the loop runs only once.
+        The pause continues even if the event loop is idle, because a put uses the loop many times. Without this, a put
+        took three times as long while a client read the log. If no other request came lately, the pause is a single
+        turn of the loop.
         """
         if self._busy_s < after_s:
             return

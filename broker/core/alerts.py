@@ -54,8 +54,8 @@ _SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)
 
 
 class Level(IntEnum):
-    """The level of a condition that may cause an alert. OFF means that the alert is switched off: if it has begun, it
-    ends without a message.
+    """The level of a condition that may cause an alert: HIGH if an alert should begin, LOW if it should end, BETWEEN if
+    neither. OFF means that the alert is switched off: if it has begun, it ends without a message.
     """
 
     OFF = 0
@@ -118,8 +118,8 @@ class ListenerFacts:
 
 
 def readings(facts: ListenerFacts, limits: Thresholds, at_ms: int) -> dict[Kind, Reading]:
-    """Compare the facts about a listener with its alert thresholds. Return, for each condition, its level, and how long
-    this level must last until an alert begins or ends.
+    """Compare the facts about a listener with its alert thresholds. Return the level of each condition (HIGH, LOW,
+    BETWEEN or OFF), and how long this level must last until an alert begins or ends.
     """
     age_ms = 0 if facts.oldest_at_ms is None else max(0, at_ms - facts.oldest_at_ms)
     lag = max(
@@ -154,7 +154,9 @@ class InstallationFacts:
     refused_below: int = 0
 
     def readings(self) -> dict[Kind, Reading]:
-        """Return the level of each condition, and how long this level must last until an alert begins or ends."""
+        """Return the level of each condition (HIGH, LOW, BETWEEN or OFF), and how long this level must last until an
+        alert begins or ends.
+        """
         return {
             Kind.DAMAGED: Reading(Level.HIGH if self.damaged else Level.LOW, calm_ms=0),
             Kind.DISK: Reading(self._disk_level()),

@@ -50,9 +50,7 @@ class Circuit:
 
     @property
     def alive(self) -> bool:
-        """Whether the circuit breaker is open although probes were accepted: attempts after such a probe
-        failed again.
-        """
+        """Whether the circuit breaker is open, and attempts have failed again after a successful probe."""
         return self.state is State.OPEN and self.relapses > 0
 
     def succeeded(self) -> None:

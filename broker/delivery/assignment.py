@@ -170,8 +170,8 @@ class Assignment:
         return found, fetched.next_offset
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park the deliveries whose messages can't be read from Kafka. Return False if the worker no longer owns the
-        partition.
+        """Park the deliveries whose messages can't be read from Kafka: keep them without further attempts. Return False
+        if the worker no longer owns the partition.
         """
         return await self.outstanding.park_damaged(
             partition, [(one.listener, first, last) for one, first, last in ranges]

@@ -61,7 +61,7 @@ class Means:
 
 class Roster:
     """The dispatchers of one worker. A dispatcher sends the messages of one listener. At a rebalance, the dispatchers
-    stay, and their delivery streams are replaced.
+    stay, but they get other partitions.
     """
 
     assignment: Assignment  # the worker's current one
@@ -232,7 +232,9 @@ class Roster:
         return open_listener(self._sealer, listener)
 
     def place(self, listener: Listener, cursors: Mapping[int, Cursor]) -> None:
-        """Start the listener's delivery streams at its committed offsets, so that it gets its queue's messages."""
+        """Start delivery to the listener at its committed offset in each partition, so that it gets its queue's
+        messages.
+        """
         dispatcher = self.dispatchers.get(listener.id)
         if dispatcher is None:
             return

@@ -16,7 +16,8 @@ from broker.ports import SESSION_TIMEOUT_MS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """The tuned numbers of one worker. The ending of a name is the unit: `_ms` and `_s` are times, `_bytes` is a size.
+    """The tuning parameters of one worker. The ending of a name is the unit: `_ms` and `_s` are times, `_bytes` is a
+    size.
 
     A name that ends with `_at_once` is a number of items that are handled together, before other tasks may run.
     """

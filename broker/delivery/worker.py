@@ -308,7 +308,7 @@ class Worker:
         return True
 
     def _begin(self, assignment: Assignment, positions: Positions, changes: dict[int, Taken]) -> None:
-        """Start each listener's delivery stream at its committed offset, and begin to read and to send."""
+        """Start delivery to each listener at its committed offsets, and begin to read and to send messages."""
         outstanding, roster, tails = assignment.outstanding, self.roster, dict[int, int]()
         positions.report_missing(now_ms() - self.tuning.no_cursor_ms)
         for number in positions.partitions:

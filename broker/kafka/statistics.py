@@ -282,8 +282,8 @@ class Counting:
 
     @property
     def due(self) -> bool:
-        """Whether the counts must be written now: once a minute, shortly after its end, or when many counts are in
-        memory.
+        """Whether the counts must be written now. They are written once a minute, shortly after the minute has ended.
+        If many counts are in memory, they are written at once.
         """
         totals = self._totals
         if not totals.moved:

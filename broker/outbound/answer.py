@@ -28,7 +28,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Answer(NamedTuple):
-    """A listener's answer as it is stored. `cut` is true if the stored body is incomplete."""
+    """A listener's answer as it is stored. `cut` is true if the stored body of the answer is incomplete."""
 
     status: int
     headers: Headers

@@ -121,8 +121,8 @@ class Connection(asyncio.Protocol):
         self.well = False  # set by the owner
 
     def own(self) -> bool:
-        """Hand the connection to its owner, which may now send requests, and whose lost() is called at the end of the
-        connection. Return False if the connection has ended already.
+        """Hand the connection to its owner: the owner may now send requests, and its lost() is called when the
+        connection ends. Return False if the connection has ended already.
         """
         self._owned = self._transport is not None
         return self._owned

@@ -127,7 +127,9 @@ class Provider:
         return Identity(self._settings.issuer, subject, email)
 
     async def _claims(self, id_token: str, nonce: str) -> CodeIDToken:
-        """Return the claims of an ID token whose signature, issuer, audience, times and nonce are right."""
+        """Check the signature, issuer, audience, times and nonce of an ID token, and return its claims. Raises
+        IdentityRefused if one of them is wrong, and ProviderUnavailable.
+        """
         try:
             try:
                 token = jwt.decode(id_token, await self._key_set(), algorithms=[*ALGORITHMS])

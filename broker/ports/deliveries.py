@@ -18,8 +18,8 @@ from broker.core.statistics import Series
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The answer of a listener to a request, and the request itself. Secrets are hidden. `cut` says that `body` is
-    incomplete.
+    """The answer of a listener to a request, and the request itself. Secrets are hidden. `body` is the stored body of
+    the answer, and `cut` says that it is incomplete.
     """
 
     headers: tuple[tuple[str, str], ...]

@@ -86,7 +86,9 @@ class Checkpoints:
         self._hurried = False
 
     def touched(self, stream: Stream) -> None:
-        """Include the delivery stream in the next checkpoint, because its deliveries have changed."""
+        """Include a delivery stream (one partition's deliveries to one listener) in the next checkpoint, because it has
+        changed.
+        """
         stream.dirty = True
         self._dirty.add(stream)
 
@@ -158,8 +160,8 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the results of deliveries, and commit the offsets of the delivery streams that have changed and are
-        due. Pause for `pause_s` after every few commits. Raises LogUnavailable.
+        """Write the results of deliveries, and commit the listeners' offsets that have changed and are due. Pause for
+        `pause_s` after every few commits. Raises LogUnavailable.
         """
         async with self.quiet:
             if self.suspended:
@@ -197,8 +199,8 @@ class Checkpoints:
                 raise error
 
     def _clean_up(self, streams: Iterable[Stream]) -> None:
-        """Free the memory of delivery streams that have nothing to deliver and nothing to commit. A stream is created
-        again when it is needed.
+        """Free the memory of delivery streams (one partition's deliveries to one listener) that have nothing to deliver
+        and nothing to commit. A stream is created again when it is needed.
         """
         for stream in streams:
             partition = self._partitions.get(stream.partition)
@@ -239,8 +241,8 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the results and offsets of all delivery streams that have changed and are due. Add the streams to
-        `streams`, and their offsets to `cursors`.
+        """Collect the results and offsets of all delivery streams (one partition's deliveries to one listener) that
+        have changed and are due. Add the streams to `streams`, and their offsets to `cursors`.
         """
         self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}
@@ -270,8 +272,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the offsets of the listeners that were passed to changed(). If such a listener has delivery streams,
-        only mark the streams, because a stream's offset is collected with its results.
+        """Collect the offsets of the listeners that were passed to changed(). If such a listener has delivery streams
+        (one for each partition), only mark the streams, because a stream's offset is collected with its results.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
@@ -355,8 +357,8 @@ class Checkpoints:
         return {listener_id: idle for listener_id, idle in found if idle}
 
     def _idle_of(self, dispatcher: Dispatching, numbers: Iterable[int] | None = None) -> dict[int, Cursor]:
-        """Return a listener's offsets, with their metadata, for the partitions where it has no delivery stream. If
-        `numbers` is None, use all partitions.
+        """Return a listener's offsets, with their metadata, for the partitions where nothing is being delivered to it
+        (no delivery stream exists). If `numbers` is None, use all partitions.
         """
         idle = {}
         for number in self._partitions if numbers is None else numbers:
@@ -388,7 +390,9 @@ def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]
 
 
 def _idle_cursor(dispatcher: Dispatching, number: int, tail: int, outstanding: Outstanding) -> Cursor:
-    """Return the offset of a listener, with its metadata, in a partition where it has no delivery stream."""
+    """Return the offset of a listener, with its metadata, in a partition where nothing is being delivered to it (no
+    delivery stream exists).
+    """
     listener_id = dispatcher.listener.id
     waiting, since_ms = outstanding.waiting(number, listener_id)
     return Cursor(

@@ -123,7 +123,7 @@ class Dispatcher:
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return the delivery stream of a partition to this listener. A new stream begins with the next new message."""
+        """Return the delivery stream of one partition to this listener. A new one begins with the next new message."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())
@@ -398,7 +398,7 @@ class Dispatcher:
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
-        """Drop a stream whose partition was handed over, or whose listener was deleted. Late answers are ignored."""
+        """Drop a partition's deliveries: it was handed over, or the listener was deleted. Late answers are ignored."""
         self.streams.pop(stream.partition, None)
         self.answers.forget(stream.partition)
         self.behind.pop(stream, None)

@@ -81,7 +81,9 @@ class KeptAnswers:
         connection.keep(lambda raw: self._ended(attempts, times, raw))
 
     def refused(self, attempts: Sequence[Attempt], raw: bytes) -> None:
-        """Record an HTTP answer to a batch that rejects these attempts. `raw` begins with the answer's first byte."""
+        """Record the listener's answer to a batch, because it rejects the messages of these attempts. `raw` has the
+        bytes of the answer, from its status line on.
+        """
         self._ended(attempts, REUSED, raw[:KEPT_BYTES_MAX])
 
     def _ended(self, attempts: Sequence[Attempt], times: Times, raw: bytes) -> None:

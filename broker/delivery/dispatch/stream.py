@@ -61,8 +61,8 @@ class Answers(Protocol):
 
 
 class Dispatching(Protocol):
-    """The object that sends one listener's messages (its dispatcher), reduced to what delivery streams, catch-up
-    readers and checkpoints use.
+    """The object that sends one listener's messages (its dispatcher), reduced to what other parts of the worker use:
+    deliveries of one partition, readers of older messages, and checkpoints.
     """
 
     tuning: Tuning
@@ -176,13 +176,15 @@ class Stream:
         self.wants = None if replay is None else replay.chooser(partition)  # tests an offset
 
     def touch(self) -> None:
-        """Include the delivery stream in the next checkpoint, because it has changed."""
+        """Include this listener's deliveries of this partition in the next checkpoint, because they have changed."""
         if not self.dirty:
             self.assignment.touched(self)
 
     @property
     def current(self) -> bool:
-        """Whether the listener still uses this delivery stream for the partition. A rebalance replaces the streams."""
+        """Whether the listener still uses this object for the partition. At a rebalance, each partition gets a new
+        object.
+        """
         return self.dispatcher.streams.get(self.partition) is self
 
     def cursor(
@@ -228,7 +230,9 @@ class Stream:
 
     @property
     def oldest_at_ms(self) -> int | None:
-        """The time of the put of the oldest message that waits in this delivery stream; None if it is not known."""
+        """The time of the put of the oldest message of this partition that waits for the listener; None if it is not
+        known.
+        """
         first = self.window.first
         if first is not None:
             delivery = self.window.open[first]
@@ -317,8 +321,8 @@ def now_ms() -> int:
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
-    """Remove and return what the delivery stream has collected since the last checkpoint: a row for each message that
-    was accepted at the first attempt, and an event for each other attempt.
+    """Remove and return the results of attempts since the last checkpoint: a row for each message that was accepted at
+    the first attempt, and an event for each other attempt.
     """
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []

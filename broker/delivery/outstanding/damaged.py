@@ -45,8 +45,8 @@ class DamagedDeliveries:
         self._assure = assure  # raises if partitions are lost
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
-        """Write records that park the deliveries which these listeners may have in unreadable ranges. Return the events
-        in these records.
+        """Park the deliveries that these listeners may have in unreadable ranges: write records that keep the
+        deliveries without further attempts. Return the events in these records.
 
         Each range is given by its first and last offset. Raises LogUnavailable.
         """

@@ -279,7 +279,9 @@ class Due:
 
 
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
-    """Return whether the listener's delivery stream has read far enough that this delivery may be attempted."""
+    """Return whether a stored delivery may be attempted now: the listener has passed the message in its partition. With
+    an ordering key, all messages before it must have been read, too.
+    """
     # After a crash, the listener's delivery stream may read a message again whose delivery is in `outstanding`.
     # Attempt a stored delivery only when the stream has passed its message. Otherwise, the message could be sent twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)

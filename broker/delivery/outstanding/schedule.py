@@ -184,8 +184,8 @@ class Outstanding:
         return False
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Listener, int, int]]) -> bool:
-        """Park the deliveries that these listeners may have at unreadable offsets. Return False if the worker no longer
-        owns the partition. Raises LogUnavailable.
+        """Park the deliveries that these listeners may have at unreadable offsets: keep them without further attempts.
+        Return False if the worker no longer owns the partition. Raises LogUnavailable.
         """
         events = await self._damaged.park(partition, ranges)
         if partition not in self._owned:

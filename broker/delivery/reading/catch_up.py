@@ -38,8 +38,9 @@ class Source(Protocol):
         """
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park the deliveries of these listeners at these offsets, because their messages can't be read. Return False
-        if the worker has lost the partition. Raises LogUnavailable.
+        """Park deliveries whose messages can't be read: keep them without further attempts. Each of `ranges` is a
+        listener's dispatcher with the first and the last unreadable offset. Return False if the worker has lost the
+        partition. Raises LogUnavailable.
         """
 
 
@@ -72,8 +73,8 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Wait for a delivery stream, and return the one that has waited longest. If `first` is true, prefer fast
-        listeners, else prefer the others.
+        """Wait for a delivery stream (one partition's messages to one listener), and return the one that has waited
+        longest. If `first` is true, prefer fast listeners, else prefer the others.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
@@ -100,8 +101,8 @@ class CatchUp:
         return [partial(self._run, first) for first in turns]
 
     def request(self, stream: Stream) -> None:
-        """Get the older messages that a lagging delivery stream needs. Take them from the recent messages in memory if
-        possible. Otherwise, put the stream into the queue for a catch-up reader.
+        """Get the older messages that a lagging listener needs from a partition. Take them from the recent messages in
+        memory if possible. Otherwise, queue the request for a reader of older messages.
         """
         partition = self._partitions.get(stream.partition)
         if partition is None:
@@ -119,7 +120,7 @@ class CatchUp:
 
     @property
     def waiting(self) -> int:
-        """The number of delivery streams that wait for a catch-up reader."""
+        """The number of delivery streams (one partition's messages to one listener each) that wait for older messages."""
         return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:

@@ -121,8 +121,8 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Record that the listener's committed offset on this partition is loaded. A listener without a delivery stream
-        here starts with the next new message.
+        """Record that the listener's committed offset on this partition is loaded. A listener for which nothing is
+        being delivered here starts with the next new message.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
@@ -211,7 +211,7 @@ def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
 
 
 def note_caught_up(stream: Stream) -> None:
-    """Remove the delivery stream from the listener's lagging streams if it has caught up."""
+    """Stop treating the listener as lagging in this partition if it has caught up here."""
     if stream.window.wanted() is None:
         stream.dispatcher.behind.pop(stream, None)
         stream.behind_since_ms = 0
