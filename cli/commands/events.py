@@ -34,7 +34,7 @@ If a change would break readers, the event gets a new version. Events of earlier
 page describes them below the current version.
 
 Fields marked *secret* or *internal* are stored in Kafka, but the API never returns them. Internal fields are offsets in
-Kafka partitions. All organizations share these partitions, so an offset would show how much the others put.
+Kafka partitions. All organizations share these partitions, so an offset would show how much other organizations put.
 
 The topic `claims` keeps its records for two days, and the topic `statistics` for 30 days. The topic `outstanding` is
 compacted.
