@@ -176,7 +176,7 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def delete(self, call: Call) -> Any:
-        """Delete the account. The answer lists the organizations that are left without an owner who can sign in."""
+        """Delete the account. The answer lists the organizations in which no owner can sign in any more."""
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
         body = await call.json(DeletionBody, small=True)

@@ -43,8 +43,8 @@ _SESSION_CALLS_PER_S: Final = 1.0
 class ApiKeys:
     """The look-up of API keys by the text that a client sends.
 
-    It caches the hashes of keys, but not whether a key is valid, so that a key is refused as soon as the log says that
-    it was revoked. `limit` bounds the requests of each organization; None means no limit.
+    It caches the hashes of keys. It does not cache whether a key is valid, so a key is refused as soon as it is revoked
+    in the log. `limit` bounds the requests of each organization; None means no limit.
     """
 
     limit: Limit | None = None
@@ -154,7 +154,7 @@ def check_scope(api_key: ApiKey, scope: str) -> None:
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Check that an API key that is restricted to some queues may be used for this path.
+    """Check that a restricted API key (restricted to some queues) may be used for this path.
 
     Raises NotFound if the path names another queue. Raises Forbidden if the path names no queue (`queue_id` is None),
     unless `narrows` says that the handler shows such a key only its own queues.

@@ -56,7 +56,7 @@ def console_files() -> list[Path]:
 
 
 def _samples() -> bytes:
-    """Return the samples that put a message, and the three texts in them that the console replaces."""
+    """Return code samples that put a message, and three placeholders in them. The console replaces the placeholders."""
     url = f"{_SERVER}/v1/queues/{_QUEUE_ID}/messages"
     made = samples("PUT", url, [("X-API-KEY", _KEY)], {"data": "Hello, Everput"})
     return orjson.dumps({"server": _SERVER, "key": _KEY, "queue_id": _QUEUE_ID, "samples": made})

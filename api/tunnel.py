@@ -273,8 +273,8 @@ def _ids(failed: Any) -> list[str]:
 
 
 def _response(token: str, status: int, retry_after_s: int | None = None, failed: Sequence[str] = ()) -> Response:
-    """Create a response with the header that proves that an API process has sent it. A worker that sends through a
-    tunnel refuses a response without this header, because another program may have taken the port.
+    """Create a response with a header that proves its origin, an API process. A worker that sends through a tunnel
+    refuses a response without this header, because another program may have taken the port.
     """
     headers = {TUNNEL_PROOF: tunnel_proof(token)}
     if retry_after_s is not None:

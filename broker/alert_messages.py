@@ -69,7 +69,8 @@ class AlertMessages:
             _log_failure(event, error)
 
     async def put_missing(self, at_ms: int) -> None:
-        """Put the messages about alerts that have a recorded event, but whose message may be missing.
+        """Put the missing messages about alerts. The log has an event of each of these alerts, but perhaps no message
+        about it.
 
         If a partition cannot be written, only the alerts whose messages belong there wait.
         """

@@ -100,8 +100,9 @@ class Subject:
 
 @dataclass(slots=True)
 class _Allowance:
-    """A token bucket that limits how many alerts may begin, or begin and end: `burst` at once, and `per_s` a second
-    after that.
+    """A token bucket that limits alerts: `burst` at once, and `per_s` a second after that. Each organization has one
+    for the alerts that begin. All organizations share one for alerts about the installation, which counts beginnings
+    and ends.
     """
 
     at_ms: int
@@ -187,7 +188,7 @@ class AlertWatch:
             raise failure
 
     def _due(self) -> list[Listener]:
-        """Return the listeners whose alerts are checked now: all listeners that may need an alert, and some of the
+        """Return the listeners that are checked for alerts now. They are all listeners that may need an alert, and some
         others.
         """
         pressing: list[Listener] = []
@@ -383,7 +384,7 @@ class AlertWatch:
             await self._messages.put(event)
 
     def _forget(self) -> None:
-        """Forget the alerts of listeners, API keys and organizations that were deleted, or that another worker checks
+        """Forget the alerts of deleted listeners, API keys and organizations, and the alerts that another worker checks
         now.
         """
         state = self._directory

@@ -133,7 +133,8 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Check unreadable ranges again. Report those that can be read now, or that retention has deleted.
+        """Check unreadable ranges again. Report the ranges that are readable now, and the ranges that retention has
+        deleted.
 
         A range may become readable after a repair, or with another partition leader.
         """

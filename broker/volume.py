@@ -49,7 +49,7 @@ class Control(Protocol):
 
 
 def stored_size(size: int) -> int:
-    """Return the bytes that Kafka stores at most for a record whose value has this size, indexes included."""
+    """Return the most bytes that Kafka stores for a record, indexes included. `size` is the size of its value."""
     return size + RECORD_BYTES + size // _INDEX_PART
 
 

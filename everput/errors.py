@@ -12,7 +12,7 @@ class EverputError(Exception):
 
 
 class NoAnswer(EverputError):
-    """The error that the server did not answer in time, or that the answer is not from Everput."""
+    """The error for a request without an answer in time, or with an answer that is not from Everput."""
 
 
 class NotReached(NoAnswer):

@@ -291,7 +291,7 @@ def list_messages(
     """List a queue's messages, newest first. `begin` and `end` are RFC 3339 times.
 
     The other filters: the `state` of a delivery, the listener of that delivery, the exact `name`, the exact ordering
-    `key`, and `text`, which is a part of the name or the key, or the beginning of the ID. With `deliveries`, each
+    `key`, and `text`. `text` is a part of the name or the key, or the beginning of the ID. With `deliveries`, each
     message has the states of its deliveries. Without `data`, the data is empty.
     """
     said = {"from": begin, "to": end, "state": state, "listener": listener_id, "name": name, "key": key, "q": text}

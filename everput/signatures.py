@@ -65,8 +65,8 @@ def verify(
     tolerance_s: float = TOLERANCE_S,
     now_s: float | None = None,  # seconds since the epoch, for tests
 ) -> str:
-    """Check the signature of a request that a listener got, and return the message's id, which is the same in each
-    attempt. `body` is the request's body as received, byte for byte.
+    """Check the signature of a request to a listener, and return the message's id. The id is the same in each attempt.
+    `body` is the request's body as received, byte for byte.
 
     Raises InvalidSignature if the request is not signed with the secret, or was sent more than `tolerance_s` seconds
     from now. Raises ValueError if the secret is not base64 of 24 to 64 bytes.
@@ -103,8 +103,8 @@ def verify_batch(
     tolerance_s: float = TOLERANCE_S,
     now_s: float | None = None,  # seconds since the epoch, for tests
 ) -> list[BatchMessage]:
-    """Check the signature of a request that a listener with batches got, and return its messages in order. `body` is
-    the request's body as received, byte for byte.
+    """Check the signature of a request to a listener with batches, and return the request's messages in order. `body`
+    is the request's body as received, byte for byte.
 
     For a request with a single message, which a listener gets until batches are turned on, the list has one element.
 

@@ -63,7 +63,8 @@ class Statistics:
     async def stop(self) -> None:
         """Leave the consumer group. Then try for two seconds to store the last counts in Kafka.
 
-        Records whose counts are not stored are counted again by the process that gets their partition.
+        If the counts of some records are not stored, the next process that gets their partition counts these records
+        again.
         """
         if self._task is not None:
             self._task.cancel()
@@ -122,8 +123,8 @@ def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callab
 
 
 class _Feed:
-    """The source from which the Faust consumer gets its messages: it reads batches of records in the partitions that
-    the consumer group has assigned.
+    """The source of the Faust consumer's messages. It reads batches of records from the partitions that the consumer
+    group has assigned.
     """
 
     def __init__(self, counting: Counting, names: Mapping[str, str]) -> None:

@@ -40,7 +40,7 @@ CHANGES_MAX: Final = 500
 
 
 class Change(NamedTuple):
-    """A change: the kind of the thing that changed, and the queue and the listener that it belongs to, if any.
+    """A change: the kind of thing that changed, and its queue and its listener, if it has any.
 
     The kind is the first word of the event's type: `queue`, `listener`, `message`, `delivery`, `replay` and so on.
     """
@@ -60,7 +60,7 @@ class Changes(NamedTuple):
 
 
 class _Peek(msgspec.Struct):
-    """The fields of an event that are decoded to tell a client which of its queues, listeners or replays changed."""
+    """The decoded fields of an event. They tell a client which of its queues, listeners or replays changed."""
 
     type: str = ""
     organization_id: str = ""

@@ -60,7 +60,7 @@ class Entry(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Events for a client that reads the log, and the token with which the client requests the next page.
+    """The next events for a reader of the log, and the token of the page after them.
 
     `complete` is true if the requested range has no events after these.
     """
@@ -174,7 +174,7 @@ class LogReader:
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[LogPartition]:
-        """Return the partitions that may hold events which a filter accepts, so that only these are read."""
+        """Return the partitions that may hold events for this filter. Only these partitions are read."""
         lanes = []
         for topic in wanted.topics():
             of = self._table[topic]

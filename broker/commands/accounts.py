@@ -401,5 +401,5 @@ def _actor(account_id: str, request_id: str) -> str:
 
 
 def _without_organization(account_id: str, request_id: str) -> Context:
-    """Return the event fields that say who acted, and when, for an event that belongs to no organization."""
+    """Return the author and the time as event fields, for an event that belongs to no organization."""
     return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

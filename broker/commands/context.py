@@ -54,7 +54,7 @@ def now_ms() -> int:
 
 
 def event_fields(context: Context) -> codec.Fields:
-    """Return the event fields that say who caused the event, and when."""
+    """Return the event fields for the author and the time of the event."""
     return {
         "at_ms": context.at_ms,
         "organization_id": context.organization_id,

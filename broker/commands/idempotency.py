@@ -153,9 +153,7 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Return those messages of a request that are already stored in the log. The key of each is its number in the
-        request.
-        """
+        """Return the messages of a request that are already stored in the log, by their number in the request."""
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}

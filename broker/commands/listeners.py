@@ -322,7 +322,9 @@ class ListenerCommands:
 
 
 def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
-    """Return a listener's new settings. Raises Refused if the listener's requests can't carry several messages."""
+    """Return a listener's new settings. Raises Refused if they turn batches on, but a request to this listener can't
+    carry several messages.
+    """
     if settings.batch is not msgspec.UNSET:
         if settings.format is not msgspec.UNSET:
             raise Refused(

@@ -81,7 +81,7 @@ async def list_messages(
     with_states: bool,
     at_ms: int,
 ) -> tuple[list[ListedMessage], tuple[int, ...], tuple[int, ...]]:
-    """Return a page of the queue's messages, newest first, and the offsets [begin, end) that later pages must cover.
+    """Return a page of the queue's messages, newest first, and the range of offsets for the later pages.
 
     The page holds messages in the offsets [begin, end) that the filter accepts. The states are those of deliveries to
     `listeners`. Raises Unavailable if Kafka does not answer.

@@ -220,8 +220,9 @@ class ReplayCommands:
         """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
         Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes three groups
-        of messages: below the lower offset, from before the listener's start; from the upper offset on, which the
-        listener has not received; and at the offsets in the list, which the listener has not accepted.
+        of messages. Below the lower offset are messages from before the listener's start. From the upper offset on are
+        messages that the listener has not received. At the offsets in the list are messages that the listener has not
+        accepted.
         """
         # Read the committed offsets before the topic `outstanding`, so that no delivery is missed that moves there now.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

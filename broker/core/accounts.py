@@ -94,7 +94,9 @@ class Accounts:
         return self._by_email.get(email.lower())
 
     def by_identity(self, issuer: str, subject: str) -> Account | None:
-        """Return the account that is linked with a person whom an OpenID Connect provider has signed in."""
+        """Return the account of a person. The person has signed in with an OpenID Connect provider, and the account is
+        linked with this person's id.
+        """
         return self.by_id.get(self._by_identity.get((issuer, subject), ""))
 
     def sessions_of(self, account_id: str) -> list[Session]:

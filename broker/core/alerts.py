@@ -308,7 +308,7 @@ class Alerts:
     def apply(self, event: Event) -> bool:
         """Update the alerts with one event of the log. Return False if it changes nothing.
 
-        For example, an event that begins an alert which is open changes nothing.
+        For example, the beginning of an alert changes nothing if the alert is open already.
         """
         if isinstance(event, AlertTold):
             episode = self.episodes.get(self._by_id.get(event.alert_id, ("", "")))

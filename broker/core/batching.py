@@ -62,15 +62,15 @@ class FormingBatch:
 
 
 def halvings(failed: int, max_attempts: int | None) -> int:
-    """Return how often the largest number of messages of a batch is halved for a message with this many failed
-    attempts. If only one attempt is left, the message is sent alone.
+    """Return how often to halve the limit on a batch's messages, if one of them has this many failed attempts. If only
+    one attempt is left, the message is sent alone.
     """
     return _HALVINGS_MAX if failed and max_attempts is not None and failed + 1 >= max_attempts else failed
 
 
 def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
-    """Return whether these messages fill a batch, so that it need not wait for more. Each message is given as (size,
-    what halvings() returns).
+    """Return whether these messages fill a batch, so that it need not wait for more. Each message is given as (size in
+    bytes, result of halvings()).
     """
     forming = FormingBatch(batch)
     for size, halved in messages:

@@ -41,7 +41,7 @@ def version(offset: int | None) -> int:
 
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
-    """Return which change of a message counts: the change that counted before, or the next change in the log.
+    """Return which of two changes of a message counts: the earlier one, or the next one in the log.
 
     A deletion is final. A change for another version of the message does not count. Reading the same change again
     changes nothing.

@@ -54,7 +54,7 @@ class Circuit:
         return self.state is State.OPEN and self.relapses > 0
 
     def succeeded(self) -> None:
-        """Tell the circuit breaker that an attempt was accepted, or that it failed and the listener is not to blame."""
+        """Tell the circuit breaker that an attempt was accepted, or failed without the listener's fault."""
         self.faults = 0
         if self.state is State.PROBATION and self.allowance is not None:
             self.down_since_ms = 0

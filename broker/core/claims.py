@@ -127,7 +127,7 @@ class _Run(NamedTuple):
 
 
 class ClaimIndex:
-    """An in-memory index that says at which offsets of Kafka the claims of an Idempotency-Key are.
+    """An in-memory index from each Idempotency-Key to the offsets of its claims in Kafka.
 
     It stores only the first 4 bytes of each key's hash, so a search may also return claims of other keys. New claims
     are collected, and then sorted into a list of at most `run_max` claims. When all claims of a list are old, the list

@@ -92,8 +92,8 @@ class Directory:
     def apply(self, event: Event) -> bool:
         """Update the directory with one event of the log. Return False if nothing changed.
 
-        An event that is not valid any more changes nothing, such as an event with a name that is taken. Every process
-        decides in the same way.
+        An event that is not valid any more changes nothing. For example, its name may be taken. Every process decides
+        in the same way.
         """
         match event:
             case ev.AccountDeleted():

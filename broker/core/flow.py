@@ -112,8 +112,8 @@ WHOLE: Final = Share()
 class Gate:
     """The number of attempts that a worker's slow and failing listeners together may start in one tick (50 ms).
 
-    It grows by one after a tick in time. It shrinks by 30 % after a late tick, or if the worker had to wait for a
-    processor.
+    It grows by one after a tick that is not late. It shrinks by 30 % after a late tick, or if the worker had to wait
+    for a processor.
     """
 
     __slots__ = ("_exact",)
@@ -135,7 +135,7 @@ class Gate:
 
 
 def fair_share(total: int, *, used: int, wanting: int, least: int) -> int:
-    """Return how much of a total each of the `wanting` participants may take, but at least `least`. The other
-    participants already have `used` of the total.
+    """Divide a total equally among `wanting` participants, and return the part of each: at least `least`. Other
+    participants already use `used` of the total.
     """
     return max(least, (total - used) // max(wanting, 1))

@@ -17,8 +17,8 @@ from broker.core import events as ev
 class Invitation:
     """An open invitation to an organization.
 
-    The invitation's token makes one account a member. Only the SHA-256 of the token is known. `email` is the address
-    that was invited, and `role` the role that the account gets.
+    The invitation's token makes one account a member. Only the SHA-256 of the token is known. `email` is the invited
+    address, and `role` the role of the new member.
     """
 
     id: str

@@ -134,8 +134,8 @@ class Merge(Generic[T]):
         return log_ms if (first.rank, first.partition) < (rank, partition) else log_ms - 1
 
     def give(self, lane: Lane[T], records: Iterable[tuple[int, int, int, T | None]], at: int) -> None:
-        """Add records of the partition that next() has returned. The partition's next records will be read from the
-        offset `at` on.
+        """Add records of a partition: next() has asked for them by returning the partition. The partition's next
+        records will be read from the offset `at` on.
 
         Each of `records` is (offset, record time, size, item). The item is None for a record that the client does not
         want.

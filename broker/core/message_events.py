@@ -79,7 +79,8 @@ class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.dele
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
-    """The event which says that a worker has applied an update or deletion of a message whose partition it owns.
+    """The event which says that a worker has applied an update or deletion of a message. The worker owns the message's
+    partition.
 
     `applied` is False if the change does not count. `listeners` gives, for each listener's id, the state of its
     delivery at that time.
@@ -162,8 +163,8 @@ class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
     """The event that stores the answers of a listener to failed attempts, in the topic `deliveries`. An answer that
     repeats is stored once a minute.
 
-    Each of `attempts` refers to its answer by the answer's id, by the partition of the event that holds the answer, and
-    by the time since which the answer is stored.
+    Each of `attempts` refers to its answer by three values: the answer's id, the partition of the event that holds the
+    answer, and the time since which the answer is stored.
     """
 
     listener_id: str
@@ -264,8 +265,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
 
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
-    """The event which says that a delivery waits in the topic `outstanding`, because its next attempt is too late to
-    wait for in memory.
+    """The event which says that a delivery waits in the topic `outstanding`, because its next attempt is too far in the
+    future to wait for in memory.
 
     `number` is 0 before the first attempt. In this case, the message has a `deliver_at`, waits for its ordering key, or
     is about to be deleted from the log.

@@ -143,7 +143,7 @@ class OutcomeChecks(Checks):
         return bool(self._unseen)
 
     def unseen(self) -> Iterator[Finding]:
-        """Check again the events that named messages which were not read yet, and yield the findings.
+        """Check the events again whose messages were not read before, and yield the findings.
 
         Call this after more messages were read.
         """

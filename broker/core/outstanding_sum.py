@@ -26,8 +26,8 @@ class OutstandingSum(NamedTuple):
         return f"{self.end}:{self.deliveries}:{self.digest:016x}"
 
     def agrees(self, found: OutstandingSum) -> bool | None:
-        """Return whether this fingerprint is equal to that of the deliveries that were read. Return None if that is
-        unknown, because records were written after the fingerprint.
+        """Return whether this fingerprint is equal to the fingerprint of the deliveries in Kafka. Return None if that
+        is unknown, because records were written after the fingerprint.
         """
         if found.end > self.end:
             return None

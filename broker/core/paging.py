@@ -68,7 +68,7 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield a time for each message of the chunk. If a message's time is lower than an earlier one, the earlier time is
-    used.
+    """Yield a time for each message of the chunk. No time is lower than the one before it: if a message's own time is,
+    the time before it is used.
     """
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

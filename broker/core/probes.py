@@ -22,8 +22,8 @@ L = TypeVar("L")
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
     """Return the time between two probes of a listener that has been down for `down_ms`.
 
-    It is never longer than the time in which all listeners that are down can be probed at `per_s` probes a second. A
-    few listeners are therefore always probed often.
+    At `per_s` probes a second, all listeners that are down can be probed within this time or a longer time. A few
+    listeners are therefore always probed often.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 
@@ -31,8 +31,9 @@ def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
 class Probes(Generic[L]):
     """The queue of the next probes of listeners that are down, one for each listener.
 
-    If more probes are due than may start, the queue alternates between two listeners: the one that went down last,
-    because it is likely to return first, and the one whose probe has been due for the longest time.
+    If more probes are due than may start, the queue alternates between two listeners. One is the listener that went
+    down last, because it is likely to return first. The other is the listener whose probe has been due for the longest
+    time.
     """
 
     __slots__ = ("_by_loss", "_due", "_last_gone", "_later", "_numbers")

@@ -17,7 +17,8 @@ MESSAGES_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redrives:
-    """The redrives of a listener, and which deliveries they concern. `count` is the number of redrives so far.
+    """The redrives of a listener (requests to retry deliveries now), and which deliveries they concern. `count` is the
+    number of redrives so far.
 
     The redrives are numbered. `of_all` is the number of the last redrive that concerned all deliveries, or 0.
     `of_messages` maps a message id to the number of the last redrive that named the message.

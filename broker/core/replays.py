@@ -183,7 +183,9 @@ def _changed(replay: Replay, event: ev.ReplayEvent) -> Replay:
 
 
 def pick(offsets: Sequence[int]) -> str:
-    """Pack ascending offsets into a short text, which holds the first offset and then the distances."""
+    """Pack ascending offsets into a short text, which holds the first offset, and then the distance of each offset from
+    the one before.
+    """
     return pack([*offsets[:1], *(high - low for low, high in pairwise(offsets))])
 
 

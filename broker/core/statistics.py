@@ -330,7 +330,7 @@ class Series:
         backwards from the number `now`.
 
         Before `since_ms`, when the listener was created, no delivery waited. Redrives and deleted messages are not
-        counted, so the numbers of earlier steps may be too high or too low by as many.
+        counted, so the numbers of earlier steps may be too high or too low by the number of these deliveries.
         """
         growths = [_growth(counts) for counts in (*self.points, self.later)]
         ends_ms = (self.from_ms + (place + 1) * self.step_ms for place in range(len(self.points)))

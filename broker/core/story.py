@@ -36,8 +36,9 @@ class Story:
         return True
 
     def doubted(self, event: Event) -> str | None:
-        """Return the id of a listener that the caller must look up: the event belongs to the message's history only if
-        this listener belongs to the message's queue. Return None if the event belongs to the history in any case.
+        """Return the id of a listener that the caller must look up, or None. With an id, the event belongs to the
+        message's history only if this listener belongs to the message's queue. With None, the event belongs to the
+        history in any case.
         """
         if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
             return None if event.listener_id in self._owed else event.listener_id

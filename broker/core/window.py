@@ -136,8 +136,8 @@ class Window(Generic[D]):
         self.open.pop(offset, None)
 
     def scan(self, offset: int) -> None:
-        """Let a catch-up reader read from this offset on. The reader of new messages does not know which messages at
-        these offsets the listener needs.
+        """Let a catch-up reader (a reader of older messages) read from this offset on. The reader of new messages does
+        not know which messages at these offsets the listener needs.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)

@@ -52,9 +52,7 @@ class Shared:
 
 
 class Assignment:
-    """The partitions that a worker owns between two rebalances, with the state of their deliveries and the loops that
-    serve them.
-    """
+    """The partitions of a worker between two rebalances, the state of their deliveries, and the loops for them."""
 
     def __init__(self, shared: Shared) -> None:
         kafka, dispatchers, count, tuning = shared.kafka, shared.dispatchers, shared.count, shared.tuning

@@ -131,8 +131,8 @@ class Roster:
         self._means.ticks.remove(dispatcher)
 
     def tell(self, event: Event) -> None:
-        """Handle an event that concerns more than the settings of one listener: a listener or replay has ended, or
-        unreadable records of the log are readable again or given up as lost.
+        """Handle an event that concerns more than the settings of one listener. Either a listener or replay has ended,
+        or an unreadable range of the log is readable again or was given up as lost.
         """
         assignment = self.assignment
         if isinstance(event, LogMended):

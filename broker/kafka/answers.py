@@ -51,8 +51,8 @@ class AnswersOfMessage:
                 self._told[event.listener_id, answer[0]] = answer
 
     def _missing(self) -> dict[int, int]:
-        """Return the partitions in which stored HTTP answers must still be found, and the time of the records from
-        which each of them must be read.
+        """Return the partitions in which stored HTTP answers must still be found, each with the time from which on its
+        records must be read.
         """
         since: dict[int, int] = {}
         for (listener_id, _), (_, _, answer_id, partition, at_ms, *_) in self._attempts.items():

@@ -32,9 +32,9 @@ _PAGE_BYTES_MAX: Final = 8 << 20  # bytes of records in a page
 
 
 class MessagesTopic:
-    """The Kafka topic `messages`, to which messages are appended and in which they are found again.
+    """The Kafka topic `messages`: its methods append messages and find them again.
 
-    `kept` finds a message that Kafka has deleted from this topic but that a delivery in `outstanding` still needs.
+    `kept` finds a message in the topic `outstanding`, after Kafka has deleted it from this topic.
     """
 
     def __init__(

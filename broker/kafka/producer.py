@@ -111,8 +111,7 @@ class Producer:
     ) -> tuple[int, Awaitable[int]]:
         """Send as many records as fit into one batch, but at least one, from the list index `begin` on.
 
-        Return the list index of the first record that was not sent, and an awaitable that returns the offset of the
-        first sent record.
+        Return the list index of the first record that was not sent, and an awaitable of the first sent record's offset.
         """
         batch = self._current.create_batch()
         end = begin

@@ -67,7 +67,7 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
 
 
 def _fewer(kafka: KafkaSettings, copies: int) -> str:
-    """Return the command options with which Everput accepts this number of replicas, which is less than configured."""
+    """Return the command options with which Everput accepts this number of replicas, fewer than configured."""
     said = f"--replication {copies}"
     if kafka.min_insync > copies:
         said += f" --min-insync {copies}"
@@ -111,7 +111,9 @@ def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str
 
 
 def doubts(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """Yield warnings about settings that can't be read, or that can cause repeated deliveries but no loss."""
+    """Yield warnings about two kinds of settings: unreadable settings, and settings that can cause repeated deliveries
+    but no loss.
+    """
     if _needs_eligible_leaders(kafka) and cluster.features is None:
         yield f"the cluster does not say whether it has eligible leader replicas ({ELIGIBLE_LEADERS})"
     config = cluster.topics[OFFSETS_TOPIC].config if OFFSETS_TOPIC in cluster.topics else {}

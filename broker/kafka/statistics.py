@@ -73,7 +73,7 @@ def _event(record: Record) -> StatisticsCounted | None:
 
 
 class _Follower:
-    """A reader of the topic `statistics` that knows which of the events of statistics are valid."""
+    """A reader of the topic `statistics`. It knows which events there are valid."""
 
     def __init__(self, requests: KafkaRequests, topic: str, begin: int) -> None:
         self._requests = requests
@@ -114,7 +114,7 @@ async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: i
 class Counting:
     """The counting of puts and deliveries in the partitions that this process owns. It writes the counts to Kafka.
 
-    Call assign() first. Then call read(), which fetches records, and fold(), which counts them, again and again. Call
+    Call assign() first. Then call read(), which fetches records, and fold(), which counts them, in a loop. Call
     write_if_due() after each of them.
     """
 
@@ -170,7 +170,7 @@ class Counting:
         self._restart({lane: counted.get(lane, begins.get(lane, Position(0))) for lane in self.lanes})
 
     async def _found(self, lanes: Collection[Lane]) -> _Follower:
-        """Return a reader of the topic `statistics` that knows, for each of these partitions, up to which offset it is
+        """Return a reader of the topic `statistics`. It knows the offset up to which each of these partitions is
         counted.
         """
         topic = self._writer.name
@@ -186,8 +186,8 @@ class Counting:
             back *= 2
 
     async def _begins(self, lanes: Collection[Lane]) -> dict[Lane, Position]:
-        """Return the offset at which counting begins, for partitions that were never counted: the offset of the oldest
-        record that statistics may show.
+        """Return the offset at which counting begins in each partition that was never counted. It is the offset of the
+        oldest record that statistics may show.
         """
         found: dict[Lane, Position] = {}
         for source in SOURCES:
@@ -337,7 +337,7 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the newest minute that is long enough ago that all of its records have arrived."""
+    """Return the newest minute whose records have all arrived, because enough time has passed since."""
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 
 

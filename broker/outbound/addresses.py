@@ -79,7 +79,7 @@ PORTS_REFUSED: Final = frozenset(
 
 
 class Refused(Exception):
-    """The error for a listener's host that has no IP address to which Everput may connect."""
+    """The error that a listener's host has no IP address that Everput may connect to."""
 
 
 class Target(NamedTuple):
@@ -158,8 +158,8 @@ def _is_name(host: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def literal_address(host: str) -> Address | None:
-    """Return the IP address that a host names without DNS, in any notation that resolvers accept, such as 127.1 or
-    0x7f000001. Return None if it is a name.
+    """Return the IP address if a URL's host is an address, in any notation that resolvers accept, such as 127.1 or
+    0x7f000001. Return None if the host is a name.
     """
     host = host.removesuffix(".")
     try:
@@ -290,7 +290,7 @@ class Resolver:
         return kept.addresses
 
     def _late(self, host: str, answer: asyncio.Future[list[str]]) -> None:
-        """Store a DNS answer that has come too late for the callers who asked, for the next caller."""
+        """Store a late DNS answer for the next caller. The callers who asked no longer wait for it."""
         if not answer.cancelled() and answer.exception() is None:
             self._keep(host, answer.result(), None)
 

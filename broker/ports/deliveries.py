@@ -92,8 +92,9 @@ class QueueStates(Protocol):
     async def narrowed(
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return a smaller range than the offsets [begin, end) of all partitions, which still holds every message that
-        has a delivery in this state. It may also hold other messages. Raises Unavailable if Kafka does not answer.
+        """Return a smaller range than the offsets [begin, end) of all partitions. The smaller range still holds all
+        messages with a delivery in this state. It may also hold other messages. Raises Unavailable if Kafka does not
+        answer.
         """
 
 

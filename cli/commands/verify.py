@@ -111,7 +111,7 @@ def wrong_files(log_dir: Path, table: Topics) -> list[str]:
 def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
     """Yield one text if the state of a process differs from the log.
 
-    The text names the first item that differs, and its first field that differs.
+    The text names the first different item, and its first different field.
     """
     if live["sha256"] == state.sha256:
         return

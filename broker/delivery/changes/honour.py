@@ -145,8 +145,8 @@ class Changes:
                 self._run(self._answers.tell(partition, recent))
 
     async def hand_over(self) -> None:
-        """Write the event which says that the results of all attempts in these partitions are stored, so that the next
-        owner knows which messages were sent. Raises LogUnavailable.
+        """Record that the results of all attempts in these partitions are stored. From this event, the next owner knows
+        which messages were sent. Raises LogUnavailable.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         handed_over = {
@@ -242,9 +242,7 @@ class Changes:
             return fetched.records[0].timestamp if fetched.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
-        """Use the updates and deletions that were just read for these messages, instead of those that were known
-        before.
-        """
+        """Replace the known updates and deletions of these messages by the ones that were just read."""
         for offset, (message_id, _, counts) in taken.found.items():
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id

@@ -276,7 +276,7 @@ class Attempts:
             circuit.succeeded()
 
     def failed(self, connection: Connection, error: str) -> None:
-        """Handle an attempt that got no answer, or an answer that can't be parsed."""
+        """Handle an attempt without an answer, or with an answer that can't be parsed."""
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
             self._limits.timed_out(took_ms)

@@ -46,8 +46,8 @@ class Backlog:
         self.behind: dict[Stream, None] = {}
 
     def room_for(self, stream: Stream, offset: int) -> bool:
-        """Return whether this message may be loaded into memory. It may if its listener may hold one more message, or
-        if the message is going to be moved to the topic `outstanding` and the worker has memory for that.
+        """Return whether this message may be loaded into memory. It may if its listener has room for one more message.
+        It also may if it will be moved to the topic `outstanding` and the worker has memory for that.
         """
         dispatcher = self._dispatcher
         return dispatcher.room() or (

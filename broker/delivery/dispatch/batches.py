@@ -209,15 +209,17 @@ class Batches:
         return DeliveryBatch(chosen)
 
     def _halvings(self, delivery: Delivery) -> int:
-        """Return how often the largest number of messages of a batch is halved for this delivery. Only attempts since
-        its last redrive count.
+        """Return how often the limit on a batch's messages is halved for this delivery. Only attempts since its last
+        redrive count.
         """
         entry = delivery.entry
         failed = delivery.number if entry is None else delivery.number - entry.forgiven
         return halvings(failed, self._dispatcher.attempts.policy.max_attempts) if failed else 0
 
     def _may_begin(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of the delivery may begin now. If not, let the delivery wait or leave."""
+        """Return whether an attempt of the delivery may begin now. If not, let the delivery wait in memory or in the
+        topic `outstanding`.
+        """
         admission = self._dispatcher.admissions.of(delivery)
         if admission is not BEGIN:
             self._dispatcher.turn_away(delivery, admission)

@@ -145,8 +145,8 @@ class Limits:
         return self.took_ms is None
 
     def held_back(self, busy: int) -> bool:
-        """Return whether the listener could not use more of the worker's attempts: it is down, has asked for a pause,
-        is at its rate limit, or has as many attempts in flight as it can handle.
+        """Return whether the listener can't use more of the worker's attempts. The reason may be that it is down, has
+        asked for a pause, is at its rate limit, or has as many attempts in flight as it can handle.
         """
         return (
             self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or self._too_early or busy >= self.able

@@ -23,8 +23,8 @@ class Spans:
         self.open: dict[Delivery, Span] = {}
 
     def begin(self, delivery: Delivery, number: int, listener: Listener) -> str | None:
-        """Begin the span (of a trace) of an attempt. Return the `traceparent` to send, or None if the message is not
-        part of a trace.
+        """Begin the trace span of an attempt. Return the `traceparent` to send, or None if the message is not part of a
+        trace.
         """
         message = delivery.message
         if message is None or message.traceparent is None:

@@ -55,7 +55,7 @@ class Assigned(Protocol):
 
 
 class Answers(Protocol):
-    """The answers of one listener to failed attempts, from which a checkpoint takes those that the log must store."""
+    """The answers of one listener to failed attempts. A checkpoint takes the answers that the log must store."""
 
     def take(self, listener: Listener, partition: int, at_ms: int, /) -> Sequence[Event]: ...
 

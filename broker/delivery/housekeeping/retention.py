@@ -86,8 +86,8 @@ class Retention:
                     log.warning("retention.waits error=%s", error)
 
     async def sweep(self, before_ms: int) -> None:
-        """Delete messages that were put before this time and that no listener needs any more. Messages that a listener
-        still needs are first copied to the topic `outstanding` for it, and deleted later. Raises LogUnavailable or
+        """Delete the messages from before this time, if no listener needs them any more. Messages that a listener still
+        needs are first copied to the topic `outstanding` for it, and deleted later. Raises LogUnavailable or
         ViewBehind.
         """
         owned = dict(self._partitions)

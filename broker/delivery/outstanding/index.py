@@ -159,8 +159,8 @@ class OutstandingIndex:
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, *, was_parked: bool) -> None:
-        """Update the SQLite row of a delivery that an operator has asked to retry now (a redrive), or whose redrive was
-        cancelled.
+        """Update the SQLite row of a delivery after a redrive (an operator's request to retry it now), or after the
+        redrive was cancelled.
         """
         self._database.execute(
             "UPDATE entries SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ?,"
@@ -196,8 +196,8 @@ class OutstandingIndex:
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
-        """Return deliveries of a listener that have at least one attempt and to which this redrive (a request to retry
-        now) was not applied yet.
+        """Return deliveries of a listener to which this redrive (a request to retry now) was not applied yet. Each of
+        them has at least one attempt.
         """
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
@@ -205,8 +205,8 @@ class OutstandingIndex:
         )
 
     def redriven_until(self, listener_id: str, redrive: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return deliveries of a listener that are due because of this redrive or an earlier one, and that were not
-        attempted since, in the order of their row ids.
+        """Return deliveries of a listener in the order of their row ids. They became due by this redrive (a request to
+        retry now) or an earlier one, and were not attempted since.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND undo_forgiven IS NOT NULL AND redrives <= ? AND id > ?"
@@ -256,8 +256,8 @@ class OutstandingIndex:
         return self._last_id
 
     def unread(self, partition: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return parked deliveries whose message, or its update, could not be read, in the order in which they were
-        written.
+        """Return parked deliveries in the order in which they were written. Their message, or its update, could not be
+        read.
         """
         sql = "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
         return self._some(sql, (partition, UNREAD, after_id, limit))

@@ -41,8 +41,8 @@ class Mending:
         self._tuning = tuning
 
     async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
-        """Retry the deliveries that were parked because of this unreadable range, which is readable again. If
-        `given_up` is true, cancel those whose messages are lost.
+        """Retry the deliveries of messages in this range. They were parked because the range was unreadable, but it is
+        readable again. If `given_up` is true, cancel those whose messages are lost.
         """
         at = -1
         while partition in self._owned and (

@@ -49,8 +49,8 @@ class WatchedAppender:
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
-        """Remember that Kafka may have a record with this key that is not in the index. The doubt ends when a later
-        record with the same key is written.
+        """Remember that the index may lack a record with this key. The doubt ends when a later record with the same key
+        is written.
         """
         self._in_doubt[partition].add(key)
 
@@ -191,8 +191,8 @@ class IndexSync:
     async def _knows(self, partition: int, end: int) -> bool:
         """Return whether the index agrees with the records in Kafka before this offset.
 
-        If Kafka has more records than this worker has written, the new records are read: an append may have been sent
-        twice, or late by the partition's former owner.
+        If Kafka has more records than this worker has written, the new records are read. For example, an append was
+        sent twice, or the partition's former owner sent it late.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}

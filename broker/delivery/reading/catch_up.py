@@ -120,7 +120,7 @@ class CatchUp:
 
     @property
     def waiting(self) -> int:
-        """The number of delivery streams (one partition's messages to one listener each) that wait for older messages."""
+        """The number of waiting requests for older messages: one partition's messages for one listener each."""
         return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:
@@ -202,8 +202,8 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose messages the next catch-up read should include: those whose lagging
-        listeners need offsets that the read probably reaches.
+        """Return the ids of the queues whose messages the next catch-up read should include. The lagging listeners of
+        these queues need offsets that the read will probably reach.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}
