@@ -88,10 +88,10 @@ def read_body(raw: bytes, *, cut: bool) -> Body:
     parsed.parse(raw)
     body = bytes(parsed.body)
     declared = any(name.lower() in ("content-length", "transfer-encoding") for name, _ in parsed.headers)
-    return Body(body, parsed.complete or not (cut or declared or _is_begun_object(body)))
+    return Body(body, parsed.complete or not (cut or declared or is_begun_object(body)))
 
 
-def _is_begun_object(body: bytes) -> bool:
+def is_begun_object(body: bytes) -> bool:
     """Return whether a body begins like a JSON object, but is not valid JSON."""
     if not body.lstrip().startswith(b"{"):
         return False

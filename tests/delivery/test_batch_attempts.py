@@ -314,7 +314,7 @@ async def test_batches_that_fail_open_the_circuit_and_lose_nothing(serve, open_o
         b'{"failed":"m-1"}',
         b'{"failed":[1,null,{"a":2},["m-1"],"m-99",""]}',
         b'{"failed":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
-        b'{"failed":["m-1"]' + b" " * (64 << 10) + b"}",
+        b"<html>" * 20_000,
     ],
 )
 async def test_another_answer_takes_all(serve, open_office, body: bytes):
@@ -327,6 +327,39 @@ async def test_another_answer_takes_all(serve, open_office, body: bytes):
     await office.all_settled()
     office.check_books()
     assert all(rows == [(1, "delivered", 200)] for rows in office.outcomes.values())
+
+
+@pytest.mark.parametrize(
+    ("long", "first"),
+    [
+        (b'{"why":"%b","failed":["m-1"]}' % (b"x" * (64 << 10)), [(1, "failed", "too-large")] * 3),
+        (b'{"failed":["m-1"]' + b" " * (64 << 10) + b"}", [(1, "failed", "too-large")] * 3),
+        (
+            b'{"failed":["m-1"]}' + b" " * (64 << 10),
+            [(1, "delivered", 200), (1, "failed", 200), (1, "delivered", 200)],
+        ),
+    ],
+)
+async def test_a_long_answer_that_may_reject_messages_accepts_none_that_it_rejects(
+    serve, open_office, long: bytes, first: list[Any]
+):
+    taker, said = Taker(), False
+
+    async def saying_much(request, writer):
+        nonlocal said
+        if said:
+            await taker(request, writer)
+            return
+        said = True
+        writer.write(answer(long))
+
+    server = await serve(saying_much)
+    office = await open_office(server, batch=NOW)
+    office.put(3)
+    await office.all_settled()
+    office.check_books()
+    assert [rows[0] for _, rows in sorted(office.outcomes.items())] == first
+    assert "m-1" in taker.taken, "sent again"
 
 
 async def test_a_thousand_ids_in_pieces_are_read(serve, open_office):

@@ -34,7 +34,7 @@ from broker.delivery.dispatch.delivery_queue import DeliveryQueue
 from broker.delivery.dispatch.limits import Limits
 from broker.delivery.dispatch.room import Room
 from broker.delivery.dispatch.stream import Delivery, DeliveryBatch, Stream, attempts_of, message_of
-from broker.outbound.answer import read_body
+from broker.outbound.answer import is_begun_object, read_body
 from broker.outbound.connection import BODY_BYTES_MAX, Connection
 
 
@@ -135,16 +135,20 @@ class Batches:
         """Handle the whole 2xx answer to a batch. Its body may reject some of the messages.
 
         If the connection was closed before the end of the body, all messages are sent again, because the missing part
-        may reject some of them.
+        may reject some of them. Only the first bytes of a long answer are read. If they begin a JSON object, all
+        messages are sent again, too. Any other long answer rejects no message.
         """
-        attempts, cut, rejected = self._dispatcher.attempts, False, frozenset[str]()
-        if len(raw) < BODY_BYTES_MAX:  # A longer answer rejects no message.
-            body = read_body(raw, cut=connection.cut)
-            cut, rejected = not body.complete, failed_ids(body.data)
-        attempts.spans.end(deliveries, None if cut else status, "closed" if cut else None)
-        if cut:
-            attempts.follow_up(deliveries, Failure(error="closed"), took_ms)
+        attempts, body, error = self._dispatcher.attempts, read_body(raw, cut=connection.cut), None
+        if not body.complete:
+            if len(raw) < BODY_BYTES_MAX:
+                error = "closed"
+            elif is_begun_object(body.data):
+                error = "too-large"
+        attempts.spans.end(deliveries, None if error else status, error)
+        if error is not None:
+            attempts.follow_up(deliveries, Failure(error=error), took_ms)
             return
+        rejected = failed_ids(body.data)
         failed = [one for one in deliveries if rejected and one.message and one.message.id.decode() in rejected]
         none_taken, not_taken = len(failed) == len(deliveries), set(failed)
         if not none_taken:
