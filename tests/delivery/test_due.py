@@ -7,10 +7,12 @@ import gc
 from dataclasses import replace
 from types import FunctionType, ModuleType
 
+import msgspec
+import orjson
 import pytest
 
 from broker.core.codec import decode, encode
-from broker.core.events import DeliveryParked, DeliverySetAside, ListenerSettings
+from broker.core.events import Batch, DeliveryParked, DeliverySetAside, ListenerSettings
 from broker.core.flow import WHOLE
 from broker.core.outstanding_sum import KeySum
 from broker.delivery.checkpoint.metrics import Metrics
@@ -434,6 +436,37 @@ async def test_a_cancelled_redrive_attempts_only_what_is_under_way(serve, open_o
     assert office.outstanding.held(0, "l-1") == (39, 1)
     redriven(office)
     await serve_all(office, lambda: len(taker.taken) == 41 and not office.dispatcher.held)
+
+
+async def test_a_cancelled_redrive_changes_no_order_of_the_other_messages(serve, open_office, topic):
+    """The first one of key `a` may begin, but its batch is not full. The others of key `b` wait behind it."""
+    batches: list[list[str]] = []
+    free = asyncio.Event()
+
+    async def slow(request, writer):
+        batches.append([one["id"] for one in orjson.loads(request.body)])
+        await free.wait()
+        writer.write(OK)
+
+    server = await serve(slow)
+    batch = Batch(max_messages=2, wait_ms=3_600_000)
+    office = await open_office(server, office={"topic": topic}, max_in_flight=2, batch=batch)
+    await own(office, topic, *(set_aside(number, parked=True, key="a") for number in range(2)))
+    office.put(2)
+    office.put(2)
+    await until(lambda: batches == [["m-2", "m-3"]])
+    redriven(office)
+    await serve_all(office, lambda: office.dispatcher.deliveries.keys.waiting)
+    listener = office.dispatcher.listener
+    settings = msgspec.structs.replace(listener.settings, max_in_flight=1)
+    office.dispatcher.update(replace(listener, settings=settings), share=WHOLE)
+    office.put(2, key="b")
+    assert [one.offset for one in office.dispatcher.deliveries.ready] == [0, 4, 5]
+    await cancel(office)
+    free.set()
+    await until(lambda: len(batches) > 1)
+    assert batches[1] == ["m-4"]
+    assert office.outstanding.held(0, "l-1") == (2, 0)
 
 
 async def test_what_was_redriven_and_cancelled_has_its_former_time_and_attempts(serve, open_office, topic):

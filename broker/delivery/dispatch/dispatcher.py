@@ -205,12 +205,14 @@ class Dispatcher:
         began.
         """
         ready = self.deliveries.ready
-        for _ in range(len(ready)):
-            delivery = ready.popleft()
-            if is_cancelled(delivery):
+        cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
+        if cancelled:
+            # Keep the order of the others. Returning a delivery may put the next one of its ordering key before them.
+            others = [delivery for delivery in ready if not is_cancelled(delivery)]
+            ready.clear()
+            ready.extend(others)
+            for delivery in cancelled:
                 self.turn_away(delivery, Admission.RETURNED)
-            else:
-                ready.append(delivery)
 
     def touch(self, partition: int) -> bool:
         """Include the partition in the next checkpoint. Return False if the worker no longer owns it."""
