@@ -505,6 +505,29 @@ async def test_a_redrive_that_follows_a_cancelled_one_counts(serve, open_office,
     assert taker.taken == ["m-2"]
 
 
+async def test_a_redrive_of_another_message_does_not_revive_a_cancelled_one(serve, open_office, topic):
+    """The second message of the key is with the dispatcher, behind the first one, which is under way."""
+    taker = Taker()
+    taker.free.clear()
+    server = await serve(taker)
+    office = await open_office(server, office={"topic": topic})
+    await own(
+        office, topic, *(set_aside(number, parked=True, key=key) for number, key in ((1, "a"), (2, "a"), (3, None)))
+    )
+    redriven(office, "m-1", "m-2")
+    await serve_all(office, lambda: server.posts and office.dispatcher.deliveries.keys.waiting)
+    listener = replace(office.dispatcher.listener, redrives=office.dispatcher.listener.redrives.cancel())
+    office.dispatcher.update(listener, share=WHOLE)
+    redriven(office, "m-3")
+    await office.outstanding.undo_cancelled(listener)
+    taker.free.set()
+    await serve_all(office, lambda: len(taker.taken) == 2 and not office.dispatcher.held)
+    for _ in range(5):
+        await office.outstanding.serve_due()
+    assert sorted(taker.taken) == ["m-1", "m-3"]
+    assert office.outstanding.held(0, "l-1") == (1, 0)
+
+
 async def test_who_takes_over_after_a_cancellation_retries_nothing(serve, open_office, topic):
     server = await serve(Taker())
     office = await open_office(server, office={"topic": topic})

@@ -70,9 +70,13 @@ class OutstandingEntry:
         """Apply the listener's redrives, which are an operator's requests to retry deliveries. Return True if a redrive
         makes this delivery due now, with all its attempts again. A delivery that was never attempted does not change.
         """
-        since, self.redrives = self.redrives, redrives.count
+        since = self.redrives
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
+            # Until a cancelled redrive is undone, its number stays, because is_cancelled() needs it.
+            if not self.is_cancelled(redrives):
+                self.redrives = redrives.count
             return False
+        self.redrives = redrives.count
         if self.undo_forgiven is None:
             self.undo_forgiven, self.undo_since_ms, self.undo_due_ms = self.forgiven, self.since_ms, self.due_ms
         self.forgiven, self.since_ms, self.due_ms = self.number, at_ms, at_ms
