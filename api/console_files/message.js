@@ -95,7 +95,7 @@ async function loadStory(queue, known, signal) {
   const now = JSON.stringify([known.message.updated_at, states.map((one) => [one.state, one.attempts.length])]);
   const quiet = states.every((one) => one.attempts.length <= 1 && one.state !== "parked") && !known.message.updated_at;
   if (quiet || known.storyOf === now || whyNot("readLog")) return false;
-  const query = { message: known.message.id, type: "message,listener.redriven,delivery.attempted,replay.started", limit: STORY_MAX };
+  const query = { message: known.message.id, type: "message,listener.redriven,listener.redrives_cancelled,delivery.attempted,replay.started", limit: STORY_MAX };
   const ids = { organization_id: session.organization.id };
   const [{ body }, members] = await Promise.all([ask("readLog", { query, signal }), ask("listMembers", { ids, signal })]);
   known.story = body.filter((one) => one.event).map((one) => one.event);

@@ -26,6 +26,7 @@ function stepsOf(message, delivery, story, actor) {
   }
   for (const event of own) {
     if (event.type === "listener.redriven") steps.push({ at: time(event), title: `Retried by ${actor(event.actor)}`, tone: "warn" });
+    if (event.type === "listener.redrives_cancelled") steps.push({ at: time(event), title: `Retry cancelled by ${actor(event.actor)}`, tone: "warn" });
     if (event.type === "replay.started") steps.push({ at: time(event), title: `Replay started by ${actor(event.actor)}`, tone: "warn" });
   }
   for (const event of story) {

@@ -13,7 +13,15 @@ import msgspec
 
 from broker.core.catalogue import TOPIC_OF, TOPICS
 from broker.core.codec import CLASSES, decode, decode_message, wire_name
-from broker.core.events import AnswersKept, DeliveriesSettled, Event, ListenerRedriven, MessagePut, ReplayStarted
+from broker.core.events import (
+    AnswersKept,
+    DeliveriesSettled,
+    Event,
+    ListenerRedriven,
+    ListenerRedrivesCancelled,
+    MessagePut,
+    ReplayStarted,
+)
 from broker.core.story import replays
 from broker.errors import UnknownEvent
 
@@ -39,8 +47,10 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# ListenerRedriven and ReplayStarted may concern many messages, so each message's history includes these events.
-_OF_MANY: Final = frozenset({wire_name(ListenerRedriven), wire_name(ReplayStarted)})
+# Redrives, their cancellation and replays may concern many messages, so each message's history includes these events.
+_OF_MANY: Final = frozenset(
+    {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
+)
 # Everput writes an event's type first, so an event of an unwanted type can be skipped without decoding it.
 # If a Kafka record does not begin with these bytes, Everput must decode the record to learn the event's type.
 _TYPED: Final = b'{"type":"'
@@ -183,6 +193,8 @@ class Selection:
             return msgspec.structs.replace(event, attempts=attempts, answers=answers)
         if isinstance(event, ListenerRedriven):
             return event if not event.message_ids or message.id in event.message_ids else None
+        if isinstance(event, ListenerRedrivesCancelled):
+            return event
         if isinstance(event, ReplayStarted):
             return event if replays(event, message.partition, message.offset) else None
         return event if getattr(event, "message_id", None) == message.id else None

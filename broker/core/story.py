@@ -1,13 +1,20 @@
 """The rule for which events that do not name a message still belong to its history.
 
-For: redrives of all deliveries of a listener, which concern the message only if it was outstanding, and replays that
-include the message. Pure; events must come in the order of the log. Not for: finding the events (selection.py,
-broker/audit/reader.py).
+For: redrives of all deliveries of a listener and their cancellation, which concern the message only if it was
+outstanding, and replays that include the message. Pure; events must come in the order of the log. Not for: finding the
+events (selection.py, broker/audit/reader.py).
 """
 
 from __future__ import annotations
 
-from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event, ListenerRedriven, ReplayStarted
+from broker.core.events import (
+    DeliveriesSettled,
+    DeliveryAttempted,
+    Event,
+    ListenerRedriven,
+    ListenerRedrivesCancelled,
+    ReplayStarted,
+)
 from broker.core.replays import started
 
 
@@ -18,6 +25,7 @@ class Story:
 
     def __init__(self, *, whole: bool) -> None:
         self._owed: dict[str, bool] = {}  # last attempt failed, by listener
+        self._redriven: dict[str, bool] = {}  # redriven and not attempted since, by listener
         self._whole = whole
 
     def tells(self, event: Event) -> bool:
@@ -25,14 +33,19 @@ class Story:
         events in their order.
 
         Return False only for a redrive of all deliveries of a listener, if the listener had no unfinished delivery of
-        this message at that time.
+        this message at that time, and for the cancellation of redrives, if none of them waited for an attempt.
         """
-        if isinstance(event, DeliveriesSettled):
-            self._owed[event.listener_id] = False
-        elif isinstance(event, DeliveryAttempted):
-            self._owed[event.listener_id] = event.outcome != "delivered"
-        elif isinstance(event, ListenerRedriven) and not event.message_ids:
-            return self._owed.get(event.listener_id, not self._whole)
+        if isinstance(event, DeliveriesSettled | DeliveryAttempted):
+            self._owed[event.listener_id] = isinstance(event, DeliveryAttempted) and event.outcome != "delivered"
+            self._redriven[event.listener_id] = False
+        elif isinstance(event, ListenerRedriven):
+            redriven = bool(event.message_ids) or self._owed.get(event.listener_id, not self._whole)
+            self._redriven[event.listener_id] = redriven or self._redriven.get(event.listener_id, False)
+            return redriven
+        elif isinstance(event, ListenerRedrivesCancelled):
+            redriven = self._redriven.get(event.listener_id, not self._whole)
+            self._redriven[event.listener_id] = False
+            return redriven
         return True
 
     def doubted(self, event: Event) -> str | None:
@@ -40,7 +53,9 @@ class Story:
         message's history only if this listener belongs to the message's queue. With None, the event belongs to the
         history in any case.
         """
-        if isinstance(event, ReplayStarted) or (isinstance(event, ListenerRedriven) and not event.message_ids):
+        if isinstance(event, ListenerRedriven) and event.message_ids:
+            return None
+        if isinstance(event, ListenerRedriven | ListenerRedrivesCancelled | ReplayStarted):
             return None if event.listener_id in self._owed else event.listener_id
         return None
 

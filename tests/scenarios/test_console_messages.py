@@ -250,6 +250,10 @@ async def test_all_parked_deliveries_of_a_listener_are_retried_and_that_is_cance
         await page.until(f"{states}.length < 12 && {states}.every((one) => one === 'parked')")
         assert await page.run(f"{states}.length") >= 4, "only what was under way has arrived"
         assert await buttons.count() == 0
+        await page.run("document.querySelector('main td[data-label=Message] a').click()")
+        who = "admin@everput.local"
+        steps = ["Put", "Failed - attempt 1", "Parked", f"Retried by {who}", f"Retry cancelled by {who}"]
+        await page.until(f"JSON.stringify({STEPS}[1]) === JSON.stringify({json.dumps(steps)})")
         assert page.errors == []
 
 

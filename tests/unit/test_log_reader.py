@@ -328,6 +328,45 @@ async def test_the_story_has_redrives_of_all_that_a_listener_owed_when_the_messa
     assert [one.log_ms - at for one in later] == [15, 16, 19, 20]  # what was before is not known then
 
 
+async def test_the_story_has_the_cancellation_of_a_redrive_that_no_attempt_has_followed():
+    log = Log()
+    messages = [put(number) for number in range(9)]
+    log.add("messages", 0, *messages)
+    at = AT + 100
+
+    def cancelled(at_ms: int, listener_id: str) -> ev.ListenerRedrivesCancelled:
+        return ev.ListenerRedrivesCancelled(organization_id=OURS, at_ms=at_ms, listener_id=listener_id)
+
+    log.add("control", 0, QUEUE, listener("l"), listener("other"), listener("elsewhere", "q2"))
+    log.add(
+        "control",
+        0,
+        cancelled(at + 5, "l"),  # of redrives before the message
+        redriven(at + 15, "l"),
+        cancelled(at + 16, "l"),
+        cancelled(at + 17, "l"),
+        redriven(at + 18, "l", messages[4].message_id),
+        redriven(at + 19, "l", messages[1].message_id),
+        cancelled(at + 25, "l"),  # attempted by then
+        redriven(at + 26, "other"),
+        cancelled(at + 27, "other"),  # which had it at once
+        redriven(at + 28, "l", messages[1].message_id),
+        cancelled(at + 29, "l"),  # another message
+        redriven(at + 30, "elsewhere"),
+        cancelled(at + 31, "elsewhere"),
+        redriven(at + 32, "l", messages[4].message_id),
+        redriven(at + 33, "l", messages[1].message_id),
+        cancelled(at + 34, "l"),
+    )
+    log.add("deliveries", 0, attempt(at + 10, messages[4], 4, "parked"))
+    log.add("deliveries", 0, attempt(at + 12, messages[4], 4, "delivered", "other"))
+    log.add("deliveries", 0, attempt(at + 20, messages[4], 4, "parked"))
+    entries = [one for part in await read(log, story_of(log, 4), Range(begin_ms=AT)) for one in part.entries]
+    assert [one.log_ms - at for one in entries] == [4 - 100, 10, 12, 15, 16, 18, 20, 32, 34]
+    later = [one for part in await read(log, story_of(log, 4), Range(begin_ms=at + 16)) for one in part.entries]
+    assert [one.log_ms - at for one in later][:2] == [16, 18], "what was before is not known then"
+
+
 async def test_the_story_has_the_replays_that_took_the_message():
     log = Log()
     log.add("messages", 0, *(put(number) for number in range(9)))
