@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
 
 from broker.errors import ConfigurationError
-from broker.kafka.admin import ensure_topics
+from broker.kafka.admin import connected, ensure_topics
 from broker.kafka.client import client_options
 from broker.kafka.embedded import archive, process
 from broker.kafka.embedded import kafka as embedded
@@ -282,3 +283,38 @@ async def test_stop_gives_up_an_archive_that_is_only_half_made(tmp_path, monkeyp
             await asyncio.sleep(0.05)
     await asyncio.wait_for(kafka.stop(), 60)
     assert [path.name for path in made.parent.iterdir()] in ([], ["kafka-test.lock"])
+
+
+async def test_members_that_join_at_about_the_same_time_get_their_partitions_in_one_rebalance(tmp_path):
+    kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False, join_delay_ms=3_000)
+    await kafka.start()
+    try:
+        settings = kafka.access.settings(partitions=2, flush_each_batch=True)
+        table = topics(settings)
+        await ensure_topics(settings, table)
+        gained: list[int] = []
+
+        class Listener(ConsumerRebalanceListener):
+            async def on_partitions_assigned(self, assigned):
+                gained.append(len(assigned))
+
+            async def on_partitions_revoked(self, revoked):
+                pass
+
+        consumers = [AIOKafkaConsumer(**client_options(settings), group_id="together") for _ in range(2)]
+        for consumer in consumers:
+            consumer.subscribe([table.messages.name], listener=Listener())
+        try:
+            async with connected(client_options(settings)) as admin, asyncio.timeout(60), asyncio.TaskGroup() as starts:
+                starts.create_task(consumers[0].start())
+                members = []
+                while not members:
+                    with contextlib.suppress(KafkaError):  # Kafka creates the topic of the groups meanwhile
+                        members = (await admin.describe_consumer_groups(["together"]))[0].groups[0][5]
+                    await asyncio.sleep(0.05)
+                starts.create_task(consumers[1].start())
+            assert gained == [1, 1]
+        finally:
+            await asyncio.gather(*(consumer.stop() for consumer in consumers))
+    finally:
+        await kafka.stop()

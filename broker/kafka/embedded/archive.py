@@ -23,14 +23,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import filelock
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from broker.errors import BrokerError
 from broker.kafka.admin import ensure_topics
+from broker.kafka.client import client_options
 from broker.kafka.embedded.jars import KAFKA_VERSION, cache_dir, kafka_jars
 from broker.kafka.embedded.java import JAVA_OPTIONS, finished, java, java_home, spawn
 from broker.kafka.embedded.process import PROPERTIES, KafkaProcess
 from broker.kafka.ports import free_port
-from broker.kafka.topics import topics
+from broker.kafka.topics import topics, workers_group
+from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ _IDLE_WITHIN_S: Final = 300.0  # on a machine that stays busy, the class archive
 _IDLE_LOAD: Final = 0.5  # load average per processor
 _LOOK_S: Final = 10.0
 _STEP_WITHIN_S: Final = 120.0
+_TRAINING: Final = "2"  # the version of _use()
 _SILENT: Final = "-Xlog:aot*=error"
 _ALIKE: Final = ("-Xmx512m", _SILENT)
 
@@ -75,7 +80,7 @@ async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S, idle_within_s
         await _make(jars, path)
         _prune(path)
         _log.info("archive.made path=%s took_ms=%d", path, round((time.monotonic() - started) * 1000))
-    except (BrokerError, OSError, TimeoutError) as error:
+    except (BrokerError, KafkaError, OSError, TimeoutError) as error:
         _log.info("archive.failed error=%s", error)
     finally:
         lock.release()
@@ -107,11 +112,11 @@ def _path(jars: Sequence[Path]) -> Path:
     """Return the path of the class archive.
 
     Its name is a hash of everything that must be the same for Java to accept the archive: the class path, Java's own
-    modules, the options, and Kafka's settings, because other settings load other classes.
+    modules, the options, and Kafka's settings and requests, because others load other classes.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
-    name = hashlib.sha256("\n".join([*facts, *JAVA_OPTIONS, PROPERTIES]).encode()).hexdigest()[:16]
+    name = hashlib.sha256("\n".join([*facts, *JAVA_OPTIONS, PROPERTIES, _TRAINING]).encode()).hexdigest()[:16]
     return cache_dir() / f"kafka-{KAFKA_VERSION}-{name}.aot"
 
 
@@ -132,8 +137,8 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
         kafka = KafkaProcess(directory, options=options, **same)
         await kafka.start()
         try:
-            settings = kafka.access.settings(partitions=1, flush_each_batch=True)
-            await ensure_topics(settings, topics(settings))
+            async with asyncio.timeout(_STEP_WITHIN_S):
+                await _use(kafka.access.settings(partitions=1, flush_each_batch=True))
         finally:
             await kafka.stop(within_s=_STEP_WITHIN_S)
         try:
@@ -147,6 +152,19 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
             made.replace(path)
         finally:
             made.unlink(missing_ok=True)
+
+
+async def _use(kafka: KafkaSettings) -> None:
+    """Send Kafka the requests of API processes and workers, so that Java records the classes that answer them."""
+    table = topics(kafka)
+    await ensure_topics(kafka, table)
+    options = client_options(kafka)
+    async with AIOKafkaProducer(**options, enable_idempotence=True) as producer:
+        await producer.send_and_wait(table.messages.name, b"a record")
+    reading = {"group_id": workers_group(kafka), "auto_offset_reset": "earliest", "enable_auto_commit": False}
+    async with AIOKafkaConsumer(table.messages.name, **options, **reading) as consumer:
+        await consumer.getone()
+        await consumer.commit()
 
 
 def _prune(kept: Path) -> None:

@@ -46,7 +46,7 @@ class EmbeddedKafka:
     """An Apache Kafka that runs as a child process on 127.0.0.1, with its log below `data_dir`.
 
     Without `port`, it takes a free port and keeps it. On Linux, Kafka ends with the thread that called start(). Clients
-    connect with `access`.
+    connect with `access`. When the first member joins a consumer group, Kafka waits `join_delay_ms` for others.
 
     The first start creates the password in data_dir/password. Only start() reads the file again, so running clients
     keep their password when Kafka restarts.
@@ -59,12 +59,14 @@ class EmbeddedKafka:
         port: int | None = None,
         heap_mib: int = _HEAP_MIB,
         progress: bool = True,
+        join_delay_ms: int = 0,
         make_archive: Callable[[Sequence[Path]], Coroutine[Any, Any, None]] = archive.make,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self._port = port
         self._options = (f"-Xmx{heap_mib}m",)
         self._progress = progress
+        self._join_delay_ms = join_delay_ms
         self._make_archive = make_archive
         self._lock = filelock.FileLock(self.data_dir / ".lock", thread_local=False)
         self._kafka: KafkaProcess | None = None
@@ -206,6 +208,7 @@ class EmbeddedKafka:
                 controller_port=controller_port,
                 password=self._password,
                 options=options,
+                join_delay_ms=self._join_delay_ms,
             )
             try:
                 await kafka.start()

@@ -91,7 +91,7 @@ log.retention.bytes=-1
 message.max.bytes=8388608
 queued.max.request.bytes=134217728
 log.cleaner.dedupe.buffer.size=33554432
-group.initial.rebalance.delay.ms=0
+group.initial.rebalance.delay.ms={join_delay_ms}
 metadata.max.idle.interval.ms=30000
 broker.session.timeout.ms=1500
 broker.heartbeat.interval.ms=500
@@ -136,6 +136,7 @@ class KafkaProcess:
         password: str,
         options: Sequence[str],
         idle: bool = False,
+        join_delay_ms: int = 0,
     ) -> None:
         self.directory = directory
         self.port = port
@@ -143,6 +144,7 @@ class KafkaProcess:
         self._once = secrets.token_urlsafe(32)
         self._controller_port = controller_port
         self._idle = idle
+        self._join_delay_ms = join_delay_ms
         self._java = java(directory, jars=jars, options=options)
         self._process: asyncio.subprocess.Process | None = None
         self.was_killed = False
@@ -256,6 +258,7 @@ class KafkaProcess:
             itself=_ITSELF,
             plain=_PLAIN.format(once=self._once),
             log_dir=_escaped(log_dir),
+            join_delay_ms=self._join_delay_ms,
         )
         write_private(path, text)
         return path
