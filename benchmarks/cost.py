@@ -17,7 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.running import PUBLISHERS, SIZE, Everput, free_port, process, run, serving, sinking, wait_for_port
+from benchmarks.running import (
+    PUBLISHERS,
+    SIZE,
+    Everput,
+    free_port,
+    kind_of,
+    process,
+    run,
+    serving,
+    sinking,
+    wait_for_port,
+)
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 OPEN_LOOP_S = 8.0
@@ -118,8 +129,7 @@ def by_kind(pid: int) -> dict[str, float]:
         child = left.pop()
         left += children.get(child, [])
         with contextlib.suppress(OSError):
-            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            kind = next((word.decode() for word in words if word in (b"api", b"worker")), "kafka")
+            kind = kind_of(child) or "kafka"
             found[kind] = found.get(kind, 0.0) + processor_s([child])
     return found
 

@@ -71,6 +71,14 @@ def wait_for_port(port: int) -> None:
     raise TimeoutError(f"nothing listens on {port}")
 
 
+def kind_of(pid: int) -> str | None:
+    """Return `api`, `worker` or `kafka` for a process of an installation; None for any other process."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    name = Path(f"/proc/{pid}/comm").read_bytes().partition(b"-")[0]
+    found = next((word.decode() for word in (name, *words) if word in (b"api", b"worker")), None)
+    return found or ("kafka" if b"java" in words[0] else None)
+
+
 def memory_mib(pid: int) -> dict[str, int]:
     """Return the resident memory in MiB of a process's children, by kind. Of several workers, count the largest."""
     found: dict[str, int] = {}
@@ -78,8 +86,7 @@ def memory_mib(pid: int) -> dict[str, int]:
         with contextlib.suppress(OSError, ValueError, IndexError):
             if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) != pid:
                 continue
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            name = next((w.decode() for w in words if w in (b"api", b"worker")), "kafka" if b"java" in words[0] else "")
+            name = kind_of(int(entry.name))
             kib = next(line for line in (entry / "status").read_text().splitlines() if line.startswith("VmRSS"))
             if name:
                 found[name] = max(found.get(name, 0), int(kib.split()[1]) // 1024)

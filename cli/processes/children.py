@@ -14,17 +14,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Final
 
 from broker.errors import ConfigurationError
 from broker.kafka.embedded.access import EmbeddedAccess
 from cli.logs import Logger
 from cli.processes import supervisor_link as link
+from cli.processes.prefork import ForkedProcess, Prefork
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
 STEADY_S: Final = 10.0  # if a process ran for at least 10 s, it is restarted without a long pause
 EXIT_CONFIGURATION: Final = 2
+
+_NO_DESCRIPTORS: Final[Mapping[str, int]] = MappingProxyType({})
 
 _log = Logger(__name__)
 
@@ -47,8 +51,9 @@ class Child:
     """A child process of the supervisor.
 
     `kafka` is a future that ends when Kafka is ready. Its result is the access to an embedded Kafka, or None for a
-    cluster. The child gets the variables in `environment` instead of those of this process. `pass_fds` are the file
-    descriptors that the child inherits.
+    cluster. The child gets the variables in `environment` instead of those of this process. `descriptors` are the file
+    descriptors that the child gets, by the name of the variable that tells it the number. The first process of this
+    child is taken from `prefork`, if there is one.
     """
 
     def __init__(
@@ -58,7 +63,8 @@ class Child:
         *,
         environment: Mapping[str, str],
         kafka: asyncio.Future[EmbeddedAccess | None],
-        pass_fds: Sequence[int] = (),
+        descriptors: Mapping[str, int] = _NO_DESCRIPTORS,
+        prefork: Prefork | None = None,
     ) -> None:
         self.name = name
         self.ready = asyncio.Event()
@@ -66,8 +72,9 @@ class Child:
         self._arguments = arguments
         self._environment = environment
         self._kafka = kafka
-        self._pass_fds = pass_fds
-        self._process: asyncio.subprocess.Process | None = None
+        self._descriptors = descriptors
+        self._prefork = prefork
+        self._process: asyncio.subprocess.Process | ForkedProcess | None = None
         self._was_ready = False
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
@@ -97,10 +104,9 @@ class Child:
 
     async def _run(self) -> int:
         """Run the child once, and return its exit code, which is negative for a signal."""
-        ours, theirs = socket.socketpair()
+        process, ours = await self._start()
+        self._process = process
         with ours:
-            with theirs:
-                self._process = process = await self._start(theirs.fileno())
             _log.info("process.started", process=self.name, pid=process.pid)
             if self._stopping.is_set():
                 self._signal(signal.SIGTERM)
@@ -115,7 +121,23 @@ class Child:
                 await talk
             return code
 
-    async def _start(self, descriptor: int) -> asyncio.subprocess.Process:
+    async def _start(self) -> tuple[asyncio.subprocess.Process | ForkedProcess, socket.socket]:
+        """Start a process, and return it with the socket to it."""
+        if self._prefork is not None:
+            prefork, self._prefork = self._prefork, None
+            forked = await prefork.start(self._arguments, self._environment, self._descriptors)
+            if forked is not None:
+                return forked
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                return await self._new_python(theirs.fileno()), ours
+            except BaseException:
+                ours.close()
+                raise
+
+    async def _new_python(self, descriptor: int) -> asyncio.subprocess.Process:
+        descriptors = {**self._descriptors, link.VARIABLE: descriptor}
         return await asyncio.create_subprocess_exec(
             sys.executable,
             # With Python's option -P, a module in the working directory can't replace one of Everput's modules.
@@ -123,8 +145,8 @@ class Child:
             "-m",
             "cli.app",
             *self._arguments,
-            env={**self._environment, link.VARIABLE: str(descriptor)},
-            pass_fds=(*self._pass_fds, descriptor),
+            env={**self._environment, **{name: str(number) for name, number in descriptors.items()}},
+            pass_fds=tuple(descriptors.values()),
             stdin=asyncio.subprocess.DEVNULL,
             # Only the supervisor writes to stdout (the line `ready`). The output of its child processes goes to stderr.
             stdout=sys.stderr.fileno(),

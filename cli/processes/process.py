@@ -29,6 +29,7 @@ from cli import files, logs
 from cli.logs import Logger
 from cli.options import Options
 from cli.processes.admin import Health, process_app, serving
+from cli.processes.prefork import name_process
 from cli.processes.signals import on_end
 from cli.processes.supervisor_link import Link
 
@@ -64,7 +65,9 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     Exit with code 2 if the configuration is wrong, and with code 1 after another error. The supervisor or systemd
     restarts the process.
     """
-    logs.set_up(os.environ.get("EVERPUT_PROCESS", name), options.log_level, options.log_format)
+    name = os.environ.get("EVERPUT_PROCESS", name)
+    name_process(name)
+    logs.set_up(name, options.log_level, options.log_format)
     threading.excepthook = _thread_failed
     if sound := outdated(sys.version_info[:3]):
         _log.warning(

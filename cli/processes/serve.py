@@ -29,6 +29,7 @@ from cli.logs import Logger
 from cli.options import Options, is_loopback, shared_options, variable
 from cli.printing import say
 from cli.processes.children import Child, Pauses
+from cli.processes.prefork import Prefork, prefork
 from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
@@ -40,6 +41,10 @@ WORKER_STOP_S: Final = 10.0
 KAFKA_STOP_S: Final = 9.0
 
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+# When Everput starts, its workers join their consumer group at about the same time. Without a delay, Kafka gives all
+# partitions to the first worker, and the second one waits up to a second until the first has learned of it.
+_JOIN_DELAY_MS: Final = 100
 
 _log = Logger(__name__)
 _WORKERS: Final = min(2, os.cpu_count() or 1)  # a worker may keep one processor busy (docs/operations.md)
@@ -92,12 +97,15 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
     if options.kafka is not None and kafka_port is not None:
         raise ConfigurationError("--kafka-port sets the port of the embedded Kafka; leave it out with --kafka")
     options = with_loopback(options)
-    logs.set_up("serve", options.log_level, options.log_format)
-    # If `everput demo` has started this process, end together with the demo.
-    Link.from_environment()
     files.make_data_dir(options.data_dir)
     with files.lock(options.data_dir):
-        supervisor = Supervisor(options, api_processes=api_processes, workers=workers, kafka_port=kafka_port)
+        forked = prefork(api_processes + workers)  # before this process has threads
+        logs.set_up("serve", options.log_level, options.log_format)
+        # If `everput demo` has started this process, end together with the demo.
+        Link.from_environment()
+        supervisor = Supervisor(
+            options, api_processes=api_processes, workers=workers, kafka_port=kafka_port, prefork=forked
+        )
         asyncio.run(supervisor.run())
 
 
@@ -112,10 +120,19 @@ def with_loopback(options: Options) -> Options:
 class Supervisor:
     """The supervisor of `everput serve`. Construct it inside the running event loop, and await `run` once."""
 
-    def __init__(self, options: Options, *, api_processes: int, workers: int, kafka_port: int | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        api_processes: int,
+        workers: int,
+        kafka_port: int | None = None,
+        prefork: Prefork | None = None,
+    ) -> None:
         self._kafka_port = kafka_port
         self._options = options
         self._counts = {"api": api_processes, "worker": workers}
+        self._prefork = prefork
         self._children: dict[str, list[Child]] = {"api": [], "worker": []}
         self._kafka: EmbeddedKafka | None = None
 
@@ -134,7 +151,11 @@ class Supervisor:
             admin = await stack.enter_async_context(contextlib.AsyncExitStack())
             tasks = [asyncio.create_task(child.keep()) for child in self._all()]
             if self._options.kafka is None:
-                self._kafka = EmbeddedKafka(self._options.data_dir / "kafka", port=self._kafka_port)
+                self._kafka = EmbeddedKafka(
+                    self._options.data_dir / "kafka",
+                    port=self._kafka_port,
+                    join_delay_ms=_JOIN_DELAY_MS if self._counts["worker"] > 1 else 0,
+                )
                 tasks.append(asyncio.create_task(self._keep_kafka(self._kafka, access)))
             else:
                 access.set_result(None)
@@ -173,23 +194,26 @@ class Supervisor:
         self, environment: dict[str, str], access: asyncio.Future[EmbeddedAccess | None], listening: int
     ) -> None:
         for number in range(self._counts["api"]):
-            extra = {"EVERPUT_LISTEN_FD": str(listening)}
+            extra = {"EVERPUT_PROCESS": f"api-{number + 1}"}
             if number == 0:  # only the first API process creates the first API key and the first account
                 extra["EVERPUT_FIRST_START"] = "1"
             self._children["api"].append(
                 Child(
                     f"api-{number + 1}",
                     ["api"],
-                    environment={**environment, **extra, "EVERPUT_PROCESS": f"api-{number + 1}"},
+                    environment={**environment, **extra},
                     kafka=access,
-                    pass_fds=[listening],
+                    descriptors={"EVERPUT_LISTEN_FD": listening},
+                    prefork=self._prefork,
                 )
             )
         server_id = files.server_id(self._options.data_dir)
         for number in range(self._counts["worker"]):
             name = f"worker-{number + 1}"
             names = {"EVERPUT_PROCESS": name, "EVERPUT_WORKER_NAME": f"everput-{server_id}-{name}"}
-            self._children["worker"].append(Child(name, ["worker"], environment={**environment, **names}, kafka=access))
+            self._children["worker"].append(
+                Child(name, ["worker"], environment={**environment, **names}, kafka=access, prefork=self._prefork)
+            )
 
     def _all(self) -> list[Child]:
         return [child for children in self._children.values() for child in children]

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,6 +157,18 @@ def test_a_killed_api_process_comes_back_and_the_other_answers_meanwhile(server:
     server.kill("api-1")
     for number in range(10):
         assert put_queue(server, f"after the api {number}").status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can fork them")
+def test_the_first_processes_share_the_memory_of_their_code(server: Running):
+    """A process that was started again has no such memory in common with others."""
+    pid = server.pid_of("api-2")
+    shared = re.search(r"Shared_Dirty: +([0-9]+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+    assert shared is not None
+    assert int(shared[1]) > 10_000
+    server.kill("api-2")
+    assert server.pid_of("api-2") != pid
+    assert Path(f"/proc/{server.pid_of('api-2')}/comm").read_text() == "api-2\n"
 
 
 def test_a_killed_worker_comes_back(server: Running):

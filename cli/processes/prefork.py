@@ -1,0 +1,210 @@
+"""The first child processes of a supervisor, forked from one process that has imported their code.
+
+For: forking them, and giving each its arguments, environment and file descriptors. Forked processes share the memory of
+the imported code, and its time. Not for: starting one again (cli/processes/children.py), which starts a new Python.
+
+The supervisor forks the process that imports before it has threads or an event loop. That process forks one child for
+each number, and ends. The supervisor is a subreaper, so the children become its own. All of this needs Linux: on other
+systems `prefork` returns nothing, and the supervisor starts a new Python for each child process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Final
+
+from cli.processes import supervisor_link as link
+
+_SIZE_BYTES: Final = 8
+_DESCRIPTORS_MAX: Final = 8
+_FIRST_DESCRIPTOR: Final = 3  # after stdin, stdout and stderr
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+class ForkedProcess:
+    """A child process that this process did not start with asyncio. It has the methods of asyncio.subprocess.Process
+    that cli/processes/children.py needs.
+
+    Construct it in the running event loop.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._loop = asyncio.get_running_loop()
+        self._code: asyncio.Future[int] = self._loop.create_future()
+        descriptor = os.pidfd_open(pid)
+        self._loop.add_reader(descriptor, self._reap, descriptor)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, which is negative for a signal. None while the process runs."""
+        return self._code.result() if self._code.done() else None
+
+    async def wait(self) -> int:
+        """Wait until the process has ended, and return its exit code."""
+        return await asyncio.shield(self._code)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        # The process id can't belong to another process, because only _reap() frees it.
+        os.kill(self.pid, number)
+
+    def _reap(self, descriptor: int) -> None:
+        self._loop.remove_reader(descriptor)
+        os.close(descriptor)
+        self._code.set_result(os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
+
+
+class Prefork:
+    """The process that imports the code of API processes and workers, and the child processes that it forks."""
+
+    def __init__(self, pid: int, links: Sequence[socket.socket]) -> None:
+        self._pid = pid
+        self._links = list(links)
+        self._template: ForkedProcess | None = None
+
+    async def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[str, int]
+    ) -> tuple[ForkedProcess, socket.socket] | None:
+        """Let a forked process run `everput` with these arguments. Return the process and the socket to it.
+
+        The process gets copies of the file descriptors, and finds their numbers in the environment by the names in
+        `descriptors`. Return None if no forked process is left.
+        """
+        if not self._links:
+            return None
+        ours = self._links.pop()
+        # The forked processes are children of this one only after the process that forked them has ended.
+        if self._template is None:
+            self._template = ForkedProcess(self._pid)
+        await self._template.wait()
+        loop = asyncio.get_running_loop()
+        ours.setblocking(False)
+        pid = await loop.sock_recv(ours, 32)
+        if not pid:
+            ours.close()
+            return None
+        process = ForkedProcess(int(pid))
+        given = {"arguments": list(arguments), "environment": dict(environment), "descriptors": list(descriptors)}
+        text = json.dumps(given).encode()
+        with suppress(OSError):  # the process has ended already, which its exit code says
+            socket.send_fds(ours, [len(text).to_bytes(_SIZE_BYTES)], list(descriptors.values()))
+            await loop.sock_sendall(ours, text)
+        return process, ours
+
+
+def import_code() -> None:
+    """Import the code of API processes and workers."""
+    from cli import app
+    from cli.processes import api, worker
+    from projections.app import prepare
+
+    _ = app, api, worker
+    prepare()
+
+
+def prefork(count: int, import_code: Callable[[], None] = import_code) -> Prefork | None:
+    """Fork a process that calls `import_code`, and then forks `count` child processes.
+
+    Call this while the process has one thread and no event loop. Return None on systems that can't do it.
+    """
+    if not _supported():
+        return None
+    parent = os.getpid()
+    pairs = [socket.socketpair() for _ in range(count)]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _import_and_fork([theirs for _, theirs in pairs], import_code, parent)
+        finally:
+            os._exit(0)
+    for _, theirs in pairs:
+        theirs.close()
+    return Prefork(pid, [ours for ours, _ in pairs])
+
+
+def name_process(name: str) -> None:
+    """Set the name of this process in `ps -e`, `top` and `pgrep`, up to 15 bytes. Only on Linux."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
+
+
+def _supported() -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:  # an old kernel, or a sandbox
+        return False
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1) == 0
+
+
+def _prctl(option: int, value: int | ctypes.c_char_p) -> int:
+    result: int = ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    return result
+
+
+def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], None], parent: int) -> None:
+    """Import the code, and fork one child process for each link."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent ended before prctl() was called
+        return
+    os.setsid()  # Ctrl-C in a terminal must reach only the supervisor
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    # Only the supervisor writes to stdout (the line `ready`). What its child processes write goes to stderr.
+    os.dup2(2, 1)
+    # Keep no lock, socket or pipe of the supervisor open.
+    kept = sorted(one.fileno() for one in links)
+    for below, above in pairwise([_FIRST_DESCRIPTOR - 1, *kept, os.sysconf("SC_OPEN_MAX")]):
+        os.closerange(below + 1, above)
+    sys.argv = ["everput"]  # Faust looks for its own options there
+    gc.disable()
+    import_code()
+    # Without freeze(), the first garbage collection of each child process would write to all of this memory.
+    gc.freeze()
+    from multiprocessing import get_context
+
+    fork = get_context("fork")
+    for one in links:
+        fork.Process(target=_run, args=(one, links)).start()
+        one.close()
+
+
+def _run(ours: socket.socket, links: Sequence[socket.socket]) -> None:
+    """Wait for the arguments of this child process, and run `everput` with them. End if the supervisor ends."""
+    os.setsid()
+    for other in links:
+        if other is not ours:
+            other.close()
+    ours.sendall(b"%d" % os.getpid())
+    size, descriptors, *_ = socket.recv_fds(ours, _SIZE_BYTES, _DESCRIPTORS_MAX)
+    text = ours.recv(int.from_bytes(size), socket.MSG_WAITALL)
+    if not text:
+        return
+    given = json.loads(text)
+    numbers = dict(zip(given["descriptors"], [*descriptors], strict=True)) | {link.VARIABLE: ours.detach()}
+    os.environ.clear()
+    os.environ.update(given["environment"])
+    os.environ.update({name: str(number) for name, number in numbers.items()})
+    gc.enable()
+    from cli.app import everput
+
+    try:
+        everput(given["arguments"], prog_name="everput")
+    finally:
+        logging.shutdown()  # write all log lines, because a forked process ends without Python's exit functions
