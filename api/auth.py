@@ -154,7 +154,7 @@ def check_scope(api_key: ApiKey, scope: str) -> None:
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Check that a restricted API key (restricted to some queues) may be used for this path.
+    """Check that an API key may be used for this path, if the key is restricted to some queues.
 
     Raises NotFound if the path names another queue. Raises Forbidden if the path names no queue (`queue_id` is None),
     unless `narrows` says that the handler shows such a key only its own queues.

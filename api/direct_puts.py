@@ -151,7 +151,9 @@ class DirectPuts:
         self._body_bytes_max = min(BODY_BYTES_MAX, service.body_bytes_max)
 
     def looks_usual(self, url: bytes, sent: Mapping[bytes, bytes]) -> bool:
-        """Return whether the head of this PUT request shows a put of a message that may be answered without ASGI."""
+        """Return whether this PUT request looks like a put of a message that may be answered without ASGI. Only the
+        head of the request is examined.
+        """
         length = sent.get(b"content-length", b"")
         return (
             url.startswith(_BEFORE)

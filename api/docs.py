@@ -61,7 +61,7 @@ class Reference:
 
     @cached_property
     def file(self) -> StaticFile:
-        """The OpenAPI document for the reference page, which itself fills in the server's URL."""
+        """The OpenAPI document for the reference page. The page itself fills in the server's URL."""
         return StaticFile("application/json", _SERVER.encode().join(self._parts))
 
 

@@ -42,7 +42,7 @@ class Invitations:
     """Handlers for the invitations of an organization, and for /v1/invitations.
 
     `mailer` and `public_url` are None if the operator has not set a mail server or the public URL. `may_mail` says
-    whether an organization may have e-mail sent.
+    whether Everput may send e-mail for an organization.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ _NONCE_BYTES: Final = 12
 class PageTokens:
     """The encryption of page tokens, with which a client requests the next page of a list.
 
-    It encrypts with the newest sealing key, and decrypts with any key.
+    The newest sealing key encrypts a page token, and every sealing key can decrypt it.
     """
 
     def __init__(self, sealer: Sealer) -> None:

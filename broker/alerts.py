@@ -71,8 +71,8 @@ class Sources:
     """The functions that give one worker the facts for its alerts.
 
     `owns` returns whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker
-    may own its partitions by now. `disk` returns the free bytes, and the number of free bytes below which puts are
-    refused; None without an embedded Kafka.
+    may own its partitions by now. `disk` returns the free bytes of the disk, and the number of free bytes below which
+    puts are refused. Without an embedded Kafka, `disk` is None.
     """
 
     cursors: Cursors
@@ -164,7 +164,7 @@ class AlertWatch:
 
     async def look(self, at_ms: int | None = None) -> None:
         """Check the conditions of this worker's alerts once, and put the messages of alerts that begin or end. If there
-        are many listeners, a call checks only some of those that need no alert soon.
+        are many listeners, a call checks all that may need an alert soon, but only some of the others.
 
         `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer. If
         it does not answer for some listeners only, the others are checked nevertheless.
@@ -228,8 +228,8 @@ class AlertWatch:
     # Facts
 
     async def _judge_listeners(self, several: Sequence[Listener], at_ms: int | None) -> None:
-        """Check some listeners. If Kafka does not answer for one of them, check the others, and raise its BrokerError
-        then.
+        """Check some listeners for alerts. If Kafka does not answer for one of them, first check the others, and then
+        raise the BrokerError.
         """
         loads = (self.sources.cursors.load([one.id], range(self.partitions)) for one in several)
         results = await asyncio.gather(*loads, return_exceptions=True)

@@ -124,7 +124,8 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Let a limit of stored bytes be checked again, if the event says how many bytes a process has stored.
+        """Check an organization's limit of stored bytes again at its next put, if the event says how many bytes a
+        process has stored for it.
 
         This method is called with every event of the log.
         """

@@ -83,7 +83,7 @@ class Rests:
 class LaneReader:
     """The reader of the partitions that one request for the log needs. Call stop() at the end.
 
-    Of each partition's records, at most about `share_bytes` bytes wait in memory.
+    At most about `share_bytes` bytes of each partition's records wait in memory.
     """
 
     def __init__(

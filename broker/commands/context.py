@@ -102,7 +102,7 @@ def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
 
 
 async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
-    """Append an event, wait until this process has applied it, and return whether it changed anything.
+    """Append an event, wait until this process has applied it, and return whether the event changed anything.
 
     Raises LogUnavailable if Kafka does not answer, InDoubt if it is unknown whether the event was stored or applied.
     """

@@ -133,7 +133,7 @@ def _placed(message: StoredMessage) -> PlacedMessage:
 
 
 def _now(message: StoredMessage, known: DeliverySummary, at_ms: int) -> DeliverySummary:
-    """Return the state of a delivery, with `scheduled` for a pending delivery before the message's `deliver_at`."""
+    """Return the state of a delivery. A pending delivery is `scheduled` until the message's `deliver_at`."""
     deliver_at_ms = message.put.deliver_at_ms or 0
     if known.state == "pending" and deliver_at_ms > at_ms:
         return DeliverySummary("scheduled", known.attempts, deliver_at_ms)

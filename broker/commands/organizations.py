@@ -114,8 +114,8 @@ async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Se
 
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
-    """Revoke an API key. Each process refuses it as soon as it has read the event. Raises NotFound if there is no such
-    key.
+    """Revoke an API key. Each process refuses the key as soon as the process has read the event. Raises NotFound if
+    there is no such key.
     """
     if not await record(control, view, ev.KeyRevoked(**event_fields(context), key_id=key_id)):
         raise NotFound("No API key of this organization has this ID.")

@@ -110,9 +110,7 @@ class Put:
         return len(self._data)
 
     def claimed(self, at_ms: int, random_bits: int) -> None:
-        """Give the message an id with this time and these random bits, which the claim of an Idempotency-Key
-        has fixed.
-        """
+        """Give the message an id with this time and these random bits, from the claim of an Idempotency-Key."""
         self._at_ms = at_ms
         self._random_bits = random_bits
 

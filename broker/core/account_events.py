@@ -67,11 +67,11 @@ class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="accoun
 
 
 class AccountIdentityUnlinked(AccountEvent, frozen=True, kw_only=True, tag="account.identity_unlinked"):
-    """The event that an OpenID Connect provider may no longer sign a person in to an account. The other sessions of
-    the account end.
+    """The event which says that a person may no longer sign in to an account with an OpenID Connect provider. The other
+    sessions of the account end.
 
-    `session_id` is the session in which it was unlinked. It counts only if the account has an identity, and a password
-    that is not temporary.
+    `session_id` is the session in which the provider was unlinked. The event counts only if the account has an
+    identity, and a password that is not temporary.
     """
 
     session_id: str

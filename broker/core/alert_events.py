@@ -14,7 +14,7 @@ from broker.core.event import Event
 class AlertThresholds(msgspec.Struct, frozen=True, kw_only=True):
     """The thresholds at which alerts about a listener begin.
 
-    None means that the threshold of the queue counts, or else the default. 0 switches the alert off.
+    None means that the queue's threshold applies, or else the default. 0 switches the alert off.
     """
 
     lag_messages: int | None = None  # messages that wait

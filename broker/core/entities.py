@@ -90,8 +90,8 @@ class Listener:
         return replay is None or replay.notify_url is None or replay.liveness_url is not None
 
     def reach(self, partition: int, tail: int) -> int:
-        """Return the offset before which this partition's messages are delivered to the listener: `tail`, or the
-        replay's end offset if this is the temporary listener of a replay.
+        """Return the offset before which this partition's messages are delivered to the listener. It is `tail` (the
+        offset of the next new message), or the replay's end offset if this is the temporary listener of a replay.
         """
         return tail if self.replay is None else self.replay.end_offsets[partition]
 

@@ -76,7 +76,7 @@ class Invitations:
         return True
 
     def forget(self, invitation: Invitation) -> None:
-        """Remove an invitation. Its token then makes nobody a member."""
+        """Remove an invitation. Nobody can become a member with its token any more."""
         del self.by_id[invitation.id], self.by_sha256[invitation.token_sha256]
         del self._of[invitation.organization_id][invitation.id]
 

@@ -35,8 +35,8 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A partition of the log, while the records of all partitions are merged in the order of time. It is read from the
-    offset `at` to the offset `end`.
+    """A partition of the log in a merge. The merge brings the records of all partitions into the order of time. The
+    partition is read from the offset `at` to the offset `end`.
 
     `rank` is the position of its topic in the order of topics. `floor_ms` is the highest time of a record that was
     read.

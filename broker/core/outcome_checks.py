@@ -23,8 +23,8 @@ class OutcomeChecks(Checks):
     """The checks of `everput verify` for one partition of `changes`, `deliveries` or `outstanding`.
 
     `outcomes` collects, by listener, the offsets of messages whose delivery has ended or is in `outstanding`.
-    `strangers` holds findings about unknown listeners and replays. They may have been created after `control` was read,
-    so the caller looks for them in the rest of `control` before it reports these findings.
+    `strangers` holds findings about unknown listeners and replays. These may have been created after `control` was
+    read, so the caller looks for them in the rest of `control` before it reports the findings.
     """
 
     def __init__(

@@ -29,8 +29,8 @@ _DOUBLINGS_MAX: Final = 32  # far more than any delay_ms_max needs
 def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jitter: float) -> int:
     """Return how long to wait before the next attempt, in milliseconds.
 
-    `number` is how many attempts were made. `retry_after_s` is what the listener asked for (RFC 9110, 10.2.3), limited
-    to `delay_ms_max`. `jitter` is a random number in [0, 1).
+    `number` is how many attempts were made. `retry_after_s` is the wait that the listener asked for (RFC 9110, 10.2.3),
+    limited to `delay_ms_max`. `jitter` is a random number in [0, 1).
     """
     if number < 1:
         raise ValueError(f"attempts are numbered from 1, not from {number}")

@@ -358,7 +358,7 @@ class QueuesSeries(Series):
     """The statistics of several queues together over time.
 
     `queues` holds, for each queue, the ids of its listeners and the time of each listener's creation. A put makes one
-    delivery wait for each listener that existed in its minute.
+    delivery wait for each listener that existed in the minute of the put.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queues: Mapping[str, Mapping[str, int]]) -> None:

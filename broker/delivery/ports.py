@@ -186,7 +186,7 @@ class Membership(Protocol):
 
 
 class CursorStore(Protocol):
-    """The committed offsets of all listeners, each of which has a consumer group."""
+    """The committed offsets of all listeners. Each listener has a consumer group of its own."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
         """Return the last committed offset, with its metadata, for each listener and partition. Pairs without a commit

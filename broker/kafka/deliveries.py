@@ -251,7 +251,7 @@ class KafkaDeliveries:
         """Count the queue's messages in the offsets [top, end) of a partition. Return the count and the time of the
         oldest message.
 
-        Records beyond _LAG_READS_MAX reads are not counted.
+        At most _LAG_READS_MAX reads are made; records after them are not counted.
         """
         queue_id = listener.queue_id.encode()
         count, since_ms = 0, None

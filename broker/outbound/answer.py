@@ -72,17 +72,17 @@ class _Parsed:
 
 
 class Body(NamedTuple):
-    """The body of a listener's answer. `complete` is False if the connection has ended before the body."""
+    """The body of a listener's answer. `complete` is False if the connection ended before the end of the body."""
 
     data: bytes
     complete: bool
 
 
 def read_body(raw: bytes, *, cut: bool) -> Body:
-    """Parse an HTTP answer, and return its body. `raw` begins with the answer's first byte.
+    """Parse an HTTP answer, and return its body. `raw` has the bytes of the answer, from its status line on.
 
-    A body without a declared length ends with the connection. It is incomplete if the connection broke, was closed by
-    this side (`cut`), or ended within a JSON object.
+    A body without a declared length ends with the connection. Such a body is incomplete if the connection broke, was
+    closed by this side (`cut`), or ended within a JSON object.
     """
     parsed = _Parsed()
     parsed.parse(raw)
@@ -103,8 +103,8 @@ def is_begun_object(body: bytes) -> bool:
 
 
 def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
-    """Parse an HTTP answer, and return the parts of it that are stored. `raw` begins with the answer's first byte. The
-    texts in `secrets` are hidden in the result.
+    """Parse an HTTP answer, and return the parts of it that are stored. `raw` has the bytes of the answer, from its
+    status line on. The texts in `secrets` are hidden in the result.
     """
     parsed = _Parsed()
     status = parsed.parse(raw)

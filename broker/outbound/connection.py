@@ -64,8 +64,8 @@ REUSED: Final[Times] = (None, None, None)  # The connection was already open whe
 
 
 class Owner(Protocol):
-    """The owner of a connection, which sends requests on the connection. For each request, the connection calls
-    answered() or failed(), and then released() or lost().
+    """The object that sends requests on a connection. For each request, the connection calls answered() or failed(),
+    and then released() or lost().
     """
 
     # If a connection ends before connect() has returned, it calls none of the following methods.

@@ -32,7 +32,7 @@ class DnsTuning:
     """The limits of DNS look-ups.
 
     Each host name is in one of three pools. Names in the known pool were answered quickly the last time. Names in the
-    new pool were not looked up before, or got no quick answer the last time only. Look-ups of names in the slow pool
+    new pool were not looked up before, or got no quick answer once, the last time. Look-ups of names in the slow pool
     got no answer in time, repeatedly.
     """
 
@@ -123,8 +123,8 @@ class DnsLookups:
         return lookup.answer
 
     def kept_waiting(self, host: str) -> bool:
-        """Return whether it is too early to call the DNS look-up of this host name slow, because the look-up waits for
-        a thread, or has had one for less than `asked_s` seconds.
+        """Return whether it is too early to call the DNS look-up of this host name slow. It is too early while the
+        look-up waits for a thread, or has had one for less than `asked_s` seconds.
 
         Return False if no look-up of the name is running, or if the name is already known to be slow.
         """

@@ -14,8 +14,8 @@ _SECONDS_DIGITS_MAX: Final = 9
 
 
 def retry_after_s(head: bytes, *, at_s: float) -> int | None:
-    """Return the seconds that a Retry-After header asks to wait, given as seconds or a date (RFC 9110, 10.2.3). Return
-    None if the head of the answer has no such header, or if its value is not valid.
+    """Return how many seconds a Retry-After header asks to wait. The header holds a number of seconds or a date (RFC
+    9110, 10.2.3). Return None if the head of the answer has no such header, or if its value is not valid.
     """
     for line in head.partition(b"\r\n\r\n")[0].split(b"\n"):
         if line[: len(_RETRY_AFTER)].lower() == _RETRY_AFTER:
@@ -24,8 +24,8 @@ def retry_after_s(head: bytes, *, at_s: float) -> int | None:
 
 
 def _wait_s(value: bytes, at_s: float) -> int | None:
-    """Return the seconds that the value of a Retry-After header asks to wait, or None if it is neither a number of
-    seconds nor a date.
+    """Return how many seconds the value of a Retry-After header asks to wait. Return None if the value is neither a
+    number of seconds nor a date.
     """
     if len(value) <= _SECONDS_DIGITS_MAX and value.isdigit():
         return int(value)

@@ -255,9 +255,9 @@ class MessageLog(Protocol):
     ) -> tuple[list[StoredRecord], list[int]]:
         """Return up to `limit` of the queue's newest messages in the offsets [begin, end) of all partitions.
 
-        With `wanted`, leave out records for whose value it returns False. Also return the offset in each partition
-        where the older messages end. There may be fewer messages than `limit`, or none, although more exist. Raises
-        Unavailable if Kafka does not answer.
+        With `wanted`, leave out records for whose value it returns False. Also return, for each partition, the offset
+        before which the older messages lie. There may be fewer messages than `limit`, or none, although more exist.
+        Raises Unavailable if Kafka does not answer.
         """
 
 
@@ -283,7 +283,7 @@ class TooMuch(Exception):
 
 
 class CountingChange(NamedTuple):
-    """The update or deletion of a message that counts now, with its offset in the topic `changes`."""
+    """The valid update or deletion of a message, with its offset in the topic `changes`."""
 
     offset: int
     event: MessageChange

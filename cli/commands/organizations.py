@@ -125,7 +125,8 @@ def invite(options: Options, organization_id: str, email: str, role: str) -> Non
     """Print a link that makes one account a member of an organization, and send it by mail.
 
     The link works once, within seven days, and can't be printed again. Without --smtp-url and --public-url, no mail is
-    sent: send the link to the person. Without --public-url, append what is printed to the URL of the API.
+    sent: send the link to the person. Without --public-url, only the end of the link is printed: put the URL of the API
+    before it.
     """
     smtp = smtp_settings(options.smtp_url, options.mail_from)
 

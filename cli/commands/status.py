@@ -89,8 +89,8 @@ def command(
 ) -> None:
     """Show the listeners of QUEUE (a name or an ID), or of all queues, the worst first: state, backlog, last error.
 
-    The exit code is 1 if a listener is down or failing or has parked deliveries (see --fail-on), or is beyond a limit,
-    the log is damaged, or a process is not ready; 2 if the API does not answer.
+    The exit code is 1 in each of these cases: a listener is down, failing or beyond a limit, or has parked deliveries
+    (see --fail-on); the log is damaged; a process is not ready. It is 2 if the API does not answer.
     """
     with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):
         client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S, refused_at_once=True)

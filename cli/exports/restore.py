@@ -186,7 +186,7 @@ def _check_empty(there: dict[tuple[str, int], int]) -> None:
 
 
 async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File, there: int) -> int:
-    """Write the records of a file that are missing in Kafka, and return how many are there already."""
+    """Write the records of a file that Kafka lacks. Return how many records of the file Kafka had already."""
     topic = by_name(table)[one.topic]
     skipped = min(there, one.rows)
     left = skipped

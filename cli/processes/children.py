@@ -34,7 +34,9 @@ _log = Logger(__name__)
 
 
 class Pauses:
-    """The pauses before a process is restarted: 0.1 s, doubled up to 5 s while the process keeps dying early."""
+    """The pauses before a process is restarted. The first pause takes 0.1 s. Each time the process dies early again,
+    the pause doubles, up to 5 s.
+    """
 
     def __init__(self) -> None:
         self._next_s = PAUSE_S_MIN

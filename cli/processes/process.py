@@ -46,7 +46,9 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """The arguments for the work of one Everput process: its settings, an event that stops it, and what it calls."""
+    """The arguments for the work of one Everput process: its settings, an event that stops it, its health, and
+    functions that it calls.
+    """
 
     settings: Settings
     # Set when the process must end.
@@ -60,7 +62,7 @@ class Process:
 
 
 def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]]) -> None:
-    """Run the work of a process until it returns, which it does after `stop` is set.
+    """Run the work of a process until it returns. The work returns after `stop` is set.
 
     Exit with code 2 if the configuration is wrong, and with code 1 after another error. The supervisor or systemd
     restarts the process.

@@ -44,7 +44,9 @@ _OWNERSHIP: Final = b"partition"  # the record key of ownership events
 
 @dataclass(slots=True)
 class Taken:
-    """The updates and deletions of one partition's messages, read before the worker begins to deliver the partition."""
+    """The updates and deletions of one partition's messages. The worker reads them before it begins to deliver these
+    messages.
+    """
 
     floor: int  # `found` has the updates and deletions of all messages at or after this offset of `messages`.
     position: int  # offset of the next record of `changes` to read
@@ -94,8 +96,8 @@ class Changes:
     # Ownership
 
     async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
-        """Read the updates and deletions of messages that the worker must know before it delivers these partitions. The
-        deliveries of the topic `outstanding` must have been read before. Raises LogUnavailable.
+        """Read the updates and deletions of messages that the worker must know before it delivers the messages of these
+        partitions. The deliveries of the topic `outstanding` must have been read before. Raises LogUnavailable.
 
         `lows` has for each partition the lowest offset from which a listener continues, and `ends` the partition's end
         offset.

@@ -327,8 +327,8 @@ class Checkpoints:
                     self._metrics.cursors += sum(map(len, cursors.values()))
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
-        """Commit the listeners' offsets in parts, after a check before each part that the worker still owns the
-        partitions. Return an error with the commits that were refused, or None. Raises LogUnavailable.
+        """Commit the listeners' offsets in parts. Before each part, check that the worker still owns the partitions.
+        Return an error with the commits that were refused, or None. Raises LogUnavailable.
         """
         # Kafka refuses commits to a consumer group that others use. This must not delay other listeners.
         rows = list(cursors.items())

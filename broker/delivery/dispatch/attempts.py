@@ -183,8 +183,8 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return whether, while the connection was being opened, the message was updated or deleted, or the delivery
-        was dropped.
+        """Return whether the message was updated or deleted, or the delivery was dropped, while the connection was
+        being opened.
         """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
@@ -276,7 +276,7 @@ class Attempts:
             circuit.succeeded()
 
     def failed(self, connection: Connection, error: str) -> None:
-        """Handle an attempt without an answer, or with an answer that can't be parsed."""
+        """Handle an attempt without an answer, or with one that can't be parsed."""
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
             self._limits.timed_out(took_ms)
@@ -403,7 +403,7 @@ class Attempts:
             self._log_opened()
 
     def _try_later(self, delivery: Delivery, failure: Failure, verdict: Verdict, took_ms: int) -> None:
-        """Record the failed attempt of a delivery, and retry, set aside or park the delivery."""
+        """Record a failed attempt. Then retry the delivery later, or park it: keep it without further attempts."""
         stream, status, error, due_ms = delivery.stream, failure.status, failure.error, verdict.due_ms
         parked = verdict.decision is Decision.PARK
         stream.record(delivery, "parked" if parked else "failed", status, error, took_ms, due_ms)

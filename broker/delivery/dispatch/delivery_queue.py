@@ -39,7 +39,7 @@ class DeliveryQueue:
             self.ready.appendleft(delivery)
 
     def wait(self, delivery: Delivery, due_ms: int, why: str) -> None:
-        """Let a delivery wait in memory until `due_ms`. The reason `why` is part of its state."""
+        """Let a delivery wait in memory until `due_ms`. The reason `why` is stored in the delivery's state."""
         delivery.state = Waiting(due_ms, why)
         heapq.heappush(self.retries, (due_ms, next(self._numbers), delivery))
 

@@ -381,7 +381,7 @@ class Dispatcher:
 
     @property
     def error(self) -> str | None:
-        """The reason why the listener did not accept the last attempt; None if it accepted it."""
+        """The reason why the listener did not accept the last attempt; None if the attempt was accepted."""
         return self.attempts.error
 
     @property

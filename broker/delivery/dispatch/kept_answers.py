@@ -70,13 +70,17 @@ class KeptAnswers:
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
-        """Record how long connecting took, for these attempts, which were one request without an answer."""
+        """Record how long connecting took for a request without an answer. `attempts` belong to the messages of this
+        request.
+        """
         if times != REUSED:
             for partition, offset, number in attempts:
                 self._add(partition, (offset, number, "", 0, 0, *times))
 
     def answered(self, attempts: Sequence[Attempt], connection: Connection) -> None:
-        """Record the listener's answer to these attempts, which were one request, when the whole answer has arrived."""
+        """Record the listener's answer to a request, when the whole answer has arrived. `attempts` belong to the
+        messages of this request.
+        """
         times = connection.times if connection.used == 0 else REUSED
         connection.keep(lambda raw: self._ended(attempts, times, raw))
 

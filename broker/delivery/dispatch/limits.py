@@ -172,7 +172,9 @@ class Limits:
         return self.took_ms is not None and self.took_ms < self._tuning.slow_ms
 
     def begin_anew(self) -> None:
-        """Forget the averages of the listener's answers, because it is up again. One attempt may start at once."""
+        """Forget the averages of the listener's answers, because the listener is up again. One attempt may start at
+        once.
+        """
         self.took_ms, self.failing, self.permits = None, 0.0, 1
         self._judge()
 

@@ -115,8 +115,8 @@ class Outstanding:
         self._index.close()
 
     async def note(self) -> None:
-        """Update the fingerprints of the partitions' stored deliveries. While records are being written to a partition,
-        its last fingerprint stays.
+        """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). While
+        records are being written to a partition, its last fingerprint stays.
         """
         await self._sync.note(one for one in self._owned if one not in self._settled)
 

@@ -169,8 +169,8 @@ class IndexSync:
         return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self, partitions: Iterable[int]) -> None:
-        """Update the fingerprints of the partitions' stored deliveries. While records are being written to a partition,
-        its last fingerprint stays.
+        """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). While
+        records are being written to a partition, its last fingerprint stays.
         """
         changes = {one: self._written.changes[one] for one in partitions}
         quiet = [
