@@ -46,7 +46,7 @@ class AccountLimits:
     # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
-    # Every `recent_s` seconds, one attempt of each network is forgotten. Networks without attempts come first.
+    # Everput forgets one attempt of each network every `recent_s` seconds. Networks with few attempts are preferred.
     recent_s: float = 600.0
 
 

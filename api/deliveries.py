@@ -72,7 +72,7 @@ class OutstandingDeliveries:
             message_id = self._damaged_ids.opened(text, call.organization_id) or text
             if message_id == text and parse_message_id(text) is None:
                 raise Refused(
-                    "This is not the ID of a message. Take IDs from the answer to a put or from a list.",
+                    "This is not the ID of a message. Take it from the answer to a put, or from a list of deliveries.",
                     pointer=f"/messages/{index}",
                 )
             named.append(message_id)

@@ -28,11 +28,11 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# Rate limits of one process on invitations: of one organization, to one e-mail address, and all together.
+# Rate limits on new invitations in one process: by one organization, to one e-mail address, and all together.
 ORGANIZATION_AT_ONCE, ORGANIZATION_PER_S = 20, 1 / 60
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2
-# Rate limits on links in invitations: on their use from one network, and on all registrations with them.
+# Rate limits on the links of invitations: their use from one client network, and all registrations with them.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.1
 _REFUSAL: Final = "Too many invitations. Try again later."
 _REFUSAL_USE: Final = "Too many uses of invitations. Try again later."

@@ -19,7 +19,7 @@ from broker.core.replays import Replay
 from broker.errors import LogUnavailable, Refused
 from broker.ports import Count, DirectoryView
 
-# The estimated duration of a replay without a rate limit assumes this many messages a second.
+# The estimated duration of a replay assumes at most this many messages a second, or fewer with a lower rate limit.
 EXPECTED_PER_S: Final = 2_000.0
 
 

@@ -56,11 +56,11 @@ _OTHERS_MAX: Final = 200  # listeners without trouble, per check
 _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that
-# A full disk or a damaged log concerns all organizations at once. One worker begins and ends at most 100 of their
-# alerts per check, so that the alerts use little of the disk and do not delay other alerts. An alert takes about 2 KiB.
+# A full disk or a damaged log concerns all organizations. Per check, a worker begins and ends at most 100 such alerts,
+# which take about 2 KiB each. Alerts of organizations that were created in the shell do not count against this limit.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
-_ORGANIZATIONS_AT_ONCE: Final = 500  # checked before other work of the process continues
+_ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
 
 # A function that returns how many messages wait for a listener, or None if this worker does not serve the listener.
 LocalLag = Callable[[str], int | None]
@@ -321,7 +321,7 @@ class AlertWatch:
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             recorded = self._directory.alerts.trigger(kind, subject.id)
-            # Another worker may have begun or ended the alert, if it owned the partition between two checks.
+            # Another worker may have owned the partition since the last check, and may have begun or ended the alert.
             if kind not in triggers or not triggers[kind].agrees(recorded):
                 triggers[kind] = recorded
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}

@@ -25,7 +25,7 @@ AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than
 WAITING_MAX: Final = 150  # more than strangers' rate limits allow
 _SCORE_MIN: Final = 2  # 2 means a million guesses
 # zxcvbn tries all letters that symbols such as @ and 4 may stand for, so its time grows with the combinations.
-# zxcvbn would take 14 s for 72 hostile characters. With the two limits below, the worst known case takes 0.2 s.
+# For 72 characters that an attacker chose, zxcvbn would take 14 s. With the two limits below, it takes 0.2 s at most.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
 _judging: Final = Lock()  # zxcvbn has a global variable
@@ -100,7 +100,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # Accept a password with so many different symbols that almost nothing of it is left to judge: it is no word.
+    # Accept a password if its symbols leave too few characters to judge: with so many symbols, it is no common word.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

@@ -38,7 +38,8 @@ class Sealer:
             fernets = [Fernet(key) for key in keys]
         except ValueError:
             raise ConfigurationError(
-                "the sealing key must be 32 bytes in url-safe base64: check EVERPUT_SEALING_KEY or DIR/sealing-key"
+                "the sealing key must be 32 bytes in url-safe base64: check EVERPUT_SEALING_KEY, or the file "
+                "`sealing-key` in the data directory"
             ) from None
         self._newest = fernets[0]
         self._any = MultiFernet(fernets)
@@ -55,8 +56,8 @@ class Sealer:
             return self._any.decrypt(sealed).decode()
         except InvalidToken:
             raise ConfigurationError(
-                "the log holds secrets that no given sealing key can decrypt: start with the former key, "
-                "from EVERPUT_SEALING_KEY or DIR/sealing-key"
+                "the log holds secrets that no given sealing key can decrypt: start with the former key, in "
+                "EVERPUT_SEALING_KEY or in the file `sealing-key` in the data directory"
             ) from None
 
     def derived_keys(self, purpose: str) -> list[bytes]:

@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
-# A client that returns after this many checks of the log is told only that anything may have changed.
+# A client that comes back after more checks of the log than this learns only that anything may have changed.
 LOOKS_MAX: Final = 300
-# Searching record batches for the ids of more organizations than this takes longer than decoding the batches.
+# Beyond this many organizations, decoding record batches takes less time than searching their bytes for the ids.
 SEARCHED_MAX: Final = 16
 # If an organization has more changes than this in one check, the client is told that anything may have changed.
 CHANGES_MAX: Final = 500
@@ -102,7 +102,7 @@ class ChangeFeed:
         self._epoch = secrets.token_hex(6)
         self._number = 0  # of the last look
         self._looking = False  # True while the log is read
-        # Checks of the log are numbered. This is the first one that decoded an organization's records, by organization.
+        # For each organization, the number of the first check of the log that decoded the organization's records.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
@@ -205,7 +205,7 @@ class ChangeFeed:
             try:
                 await self._look()
             except LogUnavailable:
-                continue  # The next check of the log reads from the same positions.
+                continue  # The positions did not change, so the next check of the log reads the same records.
             except Exception:
                 log.exception("changes.look_failed")
                 self._positions = {}
@@ -225,7 +225,7 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker writes a delivery's record first and commits the listener's offsets later: report the change twice.
+        # A worker writes a delivery's record first and commits the listener's offsets later, so report both changes.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

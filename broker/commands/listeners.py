@@ -349,14 +349,15 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
     named: Mapping[str, str] | None = asked.settings.get("headers")
     if named is None:
         raise Refused(
-            "The new notify_url has another scheme, host or port. "
+            "The new notify_url has another scheme, host or port than the stored one. "
             "Give all values of `headers` again, or {} for no headers.",
             pointer="/headers",
         )
     for name, value in named.items():
         if value == HIDDEN:
             raise Refused(
-                "The notify_url has another scheme, host or port. Enter this header's value again.",
+                "The new notify_url has another scheme, host or port than the stored one, to which the stored "
+                "header value belongs. Enter this header's value again.",
                 pointer=f"/headers/{name}",
             )
 

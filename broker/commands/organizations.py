@@ -95,7 +95,7 @@ async def create_key(
         expires_at_ms=expires_at_ms,
     )
     api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
-    # The event had no effect because the organization does not exist, or the new API key was revoked at once.
+    # The event had no effect because the organization does not exist, or the new API key was revoked immediately.
     if api_key is None:
         raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
     return api_key, secret

@@ -119,7 +119,7 @@ class SessionCreated(Event, frozen=True, kw_only=True, tag="session.created"):
     account_id: str
     token_sha256: str
     expires_at_ms: int
-    by_identity: bool = False  # True if an OpenID Connect provider signed the person in, and not a password
+    by_identity: bool = False  # True if the person signed in with an OpenID Connect provider, not with a password
 
 
 class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
@@ -176,7 +176,7 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
     token_sha256: str
     expires_at_ms: int
     role: str = "owner"
-    # The version was raised so that an older program does not make an owner of a person who is invited as an auditor.
+    # The version was raised because an older program, which knows no roles, would make an invited auditor an owner.
     v: int = 2
 
 

@@ -84,7 +84,7 @@ class PageToken(NamedTuple):
         """Decode a page token. Raises ValueError for any other text."""
         numbers = unpack(text)
         if len(numbers) < 3 or numbers[0] != _VERSION or len(numbers) != 3 + 2 * numbers[2]:
-            raise ValueError("the text is not a page token of the log; take a token from an earlier answer")
+            raise ValueError("this text is not a page token of the log; take a page token from an earlier answer")
         passed_ms = numbers[1]
         return cls(passed_ms, tuple((numbers[i], passed_ms + numbers[i + 1]) for i in range(3, len(numbers), 2)))
 

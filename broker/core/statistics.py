@@ -365,7 +365,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # The growth of the backlog of each listener that was created during the time that the statistics cover, by id.
+        # How much each backlog has grown, by listener id, for listeners that were created since `from_ms`.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }
@@ -397,7 +397,7 @@ class QueuesSeries(Series):
         growths = [*self._growths]
         for listeners in self._queues.values():
             for one, created_at_ms in listeners.items():
-                # A new listener may start with older messages of its queue: the uncounted part of its backlog.
+                # A new listener may start with older messages of its queue, which the counts lack but its backlog has.
                 if one in self._young:
                     growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
         return _backwards(sum(lags.values()), growths)

@@ -45,9 +45,9 @@ class Tuning:
     near_ms: int = 10_000
     # If DNS does not answer or no socket is free, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
-    # Before Kafka deletes old messages, this many deliveries of a listener move to `outstanding` at once.
+    # Before Kafka deletes old messages, their deliveries move to `outstanding`, this many of a listener in one step.
     set_aside_at_once: int = 64
-    # The deliveries that move to `outstanding` at once have at most this many bytes, or are one larger delivery.
+    # Deliveries that move to `outstanding` in one step have at most this many bytes together. A larger one moves alone.
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings bound a listener's attempts and decide its priority (dispatch/limits.py).
@@ -59,7 +59,7 @@ class Tuning:
     slow_ms: int = 250  # A listener counts as slow if its answers take longer than this on average.
     # A longer answer counts as this time in the average, so that one long answer does not make a fast listener slow.
     took_ms_max: int = 500
-    # A listener that rejects more than this part of its attempts counts as failing, and has the lowest priority.
+    # A listener that rejects more than this fraction of its attempts counts as failing, and has the lowest priority.
     failing: float = 0.25
     # The averages of answer times and failures cover about this many of a listener's last answers.
     answers_weighed: int = 8
@@ -77,7 +77,7 @@ class Tuning:
     tick_s: float = 0.05
     # A tick is divided into this many parts, so that its work does not block the event loop for long.
     tick_parts: int = 5
-    # Once in this many ticks, a worker divides attempts and memory among listeners, and serves slow and failing ones.
+    # Every this many ticks, a worker divides attempts and memory among listeners, and serves slow and failing ones.
     share_ticks: int = 5
     begun_at_once: int = 8
     # If the event loop is late by more than this, it reads arrived answers before it lets attempts time out.
@@ -96,7 +96,7 @@ class Tuning:
     # On a busy machine, a tick's probes are its permitted attempts to slow and failing listeners, divided by this.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
-    # This part of a probe interval is random, so that listeners that failed together are probed at different times.
+    # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.
     probe_jitter: float = 0.2
 
     # Reading (reading/)
@@ -116,16 +116,16 @@ class Tuning:
     serve_s: float = 0.05  # While deliveries in `outstanding` are due, the worker looks for them at least this often.
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    due_at_once: int = 16  # At most this many due deliveries are read from the topic `outstanding` at once.
+    due_at_once: int = 16  # One read of the topic `outstanding` returns at most this many due deliveries.
     due_each_at_once: int = 8  # due deliveries of one listener
     # In one round, which takes a few milliseconds, the worker looks at no more than this many due deliveries.
     looks_max: int = 256
     looks_each_max: int = 32  # In one round, the worker looks at no more than this many due deliveries of one listener.
     # If several listeners are redriven, the worker redrives this many deliveries of one listener, then of the next.
     redriven_at_once: int = 16
-    # At most this many deliveries of one ordering key are taken from `outstanding` into memory at once.
+    # In one step, at most this many deliveries of an ordering key are taken from `outstanding` into memory.
     key_taken_max: int = 8
-    # The worker reads or writes this many rows of its SQLite index at once, which takes about a millisecond.
+    # The worker reads or writes this many rows of its SQLite index in one step, which takes about a millisecond.
     rows_at_once: int = 32
     append_pause_s: float = 0.5  # If Kafka did not store a record, the worker writes it again after this pause.
     damaged_at_once: int = 500  # appended in one request
@@ -139,10 +139,10 @@ class Tuning:
     low_priority_s: float = 3.0  # The offsets of slow and failing listeners are committed at this interval.
     # The offsets of a slow or failing listener are committed sooner if more results than this wait to be written.
     outcomes_waiting_max: int = 64
-    # If the process was suspended for longer than this, it may have lost its partitions.
+    # If the process was suspended for longer than this, assume that it may have lost its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
-    # The offsets of at most this many listeners are committed at once. With 16, Kafka answers other requests late.
+    # At most this many listeners' offsets are committed concurrently. With 16, Kafka answers other requests late.
     commits_together: int = 4
     commit_pauses_max: int = 48  # A checkpoint makes at most this many pauses, even if it commits many offsets.
     commit_pause_s: float = 0.02

@@ -169,7 +169,7 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # If Kafka sends neither bytes nor an error, the next batch claims to reach beyond the end of its file.
+        # If Kafka has more records but sends no bytes, the next batch has a damaged length, which read() handles.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

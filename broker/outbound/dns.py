@@ -36,7 +36,7 @@ class DnsTuning:
     got no answer in time, repeatedly.
     """
 
-    quick_s: float = 1.0  # A host name counts as known if DNS has answered a look-up of it within this time.
+    quick_s: float = 1.0  # A host name counts as known if its last look-up took less time than this.
     # A DNS look-up that takes longer than this moves from the pool of known or new names to the slow pool.
     known_leaves_s: float = 1.0
     new_leaves_s: float = 0.25

@@ -50,7 +50,9 @@ def command(options: Options, organization: str | None, name: str | None, email:
     if these are given. It uses an organization that was registered over HTTP only if --organization names it.
     """
     if organization is not None and name is not None:
-        raise ConfigurationError("give --organization, the ID of an existing organization, or --name, but not both")
+        raise ConfigurationError(
+            "--organization (an existing organization's ID) and --name exclude each other; leave one out"
+        )
     owner = None if email is None else (email, _password())
     try:
         api_key, made_for = run_quietly("init", options, _make(options, organization, name, owner))

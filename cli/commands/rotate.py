@@ -68,7 +68,7 @@ def _embedded(options: Options) -> int:
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:
             raise ConfigurationError(
-                f"{variable} is set: give --kafka, or unset the variable, so that DIR/sealing-key is used"
+                f"{variable} is set: unset it to use the sealing key in the data directory, or give --kafka"
             )
     path = files.sealing_key_file(options.data_dir)
     with files.lock(options.data_dir):

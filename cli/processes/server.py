@@ -227,7 +227,7 @@ class _Connection(_Written, DirectPutProtocol):
     _client_name: str | None = None
     _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
     _deaf = False  # True if the client has begun a request after the last one that is accepted; its bytes are dropped
-    # True after the last answer. The server reads and drops the rest of that request for at most `request_s` seconds.
+    # True after the last answer. The server then drops what the client still sends, for at most `request_s` seconds.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -54,7 +54,7 @@ class Taken:
     # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
     honoured_below: int
     found: dict[int, tuple[str, str, Change]] = field(default_factory=dict)
-    # The updates and deletions whose clients may wait for an answer: (offset, event, whether the event takes effect).
+    # Updates and deletions whose clients may still wait for an answer: offset, event, and whether the event has effect.
     recent: list[tuple[int, MessageChange, bool]] = field(default_factory=list)
 
 

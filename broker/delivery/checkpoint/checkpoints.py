@@ -330,7 +330,7 @@ class Checkpoints:
         """Commit the listeners' offsets in parts. Before each part, check that the worker still owns the partitions.
         Return an error with the commits that were refused, or None. Raises LogUnavailable.
         """
-        # Kafka refuses commits to a consumer group that others use. This must not delay other listeners.
+        # If the listener's consumer group has members, Kafka refuses the commit. This must not delay other listeners.
         rows = list(cursors.items())
         together = max(self._tuning.commits_together, -(-len(rows) // self._tuning.commit_pauses_max))
         failed: dict[str, LogUnavailable] = {}

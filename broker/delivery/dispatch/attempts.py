@@ -130,7 +130,7 @@ class Attempts:
         )
         self.head = post_head(self.connections.target, opened)
         self._render = None if isinstance(settings.format, UnsetType) else RENDER.get(settings.format)
-        # E-mails, and bodies in another format, carry one message each.
+        # An e-mail carries one message, and so does a request whose body is not in Everput's own format.
         self.batch = None if self._render is not None or self.connections.target.mail else listener.batch
         self.answers.update(listener, opened)
 

@@ -56,7 +56,7 @@ class Limits:
         self.failing = 0.0  # average part of attempts not accepted
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
-        self._too_early = False  # True if the rate limit did not permit the last attempt that should have started.
+        self._too_early = False  # True if the next attempt waits for the rate limit
         self._judge()
 
     def update(self, settings: ListenerSettings, share: Share) -> None:

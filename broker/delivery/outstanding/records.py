@@ -115,7 +115,7 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            # An empty value means that Kafka had lost the record, and that `everput serve` has filled its offset.
+            # Kafka had lost the record at this offset, and `everput serve` has written an empty record in its place.
             if record.value == b"":
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:

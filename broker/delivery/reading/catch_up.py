@@ -158,7 +158,7 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # The partition was handed over, or another read has already served this listener.
+                continue  # Another read has served this listener already, or its partition was handed over.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
                 # This read searched only for messages of other queues.
