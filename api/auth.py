@@ -179,7 +179,7 @@ class Token(NamedTuple):
 class Sessions:
     """The look-up of sessions by their tokens, and the cookies that hold the tokens.
 
-    `public_url` is the URL that browsers use. If it is None, browsers use the address that they connect to.
+    `public_url` is the URL that browsers use. Without a `public_url`, browsers use the address that they connect to.
     """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:

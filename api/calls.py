@@ -83,8 +83,8 @@ class Service(NamedTuple):
 
 
 def request_id_of(sent: Mapping[bytes, bytes]) -> bytes:
-    """Return the request id that the client has sent. Return a new one if it is missing, not valid, or looks like a
-    secret.
+    """Return the request id that the client has sent. Return a new one if the client's id is missing, is not valid, or
+    looks like a secret.
     """
     given = sent.get(b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):
@@ -304,8 +304,8 @@ class Call:
         return int(length)
 
     async def body(self, limit: int) -> bytes:
-        """Read the request's body. Raises TooLarge as soon as it is known to exceed `limit` bytes, and Malformed for a
-        bad length.
+        """Read the request's body. Raises TooLarge as soon as the body is known to exceed `limit` bytes, and Malformed
+        for a bad length.
         """
         length = self.declared_length()
         if length is not None and length > limit:

@@ -47,7 +47,7 @@ class OrganizationKeys:
         self._changes = changes
 
     async def create(self, call: Call) -> Any:
-        """Create an API key. Only this answer holds the key itself."""
+        """Create an API key. The answer holds the key itself, which later answers leave out."""
         who = await self._administrator(call)
         body = await call.json(KeyBody, small=True)
         self._changes.take(call.headers, who.organization_id)

@@ -250,7 +250,7 @@ def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | 
 
 
 def put_answer(base: str, queue_id: str, put: Put | Stored) -> dict[str, Any]:
-    """Return the JSON answer to a put of a message. Its link begins with `base`, the URL of the API."""
+    """Return the JSON answer to a put of a message. The answer's link begins with `base`, the URL of the API."""
     return {
         "message": {"id": put.id, "name": put.name},
         "_links": {"self": {"href": f"{base}/v1/queues/{queue_id}/messages/{put.id}"}},

@@ -231,7 +231,7 @@ def _operation(
 
 
 def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, OperationDoc]]) -> dict[str, Any]:
-    """Create OpenAPI links for an operation that creates a resource. They lead to all operations that take the
+    """Create OpenAPI links for an operation that creates a resource. The links lead to all operations that take the
     resource's id.
     """
     values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
@@ -244,7 +244,7 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, O
 
 
 def _tag(path: str) -> str:
-    """Return the group of a path's operations. It is the last group that is named in the path."""
+    """Return the group of a path's operations. This is the last part of the path that names a group."""
     parts = [_TAG_OF.get(part, part) for part in path.split("/")]
     return next(part for part in reversed(parts) if part in _TAGS)
 

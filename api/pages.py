@@ -74,7 +74,7 @@ class Span(NamedTuple):
 
 
 def span(position: bytes, ends: Sequence[int]) -> Span:
-    """Decode the offsets of a page token. Raises BadParameter if they do not fit the log, whose end offsets are
+    """Decode the offsets of a page token. Raises BadParameter if the offsets do not fit the log, whose end offsets are
     `ends`.
     """
     try:

@@ -129,7 +129,7 @@ class PasswordResets:
 
 
 def _fingerprint(account: Account) -> str:
-    """Return a hash of the account's password hash. It changes when the password changes, so that an older link stops
-    working.
+    """Return a hash of the account's password hash. This hash changes when the password changes, so that an older link
+    stops working.
     """
     return sha256(account.password_hash.encode()).hexdigest()[:32]

@@ -320,8 +320,8 @@ class BatchBody(Struct, forbid_unknown_fields=True):
 
 def parse(body: bytes, shape: type[T]) -> T:
     """Parse a JSON body into this class. Raises Malformed if the body is not JSON, and Refused with a JSON pointer if
-    it does not fit the class. orjson parses first, because it refuses lone surrogates, invalid UTF-8, NaN, deep nesting
-    and trailing bytes.
+    the body does not fit the class. orjson parses first, because it refuses lone surrogates, invalid UTF-8, NaN, deep
+    nesting and trailing bytes.
     """
     try:
         fields = orjson.loads(body)

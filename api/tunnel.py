@@ -167,7 +167,7 @@ class Tunnel:
 class Tunnels:
     """The tunnels of one API process.
 
-    `address` is `tunnel://host:port`, where workers reach this process. It is set when the socket is open.
+    `address` is `tunnel://host:port`, where workers reach this process. `address` is set when the socket is open.
     """
 
     def __init__(self, address: str = "", bounds: TunnelBounds = DEFAULT_BOUNDS) -> None:

@@ -60,8 +60,8 @@ class AlertMessages:
         return self.view.state
 
     async def put(self, event: AlertRaised | AlertCleared) -> None:
-        """Put the message about an alert that was just recorded. If this fails, put_missing() puts it later, so that
-        other alerts need not wait for it.
+        """Put the message about an alert that was just recorded. If this fails, put_missing() puts the message later,
+        so that other alerts need not wait.
         """
         try:
             await self._put(event, again=False)
@@ -93,7 +93,7 @@ class AlertMessages:
         """Put the message about an alert into the organization's queue, and record that it was put. If the organization
         was deleted, do nothing.
 
-        With `again`, the message may have been put already, so it is looked up first.
+        With `again`, the message may have been put already, so look for it first.
         """
         context = Context(organization_id=event.organization_id, actor="worker", request_id="", at_ms=now_ms())
         if event.organization_id not in self._directory.organizations:
@@ -125,8 +125,8 @@ class AlertMessages:
         """Return the first of these message ids for which a message exists, or None. `ids` maps the time in an id to
         the id.
 
-        If the message may be in an unreadable range, it counts as missing, because a repeated alert is better than a
-        lost one.
+        A message that may be in an unreadable range counts as missing, because a repeated alert is better than a lost
+        one.
         """
         for at_ms, made in ids.items():
             with suppress(LogDamaged):

@@ -167,7 +167,7 @@ class AlertWatch:
         are many listeners, a call checks all that may need an alert soon, but only some of the others.
 
         `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer. If
-        it does not answer for some listeners only, the others are checked nevertheless.
+        Kafka does not answer for some listeners only, the others are checked nevertheless.
         """
         await self._messages.put_missing(at_ms or now_ms())
         await self._judge_installation(at_ms or now_ms())
@@ -300,7 +300,7 @@ class AlertWatch:
     def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
         """Return whether an alert about the installation may begin or end for this organization.
 
-        It begins only for the operator's organizations, and for organizations that have a queue for alerts.
+        Such an alert begins only for the operator's organizations, and for organizations that have a queue for alerts.
         """
         state = self._directory
         if not self._is_ours(organization.id):

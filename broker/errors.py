@@ -15,7 +15,7 @@ class BrokerError(Exception):
 class Refused(BrokerError):
     """The command was understood but is not acceptable.
 
-    `pointer` names the wrong field in the request body (RFC 6901). It is None if no single field is wrong.
+    `pointer` names the wrong field in the request body (RFC 6901). `pointer` is None if no single field is wrong.
     """
 
     code = "refused"

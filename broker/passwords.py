@@ -92,8 +92,8 @@ class Passwords:
 
 
 def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
-    """Return the reason why a password is too easy to guess, as the end of an error message. Return None if it is good
-    enough.
+    """Return the reason why a password is too easy to guess, as the end of an error message. Return None if the
+    password is good enough.
 
     Only the beginning of a long password is judged. The call takes up to 0.2 s, so don't call it on the event loop.
     """

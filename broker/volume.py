@@ -191,8 +191,8 @@ class StoredBytes:
         return self._view.state.bytes_of(tenant, self._since_ms()) + self._unrecorded_of(tenant).total()
 
     def _grant(self, tenant: str, organization_id: str) -> None:
-        """Let the tenant store some more bytes before its limit is checked again. Raises StorageFull if it has reached
-        its limit.
+        """Let the tenant store some more bytes before its limit is checked again. Raises StorageFull if the tenant has
+        reached its limit.
         """
         bound = self._bound_of(organization_id)
         step = self._step(tenant, bound)

@@ -96,10 +96,10 @@ def lock(data_dir: Path) -> FileLock:
 
 
 def sealing_key(data_dir: Path, *, make: bool = False) -> str:
-    """Return the sealing key from the environment, or else from the file DIR/sealing-key. With `make`, create it if
-    missing.
+    """Return the sealing key from the environment, or else from the file DIR/sealing-key. With `make`, create a missing
+    key.
 
-    Raises ConfigurationError if there is no key, if it is invalid, or if other users can read it.
+    Raises ConfigurationError if there is no key, if the key is invalid, or if other users can read it.
     """
     path = sealing_key_file(data_dir)
     sealing_key = secret_setting(SEALING_KEY_VARIABLE)

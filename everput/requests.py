@@ -414,7 +414,7 @@ def change_member(organization_id: str, account_id: str, role: str) -> Request[a
 
 def invite_member(organization_id: str, email: str, role: str | None = None) -> Request[answers.NewInvitationAnswer]:
     """Invite an e-mail address to an organization. Without `role`, the person becomes an owner. This needs the session
-    of an owner. Only the answer to this request holds the link of the invitation.
+    of an owner. The answer holds the link of the invitation, which later answers leave out.
     """
     path, body = _invitations(organization_id), {"email": email} | ({} if role is None else {"role": role})
     return Request(method="PUT", path=path, answer=answers.NewInvitationAnswer, body=body, repeatable=False)

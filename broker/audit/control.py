@@ -19,7 +19,7 @@ async def control_records(
     """Yield the records of the topic `control` before the offset `end`, one read at a time, from its start or from
     `begin`.
 
-    Raises Unavailable if Kafka does not answer, or returns fewer records than it should.
+    Raises Unavailable if Kafka does not answer, or if it returns too few records.
     """
     at = (await records.offsets(topic, {0: EARLIEST}))[0] if begin is None else begin
     async for fetched in scan(records, topic, 0, at, end, bytes_max=FETCH_BYTES):

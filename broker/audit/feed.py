@@ -243,8 +243,8 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition, and the offset after them. Return None if they are damaged, or if
-        Kafka has deleted them.
+        """Return the next records of a partition, and the offset after them. Return None if the records are damaged or
+        deleted.
         """
         ids = [one.encode() for one in self._waiting]
         searched = topic != "control" and len(ids) <= SEARCHED_MAX

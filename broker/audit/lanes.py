@@ -52,7 +52,7 @@ class _Ahead(NamedTuple):
 class Rests:
     """A cache of fetched records that are not needed yet. All requests that read the log share it.
 
-    It holds at most `bytes_max` bytes. If there are more, the oldest records are dropped.
+    The cache holds at most `bytes_max` bytes. If there are more, the oldest records are dropped.
     """
 
     def __init__(self, bytes_max: int) -> None:

@@ -112,8 +112,8 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return a new cache entry for a queue. It has no listeners yet, and the offset of `control` from which on the
-        queue's events must be read.
+        """Return a new cache entry for a queue. The entry has no listeners yet. It has the offset of `control` from
+        which on the queue's events must be read.
         """
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:

@@ -244,8 +244,8 @@ class AccountCommands:
         return await self._record_of_account(event)
 
     async def unblock(self, account_id: str) -> bool:
-        """Let the account sign in again. Return False if it was not blocked. Raises NotFound if there is no such
-        account.
+        """Let the account sign in again. Return False if the account was not blocked. Raises NotFound if there is no
+        such account.
         """
         event = ev.AccountUnblocked(**event_fields(_without_organization(account_id, "")), account_id=account_id)
         return await self._record_of_account(event)
@@ -288,8 +288,8 @@ class AccountCommands:
     async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
         """Remove the account from the organization of the context.
 
-        Raises NotFound if it is not a member, LastMember if it is the last owner who can sign in and `even_if_last` is
-        not set, Changed if the account that removes it is no owner any more.
+        Raises NotFound if the account is not a member. Raises LastMember if it is the last owner who can sign in, and
+        `even_if_last` is not set. Raises Changed if another account removes it, and is no owner any more.
         """
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):
@@ -304,8 +304,8 @@ class AccountCommands:
     async def change_role(self, context: Context, account_id: str, role: str) -> None:
         """Give a member of the organization of the context another role.
 
-        Raises Refused if the role does not exist, NotFound if the account is no member, LastMember if it is the last
-        owner who can sign in, Changed if the account that changes the role is no owner any more.
+        Raises Refused if the role does not exist, and NotFound if the account is no member. Raises LastMember if the
+        account is the last owner who can sign in. Raises Changed if the author of the change is no owner any more.
         """
         check_role(role)
         if self._has_role(context.organization_id, account_id, role):

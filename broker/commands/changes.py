@@ -56,7 +56,7 @@ class StoredMessage:
 async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage:
     """Return the queue's message with its current data.
 
-    Raises NotFound if there is no such message or it was deleted, LogUnavailable if Kafka does not answer.
+    Raises NotFound if the message does not exist or was deleted, LogUnavailable if Kafka does not answer.
     """
     place = parse_message_id(message_id)
     if place is None:
@@ -127,9 +127,9 @@ async def update_message(
 ) -> tuple[StoredMessage, dict[str, str]]:
     """Change a message's data. Return the message, and the state of its delivery to each listener, by listener id.
 
-    A listener whose state is `delivered` has the old data. With `pending`, `retrying` or `parked`, it will get the new
-    data. With `unknown`, it may have got the old data. Raises Changed if the message does not have a version in
-    `if_match`; Refused, NotFound, LogUnavailable or InDoubt.
+    A listener with the state `delivered` has the old data. A listener with `pending`, `retrying` or `parked` will get
+    the new data. A listener with `unknown` may have got the old data. Raises Changed if the message does not have a
+    version in `if_match`; Refused, NotFound, LogUnavailable or InDoubt.
     """
     # The new data of an updated message must obey the same rules as the data of a put.
     new_put(queue, data, None, None, "", "")
@@ -151,9 +151,9 @@ async def delete_message(
 ) -> tuple[StoredMessage, dict[str, str]]:
     """Delete a message. Return the message as it was, and the state of its delivery to each listener, by listener id.
 
-    A listener whose state is `delivered` has the message. With `cancelled`, it will not get the message. With
-    `unknown`, it may have got it. Raises Changed if the message does not have a version in `if_match`; NotFound,
-    LogUnavailable or InDoubt.
+    A listener with the state `delivered` has the message. A listener with `cancelled` will not get the message. A
+    listener with `unknown` may have got the message. Raises Changed if the message does not have a version in
+    `if_match`; NotFound, LogUnavailable or InDoubt.
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))

@@ -66,7 +66,7 @@ def event_fields(context: Context) -> codec.Fields:
 async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -> Queue:
     """Return the queue with this id. Raises NotFound if there is none.
 
-    If this process does not know the queue, it first reads the log to its end, because another process may have just
+    If this process does not know the queue, read the log to its end first, because another process may have just
     created the queue.
     """
     queue = view.state.queue(organization_id, queue_id)
@@ -81,7 +81,7 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
 async def find_listener(view: DirectoryView, organization_id: str, queue_id: str, listener_id: str) -> Listener:
     """Return the queue's listener with this id. Raises NotFound if there is none.
 
-    If this process does not know the listener, it first reads the log to its end, because another process may have just
+    If this process does not know the listener, read the log to its end first, because another process may have just
     created the listener.
     """
     listener = view.state.listener(organization_id, listener_id)

@@ -43,10 +43,10 @@ class InvitationCommands:
         self._accounts = accounts or AccountCommands(control, view)
 
     async def invite(self, context: Context, email: str, role: str = OWNER) -> tuple[Invitation, str]:
-        """Create an invitation. Return it with its token, which is not available later.
+        """Create an invitation, and return it with its token. The token is not available later.
 
-        Raises Refused if the text is no e-mail address or a member has it, or if the role does not exist, QuotaReached
-        if there are too many open invitations, NotFound if the organization does not exist.
+        Raises Refused if the text is no e-mail address, if a member has this address, or if the role does not exist.
+        Raises QuotaReached if there are too many open invitations, and NotFound if the organization does not exist.
         """
         check_email(email)
         check_role(role)

@@ -72,7 +72,8 @@ class ListenerInput:
 
 
 class ListenerCommands:
-    """The commands on listeners. They read the log to its end first if their result depends on stored values.
+    """The commands on listeners. If the result of a command depends on stored values, the command first reads the log
+    to its end.
 
     Listeners may have public addresses, and addresses in `allow_networks`. An organization may have `listeners_max`
     listeners. `mail_for` says whether an organization may have alerts sent by e-mail.
@@ -363,7 +364,7 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
 
 
 def signing_secret(asked: str | None) -> str:
-    """Return the requested signing secret, or a new random one. Raises Refused if it is not valid."""
+    """Return the requested signing secret, or a new random one. Raises Refused if the requested secret is not valid."""
     if asked is None:
         return signing.secret_text(os.urandom(_SIGNING_BYTES))
     try:

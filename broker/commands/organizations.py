@@ -56,7 +56,7 @@ async def create_key(
     actor: str = "shell",
     request_id: str = "",
 ) -> tuple[ApiKey, str]:
-    """Create an API key. Return it with its text, which is not available later.
+    """Create an API key, and return it with the key's text. The text is not available later.
 
     The key is restricted to the queues in `queue_ids`; None means all queues. Raises Refused if a value is not valid,
     QuotaReached if there are too many keys, NotFound if there is no such organization.

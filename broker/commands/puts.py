@@ -204,7 +204,7 @@ async def put_message(
     count: Count | None = None,
     traceparent: str | UnsetType = UNSET,
 ) -> Put:
-    """Put a message. Return it once all in-sync replicas have stored it.
+    """Put a message, and return it once all in-sync replicas have stored it.
 
     Raises Refused if a value is not valid, LogUnavailable if nothing was stored, InDoubt if the message may have been
     stored.

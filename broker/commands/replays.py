@@ -122,7 +122,7 @@ class ReplayCommands:
         """Start a replay, and return it. Raises Refused, NotFound or LogUnavailable.
 
         Before the replay is stored, `count` is called with the organization, and with the bytes that the selected
-        offsets take in the event. It may raise an error to refuse the replay.
+        offsets take in the event. `count` may raise an error to refuse the replay.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)

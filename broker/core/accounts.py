@@ -70,8 +70,8 @@ class Session:
 
 
 def refuse_email(email: str) -> str | None:
-    """Return the reason why a text is not an e-mail address, as the end of an error message. Return None if it may be
-    an address.
+    """Return the reason why a text is not an e-mail address, as the end of an error message. Return None if the text
+    may be an address.
     """
     if len(email) > EMAIL_CHARS_MAX:
         return f"must have at most {EMAIL_CHARS_MAX} characters"

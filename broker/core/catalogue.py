@@ -334,7 +334,7 @@ def types_named(text: str) -> frozenset[str] | None:
     """Return the event types that a filter text selects: one type such as `queue.created`, or all types of a noun such
     as `queue`.
 
-    Return None if it selects no type.
+    Return None if the text selects no type.
     """
     here = (name for name, topic in TOPIC_OF.items() if topic in TOPICS)
     found = frozenset(name for name in here if name == text or name.startswith(text + "."))

@@ -66,7 +66,7 @@ class Circuit:
         """Tell the circuit breaker that an attempt failed by the listener's fault.
 
         Return whether this failure opened the circuit breaker. With `new`, no attempt to this listener has been
-        accepted yet, and fewer failures open it.
+        accepted yet, and fewer failures open the circuit breaker.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER

@@ -129,9 +129,9 @@ class _Run(NamedTuple):
 class ClaimIndex:
     """An in-memory index from each Idempotency-Key to the offsets of its claims in Kafka.
 
-    It stores only the first 4 bytes of each key's hash, so a search may also return claims of other keys. New claims
-    are collected, and then sorted into a list of at most `run_max` claims. When all claims of a list are old, the list
-    is dropped.
+    The index stores only the first 4 bytes of each key's hash, so a search may also return claims of other keys. New
+    claims are collected, and then sorted into a list of at most `run_max` claims. When all claims of a list are old,
+    the list is dropped.
     """
 
     def __init__(self, run_max: int = _RUN_MAX) -> None:

@@ -128,8 +128,8 @@ def decode_message(value: bytes) -> MessagePut:
 
 
 def message_texts(value: bytes) -> MessageTexts:
-    """Decode a message, but leave its name and data as JSON text. They are copied into another JSON text, so decoding
-    them would be a waste. Raises UnknownEvent if the record is no message that this version knows.
+    """Decode a message, but leave its name and data as JSON text. The name and data are copied into another JSON text,
+    so decoding them would be a waste. Raises UnknownEvent if the record is no message that this version knows.
     """
     try:
         texts = _message_texts.decode(value)

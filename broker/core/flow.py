@@ -25,7 +25,8 @@ _GATE_DECREASE: Final = 0.7
 class Flow:
     """The limit on concurrent attempts to one listener. It adapts to the listener's answers.
 
-    `limit` is between 1 and `max_in_flight`. It grows by about one when `limit` attempts were accepted.
+    `limit` is between 1 and `max_in_flight`. The limit grows by about one for every `limit` attempts that the listener
+    accepts.
     """
 
     __slots__ = ("_decreased_at_ms", "_exact", "limit", "max_in_flight")

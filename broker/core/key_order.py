@@ -35,8 +35,8 @@ class KeyOrder(Generic[D]):
         return len(self._waiting)
 
     def take(self, key: str, delivery: D, at_s: float) -> bool:
-        """Start a delivery, or queue it if another delivery of its ordering key is in progress. Return whether it
-        starts.
+        """Start a delivery, or queue it if another delivery of its ordering key is in progress. Return whether the
+        delivery starts.
         """
         waiting = self._waiting.get(key)
         if waiting is None:

@@ -11,7 +11,9 @@ NAME_CHARS_MAX: Final = 200
 
 
 def refuse_name(name: str) -> str | None:
-    """Return the reason why a text is not a valid name, as the end of an error message. Return None if it is valid."""
+    """Return the reason why a text is not a valid name, as the end of an error message. Return None if the name is
+    valid.
+    """
     if not name:
         return "must not be empty"
     if len(name) > NAME_CHARS_MAX:

@@ -121,7 +121,7 @@ class Organizations:
     def _join(self, organization_id: str, account_id: str, role: str = OWNER) -> bool:
         """Make the account a member of the organization with this role.
 
-        Return False if it can't become a member, or is a member already.
+        Return False if the account can't become a member, or is a member already.
         """
         organization = self.by_id.get(organization_id)
         if organization is None or account_id in organization.members or account_id not in self._accounts.by_id:

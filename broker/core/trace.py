@@ -27,7 +27,8 @@ class TraceParent(NamedTuple):
 
 
 def parse(value: bytes) -> TraceParent | None:
-    """Parse the value of the header `traceparent`. Return None if it is not valid, and treat the header as missing.
+    """Parse the value of the header `traceparent`. Return None if the value is not valid: the header then counts as
+    missing.
 
     A later version is read like version 00, as the specification says.
     """

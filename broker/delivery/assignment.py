@@ -124,9 +124,7 @@ class Assignment:
         self.outstanding.close()
 
     async def _ask(self) -> None:
-        """Ask Kafka whether the worker still owns its partitions. If it does not, stop all attempts and raise
-        NoMember.
-        """
+        """Ask Kafka whether the worker still owns its partitions. If not, stop all attempts and raise NoMember."""
         try:
             await self._shared.kafka.membership.confirm(
                 {number: partition.tail for number, partition in self.partitions.items()}, self.outstanding.notes()

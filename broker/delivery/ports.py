@@ -43,7 +43,8 @@ class LogReader(Protocol):
         """Fetch Kafka records from an offset on, at least one if the partition has more. Raises OffsetTooOld,
         LogDamaged or LogUnavailable.
 
-        `worth` tests the bytes of a record batch. If it returns False, the batch may be left out.
+        `worth` is a function that tests the bytes of a record batch. If `worth` returns False, the batch may be left
+        out.
         """
 
     def walk(
@@ -167,8 +168,8 @@ class Membership(Protocol):
         """
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = ...) -> None:
-        """Ask Kafka whether this member still owns its partitions. Raises NoMember if it does not, or LogUnavailable if
-        Kafka does not answer.
+        """Ask Kafka whether this member still owns its partitions. Raises NoMember if the member has lost them, or
+        LogUnavailable if Kafka does not answer.
 
         `offsets` are committed for operators who inspect the consumer group's lag. `notes` are texts for the next owner
         of each partition.

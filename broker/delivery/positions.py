@@ -53,8 +53,8 @@ class Positions:
         return tail
 
     def report_missing(self, before_ms: int) -> None:
-        """Log a warning for listeners that were created before this time but have no committed offset. They get all
-        messages since their creation again.
+        """Log a warning for listeners that were created before this time but have no committed offset. These listeners
+        get all messages since their creation again.
         """
         # These listeners have no committed offset: Kafka has lost it, or no worker has run since they were created.
         missing = [

@@ -35,8 +35,8 @@ class Append:
 
 
 class Together(Append):
-    """A group of messages that should be in one record batch. If one batch can't hold them, they use as few batches as
-    possible.
+    """A group of messages that should be in one record batch. If one batch can't hold these messages, they use as few
+    batches as possible.
 
     The future `done` gets None when Kafka has stored every message. `builds` makes the records of the messages that are
     in no batch yet.

@@ -138,8 +138,8 @@ class ClaimsTopic:
             self._positions[partition] = fetched.next_offset
 
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
-        """Read a claim of an Idempotency-Key from Kafka. Return None if it belongs to another key, was written by a
-        newer version, or is gone.
+        """Read a claim of an Idempotency-Key from Kafka. Return None if the claim belongs to another key, was written
+        by a newer version, or is gone.
         """
         with contextlib.suppress(OffsetTooOld, LogDamaged, UnknownEvent):
             fetched = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)

@@ -88,8 +88,8 @@ class MessagesTopic:
         return tuple(found[partition] for partition in range(self._partitions))
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return the first offset at or after a time, for each partition. It is the end offset if there is no later
-        record.
+        """Return the first offset at or after a time, for each partition. If there is no later record, this is the end
+        offset.
 
         Time 0 stands for the beginning of the log.
         """

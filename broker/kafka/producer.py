@@ -40,7 +40,7 @@ class Producer:
     async def start(self) -> None:
         """Connect to Kafka.
 
-        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if it refuses the password or
+        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if Kafka refuses the password or
         certificate.
         """
         options = await reachable(self._kafka)

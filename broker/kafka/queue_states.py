@@ -152,8 +152,8 @@ class KafkaQueueStates:
 class _Candidates(NamedTuple):
     """The offsets of a partition at which a message may have a delivery in a certain state.
 
-    They are the offsets in `offsets`, which ascend, and all offsets from `tail` on. If `tail` is None, they are only
-    those in `offsets`.
+    These are the offsets in `offsets`, in ascending order, and all offsets from `tail` on. If `tail` is None, these are
+    only the offsets in `offsets`.
     """
 
     offsets: Sequence[int]

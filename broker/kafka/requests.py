@@ -63,7 +63,7 @@ class KafkaRequests:
     async def start(self, topics: Iterable[str]) -> None:
         """Connect to Kafka, and keep the metadata of these topics up to date.
 
-        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if it refuses the password or
+        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if Kafka refuses the password or
         certificate.
         """
         options = await reachable(self.kafka)

@@ -91,7 +91,8 @@ def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
 
 
 def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str]:
-    """Return everything that must change before this cluster is safe for the log. Return an empty list if it is safe.
+    """Return everything that must change before this cluster is safe for the log. Return an empty list if the cluster
+    is safe.
 
     If the topics exist, a broker that is down is no problem, because its replicas still count.
     """

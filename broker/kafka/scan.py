@@ -45,8 +45,8 @@ async def scan(
     """Read a partition from `offset` to `end`, one read after another, and yield the results. Without `end`, stop at
     the partition's end.
 
-    `damaged` is called for an unreadable range, and raises LogDamaged by default. If it returns, the scan continues
-    after the range.
+    `damaged` is called for an unreadable range, and raises LogDamaged by default. If `damaged` returns, the scan
+    continues after the range.
 
     Raises LogUnavailable if a new leader does not report the records before `end` within `patience_s`.
     """

@@ -109,8 +109,8 @@ def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
 
 @lru_cache(maxsize=4096)  # This function is cached, because every probe of a listener parses the listener's URL again.
 def parse_url(url: str) -> Target:
-    """Split an http, https, mailto or tunnel URL into its parts. Raises ValueError, with a text for users, if it is not
-    valid.
+    """Split an http, https, mailto or tunnel URL into its parts. Raises ValueError, with a text for users, if the URL
+    is not valid.
     """
     if len(url) > URL_CHARS_MAX:
         raise ValueError(f"The URL is longer than {URL_CHARS_MAX} characters.")
@@ -248,8 +248,8 @@ class Resolver:
         self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """Return the allowed IP addresses of a host. Raises Refused if it has none, OSError if DNS does not answer in
-        time, and NotAsked if no thread was free to ask DNS.
+        """Return the allowed IP addresses of a host. Raises Refused if the host has none, OSError if DNS does not
+        answer in time, and NotAsked if no thread was free to ask DNS.
         """
         literal = literal_address(host)
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])

@@ -128,7 +128,7 @@ class Provider:
 
     async def _claims(self, id_token: str, nonce: str) -> CodeIDToken:
         """Check the signature, issuer, audience, times and nonce of an ID token, and return its claims. Raises
-        IdentityRefused if one of them is wrong, and ProviderUnavailable.
+        IdentityRefused if one of these is wrong, and ProviderUnavailable if the provider does not answer.
         """
         try:
             try:

@@ -73,7 +73,7 @@ class PlacedMessage(NamedTuple):
 class DeliverySummary(NamedTuple):
     """The state of a delivery as in DeliveryState, without its attempts.
 
-    `attempts` counts the finished attempts. It is None if the number is not known, as for a delivered message.
+    `attempts` is the number of finished attempts. It is None if this number is not known, as for a delivered message.
     """
 
     state: str
@@ -99,7 +99,7 @@ class QueueStates(Protocol):
 
 
 class Deliveries(Protocol):
-    """The reader of the states of deliveries. They follow from committed offsets and recorded attempts."""
+    """The reader of the states of deliveries. The states follow from committed offsets and recorded attempts."""
 
     def of_queue(self, listeners: Sequence[Listener]) -> QueueStates:
         """Return an object with which one request reads the states of the deliveries to these listeners of a queue."""

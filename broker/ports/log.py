@@ -96,7 +96,7 @@ class DirectoryView(Protocol):
         """Wait until this process has applied the event at this offset of `control`. `timeout_s` may be None for no
         limit.
 
-        Raises ViewBehind if it takes longer.
+        Raises ViewBehind if the wait takes longer.
         """
 
     def passed_over(self, offset: int) -> bool:
@@ -109,7 +109,7 @@ class DirectoryView(Protocol):
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
         """Wait until this process has applied every event that is in `control` now.
 
-        Raises ViewBehind if it takes longer than `timeout_s`, LogUnavailable if Kafka does not answer.
+        Raises ViewBehind if the wait takes longer than `timeout_s`, LogUnavailable if Kafka does not answer.
         """
 
 
@@ -308,7 +308,8 @@ class ChangeLog(Protocol):
         """
 
     async def counted(self, event: MessageChange) -> int | None:
-        """Return the offset at which an appended change of a message took effect. Return None if it had no effect.
+        """Return the offset at which an appended change of a message took effect. Return None if the change had no
+        effect.
 
         Raises Unavailable if Kafka does not answer.
         """

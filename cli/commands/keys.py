@@ -60,7 +60,7 @@ def list_(client: Client, *, as_json: bool) -> None:
 def create(
     client: Client, *, name: str, scopes: tuple[str, ...], queues: tuple[str, ...], expires: str | None, as_json: bool
 ) -> None:
-    """Create an API key and show it. It is shown only once.
+    """Create an API key and show it. The key is shown only once.
 
     The new key can have only scopes that your own key has, and can't outlive it.
     """

@@ -74,8 +74,8 @@ class DemoServer:
         self._link: socket.socket | None = None
 
     async def start(self) -> None:
-        """Start the server, and return when it is ready. Raises ConfigurationError with its last log lines if
-        it fails.
+        """Start the server, and return when it is ready. Raises ConfigurationError with the server's last log lines if
+        the start fails.
         """
         self._link, theirs = socket.socketpair()
         with theirs:

@@ -26,7 +26,7 @@ _HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL
 
 
 class Address(click.ParamType):
-    """A local address as an option: `3000`, `3000/hook`, `localhost:3000`, or a URL. It is converted to a URL."""
+    """A local address as an option, converted to a URL: `3000`, `3000/hook`, `localhost:3000`, or a URL."""
 
     name = "address"
 

@@ -118,7 +118,7 @@ class DirectPutProtocol(HttpToolsProtocol):
         """Return whether uvicorn must answer a put request whose body has not arrived completely.
 
         uvicorn must answer if a part of the body has arrived, if earlier puts are unanswered, or if the request is not
-        permitted. It then holds the body, whose bytes api/bodies.py counts.
+        permitted. uvicorn then holds the body in memory, and api/bodies.py counts the body's bytes.
         """
         return bool(candidate.body or self.unanswered) or not candidate.is_permitted()
 

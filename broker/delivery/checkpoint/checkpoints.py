@@ -105,8 +105,8 @@ class Checkpoints:
         self._metrics.removed(listener_id)
 
     async def last(self) -> None:
-        """Make the last checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if it
-        failed or the worker has lost the partitions.
+        """Make the last checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if the
+        checkpoint failed or the worker has lost the partitions.
         """
         self._hurried = True
         try:

@@ -46,8 +46,9 @@ class Backlog:
         self.behind: dict[Stream, None] = {}
 
     def room_for(self, stream: Stream, offset: int) -> bool:
-        """Return whether this message may be loaded into memory. It may if its listener has room for one more message.
-        It also may if it will be moved to the topic `outstanding` and the worker has memory for that.
+        """Return whether this message may be loaded into memory. A message may be loaded if its listener has room for
+        one more message. A message that will be moved to the topic `outstanding` may also be loaded if the worker has
+        memory for that.
         """
         dispatcher = self._dispatcher
         return dispatcher.room() or (

@@ -132,10 +132,10 @@ class Batches:
     def answered(
         self, deliveries: DeliveryBatch, status: int, took_ms: int, connection: Connection, raw: bytes
     ) -> None:
-        """Handle the whole 2xx answer to a batch. Its body may reject some of the messages.
+        """Handle the whole 2xx answer to a batch. The answer's body may reject some of the messages.
 
         If the connection was closed before the end of the body, all messages are sent again, because the missing part
-        may reject some of them. Only the first bytes of a long answer are read. If they begin a JSON object, all
+        may reject some of them. Only the first bytes of a long answer are read. If these bytes begin a JSON object, all
         messages are sent again, too. Any other long answer rejects no message.
         """
         attempts, body, error = self._dispatcher.attempts, read_body(raw, cut=connection.cut), None

@@ -130,8 +130,8 @@ class Dispatcher:
         return stream
 
     def accept(self, delivery: Delivery, message: Message) -> None:
-        """Take a message into memory. It is sent as soon as the listener's limits allow. If retention will soon delete
-        the message, move it to the topic `outstanding` instead.
+        """Take a message into memory. The message is sent as soon as the listener's limits allow. If retention will
+        soon delete the message, move it to the topic `outstanding` instead.
         """
         delivery.message = message
         delivery.state = READY
@@ -243,7 +243,8 @@ class Dispatcher:
             stream.assignment.touched(stream)
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Move a delivery to the topic `outstanding`. It is attempted at `due_ms`, or parked if that is None.
+        """Move a delivery to the topic `outstanding`. The delivery is attempted at `due_ms`, or parked if `due_ms` is
+        None.
 
         The committed offset may pass the message when the write has succeeded.
         """
@@ -313,7 +314,7 @@ class Dispatcher:
 
     def stand_down(self) -> None:
         """Free the memory of all messages that are not in flight, because the listener may be down or paused for long.
-        They are read again later.
+        The messages are read again later.
         """
         self.batches.forget()
         connecting = (delivery for deliveries, _ in self.connections.making.values() for delivery in deliveries)

@@ -34,8 +34,8 @@ class Room:
 
     @property
     def held_max(self) -> int:
-        """The number of messages that may be in memory now. It is small for a listener that is new or has just come up,
-        and 0 while the listener is down.
+        """The number of messages that may be in memory now. The number is small for a listener that is new or has just
+        come up, and 0 while the listener is down.
         """
         allowance, limits = self._circuit.allowance, self._limits
         if allowance == 0:

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """A loop over the due deliveries of one listener. It handles a few at a time, so that other listeners get turns."""
+    """A loop over the due deliveries of one listener. The loop handles a few deliveries at a time, so that other
+    listeners get turns.
+    """
 
     until_ms: int  # The pass includes the deliveries that were due at this time, when it began.
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
@@ -279,8 +281,8 @@ class Due:
 
 
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
-    """Return whether a stored delivery may be attempted now: the listener has passed the message in its partition. With
-    an ordering key, all messages before it must have been read, too.
+    """Return whether a stored delivery may be attempted now: the listener has passed the message in its partition. If
+    the message has an ordering key, all messages before this one must have been read, too.
     """
     # After a crash, the listener's delivery stream may read a message again whose delivery is in `outstanding`.
     # Attempt a stored delivery only when the stream has passed its message. Otherwise, the message could be sent twice.

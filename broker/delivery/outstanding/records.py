@@ -98,8 +98,8 @@ class OutstandingRecords:
                 }
 
     async def _end(self, partition: int, noted: int) -> int:
-        """Return the end offset of the partition. If it is lower than in `noted`, ask again, because a new partition
-        leader may report a lower offset for a moment.
+        """Return the end offset of the partition. If this offset is lower than in `noted`, ask again, because a new
+        partition leader may report a lower offset for a moment.
         """
         for tried in range(_TRIES_MAX):
             end = (await self._requests.offsets(self._topic.name, {partition: LATEST}))[partition]
@@ -199,8 +199,8 @@ class OutstandingRecords:
         return found
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
-        """Read a message as it was put, from the topic `messages`. Return None if it was deleted. Raises LogUnavailable
-        if a new partition leader does not have it yet.
+        """Read a message as it was put, from the topic `messages`. Return None if the message was deleted. Raises
+        LogUnavailable if a new partition leader does not have the message yet.
         """
         try:
             fetched = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)

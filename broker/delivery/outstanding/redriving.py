@@ -66,8 +66,8 @@ class Redrives:
         self.begin(listener, due)
 
     def begin(self, listener: Listener, due: Schedule) -> None:
-        """Begin a redrive, which makes the listener's parked and retrying deliveries due. This is done later, a few
-        deliveries at a time, because there may be very many.
+        """Begin a redrive, which makes the listener's parked and retrying deliveries due. The deliveries become due
+        later, a few at a time, because there may be very many.
         """
         redrives, done = listener.redrives, self._done.get(listener.id, 0)
         if redrives.count > done and listener.id in self._index.counts:

@@ -334,8 +334,8 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Schedule a delivery that could not be attempted now. It is attempted again as soon as the listener can take
-        it.
+        """Schedule a delivery that could not be attempted now. The delivery is attempted again as soon as the listener
+        can take it.
         """
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)

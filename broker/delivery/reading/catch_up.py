@@ -26,7 +26,9 @@ _RECORD_BYTES_MIN: Final = 128  # The smallest number of bytes that a message's 
 
 
 class Source(Protocol):
-    """The source of older messages for catch-up readers. It also parks deliveries whose messages can't be read."""
+    """The source of older messages for catch-up readers. It also parks deliveries whose messages can't be read (keeps
+    them without further attempts).
+    """
 
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]

@@ -67,8 +67,8 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
     """Start a command in a directory and write its output to kafka.out.
 
     On Linux, the process ends when the thread that started it ends. With `idle`, the process runs at the lowest
-    priority. It gets only the environment variables in ENVIRONMENT: no secrets, and no JAVA_TOOL_OPTIONS, which are
-    meant for other programs.
+    priority. The process gets only the environment variables in ENVIRONMENT: no secrets, and no JAVA_TOOL_OPTIONS,
+    which are meant for other programs.
     """
     with (directory / "kafka.out").open("wb") as out:
         return await asyncio.create_subprocess_exec(

@@ -274,8 +274,8 @@ def _refuse_to_cut(log_dir: Path) -> None:
 
 
 def _end_orphan(pid_file: Path, mark: str) -> None:
-    """Kill a Kafka process that an earlier server left running in this directory. Its command line contains `mark`.
-    Raises ConfigurationError if the process does not end.
+    """Kill a Kafka process that an earlier server left running in this directory. The command line of this process
+    contains `mark`. Raises ConfigurationError if the process does not end.
     """
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
@@ -294,7 +294,7 @@ def _end_orphan(pid_file: Path, mark: str) -> None:
 
 
 def _command_of(pid: int) -> str:
-    """Return the command line of a process. It is empty if the process does not exist or is a zombie."""
+    """Return the command line of a process. The command line is empty if the process does not exist or is a zombie."""
     if sys.platform == "linux":
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

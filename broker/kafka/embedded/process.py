@@ -221,7 +221,9 @@ class KafkaProcess:
         return True
 
     async def format(self) -> None:
-        """Create Kafka's log directory if there is none. It gets its final name when all its files are on disk."""
+        """Create Kafka's log directory if there is none. The directory gets its final name when all its files are on
+        disk.
+        """
         if (self.directory / "kafka").exists():
             return
         (self.directory / "kafka-log4j2.properties").write_text(_LOGGING, encoding="utf-8")
@@ -309,7 +311,7 @@ class Answer(Enum):
 
 
 async def answers(port: int, password: str | None = None) -> bool:
-    """Return whether a broker answers on a port of 127.0.0.1. With a password, it must be the embedded Kafka."""
+    """Return whether a broker answers on a port of 127.0.0.1. With a password, this must be the embedded Kafka."""
     return await _answer(port, password) is Answer.YES
 
 

@@ -231,7 +231,9 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
 
 
 def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
-    """Read (topic, partition, offset) from each line of a checkpoint file. Return an empty list if it can't be read."""
+    """Read (topic, partition, offset) from each line of a checkpoint file. Return an empty list if the file can't be
+    read.
+    """
     try:
         rows = [line.split() for line in path.read_text().splitlines()[2:]]
         return [(topic, int(partition), int(offset)) for topic, partition, offset in rows]
