@@ -41,7 +41,7 @@ _SCOPE: Final = "messages:put"
 _JSON: Final = b"application/json"
 _KINDS: Final = frozenset({_JSON, b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _LENGTH_DIGITS_MAX: Final = len(str(BODY_BYTES_MAX))
-# Starlette handles a put of a message that has one of these headers.
+# If the request has one of these headers, Starlette handles the put of the message.
 _UNUSUAL: Final = frozenset(
     {b"idempotency-key", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", trace.HEADER}
 )

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 # A worker puts a missing message about an alert only when the alert's last event is at least 30 s old.
 # By that time, Kafka has either stored or dropped a message that another worker may have sent about the alert.
 _SETTLED_MS: Final = 30_000
-# The time in a message's id must be close to the time of the put. So every five minutes, the message gets another id.
+# The time in a message's id must be close to the put. So a message that can't be put gets a new id every five minutes.
 _ID_VALID_MS: Final = 5 * 60_000
 
 

@@ -251,7 +251,7 @@ class Trigger:
                 self.open = False
                 return Step.END
             return None
-        # If the clock was wrong at the last beginning, that time may be far ahead. It must not prevent this alert.
+        # If the clock was wrong at the last alert, `begun_at_ms` may be far ahead. This must not prevent an alert.
         rested = not self.begun_at_ms or abs(at_ms - self.begun_at_ms) >= INTERVAL_MS
         if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
             self.open, self.begun_at_ms = True, at_ms

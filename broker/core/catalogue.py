@@ -206,7 +206,9 @@ _UNSEALED: Final = Former(
     frozenset({"settings.sealed_headers"}),
     "the header values in `settings.headers` are sent; they are not encrypted",
 )
-_UNCONDITIONAL: Final = Former(frozenset({"if_version"}), "the change counts for any version of the message")
+_UNCONDITIONAL: Final = Former(
+    frozenset({"if_version"}), "the update or deletion has effect, whatever version the message has"
+)
 # Earlier versions of events. codec.py has a function for each that converts it to the next version.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("invitation.created", 1): Former(frozenset({"role"}), "the person becomes an owner"),

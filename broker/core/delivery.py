@@ -205,7 +205,7 @@ class Decision(Enum):
     PUT_OFF = "put off"
     # AWAY: no attempt was made, because no client is connected to the tunnel. The next good probe starts an attempt.
     AWAY = "away"
-    # AGAIN: the listener had closed the idle connection, which counts as no attempt. An attempt starts at once.
+    # AGAIN: the listener had closed the idle connection, which counts as no attempt. An attempt starts immediately.
     AGAIN = "again"
 
 

@@ -308,7 +308,7 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # This scan sends no request in advance, so nothing must be closed if the caller stops early.
+        # This scan sends no request in advance, so nothing needs to be closed if the caller stops early.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record

@@ -30,8 +30,9 @@ without their prefix `everput.`.
 
 Ignore fields that you do not know, because new versions of Everput may add fields.
 
-If a change would break readers, the event gets a new version. Events of earlier versions stay in the topics, so this
-page describes them below the current version.
+If a change would break programs that read an event, the event gets a new version.
+
+Events of earlier versions stay in the topics, so this page describes them below the current version.
 
 Fields marked *secret* or *internal* are stored in Kafka, but the API never returns them. Internal fields are offsets in
 Kafka partitions. All organizations share these partitions, so an offset would show how much other organizations put.

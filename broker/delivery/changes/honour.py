@@ -339,7 +339,7 @@ class Changes:
         while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
-            # Park the delivery: the message's old data must not be sent, and its new data can't be read.
+            # Make no more attempts: the message's old data must not be sent, and its new data can't be read.
             except LogDamaged:
                 if delivery.state is RENEWING:
                     dispatcher.park_unreadable(delivery)

@@ -44,7 +44,7 @@ class OutstandingEntry:
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
     # `bare` is UNREAD if the message in the topic `messages` is unreadable.
     bare: int = False
-    # The values before a redrive that was not followed by an attempt yet. `undo_forgiven` is None if there is none.
+    # The values from before the last redrive, if no attempt has followed it. Otherwise, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
     undo_due_ms: int | None = None
