@@ -27,7 +27,6 @@ from cli import files, logs
 from cli.groups import examples
 from cli.logs import Logger
 from cli.options import Options, is_loopback, shared_options, variable
-from cli.printing import say
 from cli.processes.children import Child, Pauses
 from cli.processes.prefork import Prefork, prefork
 from cli.processes.signals import on_end
@@ -233,6 +232,8 @@ class Supervisor:
         write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
         if options.log_format == "text":
+            from cli.printing import say  # late, because the import takes longer than everything else here
+
             # Wait until all earlier log lines are written, so that the lines below are the last ones on the terminal.
             logging.getLogger().handlers[0].flush()
             sign_in = f"  (sign in as {EMAIL}; the password is in {password})" if password.exists() else ""

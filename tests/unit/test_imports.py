@@ -8,7 +8,7 @@ import sys
 import pytest
 
 NOT_IMPORTED = {
-    "cli.processes.serve": {"starlette", "uvicorn", "prometheus_client", "argon2", "zxcvbn", "httpx", "faust"},
+    "cli.processes.serve": {"rich", "starlette", "uvicorn", "prometheus_client", "argon2", "zxcvbn", "httpx", "faust"},
     "cli.processes.api": {"zxcvbn", "httpx", "rich", "opentelemetry", "pyarrow"},
     "cli.processes.worker": {"zxcvbn", "httpx", "rich", "opentelemetry", "pyarrow"},
     "everput": {"httpx", "rich"},
