@@ -110,7 +110,7 @@ class Dispatcher:
         elif before.paused is not None:
             self.wake()
         if before.redrives.cancelled != listener.redrives.cancelled:
-            self._return_cancelled()
+            _return_cancelled(self)
         if before.redrives != listener.redrives:
             self.deliveries.hurry(partial(listener.redrives.concern, since=before.redrives.count))
             self.pump()
@@ -200,20 +200,6 @@ class Dispatcher:
             case Admission.FAR:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
-    def _return_cancelled(self) -> None:
-        """Put deliveries back into the index of the topic `outstanding` whose redrive was cancelled before an attempt
-        began.
-        """
-        ready = self.deliveries.ready
-        cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
-        if cancelled:
-            # Keep the order of the others. Returning a delivery may put the next one of its ordering key before them.
-            others = [delivery for delivery in ready if not is_cancelled(delivery)]
-            ready.clear()
-            ready.extend(others)
-            for delivery in cancelled:
-                self.turn_away(delivery, Admission.RETURNED)
-
     def touch(self, partition: int) -> bool:
         """Include the partition in the next checkpoint. Return False if the worker no longer owns it."""
         stream = self.streams.get(partition)
@@ -244,9 +230,7 @@ class Dispatcher:
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         """Move a delivery to the topic `outstanding`. The delivery is attempted at `due_ms`, or parked if `due_ms` is
-        None.
-
-        The committed offset may pass the message when the write has succeeded.
+        None. The committed offset may pass the message when the write has succeeded.
         """
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)
@@ -286,9 +270,7 @@ class Dispatcher:
         self.deliveries.renewing.add(delivery)
 
     def park_unreadable(self, delivery: Delivery) -> None:
-        """Park a delivery because the new data of its updated message can't be read, and the old data must
-        not be sent.
-        """
+        """Park a delivery: the new data of its updated message is unreadable, and the old data must not be sent."""
         self.deliveries.renewing.discard(delivery)
         self.set_aside(delivery, None, DAMAGED, None)
 
@@ -313,9 +295,7 @@ class Dispatcher:
         return away
 
     def stand_down(self) -> None:
-        """Free the memory of all messages that are not in flight, because the listener may be down or paused for long.
-        The messages are read again later.
-        """
+        """Free the memory of all messages that are not in flight. They are read again when the listener is up."""
         self.batches.forget()
         connecting = (delivery for deliveries, _ in self.connections.making.values() for delivery in deliveries)
         for delivery in self.deliveries.stand_down((*self.attempts.under_way(), *connecting)):
@@ -417,3 +397,18 @@ class Dispatcher:
             self.drop(stream)
         self.deliveries.clear()
         self.connections.close()
+
+
+def _return_cancelled(dispatcher: Dispatcher) -> None:
+    """Put deliveries back into the index of the topic `outstanding` whose redrive was cancelled before an attempt
+    began.
+    """
+    ready = dispatcher.deliveries.ready
+    cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
+    if cancelled:
+        # Keep the order of the others. Returning a delivery may put the next one of its ordering key before them.
+        others = [delivery for delivery in ready if not is_cancelled(delivery)]
+        ready.clear()
+        ready.extend(others)
+        for delivery in cancelled:
+            dispatcher.turn_away(delivery, Admission.RETURNED)
