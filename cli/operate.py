@@ -39,7 +39,8 @@ def kafka_of(options: Options) -> KafkaSettings:
     embedded = written_access(options.data_dir / "kafka")
     if embedded is None:
         raise ConfigurationError(
-            f"no Kafka: give --kafka HOST:PORT, or the --data-dir of an `everput serve` ({options.data_dir} is not one)"
+            "no Kafka: give --kafka HOST:PORT, or give the data directory of an `everput serve` with --data-dir "
+            f"({options.data_dir} is none)"
         )
     return options.kafka_settings(embedded)
 

@@ -225,7 +225,7 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker writes a delivery's record first and commits the listener's offsets later, so report both changes.
+        # A worker commits offsets after it has written a delivery's record, so the next check reports the change again.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

@@ -133,7 +133,7 @@ class ReplayCommands:
         ):
             if running >= most:
                 raise Refused(
-                    f"{whose.capitalize()} already has {running} running replays, the limit. "
+                    f"{whose.capitalize()} already has {running} running replays, which is the limit. "
                     "Cancel one, or wait until one ends."
                 )
         event = await self.plan(context, listener, asked)
