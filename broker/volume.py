@@ -103,7 +103,7 @@ class StoredBytes:
         counts[organization_id] += size
 
     def count(self, organization_id: str, size: int) -> None:
-        """Count the bytes of a worker's record about deliveries, which is stored even if the limit is reached."""
+        """Count the bytes of a worker's record about deliveries. It is stored even if the limit is reached."""
         self.add(organization_id, size)
         tenant = self._tenant_of(organization_id)
         if self._left[tenant] <= 0:

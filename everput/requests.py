@@ -200,7 +200,7 @@ def redrive_listener(
 
 
 def cancel_redrives(queue_id: str, listener_id: str) -> Request[answers.RedriveAnswer]:
-    """Cancel the listener's redrives. What was not attempted since is parked or retrying as before."""
+    """Cancel the listener's redrives. Deliveries that were not attempted since are parked or retrying as before."""
     return Request(method="DELETE", path=_listener(queue_id, listener_id, "redrive"), answer=answers.RedriveAnswer)
 
 

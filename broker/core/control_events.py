@@ -174,7 +174,7 @@ class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"
 
 
 class ListenerRedrivesCancelled(Event, frozen=True, kw_only=True, tag="listener.redrives_cancelled"):
-    """The event that the retries of all earlier `listener.redriven` events of a listener were cancelled.
+    """The event which says that all earlier redrives of a listener (the events `listener.redriven`) were cancelled.
 
     A delivery that was not attempted since then is parked or retrying as it was before.
     """

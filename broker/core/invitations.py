@@ -81,7 +81,9 @@ class Invitations:
         del self._of[invitation.organization_id][invitation.id]
 
     def forget_all_by(self, account_id: str, organization_id: str | None = None) -> None:
-        """Remove all invitations that the account has created, in one organization or in all organizations."""
+        """Remove all invitations that the account has created in this organization, or in all organizations if
+        `organization_id` is None.
+        """
         of = self.by_id.values() if organization_id is None else self.of(organization_id)
         for one in [one for one in of if one.created_by == f"account:{account_id}"]:
             self.forget(one)

@@ -32,8 +32,8 @@ class Probes(Generic[L]):
     """The queue of the next probes of listeners that are down, one for each listener.
 
     If more probes are due than may start, the queue alternates between two listeners. One is the listener that went
-    down last, because it is likely to return first. The other is the listener whose probe has been due for the longest
-    time.
+    down last, because it is likely to be up again first. The other is the listener whose probe has been due for the
+    longest time.
     """
 
     __slots__ = ("_by_loss", "_due", "_last_gone", "_later", "_numbers")

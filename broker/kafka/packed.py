@@ -21,7 +21,9 @@ _HEADER: Final = struct.Struct(">hhi")  # API key, version, correlation id
 
 
 class PackedRequest:
-    """A request with a packed body. `response_type` has a classmethod decode(), which parses the answer."""
+    """A request to Kafka whose body is encoded already. `response_type` has a classmethod decode(), which parses the
+    answer.
+    """
 
     def __init__(self, api_key: int, version: int, body: bytes, response_type: Any) -> None:
         self._api_key, self._version, self._body = api_key, version, body

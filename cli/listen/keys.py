@@ -65,7 +65,7 @@ class Received:
 
 
 class History:
-    """The newest requests, at most RECEIVED_MAX, with bodies of at most RECEIVED_BYTES_MAX.
+    """The newest requests: at most RECEIVED_MAX, with at most RECEIVED_BYTES_MAX characters of bodies together.
 
     The last request is always kept.
     """

@@ -122,8 +122,8 @@ class Admissions:
 
 
 def is_cancelled(delivery: Delivery) -> bool:
-    """Return whether a delivery from `outstanding` is due only because of a redrive that was cancelled, and was not
-    attempted since.
+    """Return whether a delivery from the topic `outstanding` is due only because of a redrive (a request to retry now),
+    which was cancelled before the next attempt.
     """
     entry = delivery.entry
     if entry is None or delivery.number != entry.number:

@@ -295,7 +295,7 @@ class Dispatcher:
         return away
 
     def stand_down(self) -> None:
-        """Free the memory of all messages that are not in flight. They are read again when the listener is up."""
+        """Free the memory of all messages that are not in flight. These messages are read again later."""
         self.batches.forget()
         connecting = (delivery for deliveries, _ in self.connections.making.values() for delivery in deliveries)
         for delivery in self.deliveries.stand_down((*self.attempts.under_way(), *connecting)):
@@ -400,8 +400,8 @@ class Dispatcher:
 
 
 def _return_cancelled(dispatcher: Dispatcher) -> None:
-    """Put deliveries back into the index of the topic `outstanding` whose redrive was cancelled before an attempt
-    began.
+    """Put deliveries back into the index of the topic `outstanding`, because their redrive was cancelled before an
+    attempt began.
     """
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]

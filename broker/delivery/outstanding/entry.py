@@ -83,11 +83,13 @@ class OutstandingEntry:
         return True
 
     def is_cancelled(self, redrives: Redrives) -> bool:
-        """Return whether the delivery is due only because of a redrive that was cancelled before the next attempt."""
+        """Return whether the delivery is due only because of a redrive (a request to retry now), which was cancelled
+        before the next attempt.
+        """
         return self.undo_forgiven is not None and self.redrives <= redrives.cancelled
 
     def undo(self) -> None:
-        """Undo a redrive: the delivery is parked or retrying as it was before."""
+        """Undo a redrive (a request to retry now): the delivery is parked or retrying again, as before."""
         self.forgiven, self.since_ms, self.due_ms = self.undo_forgiven or 0, self.undo_since_ms, self.undo_due_ms
         self.undo_forgiven = None
 

@@ -22,7 +22,7 @@ from broker.delivery.tuning import Tuning
 
 @dataclass(slots=True)
 class _Redriving:
-    """The redrives of one listener that are under way. A redrive makes parked and retrying deliveries due now."""
+    """The unfinished redrives of one listener. A redrive makes parked and retrying deliveries due now."""
 
     named: deque[str]  # message ids
     count: int  # number of redrives requested so far
@@ -128,7 +128,7 @@ class Redrives:
             await asyncio.sleep(0)
 
     def undo(self, entry: OutstandingEntry, due: Schedule) -> None:
-        """Undo the redrive of one delivery, which is parked or retrying again as it was before."""
+        """Undo the redrive of one delivery: it is parked or retrying again, as before."""
         entry.undo()
         entry.queued_ms = entry.due_ms if entry.key_queue is None else None
         self._index.redriven(entry, was_parked=False)

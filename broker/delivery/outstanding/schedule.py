@@ -363,8 +363,8 @@ class Outstanding:
         self._redrives.begin_now(listener, self._due)
 
     async def undo_cancelled(self, listener: Listener) -> None:
-        """Undo the redrives of this listener that were cancelled: deliveries that were not attempted since are parked
-        or retrying again as they were before.
+        """Undo the cancelled redrives of this listener. Deliveries that were not attempted since are parked or retrying
+        again, as before.
         """
         await self._redrives.undo_cancelled(listener, self._due)
 

@@ -26,7 +26,7 @@ _RECORD_BYTES_MIN: Final = 128  # The smallest number of bytes that a message's 
 
 
 class Source(Protocol):
-    """The source of older messages for catch-up readers. It also parks deliveries whose messages can't be read (keeps
+    """The source of older messages for listeners that lag. It also parks deliveries whose messages can't be read (keeps
     them without further attempts).
     """
 
@@ -47,8 +47,8 @@ class Source(Protocol):
 
 
 def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
-    """Adapt the size of the next catch-up read for the listener. Double it if the listener took all messages of this
-    read, or halve it if the listener took less than half.
+    """Adapt the size of the next read of older messages for the listener. Double it if the listener took all messages
+    of this read, or halve it if the listener took less than half.
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:
@@ -96,7 +96,7 @@ class CatchUp:
         self._lagging: dict[int, set[Stream]] = {}
 
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """Return the loops of the two catch-up readers, each to be run as a task."""
+        """Return the loops of the two catch-up readers (readers of older messages), each to be run as a task."""
         # The first catch-up reader always prefers fast listeners.
         # The second catch-up reader prefers fast listeners only every other time, so that slow ones get their turn.
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
@@ -204,8 +204,8 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose messages the next catch-up read should include. The lagging listeners of
-        these queues need offsets that the read will probably reach.
+        """Return the ids of the queues whose messages the next read of older messages should include. The lagging
+        listeners of these queues need offsets that the read will probably reach.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}

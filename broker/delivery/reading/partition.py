@@ -36,8 +36,8 @@ class Partition:
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """Hand each new message to the dispatchers of its queue's listeners. Lagging listeners get the message later
-        from a catch-up reader.
+        """Hand each new message to the dispatchers of its queue's listeners. Lagging listeners get the message later,
+        from a reader of older messages.
         """
         number, fed, ring = self.number, self._fed, self._ring
         for message in messages:
@@ -83,8 +83,8 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to this offset. Each listener then requests these records from a catch-up reader,
-        which parks the listener's deliveries.
+        """Skip unreadable records up to this offset. Each listener then requests these records from a reader of older
+        messages, which parks the listener's deliveries of them.
         """
         if last < self.tail:
             return
