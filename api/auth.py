@@ -33,7 +33,7 @@ COOKIE: Final = "everput_session"
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-_WINDOW_S: Final = 10  # a client may send as many requests at once as it may otherwise send in this many seconds
+_WINDOW_S: Final = 10  # In one burst, a client may send all requests that it may send in this many seconds.
 _BEARER: Final = "bearer "
 # The limit counts for each account, and is low because sessions are for people. Programs use API keys.
 _SESSION_CALLS_AT_ONCE: Final = 60

@@ -24,8 +24,8 @@ from broker.ports import Deliveries, DeliverySummary, Log, PlacedMessage
 # The states of deliveries by which a list can be filtered. `scheduled` means pending until the message's `deliver_at`.
 STATES: Final = ("pending", "scheduled", "retrying", "parked", "delivered")
 _TIME_S: Final = 0.15  # After this time, a request begins no further step, and answers with what it has found.
-_STEP: Final = 500  # the states of this many messages are read at once
-# At most this many deliveries' states are read at once, so a queue with many listeners has smaller pages.
+_STEP: Final = 500  # The states of this many messages are read together.
+# At most this many deliveries' states are read together, so a queue with many listeners has smaller pages.
 _DELIVERIES_MAX: Final = 20_000
 _BYTES_MAX: Final = 8 << 20  # of data on a page
 

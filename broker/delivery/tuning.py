@@ -64,7 +64,7 @@ class Tuning:
     # The averages of answer times and failures cover about this many of a listener's last answers.
     answers_weighed: int = 8
     push_back_s_max: int = 60  # longest accepted Retry-After
-    # A rate limit permits a burst: as many attempts at once as it otherwise permits in this time.
+    # A rate limit permits bursts. A burst has as many attempts as the rate limit permits in this time.
     rate_burst_s: float = 0.1
     rate_min_per_s: float = 0.001  # A worker's part of a listener's rate limit is never less than this.
 
@@ -131,7 +131,9 @@ class Tuning:
     damaged_at_once: int = 500  # appended in one request
     # SQLite keeps this many KiB of the index in memory. The rest is in a temporary file.
     index_cache_kib: int = 16 << 10
-    record_bytes_more: int = 1 << 20  # A search for a newer record of a delivery reads this many bytes at once.
+    record_bytes_more: int = (
+        1 << 20
+    )  # A search for a newer record of a delivery reads Kafka in fetches of this many bytes.
 
     # Checkpoints (checkpoint/)
     # A worker makes a checkpoint at this interval. After a crash, it repeats the deliveries since the last checkpoint.

@@ -14,7 +14,7 @@ from typing import Final
 
 from broker.errors import Busy
 
-# A process runs four large reads at once, because each takes one or two MiB and blocks the loop for milliseconds.
+# A process runs at most four large reads concurrently: each takes 1 or 2 MiB, and blocks the event loop for some ms.
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant
 WAIT_S: Final = 10.0

@@ -41,8 +41,8 @@ KAFKA_STOP_S: Final = 9.0
 
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
-# When Everput starts, its workers join their consumer group at about the same time. Without a delay, Kafka gives all
-# partitions to the first worker, and the second one waits up to a second until the first has learned of it.
+# When Everput starts, Kafka waits this long for more workers to join their consumer group before it assigns partitions.
+# Without this delay, the first worker would get all partitions, and the second one would wait for up to a second.
 _JOIN_DELAY_MS: Final = 100
 
 _log = Logger(__name__)

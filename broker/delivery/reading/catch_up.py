@@ -167,7 +167,7 @@ class CatchUp:
                 continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                # Remember that the listener was served, because refill() may request the next read for it at once.
+                # Remember that the listener was served, because refill() may immediately request its next read.
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
