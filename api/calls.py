@@ -176,7 +176,7 @@ class Call:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The scopes of the API key, or those of the member's role in the organization."""
+        """The scopes of the API key, or the scopes of the member's role in the organization."""
         if self.api_key is not None:
             return self.api_key.scopes
         if self.session is None:

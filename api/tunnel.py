@@ -266,7 +266,7 @@ async def _left(request: Request) -> None:
 
 
 def _ids(failed: Any) -> list[str]:
-    """Return the message ids in a client's answer to a batch: those of the messages that it did not accept."""
+    """Return the ids of the messages that the client did not accept, from its answer to a batch."""
     if not isinstance(failed, list) or len(failed) > FAILED_MAX:
         return []
     return [one for one in failed if isinstance(one, str) and len(one) <= _ID_CHARS]

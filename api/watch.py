@@ -83,7 +83,7 @@ class Watch:
 
 
 def _seen(call: Call, told: Changes) -> list[Change] | None:
-    """Return those changes that the client has the right to see. Return None if anything may have changed."""
+    """Return the changes that the client has the right to see. Return None if anything may have changed."""
     if told.changes is None:
         return None
     key = call.api_key

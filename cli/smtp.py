@@ -17,7 +17,7 @@ _PORTS: Final = {"smtp": 587, "smtps": 465}
 def smtp_settings(url: str | None, sender: str | None) -> SmtpSettings | None:
     """Return the mail server that the options name; None without the options.
 
-    Raises ConfigurationError if one of the two options is missing or wrong.
+    Raises ConfigurationError if --smtp-url or --mail-from is wrong, or if only one of them is given.
     """
     if url is None and sender is None:
         return None

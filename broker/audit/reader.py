@@ -110,7 +110,7 @@ class LogReader:
     """The reader of the log for all clients of one process. It returns events in the order of their times.
 
     `past` computes earlier states of the directory. `others` records when other requests were served, so that reading
-    the log does not slow them down. `feed` tells clients that wait what has changed.
+    the log does not slow them down. `feed` tells waiting clients about changes.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ FETCH_BYTES: Final = 256 << 10  # small, so that requests stay quick
 
 
 class Records(Protocol):
-    """A Kafka client, reduced to what readers of the log use: fetching records, and finding offsets."""
+    """The methods of a Kafka client that readers of the log use. They fetch records and find offsets."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]: ...
 

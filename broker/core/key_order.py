@@ -66,7 +66,7 @@ class KeyOrder(Generic[D]):
         return None
 
     def drop(self, key: str) -> None:
-        """Drop all deliveries of an ordering key: the one in progress and those that wait."""
+        """Drop all deliveries of an ordering key: the delivery in progress, and the waiting deliveries."""
         self.waiting -= len(self._waiting.pop(key, ()))
         self._since_s.pop(key, None)
 

@@ -79,7 +79,7 @@ def covers(scopes: Collection[str], scope: str) -> bool:
 
 
 def key_sha256(text: str) -> str:
-    """Return the SHA-256 of a whole API key in hex, which is what the log stores.
+    """Return the SHA-256 of a whole API key in hex. The log stores this hash.
 
     The key has 256 random bits, so it needs neither a salt nor many rounds.
     """

@@ -134,8 +134,8 @@ class Assignment:
             raise
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
-        """Yield the dispatchers of a queue's listeners, except those whose committed offset on this partition is not
-        loaded yet.
+        """Yield the dispatchers of a queue's listeners. Leave out listeners whose committed offset on this partition is
+        not loaded yet.
         """
         partition, queue = self.partitions[number], self._shared.view.state.queues.get(queue_id)
         for listener_id in () if queue is None else queue.listeners:

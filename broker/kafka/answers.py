@@ -35,7 +35,7 @@ class AnswersOfMessage:
         self._told: dict[tuple[str, str], KeptAnswer | None] = {}  # by listener and answer id
 
     def collect(self, event: AnswersKept) -> None:
-        """Collect what an event holds about the message: its failed attempts, and the stored answers to them."""
+        """Collect the message's failed attempts from an event, and the stored answers to these attempts."""
         if event.listener_id not in self._listener_ids:
             return
         for attempt in event.attempts:

@@ -342,8 +342,8 @@ class GroupCommit:
         return -1
 
     def _judge(self) -> None:
-        """Update two sets of brokers: those that are late with an acknowledgement, and those that are so late that they
-        get no new messages.
+        """Update two sets of brokers: brokers that are late with an acknowledgement, and brokers that are so late that
+        they get no new messages.
         """
         before_s = _now_s() - self.timeout_s
         owing = [

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Client(Protocol):
-    """A Kafka client, reduced to what requests about consumer groups use: the aiokafka client, and retries."""
+    """The parts of a Kafka client that requests about consumer groups use: the aiokafka client, and retries."""
 
     @property
     def client(self) -> Any: ...

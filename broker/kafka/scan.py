@@ -19,7 +19,7 @@ _BYTES: Final = 1 << 20
 
 
 class Reads(Protocol):
-    """A Kafka client, reduced to the method that a scan calls repeatedly."""
+    """The method of a Kafka client that a scan calls repeatedly."""
 
     async def read(self, topic: str, partition: int, offset: int, *, bytes_max: int = ...) -> FetchResult: ...
 

@@ -142,8 +142,8 @@ def parse_url(url: str) -> Target:
 
 
 def tunnel_proof(token: str) -> str:
-    """Return the value of the header that proves an answer comes from the tunnel, and not from another program on its
-    port. `token` is the secret in the tunnel's URL.
+    """Return the value of a header. The header proves that an answer comes from the tunnel, and not from another
+    program on its port. `token` is the secret in the tunnel's URL.
     """
     return sha256(f"{TUNNEL_PROOF} {token}".encode()).hexdigest()
 

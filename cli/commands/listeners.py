@@ -234,7 +234,8 @@ def resume(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 @listener_arguments
 @asks
 def test(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Send a listener a test message, and show what it answers. A listener with batches gets a batch of this message.
+    """Send a listener a test message, and show the listener's answer. A listener with batches gets a batch of this
+    message.
 
     The exit code is 1 unless the listener accepts the message.
     """

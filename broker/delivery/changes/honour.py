@@ -205,9 +205,9 @@ class Changes:
 
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
         """Read the updates and deletions of messages in the topic `changes`, from offset `begin` to before
-        `taken.position`. Keep those whose message has an offset of at least `taken.floor`. If `kept` is true, also keep
-        those whose message has a delivery in the topic `outstanding`. Keep recent ones in any case, because they must
-        be answered.
+        `taken.position`. Keep the changes of messages whose offset is at least `taken.floor`. If `kept` is true, also
+        keep the changes of messages that have a delivery in the topic `outstanding`. Keep recent changes in any case,
+        because they must be answered.
         """
         if not taken.position:
             return
@@ -244,7 +244,7 @@ class Changes:
             return fetched.records[0].timestamp if fetched.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
-        """Replace the known updates and deletions of these messages by the ones that were just read."""
+        """Replace the known updates and deletions of these messages by newly read ones."""
         for offset, (message_id, _, counts) in taken.found.items():
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class Batched(Protocol):
-    """The batches of one listener, reduced to what attempts call: send a batch, and process the answer to it."""
+    """The methods of a listener's batches that attempts call. They send a batch, and process the answer to it."""
 
     def send(self, connection: Connection, deliveries: DeliveryBatch, /) -> None: ...
     def answered(
@@ -61,7 +61,7 @@ class Batched(Protocol):
 
 
 class Attempting(Protocol):
-    """The object that sends one listener's messages (its dispatcher), reduced to what the attempts use."""
+    """The part of a dispatcher (the sender of one listener's messages) that the attempts use."""
 
     tuning: Tuning
     assignment: Assigned

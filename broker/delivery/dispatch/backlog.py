@@ -17,7 +17,7 @@ from broker.errors import UnknownEvent
 
 
 class Lagging(Protocol):
-    """The object that sends one listener's messages (its dispatcher), reduced to what loading older messages needs."""
+    """The part of a dispatcher (the sender of one listener's messages) that is used to load older messages."""
 
     sending: bool
     queue: Queue

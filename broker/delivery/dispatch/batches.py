@@ -39,7 +39,7 @@ from broker.outbound.connection import BODY_BYTES_MAX, Connection
 
 
 class Batching(Protocol):
-    """The object that sends one listener's messages (its dispatcher), reduced to what sending batches needs."""
+    """The part of a dispatcher (the sender of one listener's messages) that batches use."""
 
     queue: Queue
     limits: Limits

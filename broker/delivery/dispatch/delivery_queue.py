@@ -95,7 +95,8 @@ class DeliveryQueue:
     # All deliveries
 
     def stand_down(self, under_way: Iterable[Delivery]) -> list[Delivery]:
-        """Remove and return all deliveries, except those in an attempt or being written to the topic `outstanding`.
+        """Remove and return all deliveries. Leave out deliveries that are in an attempt, or are being written to the
+        topic `outstanding`.
 
         The deliveries that are not returned continue to block the later deliveries with the same ordering keys.
         """

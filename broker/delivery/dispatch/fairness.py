@@ -23,8 +23,8 @@ SCHEDSTAT: Final = Path("/proc/self/schedstat")
 
 
 class Sharing(Protocol):
-    """The object that sends one listener's messages (its dispatcher), reduced to what is needed to divide a worker's
-    attempts and memory among listeners.
+    """The part of a dispatcher (the sender of one listener's messages) that is used to divide a worker's attempts and
+    memory among listeners.
     """
 
     limits: Limits

@@ -144,7 +144,7 @@ class KeptAnswers:
         self._parsed.clear()
 
     def take(self, listener: Listener, partition: int, at_ms: int) -> list[AnswersKept]:
-        """Return what the checkpoint has to write for a partition: one event, or none."""
+        """Return the event that the checkpoint must write for a partition, if there is one."""
         attempts = self._attempts.pop(partition, None)
         if not attempts:
             return []

@@ -38,7 +38,7 @@ Made = tuple[DeliveryAttempted, int]  # with the time in ms of the put (or `deli
 
 
 class Assigned(Protocol):
-    """The partitions that a worker owns (its assignment), reduced to what the deliveries to one listener use."""
+    """The part of an assignment (the partitions that a worker owns) that the deliveries to one listener use."""
 
     @property
     def known_changes(self) -> Mapping[tuple[int, int], object]: ...
@@ -61,8 +61,8 @@ class Answers(Protocol):
 
 
 class Dispatching(Protocol):
-    """The object that sends one listener's messages (its dispatcher), reduced to what other parts of the worker use:
-    deliveries of one partition, readers of older messages, and checkpoints.
+    """The part of a dispatcher (the sender of one listener's messages) that delivery streams, readers of older messages
+    and checkpoints use. A delivery stream is the delivery of one partition's messages to one listener.
     """
 
     tuning: Tuning

@@ -49,7 +49,7 @@ class Ticks:
         self._active.pop(dispatcher, None)
 
     async def run(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Call tick() of those dispatchers that have something to do, in an endless loop. Close the idle connections of
+        """Call tick() of all dispatchers that have something to do, in an endless loop. Close the idle connections of
         all `dispatchers` now and then.
         """
         tuning = self._tuning
@@ -93,8 +93,8 @@ class Ticks:
         self._rested = None
 
     def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
-        """Call tick() of these listeners' dispatchers, and yield those that still have something to do. Slow and
-        failing listeners are left out most times.
+        """Call tick() of these dispatchers, and yield the dispatchers that still have something to do. Slow and failing
+        listeners are left out most times.
         """
         at_ms = now_ms()
         for place, dispatcher in enumerate(dispatchers):

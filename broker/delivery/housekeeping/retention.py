@@ -34,7 +34,7 @@ class Kept(Protocol):
 
 
 class Lagging(Protocol):
-    """The object that sends one listener's messages (its dispatcher), reduced to what retention uses."""
+    """The part of a dispatcher (the sender of one listener's messages) that retention uses."""
 
     def set_aside_before(self, partition: int, below: int) -> None: ...
     def sets_aside(self, partition: int) -> bool: ...

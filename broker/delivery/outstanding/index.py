@@ -108,7 +108,7 @@ class OutstandingIndex:
         return self._one("SELECT * FROM entries WHERE id = ?", (row_id,))
 
     def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> list[OutstandingEntry]:
-        """Write or replace rows of the SQLite index, or remove those whose value is None. Return the former rows. A
+        """Write or replace rows of the SQLite index. A row whose value is None is removed. Return the former rows. A
         replaced row gets a new id.
         """
         written = [entry for entry in rows.values() if entry is not None]

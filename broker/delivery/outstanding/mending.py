@@ -42,7 +42,7 @@ class Mending:
 
     async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
         """Retry the deliveries of messages in this range. They were parked because the range was unreadable, but it is
-        readable again. If `given_up` is true, cancel those whose messages are lost.
+        readable again. If `given_up` is true, cancel the deliveries whose messages are lost.
         """
         at = -1
         while partition in self._owned and (
@@ -59,7 +59,7 @@ class Mending:
 
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
         """Retry the deliveries that were parked because their message or its update was unreadable, if they are not in
-        a damaged range any more. Cancel those whose messages are given up as lost.
+        a damaged range any more. Cancel the deliveries whose messages are given up as lost.
         """
         # A parked delivery stays parked while results of deliveries are unreadable: it may have been delivered already.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)

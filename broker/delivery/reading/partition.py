@@ -105,8 +105,8 @@ class Partition:
                 dispatcher.wake()
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
-        """Mark unreadable records as passed for one listener, so that it continues after them. The records are those at
-        the offsets in `own`, and all from `begin` to `last`.
+        """Mark unreadable records as passed for one listener, so that it continues after them. These are the records at
+        the offsets in `own`, and all records from `begin` to `last`.
         """
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
