@@ -34,7 +34,7 @@ _HEADERS: Final[Mapping[str, str]] = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # A browser must ask before it uses a file from its cache, so that it never mixes files of two versions.
+    # Before a browser uses a cached file, it must ask the server whether the file has changed. So versions never mix.
     "cache-control": "no-cache",
     "vary": "accept-encoding",
 }

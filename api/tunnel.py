@@ -77,7 +77,7 @@ class Room:
             await turn
             yield
         finally:
-            # A request that was cancelled while it waited for free bytes has none to give back.
+            # A request that was cancelled while it waited for memory holds no bytes, so it gives none back.
             if turn.cancel() or turn.cancelled():
                 self._admit()
             else:

@@ -57,7 +57,7 @@ _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that
 # A full disk or a damaged log concerns all organizations. Per check, a worker begins and ends at most 100 such alerts.
-# Such an alert takes about 2 KiB. The limit does not apply to organizations that were created in the shell.
+# Each of these alerts takes about 2 KiB. The limit does not apply to organizations that were created in the shell.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.

@@ -142,7 +142,7 @@ class Accounts:
     def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
         match event:
             case ev.AccountPasswordChanged():
-                # If two sessions change the password at the same time, the log's first event ends the other session.
+                # If two sessions change the password concurrently, the first of the two events ends the other session.
                 if event.session_id not in self._sessions_of.get(account.id, {}):
                     return False
                 self._end_all(account, but=event.session_id)

@@ -80,7 +80,7 @@ class Tuning:
     # Every this many ticks, a worker divides attempts and memory among listeners, and serves slow and failing ones.
     share_ticks: int = 5
     begun_at_once: int = 8
-    # If the event loop is late by more than this, it reads arrived answers before it lets attempts time out.
+    # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.
     stood_still_s: float = 0.1
     # While no listener needs ticks, idle connections are closed at this interval. With 0, ticks never stop.
     rest_s: float = 5.0
@@ -93,7 +93,7 @@ class Tuning:
     # The intervals between probes are chosen so that a worker starts this many probes in each tick.
     probes_calm: int = 10
     probes_min: int = 2  # Each tick, a worker may start this many probes even on a busy machine.
-    # On a busy machine, a tick's probes are its permitted attempts to slow and failing listeners, divided by this.
+    # On a busy machine, a tick starts one probe for this many attempts that it may start to slow and failing listeners.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.

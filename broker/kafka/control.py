@@ -55,7 +55,7 @@ class ControlTopic:
                 f"Kafka did not acknowledge ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat it."
             ) from error
-        # Kafka has stored this record, maybe at an earlier try, but no longer knows its offset, which is below the end.
+        # Kafka has stored this record, maybe at an earlier try. Its exact offset is not known, but it is below the end.
         if offset < 0:
             return await self.end_offset() - 1
         return offset

@@ -163,7 +163,7 @@ class Outstanding:
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
-                # Check for each try that the worker owns the partition: another may have delivered the message.
+                # Check for each try that this worker owns the partition: another worker may have delivered the message.
                 await self._assure()
                 if delivery.state is DROPPED:
                     break
