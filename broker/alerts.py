@@ -100,7 +100,7 @@ class Subject:
 
 @dataclass(slots=True)
 class _Allowance:
-    """A token bucket that limits alerts: `burst` at once, and `per_s` a second after that. Each organization has one
+    """A token bucket that limits alerts: a burst of `burst`, and `per_s` a second after that. Each organization has one
     for the alerts that begin. All organizations share one for alerts about the installation, which counts beginnings
     and ends.
     """

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 class WaitingClient(Client):
     """An API client for commands. After a second, the client says what it waits for. If nothing listens at the URL, the
-    client fails at once.
+    client fails immediately.
     """
 
     def __init__(self, url: str, key: str | None, *, give_up_after_s: float) -> None:

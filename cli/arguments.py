@@ -51,7 +51,7 @@ def _queues(client: Client) -> list[str]:
 
 
 class QueueName(click.ParamType):
-    """A queue, given by name or id. A shell can complete it."""
+    """A queue, given by name or id. A shell can complete the name."""
 
     name = "queue"
 
@@ -60,7 +60,7 @@ class QueueName(click.ParamType):
 
 
 class ListenerName(click.ParamType):
-    """A listener of the queue in the previous argument, given by name or id. A shell can complete it."""
+    """A listener of the queue in the previous argument, given by name or id. A shell can complete the name."""
 
     name = "listener"
 

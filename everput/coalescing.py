@@ -58,8 +58,8 @@ class Coalescer:
     """The part of AsyncClient that joins puts to the same queue into batches.
 
     Puts that begin in the same turn of the event loop share a request. While `in_flight_max` requests for a queue are
-    in flight, further puts on the queue wait, and then share the next request. A single put is sent alone, at once. A
-    put that has waited for `give_up_after_s` seconds fails, and is not sent.
+    in flight, further puts on the queue wait, and then share the next request. A single put is sent alone and
+    immediately. A put that has waited for `give_up_after_s` seconds fails, and is not sent.
     """
 
     def __init__(self, send: Send, *, in_flight_max: int, give_up_after_s: float) -> None:

@@ -179,7 +179,7 @@ class Projections:
 
 class _NoTables(TableManager):  # type: ignore[misc]
     async def sleep(self, *_: Any, **_more: Any) -> None:
-        """Return at once. Faust would wait a second at each start for its tables, but Everput uses none."""
+        """Return immediately. Faust would wait a second at each start for its tables, but Everput uses none."""
 
 
 class _App(faust.App):  # type: ignore[misc]

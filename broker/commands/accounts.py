@@ -121,8 +121,8 @@ class AccountCommands:
         """Start a session of the account. Return the session and its token, which is not available later.
 
         `by_identity` says that an OpenID Connect provider has signed the person in, and not a password. Raises
-        WrongPassword or AccountBlocked if the account has changed since its password was checked. Raises
-        Unavailable if the account has started too many sessions at once.
+        WrongPassword or AccountBlocked if the account has changed since its password was checked. Raises Unavailable if
+        the account has started too many sessions at the same time.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _without_organization(account.id, request_id)

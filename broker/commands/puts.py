@@ -39,8 +39,8 @@ _POOL_BYTES: Final = 4096
 
 
 class _RandomBits:
-    """A source of random 64-bit numbers. It asks the operating system for many bytes at once, because one call for each
-    message id would be slow.
+    """A source of random 64-bit numbers. It asks the operating system for many bytes in one call, because a call for
+    each message id would be slow.
     """
 
     def __init__(self) -> None:

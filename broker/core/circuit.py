@@ -78,7 +78,7 @@ class Circuit:
         return True
 
     def trip(self, at_ms: int) -> bool:
-        """Open the circuit breaker at once, because the listener can't be reached. Return False if it was open
+        """Open the circuit breaker immediately, because the listener can't be reached. Return False if it was open
         already.
         """
         if self.state is State.OPEN:

@@ -155,7 +155,7 @@ class Membership(Protocol):
         """
 
     async def stop(self) -> None:
-        """Leave the consumer group, so that other members take the partitions over at once."""
+        """Leave the consumer group, so that other members take the partitions over immediately."""
 
     def begin(self, offsets: Mapping[int, int]) -> None:
         """Read these partitions, each from the given offset on."""

@@ -156,7 +156,7 @@ class Roster:
     # Listeners that have arrived
 
     async def run(self) -> None:
-        """Load the committed offsets of new listeners, many at once, and start delivery to them, in an endless loop."""
+        """Load the committed offsets of new listeners, and start delivery to them, in an endless loop."""
         while True:
             await self._arrived.wait()
             await self.admit()

@@ -46,7 +46,7 @@ async def ensure_topics(
     """Create the missing Kafka topics of Everput and check the cluster's settings. The call ends when every topic
     exists and has leaders.
 
-    Several processes may call this at once.
+    Several processes may call this at the same time.
 
     Raises LogUnavailable if the cluster does not answer in time. Raises ConfigurationError if settings are unsafe (the
     error lists all of them), or if an import was interrupted.

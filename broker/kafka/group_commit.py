@@ -143,7 +143,7 @@ class GroupCommit:
     ) -> Awaitable[tuple[int, int]]:
         """Append a message, and return an awaitable of its (partition, offset).
 
-        Raises LogUnavailable at once while Kafka does not acknowledge writes, or while too many messages wait.
+        Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
         """
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self.append_for(done, build, ordering_key=ordering_key, size=size)
@@ -152,8 +152,8 @@ class GroupCommit:
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message, and pass the result to the object `writer` instead of a future. Raises LogUnavailable at
-        once if Kafka does not acknowledge writes, or if too many messages wait.
+        """Append a message, and pass the result to the object `writer` instead of a future. Raises LogUnavailable
+        immediately if Kafka does not acknowledge writes, or if too many messages wait.
         """
         item = Append(build, writer, _now_s() + self.timeout_s, size)
         self._join(None if ordering_key is None else self.partition_of(ordering_key), item)
@@ -163,7 +163,7 @@ class GroupCommit:
     ) -> Awaitable[None]:
         """Append messages that should share one record batch. The awaitable ends when Kafka has stored all of them.
 
-        Raises LogUnavailable at once while Kafka does not acknowledge writes, or while too many messages wait.
+        Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()

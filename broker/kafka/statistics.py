@@ -283,7 +283,7 @@ class Counting:
     @property
     def due(self) -> bool:
         """Whether the counts must be written now. They are written once a minute, shortly after the minute has ended.
-        If many counts are in memory, they are written at once.
+        If many counts are in memory, they are written immediately.
         """
         totals = self._totals
         if not totals.moved:

@@ -100,7 +100,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
                 log.info("worker.replaces name=%s", name)
 
     async def stop(self) -> None:
-        """Leave the consumer group, so that other members get the partitions at once."""
+        """Leave the consumer group, so that other members get the partitions immediately."""
         await self._long_poll.stop()
         if self._consumer is not None:
             with contextlib.suppress(kafka_errors.KafkaError):

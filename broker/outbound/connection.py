@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection at once. The connection then calls lost() of its owner."""
+        """Close the connection immediately. The connection then calls lost() of its owner."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()

@@ -70,7 +70,7 @@ class NotAsked(OSError):
 
 
 class Pool:
-    """A pool of DNS look-ups, with a limit on how many run at once."""
+    """A pool of DNS look-ups, with a limit on how many run concurrently."""
 
     __slots__ = ("hanging_max", "leaves_s", "most", "under_way", "waiting")
 

@@ -165,7 +165,7 @@ class OutstandingDelivery:
     """A delivery in the topic `outstanding`: retrying, parked, or pending until the message's `deliver_at`.
 
     `offset` is the message's offset in `messages`. `status` and `error` are those of the last attempt.
-    `next_attempt_at_ms` is None if no attempt is due, or if one is due at once after a redrive.
+    `next_attempt_at_ms` is None if no attempt is due, or if one is due immediately after a redrive.
     """
 
     message_id: str
@@ -181,7 +181,9 @@ class OutstandingDelivery:
 
     @property
     def redriven(self) -> bool:
-        """Whether the delivery is due at once after a redrive, and was not attempted since."""
+        """Whether the delivery is due immediately after a redrive (a request to retry now), and was not attempted
+        since.
+        """
         return self.state == "retrying" and self.next_attempt_at_ms is None
 
 

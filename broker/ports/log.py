@@ -190,7 +190,7 @@ class MessageLog(Protocol):
         """Append a message like append(), but pass the result to `writer` instead of a future, which would take two
         more turns of the event loop.
 
-        If LogUnavailable is raised at once, `writer` gets no result.
+        If LogUnavailable is raised immediately, `writer` gets no result.
         """
 
     def append_together(
@@ -223,8 +223,8 @@ class MessageLog(Protocol):
     ) -> tuple[int, bytes] | None:
         """Return (offset, value) of a message, or None if there is no such message.
 
-        The partition is read from the time in the message's id on. Each organization may run only a few large reads at
-        once. Raises Unavailable if Kafka does not answer.
+        The partition is read from the time in the message's id on. Each organization may run only a few large reads
+        concurrently. Raises Unavailable if Kafka does not answer.
         """
 
     async def find_all(

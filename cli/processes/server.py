@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
 
     @property
     def should_exit(self) -> bool:
-        """Whether the server must end. Setting this property to True ends the server at once."""
+        """Whether the server must end. Setting this property to True ends the server immediately."""
         return self._exits.is_set()
 
     @should_exit.setter

@@ -78,7 +78,7 @@ class Batches:
             self._loop.call_soon(self._dispatcher.pump)
 
     def added(self, batch: Batch) -> None:
-        """Process one more delivery that is ready. Send a full batch at once. Otherwise, begin to wait for more
+        """Process one more delivery that is ready. Send a full batch immediately. Otherwise, begin to wait for more
         messages as soon as all messages of the same read were handed over.
         """
         if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:

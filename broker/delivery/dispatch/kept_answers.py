@@ -70,16 +70,16 @@ class KeptAnswers:
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
-        """Record how long connecting took for a request without an answer. `attempts` belong to the messages of this
-        request.
+        """Record how long connecting took for a request without an answer. `attempts` are the attempts for the messages
+        of this request.
         """
         if times != REUSED:
             for partition, offset, number in attempts:
                 self._add(partition, (offset, number, "", 0, 0, *times))
 
     def answered(self, attempts: Sequence[Attempt], connection: Connection) -> None:
-        """Record the listener's answer to a request, when the whole answer has arrived. `attempts` belong to the
-        messages of this request.
+        """Record the listener's answer to a request, when the whole answer has arrived. `attempts` are the attempts for
+        the messages of this request.
         """
         times = connection.times if connection.used == 0 else REUSED
         connection.keep(lambda raw: self._ended(attempts, times, raw))

@@ -71,7 +71,7 @@ class Room:
     @property
     def sets_aside_more(self) -> bool:
         """Whether one more delivery may move to the topic `outstanding` before Kafka deletes its message. Only a few
-        move at once.
+        move at the same time.
         """
         leaving, tuning = self.setting_aside, self.tuning
         return len(leaving) < tuning.set_aside_at_once and sum(leaving.values()) < tuning.set_aside_bytes_max

@@ -87,7 +87,9 @@ class Due:
                 await self._wake.wait()
 
     async def serve(self, *, owns_any: bool) -> bool:
-        """Hand due deliveries to the dispatchers of their listeners. Return whether more may be handed over at once."""
+        """Hand due deliveries to the dispatchers of their listeners. Return whether more may be handed over without a
+        wait.
+        """
         self._wake.clear()
         at_ms = now_ms()
         if self._soonest_ms is not None and self._soonest_ms <= at_ms:
@@ -117,7 +119,7 @@ class Due:
 
     def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
         """Return a few due deliveries of each listener that can take them, and whether a redrive (an operator's request
-        to retry) may make more deliveries due at once.
+        to retry) may make more deliveries due immediately.
         """
         chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max

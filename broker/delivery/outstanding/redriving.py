@@ -57,7 +57,7 @@ class Redrives:
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
         """Begin a redrive, which makes the listener's parked and retrying deliveries due. Deliveries that the
-        listener's dispatcher already has are due at once.
+        listener's dispatcher already has are due immediately.
         """
         at_ms = now_ms()
         for entry in due.taken.values():

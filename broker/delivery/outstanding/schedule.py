@@ -353,8 +353,8 @@ class Outstanding:
     # Deliveries that are due
 
     async def serve_due(self) -> bool:
-        """Hand some due deliveries to the dispatchers of their listeners. Return whether more may be handed over at
-        once.
+        """Hand some due deliveries to the dispatchers of their listeners. Return whether more may be handed over
+        without a wait.
         """
         return await self._due.serve(owns_any=bool(self._owned))
 
