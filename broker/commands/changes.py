@@ -177,7 +177,7 @@ async def _change(
             counted = await changes.counted(event)
         except Unavailable as error:
             raise InDoubt(
-                "The change is stored, but another change may have come first. Read the message again."
+                "The change is stored, but has no effect if another change came first. Read the message again."
             ) from error
         if counted is None:
             raise Changed(_CHANGED)

@@ -77,7 +77,7 @@ class ControlTopic:
                 pass
         except LogDamaged as damage:
             raise ConfigurationError(
-                f"{damage}. All state is rebuilt from this topic, so no process can start: restore the offsets from "
+                f"{damage}. All state is rebuilt from this topic, so no process can start: restore the records from "
                 "another broker's copy or from an export (`everput mend --help`)"
             ) from damage
         return all(topic != self._topic for topic, *_ in self._requests.bad_copies)
