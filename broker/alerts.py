@@ -101,8 +101,8 @@ class Subject:
 @dataclass(slots=True)
 class _Allowance:
     """A token bucket that limits alerts: a burst of `burst`, and `per_s` a second after that. Each organization has one
-    for the alerts that begin. All organizations share one for alerts about the installation, which counts beginnings
-    and ends.
+    for the alerts that begin. All organizations except the operator's share one for alerts about the installation,
+    which counts beginnings and ends.
     """
 
     at_ms: int

@@ -22,8 +22,8 @@ L = TypeVar("L")
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
     """Return the time between two probes of a listener that has been down for `down_ms`.
 
-    At `per_s` probes a second, all listeners that are down can be probed within this time or a longer time. A few
-    listeners are therefore always probed often.
+    The time grows with `down_ms`. Its upper bound is the time in which `listeners` probes can be sent, at `per_s`
+    probes a second. A few listeners are therefore always probed often.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 

@@ -343,7 +343,7 @@ class GroupCommit:
 
     def _judge(self) -> None:
         """Update two sets of brokers: brokers that are late with an acknowledgement, and brokers that are so late that
-        they get no new messages.
+        new messages for their partitions are refused.
         """
         before_s = _now_s() - self.timeout_s
         owing = [

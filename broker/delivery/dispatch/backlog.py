@@ -47,8 +47,8 @@ class Backlog:
 
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether this message may be loaded into memory. A message may be loaded if its listener has room for
-        one more message. A message that will be moved to the topic `outstanding` may also be loaded if the worker has
-        memory for that.
+        one more message. A message that will be moved to the topic `outstanding` may also be loaded, if only few others
+        are being moved.
         """
         dispatcher = self._dispatcher
         return dispatcher.room() or (
