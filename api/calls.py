@@ -60,7 +60,7 @@ SMALL_BYTES_MAX: Final = 16 << 10
 # A request id with an API key or a session token in it is refused, because request ids are logged and stored.
 # This regular expression takes linear time on any input, because it searches for one of two fixed words.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
-# This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
+# This regular expression takes linear time on any input, because it repeats one set of characters, at most 128 times.
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 T = TypeVar("T")
 

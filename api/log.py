@@ -31,7 +31,7 @@ from broker.core.selection import MessagePosition, Selection
 from broker.errors import NotFound
 from broker.ports import MessageLog
 
-# This regular expression takes linear time on any input, because its alternatives differ in their first character.
+# This regular expression takes linear time on any input, because its only repetition is at its end.
 _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
@@ -83,7 +83,8 @@ class EventLog:
             return PageToken.from_text(text)
         except ValueError:
             raise BadParameter(
-                "The cursor is not from the log. Take it from a line of an earlier answer with the same filters.",
+                "The cursor is not from /v1/log. Take it from a line of an earlier answer of /v1/log with the same "
+                "filters.",
                 parameter="cursor",
             ) from None
 

@@ -32,7 +32,7 @@ from broker.ports import Answer, Attempt, Deliveries, DeliveryState, DirectoryVi
 from broker.volume import StoredBytes
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
-# This regular expression takes linear time on any input, because it repeats one set of characters, with a bound.
+# This regular expression takes linear time on any input, because it repeats one set of characters, at most 255 times.
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 # The body of a batch of messages may be twice as large as the body of any other request.
 BATCH_TIMES_BYTES_MAX: Final = 2

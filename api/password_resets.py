@@ -47,7 +47,8 @@ If that was not you, ignore this mail. Your password stays as it is.
 class PasswordResets:
     """Handlers for /v1/accounts/password-reset.
 
-    `mailer` and `public_url` are None if the operator has not set a mail server or the public URL.
+    `mailer` is None if the operator has set no mail server, and `public_url` is None if the operator has set no public
+    URL. In both cases, no password can be reset by e-mail.
     """
 
     def __init__(

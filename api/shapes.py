@@ -26,9 +26,9 @@ from broker.errors import Refused
 _DAY_S: Final = 86_400
 # Shorten error messages of msgspec, because they quote the client's body, which may be long.
 _DETAIL_CHARS_MAX: Final = 300
-# This regular expression takes linear time on any input, because it can't backtrack, and its input is short.
+# This regular expression takes linear time on any input, because no match begins inside the repeated characters.
 _FIELD = re.compile(r"field `([^`]*)`")
-# This regular expression takes linear time on any input, because it can't backtrack, and its input is short.
+# This regular expression takes linear time on any input, because each alternative can't repeat its first character.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")

@@ -93,7 +93,7 @@ def _step_ms(text: str | None, span_ms: int) -> int:
     """
     if text is None:
         return next((one for one in _USUAL_MS if span_ms <= one * _POINTS_USUAL), _DAY_MS)
-    # This regular expression takes linear time on any input, because its repetitions are bounded.
+    # This regular expression takes linear time on any input, because its only repetition is bounded.
     found = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text)
     step_ms = 0 if found is None else int(found[1]) * _UNITS_MS[found[2]]
     if not 0 < step_ms <= _DAYS_MAX * _DAY_MS:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.errors import ConfigurationError
 
-# This regular expression takes linear time on any input, because it repeats only one set of characters.
+# This regular expression takes linear time on any input, because it is only one repeated set of characters.
 _BETWEEN = re.compile(r"[\s,]+")
 
 

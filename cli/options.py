@@ -91,7 +91,7 @@ class _Age(click.ParamType):
     name = "age"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        # This regular expression takes linear time on any input, because its repetitions are bounded.
+        # This regular expression takes linear time on any input, because its only repetition is bounded.
         if not re.fullmatch(r"[1-9][0-9]{0,5}[hd]", str(value)) or age_s(str(value)) < _RETAIN_S_MIN:
             self.fail(f"{value!r} is not a number of hours or days such as 30d, of 2d at least", param, ctx)
         return value

@@ -28,7 +28,7 @@ class Time(click.ParamType):
         self._words = "from now on" if ahead else "ago"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        # This regular expression takes linear time on any input, because its repetitions are bounded.
+        # This regular expression takes linear time on any input, because its only repetition is bounded.
         ago = re.fullmatch(r"(\d{1,9})([smhd])", value)
         if ago is not None:
             at = datetime.fromtimestamp(max(0.0, time.time() + self._sign * int(ago[1]) * _UNITS_S[ago[2]]), UTC)

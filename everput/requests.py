@@ -28,7 +28,8 @@ class Request(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     # True if the request may be sent again when it is unknown whether the server has carried it out.
     repeatable: bool = True
-    # The id of the queue if AsyncClient may join this put with other puts into a batch; None for any other request.
+    # The id of the queue if the request puts one message without an Idempotency-Key; None for any other request.
+    # AsyncClient may join such puts to the same queue into a batch.
     joins: str | None = None
 
 

@@ -302,8 +302,8 @@ class ListenerCommands:
                 )
             if not self._mail_for(queue.organization_id):
                 raise Refused(
-                    "Everput sends no e-mail for this organization. The operator must set --smtp-url and --mail-from, "
-                    "and either create the organization or set --no-registration.",
+                    "Everput sends e-mail only if the operator sets --smtp-url and --mail-from, and only for the "
+                    "operator's organizations, or for all with --no-registration. Use an http or https URL.",
                     pointer=pointer,
                 )
 

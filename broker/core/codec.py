@@ -39,7 +39,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
 
 
 def wire_name(kind: type[Event]) -> str:
-    """Return the name of an event type in the log, such as `queue.created`."""
+    """Return the name that stands for an event type in the Kafka records of its events, such as `queue.created`."""
     return str(kind.__struct_config__.tag)
 
 

@@ -170,7 +170,7 @@ class Totals:
         self.positions[lane] = Position(offset + 1, minute)
 
     def skipped(self, lane: Lane, offset: int) -> None:
-        """Record that a partition has no more records to count before this offset."""
+        """Record that every record of a partition before this offset is counted, or is not one to count."""
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:

@@ -94,8 +94,8 @@ class Window(Generic[D]):
         return False
 
     def wanted(self) -> int | None:
-        """Return the offset from which older messages must be read for this listener. Return None if the listener needs
-        no older message.
+        """Return the offset from which a catch-up reader must read for this listener, because the reader of new
+        messages is already past it. Return None if the listener needs no such message.
         """
         if self.missing:
             return min(self.missing)

@@ -111,7 +111,7 @@ class Roster:
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # The dispatcher already has the newest settings, from a rebalance or a later event.
+            return  # A rebalance, or the call for another event, has already given the dispatcher this state.
         self.add(listener)
         if before.redrives.cancelled != listener.redrives.cancelled:
             self._means.run(self.assignment.outstanding.undo_cancelled(listener))

@@ -50,7 +50,8 @@ class Tuning:
     # Deliveries that move to `outstanding` in one step have at most this many bytes together. A larger one moves alone.
     set_aside_bytes_max: int = 1 << 20
 
-    # The following settings bound a listener's attempts and decide its priority (dispatch/limits.py).
+    # The following settings limit how many attempts of a listener are in flight and how many begin in a time, and
+    # decide its priority (dispatch/limits.py).
     attempts_max: int = 1024  # in flight in a worker
     # Every listener may have this many attempts in flight, even if the other listeners use up the worker's limit.
     attempts_min: int = 2

@@ -244,7 +244,7 @@ class Worker:
 
         def promising(dispatcher: Dispatcher) -> bool:
             if at_end and dispatcher.limits.priority is not Priority.FAILING:
-                # At shutdown, wait for all attempts to a listener that is not failing, because they will end.
+                # At shutdown, wait for a listener that is not failing even if an attempt has run for over `hanging_s`.
                 return dispatcher.busy > 0
             return dispatcher.connections.busy_since(time() - self.tuning.hanging_s)
 

@@ -44,11 +44,11 @@ class Appender:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write (key, value) records by partition, and remove the written ones from `outcomes`. A value of None writes
-        a tombstone.
+        """Write the (key, value) records in `outcomes`, which maps a partition to its records. Remove each partition
+        from `outcomes` when all its records are written. A value of None writes a tombstone.
 
-        Raises LogUnavailable if Kafka does not acknowledge. After this error, it is unknown whether the records that
-        are left in `outcomes` were written.
+        Raises LogUnavailable if Kafka does not acknowledge all records in time. It is then unknown whether the records
+        that are left in `outcomes` were written.
         """
 
         async def write(partition: int, records: Sequence[KeyAndValue]) -> None:

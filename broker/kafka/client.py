@@ -17,7 +17,7 @@ SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # A Kafka broker that does not answer for 15 s counts as lost, and clients look for new partition leaders.
 # With the default timeouts (aiokafka 40 s, Faust 90 s), a broker that hangs would stop a client for that long.
 ANSWER_MS: Final = 15_000
-# This regular expression takes linear time on any input, because its repetitions can't overlap.
+# This regular expression takes linear time on any input, because a character separates its repetitions.
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 

@@ -324,7 +324,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # If all brokers are late, any partition that has a leader may be used, for at most two batches.
+        # If every leader is late to acknowledge a batch, use any led partition, for two batches in flight in all.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:

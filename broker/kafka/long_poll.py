@@ -118,7 +118,9 @@ class LongPoll:
         return asyncio.create_task(connect_and_poll())
 
     async def _receive(self) -> None:
-        """Wait until a fetch request is answered, and keep the records until read() returns them."""
+        """Wait for at most a second until one of the fetch requests in flight is answered. Keep the records of all
+        answers that are there until read() returns them.
+        """
         if not self._polls:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._begun.wait(), WAIT_MS / 1000)

@@ -43,9 +43,9 @@ class _Position(NamedTuple):
 
 
 class KafkaQueueStates:
-    """The reader of the states of the deliveries to a queue's listeners in Kafka, for one API request.
+    """A reader for one API request, which finds in Kafka the state of messages' deliveries to each listener of a queue.
 
-    `reads_max` limits the reads of the topic `outstanding`, in all partitions together.
+    A call makes at most `reads_max` reads of 1 MiB of the topic `outstanding`, in all partitions together.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class ReadSlots:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        # Each tenant's semaphore for large reads, and a list whose length counts its reads that wait or run.
+        # By tenant: the semaphore for its large reads, and a list with one None for each of its reads that wait or run.
         self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 

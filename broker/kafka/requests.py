@@ -173,7 +173,7 @@ class KafkaRequests:
             raise OffsetTooOld(
                 f"Kafka no longer has offset {offset} of {topic}/{partition}; read from the partition's first offset"
             )
-        # If the broker itself reports damage in the partition, use nothing of its answer.
+        # If the broker reports that its copy is damaged, return bytes that parse() rejects, and not the broker's bytes.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)

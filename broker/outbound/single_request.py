@@ -30,7 +30,8 @@ class _SingleRequest:
         self._loop = asyncio.get_running_loop()
         self._keeps = keeps
         self.done: asyncio.Future[Answer] = self._loop.create_future()
-        self.answer: Answer | None = None  # set as soon as the answer's status line has arrived
+        # The answer without `received`, from the time when its status line arrives.
+        self.answer: Answer | None = None
 
     def answered(self, connection: Connection, status: int, _retry_after_s: int | None) -> None:
         self.answer = answer = Answer(status, None, connection.times, self._loop.time())

@@ -77,7 +77,10 @@ def load(folder: Path) -> Manifest | None:
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigurationError(f"{folder} can't be used: {error}") from error
     if manifest.format != FORMAT or manifest.version != 1:
-        raise ConfigurationError(f"{folder / NAME} was written by another version of Everput; use that version")
+        raise ConfigurationError(
+            f"{folder / NAME} is in a format that this version of Everput can't read. Use the version of Everput that "
+            "made the export."
+        )
     return manifest
 
 

@@ -19,9 +19,9 @@ from broker.core.names import NAME_CHARS_MAX
 from broker.errors import ConfigurationError
 
 FIELDS: Final = ("name", "data", "queue")
-# This regular expression takes linear time on any input, because its repetitions are bounded and can't overlap.
+# This regular expression takes linear time on any input, because a slash separates its two repetitions.
 _PORT: Final = re.compile(r"(\d{1,5})(/.*)?", re.ASCII | re.DOTALL)
-# This regular expression takes linear time on any input, because its only repetition is bounded.
+# This regular expression takes linear time on any input, because its repetitions are bounded, except the last one.
 _HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL)
 
 

@@ -132,7 +132,7 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            # If a message arrives before attempts are divided again, a slow or failing listener may start one attempt.
+            # Until the next call, one message that arrives for a slow or failing listener may be attempted.
             limits.permits = 1
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)

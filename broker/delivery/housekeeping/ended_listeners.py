@@ -82,8 +82,10 @@ class EndedListeners:
                 self.look()
 
     async def clear(self) -> bool:
-        """Delete the committed offsets and stored deliveries of listeners that no longer exist. Return whether offsets
-        were deleted. Raises LogUnavailable or ViewBehind.
+        """Delete the committed offsets and stored deliveries of listeners that no longer exist. Return whether there
+        were such offsets, even if their deletion must be tried again.
+
+        Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`.
         """
         if not self._partitions:
             return False

@@ -23,7 +23,8 @@ class OutstandingEntry:
     without a comment have the same meaning as in the event KeptDelivery.
     """
 
-    id: int  # the id of the row in the SQLite index; each write of the row gives it a new id
+    # The id of the row in the SQLite index. A row that replaces it, for the same delivery, has another id.
+    id: int
     partition: int
     listener_id: str
     message_id: str

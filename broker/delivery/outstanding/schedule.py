@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 
 class Outstanding:
-    """The deliveries of a worker's partitions that are stored in the topic `outstanding`. They wait for a later retry,
-    for their `deliver_at` time or for their ordering key, or are parked.
+    """The deliveries of a worker's partitions that are stored in the topic `outstanding`. Each waits for a retry, for
+    its `deliver_at` time or for an earlier delivery with its ordering key, or is parked (no more attempts).
     """
 
     def __init__(

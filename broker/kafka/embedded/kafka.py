@@ -267,9 +267,9 @@ def _refuse_to_cut(log_dir: Path) -> None:
         )
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(
-            f"the index {path} is damaged, or its segment was shortened: Kafka would assume that the partition is "
-            "shorter, and overwrite the rest. Look for damage with `everput mend`. Then delete the index, "
-            f"which Kafka rebuilds: rm {path}"
+            f"the last entry of the index {path} points to no record batch: the index is damaged, or its segment was "
+            "shortened. Kafka would find a wrong end of the partition, and could overwrite records. Look for damage "
+            f"with `everput mend`. Then delete the index, which Kafka rebuilds: rm {path}"
         )
 
 
