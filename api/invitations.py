@@ -41,8 +41,8 @@ _REFUSAL_USE: Final = "Too many uses of invitations. Try again later."
 class Invitations:
     """Handlers for the invitations of an organization, and for /v1/invitations.
 
-    `mailer` and `public_url` are None if the operator has not set a mail server or the public URL. `may_mail` says
-    whether Everput may send e-mail for an organization.
+    `mailer` is None if the operator has set no mail server, and `public_url` is None if the operator has set no public
+    URL. `may_mail` says whether Everput may send e-mail for an organization.
     """
 
     def __init__(

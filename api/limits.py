@@ -60,7 +60,8 @@ class Limit:
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
-        """Count `count` uses for this name, and append the `RateLimit` headers. Raises TooManyRequests.
+        """Count `count` uses for this name, and append the `RateLimit` headers. Raises TooManyRequests
+        if the limit does not permit them.
 
         A limit that all clients share appears in the headers only when it refuses the request. `left` is a number of
         uses that must stay free for other clients.

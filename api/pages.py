@@ -41,7 +41,8 @@ T = TypeVar("T", bound=Listed)
 def page(
     items: Iterable[T], query: Mapping[str, str], *, size: Callable[[T], int] | None = None, size_max: int = 0
 ) -> tuple[list[T], str | None]:
-    """Return one page of the items, oldest first, and the token of the next page if there is one. Raises BadParameter.
+    """Return one page of the items, oldest first, and the token of the next page if there is one. Raises BadParameter
+    if the query's cursor or limit is not valid.
 
     With `size`, the page ends before the sizes of its items together exceed `size_max`. The first item is always on the
     page.
@@ -96,7 +97,9 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
 
 
 def time_parameter(query: Mapping[str, str], name: str) -> int | None:
-    """Return a time in the query, in milliseconds since the epoch; None if it is missing. Raises BadParameter."""
+    """Return a time in the query, in milliseconds since the epoch; None if it is missing. Raises BadParameter if it is
+    no such time.
+    """
     if name not in query:
         return None
     try:

@@ -50,7 +50,9 @@ class Volume:
         return self._limit.permits(organization_id, min(size, self._limit.size))
 
     def take(self, headers: Headers, organization_id: str, size: int) -> None:
-        """Count the bytes of one request, and append the `RateLimit` headers. Raises TooManyRequests."""
+        """Count the bytes of one request, and append the `RateLimit` headers. Raises TooManyRequests if the limit does
+        not permit them.
+        """
         self._limit.take(headers, organization_id, min(size, self._limit.size))
 
     def _take(self, call: Call, size: int) -> None:

@@ -51,7 +51,8 @@ class Watch:
     async def watch(self, call: Call) -> Any:
         """Stream the changes until the client disconnects, its key or session ends, or 15 minutes have passed.
 
-        An API key that is restricted to some queues gets the changes of these queues. Raises Busy or LogUnavailable.
+        An API key that is restricted to some queues gets the changes of these queues. Raises Busy if too many streams
+        are open, and LogUnavailable if Kafka does not answer.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(self._slots.slot(call.organization_id))

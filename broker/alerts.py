@@ -301,6 +301,7 @@ class AlertWatch:
         """Return whether an alert about the installation may begin or end for this organization.
 
         Such an alert begins only for the operator's organizations, and for organizations that have a queue for alerts.
+        Return False for an organization whose alerts another worker checks.
         """
         state = self._directory
         if not self._is_ours(organization.id):

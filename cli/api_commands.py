@@ -106,7 +106,7 @@ def nothing_answers(url: str, error: Exception) -> ConfigurationError:
 def find_queue(client: Client, queue: str) -> str:
     """Return the id of the queue with this id or name.
 
-    Raises NotFound, or NoNames if the API key has no right to look up names.
+    Raises NotFound if there is no such queue, or NoNames if the API key has no right to look up names.
     """
     try:
         if is_id(queue) and _is_there(client, queue):
@@ -134,7 +134,9 @@ def _is_there(client: Client, queue_id: str) -> bool:
 
 
 def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
-    """Return the ids of the queue and its listener, each given by name or id. Raises NotFound."""
+    """Return the ids of the queue and its listener, each given by name or id. Raises NotFound if one of them does not
+    exist.
+    """
     queue_id = find_queue(client, queue)
     for page in client.pages(list_listeners(queue_id)):
         for found in page.listeners:

@@ -103,7 +103,8 @@ class Client:
 
     def lines(self, request: Request[LogLine]) -> Iterator[LogLine]:
         """Yield the lines of the log. Each line has an event, or a `cursor` from which another call can continue. A
-        broken connection is reopened, and no event is repeated. Raises Problem or NoAnswer.
+        broken connection is reopened, and no event is repeated. Raises Problem if the server refuses the request, and
+        NoAnswer if it does not answer.
         """
         reading = _Reading(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
@@ -210,7 +211,8 @@ class AsyncClient:
 
     async def lines(self, request: Request[LogLine]) -> AsyncIterator[LogLine]:
         """Yield the lines of the log. Each line has an event, or a `cursor` from which another call can continue. A
-        broken connection is reopened, and no event is repeated. Raises Problem or NoAnswer.
+        broken connection is reopened, and no event is repeated. Raises Problem if the server refuses the request, and
+        NoAnswer if it does not answer.
         """
         reading = _Reading(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:

@@ -74,8 +74,9 @@ class Projections:
         self._agents[name] = agent
 
     async def start(self, *, timeout_s: float = 30.0) -> None:
-        """Begin to read the topic `control`, and return once everything in it is applied. Raises LogUnavailable or
-        ViewBehind, or ConfigurationError if the topic was altered or has lost records.
+        """Begin to read the topic `control`, and return once everything in it is applied. Raises LogUnavailable if
+        Kafka does not answer, ViewBehind if this takes too long, or ConfigurationError if the topic was altered or has
+        lost records.
         """
         good = await self._control.check()
         self._ended = asyncio.get_running_loop().create_future()

@@ -89,7 +89,9 @@ class DirectoryProjection:
             ) from None
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """Wait until all events that the topic `control` has now were applied. Raises ViewBehind."""
+        """Wait until all events that the topic `control` has now were applied. Raises ViewBehind if this takes too
+        long.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 end = await self._end_offset()

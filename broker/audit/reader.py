@@ -140,7 +140,9 @@ class LogReader:
 
         Without an end, the range ends with the events that were acknowledged before the call. In this case, the call
         takes `settle_ms` longer than the reading itself. A slice may have no events, but its page token has advanced.
-        Raises Busy, NotFound, WrongCursor or LogUnavailable.
+
+        Raises Busy if too many requests read the log, NotFound if the wanted queue or listener never existed,
+        WrongCursor if the page token belongs to another request, and LogUnavailable if Kafka does not answer.
         """
         with self._slots.slot(wanted.organization_id):
             wanted = await self._named(wanted, span)

@@ -129,7 +129,10 @@ async def update_message(
 
     A listener with the state `delivered` has the old data. A listener with `pending`, `retrying` or `parked` will get
     the new data. A listener with `unknown` may have got the old data. Raises Changed if the message does not have a
-    version in `if_match`; Refused, NotFound, LogUnavailable or InDoubt.
+    version in `if_match`.
+
+    Raises Refused if the data is not valid, NotFound if the message does not exist or was deleted, LogUnavailable if
+    nothing was stored, and InDoubt if it is unknown whether the change was stored or has an effect.
     """
     # The new data of an updated message must obey the same rules as the data of a put.
     new_put(queue, data, None, None, "", "")
@@ -153,7 +156,10 @@ async def delete_message(
 
     A listener with the state `delivered` has the message. A listener with `cancelled` will not get the message. A
     listener with `unknown` may have got the message. Raises Changed if the message does not have a version in
-    `if_match`; NotFound, LogUnavailable or InDoubt.
+    `if_match`.
+
+    Raises NotFound if the message does not exist or was deleted, LogUnavailable if nothing was stored, and InDoubt if
+    it is unknown whether the deletion was stored or has an effect.
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))

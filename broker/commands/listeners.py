@@ -99,8 +99,10 @@ class ListenerCommands:
     async def create_listener(
         self, context: Context, queue_id: str, asked: ListenerInput, *, tunnel: bool = False
     ) -> tuple[Listener, str]:
-        """Create a listener, and return it with its signing secret. Raises Refused, NameTaken, NotFound or
-        QuotaReached.
+        """Create a listener, and return it with its signing secret.
+
+        Raises Refused if a value is not valid, NameTaken if the queue has a listener with this name, NotFound if the
+        queue does not exist, and QuotaReached if the organization has too many listeners.
 
         With `tunnel`, the URLs come from this program, so they are not checked.
         """
@@ -144,12 +146,16 @@ class ListenerCommands:
         if_match: Versions | None = None,
         tunnel: bool = False,
     ) -> Listener:
-        """Change the given values of a listener, and return it. Raises Refused, NameTaken, NotFound or Changed.
+        """Change the given values of a listener, and return it.
+
+        Raises Refused if a value is not valid, NameTaken if another listener of the queue has the name, NotFound if the
+        listener does not exist, and Changed if it does not have a version in `if_match`.
 
         If another request changes the listener at the same time, the update is repeated; with `if_match`, Changed is
         raised instead. After ten repeats, Unavailable is raised.
 
-        With `tunnel`, the URLs are not checked, and the listener must already have a tunnel's URL.
+        With `tunnel`, the URLs are not checked, and the listener must already have a tunnel's URL; else NameTaken is
+        raised.
         """
         if asked.name is not None:
             check_name(asked.name)
@@ -195,7 +201,7 @@ class ListenerCommands:
     ) -> None:
         """Delete a listener, and cancel its deliveries.
 
-        Raises NotFound, or Changed if the listener does not have a version in `if_match`.
+        Raises NotFound if there is no such listener, or Changed if it does not have a version in `if_match`.
         """
         if if_match is not None:
             await self._view.caught_up()
@@ -207,7 +213,9 @@ class ListenerCommands:
             check_version(self._listener_now(context, listener_id), if_version)
 
     async def pause_listener(self, context: Context, queue_id: str, listener_id: str, *, reason: str) -> Listener:
-        """Pause a listener, and return it. Record nothing if it is paused already. Raises NotFound."""
+        """Pause a listener, and return it. Record nothing if it is paused already. Raises NotFound if it does not
+        exist.
+        """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is None:
@@ -215,7 +223,7 @@ class ListenerCommands:
         return self._listener_now(context, listener_id)
 
     async def resume_listener(self, context: Context, queue_id: str, listener_id: str) -> Listener:
-        """Resume a listener, and return it. Record nothing if it is not paused. Raises NotFound."""
+        """Resume a listener, and return it. Record nothing if it is not paused. Raises NotFound if it does not exist."""
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
         if listener.paused is not None:

@@ -45,7 +45,8 @@ class QueueCommands:
         self._queues_max = queues_max
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
-        """Create a queue, and return it. Raises Refused, NameTaken or QuotaReached.
+        """Create a queue, and return it. Raises Refused if the name is not valid, NameTaken if another queue has it,
+        and QuotaReached if the organization has too many queues.
 
         If the name is `everput.alerts`, return the organization's queue for alerts, even if it exists already.
         """
@@ -63,7 +64,11 @@ class QueueCommands:
     async def rename_queue(
         self, context: Context, queue_id: str, *, name: str, if_match: Versions | None = None
     ) -> Queue:
-        """Rename a queue, and return it. Raises Refused, NameTaken, NotFound or Changed."""
+        """Rename a queue, and return it.
+
+        Raises Refused if a name is not valid or is reserved, NameTaken if another queue has the new name, NotFound if
+        the queue does not exist, and Changed if it does not have a version in `if_match`.
+        """
         check_name(name)
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
@@ -84,7 +89,10 @@ class QueueCommands:
     async def set_alerts(
         self, context: Context, queue_id: str, alerts: AlertThresholds, *, if_match: Versions | None = None
     ) -> Queue:
-        """Set the thresholds for alerts about the queue's listeners. Return the queue. Raises NotFound or Changed."""
+        """Set the thresholds for alerts about the queue's listeners. Return the queue.
+
+        Raises NotFound if the queue does not exist, and Changed if it does not have a version in `if_match`.
+        """
         await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)
         if_version = expected_version(queue, if_match)
@@ -96,7 +104,11 @@ class QueueCommands:
         return queue_now(self._view, context, queue_id)
 
     async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
-        """Delete a queue and its listeners. Raises Refused, NotFound or Changed."""
+        """Delete a queue and its listeners.
+
+        Raises Refused for the queue of alerts, NotFound if the queue does not exist, and Changed if it does not have a
+        version in `if_match`.
+        """
         if if_match is not None:
             await self._view.caught_up()
         queue = await find_queue(self._view, context.organization_id, queue_id)

@@ -119,7 +119,10 @@ class ReplayCommands:
         asked: ReplayInput,
         count: Count = lambda _, __: None,
     ) -> Replay:
-        """Start a replay, and return it. Raises Refused, NotFound or LogUnavailable.
+        """Start a replay, and return it.
+
+        Raises Refused if a value is not valid or too many replays are running, NotFound if there is no such listener,
+        and LogUnavailable if Kafka does not answer.
 
         Before the replay is stored, `count` is called with the organization, and with the bytes that the selected
         offsets take in the event. `count` may raise an error to refuse the replay.

@@ -37,8 +37,10 @@ class SecretCommands:
     async def rotate(
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
-        """Give the listener a new signing secret. Return the listener and the secret. Raises Refused, QuotaReached or
-        NotFound.
+        """Give the listener a new signing secret. Return the listener and the secret.
+
+        Raises Refused if the new secret is not valid, NotFound if there is no such listener, and QuotaReached if
+        `overlap_s` is not 0 and FORMER_MAX former secrets still sign requests.
 
         Requests are also signed with the former secrets for `overlap_s` seconds.
         """

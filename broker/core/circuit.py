@@ -50,7 +50,9 @@ class Circuit:
 
     @property
     def alive(self) -> bool:
-        """Whether the circuit breaker is open, and attempts have failed again after a successful probe."""
+        """Whether the circuit breaker is open because attempts failed again after a successful probe, and no probe has
+        failed since then.
+        """
         return self.state is State.OPEN and self.relapses > 0
 
     def succeeded(self) -> None:
@@ -66,7 +68,7 @@ class Circuit:
         """Tell the circuit breaker that an attempt failed by the listener's fault.
 
         Return whether this failure opened the circuit breaker. With `new`, no attempt to this listener has been
-        accepted yet, and fewer failures open the circuit breaker.
+        accepted yet. Fewer failures then open the circuit breaker, as shortly after a successful probe.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER

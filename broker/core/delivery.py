@@ -326,8 +326,11 @@ _PICTURE: Final = """\
 
 Made by `make events` from `broker/core/delivery.py`; don't edit it.
 
-A delivery is the duty to send one message to one listener until the listener accepts it. Each Kafka partition of
-messages belongs to one worker, which holds the unfinished deliveries of this partition in memory.
+A delivery is the duty to send one message to one listener. It ends when the listener accepts the message, when no
+attempts are left, or when it is cancelled.
+
+Each Kafka partition of messages belongs to one worker, which holds the unfinished deliveries of this partition in
+memory.
 
 This page shows the states of a delivery in the memory of its worker.
 

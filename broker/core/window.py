@@ -64,8 +64,8 @@ class Window(Generic[D]):
         return self.scan_from is None and not self.behind
 
     def idle(self, tail: int) -> bool:
-        """Return whether the listener has no open delivery and no unread message in this partition. If so, the listener
-        has received everything up to the position of the reader of new messages.
+        """Return whether the listener has no open delivery and no unread message in this partition, and its start is
+        not above `tail`. If so, the listener has received everything up to the position of the reader of new messages.
         """
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
@@ -78,9 +78,11 @@ class Window(Generic[D]):
 
     def seen(self, offset: int, delivery: D | None) -> bool:
         """Process a new message of this listener's queue, which the reader of new messages has reached. Return whether
-        the delivery of the message begins now.
+        the delivery of the message begins now. It does not if the offset is below the listener's start, or if the
+        message must be read again later: older messages come first, or `delivery` is None because the listener's memory
+        is full.
 
-        `delivery` is None if the listener's memory is full. The message must then be read again later.
+
         """
         if offset < self.begin or self.scan_from is not None:
             return False

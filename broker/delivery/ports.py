@@ -40,8 +40,9 @@ class LogReader(Protocol):
         bytes_max: int = 1 << 20,
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
-        """Fetch Kafka records from an offset on, at least one if the partition has more. Raises OffsetTooOld,
-        LogDamaged or LogUnavailable.
+        """Fetch Kafka records from an offset on, at least one if the partition has more. Raises OffsetTooOld if Kafka
+        has deleted the offset, LogDamaged if no copy of the records is intact, and LogUnavailable if Kafka does not
+        answer.
 
         `worth` is a function that tests the bytes of a record batch. If `worth` returns False, the batch may be left
         out.
@@ -50,13 +51,14 @@ class LogReader(Protocol):
     def walk(
         self, topic: str, partition: int, offset: int, end: int, *, pass_damaged: bool = False
     ) -> AsyncIterator[Record]:
-        """Yield the Kafka records from `offset` to before `end`, which must exist. Raises LogUnavailable.
+        """Yield the Kafka records from `offset` to before `end`, which must exist. Raises LogUnavailable if Kafka does
+        not answer.
 
         If `pass_damaged` is true, skip unreadable records; otherwise raise LogDamaged.
         """
 
     async def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Delete the partition's records before this offset. Raises LogUnavailable."""
+        """Delete the partition's records before this offset. Raises LogUnavailable if Kafka does not answer."""
 
     def report(self, damage: LogDamaged) -> None:
         """Report that a range of records can't be read, or that its records are missing."""
@@ -69,8 +71,8 @@ class Appender(Protocol):
     def name(self) -> str: ...
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Append (key, value) records to their partitions, and remove the written ones from `outcomes`. A value of None
-        is a tombstone.
+        """Write the (key, value) records in `outcomes`, which maps a partition to its records. Remove each partition
+        from `outcomes` when all its records are written. A value of None is a tombstone.
 
         After LogUnavailable, it is unknown whether the records that are left in `outcomes` were written.
         """
@@ -88,15 +90,15 @@ class Messages(Protocol):
     def name(self) -> str: ...
 
     async def end_offsets(self) -> Sequence[int]:
-        """Return the end offset of each partition. Raises LogUnavailable."""
+        """Return the end offset of each partition. Raises LogUnavailable if Kafka does not answer."""
 
 
 class Control(Protocol):
     """The topic `control`."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Store the event, and return its offset in the topic `control`. Raises LogUnavailable, or InDoubt if the event
-        may be stored.
+        """Store the event, and return its offset in the topic `control`. Raises LogUnavailable if the event is not
+        stored, or InDoubt if it may be stored.
         """
 
 
@@ -107,16 +109,16 @@ class Changes(Protocol):
     def name(self) -> str: ...
 
     async def end_offsets(self, partitions: list[int]) -> Mapping[int, int]:
-        """Return the end offset of each partition. Raises LogUnavailable."""
+        """Return the end offset of each partition. Raises LogUnavailable if Kafka does not answer."""
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
         """Yield the changes recorded since a time, as (offset, recorded at, event), from offset `begin` to before
-        `end`. Raises LogUnavailable.
+        `end`. Raises LogUnavailable if Kafka does not answer.
         """
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
         """Return the update or deletion of a message that is stored at this offset. Return None if its record was
-        deleted. Raises LogUnavailable.
+        deleted. Raises LogUnavailable if Kafka does not answer.
         """
 
 
@@ -148,7 +150,7 @@ class Membership(Protocol):
     """
 
     async def start(self, gained: Gained, given_up: GivenUp) -> None:
-        """Join the consumer group. Raises LogUnavailable.
+        """Join the consumer group. Raises LogUnavailable if Kafka does not answer.
 
         `gained` is called when partitions are assigned; reading starts only with `begin()`. `given_up` is awaited
         before another member may own the partitions.
@@ -191,7 +193,7 @@ class CursorStore(Protocol):
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
         """Return the last committed offset, with its metadata, for each listener and partition. Pairs without a commit
-        are left out. Raises LogUnavailable.
+        are left out. Raises LogUnavailable if Kafka does not answer.
         """
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
@@ -201,7 +203,7 @@ class CursorStore(Protocol):
 
     async def listeners(self) -> set[str]:
         """Return the ids of all listeners that have committed offsets, including deleted listeners. Raises
-        LogUnavailable.
+        LogUnavailable if Kafka does not answer.
         """
 
     async def delete(self, listener_id: str) -> None:

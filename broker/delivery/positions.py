@@ -74,7 +74,9 @@ class Positions:
 
 
 async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions: Collection[int]) -> Positions:
-    """Read the committed offsets of these listeners on these partitions. Raises LogUnavailable."""
+    """Read the committed offsets of these listeners on these partitions. Raises LogUnavailable if Kafka does not
+    answer.
+    """
     known, messages = list(listeners), kafka.log.messages
     cursors = await kafka.cursors.load([listener.id for listener in known], partitions)
     ends = await messages.end_offsets()

@@ -137,7 +137,7 @@ class Tuning:
     )  # A search for a newer record of a delivery reads Kafka in fetches of this many bytes.
 
     # Checkpoints (checkpoint/)
-    # A worker makes a checkpoint at this interval. After a crash, it repeats the deliveries since the last checkpoint.
+    # A worker makes a checkpoint at this interval. A crash repeats the deliveries since a listener's last commit.
     checkpoint_s: float = 1.0
     low_priority_s: float = 3.0  # The offsets of slow and failing listeners are committed at this interval.
     # The offsets of a slow or failing listener are committed sooner if more results than this wait to be written.

@@ -331,7 +331,7 @@ async def connect(
     tuning: ConnectionTuning = CONNECTION,
 ) -> Connection:
     """Connect to one of the target's allowed addresses. For a mailto: target, return a connection that hands the
-    request to the mail server. Raises ConnectFailed or NotTried.
+    request to the mail server. Raises ConnectFailed, or NotTried if no thread was free for the DNS look-up.
     """
     if target.mail:
         return _to_mail(owner, target, resolver, tuning)
@@ -375,7 +375,7 @@ async def connect(
 async def _open(
     factory: Callable[[], Connection], target: Target, address: str, tls: ssl.SSLContext, steps: _Steps
 ) -> Connection:
-    """Open a connection to one address. Raises TimeoutError or OSError. A TLS error is an OSError, too."""
+    """Open a connection to one address. Raises OSError if that fails, also for TLS errors and timeouts."""
     loop = asyncio.get_running_loop()
     steps.connecting()
     if not target.tls:

@@ -66,7 +66,9 @@ class Provider:
         self._keys: tuple[float, KeySet] | None = None
 
     async def sign_in_url(self, *, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
-        """Return the URL at the OpenID Connect provider where the person signs in. Raises ProviderUnavailable."""
+        """Return the URL at the OpenID Connect provider where the person signs in. Raises ProviderUnavailable if the
+        provider does not tell its endpoints.
+        """
         return str(
             prepare_grant_uri(
                 (await self._endpoints())["authorization_endpoint"],
@@ -84,7 +86,8 @@ class Provider:
     async def identity(self, *, code: str, redirect_uri: str, nonce: str, verifier: str) -> Identity:
         """Exchange an authorization code for an ID token, and return the person that it names.
 
-        Raises ProviderUnavailable or IdentityRefused.
+        Raises ProviderUnavailable if the provider does not answer, and IdentityRefused if it refuses the code, or if
+        its ID token lacks a verified e-mail address or is not valid.
         """
         endpoints, settings = await self._endpoints(), self._settings
         form = {

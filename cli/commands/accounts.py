@@ -152,7 +152,7 @@ def end_sessions(options: Options, account: str) -> None:
 
 
 def find_account(opened: OpenDirectory, text: str) -> Account:
-    """Return the account with this e-mail address or id. Raises NotFound."""
+    """Return the account with this e-mail address or id. Raises NotFound if there is none."""
     accounts = opened.view.state.accounts
     found = accounts.account(text) or accounts.by_id.get(text)
     if found is None:

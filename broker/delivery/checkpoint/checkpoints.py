@@ -161,7 +161,8 @@ class Checkpoints:
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
         """Write the results of deliveries, and commit the listeners' offsets that have changed and are due. Pause for
-        `pause_s` after every few commits. Raises LogUnavailable.
+        `pause_s` after every few commits. Raises LogUnavailable if Kafka does not answer, or if the worker no longer
+        owns its partitions.
         """
         async with self.quiet:
             if self.suspended:

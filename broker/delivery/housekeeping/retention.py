@@ -87,8 +87,9 @@ class Retention:
 
     async def sweep(self, before_ms: int) -> None:
         """Delete the messages from before this time, if no listener needs them any more. Messages that a listener still
-        needs are first copied to the topic `outstanding` for it, and deleted later. Raises LogUnavailable or
-        ViewBehind.
+        needs are first copied to the topic `outstanding` for it, and deleted later. Raises LogUnavailable if Kafka does
+        not answer or the worker has lost its partitions, and ViewBehind if this process has not read `control` to its
+        end.
         """
         owned = dict(self._partitions)
         partitions = await self._with_old(list(owned), before_ms)

@@ -86,7 +86,7 @@ class Outstanding:
 
     async def read(self, partition: int, streams: Callable[[], Streams] = tuple, *, noted: str = "") -> None:
         """Read a partition's deliveries from the topic `outstanding` into the index. take_over() must be called
-        afterwards. Raises LogUnavailable.
+        afterwards. Raises LogUnavailable if Kafka does not answer.
 
         `streams` returns the listeners' committed offsets; it is called only if the topic is damaged. `noted` is the
         fingerprint of the deliveries that the partition's last owner committed, as text.
@@ -309,7 +309,9 @@ class Outstanding:
             self._settled.setdefault(partition, []).append((entry.key, None))
 
     async def bury(self, listeners: Container[str]) -> None:
-        """Cancel all deliveries of these listeners, and write their tombstones. Raises LogUnavailable."""
+        """Cancel all deliveries of these listeners, and write their tombstones. Raises LogUnavailable if Kafka does not
+        store them.
+        """
         self._coming.forget(lambda key_queue: key_queue[0] in listeners)
         for listener_id in [one for one in self._index.counts if one in listeners]:
             while rows := self._index.of_listener(listener_id, limit=self._tuning.rows_at_once):

@@ -34,7 +34,7 @@ class Source(Protocol):
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
         """Read messages of these queues from an offset on, up to `bytes_max` bytes but at least one message. Return the
-        messages, and the offset of the next read. Raises LogUnavailable.
+        messages, and the offset of the next read. Raises LogUnavailable if Kafka does not answer.
 
         If the offset was deleted, read from the partition's first record.
         """
@@ -98,7 +98,7 @@ class CatchUp:
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops of the two catch-up readers (readers of older messages), each to be run as a task."""
         # The first catch-up reader always prefers fast listeners.
-        # The second catch-up reader prefers fast listeners only every other time, so that slow ones get their turn.
+        # The second catch-up reader prefers fast and slow listeners in turn, so that slow ones are served, too.
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
         return [partial(self._run, first) for first in turns]
 
