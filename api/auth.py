@@ -56,8 +56,8 @@ class ApiKeys:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:  # noqa: ARG002 - for LimitedApiKeys
-        """Return the API key that a client sent. Raises Unauthenticated. The subclass LimitedApiKeys also counts the
-        request, and adds rate limit headers to `headers`.
+        """Return the API key that a client sent. Raises Unauthenticated if it is missing, unknown, revoked or expired.
+        The subclass LimitedApiKeys also counts the request, and adds rate limit headers to `headers`.
         """
         api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         if api_key is None:
@@ -131,7 +131,9 @@ class LimitedApiKeys(ApiKeys):
         )
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
-        """Return the API key, and count the request. Raises Unauthenticated or TooManyRequests."""
+        """Return the API key, and count the request. Raises Unauthenticated if it is missing or not valid, and
+        TooManyRequests beyond the rate limit.
+        """
         api_key = await super().find(text, headers, request_id)
         self.limit.take(headers, api_key.organization_id)
         return api_key
@@ -195,7 +197,8 @@ class Sessions:
     async def find(self, scope: Scope, headers: Headers) -> Session:
         """Return the session whose token the request holds, and count the request.
 
-        Raises NoSession, TooManyRequests, or Forbidden if a browser sends the request for a page of another site.
+        Raises NoSession if no session has this token, TooManyRequests beyond the rate limit, or Forbidden if a browser
+        sends the request for a page of another site.
         """
         session = await self.look_up(scope)
         self._limit.take(headers, session.account_id)
@@ -204,7 +207,8 @@ class Sessions:
     async def look_up(self, scope: Scope) -> Session:
         """Return the session whose token the request holds. Do not count the request for the rate limit.
 
-        Raises NoSession or Forbidden.
+        Raises NoSession if no session has this token, or Forbidden if a browser sends the request for a page of another
+        site.
         """
         token = self._token(scope)
         if token is None:
@@ -298,7 +302,8 @@ class Members:
     async def find(self, scope: Scope, headers: Headers) -> tuple[Session, str]:
         """Return the session, and the id of the organization that the header `Everput-Organization` names.
 
-        Raises NoSession, Forbidden, TooManyRequests, or NotFound if the account is no member of the organization.
+        Raises NoSession or Forbidden as Sessions.look_up does, TooManyRequests beyond the rate limit, and NotFound if
+        the account is no member of the organization.
         """
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")

@@ -40,7 +40,9 @@ class Browsers:
         return b"set-cookie", text.encode()
 
     def knows(self, scope: Scope, email: str, *, https: bool) -> bool:
-        """Return whether somebody has signed in to the account with this e-mail address in this browser before."""
+        """Return whether somebody has signed in to the account with this e-mail address in this browser, within the
+        last `known_s` seconds.
+        """
         sent = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
         value = cookie(sent, NAME_HTTPS if https else NAME)
         if value is None or len(value) > _TEXT_CHARS_MAX or not value.isascii():

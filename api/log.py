@@ -109,7 +109,7 @@ class EventLog:
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
         """Restrict a selection of events to the events of one message, which begin at about the time in the message's
-        id. Raises NotFound.
+        id. Raises NotFound if the organization has no such message.
         """
         parts = parse_message_id(message_id)
         found = None

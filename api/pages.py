@@ -146,7 +146,7 @@ def optional_rfc3339(at_ms: int | None) -> str | None:
 
 
 def page_limit(query: Mapping[str, str]) -> int:
-    """Return how many items a page may have. Raises BadParameter."""
+    """Return how many items a page may have. Raises BadParameter if `limit` is not a number in the allowed range."""
     text = query.get("limit")
     if text is None:
         return _LIMIT_DEFAULT

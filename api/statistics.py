@@ -63,7 +63,7 @@ class StatisticsOf:
 
 def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
     """Return the time series that the query asks for: its start, the length of a step, and the number of steps. Times
-    are in milliseconds. Raises BadParameter.
+    are in milliseconds. Raises BadParameter if a parameter is not valid.
     """
     to_ms = time_parameter(query, "to")
     to_ms = now if to_ms is None else min(to_ms, now)

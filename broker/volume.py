@@ -23,7 +23,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# The stored bytes are recorded in the log after each further 1/64 of the limit.
+# The stored bytes are recorded in the log after each further 1/64 of the limit, or 1 MiB if that is more.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # For each record, Kafka stores at most 192 bytes in addition to the record's value.
@@ -114,7 +114,7 @@ class StoredBytes:
     def count_change(self, organization_id: str, size: int) -> None:
         """Count the bytes of a change of queues, listeners or API keys.
 
-        Raises StorageFull if the organization is at least 10 % above its limit.
+        Raises StorageFull if the organization's tenant is at least 10 % above its limit.
         """
         bound = self._bound_of(organization_id)
         if bound is not None and self._stored_by(self._tenant_of(organization_id)) >= bound + bound // _CHANGES_PART:

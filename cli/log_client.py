@@ -55,7 +55,7 @@ def read(
 ) -> Iterator[Part]:
     """Yield the parts of the log up to its end. With `follow`, wait for further events and never end.
 
-    Raises Refused, or ConfigurationError if the API does not answer in time.
+    Raises Refused if the API refuses the request, or ConfigurationError if it does not answer in time.
     """
     query = dict(query)
     tells = _teller(query)
@@ -96,7 +96,8 @@ def read(
 def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
     """Return the JSON that the API answers for a path.
 
-    Return None for a 404, or if the API key has no right to read the path. Raises Refused or ConfigurationError.
+    Return None for a 404, or if the API key has no right to read the path. Raises Refused if the API refuses the
+    request, or ConfigurationError if it does not answer.
     """
     try:
         with waiting(f"the API at {http_client.base_url}"):

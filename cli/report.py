@@ -100,7 +100,9 @@ class Limits:
 
 
 async def listeners(client: AsyncClient, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
-    """Return the listeners of all queues, or of one queue that is given by id or name. Raises EverputError."""
+    """Return the listeners of all queues, or of one queue that is given by id or name. Raises EverputError if the
+    request fails.
+    """
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(queue_id: str, queue_name: str, listener_id: str) -> ListenerRow | None:

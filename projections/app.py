@@ -111,7 +111,7 @@ class Projections:
         """Apply all records that the topic `control` has now. If the leader's copy of a record is damaged, fetch the
         copy of another broker, which Faust can't do.
 
-        After that, Faust reads only later records. Raises LogUnavailable.
+        After that, Faust reads only later records. Raises LogUnavailable if Kafka does not answer.
         """
         end = await self._control.end_offset()
         for agent in self._agents.values():

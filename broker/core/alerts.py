@@ -263,7 +263,8 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
     """Update all alerts of one listener, API key or organization with the newest levels of their conditions. Return
     which alerts begin or end.
 
-    When a listener goes down, its alert for failing ends without a message.
+    While a listener's alert for being down is open, its alert for failing does not begin. If it has begun, it ends
+    without a message.
     """
     changed: dict[Kind, Step] = {}
     for kind, reading in now.items():

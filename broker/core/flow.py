@@ -11,7 +11,7 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-# After the limit of attempts was lowered, answers to earlier attempts must not lower it again.
+# The limit of attempts is lowered once in this time, so that answers to earlier attempts do not lower it again.
 _DECREASE_PAUSE_MS: Final = 1_000
 # If the event loop is more than 1 ms late on average, slow and failing listeners may start fewer attempts.
 LATE_S: Final = 0.001

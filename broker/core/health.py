@@ -21,7 +21,7 @@ MINUTES: Final = 5
 # If there were fewer than eight attempts, the last attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
 FAILING: Final = 0.25  # A listener counts as failing if it rejects more than a quarter of its attempts.
-# A listener that has accepted every attempt for a minute is no longer failing.
+# A listener is no longer failing when it accepts an attempt at least a minute after its last failed attempt.
 MENDED_MS: Final = 60_000
 _MINUTE_MS: Final = 60_000
 

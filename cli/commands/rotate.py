@@ -93,7 +93,7 @@ async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
 async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
     """Encrypt all secrets of listeners with the first sealing key. Return the number of changed listeners.
 
-    Raises ConfigurationError, or Unavailable if Kafka does not answer.
+    Raises ConfigurationError if no given key can decrypt a secret, or Unavailable if Kafka does not answer.
     """
     await refuse_unfinished(settings)
     count = 0

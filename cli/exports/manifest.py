@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 def load(folder: Path) -> Manifest | None:
     """Load the manifest of a folder; None if the folder is empty or missing.
 
-    Raises ConfigurationError if the folder holds something else.
+    Raises ConfigurationError if the folder holds something else, or an export in another format.
     """
     try:
         if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):  # only unfinished files

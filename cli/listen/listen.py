@@ -181,7 +181,9 @@ class _Listening:
         wants: Callable[[dict[str, Any]], bool] | None,
         made: dict[str, _Place],
     ) -> None:
-        """Keep a tunnel open for each local address until the command ends. Raises Lost or ConfigurationError."""
+        """Keep a tunnel open for each local address until the command ends. Raises Lost if a tunnel must not be opened
+        again, and ConfigurationError if the API refuses one.
+        """
 
         showing: list[asyncio.Task[None]] = []
 

@@ -70,8 +70,8 @@ class TunnelClient:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Keep the tunnel open until the task is cancelled. Raises Lost, or ConfigurationError if the API refuses the
-        tunnel.
+        """Keep the tunnel open until the task is cancelled. Raises Lost if the tunnel must not be opened again, and
+        ConfigurationError if the API refuses it.
         """
         pause_s = PAUSE_S_MIN
         async with self._http:

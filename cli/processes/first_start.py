@@ -39,7 +39,10 @@ async def new_key(
 
     The key is not stored anywhere. Without `organization_id`, use the oldest organization that was created in the shell
     with this `name` and with `owner` as a member. If there is none, create it. `owner` is the e-mail address and
-    password of an account, which becomes a member. Raises Refused, NotFound, WrongPassword, LogUnavailable or InDoubt.
+    password of an account, which becomes a member.
+
+    Raises Refused if a value is not valid, NotFound if there is no organization `organization_id`, WrongPassword if
+    `owner` has another password, and LogUnavailable or InDoubt if Kafka does not store an event.
     """
     account = None
     if owner is not None:

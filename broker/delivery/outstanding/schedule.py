@@ -185,7 +185,7 @@ class Outstanding:
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Listener, int, int]]) -> bool:
         """Park the deliveries that these listeners may have at unreadable offsets: keep them without further attempts.
-        Return False if the worker no longer owns the partition. Raises LogUnavailable.
+        Return False if the worker no longer owns the partition. Raises LogUnavailable if Kafka does not answer.
         """
         events = await self._damaged.park(partition, ranges)
         if partition not in self._owned:
