@@ -204,8 +204,8 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether a listener must be checked for alerts now: messages wait for it, or one of its alerts may
-        begin or end soon.
+        """Return whether a listener must be checked for alerts now: messages wait for it, or one of its alerts has
+        begun or may begin soon.
         """
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
@@ -341,7 +341,8 @@ class AlertWatch:
         """Return whether the alert may begin or end now. If not, the next check tries again.
 
         An alert waits until the message about its last change is put. Otherwise that message would be lost, because
-        only the newest change is kept. An alert about the whole installation also waits if many others change.
+        only the newest change is kept. An alert about the whole installation also waits if many such alerts change,
+        except for the operator's organizations. No alert begins while the organization has begun too many.
         """
         if not self._directory.alerts.is_told(kind, subject.id):
             return False

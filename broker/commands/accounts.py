@@ -317,7 +317,9 @@ class AccountCommands:
             raise Changed(_NO_OWNER)
 
     def _has_role(self, organization_id: str, account_id: str, role: str) -> bool:
-        """Return whether a member has the role already. Raises NotFound or LastMember if a change is not allowed."""
+        """Return whether a member has the role already. Raises NotFound if the account is no member, and LastMember if
+        the last owner who can sign in would lose this role.
+        """
         state = self._view.state
         before = state.role_of(organization_id, account_id)
         if before is None:

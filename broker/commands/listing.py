@@ -49,7 +49,9 @@ class MessageFilter:
         return self.name is not None or self.key is not None or self.text is not None
 
     def takes(self, value: bytes) -> bool:
-        """Return whether the filter accepts the message in a record. The filter's state is not checked here."""
+        """Return whether the filter accepts the message in a record. The filter's state is not checked here. Return
+        False for a message that only a newer version of Everput can read.
+        """
         try:
             put = decode_message(value)
         except UnknownEvent:

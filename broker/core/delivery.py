@@ -201,7 +201,7 @@ class Decision(Enum):
     # SET_ASIDE: the attempt failed, and the next is due later. Until then, `outstanding` holds the delivery.
     SET_ASIDE = "set aside"
     PARK = "park"  # the last attempt has failed
-    # PUT_OFF: the worker could not make the attempt (DNS, no socket), and makes it after a moment.
+    # PUT_OFF: the worker had no socket or no thread for DNS, so it made no attempt, and makes one after a moment.
     PUT_OFF = "put off"
     # AWAY: no attempt was made, because no client is connected to the tunnel. The next good probe starts an attempt.
     AWAY = "away"
@@ -271,8 +271,8 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    If the next attempt is due more than `set_aside_after_ms` after the first one, the delivery moves from memory to the
-    topic `outstanding`. `jitter` is a random number in [0, 1).
+    The delivery moves from memory to the topic `outstanding` if the next attempt is due `set_aside_after_ms` after the
+    first one or later, or if other deliveries need its place in memory. `jitter` is a random number in [0, 1).
     """
     status, error = failure.status, failure.error
     if not failure.tried:

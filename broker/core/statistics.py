@@ -237,8 +237,9 @@ class Coverage:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Return whether the event of statistics at this offset of the topic `statistics` is valid. If so, remember
-        which offsets it covers.
+        """Return whether the event of statistics at this offset of the topic `statistics` is valid. It is not if it was
+        written late (LATE_MAX), or covers an offset that an earlier valid event covers. If it is valid, remember which
+        offsets it covers.
         """
         if offset - event.after > LATE_MAX:
             return False

@@ -32,18 +32,20 @@ class Tuning:
     # The messages of one listener may use at least this many bytes of memory, even if the worker has little left.
     held_bytes_min: int = 64 << 10
     all_held_bytes_max: int = 128 << 20  # for all listeners together
-    # At most this many deliveries of a listener wait in memory for a retry. Others wait in the topic `outstanding`.
+    # At most this many deliveries of a listener wait in memory for a retry, or half of `held_max` if that is less now.
+    # Others wait in the topic `outstanding`.
     retries_max: int = 128
-    # At most this many deliveries of a listener wait in memory for their ordering key. Others move to `outstanding`.
+    # If this many deliveries of a listener wait in memory for their ordering keys, or half of what it may have there,
+    # the deliveries that wait for slow ordering keys move to `outstanding`.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
     # When deliveries move to `outstanding` (dispatch/dispatcher.py)
-    # A delivery that has failed for longer than this moves to the topic `outstanding`.
+    # A delivery moves to the topic `outstanding` if its next attempt is due more than this after its first one.
     set_aside_after_ms: int = 60_000
-    # A message that is scheduled within this time waits in memory, not in the topic `outstanding`.
+    # A message that is scheduled within this time waits in memory, unless over half of the listener's memory is in use.
     near_ms: int = 10_000
-    # If DNS does not answer or no socket is free, the delivery is attempted again after this time.
+    # If no socket is free, or no thread for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
     # Before Kafka deletes old messages, their deliveries move to `outstanding`, this many of a listener in one step.
     set_aside_at_once: int = 64

@@ -81,7 +81,7 @@ class Liveness:
                 task.add_done_callback(partial(self._asked, dispatcher))
 
     def _still_down(self, dispatcher: Dispatcher) -> bool:
-        """Return whether the listener is still down and must be probed. If not, stop probing it."""
+        """Return whether the listener must still be probed: it is down and not paused. If not, stop probing it."""
         if dispatcher.circuit.state is not State.OPEN or dispatcher.listener.paused is not None:
             self.down.discard(dispatcher)
         return dispatcher in self.down

@@ -87,8 +87,9 @@ class Due:
                 await self._wake.wait()
 
     async def serve(self, *, owns_any: bool) -> bool:
-        """Hand due deliveries to the dispatchers of their listeners. Return whether more may be handed over without a
-        wait.
+        """Hand due deliveries to the dispatchers of their listeners. Return whether the caller should go on without a
+        wait. It should not if no delivery was chosen and no redrive is running, or if a dispatcher could not take its
+        delivery.
         """
         self._wake.clear()
         at_ms = now_ms()
@@ -283,8 +284,9 @@ class Due:
 
 
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
-    """Return whether a stored delivery may be attempted now: the listener has passed the message in its partition. If
-    the message has an ordering key, all messages before this one must have been read, too.
+    """Return whether a stored delivery may be attempted now. If its record is from before this worker took the
+    partition over, the listener must have passed the message. If the message has an ordering key, the listener must
+    have read all messages before this one.
     """
     # After a crash, the listener's delivery stream may read a message again whose delivery is in `outstanding`.
     # Attempt a stored delivery only when the stream has passed its message. Otherwise, the message could be sent twice.

@@ -243,7 +243,9 @@ class Outstanding:
         return "parked" if entry.due_ms is None else "retrying"
 
     def retrying(self, partition: int, listener_id: str) -> bool:
-        """Return whether a delivery from this partition to the listener waits in `outstanding` for another attempt."""
+        """Return whether a delivery from this partition to the listener waits in `outstanding` for another attempt.
+        Return True also while a redrive of the listener is running.
+        """
         count = self._index.counts.get(listener_id)
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 

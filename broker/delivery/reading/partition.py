@@ -139,7 +139,9 @@ class Partition:
         return dispatcher in self._placed
 
     def feeds(self, dispatcher: Dispatching) -> bool:
-        """Return whether the listener gets new messages as soon as they are read, because it does not lag."""
+        """Return whether the listener gets new messages as soon as they are read, because it does not lag and is no
+        replay.
+        """
         return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
 
     def _feed_to(self, dispatcher: Dispatching) -> None:
@@ -156,8 +158,8 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Hand a lagging listener the messages that it needs, if all of them are still in memory. Return False if some
-        of them are not in memory, or if the listener needs none.
+        """Hand a lagging listener as many as it can take of the messages that it needs, if all of these are still in
+        memory. Return False if some of these are not in memory, or if the listener needs none.
         """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:

@@ -242,8 +242,8 @@ def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
-    """Return whether an intact batch follows a damaged one. If none does, the damaged batch may be the last one, whose
-    write a crash has cut off.
+    """Return whether an intact batch follows a damaged one in its file, or a later file has a batch. If neither is so,
+    the damaged batch may be the last one, whose write a crash has cut off.
     """
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
