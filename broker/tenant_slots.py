@@ -14,7 +14,8 @@ from broker.errors import BrokerError
 
 
 class TenantSlots:
-    """A fixed number of slots, shared by tenants. Half of the slots are reserved for tenants that have no slot yet.
+    """A fixed number of slots, shared by tenants. Half of the slots are reserved for tenants that hold no slot. A
+    tenant that holds slots gets another one only while more slots of the other half are free than it holds.
 
     An organization may have `each` of the `total` slots. `tenant_of` maps an organization id to its tenant. `refusal`
     creates the error for a tenant that gets no slot.

@@ -54,7 +54,7 @@ class Positions:
 
     def report_missing(self, before_ms: int) -> None:
         """Log a warning for listeners that were created before this time but have no committed offset. These listeners
-        get all messages since their creation again.
+        get all messages from their start offsets on again.
         """
         # These listeners have no committed offset: Kafka has lost it, or no worker has run since they were created.
         missing = [
@@ -69,7 +69,7 @@ class Positions:
             )
 
     def _lacks(self, listener: Listener, partition: int) -> bool:
-        """Return whether the listener has messages on a partition, but no committed offset."""
+        """Return whether the listener may have messages on a partition, but has no committed offset there."""
         return partition not in self.of(listener.id) and listener.start_offsets[partition] < self.ends[partition]
 
 
