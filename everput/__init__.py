@@ -68,6 +68,7 @@ from everput.requests import (
     set_queue_alerts,
     start_replay,
     start_session,
+    unlink_identity,
     update_listener,
     update_message,
 )
@@ -152,6 +153,7 @@ __all__ = [
     "set_queue_alerts",
     "start_replay",
     "start_session",
+    "unlink_identity",
     "update_listener",
     "update_message",
     "verify",

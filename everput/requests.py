@@ -336,6 +336,16 @@ def change_password(password: str, new_password: str) -> Request[answers.Account
     return Request(method="POST", path=path, answer=answers.AccountAnswer, body=body, repeatable=False)
 
 
+def unlink_identity(password: str) -> Request[answers.AccountAnswer]:
+    """Unlink the signed-in account from its OpenID Connect provider. The other sessions of the account end. `password`
+    is the account's own.
+    """
+    path = "/v1/accounts/unlink"
+    return Request(
+        method="POST", path=path, answer=answers.AccountAnswer, body={"password": password}, repeatable=False
+    )
+
+
 def ask_for_password_reset(email: str) -> Request[answers.ResetAskedAnswer]:
     """Have a mail sent with a link that resets the password of this account."""
     path = "/v1/accounts/password-reset"

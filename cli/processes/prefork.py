@@ -11,7 +11,6 @@ systems `prefork` returns nothing, and the supervisor starts a new Python for ea
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import json
 import logging
@@ -25,15 +24,11 @@ from itertools import pairwise
 from typing import Final
 
 from cli.processes import supervisor_link as link
+from cli.processes.prctl import CHILD_SUBREAPER, PDEATHSIG, prctl
 
 _SIZE_BYTES: Final = 8
 _DESCRIPTORS_MAX: Final = 8
 _FIRST_DESCRIPTOR: Final = 3  # after stdin, stdout and stderr
-
-# linux/prctl.h
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_NAME: Final = 15
-_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class ForkedProcess:
@@ -137,12 +132,6 @@ def prefork(count: int, import_code: Callable[[], None] = import_code) -> Prefor
     return Prefork(pid, [ours for ours, _ in pairs])
 
 
-def name_process(name: str) -> None:
-    """Set the name of this process in `ps -e`, `top` and `pgrep`, up to 15 bytes. Only on Linux."""
-    if sys.platform == "linux":
-        _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
-
-
 def _supported() -> bool:
     if sys.platform != "linux":
         return False
@@ -150,17 +139,12 @@ def _supported() -> bool:
         os.close(os.pidfd_open(os.getpid()))
     except OSError:  # an old kernel, or a sandbox
         return False
-    return _prctl(_PR_SET_CHILD_SUBREAPER, 1) == 0
-
-
-def _prctl(option: int, value: int | ctypes.c_char_p) -> int:
-    result: int = ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-    return result
+    return prctl(CHILD_SUBREAPER, 1) == 0
 
 
 def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], None], parent: int) -> None:
     """Import the code, and fork one child process for each link."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent ended before prctl() was called
         return
     os.setsid()  # Ctrl-C in a terminal must reach only the supervisor

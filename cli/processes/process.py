@@ -29,7 +29,7 @@ from cli import files, logs
 from cli.logs import Logger
 from cli.options import Options
 from cli.processes.admin import Health, process_app, serving
-from cli.processes.prefork import name_process
+from cli.processes.prctl import name_process
 from cli.processes.signals import on_end
 from cli.processes.supervisor_link import Link
 

@@ -11,24 +11,24 @@ import httpx
 from tests.listeners import Listeners, until
 from tests.scenarios.running import Running
 
-# Python runs it at the start of every process of this server; only those with a projection heed the signal.
+# Python runs it at the start of every process of this server, also of the one that the first processes are forked from.
+# Only those with a projection heed the signal.
 CRASH_ON_SIGNAL = """
-import asyncio, os, signal
+import asyncio, signal
 
-if "EVERPUT_PROCESS" in os.environ:
-    from projections.app import Projections
+from projections.app import Projections
 
-    start = Projections.start
+start = Projections.start
 
-    async def start_and_listen(self, **options):
-        await start(self, **options)
+async def start_and_listen(self, **options):
+    await start(self, **options)
 
-        def crash():
-            asyncio.ensure_future(self._app.crash(RuntimeError("crashed by a test")))
+    def crash():
+        asyncio.ensure_future(self._app.crash(RuntimeError("crashed by a test")))
 
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, crash)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, crash)
 
-    Projections.start = start_and_listen
+Projections.start = start_and_listen
 """
 
 

@@ -52,6 +52,7 @@ OWNED: dict[str, Any] = {
     f"POST {LISTENER}/resume": None,
     f"GET {LISTENER}/deliveries": None,
     f"POST {LISTENER}/redrive": None,
+    f"DELETE {LISTENER}/redrive": None,
     f"GET {QUEUE}/statistics": None,
     f"GET {LISTENER}/statistics": None,
     f"POST {LISTENER}/replay": {"from": "beginning"},
@@ -101,6 +102,8 @@ OF_MEMBERS: dict[str, Any] = {
 }
 # Whoever is signed in and has a token, which names the organization: tests/unit/test_invitations.py.
 BY_TOKEN: dict[str, Any] = {"POST /v1/invitations/accept": {"token": "evi_unknown"}}
+# Whoever is signed in, and has an account that is linked to a provider: tests/unit/test_oidc.py.
+OF_LINKED: dict[str, Any] = {"POST /v1/accounts/unlink": {"password": PASSWORD}}
 # WebSockets, which answer what they refuse as the others do: tests/unit/test_tunnel.py has what they do else.
 SOCKETS = {f"GET {QUEUE}/listen": "name=one more"}
 # Streams that do not end by themselves: tests/unit/test_api_watch.py has what they tell, and whom they refuse.
@@ -217,7 +220,7 @@ def test_the_application_has_all_parts_that_production_has():
 
 
 async def test_every_route_has_an_entry_and_every_entry_is_a_route(api):
-    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *BY_TOKEN, *SOCKETS, *STREAMS, *OPEN}
+    entries = {*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *BY_TOKEN, *OF_LINKED, *SOCKETS, *STREAMS, *OPEN}
     missing = set(routes(api)) - entries
     assert not missing, f"how is this kept from other organizations? {sorted(missing)}"
     assert entries <= set(routes(api))
@@ -313,11 +316,11 @@ async def test_a_socket_is_refused_as_all_else_is_and_nothing_happens(api, route
         await mine.leave()
 
 
-@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *BY_TOKEN])
+@pytest.mark.parametrize("route", [*OWNED, *OF_THE_ASKER, *OF_THE_SESSION, *OF_MEMBERS, *BY_TOKEN, *OF_LINKED])
 async def test_without_a_key_or_session_it_is_401_and_nothing_happens(api, route):
     owner = await tenant(api, "anna")
     before = all_there_is(api)
-    body = {**OWNED, **OF_THE_ASKER, **OF_THE_SESSION, **OF_MEMBERS, **BY_TOKEN}[route]
+    body = {**OWNED, **OF_THE_ASKER, **OF_THE_SESSION, **OF_MEMBERS, **BY_TOKEN, **OF_LINKED}[route]
     wrong = {"x-api-key": "evp_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3LP1ya"}
     for headers in ({}, wrong, {"authorization": "Bearer " + wrong["x-api-key"].replace("evp", "evs")}):
         assert (await ask(api, route, owner.ids, body, headers)).status_code == 401
