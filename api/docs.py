@@ -37,7 +37,7 @@ class Reference:
         self._routes = routes
 
     async def get(self, call: Call) -> Stream:
-        """Stream the OpenAPI document in small pieces, so that slow clients hold little memory."""
+        """Stream the OpenAPI document in small pieces, so that a slow client takes little of the server's memory."""
         server = orjson.dumps(call.href(""))[1:-1]  # Escape the text, because a client's header Host may hold anything.
         return Stream(b"application/json", self._pieces(server), _nothing_to_close)
 

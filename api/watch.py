@@ -4,7 +4,7 @@ For: a page that shows queues and listeners, so that it asks again only for what
 the page asks for, or finding the changes (broker/audit/feed.py).
 
 An event has an id. A client that sends it as `Last-Event-ID` gets the changes since then, if this process still has
-them. Otherwise, the first event says that anything may have changed.
+them. Otherwise, the first event says that the changes are unknown (`all`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Watch:
 
 
 def _seen(call: Call, told: Changes) -> list[Change] | None:
-    """Return the changes that the client has the right to see. Return None if anything may have changed."""
+    """Return the changes that the client has the right to see. Return None if the changes are unknown: the client must
+    then assume that everything has changed.
+    """
     if told.changes is None:
         return None
     key = call.api_key

@@ -72,7 +72,9 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
     if profile is not None:
         chosen = profiles.load().find(profile)
         if key is None and url is not None and not profiles.same_url(url, chosen.url):
-            raise ConfigurationError(f"the profile {profile} is for {chosen.url}, not for {url}: leave one of them out")
+            raise ConfigurationError(
+                f"the profile {profile} is for {chosen.url}, not for {url}: leave out --profile or --url"
+            )
         return Connection(url or chosen.url, key or chosen.key)
     known = profiles.load()
     here = read_secret(files.api_key_file(data_dir))

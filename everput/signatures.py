@@ -149,13 +149,13 @@ def _batch_message(element: _Element) -> BatchMessage:
 
 
 def _secret_bytes(secret: str) -> bytes:
-    """Decode a signing secret, by the server's rules. The prefix `whsec_` is optional. Raises ValueError if it is not
-    valid.
+    """Decode a signing secret, by the server's rules, but also without the prefix `whsec_`. Raises ValueError if
+    the secret is not valid.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except ValueError:  # includes binascii.Error
-        raise ValueError(f"a signing secret must be {_PREFIX} followed by base64") from None
+        raise ValueError(f"a signing secret must be base64, with or without {_PREFIX} before it") from None
     if not _SECRET_BYTES_MIN <= len(key) <= _SECRET_BYTES_MAX:
         raise ValueError(f"a signing secret must decode to {_SECRET_BYTES_MIN} to {_SECRET_BYTES_MAX} bytes")
     return key

@@ -170,8 +170,8 @@ class Projections:
         if not task.done():
             task.cancel()
             raise LogUnavailable(
-                f"reading the topic `control` ended at the start of this process, with {self._ended.result()!r}: "
-                "check that Kafka is reachable, and start the process again"
+                f"this process can't start: its reader of the topic `control` ended with {self._ended.result()!r}. "
+                "Check that Kafka is reachable, and start the process again"
             )
 
     async def _on_assigned(self, *_app_and_partitions: Any, **_more: Any) -> None:

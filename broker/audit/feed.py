@@ -6,7 +6,7 @@ Not for: the events themselves (reader.py), who may see a change and the stream 
 
 Only record batches with the id of an organization that has a client are decoded. If many organizations have clients,
 all batches are decoded. A look reads at most READ_BYTES of each partition. If more has arrived, it skips the rest, and
-tells every client that anything may have changed.
+tells every client that the changes are unknown, so that the client reads everything again.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
-# A client that comes back after more checks of the log than this learns only that anything may have changed.
+# A client that comes back after more checks of the log than this learns only that the changes are unknown.
 LOOKS_MAX: Final = 300
 # Beyond this many organizations, decoding record batches takes less time than searching their bytes for the ids.
 SEARCHED_MAX: Final = 16
-# If an organization has more changes than this in one check, the client is told that anything may have changed.
+# If an organization has more changes than this in one check, the client learns only that they are unknown.
 CHANGES_MAX: Final = 500
 
 
@@ -51,8 +51,8 @@ class Change(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """The changes in the log since a client's position, and the client's next position. `changes` is None if anything
-    may have changed.
+    """The changes in the log since a client's position, and the client's next position. `changes` is None if the
+    changes are unknown: the client must then assume that everything has changed.
     """
 
     position: str
@@ -72,7 +72,7 @@ class _Peek(msgspec.Struct):
 class _Look(NamedTuple):
     # The changes by organization; None for an organization that had too many changes.
     changes: Mapping[str, frozenset[Change] | None]
-    # True if some records were not read, so that anything may have changed in every organization.
+    # True if some records were not read, so that the changes of every organization are unknown.
     unread: bool
 
 
@@ -133,8 +133,7 @@ class ChangeFeed:
     def since(self, organization_id: str, position: str | None) -> Changes:
         """Return an organization's changes since a position that an earlier call has returned, and the new position.
 
-        The changes are None if anything may have changed: the position is missing or too old, or some changes could not
-        be read.
+        The changes are None if they are unknown: the position is missing or too old, or some changes could not be read.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")

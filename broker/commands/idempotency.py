@@ -180,10 +180,12 @@ class Idempotency:
 
 
 def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
-    """Return the next claim of an Idempotency-Key, with which this process takes the key over.
+    """Return the claim with which this process takes an Idempotency-Key over from another process. A claim is an event
+    of a process that is about to put the messages of the key.
 
-    The new claim keeps the message ids for a short time, so that a message of the earlier process that is stored late
-    has the same id. A later claim has new message ids, because the search for a message begins at the time in its id.
+    If the key's message ids are less than IDS_KEPT_MS old, the new claim keeps them. A message that the other process
+    stores late then has the same id. Older ids are replaced by new ones, because an id contains its time, and a search
+    for a message reads the log from this time on.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

@@ -282,10 +282,11 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
 
 @dataclass(slots=True)
 class Episode:
-    """The newest occurrence of an alert, from its beginning to its end, as the log records it. `latest` is its newest
-    event.
+    """The newest occurrence of an alert, computed from the events of the log. It is open from AlertRaised to
+    AlertCleared.
 
-    `told` says that the message about this event was put, or that no message is wanted.
+    `latest` is the newest event of this occurrence. `told` is True if Everput has put the message about this event on
+    the queue `everput.alerts`, or if no such message is wanted.
     """
 
     latest: AlertEvent

@@ -131,8 +131,8 @@ class Checks(ABC):
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")
 
     def lost(self, offset: int) -> Finding:
-        """Return the finding about an empty record. Everput wrote it at the offset of a record that Kafka had lost."""
-        return self._finding(offset, "the record was lost from the end of a file, and its offset was filled")
+        """Return the finding about an empty record, which Everput has written in place of a record that Kafka lost."""
+        return self._finding(offset, "Kafka lost this record from the end of a file; Everput put an empty record there")
 
     def ended(self, end: int) -> Iterator[Finding]:
         """Check the end of the partition: yield a finding if records before the offset `end` are missing."""

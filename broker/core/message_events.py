@@ -269,8 +269,8 @@ class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.se
     """The event which says that a delivery waits in the topic `outstanding`, because its next attempt is too far in the
     future to wait for in memory.
 
-    `number` is 0 before the first attempt. In this case, the message has a `deliver_at`, waits for its ordering key, or
-    is about to be deleted from the log.
+    `number` is 0 before the first attempt. In this case, the message has a `deliver_at`, waits for an earlier delivery
+    with the same ordering key, or is about to be deleted from the log.
     """
 
     next_at_ms: int

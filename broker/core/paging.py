@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Found(NamedTuple, Generic[T]):
-    """A message of the queue that was found while a page was read. `size` is in bytes."""
+    """A message of the queue, found in the records that were read for a page. `size` is in bytes."""
 
     at_ms: int
     offset: int

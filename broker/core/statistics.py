@@ -327,8 +327,8 @@ class Series:
             self.complete[place] = False
 
     def backlog(self, now: int, *, since_ms: int = 0) -> list[int]:
-        """Return how many deliveries of a listener waited at the end of each step of time. The numbers are calculated
-        backwards from the number `now`.
+        """Return how many deliveries of a listener waited at the end of each step of time. `now` is how many wait now.
+        The earlier numbers are calculated backwards from it.
 
         Before `since_ms`, when the listener was created, no delivery waited. Redrives and deleted messages are not
         counted, so the numbers of earlier steps may be too high or too low by the number of these deliveries.
@@ -344,9 +344,11 @@ def _growth(counts: Counts) -> int:
 
 
 def _backwards(now: int, growths: Sequence[int]) -> list[int]:
-    """Return how many deliveries waited at the end of each step of time, calculated backwards from the number `now`.
+    """Return how many deliveries waited at the end of each step of time, oldest step first. `now` is how many wait now.
+    The earlier numbers are calculated backwards from it.
 
-    `growths` says by how many deliveries the number grew in each step. Its last item is the growth after the last step.
+    `growths` says by how many deliveries the number grew in each step. It has one more item at its end: the growth from
+    the end of the last step until now.
     """
     found, waiting = [], now
     for growth in reversed(growths[1:]):

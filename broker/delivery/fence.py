@@ -55,7 +55,7 @@ class Fence:
             self._asked_at = float("-inf")
             raise
         if ask is not self._ask:
-            raise LogUnavailable("this worker handed its partitions over while it asked Kafka whether it owns them")
+            raise LogUnavailable("this worker gave its partitions up during this check; their next owner goes on")
         self._asked_at = asked_at
 
     async def assure(self) -> None:

@@ -69,7 +69,7 @@ class Positions:
             )
 
     def _lacks(self, listener: Listener, partition: int) -> bool:
-        """Return whether the listener may have messages on a partition, but has no committed offset there."""
+        """Return whether the listener can have messages on a partition, but has no committed offset there."""
         return partition not in self.of(listener.id) and listener.start_offsets[partition] < self.ends[partition]
 
 

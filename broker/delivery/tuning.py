@@ -35,8 +35,8 @@ class Tuning:
     # At most this many deliveries of a listener wait in memory for a retry, or half of `held_max` if that is less now.
     # Others wait in the topic `outstanding`.
     retries_max: int = 128
-    # If this many deliveries of a listener wait in memory for their ordering keys, or half of what it may have there,
-    # the deliveries that wait for slow ordering keys move to `outstanding`.
+    # The bound on deliveries of a listener that wait in memory for an earlier delivery with the same ordering key; half
+    # of `held_max` if that is less. At this bound, the waiting deliveries of slow keys move to `outstanding`.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 

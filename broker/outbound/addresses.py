@@ -220,7 +220,7 @@ class _Kept:
         # Connect to this address of the host first, because it worked when the host's other addresses did not.
         self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
-        # Until this time, the DNS answer may be used if DNS does not answer later look-ups.
+        # Until this time, the DNS answer is used again if DNS does not answer a later look-up.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 

@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         """Keep the first bytes of the answer that is arriving now. Call `ended` with these bytes when the answer or the
         connection has ended. Only Owner.answered() may call this.
         """
-        # If an answer is equal to the last one, its bytes were not collected again. They are in `_again`.
+        # If `_head` is empty, the answer is equal to the last answer, whose bytes are in `_again`.
         if not self._head:
             self._head.append(self._again)
         self._keeps = bytes_max

@@ -39,7 +39,7 @@ class ListenerTest(NamedTuple):
     message_id: str
     batch_id: str | None  # None if the message was not sent in a batch
     status: int | None  # None if there was no answer
-    error: str | None  # why there was no answer; `failed-in-batch` if the answer rejects the message
+    error: str | None  # why no answer came; `failed-in-batch` if the answer to a batch rejects its message
     took_ms: int  # until the status line, including connecting
     times: Times  # of connecting
     answer: Answer | None  # with secrets hidden

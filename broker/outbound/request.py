@@ -73,7 +73,7 @@ def also_signed(
 
 
 def post_head(target: Target, opened: Opened) -> bytes:
-    """Return the first lines of a POST to the `notify_url`, which are the same for every message."""
+    """Return the beginning of a POST to the `notify_url`: the request line, and the headers that never change."""
     extra = "".join(f"{name}: {value}\r\n" for name, value in opened.headers if name.lower() not in _HEADERS_OURS)
     return (
         f"POST {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"

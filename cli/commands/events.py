@@ -35,7 +35,8 @@ If a change would break programs that read an event, the event gets a new versio
 Events of earlier versions stay in the topics, so this page describes them below the current version.
 
 Fields marked *secret* or *internal* are stored in Kafka, but the API never returns them. Internal fields are offsets in
-Kafka partitions. All organizations share these partitions, so an offset would show how much other organizations put.
+Kafka partitions. All organizations share these partitions, so offsets would show how many messages other organizations
+put.
 
 The topic `claims` keeps its records for two days, and the topic `statistics` for 30 days. The topic `outstanding` is
 compacted.

@@ -64,7 +64,8 @@ class Manifest(msgspec.Struct, kw_only=True):
 def load(folder: Path) -> Manifest | None:
     """Load the manifest of a folder; None if the folder is empty or missing.
 
-    Raises ConfigurationError if the folder holds something else, or an export in another format.
+    Raises ConfigurationError if the folder holds something else or an export in another format, or if the manifest
+    can't be read.
     """
     try:
         if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):  # only unfinished files
@@ -75,7 +76,9 @@ def load(folder: Path) -> Manifest | None:
             f"{folder} is not empty and holds no export (it has no {NAME}); choose another folder"
         ) from None
     except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigurationError(f"{folder} can't be used: {error}") from error
+        raise ConfigurationError(
+            f"can't read the manifest {folder / NAME}: {error}; restore it or choose another folder"
+        ) from error
     if manifest.format != FORMAT or manifest.version != 1:
         raise ConfigurationError(
             f"{folder / NAME} is in a format that this version of Everput can't read. Use the version of Everput that "

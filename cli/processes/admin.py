@@ -62,7 +62,8 @@ class Health:
         await self.check()
         if self.view is not None and self.view.state.damage:
             raise Damaged(
-                f"these ranges of the log can't be read as they were written: {damage_text(self.view.state.damage)}"
+                f"these ranges of the log are altered or missing: {damage_text(self.view.state.damage)}. "
+                "Repair them with `everput mend`."
             )
 
     def state(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class ChangesEvent(Answer):
     """The data of a server-sent event: what has changed since the event before it."""
 
     all: bool
-    """Whether anything may have changed, because the changes since the event before are not known. The first event says
+    """True if the changes since the event before are unknown: assume that everything has changed. The first event says
     so, unless the request has a `Last-Event-ID` that is known."""
     changes: list[ChangeFields]
     """The changes, each once. Ask for the things themselves to see their new values."""

@@ -71,8 +71,8 @@ class Answers:
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return the state of each listener's delivery at the moment when an update or deletion of its
-        message arrived.
+        """Return the reply to an update or deletion of a message, with the current state of the message's delivery to
+        each listener. The state of an attempt in flight stays open until the attempt has ended.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):

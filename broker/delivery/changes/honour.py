@@ -275,7 +275,8 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                # If the process was suspended, other workers may own its partitions. The next checkpoint asks Kafka.
+                # The process was suspended, so other workers may own its partitions now. Skip the events just read.
+                # The next checkpoint asks Kafka whether this worker still owns its partitions.
                 continue
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
@@ -298,9 +299,7 @@ class Changes:
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
     async def mended(self, partition: int, first: int, last: int) -> None:
-        """Apply the updates and deletions at these offsets, which were unreadable before. Those that were given up as
-        lost are skipped.
-        """
+        """Apply updates and deletions at these offsets, which were unreadable before. Skip those given up as lost."""
         while partition in self._floors:
             try:
                 found = [one async for one in self._log.changes.since(partition, 0, first, last + 1)]

@@ -92,8 +92,8 @@ class Admissions:
         return BEGIN
 
     def _is_slow(self, key: str, at_s: float) -> bool:
-        """Return whether this ordering key may move out of memory: too many deliveries wait for ordering keys, and this
-        key has been blocked for long.
+        """Return whether to move the waiting deliveries of this ordering key out of memory: deliveries that wait for
+        earlier ones of their keys take too much memory, and one delivery has blocked this key for long.
         """
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 
@@ -107,8 +107,8 @@ class Admissions:
         return Admission.NEAR if near else Admission.FAR
 
     def crowd(self) -> list[Delivery]:
-        """Remove the deliveries that wait for slow ordering keys, and return them. Deliveries that came from the topic
-        `outstanding` keep waiting.
+        """Remove the deliveries that wait for a slow earlier delivery with the same ordering key, and return them.
+        Deliveries that came from the topic `outstanding` keep waiting.
         """
         at_s, keys = self._loop.time(), self._deliveries.keys
         leave = list[Delivery]()

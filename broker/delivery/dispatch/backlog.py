@@ -46,9 +46,8 @@ class Backlog:
         self.behind: dict[Stream, None] = {}
 
     def room_for(self, stream: Stream, offset: int) -> bool:
-        """Return whether this message may be loaded into memory. A message may be loaded if its listener has room for
-        one more message. A message that will be moved to the topic `outstanding` may also be loaded, if only few others
-        are being moved.
+        """Return whether this message is allowed to be loaded into memory: its listener has room for one more message.
+        A message that will be moved to the topic `outstanding` is also allowed, if only few others are being moved.
         """
         dispatcher = self._dispatcher
         return dispatcher.room() or (

@@ -108,7 +108,7 @@ class DeliveryQueue:
         return idle + self.keys.restart([key for key in kept if key is not None])
 
     def drop(self, deliveries: Iterable[Delivery]) -> None:
-        """Drop these deliveries, all of one partition, and the deliveries that wait behind them for an ordering key."""
+        """Drop these deliveries, all of one partition, and the deliveries that wait behind them with the same key."""
         for delivery in deliveries:
             if delivery.first_of_key and (key := message_of(delivery).key) is not None:
                 self.keys.drop(key)

@@ -118,7 +118,7 @@ class Dispatcher:
     # A message comes
 
     def room(self) -> bool:
-        """Return whether one more message may be held in memory. Return False if the listener is paused."""
+        """Return whether the listener has room in memory for one more message; False if it is paused."""
         memory = self.memory
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 

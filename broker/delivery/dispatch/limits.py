@@ -21,7 +21,8 @@ class Priority(IntEnum):
 
     # FAST: the listener accepts messages, and answers in less than `slow_ms` on average.
     FAST = 0
-    # SLOW: the listener accepts messages, but answers in `slow_ms` or more on average. Every replay is slow, too.
+    # SLOW: the listener accepts messages, but answers in `slow_ms` or more on average.
+    # A replay is SLOW even if it answers faster; if it rejects too much, it is FAILING.
     SLOW = 1
     # FAILING: the listener rejects more than a quarter of its attempts, or has not answered yet.
     FAILING = 2
@@ -73,7 +74,7 @@ class Limits:
             self._pace = Pace(rate_per_s, burst_s=self._tuning.rate_burst_s)
 
     def most(self, busy: int) -> int:
-        """Return how many attempts may be in flight. `busy` is the number in flight now."""
+        """Return how many attempts are allowed to be in flight. `busy` is the number in flight now."""
         if self._circuit.state is State.OPEN or self._pushed_back_until_ms:
             return 0
         most = min(self.able, self.share)
@@ -81,9 +82,7 @@ class Limits:
 
     @property
     def able(self) -> int:
-        """The number of attempts that may be in flight to the listener, without regard to the other listeners of the
-        worker.
-        """
+        """The number of attempts allowed in flight to the listener, without regard to the worker's other listeners."""
         most, allowance = self.flow.limit, self._circuit.allowance
         if allowance is not None and allowance < most:
             most = allowance

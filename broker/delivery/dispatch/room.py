@@ -1,4 +1,4 @@
-"""The memory of one dispatcher: how many messages it holds, and how many it may hold.
+"""The memory of one dispatcher: how many messages it holds, and how many it is allowed to hold.
 
 For: the limits, so that no listener takes the memory of others, and waiting or failing deliveries leave memory for new
 ones. Not for: which messages are held (delivery_queue.py), the shares of all dispatchers (fairness.py).
@@ -34,8 +34,8 @@ class Room:
 
     @property
     def held_max(self) -> int:
-        """The number of messages that may be in memory now. The number is small for a listener that is new or has just
-        come up, and 0 while the listener is down.
+        """The largest number of messages that is allowed in memory now. The number is small for a listener that
+        is new or has just come up, and 0 while the listener is down.
         """
         allowance, limits = self._circuit.allowance, self._limits
         if allowance == 0:
@@ -61,7 +61,9 @@ class Room:
 
     @property
     def many_wait(self) -> bool:
-        """Whether deliveries that wait for their ordering keys take too much of the listener's memory."""
+        """Whether too much of the listener's memory is in use by deliveries that wait until an earlier delivery with
+        the same ordering key has ended.
+        """
         waiting = self._deliveries.keys.waiting
         if not waiting:  # the usual case
             return False

@@ -166,7 +166,7 @@ class Due:
     def _try(
         self, entry: OutstandingEntry, dispatcher: Dispatcher, chosen: list[OutstandingEntry], enough: int
     ) -> None:
-        """Add a delivery to `chosen` if it may be attempted now.
+        """Add a delivery to `chosen` if may_leave() allows an attempt now.
 
         If it has an ordering key, also add the next deliveries of this key that are due, until `chosen` has `enough`
         deliveries.
@@ -284,7 +284,7 @@ class Due:
 
 
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
-    """Return whether a stored delivery may be attempted now. If its record is from before this worker took the
+    """Return whether an attempt of a stored delivery is allowed now. If its record is from before this worker took the
     partition over, the listener must have passed the message. If the message has an ordering key, the listener must
     have read all messages before this one.
     """

@@ -45,7 +45,8 @@ class OutstandingEntry:
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
     # `bare` is UNREAD if the message in the topic `messages` is unreadable.
     bare: int = False
-    # The values from before the last redrive, if no attempt has followed it. Otherwise, `undo_forgiven` is None.
+    # The values of `forgiven`, `since_ms` and `due_ms` before the first redrive since the last attempt. If there was no
+    # such redrive, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
     undo_due_ms: int | None = None
@@ -62,8 +63,8 @@ class OutstandingEntry:
 
     @property
     def scheduled(self) -> bool:
-        """Whether no attempt was made yet, because the delivery waits for its `deliver_at` time or for its ordering
-        key.
+        """Whether no attempt was made yet, because the delivery waits for its `deliver_at` time, or for an earlier
+        delivery with the same ordering key.
         """
         return self.number == 0 and self.due_ms is not None
 
@@ -90,7 +91,7 @@ class OutstandingEntry:
         return self.undo_forgiven is not None and self.redrives <= redrives.cancelled
 
     def undo(self) -> None:
-        """Undo a redrive (a request to retry now): the delivery is parked or retrying again, as before."""
+        """Undo all redrives (requests to retry now) since the last attempt: park or retry the delivery as before."""
         self.forgiven, self.since_ms, self.due_ms = self.undo_forgiven or 0, self.undo_since_ms, self.undo_due_ms
         self.undo_forgiven = None
 

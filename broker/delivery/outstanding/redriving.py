@@ -97,7 +97,7 @@ class Redrives:
         return len(named)
 
     def _where(self, message_id: str) -> list[int]:
-        """Return the partitions in which a message with this id may be. Usually, it is the partition in the id."""
+        """Return the partitions that can hold a message with this id: usually only the partition in the id."""
         place = partition_of(message_id)
         return [place] if place is not None else list(self._owned)
 

@@ -250,8 +250,8 @@ class Outstanding:
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 
     def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
-        """Return two numbers: how many of the listener's deliveries wait for a retry or for their ordering key, and
-        when the oldest of their messages was put.
+        """Return two numbers: how many of the listener's deliveries wait for a retry or an earlier delivery of their
+        ordering key, and when the oldest of their messages was put.
         """
         count = self._index.counts.get(listener_id)
         number = 0 if count is None else count.waiting.get(partition, 0)

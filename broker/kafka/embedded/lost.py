@@ -57,17 +57,17 @@ def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost
 
 
 def refuse_lost_control(log_dir: Path) -> None:
-    """Raise ConfigurationError if files of the topic `control` have lost offsets. All state is computed from this
-    topic.
+    """Raise ConfigurationError if files of the topic `control` have lost offsets. Everput computes all its state
+    from this topic.
     """
     noted = {f"{topic}-{number}": offset for (topic, number), offset in segments.acknowledged(log_dir).items()}
     names = {path.name for path in log_dir.glob(f"*{CONTROL}-0")} | noted.keys()
     for folder in (log_dir / name for name in sorted(names) if name.endswith(f"{CONTROL}-0")):
         for lost_offsets in lost(folder, noted.get(folder.name, 0), begin=0):
             raise ConfigurationError(
-                f"the files in {folder} lack {lost_offsets}. All state is computed from this topic, so nothing can be "
-                "started. Restore these records with `everput mend --export DIR`, which reads an export from DIR. "
-                "Without an export, give up the lost events: everput mend --give-up "
+                f"the files in {folder} lack {lost_offsets}. Everput computes all state from the topic `{CONTROL}`, "
+                "so it can't start. Restore these records with `everput mend --export DIR`, which reads an export from "
+                "DIR. Without an export, give up the lost events: everput mend --give-up "
                 f"{CONTROL}/0:{lost_offsets.first}-{lost_offsets.last}"
             )
 

@@ -311,7 +311,9 @@ class Answer(Enum):
 
 
 async def answers(port: int, password: str | None = None) -> bool:
-    """Return whether a broker answers on a port of 127.0.0.1. With a password, this must be the embedded Kafka."""
+    """Return whether a broker answers on a port of 127.0.0.1. With a password, return False for every broker except
+    the embedded Kafka that has this password.
+    """
     return await _answer(port, password) is Answer.YES
 
 
