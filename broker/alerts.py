@@ -188,7 +188,7 @@ class AlertWatch:
             raise failure
 
     def _due(self) -> list[Listener]:
-        """Return the listeners that are checked for alerts now. They are all listeners that may need an alert, and some
+        """Return the listeners that are checked for alerts now. They are all listeners that can need an alert, and some
         others.
         """
         pressing: list[Listener] = []
@@ -298,7 +298,7 @@ class AlertWatch:
                 await asyncio.sleep(0)
 
     def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
-        """Return whether an alert about the installation may begin or end for this organization.
+        """Return whether an alert about the installation is allowed to begin or end for this organization.
 
         Such an alert begins only for the operator's organizations, and for organizations that have a queue for alerts.
         Return False for an organization whose alerts another worker checks.
@@ -338,7 +338,7 @@ class AlertWatch:
                 raise
 
     def _may_change(self, kind: Kind, subject: Subject, step: Step, at_ms: int) -> bool:
-        """Return whether the alert may begin or end now. If not, the next check tries again.
+        """Return whether the alert is allowed to begin or end now. If not, the next check tries again.
 
         An alert waits until the message about its last change is put. Otherwise that message would be lost, because
         only the newest change is kept. An alert about the whole installation also waits if many such alerts change,

@@ -89,8 +89,8 @@ def refuse_shared_directory(path: Path) -> None:
 
 
 def _refuse_foreign(path: Path, found: os.stat_result) -> None:
-    """Raise ConfigurationError if another user owns the file. Root may use every user's files, and everybody may use
-    root's.
+    """Raise ConfigurationError if another user owns the file. Root can use every user's files, and every user can use
+    root's files.
     """
     mine = os.geteuid()
     if mine not in (0, found.st_uid) and found.st_uid != 0:

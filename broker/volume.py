@@ -133,8 +133,8 @@ class StoredBytes:
             self._left.pop(self._tenant_of(event.organization_id), None)
 
     def stored(self, organization_id: str) -> int:
-        """Return the stored bytes of an organization, as far as this process knows. Other processes may have counts
-        that they have not recorded yet.
+        """Return the stored bytes of an organization, as far as this process knows. It leaves out the puts
+        that other processes have counted but not recorded yet.
         """
         organization = self._view.state.organizations.get(organization_id)
         recorded = 0 if organization is None else organization.bytes_since(self._since_ms())

@@ -175,7 +175,7 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Add the fetched records to the merged order, as many as the partition may have in memory."""
+        """Add the fetched records to the merged order, as many as the partition is allowed to have in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
         # Skipped records beyond the end of the requested range do not matter, because the request does not want them.
         if fetched.left_out_ms is not None:

@@ -176,7 +176,7 @@ class LogReader:
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[LogPartition]:
-        """Return the partitions that may hold events for this filter. Only these partitions are read."""
+        """Return the partitions that can hold events for this filter. Only these partitions are read."""
         lanes = []
         for topic in wanted.topics():
             of = self._table[topic]

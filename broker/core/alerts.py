@@ -54,7 +54,7 @@ _SILENT_ENDS: Final = (Kind.SECRET, Kind.KEY)
 
 
 class Level(IntEnum):
-    """The level of a condition that may cause an alert: HIGH if an alert should begin, LOW if it should end, BETWEEN if
+    """The level of a condition that can cause an alert: HIGH if an alert should begin, LOW if it should end, BETWEEN if
     neither. OFF means that the alert is switched off: if it has begun, it ends without a message.
     """
 
@@ -66,7 +66,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The level of one condition that may cause an alert, at one time.
+    """The level of one condition that can cause an alert, at one time.
 
     The alert begins when the level has been HIGH for `hold_ms`. It ends when the level has been LOW for `calm_ms`.
     """
@@ -228,7 +228,7 @@ class Trigger:
 
     @property
     def pressing(self) -> bool:
-        """Whether this alert must be checked often: it has begun, or may begin soon."""
+        """Whether this alert must be checked often: it has begun, or will perhaps begin soon."""
         return self.open or self._level is Level.HIGH
 
     def agrees(self, recorded: Trigger) -> bool:

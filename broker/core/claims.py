@@ -167,7 +167,7 @@ class ClaimIndex:
         recent.owners.append(self._owners.add(owner))
 
     def places(self, digest: bytes) -> list[tuple[int, int]]:
-        """Return the partition and offset of each claim that may belong to this Idempotency-Key. Within a partition,
+        """Return the partition and offset of each claim that can belong to this Idempotency-Key. Within a partition,
         the offsets ascend.
         """
         return [(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1) for place in self._places(_prefix(digest))]

@@ -245,7 +245,7 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
-    """The event which says that a range of the log is damaged: no replica has the records as they were written.
+    """The event which says that a range of the log is damaged: no replica has unaltered copies of its records.
     `first_offset` and `last_offset` both belong to the range. A repeated event for the same range changes nothing.
 
     The topic is named without the prefix of the installation's topics.

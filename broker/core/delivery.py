@@ -106,7 +106,7 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.READY: "an attempt may begin as soon as the listener's limits allow",
     Kind.QUEUED: "another delivery with the same ordering key is in progress",
     Kind.RENEWING: "the message was updated, and the new data is being read",
-    Kind.WAITING: "the delivery waits in memory for a time that is near",
+    Kind.WAITING: "the delivery waits in memory until its `deliver_at` or its next attempt, which is near",
     Kind.CONNECTING: "a connection to the listener is being made",
     Kind.SENT: "the request was sent, and there is no answer yet",
     Kind.LEAVING: "the delivery is being written to the topic `outstanding`",
@@ -138,7 +138,7 @@ NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     },
     Kind.QUEUED: {
         Kind.READY: "it is the next one of its key",
-        Kind.LEAVING: "its key is blocked for long",
+        Kind.LEAVING: "an earlier one of its key takes long",
         Kind.RETURNED: "the listener is down",
         Kind.MISSING: "the listener is down or paused",
         Kind.DROPPED: "",
@@ -189,7 +189,7 @@ HOLDS: Final = frozenset(kind for kind in NEXT if kind is not Kind.MISSING and k
 
 
 def legal(before: State, after: State) -> bool:
-    """Return whether a delivery may change from the state `before` to the state `after`."""
+    """Return whether a delivery is allowed to change from the state `before` to the state `after`."""
     return after.kind in NEXT[before.kind]
 
 

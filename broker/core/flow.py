@@ -1,4 +1,4 @@
-"""The limits on attempts to one listener: how many may be in flight, and how many may begin in a second.
+"""The limits on attempts to one listener: how many are allowed in flight, and how many to begin in a second.
 
 For: the concurrency limit that adapts to answers (additive increase, multiplicative decrease), the rate limit, a
 worker's share of both, and the budget of slow listeners. Not for: the circuit breaker (circuit.py).

@@ -111,7 +111,7 @@ class Selection:
             object.__setattr__(self, name, value)
 
     def topics(self) -> tuple[str, ...]:
-        """Return the topics that may hold matching events."""
+        """Return the topics that can hold matching events."""
         types = frozenset(CLASSES) if self.types is None else self.types
         if self.listener_id is not None:
             types &= _OF_A_LISTENER
@@ -136,7 +136,7 @@ class Selection:
         return self._story_of(event) if self._is(event) else None
 
     def may_be_in(self, values: bytes) -> bool:
-        """Return whether one of several records may match the filter, without decoding them.
+        """Return whether one of several records can match the filter, without decoding them.
 
         The method can't be used for the topic `control`, because some of its events name neither a queue nor a message.
         """

@@ -104,7 +104,7 @@ class Window(Generic[D]):
         return self.behind[0] if self.behind else self.scan_from
 
     def may_take(self, offset: int) -> bool:
-        """Return whether the older message at this offset is the next one that the listener may take."""
+        """Return whether the older message at this offset is the next one that the listener is allowed to take."""
         if self.behind:
             return offset == self.behind[0]
         return self.scan_from is not None and offset >= self.scan_from

@@ -69,16 +69,17 @@ class ControlTopic:
         begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
         if begin > 0:
             raise ConfigurationError(
-                f"{self._topic}/0 begins at offset {begin}: the events before it are lost. All state is computed from "
-                "this topic, so no process can start: restore the missing file from a copy, or import an export"
+                f"{self._topic}/0 begins at offset {begin}: the events before it are lost. Everput computes all "
+                "state from the topic `control`, so no process can start: restore the missing file from a copy, or "
+                "import an export"
             )
         try:
             async for _ in self.records(await self.end_offset()):
                 pass
         except LogDamaged as damage:
             raise ConfigurationError(
-                f"{damage}. All state is rebuilt from this topic, so no process can start: restore the records from "
-                "another broker's copy or from an export (`everput mend --help`)"
+                f"{damage}. Everput computes all state from the topic `control`, so no process can start: restore the "
+                "records from another broker's copy or from an export (`everput mend --help`)"
             ) from damage
         return all(topic != self._topic for topic, *_ in self._requests.bad_copies)
 

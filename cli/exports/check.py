@@ -35,7 +35,9 @@ def command(folder: Path) -> None:
         for one, size in zip(made.files, manifest.check(folder, made), strict=True):
             rows = _rows(folder / one.name)
             if rows != one.rows:
-                raise ConfigurationError(f"{folder / one.name} has {rows:,} rows, but its manifest says {one.rows:,}")
+                raise ConfigurationError(
+                    f"{folder / one.name} has {rows:,} rows, but its manifest says {one.rows:,}; repeat the export"
+                )
             bar.advance(task, size)
     if not made.complete:
         raise ConfigurationError(f"the files in {folder} are intact, but the export is incomplete: repeat the export")
