@@ -82,5 +82,7 @@ def _fields(
 
 
 def _rank(fields: Mapping[str, Any]) -> tuple[int, int, str]:
-    """Return a listener's sort key: the worst health first, then the most parked deliveries."""
+    """Return a listener's sort key: the worst health first, then the most parked deliveries, then the name. Everput
+    does not attempt a parked delivery again before somebody redrives it.
+    """
     return _RANK[fields["health"]], -fields["parked"], fields["name"]

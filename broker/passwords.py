@@ -100,7 +100,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # Accept a password if its symbols leave too few characters to judge: with so many symbols, it is no common word.
+    # _judged() cuts a password before the character with which its symbols have too many readings as letters. Accept
+    # the password if fewer than CHARS_MIN characters are left: with so many symbols, it is no common word.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]
@@ -114,7 +115,11 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 
 
 def _judged(password: str) -> str:
-    """Return the part of a password that is judged: its beginning, so that zxcvbn needs only limited time."""
+    """Return the beginning of a password, which is the part that is judged, so that zxcvbn needs only limited time.
+
+    The part has at most JUDGED_CHARS_MAX characters. It ends earlier, before the first character with which the symbols
+    of the password could be read as letters (`4` as `a`) in more than _READINGS_MAX ways.
+    """
     from zxcvbn.matching import L33T_TABLE
 
     end, seen = 0, set[str]()

@@ -59,7 +59,8 @@ def read_secret(path: Path) -> str | None:
         raise ConfigurationError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from error
     if not secret:
         raise ConfigurationError(
-            f"{path} is empty: restore its secret from a backup, or delete the file if nothing needs the secret"
+            f"{path} is empty, but must hold a secret: restore the file from a backup, or delete it if the "
+            "secret is no longer needed"
         )
     return secret
 

@@ -31,7 +31,8 @@ _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "del
 class EventLines:
     """The formatter of events as lines. It learns the names of queues and listeners from the events.
 
-    `width` is the width of the terminal in columns. Without a terminal, `width` is None: lines and ids are then whole.
+    `width` is the width of the terminal in columns. Without a terminal, `width` is None: lines and ids are then not
+    shortened. The value of a field is always cut to 60 characters.
     """
 
     def __init__(self, names: dict[str, str], width: int | None) -> None:

@@ -181,7 +181,8 @@ class ChangeFeed:
             if task is not None:
                 task.cancel()
         self._begun = self._task = None
-        # The log is not read while no client waits, so a new client can't continue from an earlier position.
+        # While no client waits, the log is not read, so this feed misses changes. With the new epoch, since() tells a
+        # client that comes back with an earlier position that the changes are unknown.
         self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
         self._again = {}

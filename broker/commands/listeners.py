@@ -303,13 +303,14 @@ class ListenerCommands:
                 continue
             if queue.name != ALERTS_QUEUE:
                 raise Refused(
-                    f"Only listeners of the queue {ALERTS_QUEUE} may have a mailto: URL. Use an http or https URL.",
+                    f"Only listeners of the queue {ALERTS_QUEUE} can have a mailto: URL. Use an http or https URL.",
                     pointer=pointer,
                 )
             if not self._mail_for(queue.organization_id):
                 raise Refused(
-                    "Everput sends e-mail only if the operator sets --smtp-url and --mail-from, and only for the "
-                    "operator's organizations, or for all with --no-registration. Use an http or https URL.",
+                    "This organization can't have a mailto: URL. Everput sends e-mail only if the operator sets "
+                    "--smtp-url and --mail-from, and only for organizations that the operator created. With "
+                    "--no-registration, it sends e-mail for all organizations. Use an http or https URL.",
                     pointer=pointer,
                 )
 

@@ -45,7 +45,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
     "written": "the type of an event that this program is too old to read",
-    "at_ms": "the time of the event in milliseconds since the UTC epoch, by the writer's clock",
+    "at_ms": "the time of the event in milliseconds since the UTC epoch, by the clock of the process that wrote it",
     "organization_id": "the organization of the event; empty for events of accounts and of the installation",
     "actor": "the author: `key:<id>`, `account:<id>`, `worker` or `shell`; empty when an API process recorded a sum",
     "request_id": "the request that caused the event, as in the answer's `X-Request-Id`; empty when none did",
@@ -130,7 +130,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "tls_ms": "the duration of the TLS handshake; null if there was none",
     "next_at_ms": "the time of the next attempt; null when none is due",
     "put_at_ms": "the time at which the message was put",
-    "redrives": "the number of the listener's redrives that the writer of the record had seen",
+    "redrives": "the number of the listener's redrives that the worker had seen when it wrote the event",
     "forgiven": "the attempts before the last redrive, which no longer count",
     "since_ms": "the time of the last redrive, or the message's `deliver_at`; 0 for neither",
     "first_at_ms": "the time of the first attempt; 0 before it. The age counts from the later of this and since_ms",
@@ -141,7 +141,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "changes_below": "the offset of `changes` below which all changes were honored",
     "waited_ms": "time from the put, or from `deliver_at_ms`, to the answer that accepted the message, in "
     "milliseconds; a list is in the order of `rows`",
-    "after": "the offset of `statistics` below which the writer had read everything",
+    "after": "the offset of `statistics` below which the process that wrote the event had read everything",
     "ranges": "the counted offsets, each as (topic, partition, first offset, offset after the last, minute of the "
     "newest record)",
     "minutes": "the rows of counts. Each is (minute since the epoch, queue, listener, put, delivered, parked, sum of "

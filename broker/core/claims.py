@@ -29,11 +29,12 @@ _PREFIX_BYTES: Final = 4
 
 
 class Claim(NamedTuple):
-    """The claims of one Idempotency-Key that is in use. A claim is an event of a request that is about to put its
+    """The claims of one Idempotency-Key that is in use. A claim is an event that a request writes before it puts its
     messages.
 
-    `first` is the claim of the first request. `holder` is the claim whose process may put the messages now. The ids of
-    the messages come from one of the claims in `ids`, of which the oldest is the first.
+    `first` is the claim of the first request with the key. `holder` is the newest claim that is valid: its process may
+    put the messages now. The ids of the messages were computed from one of the claims in `ids`. The oldest claim is the
+    first item of `ids`, and each later item has another seed for message ids than the claim before it.
     """
 
     first: PutClaimed
@@ -69,8 +70,9 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
     """Return whether an organization that has `mine` of all stored Idempotency-Keys may store one more.
 
-    The organization may use at most as many as are still free, so that other organizations find room. The last quarter
-    is only for organizations with few keys.
+    A key is free if it is one of the `claims_max` keys that fit, and no organization has stored it. The organization
+    may store one more if it has fewer keys than are free, not counting a quarter of `claims_max`. This quarter is
+    reserved for organizations with fewer than `few` keys: such an organization only needs fewer keys than are free.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)

@@ -33,7 +33,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # added after_offsets
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # Version 3 of replay.started has send_headers. Earlier versions always send the headers to the replay's URL.
+    # added send_headers; without this field it is true, so replays of earlier versions send the listener's headers
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 

@@ -2,7 +2,7 @@
 `control`.
 
 For: the state, and how an event changes it. If two events want the same name, the first one in the log gets it, and
-every process ignores the second. The writer of the second event notices this when it reads its own event.
+every process ignores the second. The process that wrote the second event notices this when it reads the event back.
 
 Not for: accounts and sessions (accounts.py), organizations and their members (organizations.py), reading the log
 (projections/), writing to it (broker/commands).

@@ -16,7 +16,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
     urgent: ClassVar[bool] = False
 
-    at_ms: int  # by the writer's clock
+    at_ms: int  # by the clock of the process that wrote the event
     organization_id: str  # empty for accounts, installation
     actor: str = ""
     request_id: str = ""  # empty without an HTTP request

@@ -204,7 +204,7 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     """The event which says that some ranges of the log were counted for the statistics. The topic `statistics` stores
     the event, with the counts of each minute.
 
-    When the writer wrote this event, it had read all records of `statistics` before the offset `after`. Each range is
+    The process that wrote this event had read all records of `statistics` before the offset `after`. Each range is
     (topic, partition, first offset, offset after the last, minute of the newest record).
     """
 
@@ -225,7 +225,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     message.
 
     `number` counts the attempts made. `forgiven` counts the attempts before the last redrive, which no longer count
-    against the limit of attempts. `redrives` is the number of the listener's redrives that the writer knew.
+    against the limit of attempts. `redrives` is the number of the listener's redrives that the worker had seen when it
+    wrote the event, so that a later redrive also applies to this delivery.
     """
 
     listener_id: str

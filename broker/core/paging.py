@@ -37,11 +37,11 @@ class Chunk(NamedTuple, Generic[T]):
 
 
 def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = None) -> tuple[list[T], list[int]]:
-    """Return a page of a queue's messages, at most `limit`, newest first. Also return, for each partition, the offset
-    before which the next page (older messages) lies.
+    """Return a page of a queue's newest messages, newest first, and a list with one offset for each partition. The next
+    page has the older messages: those before these offsets. `chunks` has one chunk for each partition.
 
-    A page is shorter if another partition may have a newer message that was not read yet. All messages together have at
-    most `bytes_max` bytes, but at least one message is returned.
+    The page has at most `limit` messages. It ends before a message if another partition may have a newer message that
+    is not in the chunks. The messages have at most `bytes_max` bytes together, except for a single larger message.
     """
     unread = [chunk for chunk in chunks if chunk.start > chunk.begin]
     floor_ms = max((chunk.oldest_at_ms for chunk in unread if chunk.oldest_at_ms is not None), default=None)

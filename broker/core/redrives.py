@@ -1,8 +1,8 @@
 """The redrives of a listener, and which deliveries each one concerns.
 
-For: comparing the redrives with those that the writer of a record in `outstanding` had seen. Redrives are numbered by
-their order in the log and not by time, because clocks differ. Pure. Not for: what a redrive does
-(broker/delivery/outstanding/schedule.py).
+For: comparing the redrives with those that a worker had seen when it wrote a record to the topic `outstanding`.
+Redrives are numbered by their order in the log and not by time, because clocks differ. Pure. Not for: what a redrive
+does (broker/delivery/outstanding/schedule.py).
 """
 
 from __future__ import annotations

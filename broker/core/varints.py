@@ -39,10 +39,10 @@ def _numbers(packed: bytes) -> list[int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if shift > _BITS_MAX:
-            raise ValueError("the packed list of numbers is damaged: a number has more than 63 bits")
+            raise ValueError("the numbers of a cursor, replay or page token are damaged: one has more than 63 bits")
         if byte < 0x80:
             numbers.append(number)
             number = shift = 0
     if shift:
-        raise ValueError("the packed list of numbers is damaged: it ends in the middle of a number")
+        raise ValueError("the numbers of a cursor, replay or page token are damaged: the last one is incomplete")
     return numbers

@@ -196,7 +196,7 @@ class Assignment:
             dispatcher.cancel(delivery)
         elif await self.outstanding.set_aside(delivery, event):
             dispatcher.settle(delivery)
-            if self.known_changes and self.changes.deleted(delivery):  # deleted during the write
+            if self.known_changes and self.changes.deleted(delivery):  # deleted while the delivery was written
                 self.outstanding.cancel(event.partition, event.listener_id, event.message_id)
 
     async def _serve_outstanding(self) -> None:

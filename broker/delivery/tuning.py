@@ -47,9 +47,9 @@ class Tuning:
     near_ms: int = 10_000
     # If no socket is free, or no thread for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
-    # Before Kafka deletes old messages, their deliveries move to `outstanding`, this many of a listener in one step.
+    # Before Kafka deletes messages, their deliveries move to `outstanding`: at most this many of a listener at a time.
     set_aside_at_once: int = 64
-    # Deliveries that move to `outstanding` in one step have at most this many bytes together. A larger one moves alone.
+    # No further delivery of the listener begins to move while the moving ones have this many bytes together, or more.
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit how many attempts of a listener are in flight and how many begin in a time, and

@@ -14,7 +14,8 @@ from broker.settings import KafkaSettings
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Segments are smaller than Kafka's 1 GiB: Kafka compacts only full segments, and new owners read all records.
+# The new owner of a partition reads all its records, and Kafka removes replaced records only from full segments. So
+# segments are smaller than Kafka's default of 1 GiB, to leave fewer replaced records to read.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 

@@ -240,7 +240,8 @@ class MessageLog(Protocol):
         """Count the queue's messages in the ranges [begin, end) of all partitions. Return the count, and whether it is
         exact.
 
-        Only a part of a long range is read, and the rest is estimated. Raises Unavailable if Kafka does not answer.
+        In each partition, at most 16 MiB of the range are read, and the rest is estimated from them. The count is not
+        exact if something was estimated, or if records are damaged. Raises Unavailable if Kafka does not answer.
         """
 
     async def newest(

@@ -35,7 +35,7 @@ from cli.options import Options, shared_options
 from cli.printing import say
 
 _RECORD_BYTES: Final = 8  # bytes of the smallest possible Kafka record in a record batch
-# This regular expression takes linear time on any input, because a character separates its repetitions.
+# This regular expression takes linear time on any input, because a `/`, `:` or `-` separates its repetitions.
 _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 
 

@@ -65,7 +65,10 @@ def command(options: Options, folder: Path) -> None:
 async def _export(options: Options, folder: Path) -> Manifest:
     made = manifest.load(folder)
     if made is not None and made.kind != "all":
-        raise ConfigurationError(f"{folder} holds an export of one organization; choose another folder")
+        raise ConfigurationError(
+            f"{folder} holds an export of one organization, which a backup of all organizations can't continue: choose "
+            "another folder"
+        )
     if made is not None and made.complete:
         return made
     async with cluster(options) as found:

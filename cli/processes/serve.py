@@ -46,7 +46,7 @@ _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _JOIN_DELAY_MS: Final = 100
 
 _log = Logger(__name__)
-# At most one worker for each processor, because a busy worker uses a whole processor (docs/operations.md).
+# The default of --workers: one for each processor, but at most 2. A busy worker uses a whole processor.
 _WORKERS: Final = min(2, os.cpu_count() or 1)
 
 

@@ -87,7 +87,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # The offset in `changes` up to which an earlier worker may have applied updates and deletions, by partition.
+        # By partition: an earlier worker may have applied the updates and deletions in `changes` before this offset.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}

@@ -230,7 +230,7 @@ class Dispatcher:
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
         """Move a delivery to the topic `outstanding`. The delivery is attempted at `due_ms`, or parked if `due_ms` is
-        None. The committed offset may pass the message when the write has succeeded.
+        None. The committed offset may pass the message when the delivery has been written there.
         """
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)

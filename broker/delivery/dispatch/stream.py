@@ -31,10 +31,11 @@ log = logging.getLogger(__name__)
 
 _ROWS_MAX = 5_000  # An event with this many rows of deliveries has about 300 KB.
 
-# A row of the event DeliveriesSettled, and the time in ms of the put (or `deliver_at`).
+# (offset, time, HTTP status, duration in ms) of an accepted first attempt, as in the event DeliveriesSettled, and as
+# fifth number the time of the put; for a scheduled message, its `deliver_at`. Times are in ms since the UTC epoch.
 Row = tuple[int, int, int, int, int]
 Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
-Made = tuple[DeliveryAttempted, int]  # with the time in ms of the put (or `deliver_at`)
+Made = tuple[DeliveryAttempted, int]  # the event; then the time in ms of the put (or `deliver_at`)
 
 
 class Assigned(Protocol):

@@ -295,6 +295,6 @@ def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEn
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)
     ):
         return False
-    # A delivery with an ordering key also waits until the listener's stream has read all messages before its own.
+    # If the message has an ordering key, its delivery also waits until the stream has read all messages before it.
     wanted = None if stream is None else stream.window.wanted()
     return entry.key_queue is None or entry.message_offset < min(tail, tail if wanted is None else wanted)

@@ -141,7 +141,7 @@ class Outstanding:
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
             self._coming.join(key_queue, delivery.offset)
-        # The event says how many redrives the worker has seen, so that a redrive during the write is not missed.
+        # The event has the number of redrives seen. So a redrive is not missed if it comes while the event is written.
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
@@ -200,7 +200,7 @@ class Outstanding:
 
     def _enter(self, entry: OutstandingEntry) -> None:
         """Add a record that was written to the topic `outstanding` to the index. If an operator has asked for a retry
-        (a redrive) since the write began, the delivery is due now.
+        (a redrive) since this worker began to write the record, the delivery is due now.
         """
         dispatcher, key_queue = self._dispatchers.get(entry.listener_id), entry.key_queue
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and key_queue is None:
@@ -326,7 +326,7 @@ class Outstanding:
 
     async def flush(self) -> None:
         """Write the tombstones of ended deliveries to the topic `outstanding`. After LogUnavailable, the next call
-        repeats the write.
+        writes the tombstones again.
         """
         if self._settled:
             settled, self._settled = self._settled, {}

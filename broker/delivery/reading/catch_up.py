@@ -163,7 +163,7 @@ class CatchUp:
                 continue  # Another read has served this listener already, or its partition was handed over.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                # This read searched only for messages of other queues.
+                # The read searched only for messages of `queue_ids`, and this listener's queue is not among them.
                 continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)

@@ -158,8 +158,10 @@ class Partition:
             self._ring_from = ring[0].offset if ring else self.tail
 
     def from_ring(self, stream: Stream) -> bool:
-        """Hand a lagging listener as many as it can take of the messages that it needs, if all of these are still in
-        memory. Return False if some of these are not in memory, or if the listener needs none.
+        """Hand a lagging listener the messages that it needs next, as many as it can take, from the recent messages in
+        memory. Return whether this was done.
+
+        It is not done if the listener's next offset is before the first offset in memory, or if it needs no message.
         """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:
