@@ -25,8 +25,8 @@ from broker.tenant_slots import TenantSlots
 
 MEDIA: Final = b"text/event-stream"
 _LAST_EVENT_ID: Final = b"last-event-id"
-_STREAMS_MAX: Final = 256  # in this process
-_STREAMS_EACH_MAX: Final = 32  # of one organization
+_STREAMS_MAX: Final = 256  # streams of changes in this process, at most
+_STREAMS_EACH_MAX: Final = 32  # streams of one organization, at most
 # A silent stream sends a comment after this many seconds: proxies close a connection that is silent for a minute.
 _HEARTBEAT_S: Final = 15.0
 _CHECK_S: Final = 1.0

@@ -23,7 +23,7 @@ CHARS_MIN: Final = 10
 CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than 0.1 s of a processor.
 WAITING_MAX: Final = 150  # more than strangers' rate limits allow
-_SCORE_MIN: Final = 2  # 2 means a million guesses
+_SCORE_MIN: Final = 2  # zxcvbn gives this score if a password takes at least a million guesses
 # zxcvbn tries all letters that symbols such as @ and 4 may stand for, so its time grows with the combinations.
 # For 72 characters that an attacker chose, zxcvbn would take 14 s. With the two limits below, it takes 0.2 s at most.
 JUDGED_CHARS_MAX: Final = 32
@@ -40,7 +40,7 @@ class TooManyPasswords(Unavailable):
 
 
 class Passwords:
-    """The hashing and checking of passwords in one process, in a few threads."""
+    """The hashing and checking of passwords in one process, in AT_ONCE threads of their own."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher(time_cost=1, memory_cost=46 << 10, parallelism=1)

@@ -29,7 +29,7 @@ class KafkaSettings:
     ca_file: Path | None = None  # PEM file, like the next two
     cert_file: Path | None = None
     key_file: Path | None = None
-    topic_prefix: str = "everput."  # of topics and consumer groups
+    topic_prefix: str = "everput."  # begins the names of topics and consumer groups
     partitions: int = 16
     replication: int = 3
     min_insync: int = 2
@@ -77,11 +77,11 @@ class Settings:
     trusted_proxies: tuple[Network, ...] = ()  # proxies with X-Forwarded-For
     registration: bool = True  # accounts may be created
     requests_per_s: float | None = None  # requests of an organization's API keys
-    bytes_per_s: int | None = None  # of an organization's messages
-    queues_max: int = 10_000  # of one organization
-    listeners_max: int = 10_000  # of one organization
-    changes_per_min: int | None = None  # in `control`, by one organization
-    organization_bytes_max: int | None = None  # of all organizations of an account
+    bytes_per_s: int | None = None  # bytes of an organization's messages
+    queues_max: int = 10_000  # queues of one organization
+    listeners_max: int = 10_000  # listeners of one organization
+    changes_per_min: int | None = None  # changes of one organization in the topic `control`
+    organization_bytes_max: int | None = None  # bytes stored by all organizations of an account; None for no limit
     retain_messages_s: int | None = None  # None keeps all messages
     append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement
     body_bytes_max: int = 8 << 20  # largest body of a request

@@ -30,7 +30,7 @@ class DirectoryProjection:
 
     def __init__(self, control: ControlLog) -> None:
         self.state = Directory()
-        self.position = 0  # of the next event to apply
+        self.position = 0  # the offset of the next event to apply
         self.complete = True
         self._control = control
         self._callbacks: list[Callable[[Event], None]] = []

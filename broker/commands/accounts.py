@@ -193,7 +193,7 @@ class AccountCommands:
         if account is None:
             return False
         if account.identity is None:
-            raise Refused("This account is not linked with an OpenID Connect provider.")
+            raise Refused("This account is not linked with an OpenID Connect provider, so there is no link to remove.")
         if not account.has_password:
             raise Refused(
                 "This account has no password, so nobody could sign in afterwards. Set one first: reset the password "

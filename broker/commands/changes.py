@@ -27,9 +27,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-_ANSWER_BYTES: Final = 1024  # of an answer without its listeners
-_LISTENER_BYTES: Final = 64  # of each listener in an answer
-_PAGE_BYTES_MAX: Final = 8 << 20  # of updated data in a page
+_ANSWER_BYTES: Final = 1024  # bytes of an answer without its listeners
+_LISTENER_BYTES: Final = 64  # bytes of each listener in an answer
+_PAGE_BYTES_MAX: Final = 8 << 20  # bytes of updated data in a page, at most
 _NONE: Final = "No message of this queue has this ID."
 _DELETED: Final = "This message was deleted."
 _CHANGED: Final = (

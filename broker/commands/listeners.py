@@ -52,7 +52,7 @@ _SIGNING_BYTES: Final = 32
 # An update of a listener is tried again, up to ten times, if another request has changed the listener meanwhile.
 _UPDATES_TRIED: Final = 10
 HIDDEN: Final = "…"  # shown instead of a header's value
-LISTENERS_MAX: Final = 10_000  # of one organization
+LISTENERS_MAX: Final = 10_000  # listeners of one organization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,7 +340,7 @@ def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
                 pointer="/batch",
             )
         if notify_url.startswith(MAILTO):
-            raise Refused("Each e-mail carries one message. Leave `batch` out for a mailto: URL.", pointer="/batch")
+            raise Refused("A mailto: URL gets one message in each e-mail, so leave `batch` out.", pointer="/batch")
     return settings
 
 

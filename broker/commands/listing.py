@@ -27,7 +27,7 @@ _TIME_S: Final = 0.15  # After this time, a request begins no further step, and 
 _STEP: Final = 500  # The states of this many messages are read together.
 # At most this many deliveries' states are read together, so a queue with many listeners has smaller pages.
 _DELIVERIES_MAX: Final = 20_000
-_BYTES_MAX: Final = 8 << 20  # of data on a page
+_BYTES_MAX: Final = 8 << 20  # bytes of data on a page, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from broker.errors import (
 )
 from broker.ports import ControlLog, DirectoryView
 
-QUEUES_MAX: Final = 10_000  # of one organization
+QUEUES_MAX: Final = 10_000  # queues of one organization
 
 
 class QueueCommands:

@@ -111,9 +111,9 @@ class ListenerFacts:
 
     health: str = "healthy"  # a value of `Health`
     lag: int = 0  # at least this many messages wait
-    oldest_at_ms: int | None = None  # of the oldest waiting message
+    oldest_at_ms: int | None = None  # the time of the oldest waiting message
     parked: int = 0  # parked deliveries
-    error: str | None = None  # of the last attempt
+    error: str | None = None  # the error of the last attempt
     secret_ends_at_ms: int | None = None  # end of the next former secret
 
 

@@ -83,7 +83,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     max_in_flight: int = 64  # over all workers
     rate_per_s: float | None = None
-    timeout_ms: int = 15_000  # for one attempt
+    timeout_ms: int = 15_000  # time limit of one attempt
     max_attempts: int | None = None
     max_age_s: int = 72 * 3600  # then a failing delivery is parked
     headers: dict[str, str] = {}

@@ -37,9 +37,9 @@ class Cursor:
     top: int
     open: tuple[int, ...] = ()
     pending: int = 0  # waiting messages below `top`
-    oldest_at_ms: int | None = None  # of the oldest pending message
+    oldest_at_ms: int | None = None  # the time of the oldest pending message
     state: str = "live"  # `live` or `down`
-    error: str | None = None  # of the last attempt
+    error: str | None = None  # the error of the last attempt
     attempts: tuple[int, ...] = ()  # finished attempts, by open offset
     counts: str = ""  # deliveries and attempts, see health.py
 

@@ -39,7 +39,7 @@ class Replay:
     notify_url: str | None  # None: the listener's own URL
     liveness_url: str | None  # None: listener's own, or notify_url
     rate_per_s: float | None
-    start_offsets: tuple[int, ...]  # by partition
+    start_offsets: tuple[int, ...]  # one offset for each partition
     end_offsets: tuple[int, ...]
     before_offsets: tuple[int, ...]
     after_offsets: tuple[int, ...]

@@ -55,7 +55,7 @@ class Fence:
             self._asked_at = float("-inf")
             raise
         if ask is not self._ask:
-            raise LogUnavailable("this worker gave its partitions up during this check; their next owner goes on")
+            raise LogUnavailable("this worker gave its partitions up during this check; their next owner delivers")
         self._asked_at = asked_at
 
     async def assure(self) -> None:
@@ -73,7 +73,9 @@ class Fence:
             await self.confirm()
             answer.set_result(None)
         except BaseException as error:
-            answer.set_exception(error if isinstance(error, LogUnavailable) else LogUnavailable("the check is aborted"))
+            answer.set_exception(
+                error if isinstance(error, LogUnavailable) else LogUnavailable("the ownership check was aborted")
+            )
             # Read the exception, because asyncio logs an exception that nobody has read.
             answer.exception()
             raise

@@ -243,7 +243,7 @@ class Roster:
             dispatcher.recent.pop(number, None)
             if cursor.counts:
                 dispatcher.recent[number] = health.read(cursor.counts).recent
-            if cursor.state == "down":  # for its former owner
+            if cursor.state == "down":  # the former owner of the partition found the listener down
                 self.assignment.checkpoints.changed(listener.id, (number,))
             reach = listener.reach(number, partition.tail)
             if cursor.top != reach or cursor.open:

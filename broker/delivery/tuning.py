@@ -31,7 +31,7 @@ class Tuning:
     held_bytes_max: int = 4 << 20
     # The messages of one listener may use at least this many bytes of memory, even if the worker has little left.
     held_bytes_min: int = 64 << 10
-    all_held_bytes_max: int = 128 << 20  # for all listeners together
+    all_held_bytes_max: int = 128 << 20  # bytes of held messages of all listeners together
     # At most this many deliveries of a listener wait in memory for a retry, or half of `held_max` if that is less now.
     # Others wait in the topic `outstanding`.
     retries_max: int = 128
@@ -54,7 +54,7 @@ class Tuning:
 
     # The following settings limit how many attempts of a listener are in flight and how many begin in a time, and
     # decide its priority (dispatch/limits.py).
-    attempts_max: int = 1024  # in flight in a worker
+    attempts_max: int = 1024  # attempts in flight in a worker, at most
     # Every listener may have this many attempts in flight, even if the other listeners use up the worker's limit.
     attempts_min: int = 2
     # A listener that has not answered yet may hang, so it has at most this many attempts in flight.

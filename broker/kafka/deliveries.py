@@ -37,7 +37,7 @@ from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
-_READS_MAX: Final = 64  # of 1 MiB, for each message
+_READS_MAX: Final = 64  # reads of 1 MiB, for each message
 # To count waiting messages, at most four reads of 1 MiB are made. If more messages wait, the count is too low.
 _LAG_READS_MAX: Final = 4
 # To count waiting messages, a partition is read in at most this many rounds: listeners' offsets may be far apart.

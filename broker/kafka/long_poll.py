@@ -31,7 +31,7 @@ WAIT_MS: Final = 1_000  # Kafka answers a fetch request after a second at the la
 _PARTITION_BYTES: Final = 1 << 20
 _ANSWER_BYTES: Final = 4 << 20
 _RECORDS_MAX: Final = 1_000  # records of a partition per read
-_PAUSE_S: Final = 0.1  # after an error
+_PAUSE_S: Final = 0.1  # pause after an error
 
 
 class LongPoll:

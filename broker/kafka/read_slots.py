@@ -18,7 +18,7 @@ from broker.errors import Busy
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant
 WAIT_S: Final = 10.0
-COUNT_READS_MAX: Final = 16  # of 1 MiB, per partition
+COUNT_READS_MAX: Final = 16  # reads of 1 MiB, per partition
 
 
 class ReadSlots:

@@ -306,5 +306,5 @@ class Resolver:
     def _allowed(self, host: str, found: Sequence[str]) -> list[str]:
         allowed = [text for text in found if self._may_be_at(text)]
         if not allowed:
-            raise Refused(f"{host} has no public IP address, and none that --allow-network allows")
+            raise Refused(f"{host} has no IP address that is public or in a network of --allow-network")
         return allowed

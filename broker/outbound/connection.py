@@ -47,7 +47,7 @@ _AGAIN_BYTES_MAX: Final = 1 << 10
 class ConnectionTuning:
     """The bounds of connections."""
 
-    connect_s: float = 5.0  # for all addresses together
+    connect_s: float = 5.0  # time to connect, for all addresses together
     next_address_s: float = 1.25  # If an address of a host does not answer for this long, the next address is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
     end_s: float = 1.0  # After the status line of an HTTP answer, the rest of the answer may take at most this long.
@@ -56,7 +56,7 @@ class ConnectionTuning:
 CONNECTION: Final = ConnectionTuning()
 
 
-KEPT_BYTES_MAX: Final = 16 << 10  # of an answer that is kept
+KEPT_BYTES_MAX: Final = 16 << 10  # bytes of an answer that are kept, at most
 
 # Milliseconds of the DNS look-up, of connecting and of the TLS handshake; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._again = b""  # the bytes of the connection's last answer; an equal answer is not parsed
         self._again_status = 0
         self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
-        self.times = REUSED  # of opening it
+        self.times = REUSED  # durations of the steps of opening the connection
         self.work: Any = None  # The connection's owner stores its request here, until the request's answer ends.
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it

@@ -49,7 +49,7 @@ class DnsTuning:
     hanging_max: int = 1024
     slow_after: int = 2  # A host name whose look-ups got no answer in time this often in a row counts as slow.
     answer_s: float = 2.5  # how long a caller waits
-    other_answer_s: float = 0.5  # with a usable older answer
+    other_answer_s: float = 0.5  # how long a caller waits if there is a usable older answer
     cache_s: float = 10.0  # how long an answer is fresh
     failure_cache_s: float = 1.0  # how long a failure is fresh
 

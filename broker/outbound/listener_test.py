@@ -41,7 +41,7 @@ class ListenerTest(NamedTuple):
     status: int | None  # None if there was no answer
     error: str | None  # why no answer came; `failed-in-batch` if the answer to a batch rejects its message
     took_ms: int  # until the status line, including connecting
-    times: Times  # of connecting
+    times: Times  # durations of the steps of connecting
     answer: Answer | None  # with secrets hidden
     request: Headers  # with secrets hidden
     url: str  # with secrets hidden

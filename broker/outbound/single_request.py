@@ -18,7 +18,7 @@ class Answer(NamedTuple):
 
     status: int | None  # the HTTP status of the answer; None if there was no valid answer
     error: str | None  # if there was no valid answer
-    times: Times = REUSED  # of connecting
+    times: Times = REUSED  # durations of the steps of connecting
     at_s: float = 0.0  # when the status line of the answer arrived, on the event loop's clock
     received: bytes = b""  # the first bytes of the HTTP answer, if the caller has asked for them
 

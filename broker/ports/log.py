@@ -223,8 +223,8 @@ class MessageLog(Protocol):
     ) -> tuple[int, bytes] | None:
         """Return (offset, value) of a message, or None if there is no such message.
 
-        The partition is read from the time in the message's id on. Each organization may run only a few large reads
-        concurrently. Raises Unavailable if Kafka does not answer.
+        The partition is read from the time in the message's id on. In one process, all organizations of one account
+        together may run two large reads at a time. Raises Unavailable if Kafka does not answer.
         """
 
     async def find_all(

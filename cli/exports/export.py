@@ -153,7 +153,9 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
         owner = orjson.loads(part.lines[0])["event"]["organization_id"]
         made.organization_id = made.organization_id or owner
         if made.organization_id != owner:
-            raise ConfigurationError("this folder's export is of another organization; choose another folder")
+            raise ConfigurationError(
+                "this folder holds an export of another organization than the API key's; choose another folder"
+            )
 
 
 def _write(folder: Path, made: Manifest, lines: list[bytes], cursor: str) -> None:

@@ -69,7 +69,7 @@ def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = 
     the command deletes no listener that existed before.
     """
     if given and len(given) != len(targets):
-        raise ConfigurationError("give as many --name as --to, or none")
+        raise ConfigurationError("give one --name for each --to, or no --name at all")
     if temporary and not given:
         return [_shortened(f"{one} on {platform.node()} {secrets.token_hex(4)}") for one in targets]
     names = given or [_shortened(f"{one} on {platform.node()}") for one in targets]

@@ -108,7 +108,7 @@ class Attempts:
         self._tuning = dispatcher.tuning
         self._dice = dice  # draws the jitter of retries
         self._loop = loop
-        self.error: str | None = None  # of the last attempt
+        self.error: str | None = None  # the error of the last attempt
         self.spans = Spans(network.tracing)
         self.answers = KeptAnswers(dispatcher.touch)
         target = parse_url(dispatcher.listener.notify_url)

@@ -23,7 +23,7 @@ from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
 ANSWERS_MAX: Final = 20  # At most this many different HTTP answers of one listener are stored in a minute.
-BYTES_MAX: Final = 64 << 10  # in all these answers together
+BYTES_MAX: Final = 64 << 10  # bytes of all kept answers together
 # At most this many different HTTP answers of one listener are parsed in a minute. Equal bytes are parsed once.
 PARSED_MAX: Final = 100
 ROWS_MAX: Final = 5_000  # attempts until the next checkpoint

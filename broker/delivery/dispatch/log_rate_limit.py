@@ -1,4 +1,5 @@
-"""A limit on the log lines that one listener causes: a few of each kind per minute, and a summary of those left out.
+"""A limit on the log lines that one listener causes: by default three of each kind per minute. A later line
+has a summary of the lines that were left out.
 
 For: a listener that fails every delivery must neither flood the log nor occupy its worker with logging. Not for: the
 contents of a line, nor the record of each attempt, which is in `deliveries` (stream.py).

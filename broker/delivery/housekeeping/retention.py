@@ -122,8 +122,8 @@ class Retention:
                 await self._set_aside(lags)
 
     async def _set_aside(self, lags: deque[_Lag]) -> None:
-        """Move the old unfinished deliveries of a few listeners at a time to the topic `outstanding`, so that little
-        memory is needed.
+        """Move old unfinished deliveries to the topic `outstanding`. To need little memory, work on at most
+        `set_aside_listeners` pairs of a listener and a partition at a time.
         """
         while lags:
             some = [lags.popleft() for _ in range(min(len(lags), self._tuning.set_aside_listeners))]

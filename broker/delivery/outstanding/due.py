@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """A loop over the due deliveries of one listener. The loop handles a few deliveries at a time, so that other
-    listeners get turns.
+    """A loop over the due deliveries of one listener. After at most `due_each_at_once` deliveries, the loop pauses,
+    so that other listeners are served.
     """
 
     until_ms: int  # The pass includes the deliveries that were due at this time, when it began.
@@ -119,8 +119,8 @@ class Due:
         self._soonest_ms = min(self._next_ms.values(), default=None)
 
     def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
-        """Return a few due deliveries of each listener that can take them, and whether a redrive (an operator's request
-        to retry) may make more deliveries due immediately.
+        """Return due deliveries of the listeners that can take them, at most `due_each_at_once` of one listener. Also
+        return whether a redrive (an operator's request to retry) may make more deliveries due immediately.
         """
         chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max

@@ -63,7 +63,7 @@ class Count:
     # The deliveries that are due or retrying, by partition, without those that wait for their `deliver_at` time.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # by partition, with an attempt
-    parked: dict[int, int] = field(default_factory=dict)  # of each partition
+    parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition
     queued_keys: int = 0  # not parked, with an ordering key
 
 

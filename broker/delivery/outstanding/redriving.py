@@ -1,4 +1,4 @@
-"""Redrives of deliveries in the topic `outstanding`: the deliveries are made due now, a few at a time.
+"""Redrives of deliveries in the topic `outstanding`: the deliveries are made due now, in small groups.
 
 For: one assignment. A redrive may name very many deliveries, so they are made due only as their dispatcher can take
 them. Not for: which deliveries a redrive concerns (broker/core/redrives.py), handing them over (due.py).
@@ -114,7 +114,7 @@ class Redrives:
             due.note(entry.listener_id, now_ms())
 
     async def undo_cancelled(self, listener: Listener, due: Schedule) -> None:
-        """Undo the cancelled redrives of a listener, a few deliveries at a time, because there may be very many.
+        """Undo the cancelled redrives of a listener, `rows_at_once` deliveries at a time, as there may be very many.
         Attempts that are under way continue.
         """
         at = -1
