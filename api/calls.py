@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
-_LENGTH_DIGITS_MAX: Final = 19  # of the header Content-Length
+_LENGTH_DIGITS_MAX: Final = 19  # digits of the header Content-Length
 _READS: Final = ("GET", "HEAD")
 # Caches must not share answers between clients: a cache does not know that an answer depends on the header X-API-KEY.
 _NOT_STORED: Final = (b"cache-control", b"no-store")

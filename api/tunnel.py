@@ -51,7 +51,7 @@ REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
 FAILED_MAX: Final = 1_000  # the most messages in a batch
-_ID_CHARS: Final = 36  # of a message's id
+_ID_CHARS: Final = 36  # characters of a message's id
 _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "user-agent"})
 
 

@@ -33,7 +33,7 @@ _CHECK_S: Final = 1.0
 # A stream of changes ends after this time, so that load balancers can move clients. The client connects again.
 _STREAM_S: Final = 15 * 60.0
 _KINDS: Final = frozenset({"queue", "listener", "message", "delivery", "replay", "alert"})
-_KINDS_OF_MEMBERS: Final = _KINDS | {"key", "organization", "invitation"}  # for sessions only
+_KINDS_OF_MEMBERS: Final = _KINDS | {"key", "organization", "invitation"}  # only sessions may watch the added kinds
 
 
 class Watch:

@@ -100,7 +100,7 @@ class ChangeFeed:
         self._positions: dict[tuple[str, int], int] = {}
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
-        self._number = 0  # of the last look
+        self._number = 0  # the number of the last check of the log
         self._looking = False  # True while the log is read
         # For each organization, the number of the first check of the log that decoded the organization's records.
         self._known_since: dict[str, int] = {}

@@ -140,7 +140,7 @@ class ClaimIndex:
         self._run_max = run_max
         self.runs: list[_Run] = []
         self._owners = _Owners()
-        self._since_ms = self._until_ms = 0  # of the unsorted claims
+        self._since_ms = self._until_ms = 0  # times of the first and the newest unsorted claim
         self._begin()
 
     def __len__(self) -> int:

@@ -70,7 +70,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_messages: int = 100
-    max_bytes: int = 1 << 20  # of the request's body
+    max_bytes: int = 1 << 20  # bytes of the request's body, at most
     wait_ms: int = 100
 
 

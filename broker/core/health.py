@@ -31,7 +31,7 @@ class Health(StrEnum):
 
     DOWN = "down"  # attempts wait for a good probe
     FAILING = "failing"  # alive, but too many attempts fail
-    PAUSED = "paused"  # by a user, or after 410
+    PAUSED = "paused"  # a user paused it, or it answered 410
     REPLAYING = "replaying"  # healthy, with a running replay
     NEW = "new"  # no attempt has ended yet
     HEALTHY = "healthy"  # it accepts messages

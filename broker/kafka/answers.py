@@ -19,7 +19,7 @@ from broker.kafka.scan import scan
 from broker.ports import Answer, Attempt
 from broker.time_offsets import offsets_since
 
-_READS_MAX: Final = 4  # of 1 MiB, per partition
+_READS_MAX: Final = 4  # reads of 1 MiB, per partition
 _MARK: Final = b'"type":"answers.kept"'
 
 

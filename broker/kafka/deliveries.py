@@ -36,7 +36,7 @@ from broker.settings import KafkaSettings
 from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
-_FINAL_IF_REDRIVEN: Final = ("delivered",)  # after a redrive
+_FINAL_IF_REDRIVEN: Final = ("delivered",)  # the states that are final even after a redrive
 _READS_MAX: Final = 64  # reads of 1 MiB, for each message
 # To count waiting messages, at most four reads of 1 MiB are made. If more messages wait, the count is too low.
 _LAG_READS_MAX: Final = 4

@@ -44,7 +44,7 @@ _LOOK_BACK: Final = 1_000
 _CLOCKS_MS: Final = 600_000
 # After each 64 records, which take about a millisecond, a reader of statistics yields to the event loop.
 _RECORDS_AT_ONCE: Final = 64
-_SERIES_READS_MAX: Final = 1_024  # of 1 MiB, per API request
+_SERIES_READS_MAX: Final = 1_024  # reads of 1 MiB, per API request
 
 
 class Batch(NamedTuple):

@@ -47,7 +47,7 @@ ALGORITHMS: Final = (
     "EdDSA",
     "Ed25519",
 )
-_TEXT_CHARS_MAX: Final = 255  # of a person's id at the provider (OpenID Connect Core 1.0, 2)
+_TEXT_CHARS_MAX: Final = 255  # characters of a person's id at the provider (OpenID Connect Core 1.0, 2)
 _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 

@@ -34,7 +34,7 @@ STEADY: Final = "crm"
 FAILING: Final = "mail"
 REFUSE_FROM: Final = 0.25  # fraction of the messages that were put
 KILL_AT: Final = 0.5
-ACCEPT_AFTER_S: Final = 2.0  # after the last put
+ACCEPT_AFTER_S: Final = 2.0  # seconds after the last put
 TICK_S: Final = 0.1
 # The demo gives up after 40 s without progress, which is longer than Kafka needs to notice a dead worker.
 PATIENCE_S: Final = 40.0

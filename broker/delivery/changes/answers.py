@@ -41,7 +41,7 @@ class _UnderWay:
 class ChangeReply:
     """An update or deletion of a message, and the worker's answer to it: the state of each listener's delivery."""
 
-    offset: int  # of the change's record
+    offset: int  # the offset of the change's record in the topic `changes`
     event: MessageChange
     in_doubt: bool  # True if the worker that had the partition may have sent the message before it crashed.
     honoured: bool  # True if the update or deletion may have taken effect before this worker took the partition over.

@@ -50,7 +50,7 @@ class Limits:
         self._circuit = circuit
         self._replay = replay  # A replay never has high priority.
         self.flow = Flow(settings.max_in_flight)
-        self.share = tuning.attempts_max  # of the worker's attempts in flight
+        self.share = tuning.attempts_max  # this listener's part of the worker's attempts in flight
         self.permits = 1
         self.took_ms: float | None = None  # average duration of good answers
         self._samples = tuning.answers_weighed

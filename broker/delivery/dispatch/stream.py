@@ -112,7 +112,7 @@ class Delivery:
         self.number = 0  # attempts begun
         self.again = False  # was repeated at once
         self.first_of_key = False  # blocks its ordering key
-        self.entry: OutstandingEntry | None = None  # if it comes from `outstanding`
+        self.entry: OutstandingEntry | None = None  # None unless it comes from `outstanding`
         self.first_at_ms = 0  # start of the first attempt
         self.put_at_ms = 0  # kept when `message` is dropped
 
@@ -169,7 +169,7 @@ class Stream:
         self.dirty = False  # changed since the last checkpoint
         self.pressing = False  # must be in the next checkpoint
         self.requested = False  # waits for a catch-up reader
-        self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # of the next catch-up read
+        self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
         # Unfinished deliveries below this offset move to `outstanding`, because Kafka will soon delete their messages.
         self.set_aside_below = 0
         self.from_outstanding: set[Delivery] = set()  # deliveries taken back from `outstanding`

@@ -30,7 +30,7 @@ class OutstandingEntry:
     message_id: str
     message_offset: int
     ordering_key: str | None
-    record_offset: int  # in `outstanding`; negative if unknown
+    record_offset: int  # offset of the record in `outstanding`; negative if unknown
     number: int
     redrives: int
     forgiven: int

@@ -59,12 +59,12 @@ class Count:
     """The number of one listener's deliveries in the topic `outstanding`."""
 
     rows: int = 0
-    due: dict[int, int] = field(default_factory=dict)  # not parked, by partition
+    due: dict[int, int] = field(default_factory=dict)  # deliveries that are not parked, by partition
     # The deliveries that are due or retrying, by partition, without those that wait for their `deliver_at` time.
     waiting: dict[int, int] = field(default_factory=dict)
-    retrying: dict[int, int] = field(default_factory=dict)  # by partition, with an attempt
+    retrying: dict[int, int] = field(default_factory=dict)  # attempted and not parked, by partition
     parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition
-    queued_keys: int = 0  # not parked, with an ordering key
+    queued_keys: int = 0  # unparked deliveries with an ordering key
 
 
 class OutstandingIndex:

@@ -51,7 +51,9 @@ class DamagedBatch(NamedTuple):
     header: bytes
 
 
-_Row = tuple[int, bytes, bytes | None]  # see _batches()
+_Row = tuple[
+    int, bytes, bytes | None
+]  # position, header, and bytes of a record batch; the bytes are None if a length is wrong
 
 
 def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
