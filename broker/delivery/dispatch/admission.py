@@ -27,14 +27,14 @@ class Admission(Enum):
     """
 
     BEGIN = "an attempt may begin"
-    KEPT = "its record in `outstanding` was written before a crash that came before the cursor"
+    KEPT = "its record in `outstanding` was written, but a crash came before the offset was committed"
     UNDECODABLE = "its message can't be decoded: it is parked"
-    RELEASED = "its message will soon be deleted by age: it is set aside, without an attempt"
-    QUEUED = "another delivery of its ordering key goes first"
-    FOLLOWS = "an earlier one of its key has left the window, or too many wait for a slow key: it is set aside, due now"
-    RETURNED = "it came from `outstanding`, and an earlier one of its key waits there, or its redrive was cancelled"
-    NEAR = "its message's time is near: it waits in its window"
-    FAR = "its message's time is far: it is set aside until then"
+    RELEASED = "its message will soon be deleted by age: it moves to `outstanding` without an attempt"
+    QUEUED = "an earlier delivery with its ordering key must end first"
+    FOLLOWS = "an earlier delivery of its key is in `outstanding`, or many wait for a slow key: it moves there, due now"
+    RETURNED = "it came from `outstanding`: an earlier delivery of its key waits there, or its redrive is cancelled"
+    NEAR = "its message's `deliver_at` is near: it waits in memory"
+    FAR = "its message's `deliver_at` is far: it moves to `outstanding` until then"
 
 
 # Read these values from the enumeration once: each read is slow, and every delivery is compared with them.

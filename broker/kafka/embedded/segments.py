@@ -51,9 +51,8 @@ class DamagedBatch(NamedTuple):
     header: bytes
 
 
-_Row = tuple[
-    int, bytes, bytes | None
-]  # position, header, and bytes of a record batch; the bytes are None if a length is wrong
+# The position, header, and bytes of a record batch. The bytes are None if a length field can't be right.
+_Row = tuple[int, bytes, bytes | None]
 
 
 def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
