@@ -289,7 +289,10 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (flow.Flow, "succeeded", has_no_limit, "too many"),
         (flow.Share, "of", shares_by_partitions, "too many"),
         (checkpoints.Checkpoints, "_store", commits_unasked, "set back"),
-        (checkpoints.Checkpoints, "_may_wait", commits_who_gives_way_at_hand_overs_only, "repeated"),
+        pytest.param(
+            *(checkpoints.Checkpoints, "_may_wait", commits_who_gives_way_at_hand_overs_only, "repeated"),
+            marks=pytest.mark.slow,  # found only after hundreds of runs, as the other one that is marked
+        ),
         (Attempts, "follow_up", parks_at_once_and_silently, "committed past"),
         (Listener, "stands_at", starts_at_the_beginning, "too early"),
         (Listener, "stands_at", starts_at_the_newest, "lost"),
@@ -300,7 +303,7 @@ def lets_the_log_go_and_sets_nothing_aside(self, delivery):
         (key_order.ArrivingOffsets, "first", nobody_is_coming, "out of order"),
         (due, "may_leave", does_not_wait_for_its_key, "out of order"),
         (due, "may_leave", does_not_wait_for_its_window, "repeated"),
-        (Outstanding, "__init__", forgets_no_line, "unsettled"),
+        pytest.param(Outstanding, "__init__", forgets_no_line, "unsettled", marks=pytest.mark.slow),
         (Outstanding, "expect", expects_nothing, "out of order"),
         (Outstanding, "flush", writes_no_tombstones, "repeated"),
         (Outstanding, "returned", takes_nothing_back, "lost"),
