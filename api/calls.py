@@ -228,8 +228,8 @@ class Call:
         )
 
     def if_match(self) -> frozenset[int] | None:
-        """Return the versions that a resource may have for the change to be made, from the header `If-Match`; None for
-        any version.
+        """Return the versions in the request's header `If-Match`, or None if any version is accepted. The request
+        changes a resource only if the resource has one of these versions.
         """
         return versions(self.sent.get(b"if-match"))
 

@@ -322,7 +322,7 @@ class AlertWatch:
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             recorded = self._directory.alerts.trigger(kind, subject.id)
-            # Another worker may have owned the partition since the last check, and may have begun or ended the alert.
+            # Another worker can have owned the partition since the last check, and have begun or ended the alert.
             if kind not in triggers or not triggers[kind].agrees(recorded):
                 triggers[kind] = recorded
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}

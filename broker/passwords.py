@@ -24,7 +24,7 @@ CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than 0.1 s of a processor.
 WAITING_MAX: Final = 150  # more than strangers' rate limits allow
 _SCORE_MIN: Final = 2  # zxcvbn gives this score if a password takes at least a million guesses
-# zxcvbn tries all letters that symbols such as @ and 4 may stand for, so its time grows with the combinations.
+# zxcvbn tries all letters that symbols such as @ and 4 can stand for, so its time grows with the combinations.
 # For 72 characters that an attacker chose, zxcvbn would take 14 s. With the two limits below, it takes 0.2 s at most.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8

@@ -75,8 +75,8 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # The bytes that each tenant may store before its limit is checked again.
-        # The count of remaining bytes may become negative, because several puts run concurrently.
+        # The bytes that each tenant can store before its limit is checked again. This number can become negative,
+        # because several puts run concurrently.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id

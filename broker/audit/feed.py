@@ -181,8 +181,8 @@ class ChangeFeed:
             if task is not None:
                 task.cancel()
         self._begun = self._task = None
-        # While no client waits, the log is not read, so this feed misses changes. With the new epoch, since() tells a
-        # client that comes back with an earlier position that the changes are unknown.
+        # While no client waits, the feed does not read the log, so it misses changes. So begin a new epoch:
+        # since() reports the changes as unknown to each client whose position has an earlier epoch.
         self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
         self._again = {}
@@ -217,7 +217,8 @@ class ChangeFeed:
         ends = await self._ends()
         moved = [(lane, at) for lane, end in ends.items() if (at := self._positions.get(lane, end)) < end]
         reads = await asyncio.gather(*(self._read(*lane, at) for lane, at in moved))
-        # After an unexpected error, there are no positions, and nobody has read what was stored since that error.
+        # An unexpected error deletes the positions in the log, so the events stored since then were not read.
+        # Then report the changes as unknown to clients, and read on from the current ends of the partitions.
         unread = not self._positions
         found: dict[str, set[Change]] = {}
         for (lane, _), read in zip(moved, reads, strict=True):
@@ -225,7 +226,8 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker commits offsets after it has written a delivery's record, so the next check reports the change again.
+        # A worker commits offsets after it has written a delivery's record, so the next check of the log reports the
+        # delivery's change to clients again.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

@@ -61,8 +61,9 @@ class Rests:
         self._kept: OrderedDict[Lane[Event], FetchResult] = OrderedDict()
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
-        """Keep the records of a fetch, from the list index `index` on, in the cache. The next read then need not fetch
-        them again.
+        """Put the records of a fetch into the cache, without the first `index` records. The next read of this partition
+        then takes them from the cache instead of Kafka. If the cache has more than `bytes_max` bytes then, drop the
+        oldest fetches.
         """
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))
@@ -128,8 +129,8 @@ class LaneReader:
             self._ahead = _Ahead(soonest, asyncio.create_task(self._fetch(soonest, soonest.at)))
 
     def _told_damaged(self, lane: Lane[Event], first: int, last: int) -> Event:
-        """Return an event that stands for an unreadable range of the log. All clients see it, because nobody knows
-        which organizations had records in this range.
+        """Return an event that stands for an unreadable range of the log. All clients see it, because Everput does not
+        know which organizations had records in this range.
         """
         return DamageFound(
             at_ms=lane.floor_ms,

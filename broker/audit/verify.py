@@ -169,7 +169,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # A queue that was created during the check may cause this finding, so only the next check reports it.
+                # A queue that was created during the check can cause this finding, so only the next check reports it.
                 if not finding.wrong:
                     yield finding
             for checks in others:
@@ -180,7 +180,8 @@ class Verifier:
         named, who = self.control.named.get(number, (0, ""))
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end of the topic")
-        # Kafka may still have the records about a message's deliveries, because retention deletes the message first.
+        # Kafka can still have the records about a message's deliveries after retention has deleted the message.
+        # So read the partition's first offset again: a message before this offset is not reported as missing.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)

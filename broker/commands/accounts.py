@@ -196,8 +196,8 @@ class AccountCommands:
             raise Refused("This account is not linked with an OpenID Connect provider, so there is no link to remove.")
         if not account.has_password:
             raise Refused(
-                "This account has no password, so nobody could sign in afterwards. Set one first: reset the password "
-                "by e-mail, or ask the operator of this server."
+                "This account has no password, so without its OpenID Connect provider no sign-in would be possible. "
+                "Set a password first: reset it by e-mail, or ask the operator of this server."
             )
         await self._check_own_password(account, password)
         event = ev.AccountIdentityUnlinked(

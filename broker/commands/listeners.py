@@ -273,7 +273,8 @@ class ListenerCommands:
         for name, value in (asked or {}).items():
             if value == HIDDEN and name not in known:
                 raise Refused(
-                    "This header has no stored value that could be kept. Enter its value.", pointer=f"/headers/{name}"
+                    "The value … keeps a header's stored value, but this header has none. Enter its value.",
+                    pointer=f"/headers/{name}",
                 )
             headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
             size += len(name) + self._size(known[name] if value == HIDDEN else None, value)

@@ -154,8 +154,8 @@ class InstallationFacts:
     refused_below: int = 0
 
     def readings(self) -> dict[Kind, Reading]:
-        """Return the level of each condition (HIGH, LOW, BETWEEN or OFF), and how long this level must last until an
-        alert begins or ends.
+        """Return a reading for each kind of alert about the log. A reading has the level of the alert's condition
+        (HIGH, LOW, BETWEEN or OFF), and how long HIGH or LOW must last until the alert begins or ends.
         """
         return {
             Kind.DAMAGED: Reading(Level.HIGH if self.damaged else Level.LOW, calm_ms=0),

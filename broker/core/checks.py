@@ -23,7 +23,8 @@ from broker.core.events import Event
 from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 
-# The times of a record and of its event may differ by ten minutes, because clocks differ and Kafka may be slow.
+# `everput verify` accepts a difference of ten minutes between the time of a Kafka record and the time in its event.
+# Such differences are normal, because the clocks of machines differ, and Kafka can be slow.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "invitation", "key", "queue", "listener", "replay")
 _BY_ITSELF: Final = ("worker", "shell")  # actors without a request id

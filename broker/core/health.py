@@ -185,6 +185,6 @@ def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
         recent=[one.recent for one in counted],
         at_ms=at_ms,
     )
-    # The metadata of a committed offset may name an error that is older than the listener's last accepted attempt.
+    # A committed offset can name an error that is older than the last accepted attempt: do not show such an error.
     stale = found.accepted_at_ms > found.refused_at_ms and not down
     return found if stale else replace(found, error=error)

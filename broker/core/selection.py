@@ -27,9 +27,10 @@ from broker.errors import UnknownEvent
 
 
 class Unreadable(Event, frozen=True, kw_only=True, tag="unreadable"):
-    """A placeholder for an event that only a newer version of Everput can read. It is never stored.
+    """A placeholder for an event in the log that this version of Everput can't decode, because a newer one wrote it.
 
-    `written` is the event's type. Clients see the placeholder, so that they know that such an event exists.
+    `written` is the event's type in the log. Answers to clients show the placeholder in place of the event, so that
+    clients know that the event exists. The placeholder itself is never stored.
     """
 
     written: str
@@ -47,7 +48,7 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# Redrives, their cancellation and replays may concern many messages, so each message's history includes these events.
+# A redrive, its cancellation or a replay can concern many messages, so each message's history includes these events.
 _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )

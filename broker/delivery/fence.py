@@ -76,7 +76,7 @@ class Fence:
             answer.set_exception(
                 error if isinstance(error, LogUnavailable) else LogUnavailable("the ownership check was aborted")
             )
-            # Read the exception, because asyncio logs an exception that nobody has read.
+            # Read the exception here, because asyncio logs an exception that no caller has read.
             answer.exception()
             raise
         finally:

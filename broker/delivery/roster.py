@@ -252,7 +252,7 @@ class Roster:
                 opened = [(offset, Delivery(stream, offset, None)) for offset in cursor.open]
                 if opened:
                     opened[0][1].put_at_ms = cursor.oldest_at_ms or 0
-                for (_, delivery), made in zip(opened, cursor.attempts, strict=False):  # The cursor may hold no counts.
+                for (_, delivery), made in zip(opened, cursor.attempts, strict=False):  # a cursor can lack the counts
                     delivery.number = made
                 window.restore(cursor, reach, opened)
                 if window.wanted() is not None:

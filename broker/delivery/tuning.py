@@ -24,19 +24,21 @@ class Tuning:
 
     # Memory of one listener (dispatch/room.py)
     held_max: int = 512  # A worker holds at most this many messages for each listener in memory.
-    # If a listener gets batches, the worker may have messages for this many full batches in memory.
+    # If a listener gets batches, the worker holds at most the messages of this many full batches in memory.
     batches_held: int = 4
-    held_per_attempt: int = 4  # A new listener may have this many messages in memory for each permitted attempt.
+    held_per_attempt: int = 4  # A new listener has at most this many messages in memory for each permitted attempt.
     # A worker has at most this many bytes of messages for one listener in memory. Decoded, they take twice that.
     held_bytes_max: int = 4 << 20
-    # The messages of one listener may use at least this many bytes of memory, even if the worker has little left.
+    # Each listener can always use this many bytes of memory for its messages, even if the worker has little left.
     held_bytes_min: int = 64 << 10
-    all_held_bytes_max: int = 128 << 20  # bytes of held messages of all listeners together
+    # A worker holds at most this many bytes of messages in memory, for all its listeners together.
+    all_held_bytes_max: int = 128 << 20
     # At most this many deliveries of a listener wait in memory for a retry, or half of `held_max` if that is less now.
     # Others wait in the topic `outstanding`.
     retries_max: int = 128
-    # The bound on deliveries of a listener that wait in memory for an earlier delivery with the same ordering key; half
-    # of `held_max` if that is less. At this bound, the waiting deliveries of slow keys move to `outstanding`.
+    # At most this many deliveries of a listener, or half of `held_max` if that is less, wait in memory for their key.
+    # A delivery waits for its key while an earlier delivery with the same ordering key has not ended.
+    # At this bound, the waiting deliveries of slow ordering keys move to the topic `outstanding`.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
@@ -105,7 +107,7 @@ class Tuning:
     # Reading (reading/)
     # A worker keeps this many recent messages of each partition in memory, for listeners that lag a little.
     ring_max: int = 4096
-    # The recent messages of a partition may have this many bytes in Kafka. Decoded in memory, they take twice that.
+    # The recent messages of a partition have at most this many bytes in Kafka. Decoded in memory, they take twice that.
     ring_bytes_max: int = 2 << 20
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
@@ -144,7 +146,7 @@ class Tuning:
     low_priority_s: float = 3.0  # The offsets of slow and failing listeners are committed at this interval.
     # The offsets of a slow or failing listener are committed sooner if more results than this wait to be written.
     outcomes_waiting_max: int = 64
-    # If the process was suspended for longer than this, assume that it may have lost its partitions.
+    # A worker that was suspended for longer than this assumes that other workers own its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
     # At most this many listeners' offsets are committed concurrently. With 16, Kafka answers other requests late.
@@ -178,7 +180,7 @@ class Tuning:
     # At a rebalance, the worker does not wait for attempts that have run for longer than this.
     # When the process stops, it does not wait for an attempt of a failing listener that has run for longer than this.
     hanging_s: float = 1.0
-    # The last checkpoint may take this long. With `hand_over_s`, that is less than Kafka's session timeout.
+    # The last checkpoint takes at most this long. With `hand_over_s`, that is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0
 
     # Changes of messages (changes/)

@@ -30,7 +30,7 @@ FOLLOWING_BYTES: Final = _LENGTH.size
 _OLD_CRC_AT: Final = 12  # in the old batch formats 0 and 1, the batch's CRC-32 checksum begins at this byte
 _MAGIC: Final = 2  # format since Kafka 0.11
 _BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # smallest sizes, by format
-_BYTES_MAX: Final = 9 << 20  # A record batch may be slightly larger than the topic's setting max.message.bytes.
+_BYTES_MAX: Final = 9 << 20  # A record batch can be slightly larger than the topic's setting max.message.bytes.
 _CHECKED_AT_ONCE: Final = 256 << 10  # checked before a yield
 RECORDS_AT_ONCE: Final = 500  # parsed before a yield
 

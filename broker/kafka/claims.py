@@ -85,7 +85,8 @@ class ClaimsTopic:
         mine = self._index.count(claim.organization_id)
         if not has_room(mine, len(self._index), claims_max=self._claims_max, few=self._few):
             raise ShareUsed(
-                f"This organization has {mine} Idempotency-Keys of the last 24 hours, its limit now. Try again later."
+                f"This organization has used {mine} Idempotency-Keys in the last 24 hours, and can't use more now. "
+                "Try again later."
             )
         digest = bytes.fromhex(claim.digest)
         await self._writer.append_one(self._partition(digest), digest, encode(claim))

@@ -40,7 +40,7 @@ _FINAL_IF_REDRIVEN: Final = ("delivered",)  # the states that are final even aft
 _READS_MAX: Final = 64  # reads of 1 MiB, for each message
 # To count waiting messages, at most four reads of 1 MiB are made. If more messages wait, the count is too low.
 _LAG_READS_MAX: Final = 4
-# To count waiting messages, a partition is read in at most this many rounds: listeners' offsets may be far apart.
+# A count of waiting messages reads a partition in at most this many rounds: listeners' offsets can be far apart.
 _LAG_ROUNDS_MAX: Final = 8
 
 
@@ -132,7 +132,7 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        def damaged(_damage: LogDamaged) -> None:  # the range may hold the attempt
+        def damaged(_damage: LogDamaged) -> None:  # the attempt can be in this range, so not all was read
             nonlocal all_read
             all_read = False
 

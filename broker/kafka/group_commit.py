@@ -247,7 +247,7 @@ class GroupCommit:
         producer = self._producer.get()
         try:
             metadata = await (await producer.send_batch(batch, self._topic, partition=partition))
-        except Exception as error:  # The group commit must continue after any error with one batch.
+        except Exception as error:  # An error fails only the requests of this batch: other batches must go on.
             doubt = InDoubt(
                 f"Kafka did not acknowledge ({type(error).__name__}). The message may have been stored; "
                 "with an Idempotency-Key it is safe to repeat the request."

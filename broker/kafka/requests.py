@@ -348,7 +348,7 @@ class KafkaRequests:
                         last = error
                     failed()
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    # Updating the metadata may take as long as any other request.
+                    # A metadata update can be slow, so it counts towards the timeout of this call.
                     await self.client.force_metadata_update()
         except TimeoutError:
             # After a timeout, ask for the leaders again: aiokafka itself would do so only after five minutes.

@@ -26,9 +26,9 @@ BROKER_SETTINGS: Final = (
     "offset.metadata.max.bytes",
     "min.insync.replicas",
 )
-# The metadata of a listener's committed offset may have up to 4,096 bytes (broker/core/cursor.py).
+# The metadata of a listener's committed offset has up to 4,096 bytes (broker/core/cursor.py).
 METADATA_BYTES_MIN: Final = 4_096
-# With this feature of Kafka (KIP-966), only a replica that has every acknowledged record may become leader.
+# With this feature of Kafka (KIP-966), only a replica that has every acknowledged record can become leader.
 ELIGIBLE_LEADERS: Final = "eligible.leader.replicas.version"
 
 

@@ -92,7 +92,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable(f"Kafka can't be reached: {error}") from error
 
     async def _replace(self, name: str) -> None:
-        """Remove dead group members with this client id, because nobody reads their partitions until the session times
+        """Remove dead group members with this client id, as no worker reads their partitions until the session times
         out.
         """
         with contextlib.suppress(LogUnavailable):

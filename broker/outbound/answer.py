@@ -114,7 +114,7 @@ def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
         for name, value in shown[:HEADERS_MAX]
     )
     encoded = any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in shown)
-    if encoded:  # Do not store a compressed body, which nobody can read, and in which Everput can't hide secrets.
+    if encoded:  # Do not store a compressed body: people can't read it, and Everput can't hide secrets in it.
         return Answer(status, headers, "", cut=True)
     text = without_beginning(hidden(parsed.body.decode(errors="replace"), secrets), secrets)
     kept = text.encode(errors="replace")[:BODY_BYTES_MAX].decode(errors="ignore")

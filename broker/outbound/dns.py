@@ -41,11 +41,11 @@ class DnsTuning:
     known_leaves_s: float = 1.0
     new_leaves_s: float = 0.25
     asked_s: float = 0.5  # DNS gets at least this much time to answer, even if many look-ups wait for a thread.
-    wanted_s: float = 15.0  # A DNS look-up without a thread is dropped if nobody asks for it for this long.
+    wanted_s: float = 15.0  # A DNS look-up without a thread is dropped if no caller asks for it for this long.
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
-    # At most this many DNS look-ups may be unanswered. Each of them has a thread of 27 KiB and an open file.
+    # At most this many DNS look-ups are unanswered. Each of them has a thread of 27 KiB and an open file.
     hanging_max: int = 1024
     slow_after: int = 2  # A host name whose look-ups got no answer in time this often in a row counts as slow.
     answer_s: float = 2.5  # how long a caller waits
@@ -193,7 +193,7 @@ class DnsLookups:
         del self._lookups[lookup.host]
         if isinstance(found, Exception):
             lookup.answer.set_exception(found)
-            lookup.answer.exception()  # The callers may have given up.
+            lookup.answer.exception()  # asyncio logs an exception that no caller reads, so read it here
         else:
             lookup.answer.set_result(found)
 

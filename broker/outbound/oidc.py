@@ -32,7 +32,7 @@ TIMEOUT_S: Final = 10.0  # one conversation with the provider
 ANSWER_BYTES_MAX: Final = 256 << 10
 _KEPT_S: Final = 3600.0  # seconds after which the OpenID Connect provider's metadata and keys are read again
 _KEYS_AGAIN_S: Final = 60.0  # An unknown key causes a new read of the provider's keys, once in this time.
-_LEEWAY_S: Final = 60  # This machine's clock may differ by this many seconds from the OpenID Connect provider's.
+_LEEWAY_S: Final = 60  # accepted difference between this machine's clock and the OpenID Connect provider's
 # The allowed signatures of ID tokens, which need the provider's private key. `none` and HMAC are not allowed.
 ALGORITHMS: Final = (
     "RS256",

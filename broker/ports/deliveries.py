@@ -200,13 +200,14 @@ class Outstanding(Protocol):
         """Return a page of a listener's outstanding deliveries from a position on, and the position of the next page,
         if any.
 
-        The first position is (0, 0). A page may have few deliveries, or none, although more follow. No delivery is left
-        out, but a delivery that is attempted between two pages may appear twice. Raises LogUnavailable if Kafka does
+        The first position is (0, 0). A page can have few deliveries, or none, although more follow. No delivery is left
+        out, but a delivery that is attempted between two pages can appear twice. Raises LogUnavailable if Kafka does
         not answer.
         """
 
     async def count(self, listener: Listener, *, redriven: bool = False) -> int:
-        """Count the listener's retrying and parked deliveries, or only those that wait for an attempt after a redrive.
+        """Count the listener's retrying and parked deliveries. With `redriven`, count only the deliveries that a client
+        has redriven, and that have not been attempted since.
 
         Raises LogUnavailable if Kafka does not answer.
         """

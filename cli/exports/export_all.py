@@ -129,7 +129,9 @@ async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]
         if await _ends(requests, table.control) == control:
             break
     else:
-        raise LogUnavailable("`control` keeps changing: try again when fewer queues and listeners are being changed")
+        raise LogUnavailable(
+            "the topic `control` keeps changing: try again when fewer queues and listeners are being changed"
+        )
     claims = await _ends(requests, table.claims)
     return {"control": control, "messages": messages, "changes": changes, "claims": claims, "deliveries": deliveries}
 
@@ -142,7 +144,7 @@ async def _directory(requests: KafkaRequests, table: Topics, end: int) -> Direct
                 state.apply(decode(record.value or b""))
             except UnknownEvent as error:
                 raise ConfigurationError(
-                    f"`control` has events of a newer version of Everput; use that version: {error}"
+                    f"the topic `control` has an event of a newer version of Everput: export with that version: {error}"
                 ) from error
     return state
 

@@ -37,12 +37,16 @@ async def new_key(
 ) -> tuple[str, Organization]:
     """Create an API key with all scopes for an organization. Return the key and the organization.
 
-    The key is not stored anywhere. Without `organization_id`, use the oldest organization that was created in the shell
-    with this `name` and with `owner` as a member. If there is none, create it. `owner` is the e-mail address and
-    password of an account, which becomes a member.
+    The key is not stored anywhere. `owner` is the e-mail address and password of an account. If no account has this
+    address, create the account. The account becomes a member of the organization.
 
-    Raises Refused if a value is not valid, NotFound if there is no organization `organization_id`, WrongPassword if
-    `owner` has another password, and LogUnavailable or InDoubt if Kafka does not store an event.
+    Without `organization_id`, use the oldest organization that the operator has created with the CLI. If `name` is
+    given, the organization must have this name. If `owner` is given, its account must be a member. If there is no such
+    organization, create one.
+
+    Raises Refused if a value is not valid, NotFound if there is no organization `organization_id`, and WrongPassword if
+    the account exists and the given password is not its password. Raises LogUnavailable if Kafka did not store an
+    event, and InDoubt if Kafka did not acknowledge an event and may have stored it.
     """
     account = None
     if owner is not None:
@@ -66,8 +70,8 @@ async def new_key(
 def _of_the_shell(
     view: DirectoryView, *, name: str | None = None, member: Account | None = None
 ) -> Organization | None:
-    """Return the oldest organization that the operator created in the shell. If a name or a member is given, the
-    organization must have it.
+    """Return the oldest organization that the operator has created with the CLI. If a name or a member is given, the
+    organization must have this name or member.
     """
     return next(
         (

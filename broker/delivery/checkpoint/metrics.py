@@ -85,7 +85,7 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # The number of messages that wait for the listener. It includes unread records, which may be of other queues.
+    # The number of messages that wait for the listener. It includes unread records, so it can be too high.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 

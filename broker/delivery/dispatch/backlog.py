@@ -70,7 +70,7 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # Put the delivery stream at the end of the queue of lagging streams again: one read may not be enough.
+            # One read may return too few messages, so put the delivery stream at the end of the lagging streams.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:

@@ -45,8 +45,8 @@ class Connections:
         self.network = network
         self.target = target
         self.sent: dict[Connection, None] = {}  # connections with a request, oldest first
-        # The tasks that open a connection for a request. The value holds the deliveries that the request will carry,
-        # and when the task started, in seconds of the event loop's clock.
+        # The tasks that open a connection for a request, with the deliveries that the request will carry.
+        # The float is the time when the task started, in seconds of the event loop's clock.
         self.making: dict[asyncio.Task[None], tuple[Sequence[Delivery], float]] = {}
 
     @property

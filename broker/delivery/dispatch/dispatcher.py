@@ -377,7 +377,7 @@ class Dispatcher:
 
     @property
     def wants_more(self) -> bool:
-        """Whether more attempts would begin if the listener had a larger part of the worker's attempts."""
+        """Whether deliveries are ready, and the listener can handle more attempts than are in flight now."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:

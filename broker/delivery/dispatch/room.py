@@ -27,8 +27,8 @@ class Room:
         self._limits = limits
         self._deliveries = deliveries
         self.held = self.held_bytes = 0  # messages in memory, and their size
-        self.bytes_share = tuning.held_bytes_max  # `held_bytes` may grow to this
-        self.batch_max = 0  # the most messages that a batch of the listener may have; 0 if it gets no batches
+        self.bytes_share = tuning.held_bytes_max  # the limit of `held_bytes`
+        self.batch_max = 0  # the most messages in a batch of the listener; 0 if the listener gets no batches
         # The deliveries that are being written to `outstanding` before Kafka deletes their messages, with their bytes.
         self.setting_aside: dict[Delivery, int] = {}
 

@@ -108,7 +108,7 @@ class EndedListeners:
                 return
             try:
                 await self._cursors.delete(listener_id)
-            except LogUnavailable as error:  # Another consumer may use this group.
+            except LogUnavailable as error:  # If another consumer uses this group, try again later.
                 log.warning("endings.wait listener=%s error=%s", listener_id, error)
             else:
                 log.info("listener.ended listener=%s", listener_id)

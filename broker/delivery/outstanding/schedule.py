@@ -385,7 +385,7 @@ class Outstanding:
             except LogDamaged:
                 await self._damaged.park_again(entry)
                 return None
-            # The read may have taken long. Check that the worker still owns the partition.
+            # The read can have taken long, so check that the worker still owns the partition.
             await self._assure()
         except LogUnavailable as error:
             return error

@@ -39,7 +39,7 @@ class TailLoop:
     async def read_once(self) -> None:
         """Read new Kafka records once, and hand them to the partitions that they belong to."""
         try:
-            # A read may return records of partitions that the worker has taken over only during the read.
+            # Hand over all records, also those of partitions that the worker has taken over during this read.
             await self._feed(await self._membership.read())
         except LogDamaged as damage:
             self._pass_over(damage)
