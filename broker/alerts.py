@@ -48,7 +48,7 @@ from broker.ports import Count, Cursors, DirectoryView, Log
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
-_AT_ONCE: Final = 50  # listeners whose cursors are loaded together
+_AT_ONCE: Final = 10  # listeners whose cursors are loaded together: few, because reading them holds up deliveries
 # After a check of a group of listeners, the worker pauses for nine times the duration of the check.
 _PAUSE_PART: Final = 9.0
 _OTHERS_MAX: Final = 200  # listeners without trouble, per check
