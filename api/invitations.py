@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 ORGANIZATION_AT_ONCE, ORGANIZATION_PER_S = 20, 1 / 60
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2
-# The rate limit on the use of invitation links from one client network. Registrations of accounts with such links have
-# a second limit, for all networks together: ALL_AT_ONCE and ALL_PER_S above.
+# The rate limit on the use of invitation links from one client network.
+# Registrations with invitation links have a second limit, for all networks together: ALL_AT_ONCE and ALL_PER_S above.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.1
 _REFUSAL: Final = "Too many invitations. Try again later."
 _REFUSAL_USE: Final = "Too many uses of invitations. Try again later."

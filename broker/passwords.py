@@ -100,8 +100,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # _judged() cuts a password before the character with which its symbols have too many readings as letters. Accept
-    # the password if fewer than CHARS_MIN characters are left: with so many symbols, it is no common word.
+    # _judged() cuts a password before the character with which its symbols have too many readings as letters.
+    # If fewer than CHARS_MIN characters are left, accept the password: with so many symbols, it is no common word.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

@@ -58,7 +58,7 @@ class OidcSettings:
     client_id: str
     client_secret: str = field(repr=False)
     name: str  # on the button
-    # The lower-case domains of e-mail addresses that may sign in; all domains if there is none.
+    # The domains of e-mail addresses with which people can sign in, in lower case. If it is empty, all domains.
     domains: tuple[str, ...] = ()
 
 

@@ -34,7 +34,7 @@ _INDEX_PART: Final = 128
 # Without a limit, an organization's bytes are recorded in steps of 1/64 of its bytes, or of 1 GiB if it has less.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
-# Some changes may exceed the limit of bytes by a tenth, so that a full organization can repair its listeners.
+# Some changes can exceed the limit of bytes by a tenth, so that a full organization can repair its listeners.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -75,8 +75,8 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # The bytes that each tenant can store before its limit is checked again. This number can become negative,
-        # because several puts run concurrently.
+        # The bytes that each tenant can store before its limit is checked again.
+        # This number of bytes can become negative, because several puts run concurrently.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id

@@ -226,8 +226,8 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker commits offsets after it has written a delivery's record, so the next check of the log reports the
-        # delivery's change to clients again.
+        # A worker commits a listener's offset after it has written the delivery's record to the log.
+        # So the next check of the log reports the change of the delivery to clients again.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

@@ -143,7 +143,7 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        if session is None:  # An account may have a limited number of sessions. A new session ends the oldest one.
+        if session is None:  # Newer sessions have ended this session: the number of an account's sessions is limited.
             raise Unavailable(
                 "This session has ended, because too many sessions of this account were started at once. Try again."
             )

@@ -146,7 +146,7 @@ class Idempotency:
 
     async def _append(self, held: Claim, puts: Sequence[Put], found: Mapping[int, Stored]) -> list[Stored]:
         """Put the messages that are not stored yet."""
-        # After `append_timeout_ms`, another process may take over the Idempotency-Key and put the messages.
+        # After `append_timeout_ms`, another process can take over the Idempotency-Key, so put no messages any more.
         if self._clock() - held.holder.at_ms > self._append_timeout_ms:
             raise LogUnavailable("Kafka is too slow at the moment. Nothing was stored; try again.")
         missing = [number for number in range(len(puts)) if number not in found]

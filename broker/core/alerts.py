@@ -23,7 +23,7 @@ from broker.core.alert_events import AlertCleared, AlertEvent, AlertRaised, Aler
 from broker.core.damage import DamagedRange
 from broker.core.event import Event
 
-# Every organization's queue for alerts has this name, and no other queue may have it.
+# Every organization's queue for alerts has this name. No other queue can have it.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
 BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for 30 s before its alert ends.
@@ -251,7 +251,7 @@ class Trigger:
                 self.open = False
                 return Step.END
             return None
-        # If the clock was wrong at the last alert, `begun_at_ms` may be far ahead. This must not prevent an alert.
+        # If the clock was wrong at the last alert, `begun_at_ms` can be far ahead. This must not prevent an alert.
         rested = not self.begun_at_ms or abs(at_ms - self.begun_at_ms) >= INTERVAL_MS
         if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
             self.open, self.begun_at_ms = True, at_ms

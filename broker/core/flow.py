@@ -13,7 +13,7 @@ FIRST: Final = 8
 _DECREASE: Final = 0.5
 # The limit of attempts is lowered once in this time, so that answers to earlier attempts do not lower it again.
 _DECREASE_PAUSE_MS: Final = 1_000
-# If the event loop is more than 1 ms late on average, slow and failing listeners may start fewer attempts.
+# If the event loop is more than 1 ms late on average, a worker starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001
 # The machine is overloaded if a worker has to wait for a processor for more than 5 % of the time.
 WAITED_MAX: Final = 0.05

@@ -93,7 +93,7 @@ class Roster:
         replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
         if replay_id is not None:
             return (replay_id,)
-        # An event about a listener may also change the settings of the replays to this listener.
+        # An event about a listener can also change the settings of the replays to this listener, so update these, too.
         return () if listener_id is None else (listener_id, *self._replays)
 
     def __contains__(self, listener_id: str) -> bool:

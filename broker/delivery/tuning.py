@@ -57,9 +57,9 @@ class Tuning:
     # The following settings limit how many attempts of a listener are in flight and how many begin in a time, and
     # decide its priority (dispatch/limits.py).
     attempts_max: int = 1024  # attempts in flight in a worker, at most
-    # Every listener may have this many attempts in flight, even if the other listeners use up the worker's limit.
+    # Every listener can always have this many attempts in flight, even if other listeners use up the worker's limit.
     attempts_min: int = 2
-    # A listener that has not answered yet may hang, so it has at most this many attempts in flight.
+    # A listener that has not answered yet can hang, so it has at most this many attempts in flight.
     attempts_new_max: int = 2
     slow_ms: int = 250  # A listener counts as slow if its answers take longer than this on average.
     # A longer answer counts as this time in the average, so that one long answer does not make a fast listener slow.
@@ -97,8 +97,8 @@ class Tuning:
     probes_max: int = 50  # Each tick, a worker starts at most this many probes if the machine is idle.
     # The intervals between probes are chosen so that a worker starts this many probes in each tick.
     probes_calm: int = 10
-    probes_min: int = 2  # Each tick, a worker may start this many probes even on a busy machine.
-    # On a busy machine, a tick starts one probe for this many attempts that it may start to slow and failing listeners.
+    probes_min: int = 2  # Each tick, a worker can start this many probes even on a busy machine.
+    # On a busy machine, a tick starts one probe for this many permitted attempts to slow and failing listeners.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.

@@ -166,7 +166,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
         error = for_code(code)
         if code == 0:
             _log.info("topic.created name=%s", name)
-        # Another process may have created the topic at the same time, which is no error.
+        # It is no error if another process has created the topic at the same time.
         elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):
             raise ConfigurationError(f"Kafka refused to create the topic {name}: {message or error.__name__}")
 

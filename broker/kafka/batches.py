@@ -61,7 +61,7 @@ async def parse(
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, RECORDS_AT_ONCE)):
-        # Kafka returns whole record batches, so the first one may begin before the requested offset.
+        # Kafka returns whole record batches, so the first batch can begin before the requested offset.
         if some[0].offset < offset:
             some = [record for record in some if record.offset >= offset]
         records += some

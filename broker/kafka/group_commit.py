@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # messages
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# At most 20,000 messages may wait for a batch. Further ones are refused, because Kafka is too slow.
+# At most 20,000 messages wait for a batch. Further messages are refused, because Kafka is too slow.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # bytes of the waiting messages
-_QUEUE_SHARE: Final = 2  # The messages for one partition may use at most half of the limits on waiting messages.
+_QUEUE_SHARE: Final = 2  # The messages for one partition use at most half of the limits on waiting messages.
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0

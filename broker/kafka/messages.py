@@ -136,7 +136,7 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        # A message that was not found may be in the range of records that can't be read. So raise LogDamaged.
+        # A message that was not found can be in the range of records that can't be read. So raise LogDamaged.
         if damage is not None and len(found) < len(wanted):
             raise damage
         return found

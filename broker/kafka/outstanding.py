@@ -179,7 +179,7 @@ class KafkaOutstanding:
                 except OffsetTooOld:  # Kafka has deleted the oldest records of the partition during this read.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
-                    # An unreadable record may be newer than a record with the same key that was read, and replace it.
+                    # An unreadable record can replace a readable one with the same key, so skip this partition.
                     incomplete.add(partition)
                     continue
                 for (listener_id, _), record in last.items():

@@ -86,7 +86,7 @@ class Producer:
         while self._current is broken:
             try:
                 await self.start()
-            # Keep trying, because the operator may correct Kafka's password later.
+            # Keep trying, because the operator can correct Kafka's password later.
             except (LogUnavailable, ConfigurationError):
                 await asyncio.sleep(_RENEW_PAUSE_S)
 

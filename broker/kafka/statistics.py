@@ -40,7 +40,7 @@ _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
 # To find every partition's position, read the last 1,000 records of `statistics`, then twice as many, and so on.
 _LOOK_BACK: Final = 1_000
-# A record of `statistics` may count minutes that are up to ten minutes after its own time, because clocks differ.
+# A record of `statistics` can count minutes that are up to ten minutes after its own time, because clocks differ.
 _CLOCKS_MS: Final = 600_000
 # After each 64 records, which take about a millisecond, a reader of statistics yields to the event loop.
 _RECORDS_AT_ONCE: Final = 64

@@ -66,7 +66,7 @@ _REFUSED: Final = tuple(
     )
 )
 
-# Servers on these ports speak other protocols, and may misread an HTTP request (the "bad ports" of the Fetch standard).
+# Servers on these ports speak other protocols, and can misread an HTTP request (the "bad ports" of the Fetch standard).
 PORTS_REFUSED: Final = frozenset(
     [
         *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95),

@@ -28,7 +28,7 @@ from broker.outbound.retry_after import retry_after_s
 
 log = logging.getLogger(__name__)
 
-# The error if a listener's host has no known address, or no address to which Everput may connect.
+# The error if a listener's host has no known address, or only addresses that are not allowed.
 # An unknown and a forbidden host have the same error, so that users can't find out names in an internal DNS.
 # The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
@@ -50,7 +50,7 @@ class ConnectionTuning:
     connect_s: float = 5.0  # time to connect, for all addresses together
     next_address_s: float = 1.25  # If an address of a host does not answer for this long, the next address is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
-    end_s: float = 1.0  # After the status line of an HTTP answer, the rest of the answer may take at most this long.
+    end_s: float = 1.0  # After the status line of an HTTP answer, the rest of the answer takes at most this long.
 
 
 CONNECTION: Final = ConnectionTuning()

@@ -101,7 +101,7 @@ class DnsLookups:
         self._ask = ask
         hanging_max = min(self.tuning.hanging_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
         self.known = Pool(self.tuning.known_max, leaves_s=self.tuning.known_leaves_s, hanging_max=hanging_max)
-        # Look-ups of new names may fill only a part of the slow pool: look-ups of known names may have to move there.
+        # Look-ups of new names fill only a part of the slow pool, to leave slots there for look-ups of known names.
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}

@@ -48,7 +48,7 @@ class Taken:
     messages.
     """
 
-    floor: int  # `found` has the updates and deletions of all messages at or after this offset of `messages`.
+    floor: int  # `found` has the updates and deletions of all messages at or after this offset of the topic `messages`.
     position: int  # offset of the next record of `changes` to read
     in_doubt_below: int  # Messages below this offset may have been sent before a crash of the partition's former owner.
     # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
@@ -395,7 +395,7 @@ class Changes:
         under_way: set[int] = set()  # offsets of deliveries taken from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                # Keep all updates and deletions: a listener whose offset is not loaded yet may need older ones.
+                # Keep all updates and deletions: a listener whose offset is not loaded yet can need older ones.
                 return
             stream = dispatcher.streams.get(number)
             if stream is not None:

@@ -25,7 +25,7 @@ class DeliveryQueue:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._numbers = itertools.count()
-        self.ready: deque[Delivery] = deque()  # may begin when the limits allow
+        self.ready: deque[Delivery] = deque()  # begin when the limits allow
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
         self.keys: KeyOrder[Delivery] = KeyOrder()  # Only one delivery of each ordering key is attempted at a time.
         self.renewing: set[Delivery] = set()  # deliveries that wait while the new data of their updated message is read

@@ -75,7 +75,7 @@ class Dispatcher:
         self.opened = opened  # the listener's decrypted secrets and headers
         self._wants_tick = wants_tick  # makes tick() be called
         self._tell_gone = gone  # called after a 410 Gone
-        # `said_gone` is true after the listener has answered 410 Gone. `sending` is false while no attempt may begin.
+        # `said_gone` is true after the listener has answered 410 Gone. `sending` is false while no attempt can begin.
         self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}  # by partition
         self.recent: dict[int, Recent] = {}  # the latest attempts, by partition
@@ -308,7 +308,7 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Start attempts again after a successful probe, or after the listener was resumed."""
-        # tick() must be called regularly from now on, because a resumed listener may be down and need probes.
+        # A resumed listener can be down and need probes, so tick() must be called regularly from now on.
         self.activate()
         if self.circuit.state is circuit.State.PROBATION:
             self.limits.begin_anew()
@@ -406,7 +406,7 @@ def _return_cancelled(dispatcher: Dispatcher) -> None:
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
     if cancelled:
-        # Keep the order of the others. Returning a delivery may put the next one of its ordering key before them.
+        # A returned delivery can make the next one of its ordering key ready. Put the others into `ready` before it.
         others = [delivery for delivery in ready if not is_cancelled(delivery)]
         ready.clear()
         ready.extend(others)

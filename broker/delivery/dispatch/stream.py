@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 _ROWS_MAX = 5_000  # An event with this many rows of deliveries has about 300 KB.
 
-# (offset, time, HTTP status, duration in ms) of an accepted first attempt, as in the event DeliveriesSettled, and as
-# fifth number the time of the put; for a scheduled message, its `deliver_at`. Times are in ms since the UTC epoch.
+# An accepted first attempt: offset, time, HTTP status and duration in ms, as in the event DeliveriesSettled.
+# The fifth number is the time of the put, or `deliver_at` of a scheduled message. Times are in ms since the UTC epoch.
 Row = tuple[int, int, int, int, int]
 Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
 Made = tuple[DeliveryAttempted, int]  # the event; then the time in ms of the put (or `deliver_at`)

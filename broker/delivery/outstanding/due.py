@@ -288,7 +288,7 @@ def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEn
     partition over, the listener must have passed the message. If the message has an ordering key, the listener must
     have read all messages before this one.
     """
-    # After a crash, the listener's delivery stream may read a message again whose delivery is in `outstanding`.
+    # After a crash, the listener's delivery stream can read a message again whose delivery is in `outstanding`.
     # Attempt a stored delivery only when the stream has passed its message. Otherwise, the message could be sent twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (

@@ -140,7 +140,7 @@ class OutstandingRecords:
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
         damaged = at < 0  # The record was unreadable already when the worker took the partition over.
         try:
-            # Search up to the end of the partition, because a later record may have the same key.
+            # Search up to the end of the partition, because a later record can have the same key.
             while not damaged:
                 fetched = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
                 for record in fetched.records:
@@ -162,7 +162,7 @@ class OutstandingRecords:
         message = await self._of_log(entry.partition, entry.message_offset)
         if message is None and damaged:
             raise LogDamaged(self._messages_topic, entry.partition, entry.message_offset, entry.message_offset)
-        # A new partition leader may not have the record yet, so the read is tried again later.
+        # A new partition leader can lack the record for a moment, so the read is tried again later.
         if message is None and behind:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}, "

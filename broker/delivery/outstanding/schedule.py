@@ -379,7 +379,7 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
-                # The delivery leaves the index, although its record may still be in Kafka.
+                # The delivery leaves the index. Mark its key as in doubt, because its record can still be in Kafka.
                 if message is None:
                     self._written.doubt(entry.partition, entry.key)
             except LogDamaged:

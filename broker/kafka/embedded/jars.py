@@ -106,7 +106,7 @@ def collect(
         with lock.acquire(timeout=_LOCK_WAIT_S, cancel_check=cancelled.is_set):
             for left in directory.glob(f"{_STAGING}*"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
-            # Another process may have downloaded the jars while this process waited for the lock.
+            # Another process can have downloaded the jars while this process waited for the lock, so look again.
             missing = _missing(wanted, directory)
             if missing:
                 _download(missing, directory, fetch=fetch, progress=progress, cancelled=cancelled)

@@ -37,7 +37,7 @@ _COMPACTED: Final = "outstanding"
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
-# Kafka is killed after 12 failed checks in a row, not after some seconds, because the machine may be suspended.
+# Kafka is killed after 12 failed checks in a row, not after some seconds, because the machine can be suspended.
 _MISSED_MAX: Final = 12
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 

@@ -76,7 +76,7 @@ def stopped(log_dir: Path) -> Iterator[None]:
             "choose one of the broker's log.dirs"
         )
     try:
-        # Opening the file may create it, because a broker deletes its lock file when it ends.
+        # A broker deletes its lock file when it ends, so this creates the file if no broker runs.
         file = (log_dir / ".lock").open("a+b")
     except OSError as error:
         raise ConfigurationError(f"the Kafka log directory {log_dir} can't be used: {error.strerror}") from error
@@ -104,7 +104,7 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
             at, header, whole = row
             base, last_delta = HEADER.unpack(header)[0], max(0, HEADER.unpack(header)[6])
             after = base + last_delta + 1
-            # In a compacted topic, there may be gaps between batches, but the offsets of batches must ascend.
+            # In a compacted topic, there can be gaps between batches, but the offsets of batches must ascend.
             beyond = following is None or HEADER.unpack(following[1])[0] >= after
             out_of_order = base < expected or (base > expected and not beyond)
             if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
