@@ -39,7 +39,9 @@ TITLES: Final = {
     507: "Insufficient Storage",
 }
 MEDIA_TYPE: Final = b"application/problem+json"
-_POINTER_CHARS_MAX: Final = 300  # shorten the name, because a field in a client's body may have a name of any length
+# A longer JSON pointer is shortened in the error answer. It names a field of the client's body, and the client may send
+# a field name of any length.
+_POINTER_CHARS_MAX: Final = 300
 
 Headers = list[tuple[bytes, bytes]]
 

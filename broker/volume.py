@@ -23,7 +23,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# The stored bytes are recorded in the log after each further 1/64 of the limit, or 1 MiB if that is more.
+# The stored bytes are recorded in the topic `control` after each further 1/64 of the limit, or 1 MiB if that is more.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # For each record, Kafka stores at most 192 bytes in addition to the record's value.
@@ -31,7 +31,8 @@ STEP_BYTES_MIN: Final = 1 << 20
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# Without a limit, an organization's bytes are recorded in steps of 1/64 of its bytes, or of 1 GiB if it has less.
+# Without a limit, an organization's bytes are recorded after each further 1/64 of its stored bytes. If it has stored
+# less than 1 GiB, they are recorded after each further 1/64 GiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
 # Some changes can exceed the limit of bytes by a tenth, so that a full organization can repair its listeners.

@@ -29,8 +29,9 @@ _STDERR: Final = 2
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-# These libraries log only serious errors, because Everput has log lines of its own for the others.
-# For example, aiokafka would log each failed connection while Kafka is down.
+# The lowest level at which each of these loggers logs, unless Everput's own log level is debug. Everput has log lines
+# of its own for the events below these levels. Below its level, aiokafka would log each failed connection while Kafka
+# is down.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,
@@ -42,7 +43,8 @@ _QUIETER = {
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
-# The logger aiokafka.conn is turned off, because it logs requests that contain passwords.
+# Even if Everput's log level is debug, the logger aiokafka.conn logs no debug lines, because they would contain
+# requests with passwords.
 _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 

@@ -192,7 +192,7 @@ class Options:
 
     @property
     def _organization_bytes_max(self) -> int | None:
-        """Return the bound on stored bytes; None for no bound."""
+        """Return the limit on stored bytes, or None for no limit."""
         said = self.organization_bytes_max
         return ((ORGANIZATION_BYTES_MAX if self.registration else None) if said is None else said) or None
 
@@ -341,8 +341,8 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "organization_bytes_max": {
         "type": click.IntRange(min=0),
-        "help": "Bytes that all organizations made by one account may store together; 0 for no bound. Those made from "
-        f"a shell have none. Default {ORGANIZATION_BYTES_MAX >> 30} GiB with --registration, else no bound.",
+        "help": "Bytes that all organizations made by one account may store together; 0 for no limit. Those made from "
+        f"a shell have none. Default {ORGANIZATION_BYTES_MAX >> 30} GiB with --registration, else no limit.",
         "show_default": False,
     },
     "connections_max": {"type": _count, "default": 10_000, "help": "Most client connections to one API process."},

@@ -139,7 +139,7 @@ class Publisher:
                 await room.take(len(line.text))
                 if failed:
                     break
-                # A client joins its concurrent puts into batches, so give each client many lines in a row.
+                # A client sends its concurrent puts together in batches, so give many lines in a row to one client.
                 client = self.client(next(number) // MESSAGES_MAX)
                 client.submit(put_message(queue_id, line.text)).add_done_callback(partial(done, line))
             await room.all_given()

@@ -143,8 +143,9 @@ class Projections:
             self._ended.set_result(None)
 
     async def crashed(self) -> BaseException | None:
-        """Wait until the projections fail, and return the reason, after which the process must end. Return None after
-        stop().
+        """Wait until the projections fail, and return the reason. The caller must then end the process.
+
+        Return None after stop().
         """
         if self._ended is None:
             raise RuntimeError("the projections were not started; call start() first")

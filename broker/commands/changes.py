@@ -177,7 +177,7 @@ async def _change(
     if count is not None:
         count(event.organization_id, len(encode(event)) + _ANSWER_BYTES + _LISTENER_BYTES * len(queue.listeners))
     offset, answers_from = await changes.append(event)
-    # A change with `if_version` has no effect if another change of the message comes before it in the log.
+    # A change with `if_version` has no effect if another change of the message precedes it in the topic `changes`.
     if event.if_version is not UNSET:
         try:
             counted = await changes.counted(event)

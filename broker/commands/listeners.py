@@ -365,8 +365,8 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
     for name, value in named.items():
         if value == HIDDEN:
             raise Refused(
-                "The new notify_url has another scheme, host or port than the stored one, to which the stored "
-                "header value belongs. Enter this header's value again.",
+                "The new notify_url has another scheme, host or port than the stored one. "
+                "Everput does not send the stored value of this header there. Enter the value again.",
                 pointer=f"/headers/{name}",
             )
 

@@ -37,7 +37,8 @@ class FormingBatch:
     def __init__(self, batch: Batch) -> None:
         self._bytes = 1  # 2 bytes for the array's brackets, minus 1 for the comma that the last element does not have
         self._bytes_max = batch.max_bytes
-        # The highest number of messages in this batch, and the highest number in any batch.
+        # `_messages_max` is the allowed maximum of messages in this batch. Messages that have failed before lower it.
+        # `_limit` is the allowed maximum that the listener's setting gives for every batch.
         self._messages_max = self._limit = batch.max_messages
         self.messages = 0
         self.full = False  # True if the batch takes no more messages

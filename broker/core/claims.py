@@ -79,8 +79,9 @@ def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: 
 
 
 class _Owners:
-    """The number of Idempotency-Keys of each organization. Each organization has a small number, which the index stores
-    instead of the id. A number is reused when its organization has no more keys.
+    """The count of Idempotency-Keys of each organization. Each organization has a small integer, which the index of
+    keys stores instead of the organization's id. When an organization has no more keys, another organization can get
+    its integer.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ class _Owners:
     def add(self, owner: str) -> int:
         """Count one more idempotency key of an organization.
 
-        Return the small number that the index stores for this organization.
+        Return the small integer that the index stores for this organization.
         """
         number = self._numbers.get(owner)
         if number is None:

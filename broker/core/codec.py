@@ -110,7 +110,9 @@ def _decode_other(value: bytes) -> Event:
         return msgspec.convert(fields, kind)
     # ValueError includes the errors that orjson and msgspec raise for wrong JSON.
     except (KeyError, TypeError, ValueError) as error:
-        raise UnknownEvent(f"the record holds no event that this program knows: {error}") from error
+        raise UnknownEvent(
+            f"the record is damaged, was not written by Everput, or needs a newer version of Everput: {error}"
+        ) from error
 
 
 def decode_message(value: bytes) -> MessagePut:

@@ -117,7 +117,8 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.DROPPED: "the partition was handed over, or the listener was deleted",
 }
 
-# The permitted transitions of a delivery: each state has the states that may follow it, with the reason for each.
+# The permitted transitions between the states of a delivery. Each state has the states that may follow it, and each of
+# these has the condition under which it follows. The condition is empty for DROPPED: MEANS has it.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "the message is read",
@@ -126,19 +127,21 @@ NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.READY: {
         Kind.CONNECTING: "no connection is idle",
         Kind.SENT: "a connection is idle",
-        Kind.QUEUED: "another one of its key is in progress",
+        Kind.QUEUED: "another delivery of its ordering key is in progress",
         Kind.RENEWING: "the message was updated",
         Kind.WAITING: "its deliver_at is near",
-        Kind.LEAVING: "its deliver_at is far, its key is blocked, or it can't be decoded",
+        Kind.LEAVING: "its deliver_at is far, its ordering key is blocked, or it can't be decoded",
         Kind.KEPT: "it was already in outstanding",
-        Kind.RETURNED: "the listener is down, an earlier one of its key failed, or its redrive was cancelled",
+        Kind.RETURNED: (
+            "the listener is down, an earlier delivery of its ordering key failed, or its redrive was cancelled"
+        ),
         Kind.MISSING: "the listener is down or paused",
         Kind.CANCELLED: "the message was deleted",
         Kind.DROPPED: "",
     },
     Kind.QUEUED: {
-        Kind.READY: "it is the next one of its key",
-        Kind.LEAVING: "an earlier one of its key takes long",
+        Kind.READY: "it is the next delivery of its ordering key",
+        Kind.LEAVING: "an earlier delivery of its ordering key takes long",
         Kind.RETURNED: "the listener is down",
         Kind.MISSING: "the listener is down or paused",
         Kind.DROPPED: "",
@@ -256,9 +259,9 @@ class History:
     number: int
     first_at_ms: int
     since_ms: int
-    again: bool = False  # last attempt was repeated at once
-    outstanding: bool = False  # comes from the topic `outstanding`
-    crowded: bool = False  # other deliveries need its place in memory
+    again: bool = False  # True if the last attempt was repeated at once
+    outstanding: bool = False  # True if the delivery comes from the topic `outstanding`
+    crowded: bool = False  # True if other deliveries need the delivery's place in memory
 
 
 def taken(status: int) -> bool:

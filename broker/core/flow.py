@@ -61,8 +61,8 @@ class Flow:
 
 
 class Pace:
-    """A rate limit that spaces attempts evenly, `rate_per_s` on average, with bursts of up to `burst_s`
-    seconds (GCRA).
+    """A rate limit that spaces messages evenly, `rate_per_s` of them a second on average (GCRA). An attempt may begin
+    up to `burst_s` seconds before its evenly spaced time, so bursts are possible after a pause.
     """
 
     __slots__ = ("_burst_s", "_free_at_s", "rate_per_s")

@@ -169,7 +169,9 @@ def _key(event: Any) -> bytes:
 
 
 def noun_of(listener: Listener) -> str:
-    """Return the word for this listener in findings: `listener`, or `replay` if it stands for a replay."""
+    """Return the word for this listener in the findings of `everput verify`. The word is `replay` if Everput created
+    the listener to deliver a replay, else `listener`.
+    """
     return "listener" if listener.replay is None else "replay"
 
 

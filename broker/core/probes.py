@@ -31,9 +31,9 @@ def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
 class Probes(Generic[L]):
     """The queue of the next probes of listeners that are down, one for each listener.
 
-    If more probes are due than may start, the queue alternates between two listeners. One is the listener that went
-    down last, because it is likely to be up again first. The other is the listener whose probe has been due for the
-    longest time.
+    The queue applies two rules alternately to choose the next of the listeners whose probes are due. By the first rule,
+    the next listener is the one that went down last, because it is likely to be up again first. By the second rule, the
+    next listener is the one whose probe has been due for the longest time.
     """
 
     __slots__ = ("_by_loss", "_due", "_last_gone", "_later", "_numbers")

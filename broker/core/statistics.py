@@ -281,8 +281,9 @@ class Series:
         self._lost = False
 
     def add(self, event: StatisticsCounted) -> None:
-        """Add the counts of a valid event, in the order of the topic `statistics`. The statistics of a listener include
-        the puts on its queue.
+        """Add the counts of a valid event. The caller must add the events in their order in the topic `statistics`.
+
+        The statistics of a listener include the counts of puts on the listener's queue.
         """
         if self._lost:
             self._mark(self.written_at_ms or 0, event.at_ms)

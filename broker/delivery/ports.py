@@ -117,8 +117,8 @@ class Changes(Protocol):
         """
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the update or deletion of a message that is stored at this offset. Return None if its record was
-        deleted. Raises LogUnavailable if Kafka does not answer.
+        """Return the update or deletion of a message that the topic `changes` has at this offset. Return None if Kafka
+        no longer has the record. Raises LogUnavailable if Kafka does not answer.
         """
 
 

@@ -175,7 +175,7 @@ class Tuning:
     load_pause_s: float = 0.5
     opened_at_once: int = 20  # secrets decrypted between two yields
     drain_s: float = 5.0  # When the process stops, it waits at most this long for attempts in flight.
-    # At a rebalance, a worker waits at most this long for attempts in flight. All other workers wait, too.
+    # At a rebalance, a worker waits at most this long for its attempts in flight. The other workers wait for it.
     hand_over_s: float = 2.0
     # At a rebalance, the worker does not wait for attempts that have run for longer than this.
     # When the process stops, it does not wait for an attempt of a failing listener that has run for longer than this.

@@ -234,11 +234,11 @@ class Worker:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no more attempts, and wait for those in flight: at most `drain_s` at the end of the process, else at
-        most `hand_over_s`.
+        """Begin no more HTTP attempts, and wait until the attempts in flight end. The wait takes at most `drain_s`
+        seconds if the process stops (`at_end`), else at most `hand_over_s` seconds.
 
-        Don't wait for attempts that have run for over `hanging_s`. At the end of the process, this applies only to
-        failing listeners. The partition's next owner repeats the attempts that have not ended.
+        Stop waiting for a listener when all its attempts have run for over `hanging_s` seconds. If the process stops,
+        this applies only to failing listeners. The partition's next owner repeats the attempts that have not ended.
         """
         time = asyncio.get_running_loop().time
 

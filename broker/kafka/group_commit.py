@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # messages
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# At most 20,000 messages wait for a batch. Further messages are refused, because Kafka is too slow.
+# At most 20,000 messages wait for a batch. Further messages are refused: so many waiting messages show that Kafka does
+# not keep up.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # bytes of the waiting messages
 _QUEUE_SHARE: Final = 2  # The messages for one partition use at most half of the limits on waiting messages.

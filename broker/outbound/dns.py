@@ -37,9 +37,8 @@ class DnsTuning:
     """
 
     quick_s: float = 1.0  # A host name counts as known if its last look-up took less time than this.
-    # A DNS look-up that takes longer than this moves from the pool of known or new names to the slow pool.
-    known_leaves_s: float = 1.0
-    new_leaves_s: float = 0.25
+    known_leaves_s: float = 1.0  # A look-up in the known pool that takes longer than this moves to the slow pool.
+    new_leaves_s: float = 0.25  # A look-up in the new pool that takes longer than this moves to the slow pool.
     asked_s: float = 0.5  # DNS gets at least this much time to answer, even if many look-ups wait for a thread.
     wanted_s: float = 15.0  # A DNS look-up without a thread is dropped if no caller asks for it for this long.
     known_max: int = 32  # concurrent look-ups in each pool

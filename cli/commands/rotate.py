@@ -91,7 +91,8 @@ async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
 
 
 async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
-    """Encrypt all secrets of listeners with the first sealing key. Return the number of changed listeners.
+    """Re-encrypt with the first sealing key all secrets of listeners that are encrypted with another key. Return the
+    number of changed listeners.
 
     Raises ConfigurationError if no given key can decrypt a secret, or Unavailable if Kafka does not answer.
     """

@@ -41,7 +41,8 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
         *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        # With a Unix session of its own, the child process gets no Ctrl-C: the demo stops all processes in order.
+        # The child process has a Unix session of its own, so Ctrl-C in the terminal reaches only the demo's main
+        # process. The main process then stops its child processes.
         start_new_session=True,
         **more,
     )

@@ -17,7 +17,9 @@ CHILD_SUBREAPER: Final = 36
 
 
 def prctl(option: int, value: int | ctypes.c_char_p) -> int:
-    """Change a setting of this process, and return 0 if that succeeded. Only on Linux."""
+    """Set the kernel's setting `option` of this process to `value`. Return 0, or -1 if the kernel refuses. Call this
+    function only on Linux.
+    """
     result: int = ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
     return result
 

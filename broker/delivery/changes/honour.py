@@ -252,8 +252,8 @@ class Changes:
             self._ids[partition, offset] = message_id
 
     def _note(self, partition: int, offset: int, message_id: str, new: Change) -> bool:
-        """Apply an update or deletion from now on. Return False if the change has no effect: the message was deleted
-        before, or has another version than the change is for.
+        """Apply an update or deletion to the message's later attempts. Return False if the change has no effect: the
+        message was deleted before, or the change is for another version of the message than the current one.
         """
         before = self.known.get((partition, offset))
         counts = prevailing(before, new)

@@ -140,7 +140,7 @@ class Limits:
 
     @property
     def new(self) -> bool:
-        """Whether the listener has not answered successfully yet, at all or since it was down."""
+        """Whether this worker has not recorded the duration of any successful answer from the listener yet."""
         return self.took_ms is None
 
     def held_back(self, busy: int) -> bool:

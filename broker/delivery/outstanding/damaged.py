@@ -104,9 +104,13 @@ def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
 def _parked(
     listener: Listener, partition: int, first: int, last: int, entry: OutstandingEntry | None = None
 ) -> DeliveryParked:
-    """Return the event that parks the deliveries in an unreadable range.
+    """Return an event that parks deliveries to a listener: they get no more attempts until a client redrives them.
 
-    Pass `entry` if one delivery, whose message id is known, is parked again.
+    Without `entry`, the event parks all the listener's deliveries of an unreadable range of the topic `messages`. The
+    range includes the offsets `first` and `last` of the partition.
+
+    `entry` is the entry of one delivery in the index of the topic `outstanding`. If it is given, the event parks this
+    delivery under the message id of the entry.
     """
     place = None if entry is None else parse_message_id(entry.message_id)
     return DeliveryParked(
