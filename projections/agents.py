@@ -59,8 +59,9 @@ class RecordStream:
 
 
 def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
-    """Return the Faust agent that applies the events of the topic `control` to the directory. `failed` is called with
-    any error, after which the process must end, because its state may be wrong.
+    """Return the Faust agent that applies the events of the topic `control` to the directory.
+
+    The agent calls `failed` with any error. The process must then end, because its directory may be wrong.
     """
 
     async def control(stream: Any) -> None:
@@ -80,8 +81,9 @@ def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
 
 def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, failed: Failed) -> Agent:
     """Return the Faust agent that starts, changes and stops the deliveries to each listener, as the events of the topic
-    `control` say. `failed` is called with any error, after which the process must end, because it might send to a
-    deleted listener.
+    `control` say.
+
+    The agent calls `failed` with any error. The process must then end, because it might send to a deleted listener.
     """
 
     async def delivery_streams(stream: Any) -> None:

@@ -44,7 +44,7 @@ TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in 
 FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
-    "written": "the type of an event that this program is too old to read",
+    "written": "the type of an event that this version of Everput is too old to read",
     "at_ms": "the time of the event in milliseconds since the UTC epoch, by the clock of the process that wrote it",
     "organization_id": "the organization of the event; empty for events of accounts and of the installation",
     "actor": "the author: `key:<id>`, `account:<id>`, `worker` or `shell`; empty when an API process recorded a sum",
@@ -164,7 +164,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "facts": "what was known then, by name",
     "quiet": "whether no message tells of the event",
     "claim_id": "the claim",
-    "of": "the claim with number 1; empty in that one itself",
+    "of": "the id of the claim with number 1; empty in claim number 1 itself",
     "digest": "SHA-256 of organization and Idempotency-Key, in hex",
     "body_sha256": "SHA-256 of the values that a repeat must have in common, in hex",
     "ids_at_ms": "the time in the ids of the messages",

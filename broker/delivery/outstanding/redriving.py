@@ -128,7 +128,7 @@ class Redrives:
             await asyncio.sleep(0)
 
     def undo(self, entry: OutstandingEntry, due: Schedule) -> None:
-        """Undo the redrive of one delivery: it is parked or retrying again, as before."""
+        """Undo the redrive of one delivery: the delivery is parked or retrying again, as it was before the redrive."""
         entry.undo()
         entry.queued_ms = entry.due_ms if entry.key_queue is None else None
         self._index.redriven(entry, was_parked=False)

@@ -368,7 +368,7 @@ class Outstanding:
 
     async def undo_cancelled(self, listener: Listener) -> None:
         """Undo the cancelled redrives of this listener. Deliveries that were not attempted since are parked or retrying
-        again, as before.
+        again, as they were before the redrive.
         """
         await self._redrives.undo_cancelled(listener, self._due)
 
