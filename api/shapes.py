@@ -344,7 +344,7 @@ def _refusal(message: str) -> Refused:
     detail = shortened(detail, _DETAIL_CHARS_MAX)
     steps = _STEP.finditer(place.rstrip("`"))
     pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
-    # If the wrong field is missing in the body or unknown, the error's JSON pointer ends with the field's name.
+    # If the message names a field that is missing or unknown, append this field's name to the JSON pointer.
     if (field := _FIELD.search(detail)) is not None:
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)

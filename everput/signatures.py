@@ -157,5 +157,5 @@ def _secret_bytes(secret: str) -> bytes:
     except ValueError:  # includes binascii.Error
         raise ValueError(f"a signing secret must be base64, with or without {_PREFIX} before it") from None
     if not _SECRET_BYTES_MIN <= len(key) <= _SECRET_BYTES_MAX:
-        raise ValueError(f"a signing secret must decode to {_SECRET_BYTES_MIN} to {_SECRET_BYTES_MAX} bytes")
+        raise ValueError(f"a signing secret must be base64 of {_SECRET_BYTES_MIN} to {_SECRET_BYTES_MAX} bytes")
     return key

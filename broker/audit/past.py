@@ -26,7 +26,7 @@ from broker.time_offsets import offsets_since
 
 _KEPT_MAX: Final = 4
 _ASKING_MAX: Final = 16  # requests at once in this process
-_ASKING_EACH_MAX: Final = 4  # requests at once of one tenant
+_ASKING_EACH_MAX: Final = 4  # requests at once of one organization
 
 
 class PastView:

@@ -98,7 +98,7 @@ class ReaderTuning:
 
     settle_ms: int = 2_000
     open_max: int = 32  # requests at once in this process
-    open_each_max: int = 8  # requests at once of one tenant
+    open_each_max: int = 8  # requests at once of one organization
     held_bytes_max: int = 4 << 20  # bytes in memory, per request
     share_bytes_min: int = 32 << 10  # bytes per partition, at least
     rest_bytes_max: int = 16 << 20  # bytes in the cache, all requests

@@ -261,7 +261,7 @@ class AccountCommands:
             one for one in self._view.state.organizations_of(account_id) if self._view.state.is_last(one, account_id)
         ]
         if left and not even_if_last:
-            raise LastMember(f"{_last(left)} Set `even_if_last` to do it anyway.")
+            raise LastMember(f"{_last(left)} Set `even_if_last` to true to delete the account anyway.")
         context = _without_organization(account_id, request_id)
         for one in list(self._view.state.organizations_of(account_id)):
             within = replace(context, organization_id=one.id)
@@ -299,7 +299,7 @@ class AccountCommands:
             raise NotFound("No member of this organization has this ID.")
         if not self._view.state.is_last(organization, account_id):
             raise Changed(_NO_OWNER)
-        raise LastMember(f"{_last([organization])} Set `even_if_last` to do it anyway.")
+        raise LastMember(f"{_last([organization])} Set `even_if_last` to true to remove this owner anyway.")
 
     async def change_role(self, context: Context, account_id: str, role: str) -> None:
         """Give a member of the organization of the context another role.
@@ -353,7 +353,7 @@ class AccountCommands:
         state = self._view.state
         joined = sum(1 for _ in state.organizations_of(account_id))
         if joined >= ORGANIZATIONS_MAX:
-            raise QuotaReached(f"An account may have at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
+            raise QuotaReached(f"An account may be in at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
         if state.founded_count(account_id) >= ORGANIZATIONS_MAX:
             raise QuotaReached(
                 f"This account has created {ORGANIZATIONS_MAX} organizations, which is the limit. Use one of them."

@@ -108,7 +108,7 @@ class InvitationCommands:
         state = self._view.state
         if not state.is_member(invitation.organization_id, account_id):
             if sum(1 for _ in state.organizations_of(account_id)) >= ORGANIZATIONS_MAX:
-                raise QuotaReached(f"An account may have at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
+                raise QuotaReached(f"An account may be in at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
             if len(state.organizations[invitation.organization_id].members) >= MEMBERS_MAX:
                 raise QuotaReached(f"An organization may have at most {MEMBERS_MAX} members. Remove one first.")
             event = ev.InvitationAccepted(

@@ -46,7 +46,8 @@ from broker.ports import DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
 
-# The limit applies to the unencrypted headers of one listener. Every event about a listener stores all of its headers.
+# The names and unencrypted values of a listener's headers have at most this many bytes together. Every event about a
+# listener stores all of its headers.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
 # An update of a listener is tried again, up to ten times, if another request has changed the listener meanwhile.
@@ -279,7 +280,7 @@ class ListenerCommands:
             headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
             size += len(name) + self._size(known[name] if value == HIDDEN else None, value)
         if size > HEADERS_BYTES_MAX:
-            detail = f"All header names and values together may have {HEADERS_BYTES_MAX} bytes; these have {size}."
+            detail = f"Header names and values together may have at most {HEADERS_BYTES_MAX} bytes; these have {size}."
             raise Refused(detail, pointer="/headers")
         return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
 

@@ -264,9 +264,13 @@ class ReplayCommands:
         if asked.only not in ONLY:
             raise Refused(f"The field `only` must be one of {', '.join(ONLY)}.", pointer="/only")
         if asked.liveness_url is not None and asked.notify_url is None:
-            raise Refused("A liveness_url needs a notify_url. Give both, or neither.", pointer="/liveness_url")
+            raise Refused(
+                "A liveness_url needs a notify_url. Add a notify_url, or omit liveness_url.", pointer="/liveness_url"
+            )
         if asked.send_headers and asked.notify_url is None:
-            raise Refused("send_headers needs a notify_url. Give both, or neither.", pointer="/send_headers")
+            raise Refused(
+                "send_headers needs a notify_url. Add a notify_url, or omit send_headers.", pointer="/send_headers"
+            )
         for pointer, url in (("/notify_url", asked.notify_url), ("/liveness_url", asked.liveness_url)):
             reason = None if url is None else refuse_url(url, self._allow_networks)
             if reason is not None:

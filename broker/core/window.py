@@ -120,10 +120,10 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """Record that a reader has read all older messages of this listener in the offsets [start, end).
+        """Record that a catch-up reader has read this listener's messages in the offsets [start, end). The reader of
+        new messages is at the offset `tail`.
 
-        If the log no longer has one of the messages that the listener needs, later messages are not taken until gone()
-        is called for the missing message.
+        If the log lacks a message in `behind`, may_take() allows no later message until gone() is called for it.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)

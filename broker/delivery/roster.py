@@ -84,7 +84,7 @@ class Roster:
     def _directory(self) -> Directory:
         return self._view.state
 
-    # For each event that the directory has applied, a Faust agent calls one of the following methods.
+    # After the directory (queues, listeners, replays) has applied an event, a Faust agent calls methods below.
 
     def concerned(self, event: Event) -> Collection[str]:
         """Return the ids of the listeners and replays whose delivery may change because of this event."""

@@ -31,14 +31,14 @@ class Tuning:
     held_bytes_max: int = 4 << 20
     # Each listener can always use this many bytes of memory for its messages, even if the worker has little left.
     held_bytes_min: int = 64 << 10
-    # A worker holds at most this many bytes of messages in memory, for all its listeners together.
+    # A worker divides this many bytes of memory among its listeners. It exceeds them if each needs `held_bytes_min`.
     all_held_bytes_max: int = 128 << 20
-    # At most this many deliveries of a listener wait in memory for a retry, or half of `held_max` if that is less now.
-    # Others wait in the topic `outstanding`.
+    # At most this many deliveries of a listener wait in memory for a retry, or one full batch if that is more, but no
+    # more than half of the messages that the listener may hold now. Others wait in the topic `outstanding`.
     retries_max: int = 128
-    # At most this many deliveries of a listener, or half of `held_max` if that is less, wait in memory for their key.
     # A delivery waits for its key while an earlier delivery with the same ordering key has not ended.
-    # At this bound, the waiting deliveries of slow ordering keys move to the topic `outstanding`.
+    # If this many deliveries of a listener wait for their keys, those of slow keys move to the topic `outstanding`.
+    # The bound is lower if half of the messages that the listener may hold now are fewer.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
@@ -56,7 +56,7 @@ class Tuning:
 
     # The following settings limit how many attempts of a listener are in flight and how many begin in a time, and
     # decide its priority (dispatch/limits.py).
-    attempts_max: int = 1024  # attempts in flight in a worker, at most
+    attempts_max: int = 1024  # A worker divides this many attempts in flight among its listeners.
     # Every listener can always have this many attempts in flight, even if other listeners use up the worker's limit.
     attempts_min: int = 2
     # A listener that has not answered yet can hang, so it has at most this many attempts in flight.
@@ -68,7 +68,7 @@ class Tuning:
     failing: float = 0.25
     # The averages of answer times and failures cover about this many of a listener's last answers.
     answers_weighed: int = 8
-    push_back_s_max: int = 60  # longest accepted Retry-After
+    push_back_s_max: int = 60  # A Retry-After that is longer than this counts as this time.
     # A rate limit permits bursts. A burst has as many attempts as the rate limit permits in this time.
     rate_burst_s: float = 0.1
     rate_min_per_s: float = 0.001  # A worker's part of a listener's rate limit is never less than this.
@@ -121,9 +121,9 @@ class Tuning:
     serve_s: float = 0.05  # While deliveries in `outstanding` are due, the worker looks for them at least this often.
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    due_at_once: int = 16  # One read of the topic `outstanding` returns at most this many due deliveries.
-    due_each_at_once: int = 8  # due deliveries of one listener
-    # In one round, which takes a few milliseconds, the worker looks at no more than this many due deliveries.
+    due_at_once: int = 16  # After this many due deliveries, a round of the worker takes none of further listeners.
+    due_each_at_once: int = 8  # In one round, the worker takes at most this many due deliveries of one listener.
+    # After looking at this many due deliveries, which takes a few milliseconds, a round looks at no further listener.
     looks_max: int = 256
     looks_each_max: int = 32  # In one round, the worker looks at no more than this many due deliveries of one listener.
     # If several listeners are redriven, the worker redrives this many deliveries of one listener, then of the next.

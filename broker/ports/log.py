@@ -337,7 +337,7 @@ class ChangeLog(Protocol):
 
 
 class ListenerTestLog(Protocol):
-    """The results of listener tests, for writing."""
+    """The log's results of listener tests, for writing. A test sends one message to a listener, bypassing its queue."""
 
     async def append(self, event: ListenerTested) -> None:
         """Append the event of a test. Raises Unavailable if Kafka does not acknowledge, or if the disk is full."""

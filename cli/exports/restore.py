@@ -129,10 +129,10 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
 
 
 def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
-    """Return the first offset of each partition whose oldest records were deleted before the export. Other records
+    """Return the first offset of each partition whose oldest records Kafka no longer had at the export. Other records
     refer to offsets of messages, so the import must keep the offsets.
 
-    Raises ConfigurationError if records are missing.
+    Raises ConfigurationError if the backup lacks later records of a partition, or any records of the topic `control`.
     """
     found = {}
     places = [(one.topic, one.partition, one.first, one.rows) for one in made.files if one.topic not in _SHIFTING]

@@ -269,7 +269,10 @@ def _retrying(troubles: Iterable[Trouble]) -> list[int]:
 
 
 def _worst(troubles: Iterable[Trouble], counts: Iterable[int]) -> list[Trouble]:
-    """Return the listeners with the highest counts above zero, at most LISTENERS_SHOWN."""
+    """Return at most LISTENERS_SHOWN listeners: those with the highest counts, without counts of zero.
+
+    `counts` has one number for each of `troubles`, in the same order.
+    """
     ranked = sorted(zip(counts, troubles, strict=True), key=lambda one: -one[0])
     return [one for count, one in ranked[:LISTENERS_SHOWN] if count]
 

@@ -61,8 +61,8 @@ class StartupServer:
     async def open(
         self, app: App, direct_puts: DirectPuts | None, *, before_end: Callable[[], None] = lambda: None
     ) -> None:
-        """Let the application and `direct_puts` answer all requests from now on. Return when the server accepts
-        connections.
+        """Let the application and `direct_puts` answer all requests from now on. Before, all requests got 503, or the
+        server accepted no connections. Return when the server accepts connections.
 
         `close` calls `before_end` before it waits for running requests. `before_end` must end the requests that would
         run for long.

@@ -47,7 +47,7 @@ class ResetAskedAnswer(Answer):
 
 
 class SignInUrlAnswer(Answer):
-    """The page of the OpenID Connect provider where the person signs in."""
+    """The answer with the URL of the page at the OpenID Connect provider where the person signs in."""
 
     url: str
     """The URL to send the browser to. The provider sends it back, within ten minutes."""

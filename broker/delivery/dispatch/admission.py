@@ -108,7 +108,7 @@ class Admissions:
 
     def crowd(self) -> list[Delivery]:
         """Remove the deliveries that wait for a slow earlier delivery with the same ordering key, and return them.
-        Deliveries that came from the topic `outstanding` keep waiting.
+        Deliveries that came from the topic `outstanding` are not removed, because they are few.
         """
         at_s, keys = self._loop.time(), self._deliveries.keys
         leave = list[Delivery]()
@@ -116,7 +116,7 @@ class Admissions:
             for delivery in keys.send_away(key):
                 if delivery.entry is None:
                     leave.append(delivery)
-                else:  # These are few.
+                else:
                     keys.take(key, delivery, at_s)
         return leave
 

@@ -119,8 +119,10 @@ class Due:
         self._soonest_ms = min(self._next_ms.values(), default=None)
 
     def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
-        """Return due deliveries of the listeners that can take them, at most `due_each_at_once` of one listener. Also
-        return whether a redrive (an operator's request to retry) may make more deliveries due immediately.
+        """Return due deliveries of the listeners whose dispatchers have room, at most `due_each_at_once` of one
+        listener. Also return whether a redrive (a request to retry now) may make more deliveries due immediately.
+
+        Choose no further listener after `due_at_once` deliveries are chosen, or `looks_max` are examined.
         """
         chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max

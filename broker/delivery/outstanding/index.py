@@ -60,7 +60,7 @@ class Count:
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # deliveries that are not parked, by partition
-    # The deliveries that are due or retrying, by partition, without those that wait for their `deliver_at` time.
+    # Unparked deliveries that wait for a retry or have an ordering key, by partition. Others wait for `deliver_at`.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # attempted and not parked, by partition
     parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition

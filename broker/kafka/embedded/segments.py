@@ -27,7 +27,7 @@ BATCH_BYTES_MAX: Final = 16 << 20
 # The length field of a record batch does not count the batch's first bytes: the base offset and the length field.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
-# A record batch's header ends with last offset delta, two times, producer id and epoch, sequence, record count.
+# Then come last offset delta, first and latest record's time, producer id, producer epoch, sequence, record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 # An entry of an offset index: an offset relative to the segment's first, and its batch's position in the file.
 _ENTRY: Final = struct.Struct(">ii")
