@@ -187,8 +187,8 @@ class Changes:
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
         """Return two offsets that follow from the newest event of a partition's former owner.
 
-        Messages below the first offset may have been sent although no result is stored. Updates and deletions below the
-        second offset, in `changes`, were or may have been applied.
+        The former owner may have sent messages below the first offset without storing the results. It may have applied
+        updates and deletions below the second offset, which is an offset of the topic `changes`.
         """
         if end == 0:
             return 0, 0
