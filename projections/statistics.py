@@ -43,6 +43,9 @@ _DUTY: Final = 2.0
 # aiokafka's consumer leaves its group if it is not polled for this long, but Everput fetches by itself.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
+# If Faust asks for no records for this long, the app is restarted. After two rebalances in quick succession, Faust's
+# consumer can wait for ever.
+_STALLED_S: Final = 60.0
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0
 
@@ -95,7 +98,10 @@ class Statistics:
             await app.start()
             ended = asyncio.ensure_future(app.wait_for_stopped(asyncio.get_running_loop().create_future()))
             try:
-                await asyncio.wait([ended, feed.broken], return_when=asyncio.FIRST_COMPLETED)
+                ending = {ended, feed.broken}
+                while not (await asyncio.wait(ending, timeout=_STALLED_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+                    if self.counting.lanes and time.monotonic() - feed.asked_s > _STALLED_S:
+                        raise RuntimeError(f"Faust asked for no records for {_STALLED_S:g} s")
             finally:
                 ended.cancel()
             raise app.crash_reason or (feed.broken.result() if feed.broken.done() else RuntimeError("Faust stopped"))
@@ -132,6 +138,7 @@ class _Feed:
         self._names = names
         self._topics = {source: name for name, source in names.items()}
         self.broken: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.asked_s = time.monotonic()  # when Faust last asked for records
 
     def failed(self, error: BaseException) -> None:
         if not self.broken.done():
@@ -139,7 +146,7 @@ class _Feed:
 
     async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
         """Return new batches of records by partition, and then pause. If there are no new records, wait for some."""
-        counting = self._counting
+        counting, self.asked_s = self._counting, time.monotonic()
         lanes = frozenset(Lane(self._names[tp.topic], tp.partition) for tp in active)
         try:
             if lanes != counting.lanes:

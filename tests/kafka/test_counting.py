@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka.consumer.subscription_state import SubscriptionState
+from faust.transport.consumer import Consumer
 
 from broker.core.codec import decode
 from broker.core.events import MessagePut, StatisticsCounted
@@ -18,6 +20,7 @@ from broker.kafka.requests import LATEST
 from broker.kafka.statistics import SOURCES, KafkaStatistics, read_on
 from broker.kafka.topics import Topics, by_name, topics
 from broker.settings import KafkaSettings
+from projections import statistics
 from projections.statistics import Statistics
 from tests.damage import flip_within, with_text
 from tests.kafka.rig import Rig, running
@@ -202,3 +205,28 @@ async def test_a_process_stays_in_the_group_though_nobody_polls_its_consumer(rig
         monkeypatch.setattr(SubscriptionState, "fetcher_idle_time", property(unpolled_for_hours))
         await until(lambda: looked >= 3, what="it has looked whether it is idle")
         assert await has_all()
+
+
+async def test_a_faust_that_asks_for_no_records_any_more_is_started_again(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(statistics, "_STALLED_S", 5.0)
+    ask, stalled = Consumer._wait_next_records, list[Consumer]()
+
+    async def ask_once(consumer: Consumer, *how: float):
+        """As the first consumer of statistics does after rebalances that came too close: it waits for ever."""
+        if type(consumer).__module__ == statistics.__name__ and counter.counting.lanes:
+            stalled.append(consumer) if not stalled else None
+            if consumer is stalled[0]:
+                await asyncio.Event().wait()
+        return await ask(consumer, *how)
+
+    monkeypatch.setattr(Consumer, "_wait_next_records", ask_once)
+    worker = await rig.work()
+    queue = await rig.queue()
+    await rig.listen(queue, "it")
+    async with counting(rig) as counter:
+        await until(lambda: stalled, what="it has stalled")
+        await rig.put(queue, "a", "b", "c")
+        await until(lambda: len(rig.listeners.taken("it")) == 3, what="all are delivered")
+        await rig.noted(worker)
+        sums = await all_counted(rig, counter)
+    assert sum(counts.put for counts in sums.values()) == 3
