@@ -118,7 +118,7 @@ async def test_what_waits_for_a_damaged_change_is_delivered_with_it_as_soon_as_i
             return [(row.message_id, row.error) for row in await parked(rig, listener)] == [(ids[0], "damaged")]
 
         async def mend(*batches: Batch) -> None:
-            await until(lambda: bool(directory.state.damage), what="it is told")
+            await until(lambda: directory.state.damage.offsets() == {"changes": len(batches)}, what="each is told")
             for batch in batches:
                 flip(batch)
             await reports.look_again(list(directory.state.damage))

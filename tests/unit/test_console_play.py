@@ -155,8 +155,9 @@ async def test_the_listener_goes_when_the_page_goes(place: Place):
     async with browser() as page:
         await opened(page, place)
         assert [one["name"] for one in await place.listeners()] == [f"Play inbox of {WHO['email']}"]
-        for leave in ("location.hash = '#/queues'", "location.href = 'docs'"):
+        for leave, there in (("location.hash = '#/queues'", "**#/queues"), ("location.href = 'docs'", "**/docs")):
             await page.run(leave)
+            await page.page.wait_for_url(there)
             async with asyncio.timeout(30):
                 while await place.listeners():
                     await asyncio.sleep(0.05)
