@@ -117,7 +117,7 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        # If Kafka does not store the event that the key was used, the key's next use is recorded instead.
+        # If Kafka does not store this event, it is not repeated. The next use of the API key is recorded instead.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 

@@ -82,8 +82,8 @@ class Listeners:
         return {"listeners": answer, "_links": links}
 
     async def get(self, call: Call) -> Any:
-        """Return a listener with its state, lag and last error. With the parameter `at`, these current fields are left
-        out.
+        """Return a listener with its present state, lag and last error. With the parameter `at`, return the listener as
+        it was at that time, without these fields.
         """
         view = await self._views.of(call)
         listener = await self._find(call, view)

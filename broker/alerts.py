@@ -57,7 +57,7 @@ _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # alerts at once
 _PER_S: Final = 0.1  # alerts a second after that
 # A full disk or a damaged log concerns all organizations. Per check, a worker begins and ends at most 100 such alerts.
-# Each of these alerts takes about 2 KiB. The limit does not apply to organizations that were created in the shell.
+# Each of these alerts takes about 2 KiB. The limit does not apply to organizations that the operator created.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
@@ -316,8 +316,8 @@ class AlertWatch:
     async def _judge(
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
-        """Begin or end the alerts of one listener, API key or organization, depending on the newest values of its
-        conditions.
+        """Begin or end the alerts of one listener, API key or organization. `now` has the present level of the
+        condition of each kind of alert, and the events about alerts get the `facts`.
         """
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:

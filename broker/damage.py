@@ -50,7 +50,7 @@ class DamageReports:
 
     @asynccontextmanager
     async def running(self, *, look: bool = False) -> AsyncIterator[None]:
-        """Report damage inside the `async with` block."""
+        """Report unreadable ranges of the log while the `async with` block runs."""
         self.start(look=look)
         try:
             yield
@@ -58,10 +58,10 @@ class DamageReports:
             await self.stop()
 
     def start(self, *, look: bool = False) -> None:
-        """Start to report damage.
+        """Start to report unreadable ranges of the log, as events in the topic `control`.
 
-        With `look`, also check every 30 seconds whether damaged ranges can be read again. It is enough if one process
-        of the installation does this.
+        With `look`, also check every 30 seconds whether such ranges can be read again. It is enough if one process of
+        the installation makes these checks.
         """
         self._requests.on_damage, self._requests.given_up = self.found, self.given_up
         self._tasks = [asyncio.create_task(self._tell())]

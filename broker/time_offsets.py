@@ -20,7 +20,7 @@ _ONE_BATCH: Final = 1  # Kafka returns one whole batch
 
 
 class Offsets(Protocol):
-    """The methods of a Kafka client that the search for the offset of a time uses."""
+    """The methods of a Kafka client that offsets_since() calls to find the offset of a time."""
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         """See KafkaRequests.offsets()."""

@@ -53,8 +53,8 @@ def _parts(text: str) -> list[str]:
 
 
 class _Network(click.ParamType):
-    """A network such as `10.0.0.0/8`, or one address. An environment variable may hold several, separated by spaces or
-    commas.
+    """The type of an option whose value is a network such as `10.0.0.0/8`, or one address. The option's environment
+    variable may hold several networks, separated by spaces or commas.
     """
 
     name = "cidr"
@@ -72,7 +72,9 @@ class _Network(click.ParamType):
 
 
 class _Host(click.ParamType):
-    """A host name. An environment variable may hold several, separated by spaces or commas."""
+    """The type of an option whose value is a host name. The option's environment variable may hold several host names,
+    separated by spaces or commas.
+    """
 
     name = "host"
 
@@ -86,7 +88,7 @@ _RETAIN_S_MIN: Final = 2 * 86_400
 
 
 class _Age(click.ParamType):
-    """An age of at least two days, such as `36h` or `30d`."""
+    """The type of an option whose value is an age of at least two days, such as `60h` or `30d`."""
 
     name = "age"
 
@@ -341,8 +343,9 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "organization_bytes_max": {
         "type": click.IntRange(min=0),
-        "help": "Bytes that all organizations made by one account may store together; 0 for no limit. Those made from "
-        f"a shell have none. Default {ORGANIZATION_BYTES_MAX >> 30} GiB with --registration, else no limit.",
+        "help": "Bytes that all organizations made by one account may store together; 0 for no limit. Organizations "
+        f"that the operator created have none. Default: {ORGANIZATION_BYTES_MAX >> 30} GiB with --registration, "
+        "else no limit.",
         "show_default": False,
     },
     "connections_max": {"type": _count, "default": 10_000, "help": "Most client connections to one API process."},
@@ -432,7 +435,7 @@ def _declaration(name: str) -> str:
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the shared options. The command is called with `options`."""
+    """Decorate a command with the shared options. The command gets their values together, as its argument `options`."""
 
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:

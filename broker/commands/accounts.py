@@ -17,7 +17,7 @@ from broker.commands.context import Context, event_fields, now_ms, record
 from broker.commands.organizations import create_organization
 from broker.core import events as ev
 from broker.core import keys
-from broker.core.accounts import Account, Session, refuse_email
+from broker.core.accounts import SESSIONS_MAX, Account, Session, refuse_email
 from broker.core.entities import Organization
 from broker.core.names import shortened
 from broker.core.roles import OWNER, ROLES
@@ -145,7 +145,8 @@ class AccountCommands:
             raise WrongPassword(_WRONG)
         if session is None:  # Newer sessions have ended this session: the number of an account's sessions is limited.
             raise Unavailable(
-                "This session has ended, because too many sessions of this account were started at once. Try again."
+                f"An account has at most {SESSIONS_MAX} sessions, and more were started at the same time, "
+                "so newer sessions have ended this one. Sign in again."
             )
         return session, token
 
@@ -186,7 +187,8 @@ class AccountCommands:
         """Unlink the account from its OpenID Connect provider, and end its other sessions. Return False if this session
         has already ended.
 
-        Raises Refused if the password is wrong, or if the account has no lasting password or no provider.
+        Raises Refused if the password is wrong, if the account has no password except a temporary one, or if it is
+        linked to no provider.
         """
         await self._view.caught_up()
         account = self._view.state.accounts.by_id.get(session.account_id)

@@ -51,8 +51,8 @@ class IdentityCommands:
             found = self._known(identity)
         if found is None:
             raise IdentityRefused(
-                "The account with this e-mail address is linked to another person at the OpenID Connect "
-                "provider than the one who signs in now. Ask the operator.",
+                "The account with this e-mail address is linked to another identity at the OpenID Connect provider, "
+                "not to yours. Ask the operator.",
                 reason="taken",
             )
         _check_unblocked(found)

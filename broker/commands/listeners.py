@@ -32,6 +32,7 @@ from broker.core import signing
 from broker.core.alerts import ALERTS_QUEUE
 from broker.core.entities import Listener, Queue
 from broker.core.events import ControlEvent, ListenerSettings
+from broker.core.names import shortened
 from broker.core.origins import same_origin
 from broker.errors import (
     ConfigurationError,
@@ -366,8 +367,8 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
     for name, value in named.items():
         if value == HIDDEN:
             raise Refused(
-                "The new notify_url has another scheme, host or port than the stored one. "
-                "Everput does not send the stored value of this header there. Enter the value again.",
+                "The new notify_url has another scheme, host or port than the stored one. Everput does not send the "
+                f"stored value of the header {shortened(name)} to the new notify_url. Enter the value again.",
                 pointer=f"/headers/{name}",
             )
 

@@ -138,7 +138,8 @@ def _refuse_reserved(queue: Queue, name: str) -> None:
     """Raise Refused if the queue is the one for alerts, or if the name is reserved for it."""
     if ALERTS_QUEUE in (queue.name, name):
         raise Refused(
-            f"Everput puts its alerts into the queue {ALERTS_QUEUE}. The queue can't be deleted or renamed.",
+            f"The queue {ALERTS_QUEUE} is for Everput's alerts. It can't be deleted or renamed, and no other queue "
+            "can get its name.",
             pointer="/name",
         )
 

@@ -204,7 +204,7 @@ class Former(NamedTuple):
 
 _UNSEALED: Final = Former(
     frozenset({"settings.sealed_headers"}),
-    "the header values in `settings.headers` are sent; they are not encrypted",
+    "the header values in `settings.headers` are not encrypted, and requests to the listener carry them as they are",
 )
 _UNCONDITIONAL: Final = Former(
     frozenset({"if_version"}), "the update or deletion has effect, whatever version the message has"

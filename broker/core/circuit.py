@@ -56,7 +56,9 @@ class Circuit:
         return self.state is State.OPEN and self.relapses > 0
 
     def succeeded(self) -> None:
-        """Tell the circuit breaker that an attempt was accepted, or failed without the listener's fault."""
+        """Tell the circuit breaker that an attempt ended without a fault of the listener: the listener accepted it, or
+        it failed for another reason.
+        """
         self.faults = 0
         if self.state is State.PROBATION and self.allowance is not None:
             self.down_since_ms = 0
@@ -65,10 +67,10 @@ class Circuit:
                 self.state, self.allowance, self.relapses = State.CLOSED, None, 0
 
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
-        """Tell the circuit breaker that an attempt failed by the listener's fault.
+        """Tell the circuit breaker that an attempt failed through a fault of the listener.
 
-        Return whether this failure opened the circuit breaker. With `new`, no attempt to this listener has been
-        accepted yet. Fewer failures then open the circuit breaker, as shortly after a successful probe.
+        Return whether this failure opened the circuit breaker. `new` says that this listener has not accepted any
+        attempt yet. Fewer failures then open the circuit breaker, as they do shortly after a successful probe.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER

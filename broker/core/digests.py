@@ -54,7 +54,7 @@ def _queue_values(queue: Queue) -> list[Any]:
 
 
 def _with_names(organization: Organization) -> Any:
-    """Return an organization whose dictionary keys are text, because sorted JSON needs text keys."""
+    """Return a copy of the organization in which all dictionary keys are text, because sorted JSON needs text keys."""
     return replace(organization, bytes_by_day={str(day): size for day, size in organization.bytes_by_day.items()})  # type: ignore[misc]
 
 

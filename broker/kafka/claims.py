@@ -25,7 +25,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# Claims stay in the index an hour longer than they are valid, because clocks differ.
+# The claim of an Idempotency-Key stays in the index for an hour after its end, because clocks of processes differ.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0

@@ -149,8 +149,8 @@ class Connection(asyncio.Protocol):
         self._fail("timeout")
 
     def keep(self, ended: Callable[[bytes], None], bytes_max: int = KEPT_BYTES_MAX) -> None:
-        """Keep the first bytes of the answer that is arriving now. Call `ended` with these bytes when the answer or the
-        connection has ended. Only Owner.answered() may call this.
+        """Keep the first `bytes_max` bytes of the answer that is arriving now. When the answer or the connection ends,
+        the connection calls `ended` with these bytes. Only Owner.answered() may call this method.
         """
         # If `_head` is empty, the answer is equal to the last answer, whose bytes are in `_again`.
         if not self._head:

@@ -46,7 +46,7 @@ class DnsTuning:
     slow_max: int = 16
     # At most this many DNS look-ups are unanswered. Each of them has a thread of 27 KiB and an open file.
     hanging_max: int = 1024
-    slow_after: int = 2  # A host name whose look-ups got no answer in time this often in a row counts as slow.
+    slow_after: int = 2  # After this many look-ups in a row without an answer in time, a host name counts as slow.
     answer_s: float = 2.5  # how long a caller waits
     other_answer_s: float = 0.5  # how long a caller waits if there is a usable older answer
     cache_s: float = 10.0  # how long an answer is fresh

@@ -25,8 +25,8 @@ _HEAD: Final = """\
 
 Made by `make events` from the program itself; don't edit it.
 
-Every event is one JSON object, the value of one Kafka record. The headings below are the names of the Kafka topics,
-without their prefix `everput.`.
+Every event is one JSON object, the value of one Kafka record. This page has a section for each Kafka topic. The
+section's title is the name of the topic without the prefix `everput.`, and the titles inside are the names of events.
 
 Ignore fields that you do not know, because new versions of Everput may add fields.
 

@@ -40,7 +40,9 @@ def _fail_on(_context: click.Context, _parameter: click.Parameter, value: str) -
     names = frozenset(name.strip() for name in value.split(",") if name.strip()) - {"none"}
     unknown = sorted(names - set(TROUBLES))
     if unknown:
-        raise click.BadParameter(f"--fail-on does not know {unknown[0]!r}; choose from {', '.join(TROUBLES)}, or none")
+        raise click.BadParameter(
+            f"--fail-on does not know {unknown[0]!r}; choose from {', '.join(TROUBLES)}, or `none`"
+        )
     return names
 
 
@@ -63,7 +65,7 @@ def _fail_on(_context: click.Context, _parameter: click.Parameter, value: str) -
     show_default=True,
     callback=_fail_on,
     metavar="LIST",
-    help=f"What to report as wrong, with commas between: {', '.join(TROUBLES)}; or none.",
+    help=f"What to report as wrong, with commas between: {', '.join(TROUBLES)}; or `none`.",
 )
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(

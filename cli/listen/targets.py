@@ -63,10 +63,14 @@ def wanted(filters: Sequence[tuple[str, str]], notification: dict[str, Any]) -> 
 
 
 def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = False) -> Sequence[str]:
-    """Return the name of the listener for each local address.
+    """Return the names of the listeners: one for each local address, in the order of the addresses.
 
-    Raises ConfigurationError if two listeners would have the same name. With `temporary`, the names are new, so that
-    the command deletes no listener that existed before.
+    Without `given` names, a name is made from the local address and the name of this machine. With `temporary`, this
+    name also gets a random part. The command deletes temporary listeners at its end, and must not delete a listener
+    that existed before.
+
+    Raises ConfigurationError if two listeners would have the same name, or if there is not one given name for each
+    address.
     """
     if given and len(given) != len(targets):
         raise ConfigurationError("give one --name for each --to, or no --name at all")

@@ -38,9 +38,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
             raise Unavailable(f"these processes are not ready: {', '.join(missing)}")
 
     async def check_whole() -> None:
-        """Ask one process after another whether the log is damaged, and raise Damaged as soon as a process says so.
-
-        All processes know the same damage, so the answer of one process is enough.
+        """Ask one process after another whether the log is damaged. As soon as a process says so, raise Damaged and ask
+        no further process: all processes know of the same damage.
         """
         import httpx  # as in _ask()
 

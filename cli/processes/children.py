@@ -50,12 +50,15 @@ class Pauses:
 
 
 class Child:
-    """A child process of the supervisor.
+    """A process that the supervisor starts, and restarts when it dies.
 
-    `kafka` is a future that ends when Kafka is ready. Its result is the access to an embedded Kafka, or None for a
-    cluster. The child gets the variables in `environment` instead of those of this process. `descriptors` are the file
-    descriptors that the child gets, by the name of the variable that tells it the number. The first process of this
-    child is taken from `prefork`, if there is one.
+    `kafka` is a future that ends when Kafka is ready. Its result is the address and the password of the embedded Kafka,
+    or None if `everput serve` uses a Kafka cluster. The process gets the environment variables in `environment`, and
+    none of the supervisor's.
+
+    `descriptors` are open files that the process gets. Each key is an environment variable, and the process finds the
+    number of the file descriptor in it. If there is a `prefork`, the first start takes a forked process from it.
+    Restarts do not.
     """
 
     def __init__(

@@ -185,7 +185,7 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Return two offsets that follow from the newest event of a partition's former owner.
+        """Read the newest event that a partition's former owner has written, and return two offsets.
 
         The former owner may have sent messages below the first offset without storing the results. It may have applied
         updates and deletions below the second offset, which is an offset of the topic `changes`.
@@ -205,9 +205,10 @@ class Changes:
 
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
         """Read the updates and deletions of messages in the topic `changes`, from offset `begin` to before
-        `taken.position`. Keep the changes of messages whose offset is at least `taken.floor`. If `kept` is true, also
-        keep the changes of messages that have a delivery in the topic `outstanding`. Keep recent changes in any case,
-        because they must be answered.
+        `taken.position`, and add them to `taken`.
+
+        `taken.found` gets those of messages at or after the offset `taken.floor`, and with `kept`, those of messages
+        that have a delivery in the topic `outstanding`. `taken.recent` gets all whose clients may wait for an answer.
         """
         if not taken.position:
             return

@@ -88,7 +88,7 @@ class DeliveryQueue:
         if others_follow:
             following = self.keys.send_away(key)
             for one in following:
-                # The admission check then moves these deliveries to `outstanding`: their ordering key is blocked.
+                # Their ordering key stays blocked, so admission.py moves these deliveries to `outstanding`, too.
                 one.state = READY
             self.ready.extendleft(reversed(following))
 

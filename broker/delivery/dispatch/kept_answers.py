@@ -23,10 +23,11 @@ from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
 ANSWERS_MAX: Final = 20  # At most this many different HTTP answers of one listener are stored in a minute.
-BYTES_MAX: Final = 64 << 10  # bytes of all answers together that are stored for one listener in a minute
+BYTES_MAX: Final = 64 << 10  # At most this many bytes of HTTP answers of one listener are stored in a minute.
 # At most this many different HTTP answers of one listener are parsed in a minute. Equal bytes are parsed once.
 PARSED_MAX: Final = 100
-ROWS_MAX: Final = 5_000  # attempts of one listener in one partition, until the next checkpoint
+# At most this many attempts to one listener, for messages of one partition, are kept until the next checkpoint.
+ROWS_MAX: Final = 5_000
 _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
 _CHANGES: Final = frozenset(("date", "age", "x-request-id"))  # headers that comparisons ignore

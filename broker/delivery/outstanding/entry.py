@@ -91,7 +91,9 @@ class OutstandingEntry:
         return self.undo_forgiven is not None and self.redrives <= redrives.cancelled
 
     def undo(self) -> None:
-        """Undo all redrives (requests to retry now) since the last attempt: park or retry the delivery as before."""
+        """Undo all redrives (requests to retry now) since the last attempt. The delivery waits for its next retry
+        again, or is parked (kept without further attempts), as before the redrives.
+        """
         self.forgiven, self.since_ms, self.due_ms = self.undo_forgiven or 0, self.undo_since_ms, self.undo_due_ms
         self.undo_forgiven = None
 

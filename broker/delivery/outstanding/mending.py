@@ -63,7 +63,7 @@ class Mending:
         """
         # A parked delivery stays parked while results of deliveries are unreadable: it may have been delivered already.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        # The review leaves out rows with a higher id, because they were written after it began.
+        # Rows with an id above `newest` were written after this method began, so it leaves them out.
         at, newest = -1, self._index.newest_id
         while partition in self._owned and (
             rows := self._index.unread(partition, after_id=at, limit=self._tuning.rows_at_once)

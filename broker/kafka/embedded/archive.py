@@ -111,8 +111,8 @@ def discard(path: Path | None) -> None:
 def _path(jars: Sequence[Path]) -> Path:
     """Return the path of the class archive.
 
-    Its name is a hash of everything that must be the same for Java to accept the archive: the class path, Java's own
-    modules, the options, and Kafka's settings and requests, because others load other classes.
+    The file's name has a hash of everything that the archive depends on. Java accepts an archive only with the same
+    class path, modules and options. With other settings or requests, Kafka would load other classes.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
@@ -147,7 +147,8 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
             code = await finished(process, within_s=_STEP_WITHIN_S)
             if code != 0:
                 raise BrokerError(
-                    f"Java did not create the class archive (exit code {code}): Kafka runs without it, but starts later"
+                    f"Java did not create the class archive (exit code {code}): Kafka runs without it, but takes "
+                    "longer to start"
                 )
             made.replace(path)
         finally:
