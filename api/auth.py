@@ -85,8 +85,8 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            # Another process may just have created this API key. So read the topic `control` to its end, and look the
-            # key up again.
+            # Another process may just have created this API key.
+            # So read the topic `control` to its end, and look the key up again.
             await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
@@ -223,8 +223,8 @@ class Sessions:
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
-            # Another process may just have started this session. So read the topic `control` to its end, and look the
-            # session up again.
+            # Another process may just have started this session.
+            # So read the topic `control` to its end, and look the session up again.
             await self._view.caught_up()
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():

@@ -39,8 +39,7 @@ TITLES: Final = {
     507: "Insufficient Storage",
 }
 MEDIA_TYPE: Final = b"application/problem+json"
-# A longer JSON pointer is shortened in the error answer. It names a field of the client's body, and the client may send
-# a field name of any length.
+# A longer JSON pointer is shortened in the error answer, because it names a field that the client has chosen.
 _POINTER_CHARS_MAX: Final = 300
 
 Headers = list[tuple[bytes, bytes]]

@@ -48,14 +48,14 @@ from broker.ports import Count, Cursors, DirectoryView, Log
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
-_AT_ONCE: Final = 10  # listeners whose cursors are loaded together: few, because reading them holds up deliveries
+_AT_ONCE: Final = 10  # The cursors of this many listeners are loaded together. More would delay deliveries.
 # After a check of a group of listeners, the worker pauses for nine times the duration of the check.
 _PAUSE_PART: Final = 9.0
-_OTHERS_MAX: Final = 200  # listeners without trouble, per check
+_OTHERS_MAX: Final = 200  # In each check, a worker checks at most this many listeners without trouble.
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
-_BURST: Final = 100.0  # alerts at once
-_PER_S: Final = 0.1  # alerts a second after that
+_BURST: Final = 100.0  # An organization gets at most this many alerts of a worker at once.
+_PER_S: Final = 0.1  # After such a burst, an organization gets this many alerts a second.
 # A full disk or a damaged log concerns all organizations. Per check, a worker begins and ends at most 100 such alerts.
 # Each of these alerts takes about 2 KiB. The limit does not apply to organizations that the operator created.
 _SHARED_BURST: Final = 100.0
@@ -100,9 +100,10 @@ class Subject:
 
 @dataclass(slots=True)
 class _Allowance:
-    """A token bucket that limits alerts: a burst of `burst`, and `per_s` a second after that. Each organization has one
-    for the alerts that begin. All organizations except the operator's share one for alerts about the installation,
-    which counts beginnings and ends.
+    """A token bucket that limits alerts: a burst of `burst`, and `per_s` a second after that.
+
+    Each organization has a bucket for the alerts that begin. All organizations except the operator's share one more
+    bucket, for the beginnings and ends of alerts about the installation.
     """
 
     at_ms: int
@@ -164,7 +165,7 @@ class AlertWatch:
 
     async def look(self, at_ms: int | None = None) -> None:
         """Check the conditions of this worker's alerts once, and put the messages of alerts that begin or end. If there
-        are many listeners, a call checks all that may need an alert soon, but only some of the others.
+        are many listeners, a call checks all listeners that may need an alert soon, but only some of the others.
 
         `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer. If
         Kafka does not answer for some listeners only, the others are checked nevertheless.

@@ -100,8 +100,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # _judged() cuts a password before the character with which its symbols have too many readings as letters.
-    # If fewer than CHARS_MIN characters are left, accept the password: with so many symbols, it is no common word.
+    # zxcvbn tries to read symbols as letters. So _judged() returns only the part with few enough ways to read it.
+    # If this part has fewer than CHARS_MIN characters, accept the password: with so many symbols, it is no common word.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

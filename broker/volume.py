@@ -31,8 +31,8 @@ STEP_BYTES_MIN: Final = 1 << 20
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# Without a limit, an organization's bytes are recorded after each further 1/64 of its stored bytes. If it has stored
-# less than 1 GiB, they are recorded after each further 1/64 GiB.
+# Without a limit, an organization's stored bytes are recorded each time that they have grown by 1/64.
+# If an organization has stored less than 1 GiB, its bytes are recorded after each further 1/64 GiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
 # Some changes can exceed the limit of bytes by a tenth, so that a full organization can repair its listeners.

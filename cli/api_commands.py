@@ -49,7 +49,7 @@ class WaitingClient(Client):
 def asks(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command that uses the API with the options for the API and `--json`.
 
-    The command is called with `client` and `as_json`.
+    The command gets the arguments `client` (an API client) and `as_json`.
     """
 
     @api_options

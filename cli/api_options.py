@@ -111,7 +111,7 @@ def _is_here(url: str) -> bool:
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command with the options for the API.
 
-    The command is called with `url` and `key`. Raises ConfigurationError without a key.
+    The command gets the arguments `url` and `key` (an API key). Raises ConfigurationError without a key.
     """
 
     @functools.wraps(command)

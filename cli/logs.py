@@ -29,9 +29,9 @@ _STDERR: Final = 2
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-# The lowest level at which each of these loggers logs, unless Everput's own log level is debug. Everput has log lines
-# of its own for the events below these levels. Below its level, aiokafka would log each failed connection while Kafka
-# is down.
+# The lowest level at which each of these loggers logs, unless Everput's own log level is debug.
+# Everput has log lines of its own for the events below these levels.
+# At a lower level, aiokafka would log each failed connection while Kafka is down.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,
@@ -43,8 +43,7 @@ _QUIETER = {
     "asyncio": logging.WARNING,
     "filelock": logging.WARNING,
 }
-# Even if Everput's log level is debug, the logger aiokafka.conn logs no debug lines, because they would contain
-# requests with passwords.
+# These loggers never log debug lines, because the debug lines of aiokafka.conn contain requests with passwords.
 _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 

@@ -43,8 +43,8 @@ _DUTY: Final = 2.0
 # aiokafka's consumer leaves its group if it is not polled for this long, but Everput fetches by itself.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
-# If Faust asks for no records for this long, the app is restarted. After two rebalances in quick succession, Faust's
-# consumer can wait for ever.
+# If Faust asks for no records for this long, the Faust app is restarted.
+# The reason for this restart: after two rebalances in quick succession, Faust's consumer can wait forever.
 _STALLED_S: Final = 60.0
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0

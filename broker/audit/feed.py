@@ -181,8 +181,8 @@ class ChangeFeed:
             if task is not None:
                 task.cancel()
         self._begun = self._task = None
-        # While no client waits, the feed does not read the log, so it misses changes. So begin a new epoch:
-        # since() reports the changes as unknown to each client whose position has an earlier epoch.
+        # While no client waits, the feed does not read the log, and misses changes. So begin a new epoch here.
+        # To each client whose position has an earlier epoch, since() reports that the changes are unknown.
         self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
         self._again = {}

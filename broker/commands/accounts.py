@@ -291,7 +291,7 @@ class AccountCommands:
         """Remove the account from the organization of the context.
 
         Raises NotFound if the account is not a member. Raises LastMember if it is the last owner who can sign in, and
-        `even_if_last` is not set. Raises Changed if another account removes it, and is no owner any more.
+        `even_if_last` is not set. Raises Changed if the account that removes another one is no owner any more.
         """
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):

@@ -27,10 +27,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-# The worker's answer to an update or deletion is stored, and counts as bytes that the organization stores. Its size is
-# estimated: _ANSWER_BYTES, and _LISTENER_BYTES for each listener of the queue.
+# A worker's stored answer to an update or deletion is estimated as this many bytes, plus the bytes for each listener.
 _ANSWER_BYTES: Final = 1024
-_LISTENER_BYTES: Final = 64
+_LISTENER_BYTES: Final = 64  # Each listener adds this many bytes to a worker's stored answer to an update or deletion.
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of updated data.
 _NONE: Final = "No message of this queue has this ID."
 _DELETED: Final = "This message was deleted."

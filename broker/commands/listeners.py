@@ -47,8 +47,8 @@ from broker.ports import DirectoryView, Log
 from broker.sealing import Sealer
 from broker.settings import Network
 
-# The names and unencrypted values of a listener's headers have at most this many bytes together. Every event about a
-# listener stores all of its headers.
+# The names and unencrypted values of a listener's headers have at most this many bytes together.
+# The reason for this limit: every event about a listener stores all of its headers.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
 # An update of a listener is tried again, up to ten times, if another request has changed the listener meanwhile.

@@ -44,7 +44,7 @@ class Circuit:
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.faults = 0
-        self.relapses = 0  # how often probation ended with failures since the last failed probe
+        self.relapses = 0  # how often attempts failed again after a good probe, since a probe failed last
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 

@@ -70,9 +70,10 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
     """Return whether an organization that has `mine` of all stored Idempotency-Keys may store one more.
 
-    A key is free if it is one of the `claims_max` keys that fit, and no organization has stored it. The organization
-    may store one more if it has fewer keys than are free, not counting a quarter of `claims_max`. This quarter is
-    reserved for organizations with fewer than `few` keys: such an organization only needs fewer keys than are free.
+    Of the `claims_max` places for keys, `all_of_them` are in use, and the others are free. A quarter of `claims_max` is
+    reserved for organizations with fewer than `few` keys. An organization with fewer than `few` keys may store one more
+    if it has fewer keys than there are free places. Any other organization may if it has fewer keys than there are free
+    places without the reserved quarter.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
@@ -141,7 +142,7 @@ class ClaimIndex:
         self._run_max = run_max
         self.runs: list[_Run] = []
         self._owners = _Owners()
-        self._since_ms = self._until_ms = 0  # times of the first and the newest unsorted claim
+        self._since_ms = self._until_ms = 0  # times of the first and the newest claim in `_recent`
         self._begin()
 
     def __len__(self) -> int:

@@ -70,7 +70,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_messages: int = 100
-    max_bytes: int = 1 << 20  # bytes of the request's body, at most
+    max_bytes: int = 1 << 20  # the most bytes of the request's body
     wait_ms: int = 100
 
 
@@ -85,11 +85,11 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float | None = None
     timeout_ms: int = 15_000  # time limit of one attempt
     max_attempts: int | None = None
-    max_age_s: int = 72 * 3600  # then a failing delivery is parked
+    max_age_s: int = 72 * 3600  # A delivery that has failed for this long is parked (kept without attempts).
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}
-    retry_first_ms: int = 1_000  # longest first wait, doubles each time
-    retry_max_s: int = 3_600  # longest wait after any failure
+    retry_first_ms: int = 1_000  # the longest pause before the first retry; doubles with each further retry
+    retry_max_s: int = 3_600  # the longest pause before any retry
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
     # The name of the body format (formats.py). If it is not set, bodies are Everput's own JSON.
     format: str | UnsetType = UNSET
@@ -176,7 +176,7 @@ class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"
 class ListenerRedrivesCancelled(Event, frozen=True, kw_only=True, tag="listener.redrives_cancelled"):
     """The event which says that all earlier redrives of a listener (the events `listener.redriven`) were cancelled.
 
-    A delivery that was not attempted since then is parked or retrying as it was before.
+    A delivery that was not attempted since its redrive is parked or retrying as before.
     """
 
     urgent: ClassVar[bool] = True

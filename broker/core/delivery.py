@@ -117,8 +117,8 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.DROPPED: "the partition was handed over, or the listener was deleted",
 }
 
-# The permitted transitions between the states of a delivery. Each state has the states that may follow it, and each of
-# these has the condition under which it follows. The condition is empty for DROPPED: MEANS has it.
+# The permitted transitions between the states of a delivery: for each state, the next states with their conditions.
+# The condition for the state DROPPED is empty here, because MEANS has it.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "the message is read",

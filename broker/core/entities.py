@@ -24,8 +24,8 @@ DAY_MS: Final = 86_400_000
 class Organization:
     """An organization, which owns queues, listeners, messages and API keys.
 
-    `founder` is the account that created it; empty if no account did. `by_shell` says that the operator created it from
-    the shell.
+    `founder` is the account that created it; empty if no account did. `by_shell` says that the operator created it,
+    for example with `everput init`.
     """
 
     id: str

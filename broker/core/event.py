@@ -11,7 +11,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """An event: a fact that was recorded in the log.
 
     `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`. The API records an `urgent` event even when the disk is
-    nearly full, because such an event revokes a right or ends some work, or a person needs it to sign in for that.
+    nearly full, because such an event revokes a right, ends some work, or lets a person sign in to do so.
     """
 
     urgent: ClassVar[bool] = False

@@ -11,7 +11,7 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-# The limit on concurrent attempts is halved at most once in this time, as later answers can be to earlier attempts.
+# The limit on concurrent attempts is halved at most once in this time. Until then, answers are to older attempts.
 _DECREASE_PAUSE_MS: Final = 1_000
 # If the event loop is more than 1 ms late on average, a worker starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001

@@ -45,7 +45,7 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     ids_seed: str
     partition: int
     number: int = 1
-    of: str = ""  # id of the first claim; empty in the first claim itself
+    of: str = ""  # the id of the first claim of the same Idempotency-Key; empty in this first claim
 
 
 class MessageChange(Event, frozen=True, kw_only=True):

@@ -211,5 +211,7 @@ def _account_of(event: Event) -> str:
 
 
 def by_shell(event: Event) -> bool:
-    """Return whether the operator's shell caused the event. The first versions left `actor` empty for the shell."""
+    """Return whether a command of the operator caused the event. In events of the first versions of Everput, `actor` is
+    then empty.
+    """
     return event.actor in ("shell", "")

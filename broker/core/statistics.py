@@ -401,7 +401,7 @@ class QueuesSeries(Series):
         growths = [*self._growths]
         for listeners in self._queues.values():
             for one, created_at_ms in listeners.items():
-                # A new listener can start with older messages: add them, because only its backlog counts them.
+                # A new listener can start with messages from before its creation. Add these to its backlog.
                 if one in self._young:
                     growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
         return _backwards(sum(lags.values()), growths)

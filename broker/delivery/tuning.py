@@ -33,8 +33,8 @@ class Tuning:
     held_bytes_min: int = 64 << 10
     # A worker divides this many bytes of memory among its listeners. It exceeds them if each needs `held_bytes_min`.
     all_held_bytes_max: int = 128 << 20
-    # At most this many deliveries of a listener wait in memory for a retry, or one full batch if that is more, but no
-    # more than half of the messages that the listener may hold now. Others wait in the topic `outstanding`.
+    # At most this many deliveries of a listener, or one full batch if that is more, wait in memory for a retry.
+    # Retries never take more than half of the listener's room in memory. Other retries wait in `outstanding`.
     retries_max: int = 128
     # A delivery waits for its key while an earlier delivery with the same ordering key has not ended.
     # If this many deliveries of a listener wait for their keys, those of slow keys move to the topic `outstanding`.
@@ -54,8 +54,8 @@ class Tuning:
     # No further delivery of the listener begins to move while the moving ones have this many bytes together, or more.
     set_aside_bytes_max: int = 1 << 20
 
-    # The following settings limit how many attempts of a listener are in flight and how many begin in a time, and
-    # decide its priority (dispatch/limits.py).
+    # The following settings limit a listener's attempts in flight and its attempts per second.
+    # They also decide the listener's priority (dispatch/limits.py).
     attempts_max: int = 1024  # A worker divides this many attempts in flight among its listeners.
     # Every listener can always have this many attempts in flight, even if other listeners use up the worker's limit.
     attempts_min: int = 2
@@ -82,7 +82,7 @@ class Tuning:
     tick_s: float = 0.05
     # A tick is divided into this many parts, so that its work does not block the event loop for long.
     tick_parts: int = 5
-    # Every this many ticks, a worker divides attempts and memory among listeners, and serves slow and failing ones.
+    # Once in this many ticks, a worker divides attempts and memory among listeners, and serves slow and failing ones.
     share_ticks: int = 5
     begun_at_once: int = 8
     # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.

@@ -132,7 +132,7 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        def damaged(_damage: LogDamaged) -> None:  # the attempt can be in this range, so not all was read
+        def damaged(_damage: LogDamaged) -> None:  # The attempt searched for can be in this range.
             nonlocal all_read
             all_read = False
 

@@ -35,10 +35,9 @@ log = logging.getLogger(__name__)
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # messages
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# At most 20,000 messages wait for a batch. Further messages are refused: so many waiting messages show that Kafka does
-# not keep up.
+# At most this many messages wait for a batch. More would show that Kafka does not keep up, so they are refused.
 _WAITING_MAX: Final = 20_000
-_WAITING_BYTES_MAX: Final = 64 << 20  # bytes of the waiting messages
+_WAITING_BYTES_MAX: Final = 64 << 20  # The messages that wait for a batch have at most this many bytes.
 _QUEUE_SHARE: Final = 2  # The messages for one partition use at most half of the limits on waiting messages.
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
@@ -325,7 +324,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # If every leader is late to acknowledge a batch, use any led partition, for two batches in flight in all.
+        # If all brokers are late to acknowledge a batch, any broker gets one, but at most two batches are in flight.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:

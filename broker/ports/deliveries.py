@@ -99,7 +99,7 @@ class QueueStates(Protocol):
 
 
 class Deliveries(Protocol):
-    """The reader of the states of deliveries. The states follow from committed offsets and recorded attempts."""
+    """The reader of the states of deliveries, which are computed from committed offsets and recorded attempts."""
 
     def of_queue(self, listeners: Sequence[Listener]) -> QueueStates:
         """Return an object with which one request reads the states of the deliveries to these listeners of a queue."""

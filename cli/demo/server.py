@@ -41,8 +41,8 @@ async def _spawn(*arguments: str, environment: Mapping[str, str], **more: Any) -
         *arguments,
         env=dict(environment),
         stdout=asyncio.subprocess.PIPE,
-        # The child process has a Unix session of its own, so Ctrl-C in the terminal reaches only the demo's main
-        # process. The main process then stops its child processes.
+        # In a Unix session of its own, a child process gets no Ctrl-C from the terminal.
+        # Ctrl-C reaches only the main process of the demo, which then stops its child processes.
         start_new_session=True,
         **more,
     )

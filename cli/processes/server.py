@@ -218,7 +218,7 @@ class _Connection(_Written, DirectPutProtocol):
     config: _Config
     # The time since which the server waits for the rest of a request; None if no request is incomplete.
     _waiting_since: float | None = None
-    # The bytes of a request's head that have arrived so far; negative while the socket read in which it began lasts.
+    # How many bytes of the request's head have arrived. Negative until the socket read with the head's start has ended.
     _head_bytes = 0
     _read_bytes = 0  # bytes of the current socket read
     # The bytes after a request's head that are not content, such as the sizes of chunks.
@@ -258,7 +258,7 @@ class _Connection(_Written, DirectPutProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._take_last()  # earlier requests are unanswered: drop the WebSocket request, and close after them
+            self._take_last()  # drop the WebSocket request, and close after the answers to earlier requests
             self._deaf = True
             return
         if not self._opens_websocket():

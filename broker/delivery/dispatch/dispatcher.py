@@ -406,7 +406,7 @@ def _return_cancelled(dispatcher: Dispatcher) -> None:
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
     if cancelled:
-        # A returned delivery can make the next one of its ordering key ready. Put the others into `ready` before it.
+        # To return a delivery can add the next one of its ordering key to `ready`, so put the others there first.
         others = [delivery for delivery in ready if not is_cancelled(delivery)]
         ready.clear()
         ready.extend(others)

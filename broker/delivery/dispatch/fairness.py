@@ -132,7 +132,7 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            # Allow one attempt of a message that arrives for a slow or failing listener before the next call.
+            # If a message for a slow or failing listener arrives before the next call, allow one attempt for it.
             limits.permits = 1
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)

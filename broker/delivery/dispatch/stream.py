@@ -35,7 +35,7 @@ _ROWS_MAX = 5_000  # An event with this many rows of deliveries has about 300 KB
 # The fifth number is the time of the put, or `deliver_at` of a scheduled message. Times are in ms since the UTC epoch.
 Row = tuple[int, int, int, int, int]
 Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
-Made = tuple[DeliveryAttempted, int]  # the event; then the time in ms of the put (or `deliver_at`)
+Made = tuple[DeliveryAttempted, int]  # an attempt's event, and the time in ms of the message's put or `deliver_at`
 
 
 class Assigned(Protocol):

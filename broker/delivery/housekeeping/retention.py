@@ -96,8 +96,8 @@ class Retention:
         if not partitions:
             return
         await self._view.caught_up()
-        # Stop if the topic `control` has an event that only a newer version of Everput can read. The newer version may
-        # have created listeners that this process does not know.
+        # Stop if the topic `control` has an event that only a newer version of Everput can read.
+        # The newer version may have created listeners that this process does not know.
         if not self._view.complete:
             return
         listeners = list(self._view.state.listeners.values())

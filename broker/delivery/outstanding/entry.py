@@ -45,8 +45,8 @@ class OutstandingEntry:
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
     # `bare` is UNREAD if the message in the topic `messages` is unreadable.
     bare: int = False
-    # The values of `forgiven`, `since_ms` and `due_ms` before the first redrive since the last attempt. If there was no
-    # such redrive, `undo_forgiven` is None.
+    # The values of `forgiven`, `since_ms` and `due_ms` before the first redrive since the last attempt.
+    # If there was no redrive since the last attempt, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
     undo_due_ms: int | None = None

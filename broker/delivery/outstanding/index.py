@@ -154,7 +154,7 @@ class OutstandingIndex:
         return gone
 
     def queue(self, entry: OutstandingEntry, queued_ms: int | None) -> None:
-        """Set the time at which the worker looks at this delivery next."""
+        """Set the time at which the worker looks at this delivery next. With None, the worker does not look at it."""
         entry.queued_ms = queued_ms
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 

@@ -110,8 +110,8 @@ class IndexSync:
         # For each partition of `outstanding`, the offset up to which the index has all records, and a count of records.
         # The count says how many records this worker had written to the partition when the index was complete.
         self._known: dict[int, tuple[int, int]] = {}
-        # For each partition of `outstanding`: the value of `_written.changes` when the newest fingerprint of its
-        # records was computed, and this fingerprint as text.
+        # For each partition of `outstanding`, the newest fingerprint of its deliveries as text, and a number before it.
+        # The number is the value of `_written.changes` when the fingerprint was computed.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
