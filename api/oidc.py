@@ -90,7 +90,7 @@ class OidcSignIn:
         """
         body = await call.json(SignInBody, small=True)
         if not _PAGE.fullmatch(body.page):
-            raise Refused("This must be a page of the console, such as `#/overview`.", pointer="/page")
+            raise Refused("The field `page` must name a page of the console, such as `#/overview`.", pointer="/page")
         if self._provider is None:
             raise Forbidden(_NONE)
         if not self._sessions.same_origin(call.scope):

@@ -148,4 +148,6 @@ def _time(pointer: str, text: str) -> int:
     try:
         return rfc3339_ms(text)
     except ValueError:
-        raise Refused("This must be a time such as 2026-01-31T12:00:00Z.", pointer=pointer) from None
+        raise Refused(
+            f"The field `{pointer[1:]}` must be a time such as 2026-01-31T12:00:00Z.", pointer=pointer
+        ) from None

@@ -275,7 +275,8 @@ class ListenerCommands:
         for name, value in (asked or {}).items():
             if value == HIDDEN and name not in known:
                 raise Refused(
-                    "The value … keeps a header's stored value, but this header has none. Enter its value.",
+                    f"The value … keeps a header's stored value, but the header {shortened(name)} has no stored value. "
+                    "Enter its value.",
                     pointer=f"/headers/{name}",
                 )
             headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)

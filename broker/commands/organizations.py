@@ -69,7 +69,8 @@ async def create_key(
             )
         if queue_ids is not None and scope not in keys.SCOPES_OF_QUEUES:
             raise Refused(
-                f"A key that is restricted to some queues can't have the scope {scope!r}. Leave out one of the two.",
+                f"A key that is restricted to some queues can't have the scope {scope!r}. Leave out this scope, "
+                "or the field `queues`.",
                 pointer=f"/scopes/{index}",
             )
     if queue_ids is not None:
@@ -79,7 +80,7 @@ async def create_key(
             "This time is in the past. Give a later one, or null for a key that does not expire.", pointer="/expires_at"
         )
     if sum(1 for _ in view.state.keys_of(organization_id)) >= KEYS_MAX:
-        raise QuotaReached(f"An organization may have at most {KEYS_MAX} keys. Revoke one first.")
+        raise QuotaReached(f"An organization may have at most {KEYS_MAX} API keys. Revoke one first.")
     secret = keys.key_text(os.urandom(keys.RANDOM_BYTES))
     event = ev.KeyCreated(
         at_ms=now_ms(),

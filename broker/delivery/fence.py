@@ -55,7 +55,9 @@ class Fence:
             self._asked_at = float("-inf")
             raise
         if ask is not self._ask:
-            raise LogUnavailable("this worker gave its partitions up during this check; their next owner delivers")
+            raise LogUnavailable(
+                "this worker gave its partitions up during this check; their next owner sends the messages"
+            )
         self._asked_at = asked_at
 
     async def assure(self) -> None:
