@@ -41,7 +41,7 @@ SCOPES: Final[Mapping[str, str]] = {
     "audit": "read the organization's whole log, with the data of every message but no secrets",
 }
 SCOPES_WHOLE: Final = ("queues", "messages", "keys", "audit")  # these four include all other scopes
-# scopes for keys restricted to queues
+# the scopes that an API key may have if it is restricted to some queues
 SCOPES_OF_QUEUES: Final = ("queues", "queues:read", "queues:operate", "messages", "messages:read", "messages:put")
 QUEUES_MAX: Final = 100  # queues of a restricted key
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
