@@ -176,7 +176,7 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
     token_sha256: str
     expires_at_ms: int
     role: str = "owner"
-    # The version was raised because an older program, which knows no roles, would make an invited auditor an owner.
+    # This event's version is 2, because an older program, which knows no roles, would make an invited auditor an owner.
     v: int = 2
 
 
@@ -218,7 +218,7 @@ class KeyCreated(Event, frozen=True, kw_only=True, tag="key.created"):
     scopes: tuple[str, ...]
     queue_ids: tuple[str, ...] | None = None
     expires_at_ms: int | None = None
-    # The version was raised so that an older program can't read a restricted API key as an unrestricted one.
+    # This event's version is 2, so that an older program can't read a restricted API key as an unrestricted one.
     v: int = 2
 
 

@@ -17,7 +17,7 @@ from broker.core import events as ev
 SESSIONS_MAX: Final = 20
 EMAIL_CHARS_MAX: Final = 254  # limit of RFC 5321, 4.5.3.1.3
 # E-mail addresses are ASCII only, because comparing them must not depend on a version of Unicode.
-# This regular expression takes time that grows with the square of the text's length, so check the length first.
+# In the worst case, this expression's time grows with the square of the text's length, so check the length first.
 _EMAIL = re.compile(r"[!-?A-~]+@[!-?A-~]+\.[!-?A-~]+")
 
 
@@ -142,7 +142,7 @@ class Accounts:
     def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
         match event:
             case ev.AccountPasswordChanged():
-                # If two sessions change the password concurrently, the first of the two events ends the other session.
+                # Of two password changes in different sessions, the first ends the second's session, so only it counts.
                 if event.session_id not in self._sessions_of.get(account.id, {}):
                     return False
                 self._end_all(account, but=event.session_id)

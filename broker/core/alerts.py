@@ -26,8 +26,8 @@ from broker.core.event import Event
 # Every organization's queue for alerts has this name. No other queue can have it.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
-BACK_MS: Final = 30_000  # A listener that was down or failing must be healthy for 30 s before its alert ends.
-# An alert, except DOWN and FAILING, ends when its value has been below the lower threshold for a minute.
+BACK_MS: Final = 30_000  # An alert DOWN or FAILING ends with a message after the listener has been healthy for 30 s.
+# Alerts LAG, PARKED, SECRET, KEY and DISK end when their level has been LOW for a minute.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
     DOWN = "listener.down"  # the listener is down
     FAILING = "listener.failing"  # the listener rejects too many attempts
-    LAG = "listener.lag"  # too many messages wait too long
+    LAG = "listener.lag"  # too many messages wait, or one waits too long
     PARKED = "listener.parked"  # too many deliveries are parked
     SECRET = "secret.expiring"  # noqa: S105 - the kind's name
     KEY = "key.expiring"  # an API key expires soon
@@ -111,7 +111,7 @@ class ListenerFacts:
 
     health: str = "healthy"  # a value of `Health`
     lag: int = 0  # at least this many messages wait
-    oldest_at_ms: int | None = None  # the time of the oldest waiting message
+    oldest_at_ms: int | None = None  # time of the oldest waiting message's put, in ms
     parked: int = 0  # parked deliveries
     error: str | None = None  # the error of the last attempt
     secret_ends_at_ms: int | None = None  # end of the next former secret
@@ -251,7 +251,7 @@ class Trigger:
                 self.open = False
                 return Step.END
             return None
-        # If the clock was wrong at the last alert, `begun_at_ms` can be far ahead. This must not prevent an alert.
+        # A wrong clock can have set `begun_at_ms` far into the future. The alert must be able to begin nevertheless.
         rested = not self.begun_at_ms or abs(at_ms - self.begun_at_ms) >= INTERVAL_MS
         if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
             self.open, self.begun_at_ms = True, at_ms

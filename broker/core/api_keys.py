@@ -12,7 +12,7 @@ from typing import Final
 
 from broker.core import events as ev
 
-# An expired API key stays listed for at least 30 days. After that, it is removed when the next key is created.
+# An expired API key stays listed for 30 days, and then until its organization creates a key, unless it is revoked.
 EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000
 
 

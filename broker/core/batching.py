@@ -16,10 +16,10 @@ import orjson
 
 from broker.core.events import Batch
 
-# The error of a message that the listener has named in `failed`, although the status of its answer was 2xx.
+# The error of a message that a 2xx answer to a batch rejects, because its list `failed` names the message.
 FAILED_IN_BATCH: Final = "failed-in-batch"
 _ID_DIGITS: Final = 32
-_HALVINGS_MAX: Final = 10  # ten halvings reduce a batch from 1,000 messages to one
+_HALVINGS_MAX: Final = 10  # ten halvings reduce the limit of 1,000 messages to one
 _AROUND: Final = len(b'{"id":"","content_type":"application/json","attempt":9999999999,"body":},')
 _AROUND_TRACE: Final = len(b'"traceparent":"",')
 
@@ -38,7 +38,7 @@ class FormingBatch:
         self._bytes = 1  # 2 bytes for the array's brackets, minus 1 for the comma that the last element does not have
         self._bytes_max = batch.max_bytes
         # `_messages_max` is the allowed maximum of messages in this batch. Messages that have failed before lower it.
-        # `_limit` is the allowed maximum that the listener's setting gives for every batch.
+        # `_limit` is the most messages that the listener's setting `batch` allows in any batch.
         self._messages_max = self._limit = batch.max_messages
         self.messages = 0
         self.full = False  # True if the batch takes no more messages

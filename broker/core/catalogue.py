@@ -16,7 +16,7 @@ from broker.core.codec import CLASSES, encode, wire_name
 from broker.core.events import AlertThresholds, Batch, ControlEvent, Event, ListenerSettings
 from broker.core.ids import parse_damaged_id
 
-# The topics in the order of the log: of two events with the same time, the event in the earlier topic comes first.
+# The topics that clients read as the log. Of events with the same log time, an event of an earlier topic comes first.
 TOPICS: Final = ("control", "messages", "changes", "deliveries")
 # The log that clients read does not include these topics, because Kafka deletes or compacts their records.
 # Kafka compacts `outstanding`, keeps records of `claims` for two days, and records of `statistics` for thirty days.
@@ -40,7 +40,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }
 TOPIC_OF: Final[Mapping[str, str]] = {**{wire_name(kind): "control" for kind in get_args(ControlEvent)}, **_ELSEWHERE}
 
-# If several events have a field with the same name, they share this description of the field.
+# The description of each field of events, by the field's name. All events that have the field share it.
 FIELDS: Final[Mapping[str, str]] = {
     "type": "the event's name",
     "v": "the version of the event's fields",
@@ -170,7 +170,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "ids_at_ms": "the time in the ids of the messages",
     "ids_seed": "the seed of the random bits in the ids of the messages",
 }
-# Clients do not see these fields: they are offsets in partitions that organizations share.
+# Clients do not see these fields of events, because they hold offsets in partitions that organizations share.
 INTERNAL: Final = frozenset(
     {
         *("start_offsets", "end_offsets", "before_offsets", "after_offsets", "picked", "first_offset", "last_offset"),

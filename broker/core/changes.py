@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
 
-# A search for the changes of a message starts ten minutes before the message, because clocks of processes differ.
+# A search for a message's changes starts ten minutes before the message's put, because clocks of processes differ.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 

@@ -23,8 +23,9 @@ from broker.core.events import Event
 from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 
-# `everput verify` accepts a difference of ten minutes between the time of a Kafka record and the time in its event.
-# Such differences are normal, because the clocks of machines differ, and Kafka can be slow.
+# `everput verify` accepts that a Kafka record is up to ten minutes older or younger than its event.
+# In the topics `deliveries` and `outstanding`, it accepts records that are younger than their events by any time.
+# A record and its event have different times, because the clocks of machines differ, and Kafka can be slow.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "invitation", "key", "queue", "listener", "replay")
 _BY_ITSELF: Final = ("worker", "shell")  # actors without a request id

@@ -44,7 +44,9 @@ class Circuit:
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.faults = 0
-        self.relapses = 0  # how often attempts failed again after a good probe, since a probe failed last
+        # `relapses` counts how often failed attempts have opened the circuit breaker again after a good probe.
+        # A failed probe resets `relapses` to 0, and so does the end of the probation.
+        self.relapses = 0
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 

@@ -16,10 +16,11 @@ from typing import Final, NamedTuple
 from broker.core.events import PutClaimed
 
 KEPT_MS: Final = 24 * 3600 * 1000
-# At most this many claims of Idempotency-Keys are kept in memory, for 24 hours. Each takes 16 bytes.
+# The limit on claims of Idempotency-Keys in memory. A claim stays there for at least 24 hours, in about 16 bytes.
 CLAIMS_MAX: Final = 8_000_000
 FEW: Final = 10_000
-# A repeated put keeps its message ids for only a minute, because a search for a message starts at the id's time.
+# A request that takes over an Idempotency-Key keeps the key's message ids only if they are less than a minute old.
+# The limit is so short because a search for a message reads the log from the time in the message's id on.
 IDS_KEPT_MS: Final = 60_000
 CLOCKS_MS: Final = 10_000  # largest clock difference of processes
 _RUN_MAX: Final = 1 << 16

@@ -33,7 +33,7 @@ UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {
     ("message.deleted", 1): lambda fields: fields | {"v": 2},
     # added after_offsets
     ("replay.started", 1): lambda fields: fields | {"v": 2},
-    # added send_headers; without this field it is true, so replays of earlier versions send the listener's headers
+    # Version 3 added send_headers. The field is true by default, so replays of version 2 send the listener's headers.
     ("replay.started", 2): lambda fields: fields | {"v": 3},
 }
 
@@ -66,7 +66,7 @@ class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.p
 
 
 _NAMES: Final = {kind: name for name, kind in CLASSES.items()}
-# Decoding raises ValueError for invalid UTF-8, and RecursionError for JSON that is nested too deeply.
+# Decoding raises ValueError for bytes that are no JSON of an event, and RecursionError for JSON nested too deeply.
 _UNDECODED: Final = (ValueError, RecursionError)
 _encoder = msgspec.json.Encoder()
 _any_event = msgspec.json.Decoder(AnyEvent)
@@ -88,7 +88,7 @@ def decode(value: bytes) -> Event:
         event: Event = _any_event.decode(value)
     except _UNDECODED:
         return _decode_other(value)
-    # Check that the JSON has the field `v`, because msgspec fills in the newest version if it is missing.
+    # Check that the JSON has the field `v`, because msgspec sets a missing `v` to the newest version.
     if event.v == VERSIONS[_NAMES[type(event)]] and b'"v":' in value:
         return event
     return _decode_other(value)

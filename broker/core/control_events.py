@@ -70,7 +70,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_messages: int = 100
-    max_bytes: int = 1 << 20  # the most bytes of the request's body
+    max_bytes: int = 1 << 20  # the most bytes of the request's body, unless one message alone is larger
     wait_ms: int = 100
 
 
@@ -85,13 +85,16 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float | None = None
     timeout_ms: int = 15_000  # time limit of one attempt
     max_attempts: int | None = None
-    max_age_s: int = 72 * 3600  # A delivery that has failed for this long is parked (kept without attempts).
+    # A delivery is parked if an attempt fails this long or longer after the first attempt, or after the last redrive.
+    max_age_s: int = 72 * 3600
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}
-    retry_first_ms: int = 1_000  # the longest pause before the first retry; doubles with each further retry
+    # The longest pause before the first retry. The longest pause doubles with each retry, up to `retry_max_s`.
+    # A Retry-After in the listener's answer can make a pause longer, but not longer than `retry_max_s`.
+    retry_first_ms: int = 1_000
     retry_max_s: int = 3_600  # the longest pause before any retry
     alerts: AlertThresholds | UnsetType = UNSET  # when Everput alerts about the listener
-    # The name of the body format (formats.py). If it is not set, bodies are Everput's own JSON.
+    # The name of the format of request bodies (formats.py). If it is not set, requests carry Everput's own JSON.
     format: str | UnsetType = UNSET
     batch: Batch | UnsetType = UNSET  # if `batch` is not set, each request carries one message
 

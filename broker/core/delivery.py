@@ -21,7 +21,7 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-# The HTTP status of a tunnel's answer if no client has received the message. It does not count as an attempt.
+# The HTTP status of a tunnel's answer if no client takes the message. Such a request does not count as an attempt.
 TUNNEL_AWAY: Final = 599
 SLOW_DOWN: Final = (429, 503)  # HTTP statuses of an overloaded listener
 TIMEOUTS: Final = ("timeout", "connect-timeout")
@@ -118,7 +118,7 @@ MEANS: Final[Mapping[Kind, str]] = {
 }
 
 # The permitted transitions between the states of a delivery: for each state, the next states with their conditions.
-# The condition for the state DROPPED is empty here, because MEANS has it.
+# The condition of each transition to DROPPED is empty, because MEANS describes it.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "the message is read",
@@ -199,16 +199,16 @@ def legal(before: State, after: State) -> bool:
 class Decision(Enum):
     """The possible decisions about what follows an attempt."""
 
-    # RETRY: the attempt failed, and the next attempt is due soon. Until then, the delivery waits in memory.
+    # RETRY: the attempt failed, and the delivery waits in memory until its next attempt, which is due soon.
     RETRY = "retry"
-    # SET_ASIDE: the attempt failed, and the next is due later. Until then, `outstanding` holds the delivery.
+    # SET_ASIDE: the attempt failed, and the topic `outstanding` holds the delivery until its next attempt.
     SET_ASIDE = "set aside"
     PARK = "park"  # the last attempt has failed
-    # PUT_OFF: the worker had no socket or no thread for DNS, so it made no attempt, and makes one after a moment.
+    # PUT_OFF: no thread was free for the DNS look-up, so the worker made no attempt. It tries again after `put_off_ms`.
     PUT_OFF = "put off"
-    # AWAY: no attempt was made, because no client is connected to the tunnel. The next good probe starts an attempt.
+    # AWAY: no client takes messages from the tunnel, so this attempt does not count. The next waits for a good probe.
     AWAY = "away"
-    # AGAIN: the listener had closed the idle connection, which counts as no attempt. An attempt starts immediately.
+    # AGAIN: the listener had closed the idle connection, so this attempt does not count. The delivery is ready again.
     AGAIN = "again"
 
 
@@ -259,7 +259,7 @@ class History:
     number: int
     first_at_ms: int
     since_ms: int
-    again: bool = False  # True if the last attempt was repeated at once
+    again: bool = False  # True if an earlier attempt of the delivery led to the decision AGAIN
     outstanding: bool = False  # True if the delivery comes from the topic `outstanding`
     crowded: bool = False  # True if other deliveries need the delivery's place in memory
 
@@ -283,7 +283,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # If there is no connection, the tunnel's API process has ended. "garbage" means that another program answered.
+        # Without a connection, the API process has probably ended. "garbage" means that another program answered.
         return AWAY
     due_ms = next_at_ms(
         policy,

@@ -16,8 +16,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
     urgent: ClassVar[bool] = False
 
-    at_ms: int  # by the clock of the process that wrote the event
-    organization_id: str  # empty if the event concerns an account or the whole installation
+    at_ms: int  # ms since the UTC epoch, by the clock of the process that wrote the event
+    organization_id: str  # empty if the event does not belong to one organization
     actor: str = ""
     request_id: str = ""  # empty without an HTTP request
     v: int = 1

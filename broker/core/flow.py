@@ -11,11 +11,12 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-# The limit on concurrent attempts is halved at most once in this time. Until then, answers are to older attempts.
+# The limit on concurrent attempts is halved at most once in this time.
+# Answers that come soon after a halving are to attempts that began before the halving.
 _DECREASE_PAUSE_MS: Final = 1_000
 # If the event loop is more than 1 ms late on average, a worker starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001
-# The machine is overloaded if a worker has to wait for a processor for more than 5 % of the time.
+# The machine counts as overloaded if a worker had to wait for a processor for more than 5 % of the last tick.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512

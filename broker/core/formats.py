@@ -72,5 +72,5 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# The body formats by name. A listener without a format gets Everput's own JSON.
+# The functions that convert Everput's own JSON body into another format, by the format's name.
 RENDER: Final[Mapping[str, Callable[[bytes], bytes]]] = {SLACK: slack}

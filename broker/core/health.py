@@ -18,9 +18,10 @@ from broker.core.varints import pack, unpack
 
 # The numbers of accepted and failed attempts cover five minutes, including the current minute.
 MINUTES: Final = 5
-# If there were fewer than eight attempts, the last attempt alone decides whether the listener is failing.
+# With fewer than eight attempts in five minutes, the last attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
-FAILING: Final = 0.25  # A listener counts as failing if it rejects more than a quarter of its attempts.
+# A listener counts as failing if it rejects more than a quarter of at least eight attempts in five minutes.
+FAILING: Final = 0.25
 # A listener is no longer failing when it accepts an attempt at least a minute after its last failed attempt.
 MENDED_MS: Final = 60_000
 _MINUTE_MS: Final = 60_000
@@ -31,7 +32,7 @@ class Health(StrEnum):
 
     DOWN = "down"  # attempts wait for a good probe
     FAILING = "failing"  # alive, but too many attempts fail
-    PAUSED = "paused"  # a user paused it, or it answered 410
+    PAUSED = "paused"  # a user paused the listener, or the listener answered 410
     REPLAYING = "replaying"  # healthy, with a running replay
     NEW = "new"  # no attempt has ended yet
     HEALTHY = "healthy"  # it accepts messages

@@ -18,7 +18,7 @@ PREFIX: Final = "evp_"
 SESSION_PREFIX: Final = "evs_"  # session tokens have the same length
 INVITATION_PREFIX: Final = "evi_"  # tokens of invitations, too
 RANDOM_BYTES: Final = 32
-# A text about each scope of API keys, for the API reference, the command line and docs/operations.md.
+# The scopes of API keys, each with a text for the API reference and docs/operations.md.
 # A scope with a colon, such as `messages:put`, is a part of the scope before the colon.
 SCOPES: Final[Mapping[str, str]] = {
     "queues": (

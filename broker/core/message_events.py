@@ -153,7 +153,7 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
 
 
 # A row for an attempt begins with message offset, attempt number, answer_id, partition and time of the stored answer.
-# A row for an attempt ends with the ms of the DNS look-up, of connecting and of the TLS handshake; None for unknown.
+# A row for an attempt ends with the ms of the DNS look-up, connecting and the TLS handshake; None for a missing step.
 # The `answer_id` is empty if no answer is stored for the attempt.
 AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
 # A row for a stored answer: answer_id, status, headers, body, whether the body was cut, URL, and request headers.
@@ -196,7 +196,8 @@ class ListenerTested(Event, frozen=True, kw_only=True, tag="listener.tested"):
 
 # A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, and times.
 # In a row of statistics, `failures` counts the failed attempts by HTTP status or error.
-# In a row of statistics, `times` counts deliveries by how long they took, in buckets of a histogram.
+# In a row of statistics, `times` counts deliveries by their `waited_ms`, in the buckets of a histogram.
+# The `waited_ms` of a delivery is the time from the message's put, or its `deliver_at`, to the acceptance.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 
@@ -213,9 +214,9 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
     minutes: tuple[StatisticsRow, ...]
 
 
-# The error of a delivery whose message only a newer version of Everput can read.
+# The error of a delivery whose message can't be decoded, for example because a newer version of Everput wrote it.
 UNDECODABLE: Final = "undecodable"
-# The error of a delivery whose message in Kafka is damaged and can't be read.
+# The error of a delivery whose message, or the update of its message, is damaged in Kafka and can't be read.
 DAMAGED: Final = "damaged"
 BARE: Final = (UNDECODABLE, DAMAGED)  # errors without a stored message
 

@@ -18,7 +18,7 @@ from typing import Final
 from broker.core import events as ev
 from broker.core.varints import pack, unpack
 
-# Each process remembers the newest 1,000 ended replays of each organization.
+# Each process remembers at most the 1,000 replays of an organization that ended last.
 ENDED_MAX: Final = 1_000
 
 

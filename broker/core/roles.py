@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-# The scope to invite people, and to change the roles of members or remove them. API keys can't have it.
+# The scope to manage invitations, change the roles of members, and remove members. API keys can't have it.
 MEMBERS: Final = "members"
 OWNER: Final = "owner"
 ROLES: Final[Mapping[str, tuple[str, ...]]] = {

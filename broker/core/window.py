@@ -25,7 +25,7 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-# A listener's window remembers up to 32 offsets of messages that did not fit into memory and must be read again.
+# A listener's window of a partition remembers up to 32 offsets of new messages that it could not take when they came.
 BEHIND_MAX: Final = 32
 
 D = TypeVar("D")

@@ -47,7 +47,7 @@ class Shared:
     count: Count | None  # adds to an organization's stored bytes
     # `run` starts a background task, and ends the worker if the task fails.
     run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    # The worker calls `lost` when Kafka answers that it is no longer a member of the consumer group.
+    # An assignment calls `lost` when Kafka answers that the worker is no longer a member of the consumer group.
     lost: Callable[[Assignment], None]
 
 
@@ -76,7 +76,7 @@ class Assignment:
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
         self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
-        # Delivery streams use the following attributes and methods, which the typing.Protocol `Assigned` declares.
+        # The typing.Protocol `Assigned` (dispatch/stream.py) declares the following attributes for use by a dispatcher.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.changed = self.checkpoints.changed

@@ -56,7 +56,7 @@ class Positions:
         """Log a warning for listeners that were created before this time but have no committed offset. These listeners
         get all messages from their start offsets on again.
         """
-        # These listeners have no committed offset: Kafka has lost it, or no worker has run since they were created.
+        # These listeners lack a committed offset: Kafka has lost it, or no worker has run since they were created.
         missing = [
             listener.id
             for listener in self.listeners

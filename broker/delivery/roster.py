@@ -84,7 +84,7 @@ class Roster:
     def _directory(self) -> Directory:
         return self._view.state
 
-    # After the directory (queues, listeners, replays) has applied an event, a Faust agent calls methods below.
+    # A Faust agent calls the following methods after the directory has applied an event of the topic `control`.
 
     def concerned(self, event: Event) -> Collection[str]:
         """Return the ids of the listeners and replays whose delivery may change because of this event."""
@@ -93,7 +93,7 @@ class Roster:
         replay_id, listener_id = getattr(event, "replay_id", None), getattr(event, "listener_id", None)
         if replay_id is not None:
             return (replay_id,)
-        # An event about a listener can also change the settings of the replays to this listener, so update these, too.
+        # An event about a listener can also change the settings of replays to it, so include all replays.
         return () if listener_id is None else (listener_id, *self._replays)
 
     def __contains__(self, listener_id: str) -> bool:
@@ -259,7 +259,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            # The dispatcher's tick(), which is called regularly, asks for the missing messages again.
+            # Request the missing messages now. The dispatcher's tick() requests them again if necessary.
             dispatcher.wake()
 
     def let_send(self, *, sending: bool) -> None:

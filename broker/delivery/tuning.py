@@ -23,116 +23,121 @@ class Tuning:
     """
 
     # Memory of one listener (dispatch/room.py)
-    held_max: int = 512  # A worker holds at most this many messages for each listener in memory.
-    # If a listener gets batches, the worker holds at most the messages of this many full batches in memory.
+    # A worker holds at most this many messages for a listener in memory, unless the listener gets large batches.
+    held_max: int = 512
+    # For a listener with batches, a worker holds up to this many full batches in memory, if that exceeds `held_max`.
     batches_held: int = 4
-    held_per_attempt: int = 4  # A new listener has at most this many messages in memory for each permitted attempt.
-    # A worker has at most this many bytes of messages for one listener in memory. Decoded, they take twice that.
+    # For a new listener, a worker holds at most this many messages per allowed attempt in memory, besides its retries.
+    held_per_attempt: int = 4
+    # While this many bytes of a listener's messages are in memory, no more are loaded. Decoded, they take twice that.
     held_bytes_max: int = 4 << 20
-    # Each listener can always use this many bytes of memory for its messages, even if the worker has little left.
+    # The limit on the bytes of a listener's messages in memory is never below this, even if the worker has little left.
     held_bytes_min: int = 64 << 10
-    # A worker divides this many bytes of memory among its listeners. It exceeds them if each needs `held_bytes_min`.
+    # A worker divides this many bytes of memory among its listeners, or more if each must get `held_bytes_min`.
     all_held_bytes_max: int = 128 << 20
     # At most this many deliveries of a listener, or one full batch if that is more, wait in memory for a retry.
-    # Retries never take more than half of the listener's room in memory. Other retries wait in `outstanding`.
+    # A failed delivery waits in `outstanding` if retries are half of the listener's messages that may be in memory.
     retries_max: int = 128
-    # A delivery waits for its key while an earlier delivery with the same ordering key has not ended.
-    # If this many deliveries of a listener wait for their keys, those of slow keys move to the topic `outstanding`.
-    # The bound is lower if half of the messages that the listener may hold now are fewer.
+    # If this many deliveries of a listener wait for earlier ones of their keys, those of slow keys go to `outstanding`.
+    # Half of the messages that a worker may hold for the listener now is the bound, if it is below `key_waiting_max`.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
     # When deliveries move to `outstanding` (dispatch/dispatcher.py)
-    # A delivery moves to the topic `outstanding` if its next attempt is due more than this after its first one.
+    # A delivery moves to the topic `outstanding` if its next attempt is due this long or longer after its first one.
     set_aside_after_ms: int = 60_000
     # A message that is scheduled within this time waits in memory, unless over half of the listener's memory is in use.
     near_ms: int = 10_000
-    # If no socket is free, or no thread for the DNS look-up, the delivery is attempted again after this time.
+    # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
     # Before Kafka deletes messages, their deliveries move to `outstanding`: at most this many of a listener at a time.
     set_aside_at_once: int = 64
-    # No further delivery of the listener begins to move while the moving ones have this many bytes together, or more.
+    # Before Kafka deletes messages, a listener's deliveries move until this many bytes are on the way to `outstanding`.
     set_aside_bytes_max: int = 1 << 20
 
-    # The following settings limit a listener's attempts in flight and its attempts per second.
-    # They also decide the listener's priority (dispatch/limits.py).
+    # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
     attempts_max: int = 1024  # A worker divides this many attempts in flight among its listeners.
-    # Every listener can always have this many attempts in flight, even if other listeners use up the worker's limit.
+    # A listener's share is at least this many attempts in flight, even if other listeners use up the worker's limit.
     attempts_min: int = 2
-    # A listener that has not answered yet can hang, so it has at most this many attempts in flight.
+    # A listener without an answer below status 500 yet can hang, so it has at most this many attempts in flight.
     attempts_new_max: int = 2
-    slow_ms: int = 250  # A listener counts as slow if its answers take longer than this on average.
+    slow_ms: int = 250  # A listener counts as slow if its answers take this long or longer on average.
     # A longer answer counts as this time in the average, so that one long answer does not make a fast listener slow.
     took_ms_max: int = 500
     # A listener that rejects more than this fraction of its attempts counts as failing, and has the lowest priority.
     failing: float = 0.25
     # The averages of answer times and failures cover about this many of a listener's last answers.
     answers_weighed: int = 8
-    push_back_s_max: int = 60  # A Retry-After that is longer than this counts as this time.
-    # A rate limit permits bursts. A burst has as many attempts as the rate limit permits in this time.
+    # After an answer 429 or 503 with Retry-After, a listener gets no attempts for at most this long.
+    push_back_s_max: int = 60
+    # After a pause, a rate limit permits a burst: one attempt, and as many more as the rate permits in this time.
     rate_burst_s: float = 0.1
     rate_min_per_s: float = 0.001  # A worker's part of a listener's rate limit is never less than this.
 
     # Connections and sockets (dispatch/connections.py and fairness.py)
     connection_idle_s: float = 30.0  # An idle connection is closed after this time. Most servers keep it for longer.
-    # This many file descriptors are not used for connections to listeners, but kept for Kafka, probes and logs.
+    # This many file descriptors are kept for other uses than connections to listeners, such as Kafka and probes.
     sockets_kept: int = 256
 
-    # The following settings are for ticks, the regular work for each listener (dispatch/ticks.py).
+    # The following settings are mostly for ticks, the regular work for each listener (dispatch/ticks.py).
     tick_s: float = 0.05
     # A tick is divided into this many parts, so that its work does not block the event loop for long.
     tick_parts: int = 5
-    # Once in this many ticks, a worker divides attempts and memory among listeners, and serves slow and failing ones.
+    # Once in this many ticks, a worker divides its resources among listeners, and calls tick() for low-priority ones.
     share_ticks: int = 5
     begun_at_once: int = 8
     # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.
     stood_still_s: float = 0.1
     # While no listener needs ticks, idle connections are closed at this interval. With 0, ticks never stop.
     rest_s: float = 5.0
-    tidy_ticks: int = 100  # The number of ticks after which a worker again closes a listener's idle connections.
-    # A worker writes at most this many log lines of each kind about one listener in a minute.
+    # Once in this many ticks, a worker closes a listener's connections that have been idle for `connection_idle_s`.
+    tidy_ticks: int = 100
+    # Per listener and minute, a worker logs at most this many lines `attempt.failed`, and as many `delivery.parked`.
     log_lines_per_min: int = 3
 
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
     probes_max: int = 50  # Each tick, a worker starts at most this many probes if the machine is idle.
-    # The intervals between probes are chosen so that a worker starts this many probes in each tick.
+    # The intervals between probes grow only until a worker starts about this many probes in each tick.
     probes_calm: int = 10
     probes_min: int = 2  # Each tick, a worker can start this many probes even on a busy machine.
-    # On a busy machine, a tick starts one probe for this many permitted attempts to slow and failing listeners.
+    # On a busy machine, a tick starts at most one probe for this many permitted attempts to low-priority listeners.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.
     probe_jitter: float = 0.2
 
     # Reading (reading/)
-    # A worker keeps this many recent messages of each partition in memory, for listeners that lag a little.
+    # A worker keeps at most this many recent messages of each partition in memory, for listeners that lag a little.
     ring_max: int = 4096
     # The recent messages of a partition have at most this many bytes in Kafka. Decoded in memory, they take twice that.
     ring_bytes_max: int = 2 << 20
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
     fetch_bytes_max: int = 1 << 20
-    # After a catch-up read that failed or found nothing, the worker waits this long before it reads again.
+    # After a catch-up read that failed or found nothing, the next read for the same listener waits this long.
     stuck_pause_s: float = 0.05
     streams_at_once: int = 8  # served by a catch-up reader
     messages_at_once: int = 500  # decoded from one read
 
     # Outstanding (outstanding/)
-    serve_s: float = 0.05  # While deliveries in `outstanding` are due, the worker looks for them at least this often.
+    # If a listener can't take a due delivery of `outstanding`, the worker tries again after about this time.
+    serve_s: float = 0.05
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    due_at_once: int = 16  # After this many due deliveries, a round of the worker takes none of further listeners.
+    # A worker takes due deliveries from `outstanding` in rounds. After this many, a round goes on to no other listener.
+    due_at_once: int = 16
     due_each_at_once: int = 8  # In one round, the worker takes at most this many due deliveries of one listener.
     # After looking at this many due deliveries, which takes a few milliseconds, a round looks at no further listener.
     looks_max: int = 256
     looks_each_max: int = 32  # In one round, the worker looks at no more than this many due deliveries of one listener.
-    # If several listeners are redriven, the worker redrives this many deliveries of one listener, then of the next.
+    # In one round, a redrive makes at most this many deliveries of a listener due.
     redriven_at_once: int = 16
-    # In one step, at most this many deliveries of an ordering key are taken from `outstanding` into memory.
+    # At most this many deliveries of an ordering key from `outstanding` are in memory at the same time.
     key_taken_max: int = 8
     # The worker reads or writes this many rows of its SQLite index in one step, which takes about a millisecond.
     rows_at_once: int = 32
-    append_pause_s: float = 0.5  # If Kafka did not store a record, the worker writes it again after this pause.
+    # If Kafka has not stored a record of `outstanding`, the worker writes the record again after this pause.
+    append_pause_s: float = 0.5
     damaged_at_once: int = 500  # appended in one request
     # SQLite keeps this many KiB of the index in memory. The rest is in a temporary file.
     index_cache_kib: int = 16 << 10
@@ -144,12 +149,12 @@ class Tuning:
     # A worker makes a checkpoint at this interval. A crash repeats the deliveries since a listener's last commit.
     checkpoint_s: float = 1.0
     low_priority_s: float = 3.0  # The offsets of slow and failing listeners are committed at this interval.
-    # The offsets of a slow or failing listener are committed sooner if more results than this wait to be written.
+    # The offsets of a slow or failing listener are committed sooner if at least this many results wait to be written.
     outcomes_waiting_max: int = 64
     # A worker that was suspended for longer than this assumes that other workers own its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
-    # At most this many listeners' offsets are committed concurrently. With 16, Kafka answers other requests late.
+    # This many listeners' offsets are committed at once, or more if many are due. 16 would delay Kafka's other answers.
     commits_together: int = 4
     commit_pauses_max: int = 48  # A checkpoint makes at most this many pauses, even if it commits many offsets.
     commit_pause_s: float = 0.02
@@ -167,7 +172,7 @@ class Tuning:
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # A listener that lags by more messages than this gets them from a catch-up reader, so that it delays no others.
+    # At a take-over, a catch-up reader serves listeners that are more offsets behind than this, or others would wait.
     tail_backlog_max: int = 10_000
     # A listener without a committed offset is logged only if it was created longer ago than this.
     no_cursor_ms: int = 180_000
@@ -177,21 +182,22 @@ class Tuning:
     drain_s: float = 5.0  # When the process stops, it waits at most this long for attempts in flight.
     # At a rebalance, a worker waits at most this long for its attempts in flight. The other workers wait for it.
     hand_over_s: float = 2.0
-    # At a rebalance, the worker does not wait for attempts that have run for longer than this.
-    # When the process stops, it does not wait for an attempt of a failing listener that has run for longer than this.
+    # At a rebalance, the worker does not wait for a listener whose attempts in flight have all run longer than this.
+    # When a process stops, it does not wait for a failing listener whose attempts have all run longer than this.
     hanging_s: float = 1.0
     # The last checkpoint takes at most this long. With `hand_over_s`, that is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0
 
     # Changes of messages (changes/)
-    answer_s: float = 3.0  # An update or deletion of a message waits at most this long for attempts in flight.
+    # The answer to an update or deletion of a message waits at most this long for attempts in flight.
+    answer_s: float = 3.0
     answer_look_s: float = 0.02
     prune_s: float = 10.0
     # If a worker holds more updates and deletions in memory than this (about 200 MB), it logs a warning.
     changes_many: int = 1_000_000
     # If Kafka does not return an update of a message, the worker tries to read it again after this time.
     change_pause_s: float = 0.2
-    texts_max: int = 16  # A worker caches the data of this many updated messages, for all listeners together.
+    texts_max: int = 16  # A worker caches the data of at most this many updated messages, for all listeners together.
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
@@ -199,8 +205,8 @@ class Tuning:
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0
-    clock_skew_ms: int = CLOCK_SKEW_MS  # The clocks of the machines that write to Kafka differ by at most this.
-    # Before Kafka deletes old messages, the deliveries of this many listeners move to `outstanding` at the same time.
+    clock_skew_ms: int = CLOCK_SKEW_MS  # Everput assumes that the clocks of its machines differ by at most this.
+    # Before Kafka deletes old messages, deliveries of at most this many listeners move to `outstanding` at a time.
     set_aside_listeners: int = 4
     set_aside_s: float = 10.0  # longest turn of one listener
     set_aside_look_s: float = 0.05

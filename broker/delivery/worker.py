@@ -296,7 +296,7 @@ class Worker:
         """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
         rebalance has begun since.
         """
-        # Yield to the event loop here: the loop below, which starts delivery streams, must not be interrupted.
+        # Yield to the event loop here, because _begin(), which starts the delivery streams, must not be interrupted.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)
@@ -327,7 +327,7 @@ class Worker:
         assignment.start()
         self.kafka.membership.begin(tails)
         for listener_id in self._directory.listeners.keys() - roster.dispatchers.keys():
-            # This listener was created while the committed offsets of the other listeners were read.
+            # This listener was created while committed offsets were read, or its secrets could not be decrypted.
             roster.start(self._directory.listeners[listener_id])
         assignment.ended_listeners.look()
         self._loaded.set()

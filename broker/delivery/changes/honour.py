@@ -48,7 +48,7 @@ class Taken:
     messages.
     """
 
-    floor: int  # `found` has the updates and deletions of all messages at or after this offset of the topic `messages`.
+    floor: int  # `found` has the change that counts for each message at or after this offset of the topic `messages`.
     position: int  # offset of the next record of `changes` to read
     in_doubt_below: int  # Messages below this offset may have been sent before a crash of the partition's former owner.
     # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
@@ -277,7 +277,7 @@ class Changes:
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
                 # The process was suspended, so other workers may own its partitions now. Skip the events just read.
-                # The next checkpoint asks Kafka whether this worker still owns its partitions.
+                # Checkpoints._pause() normally notices the suspension, too, and ends the worker.
                 continue
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
@@ -341,7 +341,7 @@ class Changes:
         while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
-            # Make no more attempts: the message's old data must not be sent, and its new data can't be read.
+            # Park the delivery: the message's old data must not be sent, and its new data can't be read.
             except LogDamaged:
                 if delivery.state is RENEWING:
                     dispatcher.park_unreadable(delivery)

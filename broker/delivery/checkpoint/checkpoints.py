@@ -319,7 +319,7 @@ class Checkpoints:
             turn = (turn + 1) % rounds
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
-                # Include listeners whose deliveries all wait, because Kafka deletes old committed offsets.
+                # Commit also for listeners whose deliveries all wait, because Kafka deletes old committed offsets.
                 self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
                 # If a commit fails, the older commit stays valid, and the next commit follows in a minute.
@@ -342,7 +342,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                # The refused commit took time, so commit all remaining listeners' offsets without more pauses.
+                # The refused commit took time, so commit the offsets of all remaining listeners at once.
                 together = len(rows)
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)

@@ -44,7 +44,7 @@ class Metrics:
     """The worker's counters since its process started."""
 
     def __init__(self) -> None:
-        # The number of attempts, by outcome and kind of answer: `2xx` to `5xx`, or `none` without an answer.
+        # The number of attempts, by outcome and class of HTTP status, such as `2xx`. Without an answer, it is `none`.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
         # The counts of attempts, by listener id. A listener's counts begin when its first attempt ends.
@@ -85,7 +85,7 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # The number of messages that wait for the listener. It includes unread records, so it can be too high.
+    # How many messages wait for the listener. Unread records of all queues are included, so the number can be too high.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 
@@ -109,7 +109,7 @@ class Condition:
     partitions: int = 0
     listeners: Counter[str] = field(default_factory=Counter)  # by state, such as `down`
     health: Counter[Health] = field(default_factory=Counter)  # listeners and replays
-    # The attempts and failed attempts of the last 5 minutes, by listener id, of listeners that had any.
+    # The numbers of attempts and of failed attempts in the last 5 minutes, by listener id, if there were any.
     recent_attempts: dict[str, tuple[int, int]] = field(default_factory=dict)
     # The listeners that are down, failing or paused, or have parked or retrying deliveries.
     troubles: list[Trouble] = field(default_factory=list)

@@ -86,7 +86,7 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        # An earlier delivery with the same ordering key has failed meanwhile. It must be retried before this delivery.
+        # An earlier delivery with the same ordering key is in `outstanding` now. It must be attempted before this one.
         if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN

@@ -239,7 +239,7 @@ class Attempts:
             connection.expire()
             self._loop.call_soon(self.dispatcher.pump)
 
-    # A connection calls the following methods when an attempt gets its answer or fails.
+    # The following methods handle the answer to an attempt, or its failure. A connection calls most of them.
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
         """Handle the status line of an answer, which decides the outcome of the attempt. The answer's body may follow

@@ -179,7 +179,7 @@ class Batches:
         ready = dispatcher.deliveries.ready
         if len(ready) >= batch.max_messages:
             return True
-        # A batch with fewer messages can be full only by its bytes, or because a message in it has failed before.
+        # With fewer than `max_messages`, a batch can be full by its bytes, or because one of its messages has failed.
         may_fill = dispatcher.memory.held_bytes >= batch.max_bytes or ready[0].number > 0
         if may_fill and fills(batch, ((message_of(one).size, self._halvings(one)) for one in ready)):
             return True

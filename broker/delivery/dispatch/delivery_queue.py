@@ -29,7 +29,7 @@ class DeliveryQueue:
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
         self.keys: KeyOrder[Delivery] = KeyOrder()  # Only one delivery of each ordering key is attempted at a time.
         self.renewing: set[Delivery] = set()  # deliveries that wait while the new data of their updated message is read
-        # Deliveries that are being written to `outstanding`. Until that has ended, they block their ordering keys.
+        # Deliveries that are being written to `outstanding`, and block their ordering keys until the write has ended.
         self.leaving_first: set[Delivery] = set()
 
     def put_first(self, *deliveries: Delivery) -> None:
@@ -88,7 +88,7 @@ class DeliveryQueue:
         if others_follow:
             following = self.keys.send_away(key)
             for one in following:
-                # Their ordering key stays blocked, so admission.py moves these deliveries to `outstanding`, too.
+                # Its ordering key stays blocked, so admission.py moves this delivery to `outstanding`, too.
                 one.state = READY
             self.ready.extendleft(reversed(following))
 

@@ -75,7 +75,8 @@ class Dispatcher:
         self.opened = opened  # the listener's decrypted secrets and headers
         self._wants_tick = wants_tick  # makes tick() be called
         self._tell_gone = gone  # called after a 410 Gone
-        # `said_gone` is true after the listener has answered 410 Gone. `sending` is false while no attempt can begin.
+        # `said_gone` is true after an answer 410 Gone, so that the worker is asked only once to pause the listener.
+        # `sending` is false while the worker must begin no attempts, for example during a rebalance.
         self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}  # by partition
         self.recent: dict[int, Recent] = {}  # the latest attempts, by partition
@@ -342,7 +343,7 @@ class Dispatcher:
         if self.memory.many_wait:
             for delivery in self.admissions.crowd():
                 self.set_aside(delivery, None, None, now_ms())
-        # Start attempts of deliveries that had to wait for the rate limit, for Retry-After, or for a free socket.
+        # Start attempts of deliveries that had to wait, for example for their retry, the rate limit, or a free socket.
         if self.deliveries.due(at_ms) or self.deliveries.ready:
             self.pump()
         waits = bool(self.behind) and self.circuit.state is not circuit.State.OPEN and self.listener.paused is None
@@ -353,7 +354,7 @@ class Dispatcher:
         self._active = bool(self.memory.held or waits or let_alone or self.busy)
         return self._active
 
-    # The following properties are for metrics and for dividing memory and attempts among listeners.
+    # Other parts of the worker read the following properties, for example to divide attempts among listeners.
 
     @property
     def held(self) -> int:
@@ -406,7 +407,7 @@ def _return_cancelled(dispatcher: Dispatcher) -> None:
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
     if cancelled:
-        # To return a delivery can add the next one of its ordering key to `ready`, so put the others there first.
+        # Put the deliveries that stay into `ready` first: returning a delivery can put the next of its key before them.
         others = [delivery for delivery in ready if not is_cancelled(delivery)]
         ready.clear()
         ready.extend(others)

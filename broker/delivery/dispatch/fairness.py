@@ -18,7 +18,7 @@ from broker.delivery.dispatch.limits import Limits, Priority
 from broker.delivery.dispatch.room import Room
 from broker.delivery.tuning import TUNED, Tuning
 
-# This file of Linux holds two times of the process in nanoseconds: running, and waiting for a processor.
+# This file of Linux begins with two times of the main thread in ns: running, and waiting for a processor.
 SCHEDSTAT: Final = Path("/proc/self/schedstat")
 
 
@@ -132,7 +132,7 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
     for dispatcher in dispatchers:
         limits = dispatcher.limits
         if limits.priority is not Priority.FAST:
-            # If a message for a slow or failing listener arrives before the next call, allow one attempt for it.
+            # Until the next call, permit one attempt to this slow or failing listener, in case a message for it comes.
             limits.permits = 1
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)

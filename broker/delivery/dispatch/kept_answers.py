@@ -22,11 +22,13 @@ from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
-ANSWERS_MAX: Final = 20  # At most this many different HTTP answers of one listener are stored in a minute.
-BYTES_MAX: Final = 64 << 10  # At most this many bytes of HTTP answers of one listener are stored in a minute.
-# At most this many different HTTP answers of one listener are parsed in a minute. Equal bytes are parsed once.
+# A worker stores at most this many different HTTP answers of a listener in a minute.
+# A worker counts stored and parsed HTTP answers from 0 again after a rebalance, or a change of the listener.
+ANSWERS_MAX: Final = 20
+BYTES_MAX: Final = 64 << 10  # A worker stores at most this many bytes of one listener's HTTP answers in a minute.
+# A worker parses at most this many different HTTP answers of one listener in a minute. Equal bytes are parsed once.
 PARSED_MAX: Final = 100
-# At most this many attempts to one listener, for messages of one partition, are kept until the next checkpoint.
+# Until the next checkpoint, the answers to at most this many attempts are kept, for each listener and partition.
 ROWS_MAX: Final = 5_000
 _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16

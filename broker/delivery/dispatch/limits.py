@@ -19,12 +19,11 @@ class Priority(IntEnum):
     order.
     """
 
-    # FAST: the listener accepts messages, and answers in less than `slow_ms` on average.
+    # FAST: the listener accepts messages, answers in less than `slow_ms` on average, and is not a replay.
     FAST = 0
-    # SLOW: the listener accepts messages, but answers in `slow_ms` or more on average.
-    # A replay is SLOW even if it answers faster; if it rejects too much, it is FAILING.
+    # SLOW: the listener accepts messages, but answers in `slow_ms` or more on average, or is a replay.
     SLOW = 1
-    # FAILING: the listener rejects more than a quarter of its attempts, or has not answered yet.
+    # FAILING: the listener rejects more than a quarter of its attempts, or the time of its answers is not known yet.
     FAILING = 2
 
 
@@ -35,7 +34,7 @@ class Limits:
     """The limits of one listener's attempts in a worker: how many may be in flight, and how many may start."""
 
     priority: Priority
-    # True for slow and failing listeners: their attempts start only after the attempts of fast listeners.
+    # True for slow and failing listeners: in a tick, they may start only as many attempts as deal_permits() allows.
     low_priority: bool
 
     __slots__ = (
@@ -50,7 +49,7 @@ class Limits:
         self._circuit = circuit
         self._replay = replay  # A replay never has high priority.
         self.flow = Flow(settings.max_in_flight)
-        self.share = tuning.attempts_max  # this listener's part of the worker's attempts in flight
+        self.share = tuning.attempts_max  # the most attempts in flight that the worker allows this listener
         self.permits = 1
         self.took_ms: float | None = None  # average duration of good answers
         self._samples = tuning.answers_weighed
@@ -101,7 +100,7 @@ class Limits:
             self._too_early = not self._pace.begin(at_s, messages)
             if self._too_early:
                 return False
-        # Leave one attempt permitted, in case the listener becomes slow or failing before attempts are divided again.
+        # Leave a fast listener one permit, in case it becomes slow or failing before attempts are divided again.
         self.permits = self.permits - 1 if self.low_priority else 1
         return True
 

@@ -29,10 +29,10 @@ from broker.delivery.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-_ROWS_MAX = 5_000  # An event with this many rows of deliveries has about 300 KB.
+_ROWS_MAX = 5_000  # One event has at most this many rows of deliveries, which is about 300 KB.
 
 # An accepted first attempt: offset, time, HTTP status and duration in ms, as in the event DeliveriesSettled.
-# The fifth number is the time of the put, or `deliver_at` of a scheduled message. Times are in ms since the UTC epoch.
+# The last number of a `Row` is the time of the message's put, or its `deliver_at`. Times are in ms since the UTC epoch.
 Row = tuple[int, int, int, int, int]
 Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
 Made = tuple[DeliveryAttempted, int]  # an attempt's event, and the time in ms of the message's put or `deliver_at`

@@ -58,7 +58,7 @@ class Ticks:
         for number in itertools.count():
             if tuning.rest_s and not (self._active or pumped or self._liveness.down):
                 await self._rest(dispatchers)
-                # The time of the pause must not count as time in which the worker waited for a processor.
+                # Restart the measurement of the time spent waiting for a processor: the pause must not count in it.
                 processor.waited()
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()

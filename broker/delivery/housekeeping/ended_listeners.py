@@ -92,7 +92,7 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        # Stop if there is an event that only a newer version can read: it may have created further listeners.
+        # Stop if `control` has an event that only a newer version of Everput can read: it may have created listeners.
         if not self._view.complete:
             return False
         known = self._view.state.listeners.keys()
@@ -108,7 +108,8 @@ class EndedListeners:
                 return
             try:
                 await self._cursors.delete(listener_id)
-            except LogUnavailable as error:  # If another consumer uses this group, try again later.
+            # Try again later, for example if another consumer uses the listener's consumer group.
+            except LogUnavailable as error:
                 log.warning("endings.wait listener=%s error=%s", listener_id, error)
             else:
                 log.info("listener.ended listener=%s", listener_id)

@@ -33,7 +33,7 @@ class _Pass:
     so that other listeners are served.
     """
 
-    until_ms: int  # The pass includes the deliveries that were due at this time, when it began.
+    until_ms: int  # The pass includes the deliveries that were due at this time, when the pass began.
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
 
 
@@ -178,7 +178,7 @@ class Due:
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # If an earlier delivery with this ordering key has been stored in `outstanding`, this delivery must wait.
+        # This delivery must wait if it is not the next of its ordering key, or if its dispatcher has many of that key.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -243,13 +243,13 @@ class Due:
         """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
-            return True  # The delivery was cancelled meanwhile, or this worker no longer owns its partition.
+            return True  # The delivery was cancelled or replaced meanwhile, or its listener was deleted.
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # During the read, the listener's memory became full, or an earlier delivery of the ordering key appeared.
+            # The read failed, or the listener can't take the delivery now, for example because its memory is full.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)
@@ -291,7 +291,7 @@ def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEn
     have read all messages before this one.
     """
     # After a crash, the listener's delivery stream can read a message again whose delivery is in `outstanding`.
-    # Attempt a stored delivery only when the stream has passed its message. Otherwise, the message could be sent twice.
+    # Attempt a delivery found at the take-over only after the stream has passed its message, or it could be sent twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)

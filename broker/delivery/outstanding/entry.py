@@ -38,12 +38,12 @@ class OutstandingEntry:
     first_at_ms: int
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
-    # `found` is true if the record was written before this worker took the partition over.
+    # `found` is true if the delivery was outstanding before this worker took the partition over.
     # If `found` is true, the delivery waits until the listener's stream has read past its message in `messages`.
     found: int
     record: bytes | None  # the value of the Kafka record, kept only if the record's offset is unknown
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
-    # `bare` is UNREAD if the message in the topic `messages` is unreadable.
+    # `bare` is UNREAD if the delivery is parked because its message, an update or earlier results are unreadable.
     bare: int = False
     # The values of `forgiven`, `since_ms` and `due_ms` before the first redrive since the last attempt.
     # If there was no redrive since the last attempt, `undo_forgiven` is None.
@@ -74,7 +74,7 @@ class OutstandingEntry:
         """
         since = self.redrives
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
-            # Until a cancelled redrive is undone, its number stays, because is_cancelled() needs it.
+            # Until a cancelled redrive is undone, `redrives` stays as it is, because is_cancelled() needs it.
             if not self.is_cancelled(redrives):
                 self.redrives = redrives.count
             return False

@@ -25,8 +25,8 @@ from broker.delivery.tuning import TUNED
 BEGIN: Final = (-1, -1)
 
 # The column `queued_ms` is the time at which the worker looks at the delivery next.
-# `queued_ms` is null if the delivery is parked, is being attempted, or waits for an earlier one of its ordering key.
-# Each SQL condition below has a partial index, which holds only the rows that match the condition.
+# `queued_ms` is null if the delivery is parked or with its dispatcher, or waits for an earlier one of its ordering key.
+# _ATTEMPTED, _HAS_KEY and _WAITING have partial indexes, each of which holds only the rows that match the condition.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
@@ -59,8 +59,8 @@ class Count:
     """The number of one listener's deliveries in the topic `outstanding`."""
 
     rows: int = 0
-    due: dict[int, int] = field(default_factory=dict)  # deliveries that are not parked, by partition
-    # Unparked deliveries that wait for a retry or have an ordering key, by partition. Others wait for `deliver_at`.
+    due: dict[int, int] = field(default_factory=dict)  # number of deliveries that are not parked, by partition
+    # The number of unparked deliveries that were attempted or have an ordering key, by partition.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # attempted and not parked, by partition
     parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition
@@ -74,7 +74,7 @@ class OutstandingIndex:
         self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}  # by listener id
         self.queued_keys = 0
-        # The partitions in which the number of a listener's deliveries has changed since a checkpoint, by listener id.
+        # The partitions in which a listener's deliveries have changed since the last checkpoint, by listener id.
         self.changed: dict[str, set[int]] = {}
         # A fingerprint of each partition's deliveries in the index: their number, and a hash of their keys.
         self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)

@@ -61,9 +61,9 @@ class Mending:
         """Retry the deliveries that were parked because their message or its update was unreadable, if they are not in
         a damaged range any more. Cancel the deliveries whose messages are given up as lost.
         """
-        # A parked delivery stays parked while results of deliveries are unreadable: it may have been delivered already.
+        # While results in the partition are unreadable, a parked delivery stays parked: it may have been delivered.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
-        # Rows with an id above `newest` were written after this method began, so it leaves them out.
+        # Rows with an id above `newest` were written after this method began, so this method leaves them out.
         at, newest = -1, self._index.newest_id
         while partition in self._owned and (
             rows := self._index.unread(partition, after_id=at, limit=self._tuning.rows_at_once)

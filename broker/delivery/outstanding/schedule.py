@@ -68,7 +68,7 @@ class Outstanding:
         self._dispatchers = dispatchers
         self._index = OutstandingIndex(tuning.index_cache_kib)
         self._owned: set[int] = set()
-        # Deliveries that are being written to `outstanding`. Later ones of their ordering keys must wait for them.
+        # Deliveries with an ordering key that are being written to `outstanding`. Later ones of the key wait for them.
         self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
         self._due = due = Due(
@@ -91,7 +91,7 @@ class Outstanding:
         `streams` returns the listeners' committed offsets; it is called only if the topic is damaged. `noted` is the
         fingerprint of the deliveries that the partition's last owner committed, as text.
         """
-        # The index now has the deliveries of lost records. Delete the empty records that are in their places.
+        # When the index has the deliveries of lost records, let flush() delete the empty records in their places.
         for key in await self._sync.read(partition, streams, noted):
             self._settled.setdefault(partition, []).append((key, None))
 

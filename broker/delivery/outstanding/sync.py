@@ -107,11 +107,11 @@ class IndexSync:
         self._due = due
         self._tuning = tuning
         self._reading: dict[int, object] = {}  # the latest read() of each partition
-        # For each partition of `outstanding`, the offset up to which the index has all records, and a count of records.
-        # The count says how many records this worker had written to the partition when the index was complete.
+        # For each partition of `outstanding`, an offset up to which the index has all records, and a count of records.
+        # The count in `_known` says how many records this worker had written to the partition when it noted the offset.
         self._known: dict[int, tuple[int, int]] = {}
-        # For each partition of `outstanding`, the newest fingerprint of its deliveries as text, and a number before it.
-        # The number is the value of `_written.changes` when the fingerprint was computed.
+        # For each partition of `outstanding`, a count of changes, and the newest fingerprint of its deliveries as text.
+        # The count in `_noted` is the value that `_written.changes` had when the fingerprint was computed, or _UNKNOWN.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
@@ -156,7 +156,7 @@ class IndexSync:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # no earlier delivery in the index has this ordering key
+                entry.queued_ms = entry.due_ms  # This delivery is the first of its ordering key.
         for before in self._index.write(partition, rows):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)

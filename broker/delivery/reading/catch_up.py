@@ -98,7 +98,7 @@ class CatchUp:
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops of the two catch-up readers (readers of older messages), each to be run as a task."""
         # The first catch-up reader always prefers fast listeners.
-        # The second catch-up reader prefers fast and slow listeners in turn, so that slow ones are served, too.
+        # The second catch-up reader prefers fast listeners and all others in turn, so that the others are served, too.
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
         return [partial(self._run, first) for first in turns]
 
@@ -129,7 +129,7 @@ class CatchUp:
         """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners."""
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # This listener needs no read: a read for another listener has also returned its messages.
+            return  # This listener needs no read any more, for example because another read has returned its messages.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -160,7 +160,7 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # Another read has served this listener already, or its partition was handed over.
+                continue  # This listener needs no read any more, for example because another read has served it.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
                 # The read searched only for messages of `queue_ids`, and this listener's queue is not among them.
