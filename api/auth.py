@@ -168,7 +168,7 @@ def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None
         if not narrows:
             raise Forbidden("This API key is restricted to some queues. Use a key for all queues.")
     elif queue_id not in api_key.queue_ids:
-        raise NotFound("No queue of this organization has this ID.")
+        raise NotFound("No queue of this organization has this ID. Check the ID.")
 
 
 class Token(NamedTuple):

@@ -119,7 +119,7 @@ class OrganizationKeys:
     def _find(self, who: _Administrator, call: Call, view: DirectoryView) -> ApiKey:
         api_key = view.state.keys.get(call.path("key_id"))
         if api_key is None or api_key.organization_id != who.organization_id:
-            raise NotFound("No API key of this organization has this ID.")
+            raise NotFound("No API key of this organization has this ID. Check the ID.")
         return api_key
 
 

@@ -19,7 +19,7 @@ from broker.core.roles import MEMBERS
 from broker.errors import NotFound
 from broker.ports import DirectoryView
 
-_NO_MEMBER: Final = "No member of this organization has this ID."
+_NO_MEMBER: Final = "No member of this organization has this ID. Check the ID."
 
 
 class OrganizationMembers:

@@ -41,7 +41,7 @@ def filters(query: Mapping[str, str], queue: Queue) -> Filters:
     if "listener" in query:
         listener = queue.listeners.get(query["listener"])
         if listener is None:
-            raise BadParameter("No listener of this queue has this ID.", parameter="listener")
+            raise BadParameter("No listener of this queue has this ID. Check the ID.", parameter="listener")
         listeners = [listener]
     return Filters(
         MessageFilter(name=_text(query, "name"), key=_text(query, "key"), text=_text(query, "q"), state=state),

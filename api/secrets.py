@@ -78,7 +78,7 @@ class Secrets:
         listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))
         queue = self._view.state.queue(organization_id, queue_id)
         if queue is None:
-            raise NotFound("No queue of this organization has this ID.")
+            raise NotFound("No queue of this organization has this ID. Check the ID.")
         self._tests.take(call.headers, listener.id)
         with self._slots.slot(organization_id):
             trial = await try_out(self._sealer, queue, listener, self._resolver, self._tls)

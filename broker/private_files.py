@@ -56,7 +56,9 @@ def read_secret(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigurationError(
+            f"can't read {path}: {getattr(error, 'strerror', None) or error}; check the file and its permissions"
+        ) from error
     if not secret:
         raise ConfigurationError(
             f"{path} is empty, but must hold a secret: restore the file from a backup, or delete it if the "

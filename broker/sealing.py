@@ -56,8 +56,8 @@ class Sealer:
             return self._any.decrypt(sealed).decode()
         except InvalidToken:
             raise ConfigurationError(
-                "the log holds secrets that no given sealing key can decrypt: start with the former key, in "
-                "EVERPUT_SEALING_KEY or in the file `sealing-key` in the data directory"
+                "the log holds secrets that no given sealing key can decrypt: add the missing key after a comma, in "
+                "EVERPUT_SEALING_KEY or in the file `sealing-key` in the data directory, and start again"
             ) from None
 
     def derived_keys(self, purpose: str) -> list[bytes]:

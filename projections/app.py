@@ -100,7 +100,8 @@ class Projections:
         except TimeoutError:
             await self.stop()
             raise LogUnavailable(
-                f"Kafka did not assign the topic `control` to this process within {timeout_s:g} s; start it again"
+                f"Kafka did not assign the topic `control` to this process within {timeout_s:g} s; start the process "
+                "again"
             ) from None
         except BaseException:
             await self.stop()

@@ -85,7 +85,8 @@ class DirectoryProjection:
                 await waiter
         except TimeoutError:
             raise ViewBehind(
-                f"this process has read the topic `control` up to {self.position}, but not offset {offset} yet; retry"
+                f"this process has not applied offset {offset} of the topic `control` yet: the next offset to apply is "
+                f"{self.position}; retry"
             ) from None
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:

@@ -153,8 +153,7 @@ class LaneReader:
                 again = self._wanted.take(fetched.records[0].value) if fetched.records else None
                 if again is None:
                     raise Unavailable(
-                        "Kafka returned another record at an offset that was read before. "
-                        "Read the log again from the start."
+                        "Kafka no longer returns a record that it returned before. Repeat the request without a cursor."
                     )
                 found[index] = again
         return found

@@ -165,14 +165,14 @@ class LogReader:
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)
             if found is None:
-                raise NotFound("No queue of this organization has, or had, this ID.")
+                raise NotFound("No queue of this organization has, or had, this ID. Check the ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
             # A request with a page token has had an earlier page, for which the existence of the listener was checked.
             # For one message's history, do not check that the listener existed: this may read all of `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
-            raise NotFound("No listener of this organization has, or had, this ID.")
+            raise NotFound("No listener of this organization has, or had, this ID. Check the ID.")
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[LogPartition]:
@@ -247,9 +247,12 @@ class _Reading:
         page_token = span.page_token
         if page_token is not None:
             if len(page_token.lanes) != len(self._partitions):
-                raise WrongCursor("The cursor was given for a request with other filters. Start without a cursor.")
+                raise WrongCursor(
+                    "The cursor is from a request with other filters, or from another Everput installation. "
+                    "Repeat the request without a cursor."
+                )
             if any(at > end for (at, _), end in zip(page_token.lanes, await self._offsets(LATEST), strict=True)):
-                raise WrongCursor("The cursor is beyond the end of the log. Start without a cursor.")
+                raise WrongCursor("The cursor is beyond the end of the log. Repeat the request without a cursor.")
             starts = list(page_token.lanes)
         else:
             starts = [(at, 0) for at in await self._starts(span.begin_ms, first, ends)]

@@ -30,7 +30,7 @@ ORGANIZATIONS_MAX: Final = 20  # organizations of one account
 _ONE_TIME_S: Final = 86_400  # seconds until a one-time password expires
 _ONE_TIME_BYTES: Final = 15
 _BLOCKED: Final = "This account is blocked. Ask the operator of this server."
-_NO_ACCOUNT: Final = "No account has this ID."
+_NO_ACCOUNT: Final = "No account has this ID. Check the ID."
 _NO_OWNER: Final = "You are no owner of this organization any more. Ask an owner."
 _WRONG: Final = "No account has this e-mail address and password."
 
@@ -145,8 +145,8 @@ class AccountCommands:
             raise WrongPassword(_WRONG)
         if session is None:  # Newer sessions have ended this session: the number of an account's sessions is limited.
             raise Unavailable(
-                f"An account has at most {SESSIONS_MAX} sessions, and more were started at the same time, "
-                "so newer sessions have ended this one. Sign in again."
+                "This new session has ended already: newer sessions have replaced it, because an account has at most "
+                f"{SESSIONS_MAX}, or all sessions of the account were ended. Sign in again."
             )
         return session, token
 
@@ -198,8 +198,9 @@ class AccountCommands:
             raise Refused("This account is not linked with an OpenID Connect provider, so there is no link to remove.")
         if not account.has_password:
             raise Refused(
-                "This account has no password, so without its OpenID Connect provider no sign-in would be possible. "
-                "Set a password first: reset it by e-mail, or ask the operator of this server."
+                "This account has no permanent password, so without its OpenID Connect provider nobody could sign in "
+                "to it. Set a password first: reset it by e-mail, or ask the operator of this server for a one-time "
+                "password, sign in with it and change it."
             )
         await self._check_own_password(account, password)
         event = ev.AccountIdentityUnlinked(
@@ -209,7 +210,11 @@ class AccountCommands:
 
     async def _check_own_password(self, account: Account, password: str) -> None:
         if not await self._passwords.fits(password, account.password_hash or None):
-            raise Refused("The password is wrong. Give the account's current password.", pointer="/password")
+            raise Refused(
+                "The password is wrong. Give the account's current password. If the account has none, set one first: "
+                "reset it by e-mail, or ask the operator of this server.",
+                pointer="/password",
+            )
 
     async def reset_password(self, account_id: str, *, request_id: str = "") -> tuple[str, int]:
         """Create a one-time password and end the account's sessions. Return the password and the time at which it
@@ -263,14 +268,19 @@ class AccountCommands:
             one for one in self._view.state.organizations_of(account_id) if self._view.state.is_last(one, account_id)
         ]
         if left and not even_if_last:
-            raise LastMember(f"{_last(left)} Set `even_if_last` to true to delete the account anyway.")
+            raise LastMember(
+                f"{_last(left)} Set `even_if_last` to true (command line: --even-if-last) to delete the account anyway."
+            )
         context = _without_organization(account_id, request_id)
         for one in list(self._view.state.organizations_of(account_id)):
             within = replace(context, organization_id=one.id)
             await self.leave(within, account_id, even_if_last=even_if_last)
         event = ev.AccountDeleted(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
-            raise Unavailable("The account has become the last owner of an organization in the meantime. Try again.")
+            raise Unavailable(
+                "In the meantime, the account has become the last owner of an organization who can sign in, "
+                "or another request has deleted the account. Try again."
+            )
         return left
 
     async def delete_own(
@@ -298,10 +308,13 @@ class AccountCommands:
             return
         organization = self._view.state.organizations.get(context.organization_id)
         if organization is None or account_id not in organization.members:
-            raise NotFound("No member of this organization has this ID.")
+            raise NotFound("No member of this organization has this ID. Check the ID.")
         if not self._view.state.is_last(organization, account_id):
             raise Changed(_NO_OWNER)
-        raise LastMember(f"{_last([organization])} Set `even_if_last` to true to remove this owner anyway.")
+        raise LastMember(
+            f"{_last([organization])} Set `even_if_last` to true (command line: --even-if-last) to remove this owner "
+            "anyway."
+        )
 
     async def change_role(self, context: Context, account_id: str, role: str) -> None:
         """Give a member of the organization of the context another role.
@@ -325,10 +338,12 @@ class AccountCommands:
         state = self._view.state
         before = state.role_of(organization_id, account_id)
         if before is None:
-            raise NotFound("No member of this organization has this ID.")
+            raise NotFound("No member of this organization has this ID. Check the ID.")
         organization = state.organizations[organization_id]
         if role != OWNER and state.is_last(organization, account_id):
-            raise LastMember(f"{_last([organization])} First make another member an owner.", pointer="/role")
+            raise LastMember(
+                f"{_last([organization])} First make another member an owner, or invite an owner.", pointer="/role"
+            )
         return before == role
 
     async def _record_of_account(self, event: _OfAnAccount) -> bool:
@@ -358,7 +373,8 @@ class AccountCommands:
             raise QuotaReached(f"An account may be in at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
         if state.founded_count(account_id) >= ORGANIZATIONS_MAX:
             raise QuotaReached(
-                f"This account has created {ORGANIZATIONS_MAX} organizations, which is the limit. Use one of them."
+                f"This account has created {ORGANIZATIONS_MAX} organizations, including those that it has left. This "
+                "is the limit. Use one of its organizations, or ask another person to create one and invite you."
             )
         made = await create_organization(
             self._control, self._view, name=name, actor=_actor(account_id, request_id), request_id=request_id
@@ -375,7 +391,9 @@ class AccountCommands:
         await record(self._control, self._view, ev.OrganizationJoined(**event_fields(context), account_id=account_id))
         organization = self._view.state.organizations.get(organization_id)
         if organization is None or account_id not in organization.members:
-            raise NotFound("The organization or the account does not exist. GET /v1/organizations lists organizations.")
+            raise NotFound(
+                "The organization or the account does not exist. GET /v1/organizations lists your organizations."
+            )
         return organization
 
 

@@ -73,7 +73,8 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
         put = decode_message(value)
     except UnknownEvent:
         raise NotFound(
-            "This message was written by a newer version of Everput. Upgrade this server to read it."
+            "This server can't read the message: a newer version of Everput wrote it, or its record is damaged. "
+            "Upgrade this server, or ask the operator to check the log with `everput verify`."
         ) from None
     if put.queue_id != queue.id or put.organization_id != queue.organization_id:
         raise NotFound(_NONE)

@@ -74,7 +74,7 @@ async def find_queue(view: DirectoryView, organization_id: str, queue_id: str) -
         await view.caught_up()
         queue = view.state.queue(organization_id, queue_id)
     if queue is None:
-        raise NotFound("No queue of this organization has this ID.")
+        raise NotFound("No queue of this organization has this ID. Check the ID.")
     return queue
 
 
@@ -89,7 +89,7 @@ async def find_listener(view: DirectoryView, organization_id: str, queue_id: str
         await view.caught_up()
         listener = view.state.listener(organization_id, listener_id)
     if listener is None or listener.queue_id != queue_id:
-        raise NotFound("No listener of this queue has this ID.")
+        raise NotFound("No listener of this queue has this ID. Check the ID.")
     return listener
 
 
@@ -97,7 +97,7 @@ def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
     """Return the current state of a queue, as this process knows it. Raises NotFound if the queue was deleted."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
-        raise NotFound("No queue of this organization has this ID.")
+        raise NotFound("No queue of this organization has this ID. Check the ID.")
     return queue
 
 
@@ -111,7 +111,8 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
         await view.seen(offset, timeout_s=_FOLD_S)
     except ViewBehind as error:
         raise InDoubt(
-            "The change is stored, but not applied yet. Read the resource again before you repeat the request."
+            "The change is stored, but this server has not applied it yet. Before you repeat the request, read the "
+            "resource to see whether the change had an effect."
         ) from error
     return not view.passed_over(offset)
 

@@ -113,7 +113,8 @@ class Idempotency:
             held = await self._claim(digest, mine)
         if held.first.body_sha256 != mine.body_sha256:
             raise KeyReused(
-                "This Idempotency-Key was used for a request with other values. Use a new key for each request."
+                "This Idempotency-Key was used for a request with other values. Use a new key for each new request, "
+                "and the same key only to repeat a request."
             )
         if held.holder.claim_id == mine.claim_id:
             return await self._append(held, puts, {})
@@ -148,7 +149,10 @@ class Idempotency:
         """Put the messages that are not stored yet."""
         # After `append_timeout_ms`, another process can take over the Idempotency-Key, so put no messages any more.
         if self._clock() - held.holder.at_ms > self._append_timeout_ms:
-            raise LogUnavailable("Kafka is too slow at the moment. Nothing was stored; try again.")
+            raise LogUnavailable(
+                "Kafka is too slow at the moment, so this request put no messages. "
+                "Repeat the request with the same Idempotency-Key."
+            )
         missing = [number for number in range(len(puts)) if number not in found]
         for number in missing:
             puts[number].claimed(held.holder.ids_at_ms, random_bits(held.holder, number))

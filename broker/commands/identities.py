@@ -51,8 +51,9 @@ class IdentityCommands:
             found = self._known(identity)
         if found is None:
             raise IdentityRefused(
-                "The account with this e-mail address is linked to another identity at the OpenID Connect provider, "
-                "not to yours. Ask the operator.",
+                "The account with this e-mail address is linked to another identity, or was deleted in the meantime. "
+                "Sign in again. If that fails, sign in with the account's password and remove the link; "
+                "`everput accounts reset-password` gives the account a one-time password.",
                 reason="taken",
             )
         _check_unblocked(found)
@@ -64,7 +65,8 @@ class IdentityCommands:
     async def _create(self, identity: Identity, *, may_create: bool, request_id: str) -> Account:
         if not may_create or not self._view.state.initialized:
             raise IdentityRefused(
-                "No account has this e-mail address, and registration is closed. Ask the operator for an account.",
+                "No account has this e-mail address, and registration is closed. Ask the operator for an account, "
+                "or an owner of an organization for an invitation.",
                 reason="unknown",
             )
         account_id = str(uuid4())

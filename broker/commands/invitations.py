@@ -71,7 +71,10 @@ class InvitationCommands:
         made = await record(self._control, self._view, event)
         invitation = self._view.state.invitations.by_id.get(event.invitation_id)
         if not made or invitation is None:
-            raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
+            raise NotFound(
+                "The organization does not exist, or you are not one of its owners any more. "
+                "GET /v1/organizations lists your organizations with your role."
+            )
         return invitation, token
 
     def open(self, organization_id: str) -> list[Invitation]:
@@ -84,7 +87,7 @@ class InvitationCommands:
         invitation = self._view.state.invitations.find(context.organization_id, invitation_id)
         event = ev.InvitationRevoked(**event_fields(context), invitation_id=invitation_id)
         if invitation is None or not await record(self._control, self._view, event):
-            raise NotFound("No open invitation of this organization has this ID.")
+            raise NotFound("No open invitation of this organization has this ID. Check the ID.")
         return invitation
 
     async def find(self, token: str) -> Invitation:
@@ -110,7 +113,9 @@ class InvitationCommands:
             if sum(1 for _ in state.organizations_of(account_id)) >= ORGANIZATIONS_MAX:
                 raise QuotaReached(f"An account may be in at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
             if len(state.organizations[invitation.organization_id].members) >= MEMBERS_MAX:
-                raise QuotaReached(f"An organization may have at most {MEMBERS_MAX} members. Remove one first.")
+                raise QuotaReached(
+                    f"An organization may have at most {MEMBERS_MAX} members. Ask an owner to remove one first."
+                )
             event = ev.InvitationAccepted(
                 at_ms=now_ms(),
                 organization_id=invitation.organization_id,

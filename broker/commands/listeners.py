@@ -171,7 +171,8 @@ class ListenerCommands:
             expected_version(listener, if_match)
             if tunnel and not listener.notify_url.startswith(f"{TUNNEL}:"):
                 raise NameTaken(
-                    f"This queue already has a listener named {listener.name!r} with a URL. Choose another name."
+                    f"The listener {listener.name!r} of this queue has a URL of its own, so a tunnel can't use it. "
+                    "Choose another name."
                 )
             name = listener.name if asked.name is None else asked.name
             queue = queue_now(self._view, context, queue_id)
@@ -196,7 +197,7 @@ class ListenerCommands:
                 raise NameTaken(
                     f"This queue already has a listener named {name!r}. Choose another name.", pointer="/name"
                 )
-        raise Unavailable("Other requests keep changing this listener. Nothing was changed; try again.")
+        raise Unavailable("Other requests keep changing this listener. This request changed nothing; try again.")
 
     async def delete_listener(
         self, context: Context, queue_id: str, listener_id: str, *, if_match: Versions | None = None
@@ -241,7 +242,7 @@ class ListenerCommands:
             **event_fields(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
         )
         if not await self._record(event):
-            raise NotFound("No listener of this queue has this ID.")
+            raise NotFound("No listener of this queue has this ID. Check the ID.")
 
     async def cancel_redrives(self, context: Context, queue_id: str, listener_id: str) -> None:
         """Cancel the listener's redrives: deliveries that were not attempted since are parked or retrying as before.
@@ -312,9 +313,9 @@ class ListenerCommands:
                 )
             if not self._mail_for(queue.organization_id):
                 raise Refused(
-                    "This organization can't have a mailto: URL. Everput sends e-mail only if the operator sets "
-                    "--smtp-url and --mail-from, and only for organizations that the operator created. With "
-                    "--no-registration, it sends e-mail for all organizations. Use an http or https URL.",
+                    "This organization can't have a mailto: URL. For this, the operator must set --smtp-url and "
+                    "--mail-from, and must either have created the organization or set --no-registration. "
+                    "Ask the operator, or use an http or https URL.",
                     pointer=pointer,
                 )
 
@@ -326,7 +327,7 @@ class ListenerCommands:
     def _listener_now(self, context: Context, listener_id: str) -> Listener:
         listener = self._view.state.listener(context.organization_id, listener_id)
         if listener is None:
-            raise NotFound("No listener of this queue has this ID.")
+            raise NotFound("No listener of this queue has this ID. Check the ID.")
         return listener
 
     async def _record(self, event: ControlEvent) -> bool:
@@ -340,11 +341,12 @@ def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
     if settings.batch is not msgspec.UNSET:
         if settings.format is not msgspec.UNSET:
             raise Refused(
-                f"In the format {settings.format}, each request carries one message. Leave `batch` or `format` out.",
+                f"In the format {settings.format}, each request carries one message. "
+                "Set `batch` to null, or `format` to `standard`.",
                 pointer="/batch",
             )
         if notify_url.startswith(MAILTO):
-            raise Refused("A mailto: URL gets one message in each e-mail, so leave `batch` out.", pointer="/batch")
+            raise Refused("A mailto: URL gets one message in each e-mail. Set `batch` to null.", pointer="/batch")
     return settings
 
 
@@ -361,8 +363,8 @@ def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
     named: Mapping[str, str] | None = asked.settings.get("headers")
     if named is None:
         raise Refused(
-            "The new notify_url has another scheme, host or port than the stored one. "
-            "Give all values of `headers` again, or {} for no headers.",
+            "The new notify_url has another scheme, host or port than the stored one. Everput does not send the stored "
+            "header values to the new notify_url. Give all values of `headers` again, or {} for no headers.",
             pointer="/headers",
         )
     for name, value in named.items():

@@ -77,7 +77,8 @@ async def create_key(
         await _check_queues(view, organization_id, queue_ids)
     if expires_at_ms is not None and expires_at_ms <= now_ms():
         raise Refused(
-            "This time is in the past. Give a later one, or null for a key that does not expire.", pointer="/expires_at"
+            "The time `expires_at` is in the past. Give a later time, or null for a key that does not expire.",
+            pointer="/expires_at",
         )
     if sum(1 for _ in view.state.keys_of(organization_id)) >= KEYS_MAX:
         raise QuotaReached(f"An organization may have at most {KEYS_MAX} API keys. Revoke one first.")
@@ -98,7 +99,10 @@ async def create_key(
     api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
     # The event had no effect because the organization does not exist, or the new API key was revoked immediately.
     if api_key is None:
-        raise NotFound("None of your organizations has this ID. GET /v1/organizations lists them.")
+        raise NotFound(
+            "The organization does not exist, or the new API key was revoked immediately. "
+            "GET /v1/organizations lists your organizations."
+        )
     return api_key, secret
 
 
@@ -111,7 +115,7 @@ async def _check_queues(view: DirectoryView, organization_id: str, queue_ids: Se
     await view.caught_up()
     for index, queue_id in enumerate(queue_ids):
         if view.state.queue(organization_id, queue_id) is None:
-            raise Refused("No queue of this organization has this ID.", pointer=f"/queues/{index}")
+            raise Refused("No queue of this organization has this ID. Check the ID.", pointer=f"/queues/{index}")
 
 
 async def revoke_key(control: ControlLog, view: DirectoryView, context: Context, key_id: str) -> None:
@@ -119,4 +123,4 @@ async def revoke_key(control: ControlLog, view: DirectoryView, context: Context,
     there is no such key.
     """
     if not await record(control, view, ev.KeyRevoked(**event_fields(context), key_id=key_id)):
-        raise NotFound("No API key of this organization has this ID.")
+        raise NotFound("No API key of this organization has this ID. Check the ID.")

@@ -168,7 +168,10 @@ def new_put(
 ) -> Put:
     """Check the values of a message, and prepare it for storing. Raises Refused if a value is not valid."""
     if queue.name == ALERTS_QUEUE:
-        raise Refused(f"Only Everput itself puts messages into the queue {ALERTS_QUEUE}. Use another queue.")
+        raise Refused(
+            f"Only Everput itself puts messages into the queue {ALERTS_QUEUE}, and nobody can change their data. "
+            "Use another queue."
+        )
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:
         raise Refused(f"The data is too long: at most {DATA_BYTES_MAX} bytes of UTF-8 are allowed.", pointer="/data")
     if name is not None and (reason := refuse_name(name)) is not None:

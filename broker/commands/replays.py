@@ -74,7 +74,7 @@ class ReplayCommands:
         to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
         if to_ms <= asked.from_ms:
             raise Refused(
-                "The end of the time range must be after its start.",
+                "The time range must end after its start. Without the field `to`, it ends now.",
                 pointer="/to" if asked.to_ms is not None else "/from",
             )
         messages = self._log.messages
@@ -136,13 +136,13 @@ class ReplayCommands:
         ):
             if running >= most:
                 raise Refused(
-                    f"{whose.capitalize()} already has {running} running replays, which is the limit. "
+                    f"{whose.capitalize()} already has {running} replays that run or are paused, which is the limit. "
                     "Cancel one, or wait until one ends."
                 )
         event = await self.plan(context, listener, asked)
         count(context.organization_id, sum(map(len, event.picked or ())))
         if not await record(self._log.control, self._view, event):
-            raise NotFound("No listener of this queue has this ID.")
+            raise NotFound("No listener of this queue has this ID. Check the ID.")
         return self._now(event)
 
     async def find(self, organization_id: str, queue_id: str, listener_id: str, replay_id: str) -> Replay:
@@ -150,7 +150,7 @@ class ReplayCommands:
         await find_listener(self._view, organization_id, queue_id, listener_id)
         replay = self._view.state.replays.find(organization_id, replay_id)
         if replay is None or replay.listener_id != listener_id:
-            raise NotFound("No replay of this listener has this ID.")
+            raise NotFound("No replay of this listener has this ID. Check the ID.")
         return replay
 
     async def pause(self, context: Context, replay: Replay) -> Replay:
@@ -201,7 +201,7 @@ class ReplayCommands:
     def _now(self, event: ev.ReplayEvent) -> Replay:
         replay = self._view.state.replays.find(event.organization_id, event.replay_id)
         if replay is None:
-            raise NotFound("No replay of this listener has this ID.")
+            raise NotFound("No replay of this listener has this ID. Check the ID.")
         return replay
 
     async def _count(
@@ -251,7 +251,7 @@ class ReplayCommands:
                     found.add((parts[1], row.offset))
             if len(found) > _PICKED_MAX:
                 raise Refused(
-                    f"More than {_PICKED_MAX} messages of this time range are retrying or parked. "
+                    f"The listener has not accepted more than {_PICKED_MAX} messages of this time range. "
                     "Choose a shorter time range.",
                     pointer="/from",
                 )

@@ -63,5 +63,5 @@ class SecretCommands:
         await record(self._control, self._view, event)
         rotated = self._view.state.listener(context.organization_id, listener_id)
         if rotated is None:  # The listener was deleted meanwhile.
-            raise NotFound("No listener of this queue has this ID.")
+            raise NotFound("No listener of this queue has this ID. Check the ID.")
         return rotated, new

@@ -105,7 +105,7 @@ def _decode_other(value: bytes) -> Event:
             version = fields["v"]
         if version > VERSIONS[name]:
             raise UnknownEvent(
-                f"the event {name} has version {version}, which is newer than this program; upgrade Everput"
+                f"the event {name} has version {version}, which is newer than this program can read; upgrade Everput"
             )
         return msgspec.convert(fields, kind)
     # ValueError includes the errors that orjson and msgspec raise for wrong JSON.

@@ -33,7 +33,7 @@ def delay_ms(policy: RetryPolicy, number: int, *, retry_after_s: int | None, jit
     limited to `delay_ms_max`. `jitter` is a random number in [0, 1).
     """
     if number < 1:
-        raise ValueError(f"attempts are numbered from 1, not from {number}")
+        raise ValueError(f"the number of attempts must be at least 1, not {number}")
     longest = min(policy.delay_ms_max, policy.delay_ms_first << min(number - 1, _DOUBLINGS_MAX))
     asked = 0 if retry_after_s is None else min(retry_after_s * 1000, policy.delay_ms_max)
     return max(policy.delay_ms_min, asked, int(longest * jitter))

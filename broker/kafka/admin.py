@@ -78,8 +78,8 @@ def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
     """Raise ConfigurationError if a topic of the cluster marks an import as unfinished."""
     if any(name.startswith(import_mark(kafka)) for name in names):
         raise ConfigurationError(
-            f"the topics {kafka.topic_prefix}* hold an unfinished import, which was interrupted or is still running: "
-            "run `everput import` again with the same folder to continue it"
+            f"the topics {kafka.topic_prefix}* hold an unfinished import: if it is still running, wait for its end; "
+            "if it was interrupted, run `everput import` again with the same folder"
         )
 
 
@@ -168,7 +168,10 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
             _log.info("topic.created name=%s", name)
         # It is no error if another process has created the topic at the same time.
         elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):
-            raise ConfigurationError(f"Kafka refused to create the topic {name}: {message or error.__name__}")
+            raise ConfigurationError(
+                f"Kafka refused to create the topic {name}: {message or error.__name__}; correct the cause, and "
+                "start again"
+            )
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:

@@ -137,7 +137,7 @@ class Appender:
         for error in ended:
             if isinstance(error, kafka_errors.KafkaError):
                 self._producer.failed(producer, error)
-                raise LogUnavailable(f"Kafka did not store the records: {type(error).__name__}") from error
+                raise LogUnavailable(f"Kafka did not acknowledge the records: {type(error).__name__}") from error
         failed = next((error for error in ended if isinstance(error, BaseException)), None)
         if failed is not None:
             raise failed

@@ -60,8 +60,8 @@ class ChangesTopic:
             offset = await self._topic.append_one(event.partition, key, value, urgent=event.urgent)
         except LogUnavailable as error:
             raise InDoubt(
-                "Kafka did not acknowledge in time. The change may have been stored; "
-                "read the resource before you repeat it."
+                "Kafka did not acknowledge the change. The change may have been stored; "
+                "read the message before you repeat the request."
             ) from error
         return offset, answers_from
 

@@ -85,8 +85,8 @@ class ClaimsTopic:
         mine = self._index.count(claim.organization_id)
         if not has_room(mine, len(self._index), claims_max=self._claims_max, few=self._few):
             raise ShareUsed(
-                f"This organization has used {mine} Idempotency-Keys in the last 24 hours, and can't use more now. "
-                "Try again later."
+                f"This organization has used {mine} Idempotency-Keys in about the last day, and can't use more now. "
+                "Try again later, when keys are more than a day old."
             )
         digest = bytes.fromhex(claim.digest)
         await self._writer.append_one(self._partition(digest), digest, encode(claim))
@@ -102,7 +102,9 @@ class ClaimsTopic:
                     if (claim := await self._read(partition, offset, digest)) is not None
                 ]
         except TimeoutError:
-            raise ViewBehind("This server is still reading the Idempotency-Keys of the last day. Try again.") from None
+            raise ViewBehind(
+                f"This server could not read the newest Idempotency-Keys from Kafka within {_LOOK_S:g} s. Try again."
+            ) from None
 
     def _partition(self, digest: bytes) -> int:
         return int.from_bytes(digest[-4:]) % self._partitions

@@ -35,7 +35,7 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
         )
     servers = [server for server in (part.strip() for part in kafka.bootstrap.split(",")) if server]
     if not servers:
-        raise ConfigurationError("no Kafka server is set; give at least one as host:port")
+        raise ConfigurationError("no Kafka server is set; give --kafka at least one as host:port")
     for server in servers:
         if not _SERVER.fullmatch(server) or int(server.rpartition(":")[2]) not in range(1, 65_536):
             raise ConfigurationError(f"the Kafka server {server!r} is not valid; write it as host:port")
@@ -75,5 +75,7 @@ def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
             context.load_cert_chain(kafka.cert_file, kafka.key_file)
     except (OSError, ssl.SSLError) as error:
         files = ", ".join(str(file) for file in (kafka.ca_file, kafka.cert_file, kafka.key_file) if file is not None)
-        raise ConfigurationError(f"the TLS files for Kafka ({files}) can't be used: {error}") from error
+        raise ConfigurationError(
+            f"the TLS files for Kafka ({files}) can't be used: {error}; check them and the options --kafka-*-file"
+        ) from error
     return context

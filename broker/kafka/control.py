@@ -46,14 +46,14 @@ class ControlTopic:
                 offset = int((await asyncio.shield(done)).offset)
         except TimeoutError:
             raise InDoubt(
-                "Kafka did not acknowledge in time. The change may have been stored; "
-                "read the resource before you repeat it."
+                "Kafka did not acknowledge the change in time. The change may have been stored; "
+                "read the resource before you repeat the request."
             ) from None
         except kafka_errors.KafkaError as error:
             self._producer.failed(producer, error)
             raise InDoubt(
-                f"Kafka did not acknowledge ({type(error).__name__}). The change may have been stored; "
-                "read the resource before you repeat it."
+                f"Kafka did not acknowledge the change ({type(error).__name__}). The change may have been stored; "
+                "read the resource before you repeat the request."
             ) from error
         # Kafka has stored this record, maybe at an earlier try. Its exact offset is not known, but it is below the end.
         if offset < 0:
@@ -69,9 +69,9 @@ class ControlTopic:
         begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
         if begin > 0:
             raise ConfigurationError(
-                f"{self._topic}/0 begins at offset {begin}: the events before it are lost. Everput computes all "
-                "state from the topic `control`, so no process can start: restore the missing file from a copy, or "
-                "import an export"
+                f"{self._topic}/0 begins at offset {begin}: the events before this offset are lost. Everput computes "
+                "all state from the topic `control`, so no process can start: restore the missing files of this topic "
+                "from a copy, or import an export into an empty installation"
             )
         try:
             async for _ in self.records(await self.end_offset()):

@@ -44,8 +44,8 @@ async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
             _check((await admin.create_topics([mark], timeout_ms=_WITHIN_MS)).topic_errors[0][1])
     except KafkaError as error:
         raise LogUnavailable(
-            f"Kafka did not create the topic that marks an unfinished import: {type(error).__name__}; run the "
-            "command again"
+            f"Kafka did not create the topic that marks an unfinished import: {type(error).__name__}; check "
+            "Kafka, and run the command again"
         ) from error
 
 
@@ -57,8 +57,8 @@ async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
             _check(answer.topic_error_codes[0][1])
     except KafkaError as error:
         raise LogUnavailable(
-            f"Kafka did not delete the topic that marks an unfinished import: {type(error).__name__}; run the "
-            "command again"
+            f"Kafka did not delete the topic that marks an unfinished import: {type(error).__name__}; check "
+            "Kafka, and run the command again"
         ) from error
 
 
@@ -76,7 +76,9 @@ async def _topic_names(kafka: KafkaSettings) -> list[str]:
         async with connected(client_options(kafka)) as admin:
             return list(await admin.list_topics())
     except KafkaError as error:
-        raise LogUnavailable(f"Kafka did not list its topics: {type(error).__name__}; run the command again") from error
+        raise LogUnavailable(
+            f"Kafka did not list its topics: {type(error).__name__}; check Kafka, and run the command again"
+        ) from error
 
 
 def _check(code: int) -> None:

@@ -29,7 +29,8 @@ def free_port() -> int:
         if is_free(port):
             return port
     raise ConfigurationError(
-        f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free on 127.0.0.1: stop programs that use these ports"
+        f"none of 100 random ports from {_PORTS.start} to {_PORTS.stop - 1} is free on 127.0.0.1: stop programs that "
+        "use these ports"
     )
 
 

@@ -54,7 +54,7 @@ class Producer:
             await producer.start()
         except (kafka_errors.KafkaError, OSError) as error:
             await producer.stop()
-            raise LogUnavailable(f"Kafka can't be reached: {await why_not(options)}") from error
+            raise LogUnavailable(f"Kafka could not be reached: {await why_not(options)}") from error
         self._current = producer
 
     async def stop(self) -> None:

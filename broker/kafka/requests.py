@@ -73,7 +73,7 @@ class KafkaRequests:
             await self.client.set_topics(list(topics))
         except (kafka_errors.KafkaError, OSError) as error:
             await self.client.close()
-            raise LogUnavailable(f"Kafka can't be reached: {await why_not(options)}") from error
+            raise LogUnavailable(f"Kafka could not be reached: {await why_not(options)}") from error
 
     async def stop(self) -> None:
         if self.client is not None:
@@ -171,7 +171,8 @@ class KafkaRequests:
         error = kafka_errors.for_code(code)
         if error is kafka_errors.OffsetOutOfRangeError:
             raise OffsetTooOld(
-                f"Kafka no longer has offset {offset} of {topic}/{partition}; read from the partition's first offset"
+                f"Kafka has no offset {offset} of {topic}/{partition}: its record was deleted, or the partition ends "
+                "before this offset; read an offset that the partition has"
             )
         # If the broker reports that its copy is damaged, return bytes that parse() rejects, and not the broker's bytes.
         if error is kafka_errors.CorruptRecordException:
@@ -355,4 +356,6 @@ class KafkaRequests:
             self.look_again()
             failed()
             why = "" if last is None else f": {type(last).__name__}"
-            raise LogUnavailable(f"Kafka did not answer in time{why}") from last
+            raise LogUnavailable(
+                f"a request to Kafka did not succeed within {self._timeout_ms / 1000:g} s{why}; try again"
+            ) from last

@@ -56,7 +56,7 @@ class Restorer:
             await self._producer.start()
         except (kafka_errors.KafkaError, OSError) as error:
             await self._producer.stop()
-            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+            raise LogUnavailable(f"Kafka could not be reached: {error}") from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -75,7 +75,7 @@ class Restorer:
                 sent = await (await self._producer.send_batch(batch, topic, partition=partition))
                 first = sent.offset if first < 0 else first
         except kafka_errors.KafkaError as error:
-            raise LogUnavailable(f"Kafka did not store the records: {type(error).__name__}") from error
+            raise LogUnavailable(f"Kafka did not acknowledge the records: {type(error).__name__}") from error
         return first
 
     def _batches(self, records: Iterable[Record]) -> Iterable[Any]:

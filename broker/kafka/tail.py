@@ -89,7 +89,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._consumer.start()
         except (kafka_errors.KafkaError, OSError) as error:
             await self._consumer.stop()
-            raise LogUnavailable(f"Kafka can't be reached: {error}") from error
+            raise LogUnavailable(f"Kafka could not be reached: {error}") from error
 
     async def _replace(self, name: str) -> None:
         """Remove dead group members with this client id, as no worker reads their partitions until the session times
@@ -161,7 +161,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             now = time.monotonic()
             self._failing_since = self._failing_since or now
             if now - self._failing_since > FAILING_S_MAX:
-                raise LogUnavailable(f"this worker can't stay in the workers' consumer group: {error}") from error
+                raise LogUnavailable(
+                    "this worker can't stay in the workers' consumer group, so it ends and must be started again: "
+                    f"{error}"
+                ) from error
             await asyncio.sleep(_FAILED_PAUSE_S)
             return {}
         return await self._long_poll.read()

@@ -31,6 +31,7 @@ _CACHED_MAX: Final = 8192
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 _SCHEMES: Final = "The URL must start with http:// or https://."
+_HOST_OR_PORT: Final = "The host or port of the URL is not valid. Use a URL such as https://example.com:8443/orders."
 _ALLOWING: Final = (
     "The operator can allow a network with --allow-network. `everput listen` delivers to your own machine without it."
 )
@@ -115,7 +116,10 @@ def parse_url(url: str) -> Target:
     if len(url) > URL_CHARS_MAX:
         raise ValueError(f"The URL is longer than {URL_CHARS_MAX} characters.")
     if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):
-        raise ValueError("The URL has characters that must be percent-encoded, such as %20 for a space.")
+        raise ValueError(
+            "The URL has a character that is not allowed. Write a host name in ASCII (xn--…), and percent-encode "
+            "other characters, such as %20 for a space."
+        )
     if url.startswith(MAILTO):
         if not _MAIL.fullmatch(url, len(MAILTO)):
             raise ValueError(
@@ -126,7 +130,7 @@ def parse_url(url: str) -> Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("The text is not a URL. Use a URL such as https://example.com/orders.") from None
+        raise ValueError(_HOST_OR_PORT) from None
     if parts.scheme not in ("http", "https", TUNNEL):
         raise ValueError(_SCHEMES)
     if parts.username is not None or parts.password is not None or "@" in parts.netloc:
@@ -135,7 +139,7 @@ def parse_url(url: str) -> Target:
         raise ValueError("The URL must not have a fragment (`#…`).")
     host = parts.hostname or ""
     if "%" in host or port == 0 or not (":" in host or _is_name(host)):
-        raise ValueError("The host or port of the URL is not valid. Use a URL such as https://example.com:8443/orders.")
+        raise ValueError(_HOST_OR_PORT)
     tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(tls, host, port or (443 if tls else 80), parts.netloc, target, parts.scheme == TUNNEL)
@@ -281,7 +285,7 @@ class Resolver:
                 elif isinstance(error, NotAsked) or (
                     isinstance(error, TimeoutError) and self.lookups.kept_waiting(host)
                 ):
-                    raise NotAsked("no thread was free in time to look this host name up in DNS; try again") from None
+                    raise NotAsked(f"no thread was free in time to look up {host} in DNS; try again") from None
                 else:
                     said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)
                     kept = self._keep(host, [], said)

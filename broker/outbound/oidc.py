@@ -104,28 +104,40 @@ class Provider:
         status, token = await self._ask("POST", endpoints["token_endpoint"], data=form, auth=auth)
         if 400 <= status < 500:
             log.warning("oidc.code_refused status=%d", status)
-            raise _refused("The OpenID Connect provider refused the authorization code. Sign in again.")
+            raise _refused(
+                "The OpenID Connect provider refused the authorization code or the client secret. Sign in again. "
+                "If that fails, check EVERPUT_OIDC_CLIENT_SECRET and --oidc-client-id."
+            )
         if status != 200:
             raise _unavailable(endpoints["token_endpoint"], status)
         id_token = token.get("id_token")
         if not isinstance(id_token, str):
-            raise _refused("The OpenID Connect provider's answer has no ID token. Tell the operator.")
+            raise _refused(
+                "The OpenID Connect provider's answer has no ID token. Check at the provider that the client of "
+                "--oidc-client-id may use the scope `openid`."
+            )
         return self._person(await self._claims(id_token, nonce))
 
     def _person(self, claims: CodeIDToken) -> Identity:
         subject, email = claims["sub"], claims.get("email")
         if not isinstance(subject, str) or not 1 <= len(subject) <= _TEXT_CHARS_MAX or not subject.isascii():
-            raise _refused("The OpenID Connect provider's ID token has no valid subject. Tell the operator.")
+            raise _refused(
+                "The OpenID Connect provider's ID token has no valid claim `sub`. It must be an ASCII text of 1 to "
+                f"{_TEXT_CHARS_MAX} characters. Check the provider's settings."
+            )
         # Only the JSON value true counts as verified, because some providers send a text.
         if not isinstance(email, str) or refuse_email(email) or claims.get("email_verified") is not True:
             raise IdentityRefused(
-                "The OpenID Connect provider has not verified the e-mail address. Verify it there first.",
+                "The OpenID Connect provider's ID token has no valid claim `email` with `email_verified` true. Verify "
+                "the address at the provider, and let the provider put both claims into the ID token.",
                 reason="email",
             )
         domains = self._settings.domains
         if domains and email.lower().rpartition("@")[2] not in domains:
             raise IdentityRefused(
-                "E-mail addresses of this domain can't sign in here. Use another address.", reason="domain"
+                "The domain of this e-mail address is not one of --oidc-domain. Sign in with another address, or add "
+                "the domain.",
+                reason="domain",
             )
         return Identity(self._settings.issuer, subject, email)
 
@@ -154,7 +166,8 @@ class Provider:
         except (JoseError, ValueError, TypeError, KeyError) as error:
             log.warning("oidc.id_token_refused error=%s", type(error).__name__)
             raise _refused(
-                "The OpenID Connect provider's ID token is not valid. Sign in again, or tell the operator."
+                "The OpenID Connect provider's ID token is not valid. Sign in again. If that fails, check this "
+                "machine's clock, --oidc-issuer and --oidc-client-id."
             ) from error
         return claims
 
@@ -215,12 +228,16 @@ class _Bounded(httpx.AsyncBaseTransport):
         answer = await self._inner.handle_async_request(request)
         try:
             if answer.headers.get("content-encoding", "identity") != "identity":
-                raise httpx.DecodingError("the OpenID Connect provider's answer is compressed", request=request)
+                raise httpx.DecodingError(
+                    "the OpenID Connect provider's answer is compressed, which Everput does not accept", request=request
+                )
             body = bytearray()
             async for part in answer.stream:  # type: ignore[union-attr]
                 body += part
                 if len(body) > ANSWER_BYTES_MAX:
-                    raise httpx.DecodingError("the OpenID Connect provider's answer is too long", request=request)
+                    raise httpx.DecodingError(
+                        f"the OpenID Connect provider's answer has more than {ANSWER_BYTES_MAX} bytes", request=request
+                    )
         finally:
             await answer.aclose()
         return httpx.Response(answer.status_code, headers=answer.headers, content=bytes(body), request=request)

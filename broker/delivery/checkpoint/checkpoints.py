@@ -156,7 +156,8 @@ class Checkpoints:
         if stood_still_s > self._tuning.suspended_s:
             self.suspended = True
             raise Suspended(
-                f"this process was suspended for {stood_still_s:.0f} s, so other workers may own its partitions"
+                f"this process was suspended for {stood_still_s:.0f} s, so other workers may own its partitions; "
+                "the process ends, and must be started again"
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:

@@ -116,7 +116,9 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
         return None
     password = read_secret(password_file(directory))
     if password is None:
-        raise ConfigurationError(f"{password_file(directory)} is missing: stop `everput serve` and start it again")
+        raise ConfigurationError(
+            f"{password_file(directory)} is missing: start `everput serve`, and stop it first if it is running"
+        )
     return EmbeddedAccess(found[1], password)
 
 
@@ -147,7 +149,7 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
     for _, code, message, _ in answer.results:
         if code != 0:
             reason = message or kafka_errors.for_code(code).__name__
-            raise LogUnavailable(f"the embedded Kafka refused to store the password: {reason}")
+            raise LogUnavailable(f"the embedded Kafka refused to store the password: {reason}; Everput will try again")
 
 
 # aiokafka has no class for Kafka's request AlterUserScramCredentials (https://kafka.apache.org/protocol, key 51).

@@ -198,7 +198,7 @@ def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], Non
                 if number == _TRIES:
                     raise ConfigurationError(
                         f"{pin.coordinate} can't be downloaded: {error}. The embedded Kafka needs the network once, "
-                        "for its first start; without it, use an existing cluster with --kafka"
+                        "to download Kafka; without a network, use an existing cluster with --kafka"
                     ) from error
                 continue
             if not _is_pinned(pin, fetched):

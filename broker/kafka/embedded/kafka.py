@@ -198,7 +198,8 @@ class EmbeddedKafka:
             port, controller_port = self._port or free_port(), free_port()
             if not is_free(port):
                 raise ConfigurationError(
-                    f"port {port} on 127.0.0.1 is used by another program; choose another with --kafka-port"
+                    f"port {port} on 127.0.0.1 is used by another program; stop that program, or choose another port "
+                    "with --kafka-port"
                 )
             options = (*self._options, *archive.use(saved))
             kafka = KafkaProcess(
@@ -260,10 +261,10 @@ def _refuse_to_cut(log_dir: Path) -> None:
     """
     for name, batch in segments.cut_off(log_dir):
         raise ConfigurationError(
-            f"{batch.path} is damaged at byte {batch.at} (offset {batch.first} of {name}). Kafka was killed, "
-            "and if it were started now, it would delete everything from the damage on. Restore the damaged "
-            "records with `everput mend --export DIR`. Or give up everything from the damage on: truncate -s "
-            f"{batch.at} {batch.path}"
+            f"{batch.path} is damaged at byte {batch.at} (offset {batch.first} of {name}). Kafka was not stopped "
+            "cleanly, so its next start would delete all records of this partition from the damage on. Restore the "
+            "damaged records with `everput mend --export DIR`. Or give up all records from the damage on: "
+            f"truncate -s {batch.at} {batch.path}"
         )
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(
@@ -284,7 +285,10 @@ def _end_orphan(pid_file: Path, mark: str) -> None:
     deadline = time.monotonic() + _ORPHAN_GONE_WITHIN_S
     while mark in (command := _command_of(pid)) and "kafka.Kafka" in command:
         if time.monotonic() > deadline:
-            raise ConfigurationError(f"the Kafka of an earlier server (process {pid}) does not end; run: kill -9 {pid}")
+            raise ConfigurationError(
+                f"the Kafka of an earlier server (process {pid}) was killed, but has not ended within "
+                f"{_ORPHAN_GONE_WITHIN_S:.0f} s: wait until it ends, or restart the machine; then start Everput again"
+            )
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -289,7 +289,7 @@ def _escaped(path: Path) -> str:
     """
     if "," in str(path):
         raise ConfigurationError(
-            f"Kafka can't use the data directory {path}, because its name has a comma: choose another with --data-dir"
+            f"Kafka can't use the directory {path}, because this path has a comma: choose another with --data-dir"
         )
     return str(path).replace("\\", "\\\\")
 

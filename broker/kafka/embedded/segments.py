@@ -79,7 +79,9 @@ def stopped(log_dir: Path) -> Iterator[None]:
         # A broker deletes its lock file when it ends, so this creates the file if no broker runs.
         file = (log_dir / ".lock").open("a+b")
     except OSError as error:
-        raise ConfigurationError(f"the Kafka log directory {log_dir} can't be used: {error.strerror}") from error
+        raise ConfigurationError(
+            f"can't open {log_dir / '.lock'}: {error.strerror}; check that this user may write to the directory"
+        ) from error
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
