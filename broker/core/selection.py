@@ -48,7 +48,7 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# A redrive, its cancellation or a replay can concern a message without naming it, so a history checks them, too.
+# A redrive, its cancellation or a replay can concern a message without naming it, so each history considers them.
 _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )

@@ -50,9 +50,10 @@ class Tuning:
     near_ms: int = 10_000
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
-    # Before Kafka deletes messages, their deliveries move to `outstanding`: at most this many of a listener at a time.
+    # Before Kafka deletes messages, their deliveries move to the topic `outstanding`.
+    # Without room in memory, at most this many of a listener's old messages are loaded for `outstanding` at a time.
     set_aside_at_once: int = 64
-    # Before Kafka deletes messages, a listener's deliveries move until this many bytes are on the way to `outstanding`.
+    # Without room in memory, no more old messages are loaded for `outstanding` while this many bytes are on the way.
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).

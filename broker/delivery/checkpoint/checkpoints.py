@@ -71,7 +71,7 @@ class Checkpoints:
         self._partitions = partitions
         self._dispatchers = dispatchers
         self._metrics = metrics
-        # `confirm` asks Kafka whether the worker still owns its partitions, because only their owner commits offsets.
+        # `confirm` asks Kafka whether the worker still owns its partitions, because only an owner may commit offsets.
         self._confirm = confirm
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed

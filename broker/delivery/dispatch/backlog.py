@@ -34,8 +34,8 @@ class Lagging(Protocol):
 class Backlog:
     """The partitions in which one listener lags, so that it needs older messages from Kafka.
 
-    Before Kafka deletes such messages, their deliveries move to the topic `outstanding` with their data, at most
-    `set_aside_at_once` deliveries at a time.
+    Before Kafka deletes such messages, their deliveries move to the topic `outstanding` with their data. Without room
+    in memory, at most `set_aside_at_once` messages are loaded for this at a time.
     """
 
     __slots__ = ("_dispatcher", "behind")

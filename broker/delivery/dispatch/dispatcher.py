@@ -202,7 +202,9 @@ class Dispatcher:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
     def touch(self, partition: int) -> bool:
-        """Include the partition in the next checkpoint. Return False if the worker no longer owns it."""
+        """Include the partition in the next checkpoint. Return False if the listener has no delivery stream there, for
+        example because the worker no longer owns the partition.
+        """
         stream = self.streams.get(partition)
         if stream is not None:
             stream.touch()

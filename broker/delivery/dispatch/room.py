@@ -72,8 +72,8 @@ class Room:
 
     @property
     def sets_aside_more(self) -> bool:
-        """Whether one more delivery may move to the topic `outstanding` before Kafka deletes its message. Only a few
-        move at the same time.
+        """Whether one more message may be loaded and moved to the topic `outstanding` before Kafka deletes it, although
+        the listener has no room in memory. Only a few such messages are loaded at a time.
         """
         leaving, tuning = self.setting_aside, self.tuning
         return len(leaving) < tuning.set_aside_at_once and sum(leaving.values()) < tuning.set_aside_bytes_max

@@ -37,7 +37,7 @@ class WatchedAppender:
         # The number of records that Kafka has acknowledged, by partition.
         self.records: defaultdict[int, int] = defaultdict(int)
         self._under_way: defaultdict[int, int] = defaultdict(int)
-        # The keys of records of which it is unknown whether Kafka has stored them, by partition.
+        # The keys of records about which Kafka and the index may disagree, by partition.
         self._in_doubt: defaultdict[int, set[bytes]] = defaultdict(set)
 
     @property
