@@ -4,7 +4,7 @@
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-kafka test-scenarios test-others check soak bench lock events pictures screenshots format clean
+.PHONY: help demo test test-kafka test-log test-scenarios test-others check soak bench lock events pictures screenshots format clean
 
 help:
 	@echo "make demo    put messages, watch them arrive at listeners that fail and come back"
@@ -22,26 +22,30 @@ help:
 demo: $(READY)
 	$(BIN)/everput demo $(ARGS)
 
-# Three runs of about the same length beside each other, for they mostly wait for the Kafka that each has of its own. The
-# first is shown as it runs, the others' logs when all have ended. Ctrl-C reaches all three, and is waited for. What makes
+# Four runs of about the same length beside each other, for they mostly wait for the Kafka that each has of its own. The
+# first is shown as it runs, the others' logs when all have ended. Ctrl-C reaches all four, and is waited for. What makes
 # Kafka start quickly is made before: beside them it would get no processor.
 test: $(READY)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m broker.kafka.embedded.archive
-	@trap : INT; $(MAKE) --silent --keep-going --jobs=3 test-kafka test-scenarios test-others; status=$$?; \
-	cat .venv/test-scenarios.log .venv/test-others.log; exit $$status
+	@trap : INT; $(MAKE) --silent --keep-going --jobs=4 test-kafka test-log test-scenarios test-others; status=$$?; \
+	cat .venv/test-log.log .venv/test-scenarios.log .venv/test-others.log; exit $$status
 endif
 
-KAFKA := tests/kafka tests/samples tests/contracts
+KAFKA := $(wildcard tests/kafka/test_[a-d]*.py)
+LOG := $(wildcard tests/kafka/test_[e-z]*.py) tests/samples tests/contracts
 OTHERS := tests/delivery tests/stateful tests/unit tests/scenarios/test_faults.py
 
 test-kafka: $(READY)
 	$(BIN)/python -m pytest $(KAFKA)
 
+test-log: $(READY)
+	$(BIN)/python -m pytest $(LOG) >.venv/$@.log 2>&1
+
 test-scenarios: $(READY)
-	$(BIN)/python -m pytest $(KAFKA:%=--ignore=%) $(OTHERS:%=--ignore=%) >.venv/$@.log 2>&1
+	$(BIN)/python -m pytest $(KAFKA:%=--ignore=%) $(LOG:%=--ignore=%) $(OTHERS:%=--ignore=%) >.venv/$@.log 2>&1
 
 test-others: $(READY)
 	$(BIN)/python -m pytest $(OTHERS) >.venv/$@.log 2>&1

@@ -22,18 +22,18 @@ from broker.core.entities import Listener, Organization, Queue
 from broker.core.invitations import Invitation
 from broker.core.replays import Replay
 
+_TYPES: Final[Mapping[str, type[Any]]] = {
+    "account": Account,
+    "session": Session,
+    "organization": Organization,
+    "key": ApiKey,
+    "invitation": Invitation,
+    "queue": Queue,
+    "listener": Listener,
+    "replay": Replay,
+}
 _FIELDS: Final[Mapping[str, Sequence[str]]] = {
-    noun: [field.name for field in fields(kind)]
-    for noun, kind in {
-        "account": Account,
-        "session": Session,
-        "organization": Organization,
-        "key": ApiKey,
-        "invitation": Invitation,
-        "queue": Queue,
-        "listener": Listener,
-        "replay": Replay,
-    }.items()
+    noun: [field.name for field in fields(kind)] for noun, kind in _TYPES.items()
 }
 
 
@@ -103,6 +103,15 @@ def state_hash(directory: Directory) -> str:
         ],
     )
     return hashlib.sha256(msgspec.json.encode(everything, order="deterministic")).hexdigest()
+
+
+def fields_hash() -> str:
+    """Return a short hash of the names and types of all fields from which state_hash() is computed.
+
+    From the same log, two versions of Everput with different fields compute different state hashes.
+    """
+    _, components = msgspec.json.schema_components(_TYPES.values())
+    return f"{crc32(_encode({name: one['properties'] for name, one in components.items()})):08x}"
 
 
 def digests(directory: Directory) -> dict[str, str]:

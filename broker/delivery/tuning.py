@@ -87,6 +87,7 @@ class Tuning:
     # Once in this many ticks, a worker divides its resources among listeners, and calls tick() for low-priority ones.
     share_ticks: int = 5
     begun_at_once: int = 8
+    turn_s: float = 0.002  # After this time, the ticks yield to the event loop, so that answers are read soon.
     # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.
     stood_still_s: float = 0.1
     # While no listener needs ticks, idle connections are closed at this interval. With 0, ticks never stop.

@@ -162,8 +162,8 @@ class Counting:
         self.forget_reads()
 
     def _overtaken(self) -> None:
-        """Drop the counts in memory that are not written, because another process has counted the same records. Then
-        continue where the written counts end.
+        """Drop the counts in memory that are not written, because another process has counted the same records, or
+        because an error may have left some of them wrong. Then continue where the written counts end.
         """
         counted = {} if self._follower is None else self._follower.coverage.positions
         begins = self._totals.begins
@@ -254,8 +254,16 @@ class Counting:
     def fold(self, batch: Batch) -> None:
         """Count a batch of records.
 
-        Ignore a batch that does not begin where the counted records of its partition end.
+        Ignore a batch that does not begin where the counted records of its partition end. After an error, drop all
+        counts that were not written, so that no record is counted twice.
         """
+        try:
+            self._fold(batch)
+        except BaseException:
+            self._overtaken()
+            raise
+
+    def _fold(self, batch: Batch) -> None:
         totals, lane = self._totals, batch.lane
         at = totals.positions.get(lane)
         if batch.assignment != self._assignment or at is None or at.offset != batch.begin:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from broker.audit.verify import State, Verifier
 from broker.core.checks import Finding
-from broker.core.digests import difference, state_hash
+from broker.core.digests import difference, fields_hash, state_hash
 from broker.errors import ConfigurationError
 from broker.kafka.embedded.indexes import wrong_indexes
 from broker.kafka.topics import Topics, by_name
@@ -48,11 +48,15 @@ def command(options: Options, admin: Sequence[str]) -> None:
     The command checks that each ID fits its partition and time, and belongs to an event that created it. It checks
     versions, times and missing offsets, the results of attempts, and the committed offsets of listeners.
 
-    With --admin, it compares the state of each running process with the log. With an embedded Kafka, it checks the
-    index files. It can't check the data of messages, because no second copy of it exists.
+    With --admin, it compares the state of each running process with the log. It does not compare a process whose
+    version of Everput has other fields. With an embedded Kafka, it checks the index files. It can't check the data of
+    messages, because no second copy of it exists.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
-    lives = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
+    states = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
+    lives = {name: state for name, state in states.items() if state.get("fields") == fields_hash()}
+    for name in states.keys() - lives.keys():
+        say(f"{name} was not compared, because its version of Everput has other fields than this one", err=True)
     found = asyncio.run(_verify(options, lives))
     if found:
         say(f"{found:,} finding{'' if found == 1 else 's'}", err=True)

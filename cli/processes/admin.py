@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from api.problems import MEDIA_TYPE, Problem, framework_problem, problem
 from broker.core.damage import Damage
-from broker.core.digests import digests, state_hash
+from broker.core.digests import digests, fields_hash, state_hash
 from broker.errors import BrokerError, Unavailable
 from broker.ports import DirectoryView
 from cli.processes.hosts import Hosts
@@ -67,7 +67,8 @@ class Health:
             )
 
     def state(self) -> dict[str, Any]:
-        """Return the offset in `control` that this process has read, the hash of its state, and a digest of each item.
+        """Return the offset in `control` that this process has read, the hash of its state, a hash of the fields of its
+        items, and a digest of each item.
 
         Raises Unavailable while the process starts.
         """
@@ -77,6 +78,7 @@ class Health:
         return {
             "position": self.view.position,
             "sha256": state_hash(directory),
+            "fields": fields_hash(),
             "digests": digests(directory),
         }
 

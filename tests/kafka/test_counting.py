@@ -230,3 +230,27 @@ async def test_a_faust_that_asks_for_no_records_any_more_is_started_again(rig: R
         await rig.noted(worker)
         sums = await all_counted(rig, counter)
     assert sum(counts.put for counts in sums.values()) == 3
+
+
+async def test_an_error_in_the_middle_of_a_batch_counts_no_record_twice(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(statistics, "_AGAIN_S", 0.5)
+    passed, failed = Totals.passed, list[Lane]()
+
+    def failing_once(totals: Totals, lane: Lane, *more: int) -> None:
+        if not failed and lane.topic == "deliveries" and totals.rows:
+            failed.append(lane)
+            raise ZeroDivisionError("the event is counted, and its offset is not noted")
+        passed(totals, lane, *more)
+
+    monkeypatch.setattr(Totals, "passed", failing_once)
+    worker = await rig.work()
+    queue = await rig.queue()
+    await rig.listen(queue, "it")
+    await rig.put(queue, "a", "b", "c")
+    await until(lambda: len(rig.listeners.taken("it")) == 3, what="all are delivered")
+    await rig.noted(worker)
+    async with counting(rig) as counter:
+        await until(lambda: failed, what="it has failed")
+        sums = await all_counted(rig, counter)
+    assert sum(counts.put for counts in sums.values()) == 3
+    assert sum(counts.delivered for counts in sums.values()) == 3

@@ -239,7 +239,8 @@ def test_a_process_that_holds_something_else_than_the_log_is_named(server: Runni
     """Somebody who answers as an admin address does, and is wrong."""
     state = states(server)["api-1"]
     state["digests"][f"queue {queue_id}"] = "0" * len(state["digests"][f"queue {queue_id}"])
-    body = json.dumps({"states": {"api-1": {**state, "sha256": "0" * 64}}}).encode()
+    state["sha256"] = "0" * 64
+    body = json.dumps({"states": {"api-1": state, "of-another-version": {**state, "fields": "00000000"}}}).encode()
 
     class Wrong(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -260,6 +261,7 @@ def test_a_process_that_holds_something_else_than_the_log_is_named(server: Runni
     (line,) = done.stdout.splitlines()
     assert f"api-1 differs from the log at offset {state['position']} of control" in line
     assert f"queue {queue_id} is another there in id, with the hash 00000000 and not" in line
+    assert f"{url} of-another-version was not compared" in done.stderr
 
 
 def test_what_was_exported_of_a_data_dir_is_served_from_another(server: Running, queue_id: str, tmp_path: Path):

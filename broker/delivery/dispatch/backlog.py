@@ -106,10 +106,11 @@ class Backlog:
         deletes their messages.
         """
         stream = self._dispatcher.streams.get(partition)
-        if stream is None:
+        setting_aside = self._dispatcher.memory.setting_aside
+        if stream is None or not (stream.set_aside_below or setting_aside):
             return False
         wanted = stream.window.wanted()
-        leaving = any(delivery.stream is stream for delivery in self._dispatcher.memory.setting_aside)
+        leaving = any(delivery.stream is stream for delivery in setting_aside)
         return leaving or (wanted is not None and wanted < stream.set_aside_below)
 
     def release(self, delivery: Delivery) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from broker.core.flow import Gate
 from broker.delivery.dispatch.dispatcher import Dispatcher
@@ -67,7 +67,7 @@ class Ticks:
                 await asyncio.sleep(tuning.tick_s / tuning.tick_parts)
                 part_late_s = time() - before_s - tuning.tick_s / tuning.tick_parts
                 late_s += part_late_s
-                ticked += self._tick_some(
+                ticked += await self._tick_some(
                     active[part :: tuning.tick_parts], number, late=part_late_s > tuning.stood_still_s
                 )
                 await pump(pumped[part :: tuning.tick_parts], tuning.begun_at_once)
@@ -92,22 +92,28 @@ class Ticks:
                 dispatcher.connections.tidy()
         self._rested = None
 
-    def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> Iterator[Dispatcher]:
-        """Call tick() of these dispatchers, and yield the dispatchers that still have something to do. Slow and failing
-        listeners are left out most times.
+    async def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> list[Dispatcher]:
+        """Call tick() of these dispatchers, and return the dispatchers that still have something to do. Slow and
+        failing listeners are left out most times. Yield to the event loop whenever this has taken `turn_s`, because
+        hundreds of attempts may time out together.
         """
-        at_ms = now_ms()
+        time, still_active = asyncio.get_running_loop().time, list[Dispatcher]()
+        at_ms, began_s = now_ms(), time()
         for place, dispatcher in enumerate(dispatchers):
             if dispatcher not in self._active:  # Its listener was deleted.
                 continue
             if (place + number) % self._tuning.share_ticks and dispatcher.limits.low_priority:
                 continue
             if dispatcher.tick(at_ms, late=late):
-                yield dispatcher
+                still_active.append(dispatcher)
             else:
                 del self._active[dispatcher]
             if dispatcher.circuit.allowance == 0:
                 self._liveness.watch(dispatcher)
+            if time() - began_s >= self._tuning.turn_s:
+                await asyncio.sleep(0)
+                began_s = time()
+        return still_active
 
 
 async def pump(dispatchers: Iterable[Dispatcher], at_once: int) -> None:
