@@ -150,4 +150,6 @@ def shell_context(organization_id: str) -> Context:
 
 
 def _invalid() -> Refused:
-    return Refused("This link is not valid any more. Ask a member for another one.", pointer="/token")
+    return Refused(
+        "This link is not valid any more. Ask an owner of the organization for another one.", pointer="/token"
+    )

@@ -251,7 +251,7 @@ class ReplayCommands:
                     found.add((parts[1], row.offset))
             if len(found) > _PICKED_MAX:
                 raise Refused(
-                    f"The listener has not accepted more than {_PICKED_MAX} messages of this time range. "
+                    f"More than {_PICKED_MAX} messages of this time range have not been accepted by the listener. "
                     "Choose a shorter time range.",
                     pointer="/from",
                 )

@@ -86,7 +86,7 @@ class ClaimsTopic:
         if not has_room(mine, len(self._index), claims_max=self._claims_max, few=self._few):
             raise ShareUsed(
                 f"This organization has used {mine} Idempotency-Keys in about the last day, and can't use more now. "
-                "Try again later, when keys are more than a day old."
+                "Try again later, when some of these keys are more than a day old."
             )
         digest = bytes.fromhex(claim.digest)
         await self._writer.append_one(self._partition(digest), digest, encode(claim))
