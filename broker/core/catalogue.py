@@ -207,7 +207,8 @@ _UNSEALED: Final = Former(
     "the header values in `settings.headers` are not encrypted, and requests to the listener carry them as they are",
 )
 _UNCONDITIONAL: Final = Former(
-    frozenset({"if_version"}), "the update or deletion has effect, whatever version the message has"
+    frozenset({"if_version"}),
+    "the change takes effect whatever version the message has, unless the message was deleted before",
 )
 # Earlier versions of events. codec.py has a function for each that converts it to the next version.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
@@ -221,12 +222,13 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("message.deleted", 1): _UNCONDITIONAL,
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
-        "if `picked` is not null, the replay delivers the messages at the offsets in `picked`, and all messages at "
-        "offsets below `before_offsets`",
+        "if `picked` is not null, the replay delivers, in each partition, the messages at the offsets in `picked`, and "
+        "all messages of the queue from `start_offsets` to before `before_offsets`",
     ),
     ("replay.started", 2): Former(
         frozenset({"send_headers"}),
-        "the replay sends the listener's headers to its `notify_url`, even if that has another scheme, host or port",
+        "the replay sends the listener's headers, even if the replay's `notify_url` has another scheme, host or port "
+        "than the listener's",
     ),
 }
 _HIDDEN: Final = SECRET | INTERNAL

@@ -329,8 +329,8 @@ _PICTURE: Final = """\
 
 Made by `make events` from `broker/core/delivery.py`; don't edit it.
 
-A delivery is the duty to send one message to one listener. It ends when the listener accepts the message, when no
-attempts are left, or when it is cancelled.
+A delivery is the duty to send one message to one listener. It ends when the listener accepts the message, or when it is
+cancelled. If no attempts are left, the delivery is parked: it is kept until somebody redrives it (asks for attempts).
 
 Each Kafka partition of messages belongs to one worker, which holds the unfinished deliveries of this partition in
 memory.

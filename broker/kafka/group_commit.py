@@ -2,7 +2,7 @@
 
 One fsync then covers all messages of the batch. One batch is in flight to each broker that leads partitions.
 
-A batch costs about the same with one message or many. So after a batch with several messages there is a short pause, in
+A batch costs about the same with one message or many. So after a batch with several puts there is a short pause, in
 which the next one fills. A single publisher does not wait. A broker that is late with an acknowledgement gets no other
 batch until it has acknowledged. It delays only messages that must go to it (docs/decisions/0173).
 
@@ -31,9 +31,9 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# If a batch had three or more messages, the broker gets its next batch no sooner than 4 ms later.
+# If a batch had three or more puts, the broker gets its next batch no sooner than 4 ms later.
 PAUSE_S: Final = 0.004
-_COMPANY: Final = 3  # messages
+_COMPANY: Final = 3  # puts; a put of several messages counts once
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # At most this many messages wait for a batch. More would show that Kafka does not keep up, so they are refused.
 _WAITING_MAX: Final = 20_000

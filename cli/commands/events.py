@@ -26,7 +26,8 @@ _HEAD: Final = """\
 Made by `make events` from the program itself; don't edit it.
 
 Every event is one JSON object, the value of one Kafka record. This page has a section for each Kafka topic. The
-section's title is the name of the topic without the prefix `everput.`, and the titles inside are the names of events.
+section's title is the name of the topic without its prefix (`--topic-prefix`, by default `everput.`). The titles inside
+a section are the names of events, with their versions.
 
 Ignore fields that you do not know, because new versions of Everput may add fields.
 
@@ -34,9 +35,8 @@ If a change would break programs that read an event, the event gets a new versio
 
 Events of earlier versions stay in the topics, so this page describes them below the current version.
 
-Fields marked *secret* or *internal* are stored in Kafka, but the API never returns them. Internal fields are offsets in
-Kafka partitions. All organizations share these partitions, so offsets would show how many messages other organizations
-put.
+Fields marked *secret* or *internal* are stored in Kafka, but `GET /v1/log` and `everput export` leave them out.
+Internal fields hold offsets in Kafka partitions that all organizations share.
 
 The topic `claims` keeps its records for two days, and the topic `statistics` for 30 days. The topic `outstanding` is
 compacted.
