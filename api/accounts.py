@@ -127,8 +127,8 @@ class Accounts:
     async def register(self, call: Call) -> Any:
         if not self._registration:
             raise Forbidden(
-                "Registration is closed here. Ask a member of an organization for an invitation, or the operator for "
-                "an account (`everput init --email ADDRESS`)."
+                "Registration is closed on this server. Ask an owner of an organization for an invitation, or the "
+                "operator for an account (`everput init --email ADDRESS`)."
             )
         if not self._view.state.initialized:
             await self._view.caught_up()

@@ -76,7 +76,9 @@ class ApiKeys:
 
     async def _look_up(self, text: bytes, request_id: bytes) -> ApiKey:
         if not text:
-            raise Unauthenticated("Send an API key in the header X-API-KEY.")
+            raise Unauthenticated(
+                "Send an API key in the header X-API-KEY, or a session's token with the header Everput-Organization."
+            )
         decoded = text.decode("latin-1")
         if not is_key(decoded):
             raise Unauthenticated(
@@ -166,9 +168,11 @@ def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None
         return
     if queue_id is None:
         if not narrows:
-            raise Forbidden("This API key is restricted to some queues. Use a key for all queues.")
+            raise Forbidden(
+                "This operation needs an API key for all queues, and this key is restricted to some. Use another key."
+            )
     elif queue_id not in api_key.queue_ids:
-        raise NotFound("No queue of this organization has this ID. Check the ID.")
+        raise NotFound("No queue that this API key may use has this ID. Check the ID, or use another key.")
 
 
 class Token(NamedTuple):
@@ -213,12 +217,15 @@ class Sessions:
         """
         token = self._token(scope)
         if token is None:
-            raise NoSession("Send a session's token in the header Authorization, as `Bearer evs_…`.")
+            raise NoSession(
+                "This request holds no token of a session. Sign in, and send the token in the header Authorization, "
+                "as `Bearer evs_…`."
+            )
         # A page of any site may open a WebSocket here with the session's cookie, so check WebSockets, too.
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
-                "A request with a session's cookie must come from this server's own pages. "
-                "Programs send an API key or a token."
+                "This request has a session's cookie, but was not sent by this server's own pages. Open the console at "
+                "this server's public URL, or send an API key or a session's token instead."
             )
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):

@@ -17,7 +17,7 @@ BYTES_MAX: Final = 256 << 20
 
 
 class TooMuchUnderWay(Unavailable):
-    """This server is receiving as many large requests as it can hold. Try again later."""
+    """The bodies of unfinished requests fill this server's memory for them, or your share of it. Try again later."""
 
     code = "busy"
 
@@ -45,7 +45,8 @@ class Bodies:
             nonlocal held
             if self._held[tenant] + size > self._left - size:
                 raise TooMuchUnderWay(
-                    "This server is receiving as many large requests as it can hold. Try again later."
+                    "The bodies of unfinished requests fill this server's memory for them, or your share of it. "
+                    "Try again later."
                 )
             self._left -= size
             self._held[tenant] += size

@@ -192,7 +192,8 @@ class Call:
             check_scope(self.api_key, scope)
         elif not covers(self.scopes, scope):
             raise Forbidden(
-                f"Your role in this organization lacks the scope {scope!r}. Ask an owner of the organization."
+                f"Your role in this organization lacks the scope {scope!r}. Ask an owner of the organization for a "
+                "role that has it."
             )
 
     def check_still_in(self) -> None:
@@ -244,7 +245,7 @@ class Call:
             return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX))
         except (UnicodeDecodeError, ValueError):
             raise Malformed(
-                f"The query must be percent-encoded UTF-8 with at most {_QUERY_FIELDS_MAX} parameters."
+                f"The URL's query must be percent-encoded UTF-8 with at most {_QUERY_FIELDS_MAX} parameters."
             ) from None
 
     def href(self, path: str) -> str:

@@ -55,12 +55,16 @@ class OrganizationKeys:
         missing = [scope for scope in scopes if scope in SCOPES and not covers(who.scopes, scope)]
         if missing:
             who_lacks = "This API key" if call.api_key is not None else "Your role in this organization"
-            raise Forbidden(f"{who_lacks} lacks the scope {missing[0]!r}, so you can't create a key with this scope.")
+            raise Forbidden(
+                f"{who_lacks} lacks the scope {missing[0]!r}, so you can't create a key with this scope. "
+                "Set `scopes` to a list without it."
+            )
         expires_at_ms = None if body.expires_at is None else int(body.expires_at.timestamp() * 1000)
         if who.expires_at_ms is not None and (expires_at_ms is None or expires_at_ms > who.expires_at_ms):
             last = rfc3339(who.expires_at_ms)
             raise Forbidden(
-                f"This API key expires, so a key that it creates must expire, too. Set `expires_at` to at most {last}."
+                f"This API key expires, so a key that it creates must expire, too. Set `expires_at` to {last} or "
+                "earlier."
             )
         api_key, secret = await create_key(
             self._control,

@@ -193,15 +193,18 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
         seen.add(name.lower())
         if not _HEADER_NAME.fullmatch(name):
             raise Refused(
-                "This is not a valid name of an HTTP header. Use letters, digits and hyphens.", pointer=pointer
+                "This is not a valid name of an HTTP header. Use 1 to 100 letters, digits and hyphens.", pointer=pointer
             )
         if name.lower() in _HEADERS_OURS or name.lower().startswith(_HEADER_PREFIXES_OURS):
-            raise Refused("Everput sets this header itself. Choose another name.", pointer=pointer)
+            raise Refused(
+                "This header is reserved for Everput or for the HTTP connection. Choose another name.", pointer=pointer
+            )
         if hidden and value == HIDDEN:
             continue
         if len(value) > _HEADER_VALUE_CHARS_MAX or not _HEADER_VALUE.fullmatch(value):
             raise Refused(
-                f"A header's value may have at most {_HEADER_VALUE_CHARS_MAX} printable ASCII characters.",
+                f"A header's value may have at most {_HEADER_VALUE_CHARS_MAX} printable ASCII characters, and no "
+                "space at its beginning or end.",
                 pointer=pointer,
             )
 
@@ -215,5 +218,5 @@ def _begin_at_ms(begin: str) -> int | None:
     try:
         return rfc3339_ms(begin)
     except ValueError:
-        detail = "The field `from` must be now, beginning, or a time such as 2026-01-31T12:00:00Z."
+        detail = "The field `from` must be now, beginning, or a time with a time zone, such as 2026-01-31T12:00:00Z."
         raise Refused(detail, pointer="/from") from None

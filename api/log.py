@@ -83,8 +83,8 @@ class EventLog:
             return PageToken.from_text(text)
         except ValueError:
             raise BadParameter(
-                "The cursor is not from /v1/log. Take it from a line of an earlier answer of /v1/log with the same "
-                "filters.",
+                "The cursor is not valid for /v1/log. Take one from a line of an earlier answer with the same "
+                "filters, or leave it out to start at the beginning.",
                 parameter="cursor",
             ) from None
 
@@ -140,7 +140,8 @@ def _types(query: dict[str, str]) -> frozenset[str] | None:
         named = types_named(text)
         if named is None:
             raise BadParameter(
-                f"{shortened(text)!r} is not a type of event. docs/events.md lists the types.", parameter="type"
+                f"{shortened(text)!r} is not a type of event in the log. `everput events` prints the types.",
+                parameter="type",
             )
         found |= named
     return found
@@ -158,5 +159,5 @@ def _limit(query: dict[str, str]) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 7 and 1 <= int(text) <= _LIMIT_MAX):
-        raise BadParameter(f"The parameter `limit` must be a number from 1 to {_LIMIT_MAX}.", parameter="limit")
+        raise BadParameter(f"The parameter `limit` must be a whole number from 1 to {_LIMIT_MAX}.", parameter="limit")
     return int(text)

@@ -120,7 +120,7 @@ class Messages:
         idempotency_key = call.sent[_IDEMPOTENCY_KEY]
         if not _KEY.fullmatch(idempotency_key):
             raise BadHeader(
-                "The Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
+                "The header Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
         # JSON pointers in errors refer to the whole body here, because the body is one message and not a list.

@@ -94,7 +94,10 @@ class OidcSignIn:
         if self._provider is None:
             raise Forbidden(_NONE)
         if not self._sessions.same_origin(call.scope):
-            raise Forbidden("Only this server's own pages can begin a sign-in. Open the console and sign in there.")
+            raise Forbidden(
+                "Only this server's own pages can begin a sign-in. Open the console at this server's public URL, and "
+                "sign in there."
+            )
         self._count(call.scope, call.headers)
         state, nonce, verifier = (secrets.token_urlsafe(_RANDOM_BYTES) for _ in range(3))
         url = await self._provider.sign_in_url(

@@ -56,7 +56,8 @@ class PageTokens:
                 except InvalidTag:
                     continue
         raise BadParameter(
-            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            "The cursor is not valid for this request. Take one from an earlier answer of the same list or log, or "
+            "leave it out to start at the beginning.",
             parameter="cursor",
         )
 

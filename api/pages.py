@@ -82,7 +82,8 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
         made = msgspec.json.decode(position, type=Span)
     except ValueError:
         raise BadParameter(
-            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            "The cursor is not valid for this list. Take it from `_links.next`, or leave it out to start at the first "
+            "page.",
             parameter="cursor",
         ) from None
     sizes = {len(made.begin), len(made.end)}
@@ -90,7 +91,8 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
         not 0 <= at <= end for offsets in made for at, end in zip(offsets, ends, strict=True)
     ):
         raise BadParameter(
-            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            "The cursor is not valid for this list. Take it from `_links.next`, or leave it out to start at the first "
+            "page.",
             parameter="cursor",
         )
     return made
@@ -106,7 +108,7 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
         return rfc3339_ms(query[name])
     except ValueError:
         raise BadParameter(
-            f"The parameter {name} must be a time such as 2026-01-31T12:00:00Z.", parameter=name
+            f"The parameter `{name}` must be a time with a time zone, such as 2026-01-31T12:00:00Z.", parameter=name
         ) from None
 
 
@@ -116,7 +118,7 @@ def flag_parameter(query: Mapping[str, str], name: str, *, default: bool = False
     """
     text = query.get(name, "true" if default else "false")
     if text not in ("true", "false"):
-        raise BadParameter(f"The parameter {name} must be true or false.", parameter=name)
+        raise BadParameter(f"The parameter `{name}` must be true or false.", parameter=name)
     return text == "true"
 
 
@@ -151,7 +153,7 @@ def page_limit(query: Mapping[str, str]) -> int:
     if text is None:
         return _LIMIT_DEFAULT
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= _LIMIT_MAX):
-        raise BadParameter(f"The parameter `limit` must be a number from 1 to {_LIMIT_MAX}.", parameter="limit")
+        raise BadParameter(f"The parameter `limit` must be a whole number from 1 to {_LIMIT_MAX}.", parameter="limit")
     return int(text)
 
 
@@ -167,7 +169,8 @@ def _position(page_token: str) -> tuple[int, str]:
     at_ms, _, item_id = text.partition(".")
     if not (at_ms.isascii() and at_ms.isdigit() and len(at_ms) <= 15):
         raise BadParameter(
-            "The cursor is not from this list. Take it from `_links.next`, or leave it out to start at the first page.",
+            "The cursor is not valid for this list. Take it from `_links.next`, or leave it out to start at the first "
+            "page.",
             parameter="cursor",
         )
     return int(at_ms), item_id

@@ -81,7 +81,7 @@ class PasswordResets:
         mailer, public_url = self._mailer, self._public_url
         if mailer is None or public_url is None:
             raise Forbidden(
-                "This server sends no e-mail. Ask its operator for a one-time password "
+                "This server can't reset passwords by e-mail. Ask its operator for a one-time password "
                 "(`everput accounts reset-password ADDRESS`)."
             )
         check_email(body.email)

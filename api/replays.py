@@ -148,6 +148,8 @@ def _time(pointer: str, text: str) -> int:
     try:
         return rfc3339_ms(text)
     except ValueError:
+        allowed = "`beginning` or a time" if pointer == "/from" else "a time"
         raise Refused(
-            f"The field `{pointer[1:]}` must be a time such as 2026-01-31T12:00:00Z.", pointer=pointer
+            f"The field `{pointer[1:]}` must be {allowed} with a time zone, such as 2026-01-31T12:00:00Z.",
+            pointer=pointer,
         ) from None

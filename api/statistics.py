@@ -72,7 +72,7 @@ def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
     if from_ms > to_ms:
         raise BadParameter("The parameter `from` must not be later than `to`, nor in the future.", parameter="from")
     if now - from_ms > KEPT_MS + _DAY_MS:
-        raise BadParameter(f"Statistics are kept for {_DAYS_MAX} days. Give a later `from`.", parameter="from")
+        raise BadParameter(f"Statistics are kept for {_DAYS_MAX} days. Ask for a later time range.", parameter="from")
     step_ms = _step_ms(query.get("step"), to_ms - from_ms)
     from_ms -= from_ms % step_ms
     number = max(1, -(-(to_ms - from_ms) // step_ms))
@@ -97,7 +97,10 @@ def _step_ms(text: str | None, span_ms: int) -> int:
     found = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text)
     step_ms = 0 if found is None else int(found[1]) * _UNITS_MS[found[2]]
     if not 0 < step_ms <= _DAYS_MAX * _DAY_MS:
-        raise BadParameter("The parameter `step` must be a number and m, h or d, such as 1m or 6h.", parameter="step")
+        raise BadParameter(
+            f"The parameter `step` must be a number and m, h or d, such as 1m or 6h, and at most {_DAYS_MAX}d.",
+            parameter="step",
+        )
     return step_ms
 
 

@@ -379,8 +379,8 @@ class Listen:
                 return REVOKED, "its session has ended, or its account may no longer do this"
         now = state.listeners.get(listener.id)
         if now is None:
-            return DELETED, "it was deleted"
-        return None if now.notify_url == listener.notify_url else (TAKEN_OVER, "another client has connected for it")
+            return DELETED, "its listener was deleted"
+        return None if now.notify_url == listener.notify_url else (TAKEN_OVER, "another client now serves its listener")
 
 
 def _with_organization(websocket: WebSocket) -> Scope:

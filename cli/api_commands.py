@@ -81,7 +81,9 @@ def errors_as_refusals(url: str) -> Iterator[None]:
     try:
         httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"the API's address {url} is not a URL: {error}") from error
+        raise ConfigurationError(
+            f"the API's address {url} is not a URL: {error}; correct it in --url, EVERPUT_URL or the profile"
+        ) from error
     try:
         yield
     except Problem as error:
@@ -95,7 +97,9 @@ def errors_as_refusals(url: str) -> Iterator[None]:
     except NotReached as error:
         raise nothing_answers(url, error) from error
     except NoAnswer as error:
-        raise ConfigurationError(f"the API at {url} does not answer: {error}") from error
+        raise ConfigurationError(
+            f"the API at {url} gave no usable answer: {error}; check the URL, or try again later"
+        ) from error
 
 
 def nothing_answers(url: str, error: Exception) -> ConfigurationError:
@@ -120,7 +124,10 @@ def find_queue(client: Client, queue: str) -> str:
         if is_id(queue):  # if the key may only put messages, it can't look names up, but it can use a queue's id
             return queue
         raise NoNames(queue) from error
-    raise NotFound(f"no queue has the name or ID {queue}; `everput queues list` shows all")
+    raise NotFound(
+        f"no queue that the API key can read has the name or ID {queue}; `everput queues list` shows those that it "
+        "can read"
+    )
 
 
 def _is_there(client: Client, queue_id: str) -> bool:
@@ -142,7 +149,10 @@ def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
         for found in page.listeners:
             if listener in (found.id, found.name):
                 return queue_id, found.id
-    raise NotFound(f"the queue {queue} has no listener {listener}, by name or ID; `everput listeners list` shows all")
+    raise NotFound(
+        f"the queue {queue} has no listener with the name or ID {listener}; `everput listeners list QUEUE` shows a "
+        "queue's listeners"
+    )
 
 
 def show(item: Answer, *, as_json: bool) -> None:

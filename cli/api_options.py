@@ -65,15 +65,16 @@ class Connection(NamedTuple):
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
     """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key.
 
-    The key of a profile is sent only to the URL of that profile. The key in the file DIR/api-key is for the URL in the
-    file DIR/url.
+    The key of a profile is sent only to the URL of that profile. The key in the file DIR/api-key is sent to `url`, or
+    without `url` to the URL in the file DIR/url.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
         chosen = profiles.load().find(profile)
         if key is None and url is not None and not profiles.same_url(url, chosen.url):
             raise ConfigurationError(
-                f"the profile {profile} is for {chosen.url}, not for {url}: leave out --profile or --url"
+                f"the profile {profile} is for {chosen.url}, not for {url}: leave out --profile (EVERPUT_PROFILE) or "
+                "--url (EVERPUT_URL), or give --key"
             )
         return Connection(url or chosen.url, key or chosen.key)
     known = profiles.load()
@@ -89,8 +90,8 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
         key, url = current.key, current.url
     if key is None:
         raise ConfigurationError(
-            f"no API key: run `everput login`, give --key, set {KEY_VARIABLE}, or run this "
-            f"command in the directory that contains {files.api_key_file(data_dir)}"
+            f"no API key: run `everput login`, give --key, set {KEY_VARIABLE}, or give the server's data directory "
+            f"with --data-dir (there is no file {files.api_key_file(data_dir)})"
         )
     if url is None and at is not None and _is_here(at):
         url = at

@@ -66,7 +66,8 @@ def make_data_dir(data_dir: Path) -> None:
         ) from error
     if not os.access(data_dir, os.W_OK | os.X_OK):
         raise ConfigurationError(
-            f"can't write to the data directory {data_dir}; change its owner, or choose another with --data-dir"
+            f"can't write to the data directory {data_dir}; change its owner or permissions, or choose another "
+            "directory with --data-dir"
         )
     refuse_shared_directory(data_dir)
     for path in (api_key_file(data_dir), console_password_file(data_dir), sealing_key_file(data_dir)):
@@ -84,13 +85,14 @@ def server_id(data_dir: Path) -> str:
 
 
 def lock(data_dir: Path) -> FileLock:
-    """Lock the data directory while the server runs. Raises ConfigurationError if another server runs on it."""
+    """Lock the data directory for a command. Raises ConfigurationError if another command has locked it."""
     held = FileLock(data_dir / "serve.lock")
     try:
         held.acquire(timeout=0)
     except Timeout:
         raise ConfigurationError(
-            f"another `everput serve` is running on the data directory {data_dir}; stop it, or choose another directory"
+            "another `everput serve`, `import`, `mend` or `rotate-sealing-key` is using the data directory "
+            f"{data_dir}; stop it, or choose another directory"
         ) from None
     return held
 
@@ -111,8 +113,8 @@ def sealing_key(data_dir: Path, *, make: bool = False) -> str:
         write_secret(path, sealing_key)
     if sealing_key is None:
         raise ConfigurationError(
-            f"no sealing key: set {SEALING_KEY_VARIABLE} or {SEALING_KEY_VARIABLE}_FILE, the same for all processes, "
-            f"or put the key into {path}"
+            f"no sealing key: set {SEALING_KEY_VARIABLE} or {SEALING_KEY_VARIABLE}_FILE, or put the key into {path}. "
+            "All processes of an installation need the same key: 32 bytes in url-safe base64"
         )
     Sealer(sealing_key)
     return sealing_key

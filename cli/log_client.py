@@ -47,7 +47,9 @@ def client(url: str, key: str) -> httpx.Client:
     try:
         return httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=TIMEOUT, trust_env=False)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"the API's address {url} is not a URL: {error}") from error
+        raise ConfigurationError(
+            f"the API's address {url} is not a URL: {error}; correct it in --url, EVERPUT_URL or the profile"
+        ) from error
 
 
 def read(
@@ -79,16 +81,21 @@ def read(
                     time.sleep(STORY_PAUSE_S)
                 continue
         except httpx.UnsupportedProtocol as error:
-            raise ConfigurationError(f"the API's address {http_client.base_url} is not a URL: {error}") from error
+            raise ConfigurationError(
+                f"the API's address {http_client.base_url} is not a URL: {error}; correct it in --url, EVERPUT_URL or "
+                "the profile"
+            ) from error
         except httpx.TransportError as error:
             if isinstance(error, httpx.ConnectError) and not reached:
                 raise nothing_answers(str(http_client.base_url), error) from error
             why = f"{type(error).__name__}: {error}"
         if time.monotonic() - alive_s > give_up_after_s:
-            raise ConfigurationError(f"the API at {http_client.base_url} does not answer: {why}")
+            raise ConfigurationError(
+                f"the API at {http_client.base_url} gave no complete answer: {why}; check the URL, or try again later"
+            )
         if why != said:
             said = why
-            say(f"trying again: the API at {http_client.base_url} did not answer: {why}", err=True)
+            say(f"trying again: the API at {http_client.base_url} gave no complete answer: {why}", err=True)
         time.sleep(random.uniform(0, pause_s))  # noqa: S311 - jitter
         pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
@@ -106,7 +113,8 @@ def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | 
         raise nothing_answers(str(http_client.base_url), error) from error
     except httpx.HTTPError as error:
         raise ConfigurationError(
-            f"the API at {http_client.base_url} does not answer: {type(error).__name__}: {error}"
+            f"the API at {http_client.base_url} gave no complete answer: {type(error).__name__}: {error}; check the "
+            "URL, or try again later"
         ) from error
     if answer.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
         return None

@@ -43,11 +43,14 @@ def oidc_settings(given: _Given) -> OidcSettings | None:
         raise ConfigurationError("--oidc-issuer needs --oidc-client-id and --public-url: set both")
     if not is_https_or_loopback(given.oidc_issuer) or "?" in given.oidc_issuer or "#" in given.oidc_issuer:
         raise ConfigurationError(
-            "--oidc-issuer must be an https URL without a query, such as https://accounts.example.com"
+            "--oidc-issuer must be an https URL (on a loopback address also http) without ? and #, such as "
+            "https://accounts.example.com"
         )
     secret = secret_setting(OIDC_SECRET)
     if secret is None:
-        raise ConfigurationError(f"--oidc-issuer needs the client secret in {OIDC_SECRET} or {OIDC_SECRET}_FILE")
+        raise ConfigurationError(
+            f"--oidc-issuer needs the client secret in {OIDC_SECRET}, or in the file that {OIDC_SECRET}_FILE names"
+        )
     return OidcSettings(
         issuer=given.oidc_issuer,
         client_id=given.oidc_client_id,

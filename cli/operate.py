@@ -39,8 +39,8 @@ def kafka_of(options: Options) -> KafkaSettings:
     embedded = written_access(options.data_dir / "kafka")
     if embedded is None:
         raise ConfigurationError(
-            "no Kafka: give --kafka HOST:PORT, or give the data directory of an `everput serve` with --data-dir "
-            f"({options.data_dir} is none)"
+            "no Kafka: give --kafka HOST:PORT, or give with --data-dir the data directory of an `everput serve` that "
+            f"runs its own Kafka (none has run in {options.data_dir})"
         )
     return options.kafka_settings(embedded)
 
@@ -65,7 +65,8 @@ async def cluster(options: Options) -> AsyncIterator[Cluster]:
         partitions = requests.partitions(table.messages.name)
         if partitions == 0:
             raise ConfigurationError(
-                f"Kafka at {kafka.bootstrap} has no topic {table.messages.name}: check --topic-prefix"
+                f"Kafka at {kafka.bootstrap} has no topic {table.messages.name}: check --topic-prefix, and that "
+                "Everput was started on this Kafka before"
             )
         kafka = replace(kafka, partitions=partitions)
         yield Cluster(kafka, requests, topics(kafka))

@@ -34,7 +34,9 @@ class Profiles(msgspec.Struct):
         """Return the profile with this name. Raises ConfigurationError if there is none."""
         if name not in self.by_name:
             known = ", ".join(self.by_name) or "none yet"
-            raise ConfigurationError(f"there is no profile {name} (profiles: {known}); `everput login` makes one")
+            raise ConfigurationError(
+                f"there is no profile {name} (profiles: {known}); `everput login --profile NAME` creates one"
+            )
         return self.by_name[name]
 
     def of_url(self, url: str) -> Profile | None:
@@ -61,7 +63,9 @@ def load() -> Profiles:
     try:
         return Profiles() if text is None else msgspec.json.decode(text, type=Profiles)
     except msgspec.MsgspecError as error:
-        raise ConfigurationError(f"{path} is damaged: {error}. Delete it and run `everput login` again") from error
+        raise ConfigurationError(
+            f"{path} is damaged: {error}. Restore it, or delete it and run `everput login` again for each profile"
+        ) from error
 
 
 def save(profiles: Profiles) -> None:

@@ -178,7 +178,7 @@ async def _behind(client: httpx.AsyncClient, address: str) -> list[ProcessRow]:
         health = await client.get(f"{address}/health")
         metrics = (await client.get(f"{address}/metrics")).raise_for_status().text
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise ConfigurationError(f"the admin address {address} is not a URL: {error}") from error
+        raise ConfigurationError(f"the admin address {address} is not a URL: {error}; correct --admin") from error
     except httpx.HTTPError as error:
         return [ProcessRow(address=address, process="", figures={}, wrong=f"does not answer: {type(error).__name__}")]
     found: dict[str, dict[str, float]] = {}

@@ -347,7 +347,10 @@ def _decoded(text: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(text, type=shape)
     except msgspec.MsgspecError as error:
-        raise NoAnswer(f"the answer is not from Everput, so check the URL: {error}") from error
+        raise NoAnswer(
+            "the answer is not from Everput, or from a version that does not fit this client; check the URL and the "
+            f"versions. The error: {error}"
+        ) from error
 
 
 def _problem(response: httpx.Response) -> EverputError:

@@ -72,7 +72,9 @@ class Coalescer:
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
         """Add a request of put_message() to a later batch, and return the future of its answer."""
         if request.joins is None:
-            raise ValueError("only a put without an idempotency key of its own can be sent in a batch with other puts")
+            raise ValueError(
+                "submit() takes only a put without an idempotency key of its own; send any other request with send()"
+            )
         loop = asyncio.get_running_loop()
         done: asyncio.Future[PutAnswer] = loop.create_future()
         lane = self._lanes.setdefault(request.joins, _Lane())

@@ -79,13 +79,15 @@ def verify(
         given = [one.encode() for one in signatures.split()]
     except (KeyError, UnicodeEncodeError):
         raise InvalidSignature(
-            f"one of the headers {', '.join(_HEADERS)} is missing or not UTF-8, so the request is not from Everput"
+            f"one of the headers {', '.join(_HEADERS)} is missing or not UTF-8: the request is not from Everput, or "
+            "its headers were not passed on as received"
         ) from None
     if not _SECONDS.fullmatch(timestamp):
         raise InvalidSignature("webhook-timestamp is not a number of seconds, so the request is not from Everput")
     if abs((time.time() if now_s is None else now_s) - int(timestamp)) > tolerance_s:
         raise InvalidSignature(
-            f"webhook-timestamp is more than {tolerance_s:g} s before or after this machine's time; check its clock"
+            f"webhook-timestamp is more than {tolerance_s:g} s before or after this machine's time: check this "
+            "machine's clock; if it is right, reject the request"
         )
     wanted = b"v1," + base64.b64encode(hmac.digest(key, content, "sha256"))
     if not any(hmac.compare_digest(wanted, one) for one in given):

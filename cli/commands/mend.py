@@ -102,7 +102,8 @@ async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
     if not opened.view.state.damage.covers(one):
         known = ", ".join(map(str, opened.view.state.damage)) or "none"
         raise ConfigurationError(
-            f"the range {one} is not known to be damaged, so it is not given up; these ranges are damaged: {known}"
+            f"not every offset of the range {one} is known to be damaged, so nothing is given up; known damaged "
+            f"ranges: {known}"
         )
     await opened.control.append(mended(one, given_up=True, actor="shell"))
 
@@ -128,7 +129,8 @@ def _give_up_control(options: Options, one: DamagedRange) -> None:
         else:
             known = ", ".join(f"{CONTROL}/0:{first}-{last}" for first, last in sorted({*damaged, *missing})) or "none"
             raise ConfigurationError(
-                f"the range {one} is not known to be damaged, so it is not given up; these ranges are damaged: {known}"
+                f"the range {one} is not exactly one of the damaged ranges, so nothing is given up; damaged ranges: "
+                f"{known}"
             )
 
 
@@ -144,7 +146,7 @@ def _topics(options: Options) -> Topics:
 def _load(folder: Path) -> Manifest:
     made = manifest.load(folder)
     if made is None or made.kind != "all":
-        raise ConfigurationError(f"{folder} holds no export; choose a folder that `everput export-all` has written")
+        raise ConfigurationError(f"{folder} holds no backup; choose a folder that `everput export-all` has written")
     for _ in manifest.check(folder, made):
         pass
     return made

@@ -141,7 +141,10 @@ def invite(options: Options, organization_id: str, email: str, role: str) -> Non
         name = opened.view.state.organizations[organization_id].name
         status, reply = await Mailer(smtp).send(email, *invitation_mail(name, link))
         if status != OK:
-            raise Unavailable(f"the mail server did not take the mail: {reply}; send the link to the person yourself")
+            raise Unavailable(
+                f"the mail server did not accept the mail with the invitation: {reply}; send the printed link to the "
+                "person yourself"
+            )
         say(f"the mail server took the mail to {email}", err=True)
 
     in_directory(options, work)

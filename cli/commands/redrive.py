@@ -42,7 +42,9 @@ def command(
     attempts. After --cancel, deliveries that were not attempted since are parked or retrying as before.
     """
     if cancel and messages:
-        raise click.UsageError("--cancel concerns all retries of the listener. Leave MESSAGE out.")
+        raise click.UsageError(
+            "--cancel cancels all redrives of the listener, not those of single messages. Leave MESSAGE out."
+        )
     ids = find_listener(client, queue, listener)
     if cancel:
         count = client.send(everput.cancel_redrives(*ids)).count

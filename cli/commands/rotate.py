@@ -65,12 +65,13 @@ def _embedded(options: Options) -> int:
     Until all secrets are encrypted with the new key, the key file holds both keys. After that, it holds only the new
     key.
     """
+    path = files.sealing_key_file(options.data_dir)
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:
             raise ConfigurationError(
-                f"{variable} is set: unset it to use the sealing key in the data directory, or give --kafka"
+                f"{variable} is set, but without --kafka this command replaces the key in the file {path}: put the "
+                "key into this file, and unset the variable"
             )
-    path = files.sealing_key_file(options.data_dir)
     with files.lock(options.data_dir):
         sealing_keys = files.sealing_key(options.data_dir)
         if Sealer(sealing_keys).keys == 1:
@@ -122,7 +123,8 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
         left = sum(1 for listener in view.state.listeners.values() if sealer.reseal(listener.sealed()))
     if left:
         raise ConfigurationError(
-            f"{left} listeners still have secrets that an old key has encrypted: restart each process that "
-            "uses an old key, and try again"
+            f"{left} listeners still have secrets that an old key has encrypted: set "
+            f"{files.SEALING_KEY_VARIABLE}=NEW,OLD for the processes that still encrypt with an old key, restart "
+            "them, and repeat this command"
         )
     return count

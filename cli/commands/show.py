@@ -71,6 +71,7 @@ def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[s
         return found
     answer = log_client.ask(http_client, f"/v1/queues/{queue}", **then)
     if answer is None:
-        raise NotFound(f"no queue has the name or ID {queue}" + (f" at {then['at']}" if then else ""))
+        at = f" at {then['at']}" if then else ""
+        raise NotFound(f"no queue that the API key can read has the name or ID {queue}{at}")
     found_queue: dict[str, Any] = answer["queue"]
     return found_queue

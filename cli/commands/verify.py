@@ -141,5 +141,8 @@ def _ask(url: str) -> dict[str, Mapping[str, Any]]:
         answer = httpx.get(f"{url.rstrip('/')}/state", timeout=_ASK_S, trust_env=False).raise_for_status()
         states: dict[str, Mapping[str, Any]] = answer.json()["states"]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
-        raise ConfigurationError(f"{url} is not the admin address of a running Everput process: {error}") from error
+        raise ConfigurationError(
+            f"{url} did not answer with the state of an Everput process: {error}; check that it is the admin address "
+            "of a process that is ready"
+        ) from error
     return states

@@ -36,7 +36,8 @@ def command(folder: Path) -> None:
             rows = _rows(folder / one.name)
             if rows != one.rows:
                 raise ConfigurationError(
-                    f"{folder / one.name} has {rows:,} rows, but its manifest says {one.rows:,}; repeat the export"
+                    f"{folder / one.name} has {rows:,} rows, but the manifest says {one.rows:,}; repeat the export to "
+                    "another folder"
                 )
             bar.advance(task, size)
     if not made.complete:

@@ -64,7 +64,8 @@ def command(*, folder: Path, url: str, key: str, begin: str | None, end: str | N
         made = Manifest(kind="organization", query={**query, "format": form})
     elif made.kind != "organization" or made.query["format"] != form:
         raise ConfigurationError(
-            f"{folder} holds another export ({made.kind}, {made.query.get('format', 'jsonl')}); choose another folder"
+            f"{folder} holds an export of another kind or format ({made.kind}, {made.query.get('format', 'jsonl')}); "
+            "choose another folder"
         )
     if not made.complete:
         _export(folder, made, url, key)
@@ -154,7 +155,8 @@ def _check_owner(made: Manifest, part: log_client.Part) -> None:
         made.organization_id = made.organization_id or owner
         if made.organization_id != owner:
             raise ConfigurationError(
-                "this folder holds an export of another organization than the API key's; choose another folder"
+                "the folder holds an export of another organization than the API key's; choose another folder, or "
+                "use a key of that organization"
             )
 
 

@@ -130,7 +130,8 @@ async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]
             break
     else:
         raise LogUnavailable(
-            "the topic `control` keeps changing: try again when fewer queues and listeners are being changed"
+            f"the topic `control` got new events during each of {_MOMENTS_MAX} attempts to choose where the backup "
+            "ends: repeat the command when fewer queues, listeners, accounts and keys are being changed"
         )
     claims = await _ends(requests, table.claims)
     return {"control": control, "messages": messages, "changes": changes, "claims": claims, "deliveries": deliveries}

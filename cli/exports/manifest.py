@@ -126,10 +126,13 @@ def check(folder: Path, manifest: Manifest) -> Iterator[int]:
         try:
             found = hash_of(folder / one.name)
         except OSError as error:
-            raise ConfigurationError(f"{folder / one.name} can't be read: {error.strerror}") from error
+            raise ConfigurationError(
+                f"{folder / one.name} can't be read: {error.strerror}. Use an intact copy of the export"
+            ) from error
         if found != (one.sha256, one.size):
             raise ConfigurationError(
-                f"{folder / one.name} is not the file that was exported: its SHA-256 differs. Use an intact copy"
+                f"{folder / one.name} is not the file that was exported: its SHA-256 differs. Use an intact copy of "
+                "the export"
             )
         yield one.size
 

@@ -151,7 +151,7 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
                 if at > 0 or topic == "control":
                     raise ConfigurationError(
                         f"the backup in {folder} lacks the records of {topic}/{partition} from offset {at} to "
-                        f"{first}. Without them, later records would get other offsets, so nothing is "
+                        f"{first - 1}. Without them, later records would get other offsets, so nothing is "
                         "imported: use a complete backup"
                     )
                 found[topic, partition] = first

@@ -51,7 +51,7 @@ class Health:
         `control`.
         """
         if self.view is None or not self.ready:
-            raise Unavailable("This server is starting. Try again.")
+            raise Unavailable("This process is starting. Try again later.")
         await self.view.caught_up()
 
     async def check_whole(self) -> None:
@@ -73,7 +73,7 @@ class Health:
         Raises Unavailable while the process starts.
         """
         if self.view is None:
-            raise Unavailable("This server is starting. Try again.")
+            raise Unavailable("This process is starting. Try again later.")
         directory = self.view.state
         return {
             "position": self.view.position,

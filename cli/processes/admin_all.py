@@ -35,7 +35,10 @@ def all_app(children: Sequence[Child]) -> Starlette:
         answers = await _ask(children, "/health/ready")
         missing = [child.name for child in children if not answers[child.name]]
         if missing:
-            raise Unavailable(f"these processes are not ready: {', '.join(missing)}")
+            raise Unavailable(
+                f"these processes are not ready: {', '.join(missing)}. Try again later, or read the log of "
+                "`everput serve`."
+            )
 
     async def check_whole() -> None:
         """Ask one process after another whether the log is damaged. As soon as a process says so, raise Damaged and ask
@@ -59,7 +62,10 @@ def all_app(children: Sequence[Child]) -> Starlette:
         answers = await _ask(children, "/state")
         missing = [child.name for child in children if not answers[child.name]]
         if missing:
-            raise Unavailable(f"these processes do not answer: {', '.join(missing)}")
+            raise Unavailable(
+                f"these processes gave no state: {', '.join(missing)}. Try again later, or read the log of "
+                "`everput serve`."
+            )
         return {name: next(iter(orjson.loads(text)["states"].values())) for name, text in answers.items()}
 
     return make_app(check, check_whole, metrics, states)

@@ -56,7 +56,7 @@ async def new_key(
     if organization_id is not None:
         found = view.state.organizations.get(organization_id)
         if found is None:
-            raise NotFound(f"no organization has the id {organization_id}; `everput organizations list` shows all")
+            raise NotFound(f"no organization has the ID {organization_id}; `everput organizations list` shows all")
     else:
         found = _of_the_shell(view, name=name, member=account)
     if found is None:

@@ -32,8 +32,10 @@ def bind(host: str, port: int) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        advice = "; another program uses the port, choose another one" if error.errno == errno.EADDRINUSE else ""
-        raise ConfigurationError(f"can't listen on {host} port {port}: {error.strerror or error}{advice}") from error
+        advice = "another program uses the port, choose another one"
+        if error.errno != errno.EADDRINUSE:
+            advice = "choose another address or port"
+        raise ConfigurationError(f"can't listen on {host} port {port}: {error.strerror or error}; {advice}") from error
     return listening
 
 

@@ -215,7 +215,7 @@ def test_a_queue_is_shown_as_it_was(server: Running, queue_id: str):
     shown = everput("show", "queue", queue_id, *arguments, EVERPUT_URL=server.url)
     assert json.loads(shown.stdout)["queue"]["name"] == "orders"
     missing = everput("show", "queue", "renamed", *arguments, EVERPUT_URL=server.url)
-    assert (missing.returncode, "no queue has the name" in missing.stderr) == (1, True)
+    assert (missing.returncode, "no queue that the API key can read has the name" in missing.stderr) == (1, True)
     request(server, "PUT", f"/v1/queues/{queue_id}", {"name": before})
     assert before in everput("show", "queue", before, *arguments[:2], EVERPUT_URL=server.url).stdout
 

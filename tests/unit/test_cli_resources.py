@@ -70,7 +70,7 @@ def test_a_queue_is_made_shown_listed_renamed_and_deleted(run: Run):
     run("queues", "rename", "orders", "others")
     run("queues", "delete", "others", "--yes")
     missing = run("queues", "get", made["id"], code=1)
-    assert missing.stderr.startswith("everput: no queue has the name or ID")
+    assert missing.stderr.startswith("everput: no queue that the API key can read has the name or ID")
 
 
 def test_a_listener_is_made_shown_changed_paused_and_deleted(run: Run):
@@ -173,7 +173,7 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     run("messages", "put", queue["id"], "x", EVERPUT_API_KEY=made["secret"])
     assert "lacks the scope" in run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"]).stderr
     missing = run("keys", "create", "none", "--queue", "no such queue", code=1)
-    assert "no queue has the name or ID" in missing.stderr
+    assert "no queue that the API key can read has the name or ID" in missing.stderr
     refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
     assert "the API key has no right to do this: 403" in refused.stderr
     assert made["secret"] not in refused.stderr
@@ -243,7 +243,7 @@ def test_exit_codes_tell_what_was_refused_from_what_could_not_be_asked(run: Run)
     )
     run("queues", "create", code=2)
     unanswered = run("queues", "list", code=2, EVERPUT_URL="nonsense:")
-    assert "does not answer" in unanswered.stderr
+    assert "gave no usable answer" in unanswered.stderr
     assert "Aborted" in run("queues", "delete", "taken", code=1).stderr
 
 

@@ -153,7 +153,7 @@ def test_a_folder_holds_one_organization_in_one_form(api: Api, tmp_path: Path):
     run(tmp_path / "out")
     api.fails_at, api.organization_id = None, "o2"
     assert "another organization" in run(tmp_path / "out").output
-    assert "holds another export" in run(tmp_path / "out", "--format", "parquet").output
+    assert "holds an export of another kind or format" in run(tmp_path / "out", "--format", "parquet").output
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     assert "is not empty and holds no export" in run(tmp_path / "mine").output
@@ -216,7 +216,7 @@ def test_check_says_whether_the_files_are_what_was_exported(api: Api, tmp_path: 
     assert made is not None
     made.files[1].rows += 1
     manifest.save(tmp_path / "out", made)
-    assert "has 4 rows, but its manifest says 5" in check()[1]
+    assert "has 4 rows, but the manifest says 5" in check()[1]
     (tmp_path / "out" / made.files[0].name).unlink()
     assert (check()[0], "can't be read" in check()[1]) == (2, True)
 

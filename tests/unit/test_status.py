@@ -148,7 +148,7 @@ async def test_a_process_that_is_not_ready_or_not_there_is_wrong():
     health = Health()
     async with serving(process_app(health), "127.0.0.1", 0, Hosts([])) as url:
         (row,) = await processes([url])
-        assert row.wrong == "This server is starting. Try again."
+        assert row.wrong == "This process is starting. Try again later."
         health.view, health.ready = MemoryControl(), True
         (row,) = await processes([url])
         assert row.wrong is None
