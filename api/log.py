@@ -36,6 +36,9 @@ _ACTOR: Final = re.compile(r"(?:key|account):.+|worker|shell")
 _PATH: Final = "/v1/log"
 _MEDIA: Final = b"application/x-ndjson"
 _LIMIT_MAX: Final = 1_000_000
+_NO_MESSAGE: Final = (
+    "No message of this organization has this ID. Check the ID; retention may have deleted an old message."
+)
 # Clocks of processes differ, so an event about a message may have a time before the time in the message's id.
 _CLOCK_SKEW_MS: Final = 60_000
 
@@ -119,12 +122,12 @@ class EventLog:
                 partition=partition, at_ms=at_ms, message_id=message_id, organization_id=wanted.organization_id
             )
         if parts is None or found is None:
-            raise NotFound("No message of this organization has this ID.")
+            raise NotFound(_NO_MESSAGE)
         at_ms, partition = parts
         offset, value = found
         put = Selection(organization_id=wanted.organization_id).take(value)
         if not isinstance(put, MessagePut):
-            raise NotFound("No message of this organization has this ID.")
+            raise NotFound(_NO_MESSAGE)
         begin_ms = max(at_ms - _CLOCK_SKEW_MS, span.begin_ms or 0)
         position = MessagePosition(
             id=message_id, queue_id=put.queue_id, at_ms=at_ms, partition=partition, offset=offset
