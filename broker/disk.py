@@ -39,7 +39,9 @@ class Refusal(NamedTuple):
     urgent: bool
 
     def check(self, *, urgent: bool) -> None:
-        """Raise DiskNearlyFull, unless the event is urgent and urgent events are still stored."""
+        """Raise DiskNearlyFull if the event must not be stored, because the disk is nearly full. Urgent events are
+        refused only if `self.urgent` is true.
+        """
         if self.urgent or not urgent:
             raise DiskNearlyFull(self.reason)
 
@@ -56,11 +58,11 @@ async def watch(
     look_s: float = LOOK_S,
     free_bytes: Callable[[Path], int] = free_bytes,
 ) -> None:
-    """Check the free disk space again and again.
+    """Check the free disk space every `look_s` seconds.
 
     Whenever the space crosses a limit, call refuse() with the new refusal, or with None if nothing is refused.
     """
-    before: bool | None = None  # the last Refusal.urgent, or None
+    before: bool | None = None  # `urgent` of the newest refusal; None while nothing is refused
     while True:
         free = free_bytes(folder)
         now = free < marks.reserve if free < marks.growth else None

@@ -18,7 +18,7 @@ const REASONS = {
   stale: "This sign-in was not begun in this browser, or took longer than ten minutes. Try again.",
   taken: "The account with your e-mail address belongs to another person. Ask the operator of this server.",
   unavailable: `${OIDC} can't be reached at the moment. Try again later.`,
-  unknown: "No account has your e-mail address, and registration is closed. Ask a member of an organization for an invitation.",
+  unknown: "No account has your e-mail address. If registration is closed, ask a member of an organization for an invitation. If your account was deleted a moment ago, sign in again.",
 };
 const CHOSEN = "everput.organization"; // an id; of this tab
 

@@ -76,7 +76,11 @@ class IdentityCommands:
         await record(self._control, self._view, event)
         account = self._view.state.accounts.account(identity.email)
         if account is None:
-            raise IdentityRefused("The account was deleted in the meantime. Sign in again.", reason="unknown")
+            raise IdentityRefused(
+                "The new account of this person was deleted before the sign-in was complete. At the next sign-in, the "
+                "person gets another account.",
+                reason="unknown",
+            )
         return account
 
 

@@ -27,9 +27,9 @@ _AROUND_TRACE: Final = len(b'"traceparent":"",')
 class FormingBatch:
     """A batch that takes deliveries in order until it is full.
 
-    If a message has failed k times, its batch has at most max_messages / 2^k messages. Otherwise, a message that the
-    listener can't process would use up the attempts of all its neighbors. For the same reason, a message that has
-    failed is alone in its last attempt (halvings()).
+    If a message has failed k times since its last redrive, its batch has at most max_messages / 2^k messages.
+    Otherwise, a message that the listener can't process would use up the attempts of all its neighbors. For the same
+    reason, a message that has failed before is alone in the last attempt that it may have (halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
@@ -46,8 +46,8 @@ class FormingBatch:
     def takes(self, size: int, failed: int) -> bool:
         """Add a message to the batch, and return True. Return False if it must go into the next batch.
 
-        `size` is the size in bytes of the message's element in the JSON array. `failed` is the number of failed
-        attempts. An empty batch takes a message of any size.
+        `size` is the size in bytes of the message's element in the JSON array. `failed` is the result of halvings() for
+        the message. An empty batch takes a message of any size.
         """
         messages_max = self._messages_max
         if failed:
@@ -63,8 +63,9 @@ class FormingBatch:
 
 
 def halvings(failed: int, max_attempts: int | None) -> int:
-    """Return how often to halve the limit on a batch's messages, if one of them has this many failed attempts. If only
-    one attempt is left, the message is sent alone.
+    """Return how often the limit on a batch's messages is halved for a message that has failed this many times since
+    its last redrive. If the message has failed and has only one attempt left, return a number so high that it is sent
+    alone.
     """
     return _HALVINGS_MAX if failed and max_attempts is not None and failed + 1 >= max_attempts else failed
 
@@ -82,7 +83,7 @@ def fills(batch: Batch, messages: Iterable[tuple[int, int]]) -> bool:
 
 
 def batch_id(message_ids: Iterable[bytes]) -> bytes:
-    """Return the `webhook-id` of a batch. The same messages in the same order have the same id."""
+    """Return the `webhook-id` of a batch. It depends only on the messages' ids and their order."""
     return b"batch_" + hashlib.sha256(b",".join(message_ids)).hexdigest()[:_ID_DIGITS].encode()
 
 

@@ -71,8 +71,9 @@ class Circuit:
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
         """Tell the circuit breaker that an attempt failed through a fault of the listener.
 
-        Return whether this failure opened the circuit breaker. `new` says that this listener has not accepted any
-        attempt yet. Fewer failures then open the circuit breaker, as they do shortly after a successful probe.
+        Return whether this failure opened the circuit breaker. `new` says that this listener has not answered any
+        attempt with a status below 500 yet. Fewer failures then open the circuit breaker, as they do shortly after a
+        successful probe.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER

@@ -76,8 +76,8 @@ class Waiting(State):
 class Leaving(State):
     """The state of a delivery whose record is being written to the topic `outstanding`.
 
-    `due_ms` is when its next attempt is due; None means that it is parked. `status` and `error` are those of its last
-    attempt.
+    `due_ms` is when its next attempt is due; None means that it is parked. `status` and `error` are those of the failed
+    attempt before; both are None if the delivery moves for another reason.
     """
 
     __slots__ = ("due_ms", "error", "status")
@@ -108,7 +108,7 @@ MEANS: Final[Mapping[Kind, str]] = {
     Kind.RENEWING: "the message was updated, and the new data is being read",
     Kind.WAITING: "the delivery waits in memory until its `deliver_at` or its next attempt, which is near",
     Kind.CONNECTING: "a connection to the listener is being made",
-    Kind.SENT: "the request was sent, and there is no answer yet",
+    Kind.SENT: "the request was sent, and its result is not known yet",
     Kind.LEAVING: "the delivery is being written to the topic `outstanding`",
     Kind.DELIVERED: "the listener has accepted the message",
     Kind.KEPT: "the delivery is stored in the topic `outstanding`: it is retried from there, or parked",
@@ -203,7 +203,7 @@ class Decision(Enum):
     RETRY = "retry"
     # SET_ASIDE: the attempt failed, and the topic `outstanding` holds the delivery until its next attempt.
     SET_ASIDE = "set aside"
-    PARK = "park"  # the last attempt has failed
+    PARK = "park"  # the attempt failed, and the delivery has no attempts or no time left
     # PUT_OFF: no thread was free for the DNS look-up, so the worker made no attempt. It tries again after `put_off_ms`.
     PUT_OFF = "put off"
     # AWAY: no client takes messages from the tunnel, so this attempt does not count. The next waits for a good probe.

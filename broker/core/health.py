@@ -18,9 +18,9 @@ from broker.core.varints import pack, unpack
 
 # The numbers of accepted and failed attempts cover five minutes, including the current minute.
 MINUTES: Final = 5
-# With fewer than eight attempts in five minutes, the last attempt alone decides whether the listener is failing.
+# With fewer than eight attempts in five minutes, the newest attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
-# A listener counts as failing if it rejects more than a quarter of at least eight attempts in five minutes.
+# A listener counts as failing if more than a quarter of at least eight attempts in five minutes fail.
 FAILING: Final = 0.25
 # A listener is no longer failing when it accepts an attempt at least a minute after its last failed attempt.
 MENDED_MS: Final = 60_000

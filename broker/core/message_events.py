@@ -236,7 +236,7 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     partition: int
     offset: int
     number: int
-    status: int | None  # HTTP status of the last attempt
+    status: int | None  # HTTP status of the newest attempt
     error: str | None
     put_at_ms: int
     name: str

@@ -130,7 +130,7 @@ class Replays:
         return replay
 
     def running(self, organization_id: str) -> int:
-        """Return how many of the organization's replays are still running."""
+        """Return how many of the organization's replays have not ended yet, including paused ones."""
         return self._running[organization_id]
 
     def forget(self, listener_id: str) -> list[Replay]:

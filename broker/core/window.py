@@ -81,8 +81,6 @@ class Window(Generic[D]):
         the delivery of the message begins now. It does not if the offset is below the listener's start, or if the
         message must be read again later: older messages come first, or `delivery` is None because the listener's memory
         is full.
-
-
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -167,7 +165,7 @@ class Window(Generic[D]):
         self.missing.update(offsets)
 
     def settle(self, offset: int) -> D | None:
-        """Remove and return the open delivery at this offset, because it was delivered, parked or cancelled.
+        """Remove and return the open delivery at this offset, because it has ended or is stored in `outstanding`.
 
         Return None if no delivery is open at this offset, such as after a late answer.
         """

@@ -114,7 +114,7 @@ class Assignment:
         await asyncio.gather(*self.loops, return_exceptions=True)
 
     def drop(self) -> None:
-        """Stop all work for the partitions, because other workers own them now."""
+        """Stop all work for the partitions, because this worker has handed them over."""
         self.fence.end()
         for task in self.loops:
             task.cancel()

@@ -37,7 +37,7 @@ class Fence:
         self._tuning = tuning
         self._monotonic = monotonic
         self._ask = ask  # raises NoMember if partitions are lost
-        self._asked_at = float("-inf")  # when the request was sent
+        self._asked_at = float("-inf")  # when the newest request was sent that Kafka has confirmed
         self._answer: asyncio.Future[None] | None = None  # set while assure() asks Kafka
 
     def end(self) -> None:
@@ -63,7 +63,7 @@ class Fence:
     async def assure(self) -> None:
         """Make sure that this worker still owns its partitions. Raises LogUnavailable if that is not certain.
 
-        Kafka is asked only if its last answer is too old. Calls at the same time share one request.
+        Kafka is asked only if its newest confirmation is too old. Calls at the same time share one request.
         """
         if self._monotonic() - self._asked_at < self._tuning.sure_s:
             return

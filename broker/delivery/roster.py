@@ -119,7 +119,7 @@ class Roster:
             self.assignment.outstanding.redrive(listener)
 
     def stop(self, listener_id: str) -> None:
-        """Stop delivery to a listener that was deleted."""
+        """Stop delivery to a listener that was deleted, or whose secrets can't be decrypted."""
         dispatcher = self.dispatchers.pop(listener_id, None)
         if dispatcher is None:
             return

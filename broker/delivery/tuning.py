@@ -27,7 +27,8 @@ class Tuning:
     held_max: int = 512
     # For a listener with batches, a worker holds up to this many full batches in memory, if that exceeds `held_max`.
     batches_held: int = 4
-    # For a new listener, a worker holds at most this many messages per allowed attempt in memory, besides its retries.
+    # For a listener that is new or was just down, a worker holds this many messages for each permitted attempt.
+    # Messages that wait for a retry do not count for `held_per_attempt`.
     held_per_attempt: int = 4
     # While this many bytes of a listener's messages are in memory, no more are loaded. Decoded, they take twice that.
     held_bytes_max: int = 4 << 20
@@ -60,14 +61,15 @@ class Tuning:
     attempts_max: int = 1024  # A worker divides this many attempts in flight among its listeners.
     # A listener's share is at least this many attempts in flight, even if other listeners use up the worker's limit.
     attempts_min: int = 2
-    # A listener without an answer below status 500 yet can hang, so it has at most this many attempts in flight.
+    # A new listener may never answer, so it has at most this many attempts in flight.
+    # A listener is new until it answers this worker with a status below 500, and again after it was down.
     attempts_new_max: int = 2
     slow_ms: int = 250  # A listener counts as slow if its answers take this long or longer on average.
     # A longer answer counts as this time in the average, so that one long answer does not make a fast listener slow.
     took_ms_max: int = 500
-    # A listener that rejects more than this fraction of its attempts counts as failing, and has the lowest priority.
+    # A listener counts as failing, with the lowest priority, if more than this fraction of its recent attempts fail.
     failing: float = 0.25
-    # The averages of answer times and failures cover about this many of a listener's last answers.
+    # The averages of a listener's answer times and failures are moving averages of about this many recent attempts.
     answers_weighed: int = 8
     # After an answer 429 or 503 with Retry-After, a listener gets no attempts for at most this long.
     push_back_s_max: int = 60
@@ -116,7 +118,7 @@ class Tuning:
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
     fetch_bytes_max: int = 1 << 20
-    # After a catch-up read that failed or found nothing, the next read for the same listener waits this long.
+    # After a catch-up read that failed, or had no message that the listener needs, the next one waits this long.
     stuck_pause_s: float = 0.05
     streams_at_once: int = 8  # served by a catch-up reader
     messages_at_once: int = 500  # decoded from one read
@@ -143,12 +145,11 @@ class Tuning:
     damaged_at_once: int = 500  # appended in one request
     # SQLite keeps this many KiB of the index in memory. The rest is in a temporary file.
     index_cache_kib: int = 16 << 10
-    record_bytes_more: int = (
-        1 << 20
-    )  # A search for a newer record of a delivery reads Kafka in fetches of this many bytes.
+    # A search for a newer record of a delivery reads Kafka in fetches of this many bytes.
+    record_bytes_more: int = 1 << 20
 
     # Checkpoints (checkpoint/)
-    # A worker makes a checkpoint at this interval. A crash repeats the deliveries since a listener's last commit.
+    # A worker makes a checkpoint at this interval. A crash repeats the deliveries since a listener's newest commit.
     checkpoint_s: float = 1.0
     low_priority_s: float = 3.0  # The offsets of slow and failing listeners are committed at this interval.
     # The offsets of a slow or failing listener are committed sooner if at least this many results wait to be written.
@@ -166,9 +167,8 @@ class Tuning:
     conditions_at_once: int = 16  # listeners between two yields
 
     # The fence (fence.py)
-    sure_s: float = (
-        SESSION_TIMEOUT_MS / 1000 - 1.0
-    )  # Kafka gives the worker's partitions to no other worker for at least this time after a heartbeat was answered.
+    # If Kafka confirms that a worker owns its partitions, no other worker gets them for this time after the request.
+    sure_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     # The worker asks Kafka at this interval whether it owns its partitions, so that deliveries need not ask and wait.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3
     ask_look_s: float = 1.0
@@ -184,10 +184,11 @@ class Tuning:
     drain_s: float = 5.0  # When the process stops, it waits at most this long for attempts in flight.
     # At a rebalance, a worker waits at most this long for its attempts in flight. The other workers wait for it.
     hand_over_s: float = 2.0
-    # At a rebalance, the worker does not wait for a listener whose attempts in flight have all run longer than this.
-    # When a process stops, it does not wait for a failing listener whose attempts have all run longer than this.
+    # At a rebalance, a worker stops waiting for a listener when all its attempts have run for longer than this.
+    # When a worker stops, it waits no longer for a failing listener whose attempts all have run for longer than this.
     hanging_s: float = 1.0
-    # The last checkpoint takes at most this long. With `hand_over_s`, that is less than Kafka's session timeout.
+    # The final checkpoint, before a worker hands over its partitions or stops, takes at most this long.
+    # The sum of `last_checkpoint_s_max` and `hand_over_s` is less than Kafka's session timeout.
     last_checkpoint_s_max: float = 5.0
 
     # Changes of messages (changes/)

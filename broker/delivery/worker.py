@@ -139,7 +139,7 @@ class Worker:
             task.result()
 
     async def stop(self) -> None:
-        """Start no more attempts, wait a limited time for those in flight, write a last checkpoint, and leave the
+        """Start no more attempts, wait a limited time for those in flight, make a final checkpoint, and leave the
         consumer group.
         """
         for task in self._tasks:
@@ -202,7 +202,7 @@ class Worker:
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
-        """Stop sending, write the last checkpoint, and forget the state of the partitions."""
+        """Stop sending, make a final checkpoint, and forget the state of the partitions."""
         assignment = self.assignment
         if assignment.partitions:  # If the worker owns no partitions, there is nothing to write.
             await self._drain(assignment, at_end=at_end)

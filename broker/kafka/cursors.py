@@ -34,7 +34,7 @@ class KafkaCursors:
         self._semaphore = asyncio.Semaphore(_UNDER_WAY_MAX)
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """Load the last committed offsets with their metadata, by listener and partition. Offsets that were never
+        """Load the newest committed offsets with their metadata, by listener and partition. Offsets that were never
         committed are left out. Raises LogUnavailable if Kafka does not answer.
         """
         wanted = list(partitions)

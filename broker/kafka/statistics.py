@@ -328,7 +328,7 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        # After an error, it is unknown whether Kafka stored the counts. The partition's next owner asks Kafka.
+        # After an error, Kafka may have stored the counts. Forget them, and ask Kafka before the next write.
         except BaseException:
             if assignment == self._assignment:
                 self._overtaken()

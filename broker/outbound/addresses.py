@@ -117,7 +117,7 @@ def parse_url(url: str) -> Target:
         raise ValueError(f"The URL is longer than {URL_CHARS_MAX} characters.")
     if not url.isascii() or any(char <= " " or char in '\\"<>^`{|}\x7f' for char in url):
         raise ValueError(
-            "The URL has a character that is not allowed. Write a host name in ASCII (xn--…), and percent-encode "
+            "The URL has a character that is not allowed. Write a host name in punycode (xn--…), and percent-encode "
             "other characters, such as %20 for a space."
         )
     if url.startswith(MAILTO):

@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it
         self.used = 0  # number of finished requests
-        self.well = False  # set by the owner
+        self.well = False  # True if the answer has a status below 500; set by the owner
 
     def own(self) -> bool:
         """Hand the connection to its owner: the owner may now send requests, and its lost() is called when the

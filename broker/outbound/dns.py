@@ -31,9 +31,9 @@ _REMEMBERED_MAX: Final = 16_384  # names
 class DnsTuning:
     """The limits of DNS look-ups.
 
-    Each host name is in one of three pools. Names in the known pool were answered quickly the last time. Names in the
-    new pool were not looked up before, or got no quick answer once, the last time. Look-ups of names in the slow pool
-    got no answer in time, repeatedly.
+    Each host name is in one of three pools. The newest look-up of a name in the known pool was answered quickly. A name
+    in the new pool was not looked up before, or only its newest look-up got no quick answer. The newest look-ups of a
+    name in the slow pool, `slow_after` or more, got no answer in time.
     """
 
     quick_s: float = 1.0  # A host name counts as known if its last look-up took less time than this.

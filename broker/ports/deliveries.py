@@ -164,7 +164,7 @@ class ListenerStatus(Protocol):
 class OutstandingDelivery:
     """A delivery in the topic `outstanding`: retrying, parked, or pending until the message's `deliver_at`.
 
-    `offset` is the message's offset in `messages`. `status` and `error` are those of the last attempt.
+    `offset` is the message's offset in `messages`. `status` and `error` are those of the newest attempt.
     `next_attempt_at_ms` is None if no attempt is due, or if one is due immediately after a redrive.
     """
 

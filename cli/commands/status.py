@@ -132,8 +132,10 @@ class _Status:
                     await asyncio.sleep(every_s)
 
     async def look(self) -> tuple[list[ListenerRow], StorageRow, list[ProcessRow]]:
-        """Return the rows of the current report: listeners, stored bytes and processes. Set `wrong` if something is
-        wrong. Raises ConfigurationError if the given queue has no listener.
+        """Return the rows of the current report: listeners, stored bytes and processes. Raises ConfigurationError if
+        the given queue has no listener.
+
+        Set the attribute `wrong` of this object to True if the report shows a problem, and to False if it shows none.
         """
         with waiting(f"the API at {self._url}"):
             seen, stored, behind = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""The admin address of a process: whether it runs, whether it does its work, its metrics, and its state.
+"""The admin address of a process: whether the process runs and is ready, its metrics, and its state.
 
 For: `/health`, `/health/live`, `/health/ready`, `/metrics` and `/state`, without an API key, on a loopback address by
 default. Not for: which metrics there are (cli/processes/metrics.py), all processes of a supervisor
@@ -47,8 +47,8 @@ class Health:
         self.ready = False
 
     async def check(self) -> None:
-        """Raise Unavailable unless the process works, Kafka can be reached, and the process has read all events of
-        `control`.
+        """Raise Unavailable unless the process has started, Kafka can be reached, and the process has read all events
+        of `control`.
         """
         if self.view is None or not self.ready:
             raise Unavailable("This process is starting. Try again later.")
@@ -90,7 +90,7 @@ class Damaged(Unavailable):
 
 
 def damage_text(damage: Damage) -> str:
-    """Describe the first damaged ranges of the log."""
+    """Describe the first three damaged ranges of the log, and say how many more there are."""
     ranges = list(damage)
     more = f", and {len(ranges) - _RANGES_SHOWN} more" if len(ranges) > _RANGES_SHOWN else ""
     return ", ".join(map(str, ranges[:_RANGES_SHOWN])) + more
@@ -104,8 +104,8 @@ def make_app(
 ) -> Starlette:
     """Create the application of an admin address.
 
-    `check` raises Unavailable if the process is not ready. `check_whole` does so also if the log is damaged. `states`
-    returns the state of each process by its name.
+    `check` raises Unavailable if the process is not ready. `check_whole` also raises Unavailable if the log is damaged.
+    `states` returns the state of each process, by the process's name.
     """
 
     async def live(_request: Request) -> Response:

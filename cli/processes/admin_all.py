@@ -41,8 +41,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
             )
 
     async def check_whole() -> None:
-        """Ask one process after another whether the log is damaged. As soon as a process says so, raise Damaged and ask
-        no further process: all processes know of the same damage.
+        """Ask one process after another whether the log is damaged. As soon as a process answers with an error, raise
+        Damaged and ask no further process.
         """
         import httpx  # as in _ask()
 

@@ -25,7 +25,7 @@ from cli.processes.prefork import ForkedProcess, Prefork
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # if a process ran for at least 10 s, it is restarted without a long pause
+STEADY_S: Final = 10.0  # if a process ran for at least 10 s, it is restarted after the shortest pause
 EXIT_CONFIGURATION: Final = 2
 
 _NO_DESCRIPTORS: Final[Mapping[str, int]] = MappingProxyType({})
@@ -34,8 +34,8 @@ _log = Logger(__name__)
 
 
 class Pauses:
-    """The pauses before a process is restarted. The first pause takes 0.1 s. Each time the process dies early again,
-    the pause doubles, up to 5 s.
+    """The pauses before a process is restarted. The first pause takes 0.1 s, and so does a pause after the process has
+    run for ten seconds or longer. Any other pause is twice as long as the one before, up to 5 s.
     """
 
     def __init__(self) -> None:
@@ -86,8 +86,8 @@ class Child:
         self._error: str | None = None
 
     async def keep(self) -> None:
-        """Run the child, and restart it until `stop` is called. Raises ConfigurationError if its configuration is
-        wrong.
+        """Run the child, and restart it until `stop` is called. Raises ConfigurationError if the child was never
+        ready, because its configuration is wrong.
         """
         loop = asyncio.get_running_loop()
         pauses = Pauses()
@@ -191,7 +191,7 @@ class Child:
             self._error = str(message["error"])
 
     async def stop(self, *, timeout_s: float) -> None:
-        """Ask the child to end, and kill it after `timeout_s` seconds."""
+        """Ask the child to end, and kill it if it has not ended after `timeout_s` seconds."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
         try:

@@ -3,9 +3,10 @@
 For: recognizing a usual put, pipelined requests, the order of answers, and writing several answers at once. Not for:
 what a put checks and answers (api/direct_puts.py), what a client may do (server.py).
 
-A usual put has no ASGI scope and no task. The protocol collects the request's head itself. If the request turns out not
-to be usual, the protocol repeats the parser's calls to uvicorn, which then answers it. tests/unit/test_direct_puts.py
-has a contract test of the parts of uvicorn that this file depends on.
+A put is usual if it is small and valid, and needs no wait and no refusal. It then has no ASGI scope and no task. The
+protocol collects the request's head itself. If the put turns out not to be usual, the protocol repeats the parser's
+calls to uvicorn, which then answers it. tests/unit/test_direct_puts.py has a contract test of the parts of uvicorn that
+this file depends on.
 """
 
 from __future__ import annotations
@@ -97,11 +98,11 @@ class DirectPutProtocol(HttpToolsProtocol):
         self.unanswered: deque[DirectCycle] = deque()
 
     def begun(self) -> None:
-        """Called when uvicorn has begun to handle the newest request."""
+        """Do nothing. A subclass can act here, when uvicorn has begun to handle the newest request."""
 
     def close_if_idle(self) -> None:
-        """Close the connection if its client has sent nothing for too long after a put that was answered
-        without ASGI.
+        """Close the connection if its client has sent nothing for `timeout_keep_alive` seconds after a put that was
+        answered without ASGI.
         """
         if self._idle_since and self._idle_since + self.timeout_keep_alive < self.loop.time():
             self.timeout_keep_alive_handler()

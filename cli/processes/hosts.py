@@ -1,7 +1,7 @@
 """The host names of a server: the header Host of each request must have one of them.
 
-For: preventing DNS rebinding, where an attacker's host name is made to lead to this machine, and choosing the base of
-links. Not for: who may send requests (api/auth.py).
+For: preventing DNS rebinding, in which an attacker's host name is made to lead to this machine. Not for: who may send
+requests (api/auth.py).
 """
 
 from __future__ import annotations

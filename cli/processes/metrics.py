@@ -1,8 +1,8 @@
 """The Prometheus metrics of a process.
 
 For: names, labels and help of every metric, created on request from counts that exist already. Not for: counting
-(broker/delivery, broker/kafka/log.py), serving (cli/processes/admin.py). Only the listeners that lag most are named, so
-the number of time series does not grow with the number of listeners.
+(broker/delivery, broker/kafka/log.py), serving (cli/processes/admin.py). Metrics of single listeners show only those
+with the highest values, so the number of time series does not grow with the number of listeners.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ if TYPE_CHECKING:  # import late: the supervisor imports this module, too, and m
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# Each metric of single listeners shows at most this many listeners: those with the highest values.
+# A metric of single listeners shows at most this many listeners: those with the highest values.
+# If two values choose the listeners of a metric, such as attempts and failed attempts, each chooses at most this many.
 LISTENERS_SHOWN: Final = 20
 # Fewer buckets than in BOUNDS_MS, because each listener with metrics adds a time series for each bucket.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
@@ -64,17 +65,18 @@ def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
     writer = log.messages.writer
 
     def make() -> Iterator[Metric]:
-        yield _histogram(
-            "everput_put_durable", "From a put, of one message or several, to Kafka's acknowledgement", writer.durable
-        )
-        failed = CounterMetricFamily("everput_puts_failed", "Puts answered 503", labels=["outcome"])
+        text = "Time from a put of one or several messages to Kafka's acknowledgement"
+        yield _histogram("everput_put_durable", text, writer.durable)
+        text = "Puts answered 503; in-doubt: Kafka may have stored the messages; refused: it has not"
+        failed = CounterMetricFamily("everput_puts_failed", text, labels=["outcome"])
         failed.add_metric(["in-doubt"], writer.in_doubt)
         failed.add_metric(["refused"], writer.refused)
         yield failed
         text = "Record batches in which Kafka has stored messages, each with one fsync"
         yield CounterMetricFamily("everput_put_batches", text, value=writer.batches)
-        yield GaugeMetricFamily("everput_puts_waiting", "Messages put that no batch has yet", writer.waiting)
-        yield GaugeMetricFamily("everput_puts_waiting_bytes", "What they carry", writer.waiting_bytes)
+        yield GaugeMetricFamily("everput_puts_waiting", "Messages put that wait for a record batch", writer.waiting)
+        text = "Bytes of the messages put that wait for a record batch"
+        yield GaugeMetricFamily("everput_puts_waiting_bytes", text, writer.waiting_bytes)
 
     registry.register(_Collector(make))
 
@@ -86,17 +88,17 @@ def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: S
     """
 
     def make() -> Iterator[Metric]:
-        text = "Requests answered, by route and status; 499: the client was gone"
+        text = "Requests answered, by route and status; 499: the client had closed the connection"
         answered = CounterMetricFamily("everput_requests", text, labels=["method", "route", "status"])
         for (method, route, status), count in sorted(requests.answered.items()):
             answered.add_metric([method, route, str(status)], count)
         yield answered
-        text = "From a request's head to the end of its answer, by route"
+        text = "Time from a request's head to the end of its answer, by route"
         took = HistogramMetricFamily("everput_request_seconds", text, labels=["method", "route"])
         for (method, route), counted in sorted(requests.took.items()):
             took.add_metric([method, route], _buckets(counted), counted.total_ms / 1000)
         yield took
-        text = "Bytes of messages that an organization stores, of those that store most"
+        text = "Bytes that an organization stores; only the organizations that store most"
         sizes = GaugeMetricFamily("everput_organization_stored_bytes", text, labels=["organization"])
         for organization_id, size in stored.most(ORGANIZATIONS_SHOWN):
             sizes.add_metric([organization_id], size)
@@ -116,7 +118,7 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
         for topic in sorted({*TOPICS, *PASSING, *found}):
             damaged.add_metric([topic], found.get(topic, 0))
         yield damaged
-        text = "Places where the leader's copy can't be read and another broker's was, since the process began"
+        text = "Places of the log where a broker's copy can't be read and another copy can, as this process has found"
         yield GaugeMetricFamily("everput_log_bad_copies", text, len(bad_copies))
 
     registry.register(_Collector(make))
@@ -147,49 +149,51 @@ def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awa
 
 def _counted(metrics: Metrics) -> Iterator[Metric]:
     attempts = CounterMetricFamily(
-        "everput_attempts", "Attempts by what they came to and how they were answered", labels=["outcome", "answer"]
+        "everput_attempts", "Attempts by outcome, and by kind of answer (2xx, none, …)", labels=["outcome", "answer"]
     )
     for labels, count in sorted(metrics.attempts.items()):
         attempts.add_metric(labels, count)
     yield attempts
-    yield _histogram("everput_put_delivered", "From a put to the answer that took the message", metrics.delivered)
-    yield _histogram("everput_checkpoint", "How long a checkpoint took", metrics.checkpoints)
-    yield CounterMetricFamily("everput_checkpoints_failed", "Checkpoints to be repeated", metrics.checkpoints_failed)
+    yield _histogram("everput_put_delivered", "Time from a put to the answer that accepts it", metrics.delivered)
+    yield _histogram("everput_checkpoint", "Duration of a checkpoint", metrics.checkpoints)
+    yield CounterMetricFamily("everput_checkpoints_failed", "Checkpoints that failed", metrics.checkpoints_failed)
     yield CounterMetricFamily("everput_cursors_committed", "Cursors committed to Kafka", metrics.cursors)
-    yield CounterMetricFamily("everput_rebalances", "Times that the group gave out its partitions", metrics.gained)
+    yield CounterMetricFamily("everput_rebalances", "How often Kafka assigned partitions", metrics.gained)
 
 
 def _now(now: Condition) -> Iterator[Metric]:
     yield GaugeMetricFamily("everput_partitions_owned", "Partitions that this worker delivers", now.partitions)
     listeners = GaugeMetricFamily(
         "everput_listeners",
-        "Listeners by how they are; probation: down a moment ago; unusable: their secret can't be opened",
+        "Listeners by state; probation: was down, gets few attempts; unusable: its secret can't be decrypted",
         labels=["state"],
     )
     for state in ("live", "probation", "down", "paused", "unusable"):
         listeners.add_metric([state], now.listeners[state])
     yield listeners
-    yield GaugeMetricFamily("everput_window_deliveries", "Deliveries in windows: taken and not settled", now.open)
-    yield GaugeMetricFamily("everput_window_behind", "Messages noted, to be read again later", now.behind)
+    yield GaugeMetricFamily("everput_window_deliveries", "Deliveries in windows that have not ended", now.open)
+    yield GaugeMetricFamily("everput_window_behind", "Messages of lagging listeners to be read again", now.behind)
     yield GaugeMetricFamily("everput_streams_lagging", "Streams that wait for a catch-up reader", now.lagging)
     yield GaugeMetricFamily("everput_held_messages", "Messages in memory for their deliveries", now.held)
-    yield GaugeMetricFamily("everput_held_bytes", "Their bytes", now.held_bytes)
+    yield GaugeMetricFamily("everput_held_bytes", "Bytes in memory of messages for their deliveries", now.held_bytes)
     yield GaugeMetricFamily("everput_recent_messages", "Messages in memory for streams that lag a little", now.recent)
-    yield GaugeMetricFamily("everput_recent_bytes", "Their bytes", now.recent_bytes)
+    text = "Bytes in memory of messages for streams that lag a little"
+    yield GaugeMetricFamily("everput_recent_bytes", text, now.recent_bytes)
     yield GaugeMetricFamily("everput_outstanding_deliveries", "Deliveries set aside or parked", now.outstanding)
     text = "Parked entries for messages that can't be read; each may stand for several deliveries"
     yield GaugeMetricFamily("everput_damaged_deliveries", text, now.damaged)
 
 
 def _lags(lags: list[Lag], at_ms: float) -> Iterator[Metric]:
-    yield GaugeMetricFamily("everput_lag_messages", "Messages that wait, of all listeners; an upper bound", _sum(lags))
-    yield GaugeMetricFamily("everput_listeners_lagging", "Listeners for whom a message waits", len(lags))
+    yield GaugeMetricFamily("everput_lag_messages", "Messages that wait for listeners; an upper bound", _sum(lags))
+    yield GaugeMetricFamily("everput_listeners_lagging", "Listeners for which messages wait", len(lags))
     most = sorted(lags, key=lambda lag: -lag.messages)[:LISTENERS_SHOWN]
     longest = sorted(lags, key=lambda lag: lag.oldest_at_ms or at_ms)[:LISTENERS_SHOWN]
     labels = ["queue", "listener"]
-    text = "Messages that wait; the worst only. Of who is far behind, other queues' messages count, too"
+    text = "Messages that wait; the worst only. For a listener that lags far, other queues' messages count, too"
     messages = GaugeMetricFamily("everput_listener_lag_messages", text, labels=labels)
-    age = GaugeMetricFamily("everput_listener_lag_seconds", "Since the oldest was put; the worst only", labels=labels)
+    text = "Time since the put of the oldest message that waits; the worst listeners only"
+    age = GaugeMetricFamily("everput_listener_lag_seconds", text, labels=labels)
     for lag in {lag.listener_id: lag for lag in (*most, *longest)}.values():
         messages.add_metric([lag.queue_id, lag.listener_id], lag.messages)
         if lag.oldest_at_ms is not None:
@@ -207,7 +211,8 @@ def _troubles(now: Condition) -> Iterator[Metric]:
     yield health
     troubles = now.troubles
     yield GaugeMetricFamily("everput_parked", "Parked deliveries of all listeners", sum(_parked(troubles)))
-    yield GaugeMetricFamily("everput_retrying", "Retried deliveries of all listeners", sum(_retrying(troubles)))
+    text = "Deliveries of all listeners with a failed attempt that are retried"
+    yield GaugeMetricFamily("everput_retrying", text, sum(_retrying(troubles)))
     labels = ["queue", "listener"]
     parked = GaugeMetricFamily("everput_listener_parked", "Parked deliveries; the worst only", labels=labels)
     for one in _worst(troubles, _parked(troubles)):
@@ -247,7 +252,7 @@ def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
     labels = ["queue", "listener"]
     text = "Attempts by listener and outcome; the busiest listeners and those that fail most only"
     attempts = CounterMetricFamily("everput_listener_attempts", text, labels=[*labels, "outcome"])
-    text = "From the start of an attempt to its answer or failure; the same listeners only"
+    text = "Time from the start of an attempt to its result; the busiest listeners and those that fail most only"
     took = HistogramMetricFamily("everput_listener_attempt_seconds", text, labels=labels)
     for listener_id in dict.fromkeys((*busiest, *failing)):
         counts = found[listener_id]

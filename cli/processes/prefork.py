@@ -1,11 +1,12 @@
 """The first child processes of a supervisor, forked from one process that has imported their code.
 
-For: forking them, and giving each its arguments, environment and file descriptors. Forked processes share the memory of
-the imported code, and its time. Not for: starting one again (cli/processes/children.py), which starts a new Python.
+For: forking them, and giving each its arguments, environment and file descriptors. The code is imported once for all
+forked processes, and they share its memory. Not for: restarting a child process, for which cli/processes/children.py
+starts a new Python.
 
-The supervisor forks the process that imports before it has threads or an event loop. That process forks one child for
-each number, and ends. The supervisor is a subreaper, so the children become its own. All of this needs Linux: on other
-systems `prefork` returns nothing, and the supervisor starts a new Python for each child process.
+Before the supervisor has threads or an event loop, it forks a process that imports the code. This process forks the
+child processes, and ends. The supervisor is a subreaper, so it becomes the parent of the child processes. All of this
+needs Linux: on other systems, prefork() returns None, and the supervisor starts a new Python for each child process.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ def import_code() -> None:
 def prefork(count: int, import_code: Callable[[], None] = import_code) -> Prefork | None:
     """Fork a process that calls `import_code`, and then forks `count` child processes.
 
-    Call this while the process has one thread and no event loop. Return None on systems that can't do it.
+    Call this while the process has one thread and no event loop. Return None if the operating system does not support
+    it.
     """
     if not _supported():
         return None

@@ -157,7 +157,9 @@ async def _await_kafka(kafka: KafkaSettings) -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Log the error that ended a thread, except for Faust's consumer thread, which ends while Kafka is away."""
+    """Log the error that ended a thread. A CancelledError is not logged: it ends Faust's consumer thread while Kafka
+    can't be reached.
+    """
     if not isinstance(failure.exc_value, asyncio.CancelledError):
         _log.error("thread.failed", failure.exc_value, thread=None if failure.thread is None else failure.thread.name)
 

@@ -219,7 +219,7 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     async def _announce(self, url: str) -> None:
-        # Another child process may die while this loop waits for the first one.
+        # A child process that was ready may die while the inner loop waits for another one, so check all of them again.
         while not all(child.ready.is_set() for child in self._all()):
             for child in self._all():
                 await child.ready.wait()
@@ -246,7 +246,7 @@ class Supervisor:
                 say("  Listeners may be on this machine, because only this machine can reach the API.", err=True)
 
     async def _keep_kafka(self, kafka: EmbeddedKafka, access: asyncio.Future[EmbeddedAccess | None]) -> None:
-        """Start Kafka, and restart it on the same port whenever it has died."""
+        """Start Kafka, and restart it on the same port whenever it has died. This loop is endless."""
         loop = asyncio.get_running_loop()
         pauses = Pauses()
         await kafka.start()
@@ -269,7 +269,7 @@ class Supervisor:
                     _log.error("kafka.did-not-start", reason=error)
 
     async def _stop_all(self, tasks: list[asyncio.Task[None]], admin: contextlib.AsyncExitStack) -> None:
-        """Stop the API processes first, then the workers, then Kafka."""
+        """Stop the API processes first, then the workers, then Kafka. Kill each that does not end in time."""
         _log.info("stopping")
         await asyncio.gather(admin.aclose(), *(child.stop(timeout_s=API_STOP_S) for child in self._children["api"]))
         await asyncio.gather(*(child.stop(timeout_s=WORKER_STOP_S) for child in self._children["worker"]))

@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
 
     @property
     def should_exit(self) -> bool:
-        """Whether the server must end. Setting this property to True ends the server immediately."""
+        """Whether the server must end. After this property is set to True, running requests get FINISH_S seconds."""
         return self._exits.is_set()
 
     @should_exit.setter
@@ -129,8 +129,8 @@ class Server(uvicorn.Server):
         self._accepts()
 
     async def main_loop(self) -> None:
-        """Call `on_tick` once a second, or more often if `look_ticks` is less than ten. uvicorn's own loop calls it ten
-        times a second.
+        """Call `on_tick` once a second, or every `look_ticks` tenths of a second if that is more often. uvicorn's own
+        loop calls it ten times a second.
         """
         counter, step = 0, min(self._look_ticks, _TICKS_PER_S)
         while not await self.on_tick(counter):
@@ -160,7 +160,7 @@ class _Written(asyncio.Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    # The time since which the client has read little of its answer; 0.0 if it has read everything.
+    # The time since which the client has read little of its answer; 0.0 if it has read enough of it.
     _unread_since = 0.0
     _unread_bytes = 0
 
@@ -216,13 +216,14 @@ class _Connection(_Written, DirectPutProtocol):
     """
 
     config: _Config
-    # The time since which the server waits for the rest of a request; None if no request is incomplete.
+    # The time since which the server waits for the connection's first request, or for the rest of a request; else None.
     _waiting_since: float | None = None
-    # How many bytes of the request's head have arrived. Negative until the socket read with the head's start has ended.
+    # The bytes of a request's head that arrived after the socket read with the head's start; negative during that read.
     _head_bytes = 0
     _read_bytes = 0  # bytes of the current socket read
-    # The bytes after a request's head that are not content, such as the sizes of chunks.
-    # The count is negative during a socket read, because the number of bytes in the read is added at its end.
+    # The bytes of chunk sizes, extensions and trailers, in the socket reads after the read in which the head ended.
+    # In a chunked request, the content and _CHUNK_BYTES for each chunk do not count as framing.
+    # The number of framing bytes can be negative: content in the read in which the head ended is subtracted, too.
     _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
@@ -385,8 +386,8 @@ class _Connection(_Written, DirectPutProtocol):
             super().on_message_complete()
 
     def close_if_waiting_since(self, before: float) -> None:
-        """Close the connection if its client has not sent the rest of a request since the time `before`, or
-        for longer.
+        """Close the connection if it has waited for the rest of a request since the time `before`, or for longer.
+        Answer with an error first, unless the answer has begun.
         """
         if self._waiting_since is None or self._waiting_since > before or self.transport.is_closing():
             return

@@ -1,6 +1,6 @@
 """The signals that ask a process to end cleanly.
 
-For: the supervisor and its processes. Not for: what they do then.
+For: the supervisor and its processes. Not for: what they do after such a signal.
 """
 
 from __future__ import annotations

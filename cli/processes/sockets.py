@@ -1,7 +1,7 @@
 """Listening sockets. The API's socket is bound once by the supervisor and shared by all API processes.
 
-For: binding it, inheriting it, and its URL. Not for: serving on it (cli/processes/api.py). While one API process is
-replaced, the others accept the connections, or the kernel holds them.
+For: binding a socket, inheriting it, and its URL. Not for: serving on it (cli/processes/api.py). While one API process
+is restarted, the others accept the connections, or the kernel holds them.
 """
 
 from __future__ import annotations

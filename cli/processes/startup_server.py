@@ -1,11 +1,12 @@
 """The server on the API's socket while an API process starts. It answers 503 instead of letting clients wait.
 
-For: when to begin to answer, and what, before the application exists. Not for: serving (cli/processes/server.py), the
-application (api/app.py).
+For: when the server begins to answer before the application exists, and with which error. Not for: serving
+(cli/processes/server.py), the application (api/app.py).
 
-All API processes of a server share the socket, and a connection that one process accepts is lost to the others. So a
-start of the usual length answers nothing: other processes answer, or the kernel holds the connection. A start that
-waits for Kafka answers after KAFKA_S, because without Kafka the others can't do much either (docs/decisions/0173).
+All API processes of a server share the socket, and a connection that one process accepts is lost to the others. So
+during a start of the usual length, the process accepts no connections: other processes do, or the kernel holds them. A
+process that has waited KAFKA_S seconds for Kafka begins to answer, because without Kafka the other processes can't do
+much either (docs/decisions/0173).
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ class StartupServer:
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 
     def kafka_is_there(self) -> None:
-        """Record that Kafka answers. From now on, clients are told that this process still reads the log."""
+        """Record that Kafka answers. From now on, the 503 says that this process still reads the log.
+
+        If the server does not answer requests yet, it begins to do so after READING_S more seconds.
+        """
         self._why = ViewBehind("This server is starting and still reads the log. Nothing was stored; try again.")
         self._later.cancel()
         self._later = asyncio.get_running_loop().call_later(READING_S, self._begin)
@@ -78,7 +82,7 @@ class StartupServer:
             await asyncio.shield(self._serving)
 
     async def close(self) -> None:
-        """Finish running requests, and end the server."""
+        """End the server. Running requests get a few seconds to finish."""
         self._later.cancel()
         self._before_end()
         if self._serving is not None:

@@ -1,8 +1,8 @@
 """The socket between the supervisor and a process that it has started, used in the process.
 
-For: lines of JSON. The supervisor sends `go` with the address and password of an embedded Kafka. The process sends its
-admin address, and `ready` or an error. The process ends when the supervisor is gone. Not for: the supervisor's end
-(cli/processes/children.py).
+For: lines of JSON. When Kafka is ready, the supervisor sends the address and password of the embedded Kafka, or null
+for a cluster. The process sends its admin address, and `ready` or an error. The process ends when the supervisor has
+ended. Not for: the supervisor's side of the socket (cli/processes/children.py).
 """
 
 from __future__ import annotations

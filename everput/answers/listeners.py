@@ -102,7 +102,9 @@ class ListenerHealth(ListenerFields):
     last_failure_at: Time | UnsetType | None = UNSET
     """The time of the last attempt that failed; null if there is none."""
     last_error: str | UnsetType | None = UNSET
-    """The last error of an attempt or a liveness check; null if there is none."""
+    """The error or the HTTP status of the newest failed attempt; null if there is none, or if a later attempt was
+    accepted.
+    """
     lag: Count | UnsetType = UNSET
     """The number of messages still to be delivered, without parked ones and those whose `deliver_at` is to come."""
     oldest_pending_at: Time | UnsetType | None = UNSET

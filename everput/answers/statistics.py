@@ -96,7 +96,9 @@ class AttentionFields(Named):
     last_failure_at: Time | None
     """The time of the last attempt that failed; null if there is none."""
     last_error: str | None
-    """The last error of an attempt or a liveness check; null if there is none."""
+    """The error or the HTTP status of the newest failed attempt; null if there is none, or if a later attempt was
+    accepted.
+    """
 
 
 class OverviewAnswer(Answer):

@@ -3,9 +3,9 @@
 For: the order of the two writes, and what is repeated when one fails. Not for: the contents of a cursor
 (broker/core/cursor.py).
 
-After a crash, deliveries that were settled since the last checkpoint are repeated. A checkpoint that fails loses
-nothing: the streams stay dirty, and the outcomes are kept for the next one. A partition whose outcomes can't be written
-holds back its own cursors only. Low-priority listeners normally take part in every third checkpoint
+After a crash, the deliveries that a listener has settled since its newest commit are repeated. A checkpoint that fails
+loses nothing: the streams stay dirty, and the outcomes are kept for the next one. A partition whose outcomes can't be
+written holds back its own cursors only. Slow and failing listeners normally take part in every third checkpoint
 (docs/operations.md).
 """
 
@@ -82,7 +82,7 @@ class Checkpoints:
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
-        # True during the last checkpoint before partitions are handed over, which must not pause between commits.
+        # True during the final checkpoint before partitions are handed over, which must not pause between commits.
         self._hurried = False
 
     def touched(self, stream: Stream) -> None:
@@ -93,20 +93,20 @@ class Checkpoints:
         self._dirty.add(stream)
 
     def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
-        """Include a listener's offsets in the next checkpoint, because the listener went down or came up, or its
-        deliveries were parked. If `partitions` is None, include all partitions.
+        """Include a listener's offsets in the next checkpoint, because the listener went down or came up, or the
+        number of its deliveries in `outstanding` has changed. If `partitions` is None, include all partitions.
         """
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
     def removed(self, listener_id: str) -> None:
-        """Forget a listener that was deleted."""
+        """Forget a listener to which the worker stops delivery."""
         self.stored_at_s.pop(listener_id, None)
         self._changed.pop(listener_id, None)
         self._metrics.removed(listener_id)
 
     async def last(self) -> None:
-        """Make the last checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if the
-        checkpoint failed or the worker has lost the partitions.
+        """Make the final checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if
+        the checkpoint failed or the worker has lost the partitions.
         """
         self._hurried = True
         try:
@@ -117,8 +117,8 @@ class Checkpoints:
             self._hurried = False
 
     async def once_more(self) -> None:
-        """Commit the offsets of all listeners again before the partitions are handed over, in case a delayed commit of
-        an earlier owner has set an offset back.
+        """Commit again the offsets that this worker has committed, before the partitions are handed over. A delayed
+        commit of an earlier owner may have set an offset back.
         """
         dispatchers = [
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self.stored_at_s
@@ -296,8 +296,8 @@ class Checkpoints:
                 cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether a slow or failing listener can skip this checkpoint, because its last commit is recent and few
-        of its deliveries have ended since.
+        """Return whether a slow or failing listener can skip this checkpoint, because its newest commit is recent and
+        few results of its attempts wait to be written.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False
@@ -310,8 +310,8 @@ class Checkpoints:
         )
 
     async def run_idle(self) -> None:
-        """Commit the offsets of listeners that have nothing in flight, each of them once a minute, in an
-        endless loop.
+        """Commit each listener's offsets once a minute, in an endless loop. Partitions in which something is being
+        delivered to the listener wait for the next checkpoint.
         """
         rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0

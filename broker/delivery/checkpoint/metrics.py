@@ -55,7 +55,7 @@ class Metrics:
         self.gained = 0  # how often Kafka assigned partitions
 
     def count(self, listener: Listener, rows: Sequence[Row], attempts: Sequence[Made]) -> None:
-        """Add the results of a listener's attempts since the last checkpoint to its counts, for metrics."""
+        """Add the results of a listener's attempts that a checkpoint has collected to the counts for metrics."""
         if not rows and not attempts:
             return
         counts = self.by_listener.get(listener.id)
@@ -75,7 +75,7 @@ class Metrics:
                 self.delivered.add(max(0, attempt.at_ms - put_at_ms))
 
     def removed(self, listener_id: str) -> None:
-        """Forget the counts of a listener that was deleted."""
+        """Forget the counts of a listener to which the worker stops delivery."""
         self.by_listener.pop(listener_id, None)
 
 

@@ -108,7 +108,7 @@ class Attempts:
         self._tuning = dispatcher.tuning
         self._dice = dice  # draws the jitter of retries
         self._loop = loop
-        self.error: str | None = None  # the error of the last attempt
+        self.error: str | None = None  # error or HTTP status of the newest failed attempt; None after an accepted one
         self.spans = Spans(network.tracing)
         self.answers = KeptAnswers(dispatcher.touch)
         target = parse_url(dispatcher.listener.notify_url)
@@ -135,11 +135,11 @@ class Attempts:
         self.answers.update(listener, opened)
 
     def under_way(self) -> set[Delivery]:
-        """Return the deliveries whose request was sent and is not answered yet."""
+        """Return the deliveries whose request was sent, and whose answer has not ended yet."""
         return {delivery for connection in self.connections.sent for delivery in connection.work or ()}
 
     def attempting(self, partition: int, offset: int) -> Delivery | None:
-        """Return the delivery of the message at this offset, if its request was sent and is not answered yet."""
+        """Return the delivery of the message at this offset, if its request was sent and the answer has not ended."""
         for delivery in self.under_way():
             if delivery.offset == offset and delivery.stream.partition == partition:
                 return delivery
@@ -242,8 +242,8 @@ class Attempts:
     # The following methods handle the answer to an attempt, or its failure. A connection calls most of them.
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
-        """Handle the status line of an answer, which decides the outcome of the attempt. The answer's body may follow
-        later.
+        """Handle the status line of an answer, which decides the outcome of the attempt. The body may follow later. If
+        the status accepts a batch, the body decides which of its messages are accepted.
         """
         deliveries: tuple[Delivery, ...] = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
@@ -430,7 +430,7 @@ class Attempts:
         log.warning("circuit.opened listener=%s error=%s", self.dispatcher.listener.id, self.error)
 
     def _note_error(self, error: str | None, stream: Stream) -> None:
-        """Record the last error, which the next checkpoint stores with the committed offset."""
+        """Record a failed attempt's error, or None after an accepted attempt. The next checkpoint stores the error."""
         if error != self.error:
             self.error = error
             stream.pressing = True

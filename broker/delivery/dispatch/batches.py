@@ -5,8 +5,8 @@ For: a listener with the setting `batch`. Each of its attempts carries several m
 and its format (broker/core/batching.py), sending (attempts.py), the limits (limits.py).
 
 A batch is sent as soon as it is full. A batch that is not full is sent when its first message has waited `wait_ms`. If
-nothing is in flight, it is sent at once if no more messages fit into memory, or if messages wait for the ordering key
-of another. Of each ordering key, a batch has at most one message.
+nothing is in flight, it is sent at once if no more messages fit into memory, or if deliveries wait for an earlier one
+with the same ordering key. A batch has at most one message of each ordering key.
 """
 
 from __future__ import annotations

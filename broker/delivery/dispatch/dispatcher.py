@@ -79,7 +79,7 @@ class Dispatcher:
         # `sending` is false while the worker must begin no attempts, for example during a rebalance.
         self._active, self.said_gone, self.sending = False, False, True
         self.streams: dict[int, Stream] = {}  # by partition
-        self.recent: dict[int, Recent] = {}  # the latest attempts, by partition
+        self.recent: dict[int, Recent] = {}  # counts of recent attempts, by partition
         self.failed_lines, self.parked_lines = LogRateLimit(tuning), LogRateLimit(tuning)
         self._loop = loop = asyncio.get_running_loop()
         self.circuit = Circuit()
@@ -310,7 +310,7 @@ class Dispatcher:
                 self.backlog.read_again(delivery)
 
     def wake(self) -> None:
-        """Start attempts again after a successful probe, or after the listener was resumed."""
+        """Start attempts again, for example after a successful probe, or after the listener was resumed."""
         # A resumed listener can be down and need probes, so tick() must be called regularly from now on.
         self.activate()
         if self.circuit.state is circuit.State.PROBATION:
@@ -365,7 +365,7 @@ class Dispatcher:
 
     @property
     def error(self) -> str | None:
-        """The reason why the listener did not accept the last attempt; None if the attempt was accepted."""
+        """The error or HTTP status of the newest failed attempt; None if a later attempt was accepted."""
         return self.attempts.error
 
     @property
@@ -384,7 +384,7 @@ class Dispatcher:
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
-        """Drop a partition's deliveries: it was handed over, or the listener was deleted. Late answers are ignored."""
+        """Drop a partition's deliveries, as it was handed over or the listener gets no more. Ignore late answers."""
         self.streams.pop(stream.partition, None)
         self.answers.forget(stream.partition)
         self.behind.pop(stream, None)
@@ -395,7 +395,7 @@ class Dispatcher:
         stream.from_outstanding.clear()
 
     def close(self) -> None:
-        """End all attempts and close all connections, because the listener was deleted."""
+        """End all attempts and close all connections, because the worker stops delivery to the listener."""
         for stream in list(self.streams.values()):
             self.drop(stream)
         self.deliveries.clear()

@@ -69,7 +69,7 @@ class KeptAnswers:
         self._request = shown_headers(opened)
         self._secrets = secrets_of(value for _, value in opened.headers)
         self._url = hidden(masked_url(shown_url(listener.notify_url)), self._secrets)
-        self._kept.clear()  # They were of another request.
+        self._kept.clear()  # The kept answers belong to requests with the former settings.
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:

@@ -23,7 +23,8 @@ class Priority(IntEnum):
     FAST = 0
     # SLOW: the listener accepts messages, but answers in `slow_ms` or more on average, or is a replay.
     SLOW = 1
-    # FAILING: the listener rejects more than a quarter of its attempts, or the time of its answers is not known yet.
+    # FAILING: more than a quarter of the recent attempts fail, or the listener is new.
+    # A listener is new until it answers this worker with a status below 500, and again after it was down.
     FAILING = 2
 
 
@@ -51,9 +52,9 @@ class Limits:
         self.flow = Flow(settings.max_in_flight)
         self.share = tuning.attempts_max  # the most attempts in flight that the worker allows this listener
         self.permits = 1
-        self.took_ms: float | None = None  # average duration of good answers
+        self.took_ms: float | None = None  # average duration of answers with a status below 500; None if there are none
         self._samples = tuning.answers_weighed
-        self.failing = 0.0  # average part of attempts not accepted
+        self.failing = 0.0  # moving average of the fraction of attempts that failed
         self._pace: Pace | None = None
         self._pushed_back_until_ms = 0
         self._too_early = False  # True if the next attempt waits for the rate limit
@@ -105,22 +106,20 @@ class Limits:
         return True
 
     def took(self, took_ms: int) -> None:
-        """Record how long a successful answer took, in ms from the request to the end of the answer."""
+        """Record how long an answer with a status below 500 took, in ms from the request to the end of the answer."""
         tuning = self._tuning
         known, took_ms = self.took_ms, min(took_ms, tuning.took_ms_max)
         if known is None:
             self.took_ms, self._samples = took_ms, 1
         else:
-            # Until there are enough answers for a moving average, the average is the plain mean of all answer times.
+            # Until there are enough answers for a moving average, the average is the plain mean of the answer times.
             if self._samples < tuning.answers_weighed:
                 self._samples += 1
             self.took_ms = known + (took_ms - known) / self._samples
         self._judge()
 
     def timed_out(self, took_ms: int) -> None:
-        """Record an attempt that got no answer in time. It counts as a slow answer, but only if the listener has
-        answered before.
-        """
+        """Record an attempt that got no answer in time. It counts as a slow answer, unless the listener is new."""
         if not self.new:
             self.took(took_ms)
 
@@ -139,7 +138,9 @@ class Limits:
 
     @property
     def new(self) -> bool:
-        """Whether this worker has not recorded the duration of any successful answer from the listener yet."""
+        """Whether this worker has got no answer with a status below 500 from the listener yet, or none since the
+        listener was last down.
+        """
         return self.took_ms is None
 
     def held_back(self, busy: int) -> bool:

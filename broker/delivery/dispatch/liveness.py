@@ -6,8 +6,8 @@ For: sending probes, and how many a worker sends in a tick. Not for: when a list
 A replay to a URL without a `liveness_url` has its own URL probed. Any answer below 500 will do, because a URL that
 accepts POST may reject GET.
 
-A worker has one probe of a listener in flight. At most `probes_max` start in a tick, and fewer while the machine is
-busy. Listeners that went down last are probed first (docs/operations.md).
+A worker has at most one probe of a listener in flight. At most `probes_max` start in a tick, and fewer while the
+machine is busy. If more probes are due, every other one goes to the listener that went down last (docs/operations.md).
 """
 
 from __future__ import annotations

@@ -109,8 +109,9 @@ class Delivery:
         self.offset = offset
         self.message = message  # None if the message is not in memory, because the delivery's state does not need it
         self.state: State = MISSING
-        self.number = 0  # attempts begun
-        self.again = False  # was repeated at once
+        self.number = 0  # attempts whose request was sent, or whose connection could not be opened
+        # True if an attempt was repeated at once, because the listener had closed the idle connection.
+        self.again = False
         self.first_of_key = False  # blocks its ordering key
         self.entry: OutstandingEntry | None = None  # None unless it comes from `outstanding`
         self.first_at_ms = 0  # start of the first attempt
@@ -124,7 +125,7 @@ class DeliveryBatch(tuple[Delivery, ...]):
 
 
 def attempts_of(deliveries: Iterable[Delivery]) -> list[Attempt]:
-    """Return the last attempt of each delivery."""
+    """Return the newest attempt of each delivery."""
     return [(delivery.stream.partition, delivery.offset, delivery.number) for delivery in deliveries]
 
 
@@ -166,8 +167,8 @@ class Stream:
         self.rows: list[Row] = []  # first attempts that succeeded
         self.attempts: list[Made] = []  # all other attempts
         self.behind_since_ms = 0  # put of the oldest lagging message
-        self.dirty = False  # changed since the last checkpoint
-        self.pressing = False  # must be in the next checkpoint
+        self.dirty = False  # has changes that no checkpoint has collected yet
+        self.pressing = False  # must be in the next checkpoint, even if the listener is slow or failing
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
         # Unfinished deliveries below this offset move to `outstanding`, because Kafka will soon delete their messages.
@@ -214,7 +215,7 @@ class Stream:
 
     @property
     def retrying(self) -> int:
-        """The number of deliveries in flight or waiting in memory that have failed at least once."""
+        """The number of unfinished deliveries that have failed at least once. Those in `outstanding` do not count."""
         attempts = self._attempts_made(self.window.opened())
         return len(attempts) - attempts.count(0)
 
@@ -322,8 +323,8 @@ def now_ms() -> int:
 
 
 def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
-    """Remove and return the results of attempts since the last checkpoint: a row for each message that was accepted at
-    the first attempt, and an event for each other attempt.
+    """Remove and return the results of attempts that no checkpoint has collected yet: a row for each message that was
+    accepted at the first attempt, and an event for each other attempt.
     """
     rows, stream.rows = stream.rows, []
     attempts, stream.attempts = stream.attempts, []

@@ -44,7 +44,7 @@ class Ticks:
             self._rested.set()
 
     def remove(self, dispatcher: Dispatcher) -> None:
-        """Stop the regular calls of tick(), and the probes, for a listener that was deleted."""
+        """Stop the regular calls of tick(), and the probes, for a listener to which this worker stops delivery."""
         self._liveness.down.discard(dispatcher)
         self._active.pop(dispatcher, None)
 

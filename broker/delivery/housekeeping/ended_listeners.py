@@ -85,7 +85,8 @@ class EndedListeners:
         """Delete the committed offsets and stored deliveries of listeners that no longer exist. Return whether there
         were such offsets, even if their deletion must be tried again.
 
-        Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`.
+        Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`
+        to its end.
         """
         if not self._partitions:
             return False

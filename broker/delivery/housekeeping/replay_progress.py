@@ -4,8 +4,8 @@ For: the replays that this worker delivers a part of. Each worker knows only its
 the reports of all workers (ReplayAdvanced). Not for: delivering replays (dispatcher.py, as for any listener),
 requesting them (broker/commands/replays.py).
 
-A partition is done when its committed cursor is at the replay's end and no delivery of it will be retried from
-`outstanding`. Parked deliveries of a replay do not delay its end.
+A partition is done when its committed cursor is at the replay's end, and no delivery of the replay waits in
+`outstanding` for an attempt. Parked deliveries of a replay do not delay its end.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ class Due:
 
     async def serve(self, *, owns_any: bool) -> bool:
         """Hand due deliveries to the dispatchers of their listeners. Return whether the caller should go on without a
-        wait. It should not if no delivery was chosen and no redrive is running, or if a dispatcher could not take its
-        delivery.
+        wait. It should not if a dispatcher could not take its delivery, or if there was nothing to hand over and no
+        redrive may make more deliveries due.
         """
         self._wake.clear()
         at_ms = now_ms()

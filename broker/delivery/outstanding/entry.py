@@ -45,8 +45,8 @@ class OutstandingEntry:
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
     # `bare` is UNREAD if the delivery is parked because its message, an update or earlier results are unreadable.
     bare: int = False
-    # The values of `forgiven`, `since_ms` and `due_ms` before the first redrive since the last attempt.
-    # If there was no redrive since the last attempt, `undo_forgiven` is None.
+    # The values of `forgiven`, `since_ms` and `due_ms` before the first redrive since the newest attempt.
+    # If there was no redrive since the newest attempt, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
     undo_due_ms: int | None = None
@@ -63,14 +63,15 @@ class OutstandingEntry:
 
     @property
     def scheduled(self) -> bool:
-        """Whether no attempt was made yet, because the delivery waits for its `deliver_at` time, or for an earlier
-        delivery with the same ordering key.
+        """Whether the delivery is not parked, and no attempt was made yet. For example, it waits for its `deliver_at`
+        time, or for an earlier delivery with the same ordering key.
         """
         return self.number == 0 and self.due_ms is not None
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
         """Apply the listener's redrives, which are an operator's requests to retry deliveries. Return True if a redrive
-        makes this delivery due now, with all its attempts again. A delivery that was never attempted does not change.
+        makes this delivery due now, with all its attempts again. A delivery that is neither parked nor was attempted
+        does not become due.
         """
         since = self.redrives
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
@@ -91,7 +92,7 @@ class OutstandingEntry:
         return self.undo_forgiven is not None and self.redrives <= redrives.cancelled
 
     def undo(self) -> None:
-        """Undo all redrives (requests to retry now) since the last attempt. The delivery waits for its next retry
+        """Undo all redrives (requests to retry now) since the newest attempt. The delivery waits for its next retry
         again, or is parked (kept without further attempts), as before the redrives.
         """
         self.forgiven, self.since_ms, self.due_ms = self.undo_forgiven or 0, self.undo_since_ms, self.undo_due_ms

@@ -74,7 +74,7 @@ class OutstandingIndex:
         self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}  # by listener id
         self.queued_keys = 0
-        # The partitions in which a listener's deliveries have changed since the last checkpoint, by listener id.
+        # The partitions in which a listener's deliveries have changed, by listener id. Each checkpoint empties this.
         self.changed: dict[str, set[int]] = {}
         # A fingerprint of each partition's deliveries in the index: their number, and a hash of their keys.
         self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)
@@ -197,7 +197,7 @@ class OutstandingIndex:
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
         """Return deliveries of a listener to which this redrive (a request to retry now) was not applied yet. Each of
-        them has at least one attempt.
+        them is parked or was attempted.
         """
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",

@@ -31,7 +31,7 @@ class Outcomes:
     """The results of a partition's deliveries, read from the topic `deliveries`."""
 
     def __init__(self) -> None:
-        # The last failed attempt of each delivery that has not succeeded.
+        # The newest attempt of each delivery that was attempted and not delivered, by listener id and message id.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
         # A bit for each offset, by listener id. The bit is 1 if the message at the offset was delivered.
@@ -135,8 +135,8 @@ class _Stream:
 def _entry_of(
     record: Record, partition: int, key: Key, failed: DeliveryAttempted | None, *, known: bool
 ) -> OutstandingEntry:
-    """Return the SQLite index row of a message's delivery. `failed` is its last attempt, or None if there was none or
-    it is unknown.
+    """Return the SQLite index row of a message's delivery. `failed` is its newest attempt, which has failed, or None if
+    there was no attempt or it is unknown.
     """
     ordering_key, deliver_at_ms = None, 0
     try:
@@ -160,7 +160,7 @@ def _entry_of(
 
 
 def _entry_after(event: DeliveryAttempted, ordering_key: str | None = None) -> OutstandingEntry:
-    """Return the SQLite index row for a delivery whose last known attempt has failed."""
+    """Return the SQLite index row for a delivery whose newest known attempt has failed."""
     return _row(
         event.partition,
         (event.listener_id, event.message_id),

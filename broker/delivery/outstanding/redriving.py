@@ -22,10 +22,12 @@ from broker.delivery.tuning import Tuning
 
 @dataclass(slots=True)
 class _Redriving:
-    """The unfinished redrives of one listener. A redrive makes parked and retrying deliveries due now."""
+    """The redrives of one listener that may still have to make deliveries due. A redrive makes parked and retrying
+    deliveries due now.
+    """
 
-    named: deque[str]  # message ids
-    count: int  # number of redrives requested so far
+    named: deque[str]  # ids of messages that the redrives name and that are not examined yet
+    count: int  # number of the listener's redrives so far, including these
 
 
 class Schedule(Protocol):
@@ -45,10 +47,12 @@ class Redrives:
         self._owned = owned
         self._tuning = tuning
         self._under_way: dict[str, _Redriving] = {}
-        self._done: dict[str, int] = {}  # number of applied redrives, by listener
+        self._done: dict[str, int] = {}  # how many of its redrives have made all their deliveries due, by listener
 
     def __contains__(self, listener_id: str) -> bool:
-        """Return whether a redrive (a request to retry deliveries now) of this listener is still running."""
+        """Return whether a redrive (a request to retry deliveries now) may still make deliveries of this listener due.
+        Deliveries that are due already may not have been attempted yet.
+        """
         return listener_id in self._under_way
 
     def forget(self, listener_id: str) -> None:

@@ -116,7 +116,7 @@ class Outstanding:
 
     async def note(self) -> None:
         """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). While
-        records are being written to a partition, its last fingerprint stays.
+        records of a partition are still to be written, or may not be stored, its former fingerprint stays.
         """
         await self._sync.note(one for one in self._owned if one not in self._settled)
 
@@ -243,8 +243,8 @@ class Outstanding:
         return "parked" if entry.due_ms is None else "retrying"
 
     def retrying(self, partition: int, listener_id: str) -> bool:
-        """Return whether a delivery from this partition to the listener waits in `outstanding` for another attempt.
-        Return True also while a redrive of the listener is running.
+        """Return whether a delivery from this partition to the listener waits in `outstanding` for an attempt. Return
+        True also while a redrive may still make parked deliveries of the listener due.
         """
         count = self._index.counts.get(listener_id)
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)

@@ -162,7 +162,7 @@ class IndexSync:
                 self._due.advance(before.key_queue, foreseen=True)
 
     def close(self) -> None:
-        """End each read() that is running."""
+        """Make each read() that has not ended yet stop at its next step."""
         self._reading.clear()
 
     def notes(self) -> dict[int, str]:
@@ -171,7 +171,7 @@ class IndexSync:
 
     async def note(self, partitions: Iterable[int]) -> None:
         """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). While
-        records are being written to a partition, its last fingerprint stays.
+        records are being written to a partition, or may not be stored, its former fingerprint stays.
         """
         changes = {one: self._written.changes[one] for one in partitions}
         quiet = [

@@ -130,7 +130,7 @@ class Partition:
             self._feed_to(dispatcher)
 
     def remove(self, dispatcher: Dispatching) -> None:
-        """Stop handing messages to a dispatcher whose listener was deleted."""
+        """Stop handing messages to a dispatcher, because the worker stops delivery to its listener."""
         self._placed.discard(dispatcher)
         self._fed.get(dispatcher.listener.queue_id, {}).pop(dispatcher, None)
 
