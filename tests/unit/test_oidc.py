@@ -186,11 +186,11 @@ async def test_an_account_without_a_lasting_password_stays_linked(acme):
     control = api.log.control
     before = control.state.accounts.account(ANN)
     refused = await api.bare.post("/v1/accounts/unlink", json={"password": ""}, headers=SAME)
-    assert "no password" in problem(refused, 422)["detail"]
+    assert "no permanent password" in problem(refused, 422)["detail"]
     once, _ = await AccountCommands(control, control, cheap_passwords()).reset_password(before.id)
     assert await comes_back(api, await at_provider(api)) == ""
     refused = await api.bare.post("/v1/accounts/unlink", json={"password": once}, headers=SAME)
-    assert "no password" in problem(refused, 422)["detail"]
+    assert "no permanent password" in problem(refused, 422)["detail"]
     assert control.state.accounts.account(ANN).identity == before.identity
     session = control.state.accounts.sessions_of(before.id)[-1].id
     fields = {"at_ms": now_ms(), "organization_id": "", "account_id": before.id}
