@@ -68,8 +68,26 @@ def asks(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def api_client(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) -> Iterator[Client]:
     """Yield a client of the API. Its errors become errors of the command, which are shown without a traceback."""
+    check_address(url, key)
     with errors_as_refusals(url), WaitingClient(url, key, give_up_after_s=give_up_after_s) as client:
         yield client
+
+
+def check_address(url: str, key: str) -> None:
+    """Raise ConfigurationError if no HTTP client can use this address of the API, or send this API key."""
+    where = "--url, EVERPUT_URL or the profile"
+    try:
+        parts = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigurationError(f"the API's address {url} is not a URL: {error}; correct it in {where}") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ConfigurationError(
+            f"the API's address {url} is not a URL such as http://127.0.0.1:8080; correct it in {where}"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigurationError(
+            "the API key has a character that no API key can have; correct it in --key, EVERPUT_API_KEY or the profile"
+        )
 
 
 @contextmanager
@@ -78,12 +96,6 @@ def errors_as_refusals(url: str) -> Iterator[None]:
 
     Raises Refused if the API refuses the request, and ConfigurationError if no API answers or the key is not accepted.
     """
-    try:
-        httpx.URL(url)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(
-            f"the API's address {url} is not a URL: {error}; correct it in --url, EVERPUT_URL or the profile"
-        ) from error
     try:
         yield
     except Problem as error:

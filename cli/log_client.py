@@ -21,7 +21,7 @@ from broker.core.codec import decode
 from broker.core.ids import parse_message_id
 from broker.core.story import Story
 from broker.errors import BrokerError, ConfigurationError, UnknownEvent
-from cli.api_commands import nothing_answers
+from cli.api_commands import check_address, nothing_answers
 from cli.printing import say
 from cli.waiting import waiting
 from everput.client import AGAIN, PAUSE_S_MAX, PAUSE_S_MIN, TIMEOUT
@@ -43,13 +43,9 @@ class Part(NamedTuple):
 
 
 def client(url: str, key: str) -> httpx.Client:
-    """Create an HTTP client, which the caller closes. Raises ConfigurationError if the URL is invalid."""
-    try:
-        return httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=TIMEOUT, trust_env=False)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(
-            f"the API's address {url} is not a URL: {error}; correct it in --url, EVERPUT_URL or the profile"
-        ) from error
+    """Create an HTTP client, which the caller closes. Raises ConfigurationError if the URL or the key is invalid."""
+    check_address(url, key)
+    return httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=TIMEOUT, trust_env=False)
 
 
 def read(
@@ -80,11 +76,6 @@ def read(
                 if tells is not None:
                     time.sleep(STORY_PAUSE_S)
                 continue
-        except httpx.UnsupportedProtocol as error:
-            raise ConfigurationError(
-                f"the API's address {http_client.base_url} is not a URL: {error}; correct it in --url, EVERPUT_URL or "
-                "the profile"
-            ) from error
         except httpx.TransportError as error:
             if isinstance(error, httpx.ConnectError) and not reached:
                 raise nothing_answers(str(http_client.base_url), error) from error

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.errors import ConfigurationError
-from cli.api_commands import errors_as_refusals
+from cli.api_commands import check_address, errors_as_refusals
 from cli.api_options import api_options
 from cli.arguments import QueueName
 from cli.groups import examples
@@ -94,6 +94,7 @@ def command(
     The exit code is 1 in each of these cases: a listener is down, failing or beyond a limit, or has parked deliveries
     (see --fail-on); the log is damaged; a process is not ready. It is 2 if the API does not answer.
     """
+    check_address(url, key)
     with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):
         client = AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S, refused_at_once=True)
         status = _Status(client, url, queue, admin, Limits(lag_max, age_max_s, fail_on))

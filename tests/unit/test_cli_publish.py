@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from broker.errors import ConfigurationError
+from cli import log_client
 from cli.api_commands import api_client, errors_as_refusals
 from cli.commands.put import _queue as queue_of
 from cli.lines import TextLine
@@ -209,9 +210,20 @@ def test_a_refused_key_and_an_absent_api_are_said_in_a_line(answer: Answer, said
         queue_of(asked, "q", create=False)
 
 
-def test_what_is_no_url_is_said_so():
-    with pytest.raises(ConfigurationError, match="is not a URL"), api_client("http://here:port", "key"):
+@pytest.mark.parametrize("url", ["http://here:port", "here", "here:8080", "127.0.0.1:8080", "http://", "ftp://here"])
+def test_what_is_no_url_is_said_so(url: str):
+    with pytest.raises(ConfigurationError, match="is not a URL"), api_client(url, "key"):
         pass
+    with pytest.raises(ConfigurationError, match="is not a URL"):
+        log_client.client(url, "key")
+
+
+@pytest.mark.parametrize("key", ["evp_ä", "evp_1\n"])
+def test_a_key_that_no_header_can_hold_is_said_so(key: str):
+    with pytest.raises(ConfigurationError, match="the API key has a character"), api_client("http://api.test", key):
+        pass
+    with pytest.raises(ConfigurationError, match="the API key has a character"):
+        log_client.client("http://api.test", key)
 
 
 def test_a_summary_counts_everything():

@@ -242,8 +242,8 @@ def test_exit_codes_tell_what_was_refused_from_what_could_not_be_asked(run: Run)
         in run("queues", "create", "taken", code=1).stderr
     )
     run("queues", "create", code=2)
-    unanswered = run("queues", "list", code=2, EVERPUT_URL="nonsense:")
-    assert "gave no usable answer" in unanswered.stderr
+    wrong = run("queues", "list", code=2, EVERPUT_URL="nonsense:")
+    assert "is not a URL" in wrong.stderr
     assert "Aborted" in run("queues", "delete", "taken", code=1).stderr
 
 
