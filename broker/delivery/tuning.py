@@ -1,4 +1,4 @@
-"""Every tuned number of delivery, in one table: what it limits, its unit in its name, and why it has this value.
+"""The tuned numbers of delivery, in one table: what each number does, and often why it has its value.
 
 For: reading the numbers side by side, and passing other numbers in tests. `Worker` takes one table and passes it on.
 Not for: settings of users (broker/settings.py, the settings of a listener), numbers of a format or of Kafka's protocol,
@@ -16,10 +16,11 @@ from broker.ports import SESSION_TIMEOUT_MS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """The tuning parameters of one worker. The ending of a name is the unit: `_ms` and `_s` are times, `_bytes` is a
-    size.
+    """The tuning parameters of one worker. A unit is part of the name: `ms` and `s` are times, `per_s` is a rate,
+    `bytes` and `kib` are sizes.
 
-    A name that ends with `_at_once` is a number of items that are handled together, before other tasks may run.
+    A name that ends with `_at_once` is the number of items in one step. Between two steps, other tasks may run. A name
+    that ends with `_together` is a number of items that are in progress at the same time.
     """
 
     # Memory of one listener (dispatch/room.py)
@@ -53,7 +54,7 @@ class Tuning:
     put_off_ms: int = 1_000
     # Before Kafka deletes messages, their deliveries move to the topic `outstanding`.
     # Without room in memory, at most this many of a listener's old messages are loaded for `outstanding` at a time.
-    set_aside_at_once: int = 64
+    set_aside_together: int = 64
     # Without room in memory, no more old messages are loaded for `outstanding` while this many bytes are on the way.
     set_aside_bytes_max: int = 1 << 20
 

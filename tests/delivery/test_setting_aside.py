@@ -57,7 +57,7 @@ async def test_what_is_old_is_set_aside_a_few_at_a_time_and_the_rest_stays(serve
     dispatcher, seen = office.dispatcher, watch(office)
     dispatcher.set_aside_before(0, OLD)
     await until(lambda: not dispatcher.sets_aside(0))
-    assert max(count for count, _ in seen) <= TUNED.set_aside_at_once
+    assert max(count for count, _ in seen) <= TUNED.set_aside_together
     assert (dispatcher.held, dispatcher.memory.held_bytes, len(taker.taken)) == (0, 0, 0)
     kept = topic.kept()
     assert sorted(event.offset for event in kept.values()) == list(range(OLD))
@@ -92,7 +92,7 @@ async def test_it_ends_when_it_is_told_to_however_far_it_is(serve, open_office, 
     dispatcher.set_aside_before(0, 0)
     topic.unavailable = None
     await until(lambda: not dispatcher.sets_aside(0))
-    assert 0 < len(topic.kept()) <= TUNED.set_aside_at_once
+    assert 0 < len(topic.kept()) <= TUNED.set_aside_together
     dispatcher.update(paused(dispatcher.listener, None), share=WHOLE)
     await serve_all(office, lambda: len(taker.taken) == OLD + YOUNG and not dispatcher.held)
     assert len(set(taker.taken)) == OLD + YOUNG

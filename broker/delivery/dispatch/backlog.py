@@ -35,7 +35,7 @@ class Backlog:
     """The partitions in which one listener lags, so that it needs older messages from Kafka.
 
     Before Kafka deletes such messages, their deliveries move to the topic `outstanding` with their data. Without room
-    in memory, at most `set_aside_at_once` messages are loaded for this at a time.
+    in memory, at most `set_aside_together` messages are loaded for this at a time.
     """
 
     __slots__ = ("_dispatcher", "behind")
@@ -86,8 +86,8 @@ class Backlog:
     # The following methods move deliveries to the topic `outstanding` before Kafka deletes their old messages.
 
     def set_aside_before(self, partition: int, below: int) -> None:
-        """Move all unfinished deliveries below this offset of a partition to the topic `outstanding`. With offset 0,
-        stop moving deliveries.
+        """Begin to move the listener's unfinished deliveries below this offset of a partition to the topic
+        `outstanding`, a few at a time. With offset 0, stop moving deliveries.
         """
         dispatcher = self._dispatcher
         stream = dispatcher.streams.get(partition)

@@ -76,4 +76,4 @@ class Room:
         the listener has no room in memory. Only a few such messages are loaded at a time.
         """
         leaving, tuning = self.setting_aside, self.tuning
-        return len(leaving) < tuning.set_aside_at_once and sum(leaving.values()) < tuning.set_aside_bytes_max
+        return len(leaving) < tuning.set_aside_together and sum(leaving.values()) < tuning.set_aside_bytes_max
