@@ -43,7 +43,8 @@ class OutstandingDeliveries:
         self._damaged_ids = damaged_ids
 
     async def list(self, call: Call) -> Any:
-        """List a listener's deliveries that wait for a retry or are parked.
+        """List a listener's deliveries in the topic `outstanding`: those that wait for the message's `deliver_at` or
+        for a retry, or are parked (without attempts left).
 
         A page may be short, or empty, while `_links.next` says that there are more deliveries.
         """

@@ -74,8 +74,8 @@ async def queue_health_fields(
 
 
 async def backlog_fields(status: ListenerStatus, listeners: Sequence[Listener]) -> list[dict[str, Any]]:
-    """Return the number of messages that wait for each listener of one organization, as JSON fields. While the messages
-    can't be counted, return no fields.
+    """Return the number of messages that wait for each listener of one organization, as a dict of JSON fields for each
+    listener. If the messages can't be counted now, each dict is empty.
     """
     backlogs = await backlogs_of(status, listeners)
     if backlogs is None:
@@ -85,8 +85,8 @@ async def backlog_fields(status: ListenerStatus, listeners: Sequence[Listener]) 
 
 
 async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) -> list[dict[str, Any]]:
-    """Return JSON fields for each queue: how many messages wait for its listeners, and since when. While the messages
-    can't be counted, return no fields.
+    """Return a dict of JSON fields for each queue: how many messages wait for its listeners, and since when. If the
+    messages can't be counted now, each dict is empty.
     """
     backlogs = await backlogs_of(status, [one for queue in queues for one in queue.listeners.values()])
     if backlogs is None:

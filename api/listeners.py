@@ -187,8 +187,7 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
         pointer = "/headers/" + name.replace("~", "~0").replace("/", "~1")
         if name.lower() in seen:
             raise Refused(
-                "Two headers have this name; upper and lower case count as the same. Remove one of them.",
-                pointer=pointer,
+                "Two headers have the same name, apart from upper and lower case. Remove one of them.", pointer=pointer
             )
         seen.add(name.lower())
         if not _HEADER_NAME.fullmatch(name):

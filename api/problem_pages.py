@@ -270,7 +270,8 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         "Delete queues that you no longer need, or ask the operator to raise the limit.",
     ),
 }
-# Errors of the server itself use other names for some problem types, because they never reach the application.
+# If Starlette or the HTTP server refuses a request, the problem type in the answer is named after the HTTP status.
+# This table has these names, each with the problem type in PROBLEM_TYPES that has the same meaning.
 SAME_AS: Final[Mapping[str, str]] = {
     "unauthorized": "unauthenticated",
     "conflict": "in-flight",

@@ -15,10 +15,10 @@ from broker.errors import BrokerError
 
 class TenantSlots:
     """A fixed number of slots, shared by tenants. Half of the slots are reserved for tenants that hold no slot. A
-    tenant that holds slots gets another one only while more slots of the other half are free than it holds.
+    tenant that holds *n* slots gets another one only while more than *n* slots of the other half are free.
 
-    An organization may have `each` of the `total` slots. `tenant_of` maps an organization id to its tenant. `refusal`
-    creates the error for a tenant that gets no slot.
+    An organization may hold at most `each` of the `total` slots. `tenant_of` maps an organization id to its tenant.
+    `refusal` creates the error for an organization that gets no slot.
     """
 
     def __init__(

@@ -148,10 +148,12 @@ def rotate_secret(
 
 
 def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None) -> Request[answers.DeliveriesAnswer]:
-    """List the deliveries to a listener that are not finished. `state` is `pending`, `retrying` or `parked`, or None
-    for all.
+    """List the deliveries to a listener that wait for the message's `deliver_at` (`pending`) or for a retry
+    (`retrying`), or have no attempts left (`parked`). `state` is one of these three words, or None for all.
+
+    Other deliveries before their first attempt, and deliveries that have failed for less than a minute, are not listed.
     """
-    # Request large pages, because the server reads all unfinished deliveries of the listener for each page.
+    # Request large pages, because the server reads all listed deliveries of the listener for each page.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)

@@ -4,8 +4,9 @@ For: the agent that folds the directory and, in a worker, the agent that runs th
 the same topic, each at its own pace. An agent catches every exception, because Faust would acknowledge and skip the
 record of one that raised. Not for: what the events change (projections/directory.py), delivering (broker/delivery).
 
-Only `control` is read this way. Messages are read in batches (broker/delivery/reading/tail_loop.py), because an event
-of a Faust stream costs some 60 µs of processor time, and a record that is read in a batch 5 µs.
+Only the records of `control` are Faust events, one each. Messages are read in batches
+(broker/delivery/reading/tail_loop.py), because an event of a Faust stream costs some 60 µs of processor time, and a
+record that is read in a batch 5 µs.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
                 await directory.seen(offset, timeout_s=None)
                 follow(event, directory.state, streams)
             except UnknownEvent:
-                pass  # The directory's agent logs it.
+                pass  # The agent that fold_control() returns logs the unknown event.
             except Exception as error:
                 log.exception("projection.streams_failed topic=control offset=%d", offset)
                 failed(error)

@@ -1,7 +1,8 @@
 """The embedded Faust app of one process.
 
 For: starting it in the running event loop, stopping it, reporting that it crashed. Each start has a new app id, and so
-a new consumer group. The agents never commit, so each start folds from the beginning and leaves nothing behind.
+a new consumer group. The agents commit no offsets, so each start folds all events from the first one on. stop() deletes
+the consumer group if start() has committed an offset for it.
 Not for: the folds (agents.py, directory.py), creating topics. The topics must exist, because Faust finds new ones only
 after minutes.
 """
@@ -138,7 +139,7 @@ class Projections:
                 log.warning("projections.stop_failed error=%r", stopping.exception())
         group, self._group = self._group, None
         if group is not None:
-            with contextlib.suppress(LogUnavailable):  # Kafka itself deletes an unused group after some days.
+            with contextlib.suppress(LogUnavailable):  # Kafka itself deletes an unused group later.
                 await self._control.delete_group(group)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)

@@ -113,8 +113,8 @@ class Statistics:
 
 
 def _fold(counting: Counting, failed: Callable[[BaseException], None]) -> Callable[[Any], Awaitable[None]]:
-    """Return the Faust agent that counts the statistics. After any error, it calls `failed`, and counting continues
-    from the last counts in Kafka.
+    """Return the Faust agent that counts the statistics. If a batch of records can't be counted, the agent calls
+    `failed`, which must restart the agent.
     """
 
     async def statistics(stream: Any) -> None:

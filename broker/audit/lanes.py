@@ -105,8 +105,10 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Read the next records of a partition, and add them to the merged order. Raises Unavailable if Kafka does not
-        answer.
+        """Read the next records of a partition from Kafka, and add the wanted ones to the merged order. If the next
+        records are damaged, add one event that says so.
+
+        Raises Unavailable if Kafka does not answer.
         """
         self._lanes = merge.lanes
         try:

@@ -125,8 +125,8 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return the highest log time at which a record of the partition `first` still precedes the next records of all
-        other partitions in the merged order.
+        """Return a log time in ms. Records of the partition `first` up to and including this time precede the next
+        records of all other partitions in the merged order.
         """
         if len(self._heap) == 1:
             return _NO_END_MS

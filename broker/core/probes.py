@@ -22,8 +22,8 @@ L = TypeVar("L")
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
     """Return the time between two probes of a listener that has been down for `down_ms`.
 
-    The time grows with `down_ms`. Its upper bound is the time in which `listeners` probes can be sent, at `per_s`
-    probes a second. A few listeners are therefore always probed often.
+    The time grows with `down_ms`, from PROBE_MS_FIRST to PROBE_MS_MAX. It is no longer than `listeners` probes take at
+    `per_s` probes a second, so a few listeners are probed often even if they have been down for long.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 

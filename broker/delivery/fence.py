@@ -1,5 +1,5 @@
-"""The fence: asks Kafka whether a worker still owns its partitions, before the worker sends or writes anything for
-them.
+"""The fence: asks Kafka whether a worker still owns its partitions, before the worker sends newly read messages,
+commits offsets, writes to `outstanding` or deletes old records.
 
 For: asking, and reusing a recent answer. Not for: how Kafka is asked (broker/kafka/tail.py), nor for outcomes of
 attempts, which are written without asking, because they are facts.
@@ -25,7 +25,7 @@ class Fence:
     """The check that this worker still owns its partitions. While the process was suspended, another worker may have
     taken the partitions over.
 
-    The first call of `assure()` always asks Kafka.
+    `assure()` asks Kafka, unless a request of the last `sure_s` seconds has confirmed that the worker owns them.
     """
 
     def __init__(

@@ -153,7 +153,7 @@ class Membership(Protocol):
         """Join the consumer group. Raises LogUnavailable if Kafka does not answer.
 
         `gained` is called when partitions are assigned; reading starts only with `begin()`. `given_up` is awaited
-        before another member may own the partitions.
+        before Kafka may assign the partitions to another member, unless it takes longer than the session timeout.
         """
 
     async def stop(self) -> None:

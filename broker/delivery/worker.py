@@ -1,4 +1,4 @@
-"""The worker: owns a share of the partitions and delivers their messages to every listener.
+"""The worker: owns a share of the partitions, and delivers their messages to the listeners of the messages' queues.
 
 For: joining the consumer group, taking partitions over and handing them over at a rebalance, stopping.
 Not for: which listeners exist (roster.py), the state of owned partitions (assignment.py), reading new messages
@@ -198,7 +198,9 @@ class Worker:
             self._loaded.set()
 
     async def _given_up(self, partitions: Collection[int]) -> None:
-        """Hand over all partitions. Kafka assigns them to other workers only after this method has returned."""
+        """Hand over all partitions. Kafka waits for the end of this method before it assigns them to other workers,
+        unless the method takes longer than the session timeout.
+        """
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:

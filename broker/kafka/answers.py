@@ -61,8 +61,10 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Read the stored HTTP answers that are still missing, with at most four reads for each partition. Raises
-        LogUnavailable if Kafka does not answer.
+        """Read the HTTP answers of which only the partition and the time are known so far. In each partition, make at
+        most four reads of 1 MiB, one after another. An answer that is not found in them stays unknown.
+
+        Raises LogUnavailable if Kafka does not answer.
         """
         since = self._missing()
         if since:

@@ -133,7 +133,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # An unreadable claim is skipped. If its put is repeated, the message is stored a second time.
+        # An unreadable claim is skipped. If a client repeats the claim's put, the message is stored a second time.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:

@@ -4,8 +4,8 @@ For: ports.Deliveries and ports.ListenerStatus. Not for: writing them (broker/de
 
 A delivery is settled if its offset is below the listener's cursor and not open. Its attempts are in the topic
 `deliveries`, in the message's own partition, from the message's time on. If there are too many records, or if they were
-deleted, the topic `outstanding` tells whether the delivery is outstanding. All of this is at least one checkpoint
-behind the deliveries (docs/architecture.md).
+deleted, the topic `outstanding` tells whether the delivery is outstanding. What has happened since the listener's last
+checkpoint is missing (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from broker.time_offsets import offsets_since
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # the states that are final even after a redrive
 _READS_MAX: Final = 64  # reads of 1 MiB, for each message
-# To count waiting messages, at most four reads of 1 MiB are made. If more messages wait, the count is too low.
+# A round of counting waiting messages makes at most four reads of 1 MiB in a partition.
+# If more messages wait than a count has read, the count is too low.
 _LAG_READS_MAX: Final = 4
 # A count of waiting messages reads a partition in at most this many rounds: listeners' offsets can be far apart.
 _LAG_ROUNDS_MAX: Final = 8
@@ -220,7 +221,7 @@ class KafkaDeliveries:
         """
         left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
         for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
-            # The offsets and times of each queue's messages, so that one pass over the records serves all listeners.
+            # The offsets and times of each queue's messages: in a round, one pass serves all its listeners.
             read: dict[bytes, tuple[list[int], list[int]]] = {queue_id: ([], []) for _, _, queue_id in left}
             first = last = min(top for top, _, _ in left)
             async for record in self._records(partition, first, end):

@@ -1,6 +1,8 @@
-"""Group commit: all messages that arrive while earlier batches are in flight become one record batch for one partition.
+"""Group commit: messages that arrive while earlier batches are in flight wait, and share the next record batch of one
+partition.
 
-One fsync then covers all messages of the batch. One batch is in flight to each broker that leads partitions.
+One fsync then covers all messages of the batch. At most one batch is in flight to each broker, or two in all while
+every broker is late.
 
 A batch costs about the same with one message or many. So after a batch with several puts there is a short pause, in
 which the next one fills. A single publisher does not wait. A broker that is late with an acknowledgement gets no other
@@ -93,7 +95,7 @@ class GroupCommit:
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
-        self.away: set[int | None] = set()  # brokers whose callers have timed out
+        self.away: set[int | None] = set()  # brokers that have not acknowledged a batch within the time limit of a put
         # The time at which each broker's newest acknowledged batch was sent, by broker id.
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0

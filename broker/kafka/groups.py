@@ -108,7 +108,8 @@ class KafkaGroups:
             found = [member[0] for member in members if member[1] == client_id]
             for member_id in found:
                 code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
-                if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:  # it has left by itself
+                # If Kafka does not know the member, the member has left by itself.
+                if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:
                     check(code)
             return len(found)
 

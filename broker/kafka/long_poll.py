@@ -35,8 +35,8 @@ _PAUSE_S: Final = 0.1  # pause after an error
 
 
 class LongPoll:
-    """The reader of new records of some partitions of one topic. Each broker that leads some of these partitions has
-    one fetch request in flight.
+    """The reader of new records of some partitions of one topic. Each broker that leads some of these partitions has at
+    most one fetch request in flight.
     """
 
     def __init__(self, requests: KafkaRequests, topic: str) -> None:

@@ -42,7 +42,7 @@ _BEGIN: Final = struct.Struct(">hhii")
 # A topic in a produce request has the number of partitions, the partition, and the number of bytes.
 _PARTITION: Final = struct.Struct(">iii")
 _ROW: Final = struct.Struct(">ihqqq")  # partition, error_code, base_offset, log_append_time, log_start_offset
-_ALL: Final = -1  # acks
+_ALL: Final = -1  # the value of `acks` that requires every in-sync replica to store the batch
 
 
 class Produced(NamedTuple):

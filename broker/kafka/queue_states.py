@@ -4,7 +4,7 @@ For: ports.QueueStates, which lists of messages use. Not for: the attempts of on
 
 A delivery is settled if its offset is below the listener's cursor and not open. A settled delivery is delivered, unless
 the topic `outstanding` has it. A delivery that is not settled is retrying if the cursor counts attempts for it, and
-else pending. The topic `deliveries` is not read. All of this is at least one checkpoint behind the deliveries.
+else pending. The topic `deliveries` is not read. What has happened since the listener's last checkpoint is missing.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class KafkaQueueStates:
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """See ports.QueueStates."""
-        if state == "delivered":  # Nearly all messages are.
+        if state == "delivered":  # Nearly all messages are delivered, so do not narrow the offsets.
             return tuple(begin), tuple(end)
         if self._all is None:
             # Read the committed offsets first: a delivery is in `outstanding` before the committed offset passes it.

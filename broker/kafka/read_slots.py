@@ -1,6 +1,6 @@
 """A limit on the large reads of the log that API requests make at the same time, shared by tenants.
 
-For: a tenant that makes many large reads waits for its own slots, and delays no other tenant. Not for: the reads
+For: a tenant that makes many large reads waits for its own slots, so that it can't use all of them. Not for: the reads
 themselves, reads of workers, /v1/log, which has slots of its own (broker/audit/reader.py). A caller that holds a slot
 must not wait for another.
 """
@@ -14,7 +14,8 @@ from typing import Final
 
 from broker.errors import Busy
 
-# A process runs at most four large reads concurrently: each takes 1 or 2 MiB, and blocks the event loop for some ms.
+# The API requests of a process make at most four large reads concurrently.
+# A large read takes 1 or 2 MiB of memory, and blocks the event loop for some ms.
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant
 WAIT_S: Final = 10.0

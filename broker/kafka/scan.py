@@ -39,8 +39,8 @@ async def scan(
     damaged: Callable[[LogDamaged], None] = fail,
     reads_max: int | None = None,
     bytes_max: int = _BYTES,
-    patience_s: float | None = 0.0,  # None: end the scan instead
-    ahead: bool = False,  # read while the caller works
+    patience_s: float | None = 0.0,
+    ahead: bool = False,
 ) -> AsyncGenerator[FetchResult, None]:
     """Read a partition from `offset` to `end`, one read after another, and yield the results. Without `end`, stop at
     the partition's end.
@@ -48,7 +48,8 @@ async def scan(
     `damaged` is called for an unreadable range, and raises LogDamaged by default. If `damaged` returns, the scan
     continues after the range.
 
-    Raises LogUnavailable if a new leader does not report the records before `end` within `patience_s`.
+    Raises LogUnavailable if a new leader does not report the records before `end` within `patience_s`. If `patience_s`
+    is None, the scan then ends. With `ahead`, the next read begins while the caller handles a result.
     """
     reads, patient_until_s = 0, 0.0
     begun: asyncio.Task[FetchResult] | None = None

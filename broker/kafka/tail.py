@@ -1,8 +1,10 @@
 """Membership in the workers' consumer group, and the newest messages (the tail) of this worker's partitions.
 
 For: joining and leaving the group, learning which partitions were assigned or revoked, and reading from given offsets
-on. Not for: delivering the messages (broker/delivery), the listeners' cursors (cursors.py). Nobody reads the offsets
-that this group commits: a successful commit only shows that the worker is still a member.
+on. Not for: delivering the messages (broker/delivery), the listeners' cursors (cursors.py).
+
+Everput does not continue at the offsets that this group commits. A successful commit shows that the worker is still a
+member, and its metadata holds the notes for the next owner of the partition.
 """
 
 from __future__ import annotations

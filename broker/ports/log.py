@@ -328,11 +328,12 @@ class ChangeLog(Protocol):
     async def deleted(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
     ) -> tuple[int, bool]:
-        """Count the queue's deleted messages in the ranges [begin, end) of all partitions. Return the count, and
-        whether it is exact.
+        """Count the queue's deleted messages. Return the count, and whether it is exact. It is too low if there are
+        more changes than one request may read.
 
-        `since_ms` is a time at or before the put of the first of these messages. Raises Unavailable if Kafka does not
-        answer.
+        `begin` and `end` have one offset of each partition of `messages`: messages at the offsets from `begin` up to,
+        but not including, `end` are counted. `since_ms` is a time at or before the put of the first of them. Raises
+        Unavailable if Kafka does not answer.
         """
 
 

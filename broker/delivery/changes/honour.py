@@ -163,8 +163,8 @@ class Changes:
         await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in handed_over.items()})
 
     async def cover(self, lows: Mapping[int, int]) -> None:
-        """Read older updates and deletions of messages, because new listeners start at an earlier offset than all
-        others. Raises LogUnavailable.
+        """Read older updates and deletions of messages, which new listeners need. `lows` has the lowest start offset of
+        these listeners for each partition. Raises LogUnavailable.
         """
         self._covering += 1
         try:

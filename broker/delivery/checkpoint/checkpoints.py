@@ -76,7 +76,7 @@ class Checkpoints:
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # The partitions whose offset must be committed although no delivery there has changed, by listener id.
+        # The partitions whose offset must be committed even if no delivery there has changed, by listener id.
         self._changed: dict[str, set[int]] = {}
         # The encoded results of attempts that are not written to Kafka yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -138,7 +138,9 @@ class Checkpoints:
                     return
 
     async def run(self) -> None:
-        """Make a checkpoint every second, in an endless loop. Raises Suspended if the process was suspended."""
+        """Wait `checkpoint_s` (a second) and make a checkpoint, in an endless loop. Raises Suspended if the process was
+        suspended.
+        """
         while True:
             await self._pause()
             try:

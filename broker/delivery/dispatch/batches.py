@@ -1,12 +1,12 @@
 """The batches of one listener: when a batch is sent, which of the ready deliveries it carries, and what a 2xx answer to
 it means for each of them.
 
-For: a listener with the setting `batch`. Each of its attempts carries several messages. Not for: the size of a batch
-and its format (broker/core/batching.py), sending (attempts.py), the limits (limits.py).
+For: a listener with the setting `batch`. One request to it can carry several messages. Not for: the size of a batch and
+its format (broker/core/batching.py), sending (attempts.py), the limits (limits.py).
 
-A batch is sent as soon as it is full. A batch that is not full is sent when its first message has waited `wait_ms`. If
-nothing is in flight, it is sent at once if no more messages fit into memory, or if deliveries wait for an earlier one
-with the same ordering key. A batch has at most one message of each ordering key.
+Within the listener's limits, a batch is sent as soon as it is full. A batch that is not full is sent when its first
+message has waited `wait_ms`. If nothing is in flight, it is sent at once if no more messages fit into memory, or if
+deliveries wait for an earlier one with the same ordering key. A batch has at most one message of each ordering key.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ class Connections:
             self._idle.clear()
 
     def release(self, connection: Connection) -> None:
-        """Keep a connection for the next request after its answer was read, or close it if it is not needed
-        any more.
+        """Keep a connection for the next request, after an answer was read. Close it if the listener has another
+        address now, or if the worker is short of sockets.
         """
         self.sent.pop(connection, None)
         if connection.target is self.target and not self.network.sockets.crowded:

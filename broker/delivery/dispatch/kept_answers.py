@@ -1,9 +1,9 @@
 """The answers to one listener's failed attempts, kept so that people can see why an attempt failed.
 
 For: which answers are kept, in full or by reference, until the next checkpoint writes them (`answers.kept`). They are
-bounded for each listener and minute; what is beyond the bounds is not kept. Only failed attempts come here, after their
-delivery was settled, so an attempt that succeeds costs nothing. Not for: parsing an answer (broker/outbound/answer.py),
-reading what was kept (broker/kafka/answers.py).
+bounded for each listener and minute; what is beyond the bounds is not kept. Only failed attempts come here, so an
+attempt that succeeds costs nothing. Not for: parsing an answer (broker/outbound/answer.py), reading what was kept
+(broker/kafka/answers.py).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _FAST, _SLOW, _FAILING = Priority  # faster than an enumeration's attributes
 
 
 class Limits:
-    """The limits of one listener's attempts in a worker: how many may be in flight, and how many may start."""
+    """The limits of one listener's attempts in a worker: how many may be in flight, and when the next may start."""
 
     priority: Priority
     # True for slow and failing listeners: in a tick, they may start only as many attempts as deal_permits() allows.
@@ -48,7 +48,7 @@ class Limits:
     ) -> None:
         self._tuning = tuning
         self._circuit = circuit
-        self._replay = replay  # A replay never has high priority.
+        self._replay = replay  # A replay does not have the priority FAST.
         self.flow = Flow(settings.max_in_flight)
         self.share = tuning.attempts_max  # the most attempts in flight that the worker allows this listener
         self.permits = 1

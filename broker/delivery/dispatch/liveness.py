@@ -1,10 +1,10 @@
-"""Probes: a GET of the `liveness_url` of each listener that is down. After a 2xx answer, messages are delivered again.
+"""Probes: a GET of the `liveness_url` of each listener that is down. After a 2xx answer, messages are attempted again.
 
 For: sending probes, and how many a worker sends in a tick. Not for: when a listener counts as down
 (broker/core/circuit.py), how often it is probed, and which listener is first (broker/core/probes.py).
 
-A replay to a URL without a `liveness_url` has its own URL probed. Any answer below 500 will do, because a URL that
-accepts POST may reject GET.
+If a replay to another URL has no `liveness_url`, that other URL is probed. Any status from 200 to 499 will do, because
+a URL that accepts POST may reject GET.
 
 A worker has at most one probe of a listener in flight. At most `probes_max` start in a tick, and fewer while the
 machine is busy. If more probes are due, every other one goes to the listener that went down last (docs/operations.md).

@@ -112,10 +112,10 @@ class Delivery:
         self.number = 0  # attempts whose request was sent, or whose connection could not be opened
         # True if an attempt was repeated at once, because the listener had closed the idle connection.
         self.again = False
-        self.first_of_key = False  # blocks its ordering key
-        self.entry: OutstandingEntry | None = None  # None unless it comes from `outstanding`
-        self.first_at_ms = 0  # start of the first attempt
-        self.put_at_ms = 0  # kept when `message` is dropped
+        self.first_of_key = False  # True while the delivery blocks later deliveries with its ordering key
+        self.entry: OutstandingEntry | None = None  # None unless the delivery comes from `outstanding`
+        self.first_at_ms = 0  # when the first attempt began; 0 before
+        self.put_at_ms = 0  # time of the put, kept when `message` is dropped
 
 
 class DeliveryBatch(tuple[Delivery, ...]):
@@ -125,7 +125,7 @@ class DeliveryBatch(tuple[Delivery, ...]):
 
 
 def attempts_of(deliveries: Iterable[Delivery]) -> list[Attempt]:
-    """Return the newest attempt of each delivery."""
+    """Return the newest attempt of each delivery, as (partition, offset, number)."""
     return [(delivery.stream.partition, delivery.offset, delivery.number) for delivery in deliveries]
 
 
@@ -166,7 +166,7 @@ class Stream:
         self.window = window
         self.rows: list[Row] = []  # first attempts that succeeded
         self.attempts: list[Made] = []  # all other attempts
-        self.behind_since_ms = 0  # put of the oldest lagging message
+        self.behind_since_ms = 0  # time of the put of the oldest lagging message
         self.dirty = False  # has changes that no checkpoint has collected yet
         self.pressing = False  # must be in the next checkpoint, even if the listener is slow or failing
         self.requested = False  # waits for a catch-up reader

@@ -100,7 +100,7 @@ class Ticks:
         time, still_active = asyncio.get_running_loop().time, list[Dispatcher]()
         at_ms, began_s = now_ms(), time()
         for place, dispatcher in enumerate(dispatchers):
-            if dispatcher not in self._active:  # Its listener was deleted.
+            if dispatcher not in self._active:  # remove() was called meanwhile.
                 continue
             if (place + number) % self._tuning.share_ticks and dispatcher.limits.low_priority:
                 continue

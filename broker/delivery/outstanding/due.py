@@ -34,7 +34,7 @@ class _Pass:
     """
 
     until_ms: int  # The pass includes the deliveries that were due at this time, when the pass began.
-    after: tuple[int, int] = BEGIN  # (queued_ms, id) of the last row
+    after: tuple[int, int] = BEGIN  # (queued_ms, id) of the row that was examined last
 
 
 class Due:
@@ -60,7 +60,7 @@ class Due:
         self.taken: dict[int, OutstandingEntry] = {}  # handed to dispatchers, by row id
         self._due: dict[str, _Pass] = {}  # listeners with due deliveries
         self._next_ms: dict[str, int] = {}  # by listener: the next due time
-        self._soonest_ms: int | None = None  # the lowest of these times
+        self._soonest_ms: int | None = None  # the lowest time in `_next_ms`
         self._wake = asyncio.Event()
         self._idle = False  # True while the worker sleeps because no delivery is due now
 
@@ -155,7 +155,7 @@ class Due:
                 due.after = entry.queued_ms or 0, entry.id
                 self._try(self._fresh(entry), dispatcher, chosen, enough)
             else:
-                if len(rows) < 2 * self._tuning.due_each_at_once:  # These were the last rows.
+                if len(rows) < 2 * self._tuning.due_each_at_once:  # No further rows are due.
                     due = _Pass(at_ms)
                     break
         next_ms = self._index.next_ms(listener_id) if due.after == BEGIN else at_ms
@@ -216,9 +216,7 @@ class Due:
         return None
 
     def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
-        """Return the delivery. First make it due now if a redrive (an operator's request to retry) is newer than its
-        record.
-        """
+        """Return the delivery. First make it due now if a redrive (a request to retry now) is newer than its record."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
             self._index.redriven(entry, was_parked=False)

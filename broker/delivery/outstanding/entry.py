@@ -69,8 +69,8 @@ class OutstandingEntry:
         return self.number == 0 and self.due_ms is not None
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
-        """Apply the listener's redrives, which are an operator's requests to retry deliveries. Return True if a redrive
-        makes this delivery due now, with all its attempts again. A delivery that is neither parked nor was attempted
+        """Apply the listener's redrives, which are requests to retry deliveries now. Return True if a redrive makes
+        this delivery due now, with all its attempts again. A delivery that is neither parked nor was attempted
         does not become due.
         """
         since = self.redrives

@@ -1,8 +1,8 @@
 """The index of the topic `outstanding`, in a private temporary SQLite database, so that memory stays bounded.
 
 For: finding the row of one delivery, a listener's due deliveries, and the first delivery of an ordering key; and cheap
-counts. SQLite caches a few MiB of it in memory. The temporary file disappears with the process, because everything can
-be read again from the topic `outstanding` (docs/decisions/0174).
+counts. SQLite caches up to `index_cache_kib` of it in memory. The temporary file disappears with the process, because
+everything can be read again from the topic `outstanding` (docs/decisions/0174).
 Not for: which delivery may be attempted when (schedule.py).
 """
 
@@ -159,8 +159,8 @@ class OutstandingIndex:
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, *, was_parked: bool) -> None:
-        """Update the SQLite row of a delivery after a redrive (an operator's request to retry it now), or after the
-        redrive was cancelled.
+        """Update the SQLite row of a delivery after a redrive (a request to retry it now), or after the redrive was
+        cancelled.
         """
         self._database.execute(
             "UPDATE entries SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ?,"

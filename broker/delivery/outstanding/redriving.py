@@ -80,7 +80,7 @@ class Redrives:
             due.note(listener.id, 0)
 
     def apply_some(self, listener: Listener, due: Schedule) -> int:
-        """Make some deliveries due that an operator has asked to retry (a redrive). Return how many were examined."""
+        """Make some deliveries due that a redrive (a request to retry now) concerns. Return how many were examined."""
         redriving = self._under_way[listener.id]
         if not redriving.named:
             rows = self._index.attempted_before(

@@ -1,4 +1,4 @@
-"""Deliveries that have left their stream's window: they are retried later, or parked.
+"""Deliveries that have left their stream's window: they wait for their next attempt, or are parked.
 
 For: storing them in the topic `outstanding`, knowing when each is due, and handing it to its dispatcher then. The
 record is written and acknowledged before the cursor may pass the message. The index holds what is known of each
@@ -199,8 +199,8 @@ class Outstanding:
         return sum(map(self._index.damaged, self._owned))
 
     def _enter(self, entry: OutstandingEntry) -> None:
-        """Add a record that was written to the topic `outstanding` to the index. If an operator has asked for a retry
-        (a redrive) since this worker began to write the record, the delivery is due now.
+        """Add a record that was written to the topic `outstanding` to the index. If a redrive (a request to retry now)
+        has arrived since this worker began to write the record, the delivery is due now.
         """
         dispatcher, key_queue = self._dispatchers.get(entry.listener_id), entry.key_queue
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and key_queue is None:

@@ -192,8 +192,8 @@ class IndexSync:
     async def _knows(self, partition: int, end: int) -> bool:
         """Return whether the index agrees with the records in Kafka before this offset.
 
-        If Kafka has more records than this worker has written, the new records are read. For example, an append was
-        sent twice, or the partition's former owner sent it late.
+        If Kafka has more records than this worker has written, compare the index with the new records. Kafka has more
+        if an append was sent twice, or if the partition's former owner sent one late.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}

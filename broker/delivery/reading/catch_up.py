@@ -1,4 +1,4 @@
-"""Catch-up readers: read older messages again for streams that lag. One read serves all streams that lack its messages.
+"""Catch-up readers: read older messages for streams that lag. One read can serve several streams.
 
 For: which stream is served next, how much is read, and what happens to unreadable records. Not for: which offsets a
 stream takes (broker/core/window.py), the Kafka requests themselves (broker/kafka).
@@ -84,8 +84,8 @@ class CatchUpQueue:
 
 
 class CatchUp:
-    """The catch-up readers of a worker, which read older messages for listeners that lag. One read serves all listeners
-    that lack its messages.
+    """The catch-up readers of a worker, which read older messages for listeners that lag. One read can serve several
+    listeners that need the same messages, or messages close to them.
     """
 
     def __init__(self, source: Source, partitions: dict[int, Partition], tuning: Tuning = TUNED) -> None:

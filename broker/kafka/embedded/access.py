@@ -110,7 +110,7 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
         text = (directory / "kafka.properties").read_text(encoding="utf-8")
     except OSError:
         return None
-    # Only our own text: the regular expression searches a file that Everput itself has written.
+    # This regular expression searches a file that Everput itself has written, not text from outside.
     found = re.search(r"^advertised\.listeners=[A-Z]+://(\S+)$", text, re.MULTILINE)
     if found is None or bootstrap not in (None, found[1]):
         return None
@@ -137,9 +137,10 @@ async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
 
 
 async def tell_password(options: dict[str, Any], password: str, *, timeout_s: float) -> None:
-    """Store the password of the user `everput` in Kafka, over a connection of a user that Kafka already knows.
+    """Store the password of the Kafka user `everput` in Kafka. The `options` of the connection name another user, which
+    Kafka already knows.
 
-    Raises LogUnavailable if Kafka refuses it.
+    Raises LogUnavailable if Kafka refuses to store the password.
     """
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:

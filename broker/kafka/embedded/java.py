@@ -31,7 +31,7 @@ JAVA_OPTIONS: Final = (
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
-    # Bound Java's buffer for each thread, because a buffer that a large request needed is otherwise never freed.
+    # Java keeps no larger buffer for a thread than this. Otherwise, a large request would take memory for ever.
     "-Djdk.nio.maxCachedBufferSize=262144",
     # Without this option, Java 25 prints a warning: Kafka calls sun.misc.Unsafe to unmap files.
     "--sun-misc-unsafe-memory-access=allow",

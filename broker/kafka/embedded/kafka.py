@@ -48,8 +48,8 @@ class EmbeddedKafka:
     Without `port`, it takes a free port and keeps it. On Linux, Kafka ends with the thread that called start(). Clients
     connect with `access`. When the first member joins a consumer group, Kafka waits `join_delay_ms` for others.
 
-    The first start creates the password in data_dir/password. Only start() reads the file again, so running clients
-    keep their password when Kafka restarts.
+    The first start creates the password in data_dir/password. restart() does not change the password, so that running
+    clients can continue.
     """
 
     def __init__(
@@ -105,11 +105,12 @@ class EmbeddedKafka:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise ConfigurationError(
-                f"another server uses the data directory {self.data_dir}; stop it, or choose another with --data-dir"
+                f"another server uses the data directory {self.data_dir}; stop that server, or choose another "
+                "directory with --data-dir"
             ) from None
         except OSError as error:
             raise ConfigurationError(
-                f"the data directory {self.data_dir} can't be used: {error}; choose another with --data-dir"
+                f"the data directory {self.data_dir} can't be used: {error}; choose another directory with --data-dir"
             ) from error
         try:
             self._password = made_password(self.data_dir)
@@ -127,7 +128,7 @@ class EmbeddedKafka:
         """Wait until the current Kafka process has ended. Return its exit code, or the negative number of the signal
         that killed it.
 
-        A process is killed when it fails `missed_max` checks in a row, which are `look_s` seconds apart.
+        The Kafka process is killed when it fails `missed_max` checks in a row, which are `look_s` seconds apart.
         """
         kafka = self.running_process
         died = asyncio.ensure_future(kafka.running.wait())
