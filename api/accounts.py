@@ -31,13 +31,13 @@ class AccountLimits:
     A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
     """
 
-    # The rate limit on sign-in attempts for one e-mail address, whether the password is right or wrong.
+    # The rate limit on password checks for one e-mail address. Known browsers and sessions have a second one like it.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
-    # The rate limit on all sign-in attempts together, because each check of a password takes processor time.
+    # The rate limit on the password checks of all clients. Known browsers and sessions have a second one like it.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
-    # The rate limit on sign-in attempts from the network address of one client.
+    # The rate limit on sign-in attempts from one client's IPv4 address or IPv6 network. Known browsers are exempt.
     clients_guesses_at_once: int = 20
     clients_guesses_per_s: float = 0.5
     # Registrations from one client's network address.
@@ -46,7 +46,8 @@ class AccountLimits:
     # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
-    # Everput forgets one attempt of each network every `recent_s` seconds. Networks with few attempts are preferred.
+    # Every `recent_s` seconds, one remembered password check or registration of each network is forgotten.
+    # Near a limit for all clients, networks with many remembered password checks or registrations are refused first.
     recent_s: float = 600.0
 
 

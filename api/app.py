@@ -94,7 +94,7 @@ def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> 
 def _provider(settings: OidcSettings | None) -> Provider | None:
     if settings is None:
         return None
-    # Import late: most installations use neither OpenID Connect nor its libraries.
+    # Import late: only a server with an OpenID Connect provider needs these libraries.
     from broker.outbound.oidc import Provider
 
     return Provider(settings)

@@ -26,16 +26,16 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-# A request with a session names its organization in this header.
+# In this header, a request with a session names an organization, for example for the path `/v1/queues`.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
-# Browsers accept the prefix `__Host-` only over TLS and only from this host, so no other site can set the cookie.
+# Browsers accept a cookie named `__Host-…` only over TLS and only from its own host, so no other site can set it.
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-_WINDOW_S: Final = 10  # In one burst, a client may send all requests that it may send in this many seconds.
+_WINDOW_S: Final = 10  # A burst may have as many requests as the rate limit permits in this many seconds.
 _BEARER: Final = "bearer "
-# The limit counts for each account, and is low because sessions are for people. Programs use API keys.
+# The rate limit on each account's requests with a session, unless `Everput-Organization` names an organization.
 _SESSION_CALLS_AT_ONCE: Final = 60
 _SESSION_CALLS_PER_S: Final = 1.0
 
@@ -88,7 +88,7 @@ class ApiKeys:
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
             # Another process may just have created this API key.
-            # So read the topic `control` to its end, and look the key up again.
+            # Wait until this process has read the topic `control` to its end, and look the API key up again.
             await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
@@ -119,7 +119,7 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        # If Kafka does not store this event, it is not repeated. The next use of the API key is recorded instead.
+        # If Kafka does not store the event `key.used`, it is not sent again. A later use of the API key is recorded.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
@@ -179,7 +179,7 @@ class Token(NamedTuple):
     """A session's token, as a request holds it."""
 
     text: str
-    # True if the session's token came in a cookie, which a browser also sends with requests from other sites' pages.
+    # True if the token came in a cookie. Browsers may send a cookie also with requests from other sites' pages.
     by_cookie: bool
 
 
@@ -221,7 +221,8 @@ class Sessions:
                 "This request holds no token of a session. Sign in, and send the token in the header Authorization, "
                 "as `Bearer evs_…`."
             )
-        # A page of any site may open a WebSocket here with the session's cookie, so check WebSockets, too.
+        # A page of another origin may open a WebSocket to this server, and the browser may send the session's cookie.
+        # So WebSockets are checked, too.
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
                 "This request has a session's cookie, but was not sent by this server's own pages. Open the console at "
@@ -230,8 +231,8 @@ class Sessions:
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
-            # Another process may just have started this session.
-            # So read the topic `control` to its end, and look the session up again.
+            # Another process may just have started or ended this session.
+            # Wait until this process has read the topic `control` to its end before the session is looked up.
             await self._view.caught_up()
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():
@@ -317,7 +318,7 @@ class Members:
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
         is_member = self._view.state.is_member(organization_id, session.account_id)
-        # If the account is no member, count the request for the account, so that strangers can't use up the limit.
+        # A request by an account that is no member counts for the account, so it can't use up the organization's limit.
         if self._limit is not None:
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:

@@ -57,7 +57,7 @@ _NOT_STORED: Final = (b"cache-control", b"no-store")
 # The client may keep the answer, but must ask the server with the answer's entity tag before it uses the answer again.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
-# A request id with an API key or a session token in it is refused, because request ids are logged and stored.
+# A request id that looks like a secret is replaced by a new id, because request ids are logged and stored.
 # This regular expression takes linear time on any input, because it searches for one of two fixed words.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
 # This regular expression takes linear time on any input, because it repeats one set of characters, at most 128 times.
@@ -75,7 +75,7 @@ class Service(NamedTuple):
     keys: ApiKeys
     members: Members
     view: DirectoryView
-    # The base URL of the links in answers. If it is None, links use the host to which the client has connected.
+    # The base URL of the links in answers. If it is None, links use the host in the request's header Host.
     public_url: str | None
     body_bytes_max: int
     bodies: Bodies
@@ -368,9 +368,9 @@ class Method(NamedTuple):
     """
 
     handler: Handler
-    # The scope that an API key or a member's role needs. None means that the handler itself authenticates the request.
+    # The scope that an API key or a member's role needs. None: the handler authenticates the request if that is needed.
     scope: str | None
-    # True if an API key that is restricted to some queues may use this path. The answer then shows only these queues.
+    # For a path without a queue: True if API keys for only some queues may use it. The answer shows only these queues.
     narrows: bool = False
 
 
@@ -411,7 +411,7 @@ class Resource:
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 await call.admit(method.scope, narrows=method.narrows)
-                # A GET waits until this process has read the whole log. If that takes too long, the answer is 503.
+                # A GET waits until this process has read `control` to its end. If that takes long, the answer is 503.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:

@@ -16,10 +16,10 @@ from api.problems import Headers
 from broker.volume import StoredBytes
 
 _MINUTE_S: Final = 60
-# Toward the limit on stored bytes, a change counts as the bytes of its body plus this many bytes.
-# The added bytes stand for the rest of the change's event and of its Kafka record.
+# The limit on stored bytes counts the body of a change, and this many bytes for the rest of its Kafka record.
 _EVENT_BYTES: Final = 1 << 10
-_BODY_BYTES: Final = 4 << 10  # a change whose body is large counts as one more change for each 4 KiB of it
+# Toward the rate limit, a change counts as one more change for each whole 4 KiB of its body.
+_BODY_BYTES: Final = 4 << 10
 
 
 class Changes:

@@ -22,7 +22,7 @@ _FOLDER: Final = Path(__file__).parent / "console_files"
 # In this folder, each JavaScript library has a folder with its license and the checksums of its unchanged files.
 _VENDORED: Final = Path(__file__).parent / "vendored"
 _PAGE: Final = "index.html"
-# The console replaces these texts in the samples by the server's URL, the API key and the queue's id.
+# The console replaces these placeholders in the samples by the server's URL, a new API key and the queue's id.
 _SERVER: Final = "https://[server]"  # the brackets make shlex.quote() put quotes around the URL in samples for curl
 _KEY: Final = "API_KEY"
 _QUEUE_ID: Final = "QUEUE_ID"

@@ -41,7 +41,7 @@ _SCOPE: Final = "messages:put"
 _JSON: Final = b"application/json"
 _KINDS: Final = frozenset({_JSON, b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _LENGTH_DIGITS_MAX: Final = len(str(BODY_BYTES_MAX))
-# If the request has one of these headers, Starlette handles the put of the message.
+# If the request has one of these headers, the ASGI application answers the put of the message.
 _UNUSUAL: Final = frozenset(
     {b"idempotency-key", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", trace.HEADER}
 )
@@ -75,8 +75,8 @@ class DirectPut:
         return self._puts.target(self.url, self.sent) is not None
 
     def begin(self, body: bytes) -> bool:
-        """Check the put and append its message. Return False for a put that Starlette must handle. In that case nothing
-        was counted or appended.
+        """Check the put and append its message. Return False for a put that the ASGI application must answer. In that
+        case nothing was counted or appended.
         """
         try:
             return self._puts.append(self, body)
@@ -180,8 +180,8 @@ class DirectPuts:
         return None if queue is None else (api_key, queue)
 
     def append(self, put: DirectPut, body: bytes) -> bool:
-        """Append the message of a put, and return True. Return False if Starlette must handle the put instead. If this
-        method returns False or raises an error, nothing was counted or appended.
+        """Append the message of a put, and return True. Return False if the ASGI application must answer the put
+        instead. If this method returns False or raises an error, nothing was counted or appended.
         """
         target = self.target(put.url, put.sent)
         if target is None:

@@ -38,7 +38,7 @@ class Reference:
 
     async def get(self, call: Call) -> Stream:
         """Stream the OpenAPI document in small pieces, so that a slow client takes little of the server's memory."""
-        server = orjson.dumps(call.href(""))[1:-1]  # Escape the text, because a client's header Host may hold anything.
+        server = orjson.dumps(call.href(""))[1:-1]  # escape the URL, which may hold the client's header Host
         return Stream(b"application/json", self._pieces(server), _nothing_to_close)
 
     async def _pieces(self, server: bytes) -> AsyncGenerator[bytes, None]:
@@ -49,7 +49,7 @@ class Reference:
             while len(piece) >= PIECE_BYTES:
                 yield bytes(piece[:PIECE_BYTES])
                 del piece[:PIECE_BYTES]
-                # Yield to the event loop, so that one fast client does not delay the others.
+                # Yield to the event loop, so that one fast client does not delay other clients.
                 await asyncio.sleep(0)
         if piece:
             yield bytes(piece)

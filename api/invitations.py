@@ -28,12 +28,12 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# Rate limits on new invitations in one process: by one organization, to one e-mail address, and all together.
+# Rate limits on invitations in one process: by one organization; and, if mailed, to one address and all together.
 ORGANIZATION_AT_ONCE, ORGANIZATION_PER_S = 20, 1 / 60
 EACH_AT_ONCE, EACH_PER_S = 3, 1 / 1_200
 ALL_AT_ONCE, ALL_PER_S = 20, 0.2
-# The rate limit on the use of invitation links from one client network.
-# Registrations with invitation links have a second limit, for all networks together: ALL_AT_ONCE and ALL_PER_S above.
+# The rate limit on uses of invitation links from one client's IPv4 address or IPv6 network.
+# Registrations with invitation links have a second limit, for all clients together: ALL_AT_ONCE and ALL_PER_S.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.1
 _REFUSAL: Final = "Too many invitations. Try again later."
 _REFUSAL_USE: Final = "Too many uses of invitations. Try again later."

@@ -17,7 +17,7 @@ from broker.core.ids import parse_id_beginning
 from broker.core.names import NAME_CHARS_MAX
 from broker.ports import MessageLog
 
-# A repeated put keeps its id, and clocks of processes differ, so a message may be stored later than its id says.
+# A message may be stored up to this much earlier or later than its id says: clocks differ, and puts are repeated.
 _STORED_MS_MAX: Final = 600_000
 
 

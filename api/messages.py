@@ -34,7 +34,7 @@ from broker.volume import StoredBytes
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
 # This regular expression takes linear time on any input, because it repeats one set of characters, at most 255 times.
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
-# The body of a batch of messages may be twice as large as the body of any other request.
+# The body of a batch of messages may be twice as large as the body of a put of one message.
 BATCH_TIMES_BYTES_MAX: Final = 2
 
 
@@ -123,7 +123,7 @@ class Messages:
                 "The header Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        # JSON pointers in errors refer to the whole body here, because the body is one message and not a list.
+        # A JSON pointer in an error about one message is such as `/data`, and in a batch such as `/messages/3/data`.
         if isinstance(body, MessageBody):
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATH: Final = "/console/oidc"
-VALID_S: Final = 600  # a person must sign in at the provider within this many seconds
-# Rate limits on requests that begin or complete a sign-in: those from one client address, and all together.
+VALID_S: Final = 600  # a person must sign in at the OpenID Connect provider within this many seconds
+# Rate limits of one process on beginning or completing a sign-in by OpenID Connect: from one client, and all together.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.5
 ALL_AT_ONCE, ALL_PER_S = 50, 3.0
 _COOKIE: Final = "everput_oidc"
 _RANDOM_BYTES: Final = 32
-_TEXT_CHARS_MAX: Final = 4_096  # the longest cookie, authorization code or `state` parameter that is accepted
+_TEXT_CHARS_MAX: Final = 4_096  # the most characters of an accepted cookie, authorization code or parameter `state`
 _INVITATION: Final = "#/invitation/"
 # This regular expression takes linear time on any input, because its only repetition is bounded.
 _PAGE = re.compile(r"(?:#/[\w/.~%?&=-]{0,300})?", re.ASCII)
@@ -206,7 +206,7 @@ class OidcSignIn:
         return f"__Host-{_COOKIE}" if self._sessions.https(scope) else _COOKIE
 
     def _cookie(self, scope: Scope, value: str, age_s: int) -> tuple[bytes, bytes]:
-        # The cookie is SameSite=Lax, because the browser comes back from a page of the provider's site.
+        # With SameSite=Strict, the browser would not send this cookie when the provider's page leads it back here.
         secure = "; Secure" if self._sessions.https(scope) else ""
         text = f"{self._cookie_name(scope)}={value}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
         return b"set-cookie", text.encode()

@@ -61,7 +61,7 @@ _KEY_ABOUT: Final = "\n".join(
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# Answers have these headers if a rate limit applies to the request, such as the limit on requests of an API key.
+# An answer may have these headers if a rate limit applies to the request, such as the limit on requests of API keys.
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {
@@ -69,7 +69,7 @@ _RATE_LIMITS: Final[Mapping[str, Any]] = {
         **_TEXT,
     },
 }
-# The groups of operations, in the order of the reference.
+# The groups of operations, in the order in which the API reference shows them.
 _TAGS: Final[Mapping[str, str]] = {
     "messages": "Messages are put on a queue and delivered to each of its listeners.",
     "queues": "A queue has listeners. Each of them gets all messages of the queue.",

@@ -20,7 +20,7 @@ from broker.core.health import Health
 from broker.core.statistics import QueuesSeries
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
-# If an organization has more listeners than this, the overview shows the health of the oldest ones only.
+# The overview shows the health of at most this many listeners: those of the queues that were created first.
 LISTENERS_MAX: Final = 1_000
 ATTENTION_MAX: Final = 100
 _NEEDS_ATTENTION: Final = (Health.DOWN, Health.FAILING, Health.PAUSED)

@@ -39,7 +39,7 @@ TITLES: Final = {
     507: "Insufficient Storage",
 }
 MEDIA_TYPE: Final = b"application/problem+json"
-# A longer JSON pointer is shortened in the error answer, because it names a field that the client has chosen.
+# A JSON pointer is cut to this many characters in the error answer, because the client may have chosen its text.
 _POINTER_CHARS_MAX: Final = 300
 
 Headers = list[tuple[bytes, bytes]]
@@ -141,7 +141,7 @@ class BadHeader(errors.Refused):
         self.header = header
 
 
-# The class of an error, or its nearest base class, decides the HTTP status. Any other error is a 500 without details.
+# An error's class, or its nearest base class in this table, decides the HTTP status. Without one, the status is 500.
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
     Unauthenticated: 401,

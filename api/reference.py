@@ -32,7 +32,7 @@ KEY: Final = "key"  # The operation needs an API key, or a session together with
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# These operations write events that are kept forever. Beyond the organization's limit of stored bytes, they get a 507.
+# These operations write events that are kept forever. At the organization's limit of stored bytes, they answer 507.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
@@ -61,12 +61,12 @@ class OperationDoc(NamedTuple):
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
-    # The error statuses that this operation may answer, besides those that every operation may answer.
+    # The error statuses that this operation may answer, besides those that openapi.py adds.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
-    # The credentials that the operation requires, if it requires no scope of an API key.
+    # The credentials that the operation requires: KEY, SESSION, SESSION_OR_KEY, or OPEN for none.
     asks: str = KEY
-    # If the operation has no scope of its own, the role of a member must have this scope.
+    # The scope that the handler itself requires of a role or an API key; None if the route requires one, or none does.
     needs: str | None = None
     media: str = "application/json"
     # Whether the answer has an `ETag`.

@@ -35,7 +35,7 @@ class Replays:
 
     async def start(self, call: Call) -> Any:
         body = await call.json(ReplayBody)
-        # A replay to another URL sends messages to a new place, like a new listener, and needs the same scope.
+        # A replay to another URL needs the scope that a new listener needs, because it sends messages to a new place.
         if body.notify_url is not None:
             call.need("queues")
         replay_input = ReplayInput(

@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 
-# Proxies log this status (499) if the client closed the connection before it got the answer.
+# A request counts with this status (which nginx invented) if the client disconnected before it had sent the whole body.
 GONE: Final = 499
 
 

@@ -24,16 +24,16 @@ from broker.core.roles import OWNER, ROLES
 from broker.errors import Refused
 
 _DAY_S: Final = 86_400
-# Shorten error messages of msgspec, because they quote the client's body, which may be long.
+# Error messages of msgspec are cut to this many characters, because they quote the client's body, which may be long.
 _DETAIL_CHARS_MAX: Final = 300
 # This regular expression takes linear time on any input, because no match begins inside the repeated characters.
 _FIELD = re.compile(r"field `([^`]*)`")
-# This regular expression takes linear time on any input, because each alternative can't repeat its first character.
+# This regular expression takes linear time on any input, because no alternative repeats its first character.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# The API reference shows these constraints. The commands check the values instead, with clearer error messages.
+# The API reference shows these constraints. The commands, not msgspec, check them, with clearer error messages.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
 Role = Annotated[str, Meta(extra_json_schema={"enum": [*ROLES]})]

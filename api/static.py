@@ -34,7 +34,7 @@ _HEADERS: Final[Mapping[str, str]] = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # Before a browser uses a cached file, it must ask the server whether the file has changed. So versions never mix.
+    # A browser must ask whether a cached file has changed before it uses the file, so a reload gets the new version.
     "cache-control": "no-cache",
     "vary": "accept-encoding",
 }

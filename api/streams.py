@@ -27,9 +27,9 @@ class Stream(NamedTuple):
     kind: bytes
     # The parts of the answer's body. No part is empty.
     chunks: AsyncGenerator[bytes, None]
-    # The server calls `close` exactly once, even if it has sent no part of the body.
+    # answer_stream() calls `close` once at its end, even if it has sent no part of the body.
     close: Callable[[], Awaitable[None]]
-    # The connection is closed if the client takes longer than this, in seconds, to read one part of the body.
+    # The connection is closed if one part of the body can't be sent for this many seconds, because the client is slow.
     take_s: float = _TAKE_S
 
 

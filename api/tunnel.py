@@ -46,7 +46,7 @@ from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
 LIVE_S: Final = 2.5  # seconds that the tunnel's client has to answer a probe; the worker waits three seconds
-# WebSocket close codes: the API key or the listener has ended, or another client has taken the listener over.
+# WebSocket close codes: the API key or session is not valid now; the listener was deleted; another client took it over.
 REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
@@ -96,21 +96,21 @@ class Room:
 class TunnelBounds:
     """The bounds of the tunnels in one API process.
 
-    The bounds in bytes are for requests that wait for a tunnel's client. Such a request takes about three times its
-    size in memory.
+    The bounds in bytes are for requests until they are sent to a tunnel's client. Such a request takes about three
+    times its size in memory.
     """
 
-    # Seconds between two checks that the API key and the listener of a tunnel still exist.
+    # Seconds between two checks that a tunnel's API key or session is valid, and that its listener leads to the tunnel.
     look_s: float = 1.0
     # The most tunnels in this process.
     tunnels_max: int = 1_000
     # The most tunnels of one organization.
     each_max: int = 100
-    # The requests that wait in one tunnel may have at most this many bytes together.
+    # The most bytes of the requests that are being sent to one tunnel's client. A larger request is sent alone.
     tunnel_bytes_max: int = 16 << 20
-    # The requests that wait in all tunnels of one tenant may have at most this many bytes together.
+    # The most bytes of the requests that are being sent to clients of all tunnels of one tenant.
     tenant_bytes_max: int = 16 << 20
-    # The requests that wait in all tunnels of this process may have at most this many bytes together.
+    # The most bytes of the requests that are being sent to clients of all tunnels of this process.
     all_bytes_max: int = 64 << 20
 
 
@@ -174,7 +174,7 @@ class Tunnels:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        # A tenant's count of waiting bytes is dropped when the tenant's last tunnel closes.
+        # A tenant's count of bytes is dropped when no tunnel and no request of the tenant uses it any more.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]
@@ -287,7 +287,7 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
     """Refuse a WebSocket before it is accepted, with problem details."""
     status, headers, body = problem(error)
     answered = {name.decode(): value.decode() for name, value in headers}
-    # The server adds this header to all answers except those that refuse a WebSocket.
+    # The server adds the header `x-content-type-options` to its other answers, but not to the refusal of a WebSocket.
     answered["x-content-type-options"] = "nosniff"
     await websocket.send_denial_response(Response(body, status, answered, media_type=MEDIA_TYPE.decode()))
 
@@ -337,7 +337,7 @@ class Listen:
             try:
                 while True:
                     tunnel.answered(await websocket.receive_text())
-            except (KeyError, RuntimeError):  # The client sent a binary message, or closed the WebSocket.
+            except (KeyError, RuntimeError):  # The client sent a binary message, or the WebSocket is closed already.
                 pass
             finally:
                 watching.cancel()

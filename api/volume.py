@@ -13,7 +13,7 @@ from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
 
-_WINDOW_S: Final = 10  # In one burst, a client may send all bytes that it may send in this many seconds.
+_WINDOW_S: Final = 10  # A burst may have as many bytes as the rate limit permits in this many seconds, or one body.
 
 
 class Volume:

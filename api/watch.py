@@ -27,10 +27,10 @@ MEDIA: Final = b"text/event-stream"
 _LAST_EVENT_ID: Final = b"last-event-id"
 _STREAMS_MAX: Final = 256  # A process has at most this many open streams of changes.
 _STREAMS_EACH_MAX: Final = 32  # One organization has at most this many open streams of changes in a process.
-# A silent stream sends a comment after this many seconds: proxies close a connection that is silent for a minute.
+# A silent stream sends a comment after this many seconds: many proxies close a connection that is silent for a minute.
 _HEARTBEAT_S: Final = 15.0
 _CHECK_S: Final = 1.0
-# A stream of changes ends after this time, so that load balancers can move clients. The client connects again.
+# A stream of changes ends after this many seconds, so that load balancers can move clients. Browsers connect again.
 _STREAM_S: Final = 15 * 60.0
 _KINDS: Final = frozenset({"queue", "listener", "message", "delivery", "replay", "alert"})
 _KINDS_OF_MEMBERS: Final = _KINDS | {"key", "organization", "invitation"}  # API keys may not watch these
