@@ -55,8 +55,8 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "request is refused with 412 if somebody else has changed it in the meantime."
     ),
     "pauseListener": (
-        "Pauses a listener: nothing is sent to it until it is resumed. Its messages wait, and use up no attempts. "
-        "Pausing a paused listener changes nothing."
+        "Pauses a listener: no message is delivered to it until it is resumed. Its messages wait, and use up no "
+        "attempts. Pausing a paused listener changes nothing."
     ),
     "resumeListener": "Resumes a paused listener. Its waiting messages are sent to it.",
     "getSecret": (

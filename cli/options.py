@@ -1,8 +1,8 @@
 """The options that the servers and the operators' commands share. Each is also an environment variable `EVERPUT_…`.
 
 For: reading the options, turning them into `Settings`, and passing them to child processes. Not for: their meaning
-(docs/operations.md for people, broker/settings.py for the code). Secrets are never options, because other users can see
-a command line. They come from the environment or from a file (cli/files.py).
+(docs/operations.md for people, broker/settings.py for the code). None of these options is a secret, because other users
+can see a command line. Secrets come from the environment or from a file (cli/files.py).
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def delete(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 @listener_arguments
 @asks
 def pause(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Pause a listener: nothing is sent to it until it is resumed."""
+    """Pause a listener: no message is delivered to it until it is resumed."""
     show(client.send(everput.pause_listener(*find_listener(client, queue, listener))).listener, as_json=as_json)
 
 
