@@ -31,10 +31,10 @@ from broker.ports import Count, DirectoryView, Log
 
 log = logging.getLogger(__name__)
 
-# A worker puts a missing message about an alert only when the alert's last event is at least 30 s old.
-# By that time, Kafka has either stored or dropped a message that another worker may have sent about the alert.
+# A worker puts a missing message about an alert only when the alert's newest event is at least 30 s old.
+# Another worker may have sent the alert's message. After 30 s, Kafka has either stored that message or dropped it.
 _SETTLED_MS: Final = 30_000
-# The time in a message's id must be close to the put. So a message that can't be put gets a new id every five minutes.
+# The time in a message's id must be close to the put. So an alert's message gets a new id after each five minutes.
 _ID_VALID_MS: Final = 5 * 60_000
 
 

@@ -49,20 +49,20 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
 _AT_ONCE: Final = 10  # The cursors of this many listeners are loaded together. More would delay deliveries.
-# After a check of a group of listeners, the worker pauses for nine times the duration of the check.
+# If more than ten listeners are due, a worker checks ten at a time, and pauses nine times as long as each check took.
 _PAUSE_PART: Final = 9.0
-_OTHERS_MAX: Final = 200  # In each check, a worker checks at most this many listeners without trouble.
+_OTHERS_MAX: Final = 200  # Each check includes at most this many listeners that have no waiting messages and no alert.
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
-_BURST: Final = 100.0  # An organization gets at most this many alerts of a worker at once.
-_PER_S: Final = 0.1  # After such a burst, an organization gets this many alerts a second.
-# A full disk or a damaged log concerns all organizations. Per check, a worker begins and ends at most 100 such alerts.
-# Each of these alerts takes about 2 KiB. The limit does not apply to organizations that the operator created.
+_BURST: Final = 100.0  # Each worker begins at most this many alerts of an organization in a burst.
+_PER_S: Final = 0.1  # After a burst, a worker begins at most this many alerts of an organization per second.
+# A worker begins or ends at most 100 alerts about the disk or a damaged log per check (the operator's are not counted).
+# An alert about the disk or a damaged log takes about 2 KiB in Kafka, and can concern every organization.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
 
-# A function that returns how many messages wait for a listener, or None if this worker does not serve the listener.
+# A function that estimates how many messages wait for a listener; None if this worker does not deliver to the listener.
 LocalLag = Callable[[str], int | None]
 
 
@@ -159,7 +159,7 @@ class AlertWatch:
                 await self.look()
             except BrokerError as error:
                 log.info("alerts.wait error=%s", error)
-            except Exception:  # log any other error and continue, because the next check of the alerts may succeed
+            except Exception:  # Log an unexpected error and continue, because the next check of the alerts may succeed.
                 log.exception("alerts.failed")
             await asyncio.sleep(LOOK_S)
 
@@ -323,7 +323,7 @@ class AlertWatch:
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             recorded = self._directory.alerts.trigger(kind, subject.id)
-            # Another worker can have owned the partition since the last check, and have begun or ended the alert.
+            # Since this worker's previous check, another worker may have owned the partition and changed the alert.
             if kind not in triggers or not triggers[kind].agrees(recorded):
                 triggers[kind] = recorded
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-# If this process has not read `control` to its end within five seconds, it retries the report a second later.
+# If `control` can't be read to its end within this time, reporting an unreadable range is tried again a second later.
 _BEHIND_S: Final = 5.0
 
 

@@ -29,7 +29,7 @@ class KafkaSettings:
     ca_file: Path | None = None  # PEM file, like the next two
     cert_file: Path | None = None
     key_file: Path | None = None
-    topic_prefix: str = "everput."  # begins the names of topics and consumer groups
+    topic_prefix: str = "everput."  # The names of topics and consumer groups begin with this text.
     partitions: int = 16
     replication: int = 3
     min_insync: int = 2
@@ -58,7 +58,7 @@ class OidcSettings:
     client_id: str
     client_secret: str = field(repr=False)
     name: str  # on the button
-    # The domains of e-mail addresses with which people can sign in, in lower case. If it is empty, all domains.
+    # The domains of e-mail addresses with which people can sign in, in lower case. If empty, all domains are allowed.
     domains: tuple[str, ...] = ()
 
 
@@ -80,8 +80,8 @@ class Settings:
     bytes_per_s: int | None = None  # bytes of an organization's messages
     queues_max: int = 10_000  # queues of one organization
     listeners_max: int = 10_000  # listeners of one organization
-    changes_per_min: int | None = None  # changes of one organization in the topic `control`
-    organization_bytes_max: int | None = None  # bytes stored by all organizations of an account; None for no limit
+    changes_per_min: int | None = None  # changes of queues, listeners and keys per minute by one organization
+    organization_bytes_max: int | None = None  # bytes that all organizations created by an account store together
     retain_messages_s: int | None = None  # None keeps all messages
     append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement
     body_bytes_max: int = 8 << 20  # largest body of a request

@@ -23,19 +23,19 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# The stored bytes are recorded in the topic `control` after each further 1/64 of the limit, or 1 MiB if that is more.
+# A process records a tenant's bytes in `control` after each further 1/64 of the limit, or 1 MiB if that is more.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # For each record, Kafka stores at most 192 bytes in addition to the record's value.
-# These 192 bytes include 61 for a batch with one record, 27 for lengths and times, and 77 for key and headers.
+# The 192 bytes that a record adds include 61 for a batch, 27 for lengths and times, and 77 for key and headers.
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# Without a limit, an organization's stored bytes are recorded each time that they have grown by 1/64.
-# If an organization has stored less than 1 GiB, its bytes are recorded after each further 1/64 GiB.
+# Without a limit, a tenant's stored bytes are recorded each time that they have grown by 1/64.
+# Without a limit, a tenant that has stored less than 1 GiB gets a record after each further 16 MiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
-# Some changes can exceed the limit of bytes by a tenth, so that a full organization can repair its listeners.
+# Changes of queues, listeners and keys can exceed the limit by a tenth, so that a full organization can repair them.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -77,7 +77,7 @@ class StoredBytes:
         self._bytes_max = bytes_max
         self._retain_s = retain_s
         # The bytes that each tenant can store before its limit is checked again.
-        # This number of bytes can become negative, because several puts run concurrently.
+        # The bytes that are left can become negative, because several puts run concurrently.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id
         self._recording: dict[str, asyncio.Task[None]] = {}  # by organization id
@@ -236,7 +236,7 @@ class StoredBytes:
         event = VolumeRecorded(at_ms=now_ms(), organization_id=organization_id, bytes=count)
         try:
             await self._view.seen(await self._control.append(event))
-        # The event with the count is probably stored. Do not record the bytes again, or they would count twice.
+        # The event with the count may be stored. Do not record the bytes again, because they could count twice.
         except (InDoubt, ViewBehind) as error:
             log.warning("volume.in_doubt organization=%s bytes=%d error=%s", organization_id, count, error)
         except BrokerError as error:

@@ -33,9 +33,9 @@ LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
 # A client that comes back after more checks of the log than this learns only that the changes are unknown.
 LOOKS_MAX: Final = 300
-# Beyond this many organizations, decoding record batches takes less time than searching their bytes for the ids.
+# Beyond this many organizations, decoding a record batch takes less time than searching it for the organizations' ids.
 SEARCHED_MAX: Final = 16
-# If an organization has more changes than this in one check, the client learns only that they are unknown.
+# If a check finds more changes of an organization than this, its clients learn only that the changes are unknown.
 CHANGES_MAX: Final = 500
 
 
@@ -100,9 +100,9 @@ class ChangeFeed:
         self._positions: dict[tuple[str, int], int] = {}
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
-        self._number = 0  # the number of the last check of the log
+        self._number = 0  # the number of completed checks of the log in this epoch
         self._looking = False  # True while the log is read
-        # For each organization, the number of the first check of the log that decoded the organization's records.
+        # For each waiting organization, the number of the newest check of the log that may have missed its records.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
@@ -117,7 +117,7 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # Neither the earlier checks of the log nor a check that runs now decode the organization's records.
+                # Earlier checks of the log, and a check that runs now, may leave out the organization's records.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())
@@ -169,7 +169,7 @@ class ChangeFeed:
         try:
             self._positions = await self._ends()
         except BaseException:
-            # If another client has already started a new task, keep that task.
+            # If another client has already started a new task that asks for the log's ends, keep that task.
             if self._begun is asyncio.current_task():
                 self._begun = None
             raise
@@ -205,7 +205,7 @@ class ChangeFeed:
             try:
                 await self._look()
             except LogUnavailable:
-                continue  # The positions did not change, so the next check of the log reads the same records.
+                continue  # The positions did not change, so the next check of the log reads these records again.
             except Exception:
                 log.exception("changes.look_failed")
                 self._positions = {}
@@ -217,8 +217,8 @@ class ChangeFeed:
         ends = await self._ends()
         moved = [(lane, at) for lane, end in ends.items() if (at := self._positions.get(lane, end)) < end]
         reads = await asyncio.gather(*(self._read(*lane, at) for lane, at in moved))
-        # An unexpected error deletes the positions in the log, so the events stored since then were not read.
-        # Then report the changes as unknown to clients, and read on from the current ends of the partitions.
+        # After an unexpected error, `_positions` is empty, and some events stored since then were not read.
+        # Without positions, report the changes as unknown to clients, and read on from the partitions' current ends.
         unread = not self._positions
         found: dict[str, set[Change]] = {}
         for (lane, _), read in zip(moved, reads, strict=True):
@@ -226,8 +226,8 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker commits a listener's offset after it has written the delivery's record to the log.
-        # So the next check of the log reports the change of the delivery to clients again.
+        # A worker writes a delivery's event first, and commits the offset later. Until then, clients get the old state.
+        # Because the commit comes later, the next check of the log reports each changed delivery to clients again.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

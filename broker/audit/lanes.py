@@ -117,7 +117,8 @@ class LaneReader:
             first, last = max(lane.at, damage.first), min(damage.last, lane.end - 1)
             merge.give(lane, [(first, lane.floor_ms, 0, self._told_damaged(lane, first, last))], last + 1)
             return
-        except OffsetTooOld:  # Kafka has deleted the records at the requested offset by age.
+        # Kafka has deleted the record at the requested offset, or the partition ends before this offset.
+        except OffsetTooOld:
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
@@ -179,7 +180,7 @@ class LaneReader:
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
         """Add the fetched records to the merged order, as many as the partition is allowed to have in memory."""
         rows: list[tuple[int, int, int, Event | None]] = []
-        # Skipped records beyond the end of the requested range do not matter, because the request does not want them.
+        # The skipped records may also lie beyond the requested range. No skipped record matches the request.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take

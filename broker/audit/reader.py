@@ -122,7 +122,7 @@ class LogReader:
         self._records = records
         self._table = dict(zip(TOPICS, (table.control, table.messages, table.changes, table.deliveries), strict=True))
         self.feed = ChangeFeed(records, self._table, view)
-        # Organizations take turns in reading the log, one slice at a time, so that other requests are not delayed.
+        # A process reads one slice of the log at a time, and tenants take turns, so that other requests wait less.
         self._read_slots = ReadSlots(1, 1, wait_s=_SLOT_WAIT_S)
         self._read_slots.tenant_of = view.state.tenant_of
         self.rests = Rests(tuning.rest_bytes_max)
@@ -160,7 +160,7 @@ class LogReader:
         """
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
-            # All events about a message belong to the message's queue, so only events of this queue are needed.
+            # All events about a message belong to the message's queue, so a filter by this queue is not needed.
             wanted = replace(wanted, queue_id=None)
         if wanted.queue_id is not None:
             found = await self._listeners.of_queue(organization_id, wanted.queue_id)
@@ -169,7 +169,7 @@ class LogReader:
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
             # A request with a page token has had an earlier page, for which the existence of the listener was checked.
-            # For one message's history, do not check that the listener existed: this may read all of `control`.
+            # For one message's history, do not check that the listener existed: the check may read all of `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener of this organization has, or had, this ID. Check the ID.")
@@ -233,7 +233,7 @@ class _Reading:
                     yield Slice(entries, self._merge.page_token(), complete)
                 if complete or self._left == 0:
                     return
-                # The order of the newest records is not final yet. Wait, and then also read what has come meanwhile.
+                # The order of the newest records is not final yet. Wait until it is, and then read on.
                 if not more:
                     await asyncio.sleep(max(0, end_ms + self._settle_ms - now_ms()) / 1000)
                     safe_ms = end_ms
@@ -270,7 +270,7 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # To find a message's events, start near it, but before all records that determine its place in the order.
+            # To find a message's events, start near the message, but before all records that decide its log time.
             # If Kafka's time index is damaged, the order of a message's events may change, but no event is skipped.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):

@@ -169,7 +169,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # A queue that was created during the check can cause this finding, so only the next check reports it.
+                # A message's queue may be newer than the read of `control`, so leave errors here to the next check.
                 if not finding.wrong:
                     yield finding
             for checks in others:

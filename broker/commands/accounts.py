@@ -143,7 +143,8 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        if session is None:  # Newer sessions have ended this session: the number of an account's sessions is limited.
+        # Newer sessions have replaced this session (an account has a limit), or all sessions of the account were ended.
+        if session is None:
             raise Unavailable(
                 "This new session has ended already: newer sessions have replaced it, because an account has at most "
                 f"{SESSIONS_MAX}, or all sessions of the account were ended. Sign in again."

@@ -29,7 +29,8 @@ from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 ANSWER_S: Final = 4.0
 # A worker's stored answer to an update or deletion is estimated as this many bytes, plus the bytes for each listener.
 _ANSWER_BYTES: Final = 1024
-_LISTENER_BYTES: Final = 64  # Each listener adds this many bytes to a worker's stored answer to an update or deletion.
+# Each listener of the queue adds about this many bytes to a worker's stored answer to an update or deletion.
+_LISTENER_BYTES: Final = 64
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of updated data.
 _NONE: Final = "No message of this queue has this ID."
 _DELETED: Final = "This message was deleted."
@@ -179,7 +180,7 @@ async def _change(
     if count is not None:
         count(event.organization_id, len(encode(event)) + _ANSWER_BYTES + _LISTENER_BYTES * len(queue.listeners))
     offset, answers_from = await changes.append(event)
-    # A change with `if_version` has no effect if another change of the message precedes it in the topic `changes`.
+    # A change with `if_version` has no effect if the message has another version when Kafka stores the change.
     if event.if_version is not UNSET:
         try:
             counted = await changes.counted(event)

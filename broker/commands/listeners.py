@@ -48,10 +48,10 @@ from broker.sealing import Sealer
 from broker.settings import Network
 
 # The names and unencrypted values of a listener's headers have at most this many bytes together.
-# The reason for this limit: every event about a listener stores all of its headers.
+# The headers are limited because each update of a listener stores all of its headers in the log again.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
-# An update of a listener is tried again, up to ten times, if another request has changed the listener meanwhile.
+# An update of a listener is tried at most ten times, because other requests may change the listener meanwhile.
 _UPDATES_TRIED: Final = 10
 HIDDEN: Final = "…"  # shown instead of a header's value
 LISTENERS_MAX: Final = 10_000  # listeners of one organization

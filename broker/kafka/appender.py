@@ -20,7 +20,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not acknowledge the records in time"
-# A batch has at most about 16 KiB, because a reader of one record must fetch the record's whole batch.
+# Records that are appended one by one share batches of up to about 16 KiB: a reader of one must fetch its whole batch.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 

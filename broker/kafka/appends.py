@@ -16,7 +16,7 @@ from broker.kafka.producer import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
 
 QUEUE_HEADER: Final = "queue"
-# The most bytes that a record adds to a batch besides key and value: lengths, offset, time, header name.
+# Besides key, value and queue id, a record adds at most this many bytes to a batch: lengths, offset, time, header name.
 _RECORD_BYTES_EXTRA: Final = 40
 
 
@@ -74,7 +74,7 @@ class Together(Append):
             if items and batch.size() + self.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in self.builds)
-            # Build all records first: if one of them can't be built, no record is added to the batch.
+            # Build all records before the first is added: if one of them can't be built, the whole group fails.
             if items or not self.begun:
                 records = list(records)
                 size = sum(len(key) + len(value) + len(queue) + _RECORD_BYTES_EXTRA for key, value, queue in records)

@@ -30,7 +30,7 @@ FOLLOWING_BYTES: Final = _LENGTH.size
 _OLD_CRC_AT: Final = 12  # in the old batch formats 0 and 1, the batch's CRC-32 checksum begins at this byte
 _MAGIC: Final = 2  # format since Kafka 0.11
 _BYTES_MIN: Final = {0: 26, 1: 34, _MAGIC: 61}  # smallest sizes, by format
-_BYTES_MAX: Final = 9 << 20  # A record batch can be slightly larger than the topic's setting max.message.bytes.
+_BYTES_MAX: Final = 9 << 20  # a little more than 8 MiB, the largest max.message.bytes that Everput sets for a topic
 _CHECKED_AT_ONCE: Final = 256 << 10  # checked before a yield
 RECORDS_AT_ONCE: Final = 500  # parsed before a yield
 
@@ -54,7 +54,7 @@ async def parse(
     if not batches and (raw or (offset < end_offset and not holes)):
         return None  # Kafka sends nothing of a batch whose damaged length field points beyond the end of its file.
     batches = [batch for batch in batches if not batch.is_control_batch]
-    # Batches of formats 0 and 1 do not say whether they are compressed. Assume that they are.
+    # aiokafka's class for batches of formats 0 and 1 does not say whether a batch is compressed. Assume that it is.
     packed = any(getattr(batch, "compression_type", True) for batch in batches)
     if batches and worth is not None and not packed and not worth(raw):
         return FetchResult([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))

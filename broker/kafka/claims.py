@@ -25,7 +25,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# The claim of an Idempotency-Key stays in the index for an hour after its end, because clocks of processes differ.
+# A claim of an Idempotency-Key stays in the index an hour longer than 24 hours, because clocks of processes differ.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
@@ -121,7 +121,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            # Kafka has deleted records of the topic `claims` that this process has not read yet.
+            # Kafka no longer has the offset at which this process reads on. The next read finds an offset by time.
             except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise
@@ -133,7 +133,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # An unreadable claim is skipped. If a client repeats the claim's put, the message is stored a second time.
+        # An unreadable claim is skipped. If a client repeats its request, the messages can be stored a second time.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:

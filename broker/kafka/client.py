@@ -14,8 +14,8 @@ from broker.errors import ConfigurationError
 from broker.settings import KafkaSettings
 
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-# A Kafka broker that does not answer for 15 s counts as lost, and clients look for new partition leaders.
-# With the default timeouts (aiokafka 40 s, Faust 90 s), a broker that hangs would stop a client for that long.
+# If a Kafka broker does not answer a producer or Faust for 15 s, they look for new partition leaders.
+# With the default timeouts (aiokafka 40 s, Faust 90 s), a broker that hangs would stop them for that long.
 ANSWER_MS: Final = 15_000
 # This regular expression takes linear time on any input, because a character separates its repetitions.
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")

@@ -37,11 +37,12 @@ from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # the states that are final even after a redrive
-_READS_MAX: Final = 64  # reads of 1 MiB, for each message
+# For one message, at most this many reads of 1 MiB are made of `deliveries`, and as many of `outstanding`.
+_READS_MAX: Final = 64
 # A round of counting waiting messages makes at most four reads of 1 MiB in a partition.
 # If more messages wait than a count has read, the count is too low.
 _LAG_READS_MAX: Final = 4
-# A count of waiting messages reads a partition in at most this many rounds: listeners' offsets can be far apart.
+# A count for several listeners reads a partition in up to eight rounds, because listeners' offsets can be far apart.
 _LAG_ROUNDS_MAX: Final = 8
 
 
@@ -101,7 +102,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # The committed offset also passes deliveries that wait in `outstanding`. Their last attempt says if they ended.
+        # The committed offset also passes deliveries that wait in `outstanding`, so look there, too.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -133,7 +134,7 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        def damaged(_damage: LogDamaged) -> None:  # The attempt searched for can be in this range.
+        def damaged(_damage: LogDamaged) -> None:  # The attempt searched for can be in the unreadable range.
             nonlocal all_read
             all_read = False
 
@@ -231,7 +232,7 @@ class KafkaDeliveries:
                     rows[0].append(last)
                     rows[1].append(record.timestamp)
             oldest = {one: list(accumulate(reversed(times), min))[::-1] for one, (_, times) in read.items()}
-            # For listeners that start in the second half of these records, the next round counts the messages again.
+            # If records are left, the next round counts again for listeners that start in the second half of the read.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, queue_id in left:
                 offsets = read[queue_id][0]
@@ -312,7 +313,7 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    # A scheduled message waits in the topic `outstanding`. The listener's committed offset in `messages` is beyond it.
+    # Before its first attempt, the delivery of a message with `deliver_at` waits for this time.
     if not rows and deliver_at_ms:
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
     return DeliveryState(

@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # puts; a put of several messages counts once
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# At most this many messages wait for a batch. More would show that Kafka does not keep up, so they are refused.
+# If this many messages wait for a batch, Kafka does not keep up, and further messages are refused.
 _WAITING_MAX: Final = 20_000
-_WAITING_BYTES_MAX: Final = 64 << 20  # The messages that wait for a batch have at most this many bytes.
-_QUEUE_SHARE: Final = 2  # The messages for one partition use at most half of the limits on waiting messages.
+_WAITING_BYTES_MAX: Final = 64 << 20  # If waiting messages have this many bytes, further ones are refused.
+_QUEUE_SHARE: Final = 2  # Messages that must go to one partition can use about half of the limits on waiting messages.
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0
@@ -91,7 +91,7 @@ class GroupCommit:
         self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # The messages with an ordering key that wait for a batch, by partition. A partition without them is left out.
+        # The waiting messages that must go to a certain partition, for example by their ordering key, by partition.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
@@ -106,7 +106,7 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if messages without an ordering key did not fit into the last batch. The next batch takes them first.
+        # True if a group of messages for any partition did not fit into the newest batch. The next begins with it.
         self._left_out = False
 
     def start(self) -> None:
@@ -229,7 +229,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # The batch is None if no caller waits for its messages any more. Then choose another partition.
+                # `batch` is None if no caller waits for the partition's messages any more, so there is nothing to send.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -296,7 +296,7 @@ class GroupCommit:
                     continue
                 if item.together is not None:
                     if not item.together.add_to(batch, items, partition):
-                        # Messages that do not fit into this batch are the first ones of the next batch.
+                        # A group of messages that does not fit into this batch is the first of the next batch.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
@@ -326,7 +326,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # If all brokers are late to acknowledge a batch, any broker gets one, but at most two batches are in flight.
+        # If all brokers are late to acknowledge a batch, any broker may get one, while fewer than two are in flight.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:

@@ -107,7 +107,7 @@ class LongPoll:
 
     def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> asyncio.Future[list[Fetched]]:
         request, client = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES), self._requests.client
-        # Send fetch requests on a connection of their own (`group`): Kafka answers requests of a connection in order.
+        # Use a connection of its own (`group`): Kafka answers in order, so other requests would wait for a long poll.
         connection = open_connection(client, leader, self, API_KEY, VERSION)
         if connection is not None:
             return post(connection, request.build(FetchRequest_v11))
@@ -171,7 +171,7 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # If Kafka has more records but sends no bytes, the next batch has a damaged length, which read() handles.
+        # If Kafka has more records but sends no bytes, its answer was full or the next batch is damaged, so read again.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

@@ -176,10 +176,10 @@ class KafkaOutstanding:
                             listener_id, _, message_id = (record.key or b"").partition(_SEPARATOR)
                             if listener_id in by_id and (wanted is None or message_id in wanted):
                                 last[listener_id, message_id] = record
-                except OffsetTooOld:  # Kafka has deleted the oldest records of the partition during this read.
+                except OffsetTooOld:  # Kafka no longer has the offset at which this read continues.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
-                    # An unreadable record can replace a readable one with the same key, so skip this partition.
+                    # A record that was not read can replace a record with the same key, so skip this partition.
                     incomplete.add(partition)
                     continue
                 for (listener_id, _), record in last.items():

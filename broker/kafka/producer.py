@@ -22,7 +22,7 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-BATCH_BYTES_MAX: Final = 1 << 20  # a record that is larger than this many bytes gets a batch of its own
+BATCH_BYTES_MAX: Final = 1 << 20  # Batches have at most this many bytes. A larger record gets a batch of its own.
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
 
@@ -86,7 +86,7 @@ class Producer:
         while self._current is broken:
             try:
                 await self.start()
-            # Keep trying, because the operator can correct Kafka's password later.
+            # Keep trying, because Kafka may come back, and the operator may correct its password.
             except (LogUnavailable, ConfigurationError):
                 await asyncio.sleep(_RENEW_PAUSE_S)
 

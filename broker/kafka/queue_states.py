@@ -25,7 +25,7 @@ from broker.ports import Cursors, DeliverySummary, OutstandingDelivery, PlacedMe
 _PENDING: Final = DeliverySummary("pending", 0)
 _DELIVERED: Final = DeliverySummary("delivered")
 _UNKNOWN: Final = DeliverySummary("unknown")
-# At most this many reads of 1 MiB of the topic `outstanding`, in all partitions together. A read takes about 10 ms.
+# A call makes at most this many reads of 1 MiB of `outstanding`, in all partitions together. A read takes about 10 ms.
 _READS_MAX: Final = 32
 
 Rows = Mapping[tuple[str, str], OutstandingDelivery]

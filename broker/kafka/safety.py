@@ -19,7 +19,7 @@ OFFSETS_TOPIC: Final = "__consumer_offsets"
 # Kafka must keep the committed offsets of an idle listener for a year. By default, it deletes them after 7 days.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
-# The settings of a Kafka broker that decide whether the log can lose records.
+# The settings of a Kafka broker that Everput checks, because records or committed offsets could be lost.
 BROKER_SETTINGS: Final = (
     "offsets.retention.minutes",
     "offsets.topic.replication.factor",
@@ -78,7 +78,7 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # Without a sync to disk, an acknowledged record is only in one broker's memory. A power cut would lose it.
+        # If one copy is enough and is not synced to disk, a power cut could lose an acknowledged record.
         yield (
             f"one copy may acknowledge a record before any disk has it: set --min-insync {ACKNOWLEDGED_MIN}, "
             "or --flush-each-batch if there is only one broker"
@@ -141,7 +141,7 @@ def _of_brokers(cluster: Cluster) -> Iterator[tuple[str, Mapping[str, str]]]:
 def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iterator[str]:
     name = topic.name
     if now.partitions != topic.partitions:
-        # The number of partitions can't change, because message ids and committed offsets contain the partition.
+        # The number of partitions must not change: each message id and each committed offset belongs to one partition.
         say = (
             "delete the topic, so that it is created again"
             if topic.partitions == 1

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# The counts of a minute are written this many seconds after its end, when all of its records have arrived.
+# The counts of a minute are usually written this many seconds after its end, because records of it arrive until then.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
 # If records were read, but not counted within this time, they are read again.
@@ -44,7 +44,7 @@ _LOOK_BACK: Final = 1_000
 _CLOCKS_MS: Final = 600_000
 # After each 64 records, which take about a millisecond, a reader of statistics yields to the event loop.
 _RECORDS_AT_ONCE: Final = 64
-_SERIES_READS_MAX: Final = 1_024  # reads of 1 MiB, per API request
+_SERIES_READS_MAX: Final = 1_024  # An API request makes at most this many reads of 1 MiB.
 
 
 class Batch(NamedTuple):

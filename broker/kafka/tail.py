@@ -39,7 +39,7 @@ _FAILED_PAUSE_S: Final = 0.5
 _IDLE_MS: Final = 60_000
 # A group member's requests share this timeout. Joining takes as long as the slowest hand-over of partitions.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-# After nine seconds with only errors, the worker raises LogUnavailable, because the consumer can't recover by itself.
+# After nine seconds with only errors, raise LogUnavailable, because the consumer may not recover by itself.
 FAILING_S_MAX: Final = 9.0
 
 _NO_NOTES: Final[Mapping[int, str]] = {}

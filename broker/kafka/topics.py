@@ -15,7 +15,7 @@ _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes"
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 # Kafka removes replaced records only from full segments, and the new owner of a partition reads all its records.
-# So segments are smaller than Kafka's default of 1 GiB, to leave fewer replaced records to read.
+# The segments of compacted topics are small (Kafka's default is 1 GiB), so that few replaced records are left to read.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -48,7 +48,7 @@ class Topics:
 
 def topics(kafka: KafkaSettings) -> Topics:
     """Return Everput's topics, with the names, partitions and settings that follow from the configuration."""
-    # Set Kafka's default limit on a record's bytes for these topics, because a cluster can have a lower default.
+    # Set at least Kafka's default limit on a batch's bytes for each topic, because a cluster can have a lower limit.
     common = {
         "max.message.bytes": "1048588",
         "min.insync.replicas": str(kafka.min_insync),

@@ -44,8 +44,8 @@ _MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-
 
 Address = IPv4Address | IPv6Address
 
-# A listener must not be in these networks, although Python's `is_global` counts their addresses as global.
-# The following IPv6 prefixes are refused, because an address with them can lead to any IPv4 address.
+# Without --allow-network, no listener may be in these networks. Python's `is_global` takes some of them as global.
+# Some of the refused IPv6 prefixes, such as those of NAT64 and 6to4, can lead to any IPv4 address.
 _REFUSED: Final = tuple(
     map(
         ip_network,
@@ -221,7 +221,7 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        # Connect to this address of the host first, because it worked when the host's other addresses did not.
+        # Connect to this address of the host first, because it worked when the addresses before it did not.
         self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
         # Until this time, the DNS answer is used again if DNS does not answer a later look-up.
@@ -240,7 +240,7 @@ class Resolver:
         tuning: DnsTuning = DEFAULT,
         mailer: Mailer | None = None,
     ) -> None:
-        # This function is cached, because every probe of a listener checks the listener's address again.
+        # This function is cached, because every new connection to a listener checks the listener's address again.
         @lru_cache(maxsize=4096)
         def may_be_at(text: str) -> bool:
             return address_allowed(ip_address(text.partition("%")[0]), allow)

@@ -46,7 +46,7 @@ class _Parsed:
 
     def on_status(self, _reason: bytes) -> None:
         if not self.complete:
-            self.headers.clear()  # the headers of a 1xx answer, which is not final
+            self.headers.clear()  # Drop the headers of a 1xx answer, because it is not the final answer.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.complete:

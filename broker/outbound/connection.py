@@ -39,7 +39,7 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection keeps at most this many bytes of its last HTTP answer. An equal answer is not parsed again.
+# A connection keeps an HTTP answer of at most this many bytes. If the next answer is equal, it is not parsed.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 
@@ -47,16 +47,16 @@ _AGAIN_BYTES_MAX: Final = 1 << 10
 class ConnectionTuning:
     """The bounds of connections."""
 
-    connect_s: float = 5.0  # time to connect, for all addresses together
+    connect_s: float = 5.0  # seconds for the DNS look-up and for connecting to all addresses, TLS included
     next_address_s: float = 1.25  # If an address of a host does not answer for this long, the next address is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
-    end_s: float = 1.0  # After the status line of an HTTP answer, the rest of the answer takes at most this long.
+    end_s: float = 1.0  # If the rest of an answer takes longer after its status line, the connection is closed.
 
 
 CONNECTION: Final = ConnectionTuning()
 
 
-KEPT_BYTES_MAX: Final = 16 << 10  # bytes of an answer that are kept, at most
+KEPT_BYTES_MAX: Final = 16 << 10  # By default, at most this many bytes of an answer are kept.
 
 # Milliseconds of the DNS look-up, of connecting and of the TLS handshake; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._end: asyncio.TimerHandle | None = None
         self._ended = 0  # The bytes received last have ended this many HTTP answers. More than one is an error.
         self._head: list[bytes] = []  # the answer's first bytes
-        self._again = b""  # the bytes of the connection's last answer; an equal answer is not parsed
+        self._again = b""  # the bytes of an earlier short answer; if the next answer is equal, it is not parsed
         self._again_status = 0
         self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
         self.times = REUSED  # durations of the steps of opening the connection

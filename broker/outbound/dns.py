@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# Look-ups move to the slow pool only while this pool uses fewer than an eighth of the process's file descriptors.
+# Look-ups move to the slow pool only while its look-ups are fewer than an eighth of the process's limit of open files.
 _FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 
@@ -37,14 +37,14 @@ class DnsTuning:
     """
 
     quick_s: float = 1.0  # A host name counts as known if its last look-up took less time than this.
-    known_leaves_s: float = 1.0  # A look-up in the known pool that takes longer than this moves to the slow pool.
-    new_leaves_s: float = 0.25  # A look-up in the new pool that takes longer than this moves to the slow pool.
-    asked_s: float = 0.5  # DNS gets at least this much time to answer, even if many look-ups wait for a thread.
+    known_leaves_s: float = 1.0  # A known name's look-up that takes longer moves to the slow pool, if there is room.
+    new_leaves_s: float = 0.25  # A new name's look-up that takes longer moves to the slow pool, if there is room.
+    asked_s: float = 0.5  # If DNS had less time than this for a look-up, the host name does not count as failed.
     wanted_s: float = 15.0  # A DNS look-up without a thread is dropped if no caller asks for it for this long.
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
-    # At most this many DNS look-ups are unanswered. Each of them has a thread of 27 KiB and an open file.
+    # At most this many DNS look-ups hang in the slow pool. Each of them has a thread of 27 KiB and an open file.
     hanging_max: int = 1024
     slow_after: int = 2  # After this many look-ups in a row without an answer in time, a host name counts as slow.
     answer_s: float = 2.5  # how long a caller waits

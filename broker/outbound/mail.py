@@ -23,7 +23,7 @@ from broker.settings import SmtpSettings
 log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 10.0  # Each step of the conversation with the mail server takes at most this many seconds.
-_AT_ONCE: Final = 4  # Everput hands at most this many mails over to the mail server at the same time.
+_AT_ONCE: Final = 4  # A process hands at most this many mails over to the mail server at the same time.
 _ID: Final = b"\r\nwebhook-id: "
 OK, _REFUSED, _LATER = 200, 422, 503
 _TRANSIENT: Final = 400  # An SMTP reply from 400 to 499 refuses a mail for now.

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_S: Final = 10.0  # one conversation with the provider
 ANSWER_BYTES_MAX: Final = 256 << 10
 _KEPT_S: Final = 3600.0  # seconds after which the OpenID Connect provider's metadata and keys are read again
-_KEYS_AGAIN_S: Final = 60.0  # An unknown key causes a new read of the provider's keys, once in this time.
+_KEYS_AGAIN_S: Final = 60.0  # If a token can't be verified, keys older than this are read again from the provider.
 _LEEWAY_S: Final = 60  # accepted difference between this machine's clock and the OpenID Connect provider's
 # The allowed signatures of ID tokens, which need the provider's private key. `none` and HMAC are not allowed.
 ALGORITHMS: Final = (
@@ -47,7 +47,7 @@ ALGORITHMS: Final = (
     "EdDSA",
     "Ed25519",
 )
-_TEXT_CHARS_MAX: Final = 255  # characters of a person's id at the provider (OpenID Connect Core 1.0, 2)
+_TEXT_CHARS_MAX: Final = 255  # most characters of a person's id at the provider (OpenID Connect Core 1.0, 2)
 _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 

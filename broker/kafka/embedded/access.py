@@ -31,7 +31,7 @@ _SHA_256: Final = 1  # Kafka's number for SCRAM-SHA-256
 # The smallest number of SCRAM iterations that Kafka allows. The password has 256 random bits, so more would not help.
 _ITERATIONS: Final = 4096
 
-# Exceptions that mean that a Kafka server is unreachable, or does not know the password that Everput expects.
+# Exceptions that mean that a server is unreachable, does not answer as Kafka does, or does not know Everput's password.
 NO_ANSWER: Final = (kafka_errors.KafkaError, OSError, TimeoutError, ValueError, KeyError, AssertionError)
 
 _CLIENT_PROPERTIES: Final = f"""\
@@ -154,7 +154,7 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
 
 
 # aiokafka has no class for Kafka's request AlterUserScramCredentials (https://kafka.apache.org/protocol, key 51).
-# The fields of a request AlterUserScramCredentials are secrets, and must never be logged.
+# The fields of a request AlterUserScramCredentials include secrets, and must never be logged.
 class _AlterUserScramCredentialsResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0

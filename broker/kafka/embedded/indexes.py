@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 
 from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
 
-# An entry of an `.index` file: an offset relative to the segment's first, and a batch's byte position in the file.
+# An entry of an `.index` file: an offset relative to the segment's first, and its batch's position in the `.log` file.
 _PLACE: Final = struct.Struct(">ii")
-# An entry of a `.timeindex` file: the highest time so far, and its batch's offset relative to the segment's first.
+# An entry of a `.timeindex` file: the highest record time so far, and its batch's offset relative to the segment.
 _TIME: Final = struct.Struct(">qi")
 
 

@@ -53,7 +53,7 @@ class Pin:
         return f"{artifact}-{version}.jar"
 
 
-# A function that downloads a jar into an empty directory and reports bytes. Raises OSError or RuntimeError.
+# A function that downloads a jar into an empty directory, reports received bytes, and returns the jar's path.
 Fetch = Callable[[Pin, Path, Callable[[int], None]], Path]
 
 
@@ -211,7 +211,7 @@ def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], Non
 
 
 def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
-    # Import jgo only here, because its import is slow, and only the first start of `everput serve` needs it.
+    # Import jgo only here, because its import is slow, and only a download of Kafka's jars needs it.
     from jgo.maven import MavenContext, PythonResolver
 
     @contextmanager
@@ -242,7 +242,8 @@ def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]
         def advance(size: int) -> None:
             nonlocal done
             with lock:
-                done = min(done + size, total)  # If a download is tried again, its bytes are counted from 0 again.
+                # If a download is tried again, its bytes are counted twice, so stop at the total.
+                done = min(done + size, total)
                 bar.update(task, completed=done)
 
         yield advance
@@ -256,7 +257,7 @@ def _new_lock() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as repository:
         context = MavenContext(repo_cache=Path(repository), timeout=_TIMEOUT_S)
         found: dict[tuple[str, str], str] = {}
-        # Resolve the dependencies of Kafka alone: log4j's BOM (list of versions) would change the versions of some.
+        # Resolve Kafka on its own, because log4j's BOM (list of versions) would change some of Kafka's versions.
         for root in _ROOTS:
             for one in jgo.resolve(root):
                 found.setdefault((one.groupId, one.artifactId), one.version)

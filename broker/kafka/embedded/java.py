@@ -21,13 +21,13 @@ _TETHER: Final = Path(__file__).with_name("parent_watch.py")
 ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 JAVA_OPTIONS: Final = (
-    # The following options of Java come from Kafka's own start script. They ask for short garbage collections.
+    # The following three options come from Kafka's own start script. They ask for short garbage collections.
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
     # Do not use Java's optimizing compiler, which would take more processor time than it saves.
     "-XX:TieredStopAtLevel=1",
-    # End Kafka when its memory is full: the supervisor restarts a Kafka that has ended, but not one that hangs.
+    # End Kafka when its memory is full: the supervisor restarts a Kafka that has ended sooner than one that hangs.
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
@@ -80,7 +80,7 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             # In a session of its own, Kafka gets no Ctrl-C from the terminal. The parent process stops Kafka last.
-            # With idle priority, stay in this session: Linux (autogroup) divides processor time between sessions.
+            # With idle priority, stay in this session: under Linux's autogroup, priorities count only within a session.
             start_new_session=not idle,
         )
 

@@ -149,7 +149,7 @@ class EmbeddedKafka:
         start() does.
         """
         await self.running_process.stop()
-        # If somebody has deleted or changed the password file, write it again. A restart does not change the password.
+        # If somebody has deleted or changed the password file, write the password again: a restart of Kafka keeps it.
         if read_secret(password_file(self.data_dir)) != self._password:
             write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)

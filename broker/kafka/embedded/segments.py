@@ -27,9 +27,9 @@ BATCH_BYTES_MAX: Final = 16 << 20
 # The length field of a record batch does not count the batch's first bytes: the base offset and the length field.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
-# Then come last offset delta, first and latest record's time, producer id, producer epoch, sequence, record count.
+# A batch's header ends with offset delta, first and highest record time, producer id, epoch, sequence, record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-# An entry of an offset index: an offset relative to the segment's first, and its batch's position in the file.
+# An entry of an offset index: an offset relative to the segment's first, and its batch's position in the `.log` file.
 _ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
 _ACKNOWLEDGED: Final = "replication-offset-checkpoint"
@@ -76,7 +76,7 @@ def stopped(log_dir: Path) -> Iterator[None]:
             "choose one of the broker's log.dirs"
         )
     try:
-        # A broker deletes its lock file when it ends, so this creates the file if no broker runs.
+        # While no broker runs, the lock file may be missing. Opening it for appending creates it.
         file = (log_dir / ".lock").open("a+b")
     except OSError as error:
         raise ConfigurationError(
