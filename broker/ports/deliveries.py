@@ -124,7 +124,8 @@ class Deliveries(Protocol):
 class ListenerCondition:
     """The condition of a listener: live, down or paused, and how many of its messages wait.
 
-    `lag` counts the messages that were not yet delivered, parked, cancelled or moved to the topic `outstanding`.
+    `lag` counts the messages that were not yet delivered, parked or cancelled. It leaves out those in the topic
+    `outstanding` whose `deliver_at` is later.
     """
 
     state: str

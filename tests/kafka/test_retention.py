@@ -142,6 +142,8 @@ async def test_what_one_organization_does_not_take_holds_nothing_of_another(rig:
     await swept(rig, worker, 120)
     first = set(rig.listeners.ids("lagging"))
     assert len(first) <= (4 if how == "slow" else 0)  # before its rate held it back
+    await rig.noted(worker)
+    assert (await rig.where.condition(lagging)).lag == 80 - len(first)  # all that is set aside waits still
     assert [one for one in ids + keyed if not await find(rig, mine, one)] == [
         one for one in ids + keyed if one in first
     ]

@@ -13,6 +13,7 @@ from broker.core.ids import message_id, parse_message_id
 from broker.delivery.outstanding.entry import Key, OutstandingEntry
 from broker.delivery.outstanding.index import BEGIN, OutstandingIndex
 
+NOW_MS, LATER_MS = 7, 60_000  # the time now, and the `deliver_at` of some
 LISTENERS, PARTITIONS, KEYS = ("l-1", "l-2"), (0, 1), (None, None, "a", "b")
 
 
@@ -23,7 +24,7 @@ def made(
     partition: int = 0,
     ordering_key: str | None = None,
     due_ms: int | None = None,
-    attempts: int = 1,
+    attempts: int = 0,
     redrives: int = 0,
 ) -> OutstandingEntry:
     one = message_id(at_ms=1_000 + number, partition=partition, random_bits=number)
@@ -39,13 +40,13 @@ rows = st.builds(
     st.integers(0, 5),
     partition=st.sampled_from(PARTITIONS),
     ordering_key=st.sampled_from(KEYS),
-    due_ms=st.sampled_from((None, 5, 6, 7)),
+    due_ms=st.sampled_from((None, 5, 6, 7, LATER_MS)),
     attempts=st.integers(0, 2),
     redrives=st.integers(0, 2),
 )
 
 
-def check(index: OutstandingIndex, model: dict[tuple[int, Key], OutstandingEntry]) -> None:
+def check(index: OutstandingIndex, model: dict[tuple[int, Key], OutstandingEntry], at_ms: int = NOW_MS) -> None:
     """Whatever one may ask of it."""
 
     def ids(found: list[OutstandingEntry]) -> list[int]:
@@ -61,18 +62,17 @@ def check(index: OutstandingIndex, model: dict[tuple[int, Key], OutstandingEntry
             for one in model.values()
             if (one.listener_id, one.partition) == (listener_id, partition)
             and one.due_ms is not None
-            and (one.number or one.ordering_key)
+            and (one.number or one.due_ms <= at_ms)
         ]
-        count = index.counts.get(listener_id)
-        assert (0 if count is None else count.waiting.get(partition, 0)) == len(waiting)
         since = parse_message_id(min(waiting)) if waiting else None
-        assert index.waits_since_ms(partition, listener_id) == (None if since is None else since[0])
+        expected = len(waiting), None if since is None else since[0]
+        assert index.waiting(partition, listener_id, at_ms) == expected
     for listener_id in LISTENERS:
         mine = [one for one in model.values() if one.listener_id == listener_id]
         queued = sorted((one.queued_ms, one.id) for one in mine if one.queued_ms is not None)
         assert ids(index.due(listener_id, 6, after=BEGIN, limit=99)) == [row_id for ms, row_id in queued if ms <= 6]
         after = queued[0] if queued else BEGIN
-        assert ids(index.due(listener_id, 9, after=after, limit=99)) == [row_id for _, row_id in queued[1:]]
+        assert ids(index.due(listener_id, LATER_MS, after=after, limit=99)) == [row_id for _, row_id in queued[1:]]
         assert index.next_ms(listener_id) == min((ms for ms, _ in queued), default=None)
         tried = [one.id for one in mine if one.redrives < 2 and (one.number or one.due_ms is None)]
         assert sorted(ids(index.attempted_before(listener_id, 2, limit=99))) == sorted(tried)
@@ -99,20 +99,27 @@ def check(index: OutstandingIndex, model: dict[tuple[int, Key], OutstandingEntry
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from((*("write",) * 4, "gone", "remove", "queue", "redriven", "close")), rows)))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((*("write",) * 4, "gone", "remove", "queue", "redriven", "later", "close")), rows)
+    )
+)
 def test_it_finds_what_a_dict_of_the_same_rows_has(steps: list[tuple[str, OutstandingEntry]]):
     index = OutstandingIndex()
     model: dict[tuple[int, Key], OutstandingEntry] = {}
+    at_ms = NOW_MS
     for what, drawn in steps:
         entry = drawn if what == "write" or not model else list(model.values())[drawn.message_offset % len(model)]
         key = entry.listener_id, entry.message_id
         there = model.get((entry.partition, key))
         if what in ("write", "gone"):
-            before = index.write(entry.partition, {key: entry if what == "write" else None})
+            before = index.write(entry.partition, {key: entry if what == "write" else None}, at_ms)
             assert [one.id for one in before] == ([] if there is None else [there.id])
             model.pop((entry.partition, key), None)
             if what == "write":
                 model[entry.partition, key] = entry
+        elif what == "later":
+            at_ms = LATER_MS
         elif what == "close":
             index.close()
             model.clear()
@@ -123,18 +130,36 @@ def test_it_finds_what_a_dict_of_the_same_rows_has(steps: list[tuple[str, Outsta
             index.queue(there, entry.due_ms)
         elif there is not None:
             was_parked, there.due_ms, there.redrives = there.due_ms is None, 7, there.redrives + 1
-            index.redriven(there, was_parked=was_parked)
-        check(index, model)
+            index.redriven(there, at_ms, was_parked=was_parked)
+        check(index, model, at_ms)
 
 
 def test_some_that_are_new_and_some_that_are_not_are_written_together():
     index = OutstandingIndex()
     first = [made(number=number, due_ms=5) for number in range(3)]
-    index.write(0, {("l-1", one.message_id): one for one in first})
+    index.write(0, {("l-1", one.message_id): one for one in first}, NOW_MS)
     second = [made(number=number) for number in range(1, 5)]
-    before = index.write(0, {("l-1", one.message_id): one for one in second} | {("l-1", first[0].message_id): None})
+    before = index.write(
+        0, {("l-1", one.message_id): one for one in second} | {("l-1", first[0].message_id): None}, NOW_MS
+    )
     assert sorted(one.message_offset for one in before) == [0, 1, 2]
     assert (len(index), index.counts["l-1"].due.get(0, 0)) == (4, 0)
+
+
+def test_very_many_that_become_due_together_are_counted_one_part_after_another():
+    index = OutstandingIndex()
+    rows = [made(number=number, due_ms=LATER_MS) for number in range(4_500)]
+    index.write(0, {("l-1", one.message_id): one for one in rows}, NOW_MS)
+    index.changed.clear()
+    assert index.waiting(0, "l-1", LATER_MS - 1) == (0, None)
+    assert not index.changed  # a checkpoint has nothing to commit
+    counted = []
+    while not counted or index.changed:
+        index.changed.clear()
+        counted.append(index.waiting(0, "l-1", LATER_MS)[0])
+    assert counted == [2_000, 4_000, 4_500, 4_500]
+    assert index.remove(rows[0])
+    assert index.waiting(0, "l-1", LATER_MS) == (4_499, 1_001)
 
 
 def on_disk() -> int:
@@ -149,7 +174,7 @@ def test_its_rows_are_on_disk_and_their_file_goes_with_them():
     before = on_disk()
     for begin in range(0, 5_000, 500):
         some = [made(number=begin + number, due_ms=5, ordering_key=f"key-{number}") for number in range(500)]
-        index.write(0, {("l-1", one.message_id): one for one in some})
+        index.write(0, {("l-1", one.message_id): one for one in some}, NOW_MS)
     assert on_disk() - before > 500_000
     index.close()
     assert on_disk() == before

@@ -219,7 +219,7 @@ class Due:
         """Return the delivery. First make it due now if a redrive (a request to retry now) is newer than its record."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
-            self._index.redriven(entry, was_parked=False)
+            self._index.redriven(entry, now_ms(), was_parked=False)
         return entry
 
     def advance(self, key_queue: KeyQueue, *, foreseen: bool = False) -> None:

@@ -50,6 +50,7 @@ class OutstandingEntry:
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
     undo_due_ms: int | None = None
+    waits: bool = False  # whether the index counts the message as one that waits for the listener
     key_queue: KeyQueue | None = field(init=False)  # identifies its ordering key
 
     def __post_init__(self) -> None:
@@ -67,6 +68,12 @@ class OutstandingEntry:
         time, or for an earlier delivery with the same ordering key.
         """
         return self.number == 0 and self.due_ms is not None
+
+    def waits_at(self, at_ms: int) -> bool:
+        """Return whether the message waits for the listener at the time `at_ms`. A parked delivery does not. A message
+        before its first attempt does so only from its `deliver_at` on.
+        """
+        return self.due_ms is not None and (self.number > 0 or self.due_ms <= at_ms)
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
         """Apply the listener's redrives, which are requests to retry deliveries now. Return True if a redrive makes

@@ -26,10 +26,14 @@ BEGIN: Final = (-1, -1)
 
 # The column `queued_ms` is the time at which the worker looks at the delivery next.
 # `queued_ms` is null if the delivery is parked or with its dispatcher, or waits for an earlier one of its ordering key.
-# _ATTEMPTED, _HAS_KEY and _WAITING have partial indexes, each of which holds only the rows that match the condition.
+# The column `waits` is true if the message waits for its listener, not only for the message's `deliver_at` time.
+# _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED have partial indexes, each of which holds only the rows that match it.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
-_WAITING: Final = "due_ms IS NOT NULL AND (number > 0 OR ordering_key IS NOT NULL)"
+_WAITING: Final = "waits"
+_SCHEDULED: Final = "due_ms IS NOT NULL AND NOT waits"
+# At most this many deliveries whose `deliver_at` has come are counted in one step, which takes some milliseconds.
+_COUNTED_AT_ONCE: Final = 2_000
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -37,13 +41,14 @@ CREATE TABLE entries (
   id INTEGER PRIMARY KEY, partition INTEGER, listener INTEGER, message TEXT, message_offset INTEGER, ordering_key TEXT,
   record_offset INTEGER, number INTEGER, redrives INTEGER, forgiven INTEGER, since_ms INTEGER, first_at_ms INTEGER,
   due_ms INTEGER, queued_ms INTEGER, found INTEGER, record BLOB, bare INTEGER,
-  undo_forgiven INTEGER, undo_since_ms INTEGER, undo_due_ms INTEGER
+  undo_forgiven INTEGER, undo_since_ms INTEGER, undo_due_ms INTEGER, waits INTEGER
 );
 CREATE UNIQUE INDEX by_message ON entries (partition, message, listener);
 CREATE INDEX by_listener ON entries (listener, queued_ms);
 CREATE INDEX by_redrives ON entries (listener, redrives) WHERE {_ATTEMPTED};
 CREATE INDEX by_undo ON entries (listener) WHERE undo_forgiven IS NOT NULL;
 CREATE INDEX by_age ON entries (partition, listener, message) WHERE {_WAITING};
+CREATE INDEX by_schedule ON entries (partition, listener, due_ms) WHERE {_SCHEDULED};
 CREATE INDEX by_bare ON entries (partition, message) WHERE bare;
 CREATE INDEX by_key_queue ON entries (partition, listener, ordering_key, message_offset) WHERE {_HAS_KEY};
 """
@@ -60,7 +65,7 @@ class Count:
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # number of deliveries that are not parked, by partition
-    # The number of unparked deliveries that were attempted or have an ordering key, by partition.
+    # The number of unparked deliveries whose first attempt was due or made already, by partition.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # attempted and not parked, by partition
     parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition
@@ -107,11 +112,13 @@ class OutstandingIndex:
     def get(self, row_id: int) -> OutstandingEntry | None:
         return self._one("SELECT * FROM entries WHERE id = ?", (row_id,))
 
-    def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None]) -> list[OutstandingEntry]:
+    def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None], at_ms: int) -> list[OutstandingEntry]:
         """Write or replace rows of the SQLite index. A row whose value is None is removed. Return the former rows. A
-        replaced row gets a new id.
+        replaced row gets a new id. `at_ms` is the time now.
         """
         written = [entry for entry in rows.values() if entry is not None]
+        for entry in written:
+            entry.waits = entry.waits_at(at_ms)
         before: list[OutstandingEntry] = []
         if not written and not self._rows:
             return before
@@ -148,6 +155,7 @@ class OutstandingIndex:
 
     def remove(self, entry: OutstandingEntry) -> bool:
         """Remove a row of the SQLite index. Return False if it was removed or replaced before."""
+        entry.waits = self._is_counted(entry)
         gone = self._database.execute("DELETE FROM entries WHERE id = ?", (entry.id,)).rowcount > 0
         if gone:
             self._count(entry, -1)
@@ -158,18 +166,21 @@ class OutstandingIndex:
         entry.queued_ms = queued_ms
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
-    def redriven(self, entry: OutstandingEntry, *, was_parked: bool) -> None:
+    def redriven(self, entry: OutstandingEntry, at_ms: int, *, was_parked: bool) -> None:
         """Update the SQLite row of a delivery after a redrive (a request to retry it now), or after the redrive was
-        cancelled.
+        cancelled. `at_ms` is the time now.
         """
+        waited, entry.waits = self._is_counted(entry), entry.waits_at(at_ms)
         self._database.execute(
             "UPDATE entries SET redrives = ?, forgiven = ?, since_ms = ?, due_ms = ?, queued_ms = ?,"
-            " undo_forgiven = ?, undo_since_ms = ?, undo_due_ms = ? WHERE id = ?",
+            " undo_forgiven = ?, undo_since_ms = ?, undo_due_ms = ?, waits = ? WHERE id = ?",
             (
                 *(entry.redrives, entry.forgiven, entry.since_ms, entry.due_ms, entry.queued_ms),
-                *(entry.undo_forgiven, entry.undo_since_ms, entry.undo_due_ms, entry.id),
+                *(entry.undo_forgiven, entry.undo_since_ms, entry.undo_due_ms, entry.waits, entry.id),
             ),
         )
+        if entry.waits != waited:
+            _add(self.counts[entry.listener_id].waiting, entry.partition, entry.waits - waited)
         if was_parked != (entry.due_ms is None):
             by = 1 if was_parked else -1
             _add(self.counts[entry.listener_id].parked, entry.partition, -by)
@@ -284,12 +295,38 @@ class OutstandingIndex:
         sql = "SELECT message FROM entries WHERE partition = ? AND bare ORDER BY message LIMIT 1"
         return self._put_ms(sql, (partition,))
 
-    def waits_since_ms(self, partition: int, listener_id: str) -> int | None:
-        """Return the time of the put of the oldest message that waits for this listener."""
+    def waiting(self, partition: int, listener_id: str, at_ms: int) -> tuple[int, int | None]:
+        """Return how many messages wait for this listener at the time `at_ms`, and when the oldest of them was put.
+        Parked deliveries, and messages whose `deliver_at` is later, do not wait for the listener.
+        """
+        count = self.counts.get(listener_id)
+        if count is None or not count.due.get(partition):
+            return 0, None
+        place = partition, self._numbers[listener_id]
+        if count.due[partition] > count.waiting.get(partition, 0):
+            self._count_due_at(count, listener_id, place, at_ms)
+        number = count.waiting.get(partition, 0)
         sql = (
             f"SELECT message FROM entries WHERE partition = ? AND listener = ? AND {_WAITING} ORDER BY message LIMIT 1"
         )
-        return self._put_ms(sql, (partition, self._numbers.get(listener_id)))
+        return number, self._put_ms(sql, place) if number else None
+
+    def _count_due_at(self, count: Count, listener_id: str, place: tuple[int, int], at_ms: int) -> None:
+        """Count deliveries as waiting whose `deliver_at` has come, at most `_COUNTED_AT_ONCE` of them."""
+        more = self._database.execute(
+            "UPDATE entries SET waits = 1 WHERE id IN (SELECT id FROM entries WHERE partition = ? AND listener = ?"
+            f" AND due_ms <= ? AND {_SCHEDULED} LIMIT ?)",
+            (*place, at_ms, _COUNTED_AT_ONCE),
+        ).rowcount
+        if more:
+            _add(count.waiting, place[0], more)
+            self.changed.setdefault(listener_id, set()).add(place[0])
+
+    def _is_counted(self, entry: OutstandingEntry) -> bool:
+        """Return whether a row is counted as waiting. It can have been counted after `entry` was read."""
+        return entry.waits or any(
+            row[0] for row in self._rows_of("SELECT waits FROM entries WHERE id = ?", (entry.id,))
+        )
 
     def _put_ms(self, sql: str, values: Sequence[Any]) -> int | None:
         places = (parse_message_id(row[0]) for row in self._rows_of(sql, values))
@@ -338,6 +375,8 @@ class OutstandingIndex:
         self._rows += by
         count.rows += by
         self.sums[entry.partition].add(entry.key, by)
+        if entry.waits:
+            _add(count.waiting, entry.partition, by)
         if entry.due_ms is not None:
             self._count_due(entry, by)
         else:
@@ -351,8 +390,6 @@ class OutstandingIndex:
         _add(count.due, entry.partition, by)
         if entry.number:
             _add(count.retrying, entry.partition, by)
-        if entry.number or entry.ordering_key is not None:
-            _add(count.waiting, entry.partition, by)
         if entry.ordering_key is not None:
             count.queued_keys += by
             self.queued_keys += by

@@ -96,7 +96,7 @@ class Mending:
         at_ms = now_ms()
         entry.forgiven, entry.since_ms, entry.due_ms = entry.number, at_ms, at_ms
         entry.queued_ms = None if entry.id in self._due.taken or entry.key_queue is not None else at_ms
-        self._index.redriven(entry, was_parked=True)
+        self._index.redriven(entry, at_ms, was_parked=True)
         if entry.key_queue is not None:
             self._due.advance(entry.key_queue)
         else:

@@ -111,7 +111,7 @@ class Redrives:
             return
         taken = entry.id in due.taken
         entry.queued_ms = None if taken or entry.key_queue is not None else entry.due_ms
-        self._index.redriven(entry, was_parked=was_parked)
+        self._index.redriven(entry, now_ms(), was_parked=was_parked)
         if entry.key_queue is not None:
             due.advance(entry.key_queue)
         elif not taken:
@@ -135,7 +135,7 @@ class Redrives:
         """Undo the redrive of one delivery: the delivery is parked or retrying again, as it was before the redrive."""
         entry.undo()
         entry.queued_ms = entry.due_ms if entry.key_queue is None else None
-        self._index.redriven(entry, was_parked=False)
+        self._index.redriven(entry, now_ms(), was_parked=False)
         if entry.key_queue is not None:
             due.advance(entry.key_queue)
         elif entry.due_ms is not None:

@@ -205,7 +205,7 @@ class Outstanding:
         dispatcher, key_queue = self._dispatchers.get(entry.listener_id), entry.key_queue
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()) and key_queue is None:
             entry.queued_ms = entry.due_ms
-        for before in self._index.write(entry.partition, {(entry.listener_id, entry.message_id): entry}):
+        for before in self._index.write(entry.partition, {(entry.listener_id, entry.message_id): entry}, now_ms()):
             self._due.taken.pop(before.id, None)
         if key_queue is not None:
             self._coming.leave(key_queue, entry.message_offset)
@@ -250,12 +250,10 @@ class Outstanding:
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 
     def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
-        """Return two numbers: how many of the listener's deliveries wait for a retry or an earlier delivery of their
-        ordering key, and when the oldest of their messages was put.
+        """Return how many messages of the topic `outstanding` wait for this listener, and when the oldest of them was
+        put. Parked deliveries, and messages whose `deliver_at` is later, do not wait for the listener.
         """
-        count = self._index.counts.get(listener_id)
-        number = 0 if count is None else count.waiting.get(partition, 0)
-        return number, self._index.waits_since_ms(partition, listener_id) if number else None
+        return self._index.waiting(partition, listener_id, now_ms())
 
     def held(self, partition: int, listener_id: str) -> tuple[int, int]:
         """Return the number of parked deliveries, and the number of deliveries that will be retried after a failed

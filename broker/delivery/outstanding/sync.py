@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapp
 from typing import Final
 
 from broker.core.outstanding_sum import parse_sum
+from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.due import Due
 from broker.delivery.outstanding.entry import Key, OutstandingEntry, ids_in
 from broker.delivery.outstanding.index import OutstandingIndex
@@ -157,7 +158,7 @@ class IndexSync:
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
                 entry.queued_ms = entry.due_ms  # This delivery is the first of its ordering key.
-        for before in self._index.write(partition, rows):
+        for before in self._index.write(partition, rows, now_ms()):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)
 
