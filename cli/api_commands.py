@@ -187,7 +187,7 @@ def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bo
         return
     table = Table(box=box.SIMPLE)
     for heading, field in columns.items():
-        # Ids are shown whole, so that users can copy them.
+        # Ids are not cut, so that users can copy them.
         table.add_column(heading, no_wrap=field == "id", overflow="fold")
     for item in items:
         fields = msgspec.to_builtins(item)

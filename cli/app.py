@@ -17,7 +17,7 @@ from broker.errors import BrokerError, ConfigurationError
 from cli.groups import Group, examples
 
 # The commands by section, in the order in which `--help` shows them.
-# The help texts of all commands are here, so that `--help` need not import the commands.
+# The short help of each command is here, so that `everput --help` need not import the commands.
 SECTIONS: Final = {
     "Start": {
         "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),
@@ -75,7 +75,7 @@ class _OneLine(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's signature
         from cli.printing import say_error
 
-        logging.shutdown()  # write pending log lines first, so that the error is the last line on the screen
+        logging.shutdown()  # write the waiting log lines first, so that the error comes last on the screen
         say_error(f"everput: {self.message}")
 
 

@@ -68,7 +68,7 @@ def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]
 def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
     """Run the work of a command that prints its own result. Log only warnings, unless another log level was chosen."""
     logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
-    # Use the same event loop (uvloop) as Everput's other processes.
+    # Use the same event loop (uvloop) as API processes and workers.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
     async def run() -> T:

@@ -22,7 +22,7 @@ from typing import Any, Final
 from cli.visible import visible
 
 LINES_MAX: Final = 10_000  # the most log lines that may wait to be written
-_LAST_S: Final = 2.0  # at the end of a process, seconds to wait until all log lines are written
+_LAST_S: Final = 2.0  # at the end of a process, the most seconds to wait until all log lines are written
 _LOOK_S: Final = 0.005
 _STDERR: Final = 2
 
@@ -93,7 +93,7 @@ class _JsonFormatter(TextFormatter):
         }
         for name, value in values.items():
             if value is not None:
-                # If a field has the name of one of the log line's own fields, an underscore is added to its name.
+                # If a field has the name of a field of every log line, an underscore is added to its name.
                 shown[f"{name}_" if name in shown else name] = (
                     value if isinstance(value, int | float) else visible(str(value))
                 )

@@ -35,7 +35,7 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# The default rate limits for a server where strangers may register. They are far above what a client needs.
+# The default rate limits of a server where strangers may register. Most clients need far less.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
@@ -240,7 +240,7 @@ class Options:
             min_insync=self.min_insync or min(MIN_INSYNC, replication),
             flush_each_batch=bool(self.flush_each_batch),
         )
-        client_options(settings)  # raises an error if the Kafka settings contradict each other
+        client_options(settings)  # raises an error if one of these settings is not valid, or a PEM file can't be read
         return settings
 
     def environment(self) -> dict[str, str]:

@@ -303,7 +303,7 @@ class _Reading(_Tries):
             yield from given
 
     def after_error(self, error: httpx.TransportError) -> float:
-        # After a lost connection, drop the incomplete line: the server sends everything after the last cursor again.
+        # After a lost connection, drop all lines after the newest cursor, because the server sends them again.
         self._rest, self._held = b"", []
         return super().after_error(error)
 

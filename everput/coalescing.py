@@ -20,7 +20,7 @@ from everput.requests import Request, put_batch
 MESSAGES_MAX: Final = 100  # of a batch
 CHARS_MAX: Final = 1 << 18  # a batch has at most this many characters of data, unless a single message has more
 _CLOSED: Final = "the client was closed before the put was answered; the message may be stored"
-# With these HTTP statuses, the Everput server says that a message of the batch is invalid.
+# These HTTP statuses may mean that one message of a batch is invalid, or that the batch is too large.
 # If the server refuses a batch with one of these HTTP statuses, the client sends each message of the batch alone.
 _ONE_BY_ONE: Final = frozenset({400, 413, 415, 422})
 
@@ -66,7 +66,7 @@ class Coalescer:
         self._send = send
         self._in_flight_max = in_flight_max
         self._give_up_after_s = give_up_after_s
-        self._lanes: dict[str, _Lane] = {}  # The waiting puts by queue id. Queues without puts are left out.
+        self._lanes: dict[str, _Lane] = {}  # by queue id; a queue without waiting or running puts has no lane
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:

@@ -92,7 +92,7 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                # Skip this event: after a rebalance, Faust reads the topic again from its beginning.
+                # Skip an event that was handled before: after a rebalance, Faust reads `control` from its beginning.
                 continue
             try:
                 event = decode(record.message.value)

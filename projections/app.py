@@ -129,9 +129,8 @@ class Projections:
         app, self._app = self._app, None
         if app is not None:
             stopping = asyncio.ensure_future(app.stop())
-            await asyncio.wait(
-                [stopping], timeout=_STOP_S
-            )  # At the timeout, wait() returns even if the task ignores its cancellation, unlike wait_for().
+            # wait() returns at the timeout. wait_for() would go on waiting if Faust ignored its cancellation.
+            await asyncio.wait([stopping], timeout=_STOP_S)
             if not stopping.done():
                 stopping.cancel()
                 log.warning("projections.stop_unfinished after_s=%s", _STOP_S)

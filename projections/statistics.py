@@ -36,15 +36,15 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-# New records wait for up to this many seconds before they are read, because few large reads cost less than many.
+# If the reader keeps up, it pauses for this many seconds after each read: few large reads cost less than many small.
 _IDLE_S: Final = 2.0
-# After each read, the reader pauses for twice the read's duration, because deliveries are more important.
+# While the reader is behind, it pauses for twice the duration of each read, because deliveries are more important.
 _DUTY: Final = 2.0
-# aiokafka's consumer leaves its group if it is not polled for this long, but Everput fetches by itself.
+# aiokafka's consumer leaves its group if it is not polled for this long. Everput never polls it, but fetches itself.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
-# If Faust asks for no records for this long, the Faust app is restarted.
-# The reason for this restart: after two rebalances in quick succession, Faust's consumer can wait forever.
+# If Faust has partitions, but asks for no records for this many seconds, the Faust app is restarted.
+# After two rebalances in quick succession, Faust's consumer can wait forever, and then only a restart helps.
 _STALLED_S: Final = 60.0
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0

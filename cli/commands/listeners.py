@@ -22,7 +22,7 @@ from everput import Client
 
 # The option value `none` becomes this object, because None means that the option was not given.
 NO_LIMIT: Final = object()
-# The fields of the setting `batch`. Each has the end of its option's name, such as `messages` of `--batch-messages`.
+# For each field of the setting `batch`: the name of its option after `batch_`, such as `messages` of `batch_messages`.
 _BATCH: Final = {"max_messages": "messages", "max_bytes": "bytes", "wait_ms": "wait_ms"}
 
 

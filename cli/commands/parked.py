@@ -29,7 +29,7 @@ def command(client: Client, *, queue: str, listener: str, as_json: bool) -> None
     for heading in ("message", "name", "put", "attempts", "last attempt", "status", "error"):
         table.add_column(
             heading, no_wrap=heading == "message", overflow="fold"
-        )  # ids are shown whole, so that users can copy them
+        )  # ids are not cut, so that users can copy them
     for row in rows:
         message = row.message
         status = "" if row.last_status is None else str(row.last_status)

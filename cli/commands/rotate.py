@@ -40,7 +40,7 @@ def command(options: Options) -> None:
     command, set the key to NEW, and restart them again.
     """
     logs.set_up("rotate", "warning" if options.log_level == "info" else options.log_level)
-    # Use the same event loop (uvloop) as Everput's other processes.
+    # Use the same event loop (uvloop) as API processes and workers.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     try:
         if options.kafka is None:

@@ -83,7 +83,7 @@ class DemoServer:
             self._process = process = await _spawn(
                 *("cli.app", "serve", "--data-dir", str(self._data_dir), "--port", "0"),
                 *("--allow-network", "127.0.0.0/8", "--allow-network", "::1/128"),
-                # Temporary files are in the demo's folder, which is deleted at the end even if a process was killed.
+                # The server's temporary files are in the demo's folder, which the demo deletes when it ends.
                 environment={
                     **_environment(),
                     link.VARIABLE: str(theirs.fileno()),

@@ -26,15 +26,15 @@ class Row:
 
     name: str
     state: str
-    # different messages that were received
+    # the number of different messages that this listener has accepted
     received: int
-    # the messages that were put and that this listener has not received yet
+    # the number of messages that were put and that this listener has not accepted yet
     waiting: int
-    # requests that were answered 503
+    # the number of requests that this listener answered with 503
     refused: int
-    # the number of messages that were received at a later attempt than the first
+    # the number of accepted requests that were not the first attempt
     retries: int
-    # messages that were received again
+    # the number of accepted requests for messages that this listener had accepted before
     duplicates: int
 
 

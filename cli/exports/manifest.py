@@ -42,18 +42,18 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     # The kind of export: `organization` for events of one organization, `all` for a whole installation.
     kind: str
-    # The query parameters of the requests to `/v1/log` with which the events were read.
+    # For events of one organization: the `format` of the files, and the parameters `from` and `to` of `/v1/log`.
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False
     # The id of the events' organization; empty before the first event, and in an export of a whole installation.
     organization_id: str = ""
     cursor: str = ""
-    # For an export of a whole installation: the end offset of each partition of each topic.
+    # For an export of a whole installation: the end offset of each partition of each exported topic.
     ends: dict[str, list[int]] = {}
     # The offset at which an interrupted export continues in each partition. The key is TOPIC/PARTITION.
     next: dict[str, int] = {}
-    # The number of partitions of each exported topic except `control`.
+    # For an export of a whole installation: the number of partitions of each exported topic except `control`.
     partitions: int = 0
     # The unreadable ranges of the log, whose records are missing in the files.
     damaged: list[str] = []

@@ -30,7 +30,7 @@ class Action(NamedTuple):
     """The action of a pressed key: resend, body, list, quit or help."""
 
     name: str
-    # The request to which the pressed key applies, by its number; None for the last request.
+    # The number of the request to which the pressed key applies; None for the newest request.
     number: int | None
 
 
@@ -58,7 +58,7 @@ class Received:
     # The request's number in the output, counted from 1.
     number: int
     request: dict[str, Any]
-    # The fields of the local program's answer that `everput listen` has printed.
+    # The fields of the event `answered`, such as the status of the local program's answer and its duration.
     fields: dict[str, Any]
     # A function that sends the received request to the local address again.
     resend: Callable[[], None]

@@ -206,7 +206,7 @@ class _Listening:
                 await self._end.wait()
                 for one in (*running, *self._tasks):
                     one.cancel()
-            if showing:  # The first message may arrive before the signing secret is shown, so wait for that.
+            if showing:  # `--once` may end the command before the signing secret is shown, so wait for the secret.
                 await asyncio.wait(showing, timeout=GIVE_UP_AFTER_S)
 
     def _told(

@@ -25,7 +25,7 @@ from cli.listen.batches import failed_in, is_batch, notifications
 REVOKED: Final = 4401  # the WebSocket close codes of api/tunnel.py
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
-# In JSON, a message of 8 MiB may have twice as many bytes, because quotes are escaped.
+# A request of 8 MiB may have twice as many bytes in the tunnel's JSON, because quotes are escaped.
 TEXT_BYTES_MAX: Final = 32 << 20
 ANSWER_S: Final = 120.0  # the longest `timeout_ms` that a listener may have
 ALIVE_S: Final = 1.0
@@ -156,7 +156,7 @@ class TunnelClient:
             after = int(text) if text.isdecimal() else None
             if is_batch(headers.get("webhook-id")) and answer.is_success:
                 failed = failed_in(answer.content, body)
-        # The local program does not run, so it has received nothing. Everput keeps the message.
+        # The local program can't be reached, so it has received nothing. Everput keeps the message, and sends it later.
         except httpx.ConnectError:
             status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
         except httpx.HTTPError as failure:

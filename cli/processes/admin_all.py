@@ -75,7 +75,7 @@ async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
     """Return the body of each process's answer, by the process's name. For a process that does not answer 200 in time,
     the body is empty.
     """
-    import httpx  # import httpx late, because its import takes a tenth of a second
+    import httpx  # import httpx late, because its import takes about a tenth of a second
 
     async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
 

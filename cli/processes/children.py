@@ -120,7 +120,7 @@ class Child:
             code = await process.wait()
             self.ready.clear()
             self.admin_url = None
-            await asyncio.wait([talk], timeout=1)  # wait until the last lines that the process wrote have been read
+            await asyncio.wait([talk], timeout=1)  # wait until all that the process sent is read, but at most 1 s
             talk.cancel()
             with suppress(asyncio.CancelledError):
                 await talk

@@ -36,7 +36,7 @@ class DirectConfig(uvicorn.Config):
     default_lines: tuple[list[tuple[bytes, bytes]], bytes] = (
         [],
         b"",
-    )  # the headers that every answer has, and the same headers encoded as the lines of an HTTP head
+    )  # uvicorn's default headers of an answer, and the same headers encoded as the lines of an HTTP head
 
 
 class _NoEvent:
@@ -89,8 +89,8 @@ class DirectPutProtocol(HttpToolsProtocol):
     in_head = False
     # A put whose body has not arrived completely; None if there is no such put, or if uvicorn answers it.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # the earlier request of the connection, unanswered when this put request began
-    # The time of the connection's newest answer; 0.0 while a request runs, or while uvicorn's own idle timer runs.
+    _before: Any = None  # the newest earlier request, if it was unanswered when this put request began
+    # The time since which the connection is idle after a direct put; otherwise 0.0.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -23,7 +23,7 @@ from broker.core.catalogue import PASSING, TOPICS
 from broker.core.health import Health
 from broker.core.histogram import BOUNDS_MS, Histogram
 
-if TYPE_CHECKING:  # import late: the supervisor imports this module, too, and must not import a Kafka client
+if TYPE_CHECKING:  # not imported at run time: the supervisor imports this module, but must not import a Kafka client
     from api.request_counts import RequestCounts
     from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, Trouble
     from broker.delivery.worker import Worker
@@ -53,7 +53,7 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        # With this method, the registry does not call collect() before there are any counts.
+        # With this method, a registry with `auto_describe` does not call collect() before there are any counts.
         return []
 
     def collect(self) -> Iterable[Metric]:

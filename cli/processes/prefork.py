@@ -154,14 +154,14 @@ def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], N
     os.dup2(null, 0)
     # Only the supervisor writes to stdout (the line `ready`). What its child processes write goes to stderr.
     os.dup2(2, 1)
-    # Keep no lock, socket or pipe of the supervisor open.
+    # Close all locks, sockets and pipes of the supervisor, except the links to the forked processes.
     kept = sorted(one.fileno() for one in links)
     for below, above in pairwise([_FIRST_DESCRIPTOR - 1, *kept, os.sysconf("SC_OPEN_MAX")]):
         os.closerange(below + 1, above)
-    sys.argv = ["everput"]  # Faust looks for its own options there
+    sys.argv = ["everput"]  # Faust looks for its own options in sys.argv
     gc.disable()
     import_code()
-    # Without freeze(), the first garbage collection of each child process would write to all of this memory.
+    # Without freeze(), the first garbage collection of each child process would copy the memory of the imported code.
     gc.freeze()
     from multiprocessing import get_context
 

@@ -39,7 +39,7 @@ CATCH_UP_S: Final = 120.0  # a process that starts may take this many seconds to
 _PYTHONS_SOUND: Final = {
     (3, 11): 10,
     (3, 12): 6,
-}  # for each Python version, the first patch release that has the security fixes
+}  # for each Python version, the first patch release without CVE-2024-7592 and CVE-2024-6232
 
 _log = Logger(__name__)
 
@@ -55,9 +55,9 @@ class Process:
     stop: asyncio.Event
     # The state of the process, which the process's admin address shows.
     health: Health
-    # A function that waits until Kafka answers and all topics exist.
+    # A function that waits until Kafka answers, and creates missing topics.
     kafka: Callable[[], Awaitable[None]]
-    # A function that reports, once, that the process is ready. Its argument is a text that the line `ready` shows.
+    # A function that reports, once, that the process is ready. Without a supervisor, it prints `ready` and this text.
     ready: Callable[[str], None]
 
 

@@ -41,8 +41,8 @@ KAFKA_STOP_S: Final = 9.0
 
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
-# When Everput starts, Kafka waits this long for more workers to join their consumer group before it assigns partitions.
-# Without this delay, the first worker would get all partitions, and the second one would wait for up to a second.
+# The embedded Kafka waits this long for a second worker to join the consumer group before it assigns partitions.
+# Without the delay, the first worker would get all partitions, and the second worker would wait for up to a second.
 _JOIN_DELAY_MS: Final = 100
 
 _log = Logger(__name__)
@@ -233,7 +233,7 @@ class Supervisor:
         write_secret(files.url_file(options.data_dir), url)
         print(f"ready {url}", flush=True)
         if options.log_format == "text":
-            from cli.printing import say  # late, because the import takes longer than everything else here
+            from cli.printing import say  # import late, because this import takes longer than the rest of the method
 
             # Wait until all earlier log lines are written, so that the lines below are the last ones on the terminal.
             logging.getLogger().handlers[0].flush()

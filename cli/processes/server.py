@@ -40,8 +40,8 @@ _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
-# If a client breaks the protocol, does not read, or is refused, uvicorn logs lines with these texts.
-# The following lines of uvicorn are not logged, because any client can cause thousands of them.
+# If a client breaks the protocol, does not read, or is refused, uvicorn logs lines that begin with these texts.
+# These lines of uvicorn are dropped from the log, because any client can cause thousands of them.
 # When an error of a client matters to the operator, Everput itself logs it.
 _CLIENTS_FAULTS: Final = (
     # uvicorn logs this text if an answer was cut off, or if a WebSocket was refused
@@ -228,7 +228,7 @@ class _Connection(_Written, DirectPutProtocol):
     _client_name: str | None = None
     _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
     _deaf = False  # True if the client has begun a request after the last one that is accepted; its bytes are dropped
-    # True after the last answer. The server then drops what the client still sends, for at most `request_s` seconds.
+    # True if the last answer was sent before its request had arrived. The server drops the rest, for up to `request_s`.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
