@@ -51,7 +51,7 @@ def test_the_bounds_are_those_of_the_code():
     assert f"{server.FRAMING_BYTES_MAX >> 10} KiB" in connections["chunk extensions and trailers of a request"]
     assert (
         f"| {server.PIPELINED_MAX}; later"
-        in connections["requests of a connection that wait for the answer to the one before"]
+        in connections["requests of a connection that wait for the answer to an earlier request"]
     )
     assert f"{docs.PIECE_BYTES >> 10} KiB of the document" in routes["`GET /v1/openapi.json`"]
     begun = routes["`POST /v1/sessions/oidc`"]
@@ -71,7 +71,7 @@ def test_the_bounds_are_those_of_the_code():
     assert f"{LIMITS.guesses_at_once} for one e-mail address" in sign_in
     assert f"{LIMITS.clients_guesses_at_once} for one client address" in sign_in
     about_networks = " ".join(
-        PAGE.partition("**Limits are shared between networks.**")[2].partition("\n## ")[0].split()
+        PAGE.partition("**One network can't use up a limit for all.**")[2].partition("\n## ")[0].split()
     )
     for text in (
         f"up to {LIMITS.all_guesses_at_once // 2} attempts for each network, and {buckets.NAMES_MAX:,} networks",
