@@ -86,15 +86,16 @@ class Checkpoints:
         self._hurried = False
 
     def touched(self, stream: Stream) -> None:
-        """Include a delivery stream (one partition's deliveries to one listener) in the next checkpoint, because it has
-        changed.
+        """Include a delivery stream (one partition's deliveries to one listener) in the next checkpoint. If the
+        listener is slow or failing, it may be a later checkpoint.
         """
         stream.dirty = True
         self._dirty.add(stream)
 
     def changed(self, listener_id: str, partitions: Iterable[int] | None = None) -> None:
-        """Include a listener's offsets in the next checkpoint, because the listener went down or came up, or the
-        number of its deliveries in `outstanding` has changed. If `partitions` is None, include all partitions.
+        """Commit a listener's offsets at the next checkpoint, for example because the listener went down and the
+        metadata must say so. If the listener is slow or failing, it may be a later checkpoint. If `partitions` is None,
+        commit the offsets of all partitions of the worker.
         """
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
@@ -106,7 +107,7 @@ class Checkpoints:
 
     async def last(self) -> None:
         """Make the final checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if
-        the checkpoint failed or the worker has lost the partitions.
+        the checkpoint failed, or if Kafka does not confirm afterwards that the worker still owns the partitions.
         """
         self._hurried = True
         try:
@@ -138,8 +139,8 @@ class Checkpoints:
                     return
 
     async def run(self) -> None:
-        """Wait `checkpoint_s` (a second) and make a checkpoint, in an endless loop. Raises Suspended if the process was
-        suspended.
+        """Make checkpoints in an endless loop, each `checkpoint_s` seconds after the one before has ended. Raises
+        Suspended if such a wait took longer than `suspended_s` seconds, because the process was suspended.
         """
         while True:
             await self._pause()
@@ -149,8 +150,8 @@ class Checkpoints:
                 log.warning("checkpoint.failed error=%s", error)
 
     async def _pause(self) -> None:
-        """Wait until the next checkpoint is due. Raises Suspended if the process was suspended meanwhile, so that its
-        state is out of date.
+        """Wait `checkpoint_s` seconds. Raises Suspended if the wait took longer than `suspended_s` seconds: the process
+        was suspended, so other workers may own its partitions.
         """
         before = self._monotonic()
         await self._sleep(self._tuning.checkpoint_s)
@@ -163,9 +164,9 @@ class Checkpoints:
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
-        """Write the results of deliveries, and commit the listeners' offsets that have changed and are due. Pause for
-        `pause_s` after every few commits. Raises LogUnavailable if Kafka does not answer, or if the worker no longer
-        owns its partitions.
+        """Write the results of attempts, and then commit the listeners' offsets that have changed and are due. Pause
+        for `pause_s` seconds after every few commits. Raises LogUnavailable if Kafka has not stored everything, or if
+        the worker no longer owns its partitions.
         """
         async with self.quiet:
             if self.suspended:
@@ -222,8 +223,9 @@ class Checkpoints:
                 self.touched(stream)
 
     def _note_stored(self, listener_ids: Iterable[str], at_s: float) -> None:
-        """Record when offsets were committed. Spread the first commits over time, so that the offsets of slow and
-        failing listeners are not all due in the same checkpoint.
+        """Record when the listeners' offsets were committed. For first commits, record times that are spread over the
+        past `low_priority_s` seconds, so that the next commits of slow and failing listeners are not all due in the
+        same checkpoint.
         """
         for listener_id in listener_ids:
             if listener_id in self.stored_at_s:
@@ -233,7 +235,7 @@ class Checkpoints:
 
     async def _write(self, cursors: dict[str, dict[int, Cursor]]) -> LogUnavailable | None:
         """Write the results of attempts to the topic `deliveries`. If Kafka does not store the results of a partition,
-        remove the partition from `cursors`, so that no offset is committed before its results. Return the error.
+        remove the partition from `cursors`, so that no offset is committed before its results. Return any error.
         """
         if not self._outcomes:
             return None
@@ -246,7 +248,8 @@ class Checkpoints:
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
         """Collect the results and offsets of all delivery streams (one partition's deliveries to one listener) that
-        have changed and are due. Add the streams to `streams`, and their offsets to `cursors`.
+        have changed and are due. Add the streams to `streams`, their offsets to `cursors`, and their results to those
+        that _write() must write.
         """
         self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}
@@ -276,8 +279,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the offsets of the listeners that were passed to changed(). If such a listener has delivery streams
-        (one for each partition), only mark the streams, because a stream's offset is collected with its results.
+        """Collect the offsets that were passed to changed(), unless their listener can skip this checkpoint. Where the
+        listener has a delivery stream, only mark the stream: its offset is collected with its results.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
@@ -298,8 +301,9 @@ class Checkpoints:
                 cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether a slow or failing listener can skip this checkpoint, because its newest commit is recent and
-        few results of its attempts wait to be written.
+        """Return whether a listener can skip this checkpoint. It can if it is slow or failing, its newest commit is
+        recent, few results of its attempts wait to be written, and no change is urgent. No listener can skip the final
+        checkpoint before a hand-over.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False
@@ -312,8 +316,9 @@ class Checkpoints:
         )
 
     async def run_idle(self) -> None:
-        """Commit each listener's offsets once a minute, in an endless loop. Partitions in which something is being
-        delivered to the listener wait for the next checkpoint.
+        """Commit each listener's offsets again about every `idle_checkpoint_s` seconds, in an endless loop, because
+        Kafka deletes old committed offsets. Where something is being delivered to the listener, its offset waits for
+        the next checkpoint.
         """
         rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0
@@ -332,7 +337,8 @@ class Checkpoints:
 
     async def _store(self, cursors: Mapping[str, Mapping[int, Cursor]], *, pause_s: float) -> NotStored | None:
         """Commit the listeners' offsets in parts. Before each part, check that the worker still owns the partitions.
-        Return an error with the commits that were refused, or None. Raises LogUnavailable.
+        Return an error that names the listeners whose commits failed, or None. Raises LogUnavailable if the check
+        fails.
         """
         # If the listener's consumer group has members, Kafka refuses the commit. This must not delay other listeners.
         rows = list(cursors.items())
@@ -361,8 +367,8 @@ class Checkpoints:
         return {listener_id: idle for listener_id, idle in found if idle}
 
     def _idle_of(self, dispatcher: Dispatching, numbers: Iterable[int] | None = None) -> dict[int, Cursor]:
-        """Return a listener's offsets, with their metadata, for the partitions where nothing is being delivered to it
-        (no delivery stream exists). If `numbers` is None, use all partitions.
+        """Return a listener's offsets to commit, with their metadata, for the partitions where nothing is being
+        delivered to it (no delivery stream exists). If `numbers` is None, use all partitions of the worker.
         """
         idle = {}
         for number in self._partitions if numbers is None else numbers:
@@ -378,7 +384,9 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
     def _written_cursors(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        """Return a listener's offsets, except those of partitions whose results are not written yet."""
+        """Return a listener's offsets to commit, by partition. Leave out partitions where its deliveries have changed
+        since their last checkpoint, because results may not be written yet.
+        """
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}
         return self._idle_of(dispatcher) | kept
@@ -394,8 +402,8 @@ def _leave_out(cursors: dict[str, dict[int, Cursor]], partitions: Container[int]
 
 
 def _idle_cursor(dispatcher: Dispatching, number: int, tail: int, outstanding: Outstanding) -> Cursor:
-    """Return the offset of a listener, with its metadata, in a partition where nothing is being delivered to it (no
-    delivery stream exists).
+    """Return the offset to commit for a listener, with its metadata, in a partition where nothing is being delivered to
+    the listener (no delivery stream exists).
     """
     listener_id = dispatcher.listener.id
     waiting, since_ms = outstanding.waiting(number, listener_id)

@@ -30,7 +30,7 @@ _CONDITIONS: Final = {
 
 
 class ListenerCounts:
-    """The numbers of attempts to one listener since the worker began to deliver to it, for metrics."""
+    """The numbers and durations of attempts to one listener since the worker began to deliver to it, for metrics."""
 
     __slots__ = ("outcomes", "queue_id", "took")
 
@@ -81,7 +81,9 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """The lag of a listener: how many messages wait for it, and how old the oldest of them is."""
+    """The lag of a listener in the partitions of one worker: how many messages wait for it, and when the oldest of them
+    was put.
+    """
 
     listener_id: str
     queue_id: str
@@ -104,7 +106,7 @@ class Trouble:
 
 @dataclass(slots=True)
 class Condition:
-    """The state of a worker at one moment, for its metrics."""
+    """The state of a worker and its listeners at about one moment, for metrics."""
 
     partitions: int = 0
     listeners: Counter[str] = field(default_factory=Counter)  # by state, such as `down`
@@ -132,7 +134,10 @@ def state_of(dispatcher: Dispatcher) -> str:
 
 def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
     """Return how many messages in the worker's partitions wait for the listener, without those in the topic
-    `outstanding`. The number is an upper bound.
+    `outstanding`.
+
+    The number can be too high, because some records of other queues are counted where the listener lags. Messages that
+    the worker has not read from Kafka yet are not counted.
     """
     messages = 0
     for number, stream in dispatcher.streams.items():

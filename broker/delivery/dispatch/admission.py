@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class Admission(Enum):
-    """The possible decisions about a delivery: its attempt may begin now, or must wait, or the delivery moves
-    elsewhere.
+    """The possible decisions about a delivery: an attempt may begin now, the delivery waits in memory, or the topic
+    `outstanding` holds it instead.
     """
 
     BEGIN = "an attempt may begin"
@@ -54,7 +54,9 @@ class Admissions:
         self._loop = loop
 
     def of(self, delivery: Delivery) -> Admission:
-        """Decide whether an attempt of this delivery may begin now, and where the delivery waits if not."""
+        """Decide whether an attempt of this delivery may begin as soon as the listener's limits allow, and if not, what
+        happens to the delivery.
+        """
         message, stream, in_window = message_of(delivery), delivery.stream, delivery.entry is None
         if not in_window and is_cancelled(delivery):
             return Admission.RETURNED
@@ -77,7 +79,9 @@ class Admissions:
         return BEGIN
 
     def _by_key(self, delivery: Delivery, key: str) -> Admission:
-        """Decide by the message's ordering key. Messages with the same key are delivered one at a time, in order."""
+        """Decide whether the message's ordering key allows an attempt now. Messages with the same key are sent to a
+        listener one at a time, in order.
+        """
         assignment, at_s = delivery.stream.assignment, self._loop.time()
         in_window = delivery.entry is None
         if in_window and (assignment.overtakes(delivery) or (not delivery.first_of_key and self._is_slow(key, at_s))):
@@ -92,13 +96,14 @@ class Admissions:
         return BEGIN
 
     def _is_slow(self, key: str, at_s: float) -> bool:
-        """Return whether to move the waiting deliveries of this ordering key out of memory: deliveries that wait for
-        earlier ones of their keys take too much memory, and one delivery has blocked this key for long.
+        """Return whether a delivery of this ordering key must not wait in memory. That is so if one delivery has
+        blocked the key for `key_slow_s` seconds, and too many of the listener's deliveries wait for earlier ones of
+        their keys.
         """
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 
     def _by_time(self, message: Message) -> Admission:
-        """Decide by the message's `deliver_at` time."""
+        """Decide whether the message's `deliver_at` time allows an attempt now."""
         wait_ms = message.deliver_at_ms - now_ms()
         if wait_ms <= 0:
             return BEGIN
@@ -107,8 +112,8 @@ class Admissions:
         return Admission.NEAR if near else Admission.FAR
 
     def crowd(self) -> list[Delivery]:
-        """Remove the deliveries that wait for a slow earlier delivery with the same ordering key, and return them.
-        Deliveries that came from the topic `outstanding` are not removed, because they are few.
+        """Remove and return the deliveries that must leave memory: an earlier delivery has blocked their ordering key
+        for `key_slow_s` seconds. Leave out deliveries that came from the topic `outstanding`, because they are few.
         """
         at_s, keys = self._loop.time(), self._deliveries.keys
         leave = list[Delivery]()

@@ -115,8 +115,8 @@ class Attempts:
         self.connections = Connections(self, network, target, dispatcher.tuning)
 
     def update(self, listener: Listener, opened: Opened) -> None:
-        """Use the listener's new settings from the next attempt on. `opened` holds its decrypted secrets and
-        headers.
+        """Apply the listener's settings. Its timeout and its rules for retries apply to attempts in flight, too.
+        `opened` holds its decrypted secrets and headers.
         """
         self._signer, self._former = opened.signer, opened.former
         self.connections.aim(parse_url(listener.notify_url))
@@ -148,7 +148,7 @@ class Attempts:
     # An attempt begins
 
     def connect(self, deliveries: DeliveryBatch | tuple[Delivery]) -> None:
-        """Open a connection, and send the deliveries on it in one request."""
+        """Start a task that opens a connection, and then sends the messages of these deliveries in one request."""
         for delivery in deliveries:
             delivery.state = CONNECTING
         self.connections.make(deliveries, self._connect(deliveries))
@@ -183,8 +183,8 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return whether the message was updated or deleted, or the delivery was dropped, while the connection was
-        being opened.
+        """Return whether this delivery must not be sent, because its message was updated or deleted, or the delivery
+        was dropped, while the connection was being opened. Cancel the delivery, or begin to read the new data.
         """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
@@ -233,7 +233,7 @@ class Attempts:
         )
 
     def expire(self) -> None:
-        """End the attempts that have taken longer than the listener's timeout."""
+        """End the attempts whose requests were sent longer ago than the listener's timeout."""
         before_s = self._loop.time() - self._timeout_s
         while (connection := self.connections.expired(before_s)) is not None:
             connection.expire()
@@ -276,7 +276,7 @@ class Attempts:
             circuit.succeeded()
 
     def failed(self, connection: Connection, error: str) -> None:
-        """Handle an attempt without an answer, or with one that can't be parsed."""
+        """Handle an attempt without a valid answer: for example, it timed out, or the answer can't be parsed."""
         took_ms = int((self._loop.time() - connection.at) * 1000)
         if error == "timeout":
             self._limits.timed_out(took_ms)
@@ -289,7 +289,7 @@ class Attempts:
             self.answers.unanswered(attempts_of(counted), connection.times)
 
     def released(self, connection: Connection) -> None:
-        """Handle the end of an answer. From now on, the connection can carry another request."""
+        """Handle the end of an answer. Keep the connection for another request, or close it if it is not needed."""
         self._note_took(connection)
         connection.at = self._loop.time()
         self.connections.release(connection)
@@ -305,8 +305,8 @@ class Attempts:
             self._loop.call_soon(self.dispatcher.pump)
 
     def _note_took(self, connection: Connection) -> None:
-        """Record how long it took until the whole answer was read. A listener that sends the body slowly then does not
-        count as fast.
+        """Record how long an answer below status 500 took until its end, including its body. So a listener that sends
+        the body slowly does not count as fast.
         """
         if connection.well:
             connection.well = False
@@ -336,8 +336,8 @@ class Attempts:
         failure counts.
 
         If a delivery was dropped meanwhile, nothing changes for it. If `limited` is true, the failure counts once for
-        the listener's limits and its circuit breaker. The deliveries of a batch share one jitter, so that they are
-        retried together.
+        the listener's limits and its circuit breaker. All deliveries share one jitter (a random factor of the wait), so
+        that those with equally many attempts are retried together.
         """
         at_ms, jitter = now_ms(), self._dice()
         counted, again = list[Delivery](), list[Delivery]()
@@ -416,8 +416,8 @@ class Attempts:
         stream.touch()
 
     def _away(self, stream: Stream) -> None:
-        """Open the circuit breaker, because no client is connected to the listener's tunnel. Attempts start again after
-        a successful probe.
+        """Open the circuit breaker, because the listener's tunnel can't be reached or no client takes messages from it.
+        Attempts start again after a successful probe.
         """
         self._note_error("not-connected", stream)
         if self._circuit.trip(now_ms()):

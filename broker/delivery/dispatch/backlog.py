@@ -34,8 +34,9 @@ class Lagging(Protocol):
 class Backlog:
     """The partitions in which one listener lags, so that it needs older messages from Kafka.
 
-    Before Kafka deletes such messages, their deliveries move to the topic `outstanding` with their data. Without room
-    in memory, at most `set_aside_together` messages are loaded for this at a time.
+    Before retention deletes such messages, their deliveries move to the topic `outstanding` with their data. Without
+    room in memory, messages are loaded for this move only while fewer than `set_aside_together` of them, and less than
+    `set_aside_bytes_max` bytes, are on the way.
     """
 
     __slots__ = ("_dispatcher", "behind")
@@ -55,8 +56,9 @@ class Backlog:
         )
 
     def refill(self) -> None:
-        """Request older messages for the partitions in which the listener lags, one after another, as long as its
-        memory is not full.
+        """Request older messages for the partitions in which the listener lags, as long as room_for() allows. Stop
+        after the first request that memory can't answer: only one request of a listener waits for a read from Kafka at
+        a time.
         """
         behind = self.behind
         if not self._dispatcher.sending or any(stream.requested for stream in behind):
@@ -87,7 +89,8 @@ class Backlog:
 
     def set_aside_before(self, partition: int, below: int) -> None:
         """Begin to move the listener's unfinished deliveries below this offset of a partition to the topic
-        `outstanding`, a few at a time. With offset 0, stop moving deliveries.
+        `outstanding`. A delivery moves when its message is in memory and it is ready for an attempt. With offset 0,
+        stop moving deliveries.
         """
         dispatcher = self._dispatcher
         stream = dispatcher.streams.get(partition)
@@ -102,8 +105,8 @@ class Backlog:
             self.refill()
 
     def sets_aside(self, partition: int) -> bool:
-        """Return whether deliveries of this partition are still to be moved to the topic `outstanding` before retention
-        deletes their messages.
+        """Return whether deliveries of this partition are being moved to the topic `outstanding`, or will be as soon as
+        their messages are read, before retention deletes the messages.
         """
         stream = self._dispatcher.streams.get(partition)
         setting_aside = self._dispatcher.memory.setting_aside

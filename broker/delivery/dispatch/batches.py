@@ -78,8 +78,8 @@ class Batches:
             self._loop.call_soon(self._dispatcher.pump)
 
     def added(self, batch: Batch) -> None:
-        """Process one more delivery that is ready. Send a full batch immediately. Otherwise, begin to wait for more
-        messages as soon as all messages of the same read were handed over.
+        """Process one more delivery that is ready. If the ready deliveries fill a batch by their number, call pump()
+        now. Otherwise, call pump() as soon as all messages of the same read were handed over.
         """
         if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:
             self._dispatcher.pump()
@@ -92,7 +92,9 @@ class Batches:
         self._dispatcher.pump()
 
     def pump(self, batch: Batch) -> None:
-        """Begin as many attempts as the listener's limits and the size of its batches allow."""
+        """Begin attempts, each with one batch, as long as the listener's limits allow and the next batch need not wait
+        for more messages.
+        """
         dispatcher = self._dispatcher
         ready, limits, attempts = dispatcher.deliveries.ready, dispatcher.limits, dispatcher.attempts
         connections, at_s = attempts.connections, self._loop.time()
@@ -134,9 +136,10 @@ class Batches:
     ) -> None:
         """Handle the whole 2xx answer to a batch. The answer's body may reject some of the messages.
 
-        If the connection was closed before the end of the body, all messages are sent again, because the missing part
-        may reject some of them. Only the first bytes of a long answer are read. If these bytes begin a JSON object, all
-        messages are sent again, too. Any other long answer rejects no message.
+        If the connection was closed before the end of the body, the attempt has failed for all messages, because the
+        missing part may reject some of them. Only the first BODY_BYTES_MAX bytes of an answer are read. If these bytes
+        end within a JSON object, the attempt has failed for all messages, too. Any other long answer rejects no
+        message.
         """
         attempts, body, error = self._dispatcher.attempts, read_body(raw, cut=connection.cut), None
         if not body.complete:
@@ -162,8 +165,8 @@ class Batches:
             attempts.answers.refused(attempts_of(counted), raw)
 
     def forget(self) -> None:
-        """Stop the timer of a batch, because no delivery is ready or the setting has changed. The next message starts
-        the timer again.
+        """Stop the timer of a batch, because no delivery is ready or the setting has changed. When a delivery is ready,
+        the next call of pump() starts the timer again.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -191,8 +194,8 @@ class Batches:
     def _next(self, batch: Batch) -> DeliveryBatch:
         """Remove and return the deliveries of the next batch.
 
-        The batch is empty if some of the ready deliveries may not begin, so that the batch must wait for more messages
-        after all.
+        The batch is empty if some of the ready deliveries may not begin, and the others must wait for more messages,
+        because they do not fill the batch and its waiting time is not over.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False
@@ -221,8 +224,8 @@ class Batches:
         return halvings(failed, self._dispatcher.attempts.policy.max_attempts) if failed else 0
 
     def _may_begin(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of the delivery may begin now. If not, let the delivery wait in memory or in the
-        topic `outstanding`.
+        """Return whether an attempt of the delivery may begin now. If not, turn the delivery away: for example, it then
+        waits in memory or in the topic `outstanding`, or is cancelled because its message was deleted.
         """
         admission = self._dispatcher.admissions.of(delivery)
         if admission is not BEGIN:

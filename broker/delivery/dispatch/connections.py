@@ -23,7 +23,9 @@ from broker.ports import Tracing
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The resources for connections that all listeners of a worker share: DNS, TLS settings, and a limit on sockets."""
+    """The resources that a worker's connections to all of its listeners share, such as DNS, TLS settings, and a limit
+    on sockets.
+    """
 
     resolver: Resolver
     sockets: Sockets  # counts the open connections
@@ -75,7 +77,7 @@ class Connections:
         return self._idle.pop() if self._idle else None
 
     def make(self, deliveries: Sequence[Delivery], work: Coroutine[Any, Any, None]) -> None:
-        """Run a task that opens a connection for an attempt of these deliveries."""
+        """Start a task that opens a connection for an attempt of these deliveries."""
         self.network.sockets.open += 1
         task = self._loop.create_task(work)
         self.making[task] = deliveries, self._loop.time()
@@ -122,7 +124,7 @@ class Connections:
             connection.close()
 
     def lost(self, connection: Connection) -> bool:
-        """Forget a closed connection. Return whether it carried a request."""
+        """Forget a closed connection. Return whether it carried a request that had not timed out."""
         self.network.sockets.open -= 1
         if connection in self.sent:
             del self.sent[connection]
@@ -148,7 +150,7 @@ class Connections:
             self._idle.pop(0).close()
 
     def close(self) -> None:
-        """Close all connections. Each of them then calls lost()."""
+        """Close all connections, and stop opening others. Each closed connection then calls lost() of its owner."""
         for task in list(self.making):
             task.cancel()
         for connection in (*self._idle, *self.sent):

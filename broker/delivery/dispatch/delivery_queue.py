@@ -18,7 +18,7 @@ from broker.delivery.dispatch.stream import Delivery, message_of
 
 
 class DeliveryQueue:
-    """The deliveries to one listener that wait for an attempt."""
+    """The deliveries to one listener that wait for an attempt in a worker's memory."""
 
     __slots__ = ("_loop", "_numbers", "keys", "leaving_first", "ready", "renewing", "retries")
 
@@ -72,7 +72,9 @@ class DeliveryQueue:
     # Ordering keys
 
     def first_ended(self, delivery: Delivery, key: str) -> None:
-        """Make the next delivery of an ordering key ready, ahead of all others, because the one before it has ended."""
+        """Make the next delivery of an ordering key ready, ahead of all others, because the delivery before it has
+        ended or has left memory.
+        """
         delivery.first_of_key = False
         self.leaving_first.discard(delivery)
         following = self.keys.next(key, self._loop.time())
@@ -95,10 +97,9 @@ class DeliveryQueue:
     # All deliveries
 
     def stand_down(self, under_way: Iterable[Delivery]) -> list[Delivery]:
-        """Remove and return all deliveries. Leave out deliveries that are in an attempt, or are being written to the
-        topic `outstanding`.
+        """Remove and return the deliveries that are neither in an attempt nor being written to the topic `outstanding`.
 
-        The deliveries that are not returned continue to block the later deliveries with the same ordering keys.
+        The deliveries that are left continue to block later deliveries with the same ordering keys.
         """
         idle = [*self.ready, *(delivery for _, _, delivery in self.retries), *self.renewing]
         self.clear()
@@ -108,7 +109,9 @@ class DeliveryQueue:
         return idle + self.keys.restart([key for key in kept if key is not None])
 
     def drop(self, deliveries: Iterable[Delivery]) -> None:
-        """Drop these deliveries, all of one partition, and the deliveries that wait behind them with the same key."""
+        """Drop these deliveries, which must be all that the listener has in one partition. They no longer block their
+        ordering keys.
+        """
         for delivery in deliveries:
             if delivery.first_of_key and (key := message_of(delivery).key) is not None:
                 self.keys.drop(key)

@@ -97,8 +97,8 @@ class Dispatcher:
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:
-        """Apply changed settings of the listener, or a change in how many partitions this worker owns. `opened` is None
-        if the listener's secrets have not changed.
+        """Apply a change of the listener, such as new settings, a pause or a redrive, or a change in how many
+        partitions this worker owns. If `opened` is None, the listener's secrets and headers are the same as before.
         """
         self.opened = opened or self.opened
         before, self.listener = self.listener, listener
@@ -124,15 +124,15 @@ class Dispatcher:
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return the delivery stream of one partition to this listener. A new one begins with the next new message."""
+        """Return the listener's delivery stream of a partition. If it is new, it begins with the next new message."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())
         return stream
 
     def accept(self, delivery: Delivery, message: Message) -> None:
-        """Take a message into memory. The message is sent as soon as the listener's limits allow. If retention will
-        soon delete the message, move it to the topic `outstanding` instead.
+        """Take a message into memory. It is sent when its ordering key, its `deliver_at` and the listener's limits
+        allow. If retention will soon delete the message, move its delivery to the topic `outstanding` instead.
         """
         delivery.message = message
         delivery.state = READY
@@ -202,8 +202,8 @@ class Dispatcher:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
     def touch(self, partition: int) -> bool:
-        """Include the partition in the next checkpoint. Return False if the listener has no delivery stream there, for
-        example because the worker no longer owns the partition.
+        """Include the listener's deliveries of the partition in a checkpoint soon. Return False if there is no delivery
+        stream, for example because the worker no longer owns the partition.
         """
         stream = self.streams.get(partition)
         if stream is not None:
@@ -232,8 +232,8 @@ class Dispatcher:
             stream.assignment.touched(stream)
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Move a delivery to the topic `outstanding`. The delivery is attempted at `due_ms`, or parked if `due_ms` is
-        None. The committed offset may pass the message when the delivery has been written there.
+        """Move a delivery to the topic `outstanding`. Its next attempt is due at `due_ms`, or it is parked if `due_ms`
+        is None. The committed offset may pass the message when the delivery has been written there.
         """
         key = message_of(delivery).key
         delivery.state = Leaving(due_ms, status, error)
@@ -278,7 +278,7 @@ class Dispatcher:
         self.set_aside(delivery, None, DAMAGED, None)
 
     def renewed(self, delivery: Delivery, message: Message) -> None:
-        """Attempt the delivery now, with the new data of its updated message."""
+        """Make the delivery ready, with the new data of its updated message, ahead of all others."""
         self.deliveries.renewing.discard(delivery)
         self.memory.held_bytes += message.size - message_of(delivery).size
         delivery.message = message
@@ -289,8 +289,8 @@ class Dispatcher:
     # The following methods handle a listener that is down, is paused, or comes back.
 
     def stand_down_if_away(self) -> bool:
-        """Free the memory of all messages that are not in flight, if the listener is down or paused. Return whether the
-        listener is down or paused.
+        """Free the memory of messages whose deliveries wait for an attempt, if the listener is down or paused. Return
+        whether the listener is down or paused.
         """
         away = self.circuit.state is circuit.State.OPEN or self.listener.paused is not None
         if away:
@@ -298,7 +298,7 @@ class Dispatcher:
         return away
 
     def stand_down(self) -> None:
-        """Free the memory of all messages that are not in flight. These messages are read again later."""
+        """Free the memory of messages whose deliveries wait for an attempt. These messages are read again later."""
         self.batches.forget()
         connecting = (delivery for deliveries, _ in self.connections.making.values() for delivery in deliveries)
         for delivery in self.deliveries.stand_down((*self.attempts.under_way(), *connecting)):
@@ -336,8 +336,8 @@ class Dispatcher:
         """Handle timeouts, and start retries that are due. The worker calls this several times a second, until it
         returns False.
 
-        If `late` is true, the event loop is late, and answers may have arrived that were not read. In this case, no
-        attempt times out.
+        If `late` is true, the event loop is late, and answers may have arrived that were not read. In this case, the
+        call ends no attempt because of its timeout.
         """
         if not late:
             self.attempts.expire()
@@ -375,7 +375,7 @@ class Dispatcher:
 
     @property
     def waits(self) -> bool:
-        """Whether deliveries are ready for an attempt, and the listener's limits will soon permit more attempts."""
+        """Whether deliveries are ready, and the listener's limits do not rule out that an attempt starts soon."""
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property
@@ -403,8 +403,8 @@ class Dispatcher:
 
 
 def _return_cancelled(dispatcher: Dispatcher) -> None:
-    """Put deliveries back into the index of the topic `outstanding`, because their redrive was cancelled before an
-    attempt began.
+    """Put deliveries that are ready back into the index of the topic `outstanding`, because their redrive was cancelled
+    before an attempt began.
     """
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]

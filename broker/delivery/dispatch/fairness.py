@@ -57,19 +57,23 @@ class Sockets:
 
     @property
     def crowded(self) -> bool:
-        """Whether idle connections must be closed, because three quarters of the sockets are in use."""
+        """Whether a connection must be closed after an answer instead of being kept idle, because more than three
+        quarters of the worker's sockets for listeners are in use.
+        """
         return self.open > self._crowded
 
     @property
     def used_up(self) -> bool:
-        """Whether the worker has no socket for another connection. An attempt then waits, which does not count as a
-        failure of the listener.
+        """Whether the worker has no socket for another connection. An attempt that finds no idle connection then waits,
+        which does not count as a failure of the listener.
         """
         return self.open >= self._most
 
 
 class Processor:
-    """A measure of how long this process waits for a processor. It works on Linux, and is always 0 elsewhere."""
+    """A measure of how long this process's main thread waits for a processor. Where Linux's file /proc/self/schedstat
+    can't be read, the measure is always 0.
+    """
 
     def __init__(self, schedstat: Path = SCHEDSTAT, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._schedstat = schedstat
@@ -77,8 +81,8 @@ class Processor:
         self._at_s, self._waited_s = monotonic(), self._waited()
 
     def waited(self) -> float:
-        """Return the fraction of the time since the last call, from 0 to 1, in which this process waited for a
-        processor.
+        """Return the fraction of the time since the last call, from 0 to 1, in which this process's main thread waited
+        for a processor.
         """
         before_s, waited_s = self._at_s, self._waited_s
         self._at_s, self._waited_s = self._monotonic(), self._waited()
@@ -92,7 +96,8 @@ class Processor:
 
 def share_out(dispatchers: Iterable[Sharing], tuning: Tuning = TUNED) -> None:
     """Divide a worker's attempts in flight and its memory among the listeners that have work. Fast listeners get what
-    they need first, then slow listeners, and then failing ones.
+    they need first, then slow listeners, and then failing ones. The share of each listener is at least `attempts_min`
+    attempts and `held_bytes_min` bytes.
     """
     by_priority: tuple[list[Sharing], ...] = ([], [], [])
     for dispatcher in dispatchers:
@@ -122,8 +127,8 @@ def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_use
 
 
 def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int) -> list[DispatcherT]:
-    """Divide the attempts that slow and failing listeners may start until the next call. Return the dispatchers of the
-    listeners that got any.
+    """Divide `permits` attempts among the slow and failing listeners whose deliveries wait. Return the dispatchers of
+    the listeners that got any. Other slow and failing listeners may start one attempt each.
 
     If there is a remainder, `turn` decides which listeners get it.
     """

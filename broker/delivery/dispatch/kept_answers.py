@@ -38,7 +38,7 @@ _Found = tuple[str, int, int]  # the id of a stored HTTP answer, its partition, 
 
 
 class KeptAnswers:
-    """The answers to one listener's failed attempts, kept until a checkpoint writes them."""
+    """The answers of one listener to failed attempts, kept within limits until a checkpoint writes them."""
 
     __slots__ = (
         "_answers",
@@ -73,16 +73,16 @@ class KeptAnswers:
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
-        """Record how long connecting took for a request without an answer. `attempts` are the attempts for the messages
-        of this request.
+        """Record how long the DNS look-up, connecting and the TLS handshake took for an attempt without an answer.
+        `attempts` has the attempt of each message in the request.
         """
         if times != REUSED:
             for partition, offset, number in attempts:
                 self._add(partition, (offset, number, "", 0, 0, *times))
 
     def answered(self, attempts: Sequence[Attempt], connection: Connection) -> None:
-        """Record the listener's answer to a request, when the whole answer has arrived. `attempts` are the attempts for
-        the messages of this request.
+        """Record the beginning of the listener's answer to a request, when the answer or its connection has ended.
+        `attempts` are the attempts for the messages of this request.
         """
         times = connection.times if connection.used == 0 else REUSED
         connection.keep(lambda raw: self._ended(attempts, times, raw))
@@ -109,7 +109,7 @@ class KeptAnswers:
 
     def _find(self, partition: int, raw: bytes) -> _Found | None:
         """Return the id, the partition and the time of the stored copy of this HTTP answer. If there is none, store a
-        copy now. Return None if that would exceed the limits on stored answers.
+        copy now. Return None if that would exceed the limits on HTTP answers that are parsed or stored in a minute.
         """
         at_ms = now_ms()
         if at_ms - self._since_ms >= _MINUTE_MS or at_ms < self._since_ms:
@@ -138,8 +138,8 @@ class KeptAnswers:
         return found
 
     def forget(self, partition: int) -> None:
-        """Drop HTTP answers that are not written to Kafka yet, because the partition was handed over or the listener
-        was deleted.
+        """Drop the HTTP answers of a partition that are not written to Kafka yet, because the partition was handed over
+        or the listener was deleted.
         """
         self._attempts.pop(partition, None)
         self._answers.pop(partition, None)
@@ -147,7 +147,9 @@ class KeptAnswers:
         self._parsed.clear()
 
     def take(self, listener: Listener, partition: int, at_ms: int) -> list[AnswersKept]:
-        """Return the event that the checkpoint must write for a partition, if there is one."""
+        """Remove and return the answers of a partition that the checkpoint must write: a list with one event, or an
+        empty list.
+        """
         attempts = self._attempts.pop(partition, None)
         if not attempts:
             return []

@@ -152,8 +152,8 @@ class Limits:
         )
 
     def let_wait(self, busy: int) -> bool:
-        """Return whether no attempt for the listener can start soon. The listener is down, or has asked for a pause
-        with `Retry-After`, or it is new and all attempts that a new listener may have are running.
+        """Return whether no attempt for the listener can start soon: it is down, it has asked for a pause with
+        `Retry-After`, or it is new and all attempts that a new listener may have are running.
         """
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 
@@ -178,8 +178,9 @@ class Limits:
         self._judge()
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
-        """Slow down, because the listener is overloaded: it answered 429 or 503, or not in time. Send nothing for
-        `retry_after_s` seconds, or for `push_back_s_max` if that is shorter.
+        """Slow down, because the listener is overloaded: it answered 429 or 503, or not in time. If the listener has
+        asked for a pause of `retry_after_s` seconds, send nothing for this time, or for `push_back_s_max` if that is
+        shorter.
         """
         self.flow.pushed_back(at_ms)
         if retry_after_s:

@@ -60,13 +60,17 @@ class Liveness:
         self.down: set[Dispatcher] = set()
 
     def watch(self, dispatcher: Dispatcher) -> None:
-        """Probe the listener of this dispatcher from now on, because it is down. A second call does nothing."""
+        """Probe the listener of this dispatcher from now on, because it is down. Do nothing if it is being probed
+        already.
+        """
         if dispatcher not in self.down:
             self.down.add(dispatcher)
             self._wait(dispatcher)
 
     def tick(self, *, permits: int) -> None:
-        """Start the probes that are due. On a busy machine, the number `permits` is small, and fewer probes start."""
+        """Start probes that are due, at most `probes_max` of them. On a busy machine, the number `permits` is small,
+        and fewer probes start.
+        """
         at_ms, tuning = now_ms(), self._tuning
         most = max(tuning.probes_min, min(tuning.probes_max, permits // tuning.permits_per_probe))
         self._per_s = round(min(most, tuning.probes_calm) / tuning.tick_s)

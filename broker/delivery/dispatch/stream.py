@@ -138,8 +138,8 @@ def message_of(delivery: Delivery) -> Message:
 
 
 class Stream:
-    """The delivery of one partition's messages to one listener. It holds the offsets of all messages whose delivery has
-    not ended yet.
+    """The delivery of one partition's messages to one listener. Its window knows which deliveries are unfinished, and
+    from which offset on messages must still be read.
     """
 
     __slots__ = (
@@ -178,15 +178,15 @@ class Stream:
         self.wants = None if replay is None else replay.chooser(partition)  # tests an offset
 
     def touch(self) -> None:
-        """Include this listener's deliveries of this partition in the next checkpoint, because they have changed."""
+        """Include this listener's deliveries of this partition in the next checkpoint, or in a later one if the
+        listener is slow or failing.
+        """
         if not self.dirty:
             self.assignment.touched(self)
 
     @property
     def current(self) -> bool:
-        """Whether the listener still uses this object for the partition. At a rebalance, each partition gets a new
-        object.
-        """
+        """Whether the listener still uses this object for the partition. For example, a rebalance ends its use."""
         return self.dispatcher.streams.get(self.partition) is self
 
     def cursor(
@@ -232,8 +232,8 @@ class Stream:
 
     @property
     def oldest_at_ms(self) -> int | None:
-        """The time of the put of the oldest message of this partition that waits for the listener; None if it is not
-        known.
+        """The time of the put of the oldest message of this partition that waits for the listener; None if no message
+        waits, or the time is not known.
         """
         first = self.window.first
         if first is not None:
@@ -250,7 +250,7 @@ class Stream:
         took_ms: int,
         due_ms: int | None,
     ) -> None:
-        """Keep the result of an attempt for the next checkpoint. Log a failure now, unless the log's rate limit is
+        """Keep the result of an attempt until a checkpoint writes it. Log a failure now, unless the log's rate limit is
         reached.
         """
         message, listener = delivery.message, self.dispatcher.listener
@@ -294,8 +294,8 @@ class Stream:
 
 
 def counts_text(dispatcher: Dispatching, partition: int, parked: int, retrying: int) -> str:
-    """Return the counts that are stored beside a committed offset: the listener's parked and retrying deliveries on the
-    partition, and its latest attempts.
+    """Return the text with counts for the metadata of a committed offset: the listener's parked and retrying deliveries
+    on the partition, and its attempts there in the latest minutes.
     """
     recent, alive = dispatcher.recent.get(partition), dispatcher.circuit.alive
     if recent is None:
@@ -332,8 +332,8 @@ def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
 
 
 def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
-    """Return the events that a checkpoint writes to the topic `deliveries`. No event is larger than Kafka accepts by
-    default.
+    """Return the events that a checkpoint writes to the topic `deliveries` for one partition and listener. No event is
+    larger than Kafka accepts by default.
     """
     listener = stream.dispatcher.listener
     settled = [

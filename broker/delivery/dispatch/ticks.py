@@ -49,8 +49,8 @@ class Ticks:
         self._active.pop(dispatcher, None)
 
     async def run(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Call tick() of all dispatchers that have something to do, in an endless loop. Close the idle connections of
-        all `dispatchers` now and then.
+        """Call tick() of all dispatchers that have something to do, in an endless loop. Now and then, close connections
+        of all `dispatchers` that have been idle for too long.
         """
         tuning = self._tuning
         gate, processor, time = self._gate, self._processor, asyncio.get_running_loop().time
@@ -80,8 +80,8 @@ class Ticks:
                 dispatcher.connections.tidy()
 
     async def _rest(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Wait until a dispatcher needs regular calls of tick(). Until then, only close idle connections, every
-        `rest_s` seconds.
+        """Wait until a dispatcher needs regular calls of tick(). Until then, only close connections that have been idle
+        for too long, every `rest_s` seconds.
         """
         self._rested = asyncio.Event()
         while not self._active:
@@ -93,9 +93,9 @@ class Ticks:
         self._rested = None
 
     async def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> list[Dispatcher]:
-        """Call tick() of these dispatchers, and return the dispatchers that still have something to do. Slow and
-        failing listeners are left out most times. Yield to the event loop whenever this has taken `turn_s`, because
-        hundreds of attempts may time out together.
+        """Call tick() of these dispatchers, and return those for which it returned True: they still have something to
+        do. Slow and failing listeners take part in only one of `share_ticks` calls. Yield to the event loop whenever
+        this has taken `turn_s` seconds, because hundreds of attempts may time out together.
         """
         time, still_active = asyncio.get_running_loop().time, list[Dispatcher]()
         at_ms, began_s = now_ms(), time()

@@ -33,8 +33,9 @@ class Source(Protocol):
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """Read messages of these queues from an offset on, up to `bytes_max` bytes but at least one message. Return the
-        messages, and the offset of the next read. Raises LogUnavailable if Kafka does not answer.
+        """Read messages of these queues from an offset on, in one fetch of about `bytes_max` bytes, which may have no
+        such message. Return the messages, and the offset of the next read. Raises LogDamaged if the first records are
+        unreadable, and LogUnavailable if Kafka does not answer or the worker has lost the partition.
 
         If the offset was deleted, read from the partition's first record.
         """
@@ -42,13 +43,14 @@ class Source(Protocol):
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
         """Park deliveries whose messages can't be read: keep them without further attempts. Each of `ranges` is a
         listener's dispatcher with the first and the last unreadable offset. Return False if the worker has lost the
-        partition. Raises LogUnavailable.
+        partition. Raises LogUnavailable if Kafka does not answer.
         """
 
 
 def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
     """Adapt the size of the next read of older messages for the listener. Double it if the listener took all messages
-    of this read, or halve it if the listener took less than half.
+    of this read, or halve it if the listener took less than half. Keep the size between `fetch_bytes_min` and
+    `fetch_bytes_max`.
     """
     wanted = stream.window.wanted()
     if wanted is not None and wanted >= end:
@@ -75,8 +77,9 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Wait for a delivery stream (one partition's messages to one listener), and return the one that has waited
-        longest. If `first` is true, prefer fast listeners, else prefer the others.
+        """Wait until a delivery stream (one partition's messages to one listener) needs a read. Remove and return the
+        one that has waited longest among the fast listeners if `first` is true, else among the others. If there is none
+        among them, take it from the rest.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
@@ -126,7 +129,9 @@ class CatchUp:
         return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:
-        """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners."""
+        """Wait for a listener that lags, and read older messages for it. If `first` is true, prefer fast listeners,
+        else prefer the others.
+        """
         stream = await self._queue.next(first=first)
         if not stream.requested:
             return  # This listener needs no read any more, for example because another read has returned its messages.
@@ -180,8 +185,8 @@ class CatchUp:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
-        """Park the deliveries of these unreadable records for all listeners that lack the records, and let the
-        listeners continue after the damaged range.
+        """Park the deliveries of these unreadable records for all listeners that wait for the records, and let the
+        listeners continue after the damaged range. Do nothing if the worker has lost the partition.
         """
         found = []
         for stream in list(self._lagging.get(partition.number, ())):
@@ -204,8 +209,8 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose messages the next read of older messages should include. The lagging
-        listeners of these queues need offsets that the read will probably reach.
+        """Return the ids of the queues whose messages the next read of older messages should include. Lagging listeners
+        of these queues wait for offsets that the read can reach.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}

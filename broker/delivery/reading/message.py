@@ -18,8 +18,8 @@ _SOUGHT_MAX: Final = 4  # Searching bytes for one id takes a sixth of the time t
 
 
 class Message:
-    """A message that is being delivered, as read from the topic `messages`. The record is decoded at the first call of
-    `body()`, which also sets `key`, `deliver_at_ms` and `traceparent`.
+    """A message in the memory of a worker, from a record of the topic `messages` or `outstanding`. The record is
+    decoded at the first call of `body()`, which also sets `key`, `deliver_at_ms` and `traceparent`.
     """
 
     __slots__ = (
@@ -41,8 +41,8 @@ class Message:
         self._change = -1
 
     def body(self, queue: Queue) -> bytes:
-        """Return the JSON body of the request: `{"queue":{"id","name"},"message":{"id","name","data"}}`. Raises
-        UnknownEvent if the record can't be decoded.
+        """Return the message as JSON, in Everput's own format for a request:
+        `{"queue":{"id","name"},"message":{"id","name","data"}}`. Raises UnknownEvent if the record can't be decoded.
         """
         if self._value is not None:
             texts = message_texts(self._value)
@@ -88,8 +88,8 @@ class Message:
 
 
 def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -> Iterator[Message]:
-    """Yield the messages in these Kafka records, only those of the given queues. The first header of a record is the
-    queue's id.
+    """Yield the messages in these Kafka records, only those of the given queues. If `queue_ids` is None, yield all. The
+    first header of a record is the queue's id.
     """
     wanted = None if queue_ids is None else {queue_id.encode() for queue_id in queue_ids}
     for record in records:

@@ -36,8 +36,8 @@ class Partition:
         self._ring_from = tail
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """Hand each new message to the dispatchers of its queue's listeners. Lagging listeners get the message later,
-        from a reader of older messages.
+        """Hand each new message to the dispatchers of its queue's listeners. Listeners that lag, or have no room in
+        memory, get the message later.
         """
         number, fed, ring = self.number, self._fed, self._ring
         for message in messages:
@@ -83,8 +83,8 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to this offset. Each listener then requests these records from a reader of older
-        messages, which parks the listener's deliveries of them.
+        """Skip unreadable records up to this offset. The listeners then request these records from a reader of older
+        messages. If the records are still unreadable, this reader parks the listeners' deliveries of them.
         """
         if last < self.tail:
             return
@@ -106,7 +106,7 @@ class Partition:
 
     def pass_damage(self, stream: Stream, own: Iterable[int], begin: int | None, last: int) -> None:
         """Mark unreadable records as passed for one listener, so that it continues after them. These are the records at
-        the offsets in `own`, and all records from `begin` to `last`.
+        the offsets in `own`, and, unless `begin` is None, all records from `begin` to `last`.
         """
         window = stream.window
         reach = stream.dispatcher.listener.reach(self.number, self.tail)
@@ -121,8 +121,8 @@ class Partition:
         note_caught_up(stream)
 
     def place(self, dispatcher: Dispatching) -> None:
-        """Record that the listener's committed offset on this partition is loaded. A listener for which nothing is
-        being delivered here starts with the next new message.
+        """Record that the listener's committed offset on this partition is loaded. From now on, new messages are handed
+        to the listener, unless older messages must be searched for it first, or it is a replay.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
@@ -139,8 +139,8 @@ class Partition:
         return dispatcher in self._placed
 
     def feeds(self, dispatcher: Dispatching) -> bool:
-        """Return whether the listener gets new messages as soon as they are read, because it does not lag and is no
-        replay.
+        """Return whether new messages are handed to the listener as soon as they are read. They are not if older
+        messages must be searched for it first, or if it is a replay.
         """
         return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
 
@@ -210,7 +210,9 @@ class Partition:
 
 
 def report_messages_gone(partition: int, wanted: int, begins: int) -> None:
-    """Log a warning that Kafka has deleted messages that were not read yet."""
+    """Log a warning that Kafka has deleted records that this worker wanted to read: those from offset `wanted` to
+    before `begins`.
+    """
     log.warning("worker.messages_gone partition=%d wanted=%d begins=%d", partition, wanted, begins)
 
 

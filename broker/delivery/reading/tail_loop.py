@@ -45,8 +45,8 @@ class TailLoop:
             self._pass_over(damage)
 
     async def _feed(self, read: Mapping[int, Iterable[Record]]) -> None:
-        """Hand new Kafka records to their partitions, after a check that this worker still owns them. If Kafka can't
-        answer the check, read the same records again later.
+        """Hand new Kafka records to their partitions, after a check that this worker still owns the partitions. If the
+        check fails, read the same records again later.
         """
         assignment = self._roster.assignment
         owned = {number: assignment.partitions[number] for number in read if number in assignment.partitions}
@@ -65,7 +65,9 @@ class TailLoop:
                 partition.feed(messages(read[number]))
 
     def _pass_over(self, damage: LogDamaged) -> None:
-        """Continue after unreadable records. For each listener, the deliveries of these records are parked."""
+        """Continue after unreadable records. A reader of older messages reads them once more, and parks the listeners'
+        deliveries of these records if they are still unreadable.
+        """
         partition = self._roster.assignment.partitions.get(damage.partition)
         if partition is not None:
             partition.pass_over(damage.last)
