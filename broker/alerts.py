@@ -140,7 +140,7 @@ class AlertWatch:
     _messages: AlertMessages = field(init=False)
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
-    _others_checked: int = 0  # position among the listeners without trouble
+    _others_checked: int = 0  # position among the listeners without waiting messages and alerts
     _shared: _Allowance = field(default_factory=lambda: _Allowance(0, _SHARED_BURST, _SHARED_PER_S))
 
     def __post_init__(self) -> None:

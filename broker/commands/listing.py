@@ -27,7 +27,7 @@ _TIME_S: Final = 0.15  # After this time, a request begins no further step, and 
 _STEP: Final = 500  # A step reads the states of at most this many messages together.
 # At most this many deliveries' states are read together, so a queue with many listeners has smaller pages.
 _DELIVERIES_MAX: Final = 20_000
-_BYTES_MAX: Final = 8 << 20  # A page ends once the messages that were read have more characters of data.
+_BYTES_MAX: Final = 8 << 20  # A page ends once the messages that were read have more characters of data than this.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -326,7 +326,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # If all brokers are late to acknowledge a batch, any broker may get one, while fewer than two are in flight.
+        # If all brokers are late with acknowledgements, any broker may get a batch while fewer than two are in flight.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:

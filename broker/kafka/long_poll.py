@@ -146,7 +146,7 @@ class LongPoll:
                     damaged = error
                 except LogUnavailable as error:
                     log.warning("tail.failed error=%s", error)
-        # Raise the error only after the caller has got the records of other partitions.
+        # Raise LogDamaged only after the caller has got the records of other partitions.
         if damaged is not None and not self._rest:
             raise damaged
 

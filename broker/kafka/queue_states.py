@@ -178,7 +178,7 @@ def _candidates(
     """Return the offsets that may hold messages with a delivery in this state. Partitions that could not be read
     completely are left out.
     """
-    pending = state in ("pending", "scheduled")  # The delivery of a scheduled message is pending until its time.
+    pending = state in ("pending", "scheduled")  # The delivery of a scheduled message is pending until `deliver_at`.
     offsets: dict[int, set[int]] = defaultdict(set)
     for row in rows.values():
         partition = partition_of(row.message_id)

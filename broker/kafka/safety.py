@@ -13,10 +13,10 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
-# Two brokers must store a record before Kafka acknowledges it, unless each batch is synced to disk first.
+# At least two brokers must store a record before Kafka acknowledges it, unless each batch is synced to disk first.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
-# Kafka must keep the committed offsets of an idle listener for a year. By default, it deletes them after 7 days.
+# Kafka must keep an idle listener's committed offsets for at least a year. By default, it deletes them after 7 days.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
 # The settings of a Kafka broker that Everput checks, because records or committed offsets could be lost.

@@ -39,7 +39,7 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection keeps an HTTP answer of at most this many bytes. If the next answer is equal, it is not parsed.
+# A connection keeps its newest HTTP answer of at most this many bytes. If a later answer is equal, it is not parsed.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 
@@ -50,7 +50,7 @@ class ConnectionTuning:
     connect_s: float = 5.0  # seconds for the DNS look-up and for connecting to all addresses, TLS included
     next_address_s: float = 1.25  # If an address of a host does not answer for this long, the next address is tried.
     addresses_max: int = 3  # At most this many addresses of a host are tried.
-    end_s: float = 1.0  # If the rest of an answer takes longer after its status line, the connection is closed.
+    end_s: float = 1.0  # If the rest of an answer takes longer than this, the connection is closed.
 
 
 CONNECTION: Final = ConnectionTuning()
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._end: asyncio.TimerHandle | None = None
         self._ended = 0  # The bytes received last have ended this many HTTP answers. More than one is an error.
         self._head: list[bytes] = []  # the answer's first bytes
-        self._again = b""  # the bytes of an earlier short answer; if the next answer is equal, it is not parsed
+        self._again = b""  # the bytes of the newest short answer; if a later answer is equal, it is not parsed
         self._again_status = 0
         self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
         self.times = REUSED  # durations of the steps of opening the connection
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         """Keep the first `bytes_max` bytes of the answer that is arriving now. When the answer or the connection ends,
         the connection calls `ended` with these bytes. Only Owner.answered() may call this method.
         """
-        # If `_head` is empty, the answer is equal to the last answer, whose bytes are in `_again`.
+        # If `_head` is empty, the answer is equal to an earlier answer, whose bytes are in `_again`.
         if not self._head:
             self._head.append(self._again)
         self._keeps = bytes_max

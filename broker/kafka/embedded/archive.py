@@ -39,7 +39,7 @@ from broker.settings import KafkaSettings
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
-# Let the processes that need Kafka start before Java's class archive (a cache of classes) is made.
+# Wait this long, so that the processes that need Kafka start before Java's class archive (a cache of classes) is made.
 _AFTER_S: Final = 10.0
 _IDLE_WITHIN_S: Final = 300.0  # on a machine that stays busy, the class archive is made after this time
 _IDLE_LOAD: Final = 0.5  # load average per processor

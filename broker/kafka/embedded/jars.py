@@ -257,7 +257,7 @@ def _new_lock() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as repository:
         context = MavenContext(repo_cache=Path(repository), timeout=_TIMEOUT_S)
         found: dict[tuple[str, str], str] = {}
-        # Resolve Kafka on its own, because log4j's BOM (list of versions) would change some of Kafka's versions.
+        # Resolve Kafka on its own, because log4j's BOM (list of versions) would change the versions of some jars.
         for root in _ROOTS:
             for one in jgo.resolve(root):
                 found.setdefault((one.groupId, one.artifactId), one.version)
