@@ -320,19 +320,20 @@ class Listen:
             await call.admit("queues")
             with self._slots.slot(call.organization_id):
                 self._changes.take(call.headers, call.organization_id)
-                listener = await self._listener(call, websocket.query_params.get("name", ""), url)
+                listener, created = await self._listener(call, websocket.query_params.get("name", ""), url)
                 await websocket.accept()
-                await self._hold(websocket, token, call, listener)
+                await self._hold(websocket, token, call, listener, created=created)
         except WebSocketDisconnect:  # The client closed the connection before the WebSocket was accepted.
             pass
         except BrokerError as error:
             await deny(websocket, error)
 
-    async def _hold(self, websocket: WebSocket, token: str, call: Call, listener: Listener) -> None:
+    async def _hold(self, websocket: WebSocket, token: str, call: Call, listener: Listener, *, created: bool) -> None:
         """Serve the WebSocket until one of its two sides closes it."""
         tenant = self._view.state.tenant_of(call.organization_id)
         with self._tunnels.opened(token, websocket, tenant) as tunnel, contextlib.suppress(WebSocketDisconnect):
-            await tunnel.say({"type": "listening", "listener": {"id": listener.id, "name": listener.name}})
+            known = {"id": listener.id, "name": listener.name, "created": created}
+            await tunnel.say({"type": "listening", "listener": known})
             watching = asyncio.create_task(self._watch(websocket, call, listener))
             try:
                 while True:
@@ -342,9 +343,9 @@ class Listen:
             finally:
                 watching.cancel()
 
-    async def _listener(self, call: Call, name: str, url: str) -> Listener:
+    async def _listener(self, call: Call, name: str, url: str) -> tuple[Listener, bool]:
         """Return the listener of this name, after its URLs were changed to lead to this process. Create it if there is
-        none.
+        none. Also return whether it was created.
         """
         if not name:
             raise Refused("The listener needs a name. Add the parameter `name`.")
@@ -353,8 +354,11 @@ class Listen:
         listener_input = ListenerInput(name=name, notify_url=f"{url}/notify", liveness_url=f"{url}/live")
         known = next((one for one in queue.listeners.values() if one.name == name), None)
         if known is None:
-            return (await self._commands.create_listener(call.context(), queue.id, listener_input, tunnel=True))[0]
-        return await self._commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True)
+            return (await self._commands.create_listener(call.context(), queue.id, listener_input, tunnel=True))[
+                0
+            ], True
+        commands = self._commands
+        return await commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True), False
 
     async def _watch(self, websocket: WebSocket, call: Call, listener: Listener) -> None:
         """Wait until the key or the session has ended, the listener is deleted, or another client takes over. Then

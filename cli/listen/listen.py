@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -74,7 +74,11 @@ class _Place(NamedTuple):
     help="Pass on only messages whose name, data or queue matches, such as name=order-*. Others are accepted and "
     "dropped. A batch is passed on whole if one of its messages matches. May be repeated.",
 )
-@click.option("--temporary", is_flag=True, help="Delete the listener at the end, with the messages that wait for it.")
+@click.option(
+    "--temporary",
+    is_flag=True,
+    help="At the end, delete each listener that this command has created, with the messages that wait for it.",
+)
 @api_options
 @click.option("--once", is_flag=True, help="End after one accepted message.")
 @click.option("--body", is_flag=True, help="Show the bodies of messages.")
@@ -109,11 +113,10 @@ def command(
     terminal = not as_json and sys.stdout.isatty() and is_ours(sys.stdin.fileno())
     places = _places(url, key, queues, list(zip(names, to, strict=True)))
     listening = _Listening(Show(body=body, as_json=as_json), once=once, terminal=terminal)
-    made: dict[str, _Place] = {}
     ours = True
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(listening.run(url, key, places, partial(wanted, filters) if filters else None, made))
+            asyncio.run(listening.run(url, key, places, partial(wanted, filters) if filters else None))
     except* Lost as group:
         ours = False
         say_error(f"everput: {group.exceptions[0]}")
@@ -121,7 +124,7 @@ def command(
     except* ConfigurationError as group:
         raise group.exceptions[0] from None
     finally:
-        _end(url, key, made, temporary=temporary and ours)
+        _end(url, key, listening.served, listening.created if temporary and ours else set())
 
 
 def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[str, str]]) -> list[_Place]:
@@ -134,10 +137,10 @@ def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[s
     return [_Place(queue, queue_id, name, target) for (queue, queue_id), (name, target) in product(ids, targets)]
 
 
-def _end(url: str, key: str, made: dict[str, _Place], *, temporary: bool) -> None:
-    """Delete the listeners that this command has created, if they are temporary. Otherwise, print that they stay."""
-    for listener_id, place in made.items():
-        if not temporary:
+def _end(url: str, key: str, served: Mapping[str, _Place], temporary: Container[str]) -> None:
+    """Delete the served listeners whose ids are in `temporary`. For each other served listener, print that it stays."""
+    for listener_id, place in served.items():
+        if listener_id not in temporary:
             say(
                 f"The listener {place.name} of {place.queue} stays, and its messages wait. To delete it: "
                 f"everput listeners delete {place.queue_id} {listener_id}",
@@ -162,9 +165,15 @@ async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> N
 
 
 class _Listening:
-    """A run of `everput listen`. At a terminal, it reads key presses, and gives each request a number."""
+    """A run of `everput listen`. At a terminal, it reads key presses, and gives each request a number.
+
+    `served` has the listeners that were served, by id. `created` has the ids of the listeners that did not exist before
+    this run.
+    """
 
     def __init__(self, show: Show, *, once: bool, terminal: bool) -> None:
+        self.served: dict[str, _Place] = {}
+        self.created: set[str] = set()
         self._show = show
         self._once = once
         self._terminal = terminal
@@ -179,7 +188,6 @@ class _Listening:
         key: str,
         places: Sequence[_Place],
         wants: Callable[[dict[str, Any]], bool] | None,
-        made: dict[str, _Place],
     ) -> None:
         """Keep a tunnel open for each local address until the command ends. Raises Lost if a tunnel must not be opened
         again, and ConfigurationError if the API refuses one.
@@ -188,9 +196,13 @@ class _Listening:
         showing: list[asyncio.Task[None]] = []
 
         def on_event(place: _Place, event: str, **fields: Any) -> None:
-            if event == "listening" and fields["id"] not in made:
-                made[fields["id"]] = place
-                showing.append(asyncio.create_task(_show_secret(url, key, place, fields["id"])))
+            if event == "listening":
+                # An older server does not say whether it has created the listener, so the listener is never deleted.
+                if fields.pop("created", False):
+                    self.created.add(fields["id"])
+                if fields["id"] not in self.served:
+                    self.served[fields["id"]] = place
+                    showing.append(asyncio.create_task(_show_secret(url, key, place, fields["id"])))
             self._told(event, **fields)
 
         clients = [

@@ -66,8 +66,8 @@ def names_of(targets: Sequence[str], given: Sequence[str], *, temporary: bool = 
     """Return the names of the listeners: one for each local address, in the order of the addresses.
 
     Without `given` names, a name is made from the local address and the name of this machine. With `temporary`, this
-    name also gets a random part. The command deletes temporary listeners at its end, and must not delete a listener
-    that existed before.
+    name also gets a random part, so that the listener is a new one. The command deletes only listeners that it has
+    created.
 
     Raises ConfigurationError if two listeners would have the same name, or if there is not one given name for each
     address.

@@ -410,6 +410,13 @@ async def test_a_temporary_listener_is_gone_at_the_end_and_one_of_before_is_not(
             assert len((await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]) == 2
             listen.process.send_signal(signal.SIGTERM)
             assert "Deleted the temporary listener" in stderr_of(listen)
+        mine = ("--name", before["name"], "--to", local.url("hook"), "--to", local.url("other"))
+        async with Listen(server, "temporary", *mine, "--name", "new", "--temporary") as listen:
+            await until(lambda: len(listen.events("listening")) == 2, what="it serves the one of before and a new one")
+            listen.process.send_signal(signal.SIGTERM)
+            said = stderr_of(listen)
+        assert "Deleted the temporary listener new of" in said
+        assert f"The listener {before['name']} of temporary stays" in said
         assert (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"] == [before]
 
 
