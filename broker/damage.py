@@ -60,8 +60,8 @@ class DamageReports:
     def start(self, *, look: bool = False) -> None:
         """Start to report unreadable ranges of the log, as events in the topic `control`.
 
-        With `look`, also check every 30 seconds whether such ranges can be read again. It is enough if one process of
-        the installation makes these checks.
+        With `look`, also check every 30 seconds which of the reported ranges can be read again, and which ones
+        retention has deleted. It is enough if one process of the installation makes these checks.
         """
         self._requests.on_damage, self._requests.given_up = self.found, self.given_up
         self._tasks = [asyncio.create_task(self._tell())]
@@ -75,7 +75,8 @@ class DamageReports:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self, damage: LogDamaged) -> None:
-        """Remember an unreadable range that a read has found, and report it soon.
+        """Remember an unreadable range that a read has found, and report it soon. Do nothing if the range was reported
+        or given up before.
 
         Damage in the topic `statistics` is only logged, because that topic can be computed again.
         """
@@ -88,7 +89,7 @@ class DamageReports:
             self._some.set()
 
     def given_up(self, damage: LogDamaged) -> bool:
-        """Return whether an operator has given up this unreadable range."""
+        """Return whether this unreadable range was given up: by an operator, or because retention has deleted it."""
         return self._view.state.given_up.covers(self._range(damage))
 
     def _range(self, damage: LogDamaged) -> DamagedRange:

@@ -114,7 +114,7 @@ class Assignment:
         await asyncio.gather(*self.loops, return_exceptions=True)
 
     def drop(self) -> None:
-        """Stop all work for the partitions, because this worker has handed them over."""
+        """Stop all work for the partitions, because this worker has handed them over or lost them."""
         self.fence.end()
         for task in self.loops:
             task.cancel()
@@ -124,7 +124,9 @@ class Assignment:
         self.outstanding.close()
 
     async def _ask(self) -> None:
-        """Ask Kafka whether the worker still owns its partitions. If not, stop all attempts and raise NoMember."""
+        """Ask Kafka whether the worker still owns its partitions. If not, let no more attempts begin, and raise
+        NoMember.
+        """
         try:
             await self._shared.kafka.membership.confirm(
                 {number: partition.tail for number, partition in self.partitions.items()}, self.outstanding.notes()
@@ -176,8 +178,8 @@ class Assignment:
     # Deliveries that leave their window
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Write the delivery to the topic `outstanding`, to be attempted again at `due_ms` (ms since the epoch). If
-        `due_ms` is None, the delivery is parked.
+        """Start to write the delivery to the topic `outstanding`, where it waits for an attempt at `due_ms` (ms since
+        the epoch). If `due_ms` is None, the delivery is parked.
         """
         if delivery.message is None:
             return

@@ -41,7 +41,7 @@ class Fence:
         self._answer: asyncio.Future[None] | None = None  # set while assure() asks Kafka
 
     def end(self) -> None:
-        """Make every later check fail, because this worker has handed its partitions over."""
+        """Make every later check fail, because this worker has handed its partitions over or lost them."""
         self._ask, self._asked_at = _handed_over, float("-inf")
 
     async def confirm(self) -> None:

@@ -28,8 +28,8 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A delivery attempt that was in flight when an update or deletion of its message arrived. The attempt's number
-    distinguishes it from later attempts of the same delivery.
+    """A delivery attempt that was in flight when an update or deletion of its message arrived. `number`, and `again` if
+    the attempt was repeated at once, distinguish it from later attempts of the same delivery.
     """
 
     delivery: Delivery
@@ -71,8 +71,8 @@ class Answers:
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return the reply to an update or deletion of a message, with the current state of the message's delivery to
-        each listener. The state of an attempt in flight stays open until the attempt has ended.
+        """Return the reply to an update or deletion of a message, with the current state of each delivery of the
+        message. The state of a delivery with an attempt in flight stays open until the attempt has ended.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):
@@ -87,8 +87,8 @@ class Answers:
         return reply
 
     async def tell(self, partition: int, changes: Iterable[ChangeReply]) -> None:
-        """Write the answers to updates and deletions as soon as the state of every delivery is known. After `answer_s`
-        seconds, a state that is still open is written as `unknown`.
+        """Write the answer to each of these updates and deletions as soon as the states of all deliveries of its
+        message are known. After `answer_s` seconds, a state that is still open is written as `unknown`.
         """
         deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)

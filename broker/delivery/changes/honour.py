@@ -132,8 +132,9 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer the updates and deletions of messages that arrived before this worker owned the partitions. Call this
-        when the committed offsets of the listeners are known.
+        """Answer updates and deletions of messages from just before this worker owned the partitions, because clients
+        may still wait for answers. Cancel the stored deliveries of deleted messages. Call this when the committed
+        offsets of the listeners are known.
         """
         for partition, one in taken.items():
             recent = []
@@ -247,7 +248,7 @@ class Changes:
             return fetched.records[0].timestamp if fetched.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
-        """Replace the known updates and deletions of these messages by newly read ones."""
+        """Store newly read updates and deletions of messages. They replace those known before of the same messages."""
         for offset, (message_id, _, counts) in taken.found.items():
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id
@@ -300,7 +301,9 @@ class Changes:
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
     async def mended(self, partition: int, first: int, last: int) -> None:
-        """Apply updates and deletions at these offsets, which were unreadable before. Skip those given up as lost."""
+        """Apply the updates and deletions at these offsets of the topic `changes`, which were unreadable before. Skip
+        those that are still unreadable, because they were given up as lost.
+        """
         while partition in self._floors:
             try:
                 found = [one async for one in self._log.changes.since(partition, 0, first, last + 1)]
@@ -322,8 +325,8 @@ class Changes:
         return counts is not None and counts.deleted
 
     def hold(self, delivery: Delivery) -> bool:
-        """Return True if the delivery must not be attempted now: it is cancelled, or it needs the new data of its
-        message first.
+        """Return whether the delivery must not be attempted now. If its message was deleted, cancel the delivery. If
+        its message was updated, start to read the new data, with which the delivery is attempted later.
         """
         counts, message = self.known.get((delivery.stream.partition, delivery.offset)), delivery.message
         if counts is None or message is None or message.change() == counts.offset:
@@ -354,8 +357,8 @@ class Changes:
             return
 
     async def _text(self, partition: int, offset: int) -> str | None:
-        """Return the new data of an updated message, or None if the record of the update was deleted. Raises
-        LogUnavailable.
+        """Return the new data of an updated message, or None if Kafka no longer has the record of the update. Raises
+        LogDamaged if the record is unreadable, LogUnavailable if Kafka does not answer.
         """
         task = self._texts.get((partition, offset))
         if task is None:

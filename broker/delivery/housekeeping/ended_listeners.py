@@ -40,7 +40,9 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The deletion of the offsets and deliveries that deleted listeners have left in a worker's partitions."""
+    """The deletion of what deleted listeners and ended replays have left: their deliveries in the worker's partitions
+    and, if the worker owns partition 0, their committed offsets.
+    """
 
     def __init__(
         self,
@@ -82,8 +84,9 @@ class EndedListeners:
                 self.look()
 
     async def clear(self) -> bool:
-        """Delete the committed offsets and stored deliveries of listeners that no longer exist. Return whether there
-        were such offsets, even if their deletion must be tried again.
+        """Delete the stored deliveries in the worker's partitions of listeners and replays that no longer exist. If the
+        worker owns partition 0, also delete their committed offsets. Return whether there were such offsets, even if
+        their deletion must be tried again.
 
         Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`
         to its end.

@@ -28,8 +28,8 @@ class Outstanding(Protocol):
 
 
 class ReplayProgress:
-    """The progress of replays, for the partitions of this worker. When a replay is finished in partitions, the worker
-    records that in the log.
+    """The progress of replays in the partitions of this worker. When a replay is finished in some of the partitions,
+    the worker records that in the topic `control`.
     """
 
     def __init__(

@@ -41,7 +41,9 @@ class Lagging(Protocol):
 
 
 class _Lag(NamedTuple):
-    """A listener that lags in a partition: Kafka must not delete the old messages that the listener still needs."""
+    """A listener that lags in a partition. The old messages that it still needs are copied to the topic `outstanding`,
+    so that they can be deleted from the topic `messages`.
+    """
 
     partition: int
     listener_id: str
@@ -155,8 +157,10 @@ class Retention:
         return [one for one in partitions if begins[one] < firsts[one]]
 
     async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
-        """Delete messages below the offset `low` that were put before `before_ms`, with their updates and deletions and
-        the results of their attempts. Updates and deletions after `changes_ms` are kept.
+        """Delete messages below the offset `low` that were put before `before_ms`.
+
+        Also delete the results of attempts that are older than `before_ms` and than all messages left. Delete updates
+        and deletions of messages in the same way, if they are also older than `changes_ms`.
         """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
         first = (await offsets_since(self._requests, self._messages, {partition: before_ms}))[partition]

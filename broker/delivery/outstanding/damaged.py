@@ -58,8 +58,9 @@ class DamagedDeliveries:
         return list(events)
 
     async def park_again(self, entry: OutstandingEntry) -> None:
-        """Park a delivery whose message can't be read: it gets no more attempts until somebody redrives it. Raises
-        LogUnavailable if Kafka does not answer."""
+        """Park a delivery whose message can't be read: it gets no more attempts until a client redrives it, or until
+        the message can be read again. Raises LogUnavailable if Kafka does not answer.
+        """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is None:
             return
@@ -68,7 +69,7 @@ class DamagedDeliveries:
 
     async def again(self, entry: OutstandingEntry) -> None:
         """Schedule the deliveries of messages that were unreadable and can be read again. Leave out messages that the
-        listener has received, or is not meant to receive. Raises LogDamaged if the messages are still unreadable.
+        listener is not meant to receive. Raises LogDamaged if the messages are still unreadable.
         """
         where, dispatcher = parse_damaged_id(entry.message_id), self._dispatchers.get(entry.listener_id)
         if where is None or dispatcher is None:
@@ -104,7 +105,8 @@ def _record(event: KeptDelivery) -> tuple[bytes, bytes | None]:
 def _parked(
     listener: Listener, partition: int, first: int, last: int, entry: OutstandingEntry | None = None
 ) -> DeliveryParked:
-    """Return an event that parks deliveries to a listener: they get no more attempts until a client redrives them.
+    """Return an event that parks deliveries to a listener: they get no more attempts until a client redrives them, or
+    until their messages can be read again.
 
     Without `entry`, the event parks all the listener's deliveries of an unreadable range of the topic `messages`. The
     range includes the offsets `first` and `last` of the partition.

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Pass:
-    """A loop over the due deliveries of one listener. After at most `due_each_at_once` deliveries, the loop pauses,
-    so that other listeners are served.
+    """The progress of a loop over the due deliveries of one listener. The loop pauses after it has chosen
+    `due_each_at_once` deliveries or looked at `looks_each_max`, so that other listeners are served.
     """
 
     until_ms: int  # The pass includes the deliveries that were due at this time, when the pass began.
@@ -65,7 +65,7 @@ class Due:
         self._idle = False  # True while the worker sleeps because no delivery is due now
 
     async def pause(self) -> None:
-        """Wait until a delivery becomes due, but at most `serve_idle_s` seconds. If deliveries are due that their
+        """Wait until a delivery becomes due, but at most about `serve_idle_s` seconds. If deliveries are due that their
         listeners can't take, wait only `serve_s` seconds.
         """
         await self._wait(self._tuning.serve_s)
@@ -88,7 +88,7 @@ class Due:
 
     async def serve(self, *, owns_any: bool) -> bool:
         """Hand due deliveries to the dispatchers of their listeners. Return whether the caller should go on without a
-        wait. It should not if a dispatcher could not take its delivery, or if there was nothing to hand over and no
+        wait. The caller should wait if a delivery could not be handed over, or if there was nothing to hand over and no
         redrive may make more deliveries due.
         """
         self._wake.clear()
@@ -204,7 +204,8 @@ class Due:
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
         """Return the next delivery of an ordering key, if all earlier ones are already with the listener's dispatcher.
 
-        Return None if this delivery must wait, or if the dispatcher already has many deliveries of this ordering key.
+        Return None if there is no next delivery, or if an earlier one is still being written to the topic
+        `outstanding`. Also return None if the dispatcher already has `key_taken_max` deliveries of this ordering key.
         """
         coming = self._coming.first(key_queue)
         for row_id, place in self._index.offsets(key_queue, self._tuning.key_taken_max):
@@ -236,8 +237,9 @@ class Due:
             self._wake.set()
 
     def _serve(self, entry: OutstandingEntry, message: Message | LogUnavailable | None) -> bool:
-        """Hand a delivery that is due to its listener's dispatcher. If the dispatcher can't take the delivery now,
-        schedule it again and return False.
+        """Hand a due delivery to its listener's dispatcher. If its message could not be read, or if the dispatcher
+        can't take the delivery now, schedule the delivery again and return False. If Kafka no longer has the message,
+        remove the delivery.
         """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
@@ -259,7 +261,9 @@ class Due:
         return True
 
     def put_back(self, entry: OutstandingEntry) -> None:
-        """Schedule a delivery again, because it could not be attempted."""
+        """Schedule a delivery again, because it could not be attempted. If the delivery was due only because of a
+        redrive that was cancelled, undo the redrive instead.
+        """
         if self.taken.get(entry.id) is not entry:
             return  # The delivery was cancelled or replaced meanwhile, or its partition was handed over.
         del self.taken[entry.id]

@@ -20,7 +20,8 @@ KeyQueue = tuple[str, int, str]  # listener id, partition, ordering key
 @dataclass(slots=True, eq=False)
 class OutstandingEntry:
     """A delivery in the topic `outstanding`, as a row of the SQLite index at the time when the row was read. Fields
-    without a comment have the same meaning as in the event KeptDelivery.
+    without a comment mean the same as in the event KeptDelivery, where `message_offset` is `offset` and `ordering_key`
+    is `key`.
     """
 
     # The id of the row in the SQLite index. A row that replaces it, for the same delivery, has another id.

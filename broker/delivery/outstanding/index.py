@@ -167,8 +167,8 @@ class OutstandingIndex:
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
     def redriven(self, entry: OutstandingEntry, at_ms: int, *, was_parked: bool) -> None:
-        """Update the SQLite row of a delivery after a redrive (a request to retry it now), or after the redrive was
-        cancelled. `at_ms` is the time now.
+        """Update the SQLite row of a delivery that was made due now, for example by a redrive (a request to retry it
+        now), or whose redrive was undone. `at_ms` is the time now.
         """
         waited, entry.waits = self._is_counted(entry), entry.waits_at(at_ms)
         self._database.execute(
@@ -231,12 +231,16 @@ class OutstandingIndex:
     # Rows of an ordering key
 
     def offsets(self, key_queue: KeyQueue, limit: int) -> list[tuple[int, int]]:
-        """Return the (id, message_offset) of the first rows with this ordering key."""
+        """Return (row id, message offset) of the first deliveries of an ordering key to one listener, in the order of
+        their messages. Parked deliveries are left out.
+        """
         sql = f"SELECT id, message_offset FROM entries WHERE {_KEY_QUEUE} ORDER BY message_offset LIMIT ?"
         return self._rows_of(sql, (*self._of(key_queue), limit))
 
     def begins_before(self, key_queue: KeyQueue, offset: int) -> bool:
-        """Return whether an ordering key has a waiting delivery below this offset."""
+        """Return whether the index has a delivery of this ordering key, to one listener, below this message offset. A
+        parked delivery does not count.
+        """
         count = self.counts.get(key_queue[0])
         if count is None or not count.queued_keys:
             return False
@@ -267,8 +271,8 @@ class OutstandingIndex:
         return self._last_id
 
     def unread(self, partition: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return parked deliveries in the order in which they were written. Their message, or its update, could not be
-        read.
+        """Return, in the order of their row ids, deliveries that are parked because their message, its update or
+        earlier results could not be read.
         """
         sql = "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
         return self._some(sql, (partition, UNREAD, after_id, limit))
@@ -279,8 +283,8 @@ class OutstandingIndex:
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return the time of the put of the oldest message that has a delivery in the topic `outstanding`. Return 0 if
-        one of these messages can't be read.
+        """Return the time of the put of the oldest message that has a delivery in the topic `outstanding`. Return None
+        if there is no delivery, and 0 if a row stands for a range of unreadable messages.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
@@ -288,7 +292,8 @@ class OutstandingIndex:
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
         """Return the time of the put of the oldest message whose data is only in the topic `messages`, because its
-        record in `outstanding` has no copy. Return 0 if an outstanding message can't be read.
+        record in `outstanding` has no copy. Return None if there is no such message, and 0 if a row stands for a range
+        of unreadable messages.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0

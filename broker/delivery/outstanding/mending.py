@@ -41,8 +41,8 @@ class Mending:
         self._tuning = tuning
 
     async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
-        """Retry the deliveries of messages in this range. They were parked because the range was unreadable, but it is
-        readable again. If `given_up` is true, cancel the deliveries whose messages are lost.
+        """Retry the parked deliveries of messages in this range, which was unreadable and can be read again. If
+        `given_up` is true, the range is lost: cancel only the rows that stand for a range of unreadable messages.
         """
         at = -1
         while partition in self._owned and (
@@ -58,8 +58,8 @@ class Mending:
             await asyncio.sleep(0)
 
     async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
-        """Retry the deliveries that were parked because their message or its update was unreadable, if they are not in
-        a damaged range any more. Cancel the deliveries whose messages are given up as lost.
+        """Retry the deliveries that were parked because their message or its update was unreadable, if the message is
+        in no unreadable range any more. Cancel the rows that stand for a range of messages that was given up as lost.
         """
         # While results in the partition are unreadable, a parked delivery stays parked: it may have been delivered.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)

@@ -38,7 +38,7 @@ class Outcomes:
         self._delivered: dict[str, bytearray] = {}
 
     def delivered(self, listener_id: str, offset: int) -> bool:
-        """Return whether the listener has accepted the message at this offset."""
+        """Return whether a result that could be read says that the listener has accepted the message at this offset."""
         bits, (byte, bit) = self._delivered.get(listener_id, b""), divmod(offset, 8)
         return byte < len(bits) and bool(bits[byte] >> bit & 1)
 
@@ -67,7 +67,9 @@ class Outcomes:
 
 
 async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcomes:
-    """Read the results of all deliveries of a partition. Raises LogUnavailable if Kafka does not answer."""
+    """Read the results of a partition's deliveries from the topic `deliveries`, except unreadable ones. Raises
+    LogUnavailable if Kafka does not answer.
+    """
     found = Outcomes()
     at, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     while at < end:
@@ -84,8 +86,9 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
-    """Yield the outstanding deliveries of these listeners, in the order of their messages, without reading the topic
-    `outstanding`. They are computed from the messages and the results of attempts.
+    """Yield the outstanding deliveries of these listeners, without reading the topic `outstanding`. They are computed
+    from the messages and the results of attempts. First come those whose messages can be read, in the order of the
+    messages.
 
     `topic` is the name of the topic `messages`. Raises LogUnavailable.
     """

@@ -33,7 +33,9 @@ _RECORD_BYTES: Final = 1  # A fetch that is limited to this many bytes returns a
 
 
 class OutstandingRecords:
-    """A reader of the topic `outstanding`, which holds deliveries that wait for a retry or are parked."""
+    """A reader of the topic `outstanding`, which holds deliveries that are parked, or that wait for example for a
+    retry.
+    """
 
     def __init__(
         self,
@@ -63,6 +65,9 @@ class OutstandingRecords:
         """Yield the deliveries of a partition in batches, in the order of their records in the topic `outstanding`. The
         value None means that the delivery has ended, or that only a newer version can decode its record. Raises
         LogUnavailable.
+
+        If records are unreadable or missing, then yield deliveries that are computed from other topics, and after them
+        all readable records from the beginning on.
 
         `noted` is the fingerprint of the partition's deliveries that its last owner committed. `found` returns the
         fingerprint of the deliveries that were yielded, or None if nobody needs these deliveries any more.
@@ -98,7 +103,7 @@ class OutstandingRecords:
                 }
 
     async def _end(self, partition: int, noted: int) -> int:
-        """Return the end offset of the partition. If this offset is lower than in `noted`, ask again, because a new
+        """Return the end offset of the partition. If it is lower than `noted`, ask up to nine times more, because a new
         partition leader may report a lower offset for a moment.
         """
         for tried in range(_TRIES_MAX):
@@ -132,8 +137,8 @@ class OutstandingRecords:
 
     async def message(self, entry: OutstandingEntry) -> Message | None:
         """Read the message of a delivery from the topic `outstanding`, or else from `messages`. Return None if the
-        delivery has ended. Raises LogUnavailable if Kafka may return the record later, and LogDamaged if the message is
-        unreadable in both topics.
+        delivery has ended, or if neither topic has the message. Raises LogUnavailable if Kafka may return the record
+        later, and LogDamaged if the message can't be read because of damage.
         """
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
@@ -180,8 +185,9 @@ class OutstandingRecords:
         return message
 
     async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
-        """Return the messages at these offsets of the topic `messages`, except those that retention has deleted. Raises
-        LogUnavailable if Kafka does not return a record that it should have, and LogDamaged if one is unreadable.
+        """Return the messages at these offsets of the topic `messages`. If retention has deleted the first offset,
+        return none of them. Raises LogUnavailable if Kafka does not return a record that it should have, and LogDamaged
+        if one is unreadable.
         """
         found, at = list[Message](), first
         while at <= last:
@@ -199,8 +205,8 @@ class OutstandingRecords:
         return found
 
     async def _of_log(self, partition: int, place: int) -> Message | None:
-        """Read a message as it was put, from the topic `messages`. Return None if the message was deleted. Raises
-        LogUnavailable if a new partition leader does not have the message yet.
+        """Read a message as it was put, from the topic `messages`. Return None if retention has deleted the message.
+        Raises LogUnavailable if a new partition leader does not have the message yet.
         """
         try:
             fetched = await self._requests.read(self._messages_topic, partition, place, bytes_max=_RECORD_BYTES)

@@ -56,12 +56,12 @@ class Redrives:
         return listener_id in self._under_way
 
     def forget(self, listener_id: str) -> None:
-        """Forget a listener that has no deliveries in the topic `outstanding` any more."""
+        """Forget the redrives of a listener that has no deliveries in the topic `outstanding` any more."""
         self._under_way.pop(listener_id, None)
 
     def begin_now(self, listener: Listener, due: Schedule) -> None:
-        """Begin a redrive, which makes the listener's parked and retrying deliveries due. Deliveries that the
-        listener's dispatcher already has are due immediately.
+        """Begin the listener's new redrives, which make parked and retrying deliveries due. Deliveries that the
+        listener's dispatcher already has are due immediately, and others a few at a time.
         """
         at_ms = now_ms()
         for entry in due.taken.values():
@@ -70,7 +70,7 @@ class Redrives:
         self.begin(listener, due)
 
     def begin(self, listener: Listener, due: Schedule) -> None:
-        """Begin a redrive, which makes the listener's parked and retrying deliveries due. The deliveries become due
+        """Begin the listener's new redrives, which make parked and retrying deliveries due. The deliveries become due
         later, a few at a time, because there may be very many.
         """
         redrives, done = listener.redrives, self._done.get(listener.id, 0)
@@ -80,7 +80,9 @@ class Redrives:
             due.note(listener.id, 0)
 
     def apply_some(self, listener: Listener, due: Schedule) -> int:
-        """Make some deliveries due that a redrive (a request to retry now) concerns. Return how many were examined."""
+        """Make some deliveries due that a redrive (a request to retry now) concerns. Return how many deliveries or
+        message ids were examined.
+        """
         redriving = self._under_way[listener.id]
         if not redriving.named:
             rows = self._index.attempted_before(

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 
 class Outstanding:
-    """The deliveries of a worker's partitions that are stored in the topic `outstanding`. Each waits for a retry, for
-    its `deliver_at` time or for an earlier delivery with its ordering key, or is parked (no more attempts).
+    """The deliveries of a worker's partitions that are stored in the topic `outstanding`. Each is parked (no more
+    attempts) or waits, for example for a retry or for its `deliver_at` time.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Outstanding:
             self._settled.setdefault(partition, []).append((key, None))
 
     def take_over(self, partition: int) -> None:
-        """Begin to serve the deliveries that read() has found. The worker owns the partition, and the listeners'
-        dispatchers exist.
+        """Begin to serve the deliveries that read() has found. Call this when the worker owns the partition and the
+        listeners' dispatchers exist.
         """
         self._owned.add(partition)
         for listener_id, count in self._index.counts.items():
@@ -124,7 +124,7 @@ class Outstanding:
 
     def overtakes(self, delivery: Delivery) -> bool:
         """Return whether an attempt of this delivery would break the order of its ordering key. That is so if an
-        earlier delivery with the key is in the topic `outstanding`, or is being written there.
+        earlier delivery with the key is in the topic `outstanding` and not parked, or is being written there.
         """
         key_queue = _key_queue(delivery) if self._coming or self._index.queued_keys else None
         if key_queue is None:
@@ -152,8 +152,9 @@ class Outstanding:
             self._due.advance(key_queue)
 
     async def set_aside(self, delivery: Delivery, event: KeptDelivery) -> bool:
-        """Write a delivery's event to the topic `outstanding`. The event is the one that expect() returned. Return
-        False if the worker lost the partition first.
+        """Write a delivery's event, which expect() returned, to the topic `outstanding`. Try until Kafka has stored the
+        event. Return False if the delivery was dropped first, because the worker lost the partition or the listener was
+        deleted.
         """
         stream = delivery.stream
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
@@ -220,8 +221,8 @@ class Outstanding:
         return len(self._index)
 
     def is_outstanding(self, delivery: Delivery) -> bool:
-        """Return whether this delivery is stored in the topic `outstanding` already. A crash between that write and the
-        commit of the listener's offset leaves the delivery in both places.
+        """Return whether this delivery is stored in the topic `outstanding` already. After a crash between that write
+        and the commit of the listener's offset, the worker reads the message from `messages` a second time.
         """
         message, listener_id = delivery.message, delivery.stream.dispatcher.listener.id
         if message is None or listener_id not in self._index.counts:
@@ -256,8 +257,8 @@ class Outstanding:
         return self._index.waiting(partition, listener_id, now_ms())
 
     def held(self, partition: int, listener_id: str) -> tuple[int, int]:
-        """Return the number of parked deliveries, and the number of deliveries that will be retried after a failed
-        attempt.
+        """Return the number of the listener's parked deliveries in the partition, and the number of those that will be
+        retried after a failed attempt.
         """
         count = self._index.counts.get(listener_id)
         return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))
@@ -268,12 +269,14 @@ class Outstanding:
         return (0, 0) if count is None else (sum(count.parked.values()), sum(count.retrying.values()))
 
     def take_changed(self) -> dict[str, set[int]]:
-        """Return, by listener id, the partitions whose counts have changed since the last call."""
+        """Return, by listener id, the partitions in which the listener's stored deliveries have changed since this
+        method was called before.
+        """
         changed, self._index.changed = self._index.changed, {}
         return changed
 
     def listeners(self) -> set[str]:
-        """Return the ids of the listeners that have deliveries in the topic `outstanding`."""
+        """Return the ids of the listeners with deliveries in this worker's partitions of the topic `outstanding`."""
         return set(self._index.counts)
 
     def has_message(self, partition: int, message_id: str) -> bool:
@@ -282,14 +285,15 @@ class Outstanding:
 
     def oldest_put_ms(self, partition: int) -> int | None:
         """Return the time of the put of the oldest message that has a delivery in the topic `outstanding`. Return None
-        if there is no such delivery, and 0 if one of these messages can't be read.
+        if there is no such delivery, and 0 if the partition has a delivery whose message is unknown, because it can't
+        be read.
         """
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
         """Return the time of the put of the oldest message whose data is only in the topic `messages`, because its
-        record in `outstanding` has no copy. Return None if there is no such message, and 0 if an outstanding message
-        can't be read.
+        record in `outstanding` has no copy. Return None if there is no such message, and 0 if the partition has a
+        delivery whose message is unknown, because it can't be read.
         """
         return self._index.oldest_bare_put_ms(partition)
 
@@ -309,8 +313,8 @@ class Outstanding:
             self._settled.setdefault(partition, []).append((entry.key, None))
 
     async def bury(self, listeners: Container[str]) -> None:
-        """Cancel all deliveries of these listeners, and write their tombstones. Raises LogUnavailable if Kafka does not
-        store them.
+        """Cancel all deliveries of these listeners that are stored in this worker's partitions, and write their
+        tombstones. Raises LogUnavailable if Kafka does not store them.
         """
         self._coming.forget(lambda key_queue: key_queue[0] in listeners)
         for listener_id in [one for one in self._index.counts if one in listeners]:
@@ -323,8 +327,8 @@ class Outstanding:
                     self._due.remove(entry)
 
     async def flush(self) -> None:
-        """Write the tombstones of ended deliveries to the topic `outstanding`. After LogUnavailable, the next call
-        writes the tombstones again.
+        """Write the tombstones of ended deliveries to the topic `outstanding`. If this raises LogUnavailable, the next
+        call tries again.
         """
         if self._settled:
             settled, self._settled = self._settled, {}
@@ -336,15 +340,15 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Schedule a delivery that could not be attempted now. The delivery is attempted again as soon as the listener
-        can take it.
+        """Schedule a delivery that was taken from the topic `outstanding` and could not be attempted now. The delivery
+        is attempted as soon as the listener can take it.
         """
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)
 
     def removed(self, listener_id: str) -> None:
-        """Schedule the deliveries that a removed dispatcher held, in case the listener gets a dispatcher again. Forget
-        the deliveries that were being written.
+        """Schedule the deliveries from the topic `outstanding` that a removed dispatcher held, in case the listener
+        gets a dispatcher again. Other deliveries no longer wait for those of this listener that were being written.
         """
         key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
         for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:
@@ -361,7 +365,7 @@ class Outstanding:
         return await self._due.serve(owns_any=bool(self._owned))
 
     def redrive(self, listener: Listener) -> None:
-        """Begin a redrive, which makes the listener's retrying and parked deliveries due now."""
+        """Begin the listener's new redrives, which make retrying and parked deliveries due now."""
         self._redrives.begin_now(listener, self._due)
 
     async def undo_cancelled(self, listener: Listener) -> None:
