@@ -119,7 +119,9 @@ class Limits:
         self._judge()
 
     def timed_out(self, took_ms: int) -> None:
-        """Record an attempt that got no answer in time. It counts as a slow answer, unless the listener is new."""
+        """Record an attempt that got no answer in time. The average counts it like an answer after `took_ms`, unless
+        the listener is new (no answer below status 500 yet).
+        """
         if not self.new:
             self.took(took_ms)
 
@@ -153,7 +155,8 @@ class Limits:
 
     def let_wait(self, busy: int) -> bool:
         """Return whether no attempt for the listener can start soon: it is down, it has asked for a pause with
-        `Retry-After`, or it is new and all attempts that a new listener may have are running.
+        `Retry-After`, or it is new (no answer below status 500 yet) and has all attempts in flight that a new listener
+        may have.
         """
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 

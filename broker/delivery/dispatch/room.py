@@ -34,8 +34,8 @@ class Room:
 
     @property
     def held_max(self) -> int:
-        """The largest number of messages that is allowed in memory now. The number is small for a listener that
-        is new or has just come up, and 0 while the listener is down.
+        """The largest number of the listener's messages that are allowed in memory now. The number is small for a
+        listener that is new or has just come up, and 0 while the listener is down.
         """
         allowance, limits = self._circuit.allowance, self._limits
         if allowance == 0:

@@ -14,7 +14,7 @@ from broker.ports import Span, Tracing
 
 
 class Spans:
-    """The trace spans of the attempts in flight. Without tracing, there are none."""
+    """The trace spans of one listener's attempts in flight. Without tracing, there are none."""
 
     __slots__ = ("_tracing", "open")
 

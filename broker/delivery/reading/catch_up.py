@@ -60,8 +60,8 @@ def _adapt(stream: Stream, start: int, end: int, tuning: Tuning) -> None:
 
 
 class CatchUpQueue:
-    """The queue of delivery streams (one partition's messages to one listener each) that wait for older messages.
-    Streams to fast listeners have a queue of their own.
+    """The two queues of delivery streams (one partition's messages to one listener each) that wait for older messages:
+    one queue for streams to fast listeners, and one for all other streams.
     """
 
     def __init__(self) -> None:
