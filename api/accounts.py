@@ -31,10 +31,10 @@ class AccountLimits:
     A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
     """
 
-    # The rate limit on password checks for one e-mail address. Known browsers and sessions have a second one like it.
+    # The rate limit on password checks for one e-mail address. Known browsers and sessions have one of their own.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
-    # The rate limit on the password checks of all clients. Known browsers and sessions have a second one like it.
+    # The rate limit on the password checks of all clients. Known browsers and sessions have one of their own.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
     # The rate limit on sign-in attempts from one client's IPv4 address or IPv6 network. Known browsers are exempt.

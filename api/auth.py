@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 # In this header, a request with a session names an organization, for example for the path `/v1/queues`.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
-# Browsers accept a cookie named `__Host-…` only over TLS and only from its own host, so no other site can set it.
+# Browsers accept a cookie named `__Host-…` only over TLS and for the host that sets it, so no other host can set it.
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
 _WINDOW_S: Final = 10  # A burst may have as many requests as the rate limit permits in this many seconds.
 _BEARER: Final = "bearer "
-# The rate limit on each account's requests with a session, unless `Everput-Organization` names an organization.
+# The rate limit on an account's requests with a session to paths that need no header `Everput-Organization`.
 _SESSION_CALLS_AT_ONCE: Final = 60
 _SESSION_CALLS_PER_S: Final = 1.0
 

@@ -66,7 +66,7 @@ class OperationDoc(NamedTuple):
     example: Mapping[str, Any] | None = None
     # The credentials that the operation requires: KEY, SESSION, SESSION_OR_KEY, or OPEN for none.
     asks: str = KEY
-    # The scope that the handler itself requires of a role or an API key; None if the route requires one, or none does.
+    # The scope that the handler itself requires of a role or an API key; None if the handler requires none.
     needs: str | None = None
     media: str = "application/json"
     # Whether the answer has an `ETag`.
