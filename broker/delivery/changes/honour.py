@@ -132,9 +132,8 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer updates and deletions of messages from just before this worker owned the partitions, because clients
-        may still wait for answers. Cancel the stored deliveries of deleted messages. Call this when the committed
-        offsets of the listeners are known.
+        """Answer the newest updates and deletions of messages, whose clients may still wait. Cancel the stored
+        deliveries of deleted messages. Call this when the committed offsets of the listeners are known.
         """
         for partition, one in taken.items():
             recent = []
@@ -301,9 +300,7 @@ class Changes:
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
     async def mended(self, partition: int, first: int, last: int) -> None:
-        """Apply the updates and deletions at these offsets of the topic `changes`, which were unreadable before. Skip
-        those that are still unreadable, because they were given up as lost.
-        """
+        """Apply updates and deletions at these offsets of `changes`, unreadable before. Skip those given up as lost."""
         while partition in self._floors:
             try:
                 found = [one async for one in self._log.changes.since(partition, 0, first, last + 1)]

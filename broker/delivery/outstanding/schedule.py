@@ -285,15 +285,14 @@ class Outstanding:
 
     def oldest_put_ms(self, partition: int) -> int | None:
         """Return the time of the put of the oldest message that has a delivery in the topic `outstanding`. Return None
-        if there is no such delivery, and 0 if the partition has a delivery whose message is unknown, because it can't
-        be read.
+        if there is no delivery, and 0 if one delivery stands for a range of unreadable messages.
         """
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
         """Return the time of the put of the oldest message whose data is only in the topic `messages`, because its
-        record in `outstanding` has no copy. Return None if there is no such message, and 0 if the partition has a
-        delivery whose message is unknown, because it can't be read.
+        record in `outstanding` has no copy. Return None if there is no such message, and 0 if one delivery stands for a
+        range of unreadable messages.
         """
         return self._index.oldest_bare_put_ms(partition)
 
@@ -313,8 +312,8 @@ class Outstanding:
             self._settled.setdefault(partition, []).append((entry.key, None))
 
     async def bury(self, listeners: Container[str]) -> None:
-        """Cancel all deliveries of these listeners that are stored in this worker's partitions, and write their
-        tombstones. Raises LogUnavailable if Kafka does not store them.
+        """Cancel all stored deliveries of these listeners, and write their tombstones. Raises LogUnavailable if Kafka
+        does not store them.
         """
         self._coming.forget(lambda key_queue: key_queue[0] in listeners)
         for listener_id in [one for one in self._index.counts if one in listeners]:
