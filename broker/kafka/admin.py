@@ -43,13 +43,11 @@ async def ensure_topics(
     within_s: float = _CLUSTER_WITHIN_S,
     brokers_within_s: float = _BROKERS_WITHIN_S,
 ) -> None:
-    """Create the missing Kafka topics of Everput and check the cluster's settings. The call ends when every topic
-    exists and has leaders.
-
+    """Create the missing Kafka topics of Everput, wait until every topic has leaders, and check the cluster's settings.
     Several processes may call this at the same time.
 
-    Raises LogUnavailable if the cluster does not answer in time. Raises ConfigurationError if settings are unsafe (the
-    error lists all of them), or if an import was interrupted.
+    Raises LogUnavailable if this takes longer than `within_s`. Raises ConfigurationError if settings are wrong or
+    unsafe, if Kafka refuses the password or a new topic, or if an import is unfinished (unless `importing`).
     """
     options = client_options(kafka)
     try:
@@ -85,7 +83,8 @@ def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
 
 @asynccontextmanager
 async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Connect a Kafka admin client, and close it at the end. Retry until the caller cancels.
+    """Connect a Kafka admin client, and close it at the end of the `async with` block. Retry until Kafka answers or the
+    caller cancels.
 
     Raises ConfigurationError if a retry can't help, such as after a refused password.
     """
@@ -114,7 +113,9 @@ async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClien
 
 
 async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, within_s: float) -> int:
-    """Return the number of Kafka brokers. Wait up to `within_s` for a starting cluster to reach the needed number."""
+    """Return the number of Kafka brokers. Wait up to `within_s` until there are as many brokers as each topic has
+    replicas.
+    """
     brokers = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
@@ -130,8 +131,8 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, with
 async def _created(
     admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool, brokers_within_s: float
 ) -> Mapping[str, Any]:
-    """Create the missing topics, wait until every topic has leaders, and return the metadata of all topics of the
-    cluster.
+    """Create the missing topics, wait until every topic of Everput has leaders, and return the metadata of all topics
+    of the cluster.
 
     The number of brokers is checked only if a topic is missing, because a broker of a running cluster may be down.
     """
@@ -196,7 +197,7 @@ async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[st
 
 
 async def _features(admin: AIOKafkaAdminClient) -> Mapping[str, int] | None:
-    """Return the cluster's feature levels; None if the cluster does not report them."""
+    """Return the cluster's feature levels; None if the cluster does not report them, or if the request fails."""
     try:
         return finalized(await admin._send_request(FeaturesRequest()))  # noqa: SLF001 - it has none for this
     except (KafkaError, NotImplementedError, OSError, ValueError) as error:

@@ -88,7 +88,9 @@ class AnswersOfMessage:
                 return
 
     def of(self, listener_id: str, attempt: Attempt) -> Attempt:
-        """Return the attempt with the listener's answer and the durations of its steps, as far as these are known."""
+        """Return the attempt with the listener's stored answer, and with the durations of the DNS look-up, connecting
+        and the TLS handshake. What is not known stays None.
+        """
         found = self._attempts.get((listener_id, attempt.number))
         if found is None:
             return attempt

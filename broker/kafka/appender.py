@@ -61,7 +61,8 @@ class Appender:
         """Append a record to a partition and return its offset. Return -1 if Kafka recognizes a repeat but no longer
         knows its offset.
 
-        Raises Unavailable if Kafka does not acknowledge, or if the disk is nearly full and the record is not `urgent`.
+        Raises LogUnavailable if Kafka does not acknowledge in time. Raises DiskNearlyFull if the disk has too little
+        space for the record; `urgent` records may use more of the disk.
         """
         if self.refusal is not None:
             self.refusal.check(urgent=urgent)
@@ -125,8 +126,8 @@ class Appender:
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
         """Wait at most `timeout_s` for these writes, because aiokafka retries for much longer.
 
-        A write that Kafka has already received may be stored later, and a retry then stores it twice. A write that
-        still waits behind another batch is withdrawn, so that retries during an outage do not add copies.
+        A write that Kafka has already received may be stored after that time, and a retry then stores it twice. A write
+        that still waits behind another batch is withdrawn, so that retries during an outage do not add copies.
         """
         producer = self._producer.get()
         try:

@@ -39,10 +39,10 @@ async def parse(
     raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
 ) -> FetchResult | None:
     """Parse the record batches before the first damaged one, and return their records. Return None if the first batch
-    is damaged.
+    is damaged, or if Kafka sent no bytes although the partition should have more records.
 
     `holes` says that offsets may be missing, as in a compacted topic. If `worth(raw)` is False, the bytes are checked
-    but no record is parsed.
+    but no record is parsed, unless a batch may be compressed.
     """
     batches, next_offset, left = list[Any](), offset, _CHECKED_AT_ONCE
     for batch, size in good(raw, offset, end_offset, holes=holes):
@@ -73,7 +73,8 @@ async def parse(
 def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:
     """Yield the record batches before the first damaged one, each with its size in bytes.
 
-    A batch with a wrong base offset before the requested batch is skipped.
+    Damaged batches at the beginning of the bytes are skipped if a later batch begins at `offset`. With `holes`, that
+    batch may also begin after `offset`.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):
@@ -103,8 +104,8 @@ def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *
 
 
 def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Return (offset, size) of the bytes to fetch after a single record batch, to confirm the batch's base offset.
-    Return None if that is not needed.
+    """Return the offset after a single record batch, and the batch's size in bytes. The caller must fetch the next
+    batch from that offset, to confirm this batch's base offset. Return None if that is not needed.
 
     A batch that begins before the requested offset is trusted only if the next batch begins exactly where this batch
     ends.
@@ -150,10 +151,10 @@ def bytes_wanted(raw: bytes) -> int:
 
 def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
     """Split fetched bytes into record batches by their length fields. Yield each batch, the base offset of the next
-    batch, and the size of the first of the two.
+    batch, and the size of the yielded batch in bytes.
 
-    The batch is None if the bytes can't be a batch. The base offset is None where the bytes end. The last batch may be
-    incomplete, because Kafka cuts its answer at the requested size.
+    The batch is None if the bytes can't be a batch. The base offset is None where the bytes end. Kafka cuts its answer
+    at the requested size, so an incomplete batch after the first one is left out.
     """
     at = 0
     while len(raw) - at > _MAGIC_AT:
@@ -178,15 +179,15 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
 
 
 def _base(batch: Any, otherwise: int) -> int:
-    """Return the first offset of a record batch. Return `otherwise` for an old, compressed batch, which does not say
-    its first offset.
+    """Return the first offset of a record batch. Return `otherwise` for a batch of the old formats 0 and 1, because
+    aiokafka does not tell its first offset.
     """
     return int(getattr(batch, "base_offset", otherwise))
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first unreadable offset of a damaged batch. This is the offset in the batch's header, if the header
-    agrees with the next batch.
+    """Return the first unreadable offset of a damaged batch. This is the offset in the batch's header if the header
+    agrees with the next batch, and else the requested offset.
     """
     if batch is None or batch.next_offset != after:
         return offset

@@ -29,7 +29,7 @@ _POLL_S: Final = 0.02
 class ChangesTopic:
     """The Kafka topic `changes`, which holds the updates and deletions of messages.
 
-    The worker that owns a message's partition answers each change in the topic `deliveries`.
+    The worker that owns a message's partition answers new changes in the topic `deliveries`.
     """
 
     def __init__(
@@ -195,8 +195,9 @@ class ChangesTopic:
     async def since(
         self, partition: int, at_ms: int, begin: int, end: int
     ) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield (offset, record time, event) of the changes of messages in [begin, end) that are not older than
-        `at_ms`.
+        """Yield (offset, record time, event) of the updates and deletions at the offsets [begin, end) of a partition of
+        `changes`. Records that are clearly older than `at_ms` are left out. Some older ones are yielded, because clocks
+        differ.
 
         Unreadable changes are skipped and have no effect. Raises LogUnavailable if Kafka does not answer.
         """
@@ -208,9 +209,10 @@ class ChangesTopic:
                 yield record.offset, record.timestamp, event
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the change at this offset of the topic `changes`, or None if Kafka no longer has it.
+        """Return the change at this offset of the topic `changes`. Return None if a newer version wrote it, or if an
+        operator has given up the offset.
 
-        Raises LogUnavailable if Kafka does not answer.
+        Raises LogUnavailable if Kafka does not answer, no longer has the offset, or can't read it.
         """
         async for record in self._walk(partition, offset, offset + 1):
             event = _decoded(record.value)

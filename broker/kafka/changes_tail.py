@@ -36,7 +36,8 @@ class ChangesTail:
         self._follows.set()
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return (partition, offset, event) of new changes to messages. Wait at most a second for them.
+        """Return (partition, offset, event) of new changes to messages. Wait until follow() was called, and then at
+        most about a second for changes.
 
         Return an empty list while Kafka is unreachable.
         """

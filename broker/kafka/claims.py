@@ -42,10 +42,7 @@ _owned = msgspec.json.Decoder(_Owned)
 
 
 class ClaimsTopic:
-    """The Kafka topic `claims`, with an index of the Idempotency-Keys that were used in the last 24 hours.
-
-    An append waits at most `timeout_s` for Kafka's acknowledgement.
-    """
+    """The Kafka topic `claims`, with an index of the Idempotency-Keys that were used in about the last 24 hours."""
 
     def __init__(
         self,
@@ -110,8 +107,8 @@ class ClaimsTopic:
         return int.from_bytes(digest[-4:]) % self._partitions
 
     async def _catch_up(self, partition: int) -> None:
-        """Read the claims of a partition up to its current end. A caller that has to wait may share the next caller's
-        read.
+        """Read the claims of a partition up to its current end. Callers that wait for a read in progress share the next
+        read, because it begins after all of them have called.
         """
         asked = self._reads_begun[partition]
         async with self._locks[partition]:
@@ -141,8 +138,8 @@ class ClaimsTopic:
             self._positions[partition] = fetched.next_offset
 
     async def _read(self, partition: int, offset: int, digest: bytes) -> PutClaimed | None:
-        """Read a claim of an Idempotency-Key from Kafka. Return None if the claim belongs to another key, was written
-        by a newer version, or is gone.
+        """Read a claim of an Idempotency-Key from Kafka. Return None if the claim belongs to another key, is unreadable
+        or gone, or was written by a newer version.
         """
         with contextlib.suppress(OffsetTooOld, LogDamaged, UnknownEvent):
             fetched = await self._requests.read(self._topic, partition, offset, bytes_max=_CLAIM_BYTES)

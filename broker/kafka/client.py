@@ -25,8 +25,8 @@ SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     """Turn Everput's Kafka settings into keyword arguments for the aiokafka clients.
 
-    Raises ConfigurationError for an invalid server, protocol or SASL mechanism, a missing SASL name or password, or an
-    unreadable PEM file.
+    Raises ConfigurationError for a missing or invalid server, an invalid protocol or SASL mechanism, a missing SASL
+    name or password, or an unreadable PEM file.
     """
     protocol = kafka.security_protocol
     if protocol not in SECURITY_PROTOCOLS:

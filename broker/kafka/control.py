@@ -20,7 +20,9 @@ from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 
 
 class ControlTopic:
-    """The Kafka topic `control`, which holds accounts, queues and listeners. Events are appended one by one."""
+    """The Kafka topic `control`, which holds the events of accounts, queues, listeners and more. append() writes one
+    event.
+    """
 
     def __init__(self, producer: Producer, requests: KafkaRequests, topic: str, timeout_s: float) -> None:
         self._producer = producer
@@ -30,10 +32,11 @@ class ControlTopic:
         self.refusal: Refusal | None = None
 
     async def append(self, event: ControlEvent) -> int:
-        """Append an event to the topic `control`, and return its offset once all in-sync replicas have stored it.
+        """Append an event to the topic `control`, and return its offset once all in-sync replicas have stored it. If
+        Kafka recognizes a repeat but no longer knows its offset, return the offset of the topic's newest record.
 
         Raises InDoubt if Kafka does not acknowledge, because the event may be stored. Raises DiskNearlyFull if the disk
-        is nearly full and the event is not urgent.
+        has too little space for the event; urgent events may use more of the disk.
         """
         if self.refusal is not None:
             self.refusal.check(urgent=event.urgent)
@@ -61,10 +64,10 @@ class ControlTopic:
         return offset
 
     async def check(self) -> bool:
-        """Read the whole topic `control` once, before this process starts. Return whether a consumer can read it from
+        """Read the whole topic `control` once, while this process starts. Return whether a consumer can read it from
         the leader.
 
-        Raises ConfigurationError if the topic is unreadable, or if its first events are lost.
+        Raises ConfigurationError if the topic is unreadable on every replica, or if its first events are lost.
         """
         begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
         if begin > 0:

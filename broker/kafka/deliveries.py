@@ -50,8 +50,8 @@ class KafkaDeliveries:
     """The reader of the states of deliveries and listeners, for API requests. It asks Kafka each time, and caches
     nothing.
 
-    `outcome_reads_max` and `outstanding_reads_max` limit the reads of the topics `deliveries` and `outstanding` for one
-    message.
+    For one message, `outcome_reads_max` limits the reads of the topic `deliveries` that look for attempts, and
+    `outstanding_reads_max` the reads of the topic `outstanding`.
     """
 
     def __init__(
@@ -324,11 +324,11 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 def _settled_state(
     known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
 ) -> DeliveryState:
-    """Return the state of a delivery whose last attempt was not found, although its message is before the listener's
-    committed offset in `messages`.
+    """Return the state of a delivery whose last attempt may not have been found, although its message is before the
+    listener's committed offset in `messages`.
 
-    `kept` holds the message's deliveries in the topic `outstanding` by listener id; None if they could not be read
-    completely.
+    `kept` holds the message's deliveries in the topic `outstanding` by listener id; None if there are too many records
+    to read.
     """
     if kept is None:
         return DeliveryState(state="unknown", attempts=known.attempts)

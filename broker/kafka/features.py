@@ -55,7 +55,7 @@ class FeaturesRequest(Request[_Question]):  # type: ignore[misc]
 
 
 def finalized(answer: Any) -> Mapping[str, int]:
-    """Return the finalized level of each of the cluster's features. Features at level 0 are left out."""
+    """Return the finalized level of each of the cluster's features. Kafka leaves out features at level 0."""
     packed = answer.tags.get(_FINALIZED_TAG)
     rows = [] if packed is None else _FINALIZED.decode(BytesIO(packed)) or []
     return {name: level for name, level, *_ in rows}

@@ -65,8 +65,8 @@ class GroupCommit:
     """Group commit: messages that arrive while a record batch is in flight share the next batch, and therefore one
     fsync.
 
-    A caller waits at most `timeout_s` for Kafka's acknowledgement. `durable` is the histogram of the times that the
-    acknowledgements took.
+    A caller waits at most `timeout_s` for Kafka's acknowledgement. `durable` is the histogram of the times, in ms, from
+    a message's arrival to its acknowledgement.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class GroupCommit:
         return zlib.crc32(ordering_key.encode()) % self._partitions
 
     def some_partition(self) -> int:
-        """Return a partition whose leader acknowledges writes, as far as is known. Successive calls return different
-        partitions in turn.
+        """Return a partition; if possible, one whose leader is not late with an acknowledgement. Successive calls
+        return different partitions in turn.
         """
         usable = self._trusted() or self._led()
         self._turn += 1
@@ -146,6 +146,7 @@ class GroupCommit:
         """Append a message, and return an awaitable of its (partition, offset).
 
         Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
+        Raises DiskNearlyFull immediately while the disk is nearly full.
         """
         done: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self.append_for(done, build, ordering_key=ordering_key, size=size)
@@ -154,8 +155,10 @@ class GroupCommit:
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message, and pass the result to the object `writer` instead of a future. Raises LogUnavailable
-        immediately if Kafka does not acknowledge writes, or if too many messages wait.
+        """Append a message, and pass the result to the object `writer` instead of a future.
+
+        Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
+        Raises DiskNearlyFull immediately while the disk is nearly full.
         """
         item = Append(build, writer, _now_s() + self.timeout_s, size)
         self._join(None if ordering_key is None else self.partition_of(ordering_key), item)
@@ -166,6 +169,7 @@ class GroupCommit:
         """Append messages that should share one record batch. The awaitable ends when Kafka has stored all of them.
 
         Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
+        Raises DiskNearlyFull immediately while the disk is nearly full.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
@@ -278,8 +282,8 @@ class GroupCommit:
         self.durable.add_all([(begun_s - item.deadline) * 1000 for item in batch.items])
 
     def _next_batch(self, partition: int) -> tuple[list[Append], Any]:
-        """Take waiting messages for this partition until a record batch is full. Return them and the batch. If there is
-        no message, return an empty list and None.
+        """Take waiting messages for this partition until a record batch is full or no message waits. Return them and
+        the batch. If there is no message, return an empty list and None.
 
         Messages for which no caller waits any more are dropped.
         """
@@ -317,9 +321,10 @@ class GroupCommit:
         return items, batch
 
     def _choose_partition(self) -> int:
-        """Return the partition that gets the next record batch; -1 if no broker may get a batch now.
+        """Return the partition that gets the next record batch; -1 if no batch can be sent now.
 
-        Partitions with keyed messages come first. The other partitions take turns.
+        Partitions come first if messages wait that must go to them, such as messages with an ordering key. The other
+        partitions take turns.
         """
         if not (self._keyed or self._unkeyed):
             return -1
@@ -357,8 +362,8 @@ class GroupCommit:
         self.away = {batch.leader for batch in owing if batch.sent_s < before_s}
 
     async def _sweep(self) -> None:
-        """Fail the messages that have waited too long. A message that is in no batch was not stored. A message that was
-        sent may have been stored, so its caller gets InDoubt.
+        """Fail the messages that have waited longer than `timeout_s`. A message that is in no batch was not stored, so
+        its caller gets LogUnavailable. A message that was sent may have been stored, so its caller gets InDoubt.
         """
         while True:
             await self._busy.wait()

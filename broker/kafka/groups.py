@@ -40,7 +40,9 @@ def check(code: int) -> None:
 
 
 class KafkaGroups:
-    """The requests about consumer groups. Each request goes to the Kafka broker that coordinates the group."""
+    """The requests about consumer groups. A request about one group goes to the Kafka broker that coordinates the
+    group. names() asks all brokers.
+    """
 
     def __init__(self, requests: Client) -> None:
         self._requests = requests
@@ -79,7 +81,9 @@ class KafkaGroups:
         await self._retried(ask, group)
 
     async def committed(self, group: str, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
-        """Return the last committed (offset, metadata) by partition. Leave out partitions without a commit."""
+        """Return the newest committed (offset, metadata) by partition. Leave out partitions without a commit. Raises
+        LogUnavailable if Kafka does not answer.
+        """
         wanted = [(topic, list(partitions))]
 
         async def ask() -> dict[int, tuple[int, str]]:

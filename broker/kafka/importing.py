@@ -21,8 +21,9 @@ _WITHIN_MS: Final = 10_000
 
 
 async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
-    """Return whether an import of this export has begun. Raises ConfigurationError if an import of another export has
-    begun.
+    """Return whether an import of this export has begun and is not finished. Wait until Kafka can be reached.
+
+    Raises ConfigurationError if an import of another export is unfinished.
     """
     mine = import_mark(kafka, manifest_sha256)
     marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
@@ -35,8 +36,8 @@ async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
 
 
 async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """Create the marker topic that says that an import is unfinished. Raises LogUnavailable if Kafka does not
-    answer.
+    """Create the marker topic that says that an import is unfinished. Wait until Kafka can be reached. Raises
+    LogUnavailable if Kafka does not create the topic.
     """
     mark = NewTopic(import_mark(kafka, manifest_sha256), 1, kafka.replication)
     try:
@@ -50,7 +51,9 @@ async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
 
 
 async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """Delete the marker topic after an import has finished. Raises LogUnavailable if Kafka does not answer."""
+    """Delete the marker topic after an import has finished. Wait until Kafka can be reached. Raises LogUnavailable if
+    Kafka does not delete the topic.
+    """
     try:
         async with connected(client_options(kafka)) as admin:
             answer = await admin.delete_topics([import_mark(kafka, manifest_sha256)], timeout_ms=_WITHIN_MS)
@@ -65,13 +68,15 @@ async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
 async def refuse_unfinished(kafka: KafkaSettings) -> None:
     """Raise ConfigurationError while an import is unfinished, because its topics are incomplete.
 
-    Raises LogUnavailable if Kafka does not answer.
+    Wait until Kafka can be reached. Raises LogUnavailable if Kafka then does not list its topics.
     """
     refuse_half_import(kafka, await _topic_names(kafka))
 
 
 async def _topic_names(kafka: KafkaSettings) -> list[str]:
-    """Return the names of all topics. On many clusters, a request for a missing topic would create that topic."""
+    """Return the names of all topics. A request for one topic is no alternative: on many clusters, it would create the
+    topic if it is missing.
+    """
     try:
         async with connected(client_options(kafka)) as admin:
             return list(await admin.list_topics())

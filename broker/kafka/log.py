@@ -65,7 +65,9 @@ class KafkaLog:
         self.changes.refuse(refusal)
 
     async def start(self) -> None:
-        """Connect to Kafka. Raises LogUnavailable if Kafka can't be reached."""
+        """Connect to Kafka. Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if a retry can't
+        help, such as after a refused password.
+        """
         await self.requests.start(self._topics)
         await self.producer.start()
         self._writer.start()

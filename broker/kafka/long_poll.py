@@ -68,7 +68,8 @@ class LongPoll:
         await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     async def read(self) -> dict[int, list[Record]]:
-        """Return new records by partition, after at most a second. Return nothing while Kafka is unreachable.
+        """Return new records by partition. If there are none, return nothing after at most about a second, also while
+        Kafka is unreachable.
 
         Raises LogDamaged if the next record of a partition is unreadable on every replica. To continue, call begin()
         with an offset after the damage.
@@ -119,7 +120,7 @@ class LongPoll:
 
     async def _receive(self) -> None:
         """Wait for at most a second until one of the fetch requests in flight is answered. Keep the records of all
-        answers that are there until read() returns them.
+        answers that have arrived; read() returns them.
         """
         if not self._polls:
             with contextlib.suppress(TimeoutError):

@@ -89,7 +89,7 @@ class MessagesTopic:
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
         """Return the first offset at or after a time, for each partition. If there is no later record, this is the end
-        offset.
+        offset. If Kafka's time index is damaged, the offset may be earlier.
 
         Time 0 stands for the beginning of the log.
         """
@@ -112,7 +112,7 @@ class MessagesTopic:
         return await self._kept(partition, message_id, organization_id)
 
     async def _may_have_gone(self, partition: int, at_ms: int) -> bool:
-        """Return whether Kafka may have deleted everything that this partition had at this time."""
+        """Return whether Kafka may have deleted all records that this partition had at this time."""
         if partition >= self._partitions:
             return False
         begin = (await self._requests.offsets(self._topic, {partition: EARLIEST}))[partition]
@@ -223,7 +223,7 @@ class MessagesTopic:
         self, partition: int, queue_id: str, begin: int, end: int, wanted: Callable[[bytes], bool] | None
     ) -> Chunk[StoredRecord]:
         """Return the queue's messages among the last _CHUNK records of a partition before `end`, and the range that
-        they come from.
+        they come from. With `wanted`, leave out messages for which this function returns False.
 
         If these messages are too large together, the oldest ones are left out.
         """

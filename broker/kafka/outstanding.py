@@ -30,7 +30,8 @@ _SEPARATOR: Final = b":"
 
 
 class KafkaOutstanding:
-    """The reader of a listener's retrying, scheduled and parked deliveries, which the Kafka topic `outstanding` holds.
+    """The reader of the deliveries in the Kafka topic `outstanding`: parked and scheduled deliveries, and retrying ones
+    that were set aside.
 
     It keeps no state of its own.
     """
@@ -96,8 +97,9 @@ class KafkaOutstanding:
     async def _there(
         self, listener: Listener, partition: int, wanted: Collection[bytes] | None, *, redriven: bool = False
     ) -> set[bytes]:
-        """Return the keys of a listener's retrying and parked deliveries in the topic `outstanding`. With `wanted`,
-        return only those keys. With `redriven`, return only deliveries that wait for an attempt after a redrive.
+        """Return the keys of a listener's retrying and parked deliveries in a partition of the topic `outstanding`.
+        With `wanted`, return only those keys. With `redriven`, return only deliveries that wait for an attempt after a
+        redrive.
         """
         there: set[bytes] = set()
         async for record in self._records(partition, 0, _prefix(listener)):
@@ -193,7 +195,7 @@ class KafkaOutstanding:
         record of a delivery in `outstanding`.
 
         Return None if no such delivery has the message, or if another organization owns it. Raises Unavailable if Kafka
-        does not answer.
+        does not answer or no read slot is free.
         """
         found: dict[bytes, bytes | None] = {}
         ending = _SEPARATOR + message_id.encode()
@@ -210,7 +212,8 @@ class KafkaOutstanding:
     async def _records(
         self, partition: int, offset: int, prefix: bytes, reads_max: int = sys.maxsize
     ) -> AsyncIterator[Record]:
-        """Yield the records of `outstanding` whose key begins with `prefix`, including tombstones.
+        """Yield the records of a partition of `outstanding` whose key begins with `prefix`, including tombstones.
+        Unreadable records are skipped.
 
         Raises _TooMany if more than `reads_max` reads are needed.
         """

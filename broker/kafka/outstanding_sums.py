@@ -26,7 +26,7 @@ async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum |
 
 async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int | None]:
     """Return the brokers whose copy of a partition of `outstanding` lacks deliveries. Each copy is compared with the
-    fingerprint that the partition's worker has committed.
+    fingerprint that the partition's worker has committed. Without a fingerprint, return an empty list.
 
     None in the result stands for a leader that is not known. Raises LogUnavailable if Kafka does not answer, LogDamaged
     if a range is unreadable.

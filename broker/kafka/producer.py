@@ -40,8 +40,8 @@ class Producer:
     async def start(self) -> None:
         """Connect to Kafka.
 
-        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if Kafka refuses the password or
-        certificate.
+        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if a retry can't help, such as after a
+        refused password.
         """
         options = await reachable(self._kafka)
         producer = DirectProducer(

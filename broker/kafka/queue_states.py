@@ -32,8 +32,9 @@ Rows = Mapping[tuple[str, str], OutstandingDelivery]
 
 
 class _Position(NamedTuple):
-    """A listener's progress in a partition: it receives messages from `start` on, and `open` counts the finished
-    attempts of each open offset.
+    """A listener's progress in a partition: it receives messages from the offset `start` on. The deliveries from
+    `start` up to, but not including, `top` are settled, except those in `open`. `open` counts the finished attempts, by
+    offset.
     """
 
     listener_id: str
@@ -135,7 +136,7 @@ class KafkaQueueStates:
 
     async def _kept(self, settled: Sequence[PlacedMessage]) -> tuple[Rows, set[int]]:
         """Return the deliveries of these messages in the topic `outstanding`, and the partitions that could not be read
-        completely.
+        completely. If narrowed() has read the deliveries of all messages already, return all of them.
         """
         if self._all is not None:
             return self._all

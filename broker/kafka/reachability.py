@@ -53,8 +53,8 @@ async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MO
 async def why_not(options: dict[str, Any]) -> str:
     """Explain for each bootstrap server why it can't be reached.
 
-    Raises ConfigurationError if no server answers and one of the servers refuses the user, the SASL mechanism or the
-    certificate.
+    Raises ConfigurationError if no server answers, and a wrong setting is the reason for one of them: the password, the
+    SASL mechanism, the security protocol, or a certificate that is not trusted.
     """
     hosts = collect_hosts(options["bootstrap_servers"], randomize=False)
     found = await asyncio.gather(*(_look(host, port, options) for host, port, _ in hosts))

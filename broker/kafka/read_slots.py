@@ -23,8 +23,8 @@ COUNT_READS_MAX: Final = 16  # reads of 1 MiB, per partition
 
 
 class ReadSlots:
-    """A limit on the large reads of Kafka that run concurrently: `at_once` in all, and `each` for one tenant. Requests
-    get their slots in the order of arrival.
+    """A limit on the large reads of Kafka that run concurrently: `at_once` in all, and `each` for one tenant. The
+    requests of a tenant get their slots in the order of arrival.
 
     `tenant_of` maps an organization to its tenant, which is the account that created it. By default, each organization
     is its own tenant.

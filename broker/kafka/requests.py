@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class KafkaRequests:
-    """A Kafka client for single requests, shared within a process. Each call may take `timeout_ms`, including its
+    """A Kafka client for single requests, shared within a process. A request takes at most `timeout_ms`, including its
     retries.
     """
 
@@ -63,8 +63,8 @@ class KafkaRequests:
     async def start(self, topics: Iterable[str]) -> None:
         """Connect to Kafka, and keep the metadata of these topics up to date.
 
-        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if Kafka refuses the password or
-        certificate.
+        Raises LogUnavailable if Kafka can't be reached, or ConfigurationError if a retry can't help, such as after a
+        refused password.
         """
         options = await reachable(self.kafka)
         self.client = AIOKafkaClient(**options, request_timeout_ms=self._timeout_ms)
@@ -99,8 +99,8 @@ class KafkaRequests:
         self.client.force_metadata_update()
 
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
-        """Return the first offset at or after a time, by partition; -1 if there is none. EARLIEST and LATEST are valid
-        times.
+        """Return the offset of the first record at or after a time, by partition; -1 if there is none. The time
+        EARLIEST stands for the partition's first offset, and LATEST for its end offset.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -133,9 +133,10 @@ class KafkaRequests:
     ) -> FetchResult:
         """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
 
-        Every record batch is checked. If one is damaged, other replicas are asked. Raises LogDamaged if the first batch
-        is damaged on every replica; continue after the last offset that the error names. If `worth` returns False for
-        the fetched bytes, their records are skipped without parsing, unless they are compressed.
+        Every record batch is checked, and the result ends before a damaged one. If the first batch is damaged, the
+        followers are asked. Raises LogDamaged if it is damaged on every replica; continue after the last offset that
+        the error names. If `worth` returns False for the fetched bytes, their records are skipped without parsing,
+        unless they are compressed.
         """
         holes = topic in self._compacted
 
@@ -213,7 +214,8 @@ class KafkaRequests:
     ) -> None:
         """Check the followers' copies of the offsets [offset, end), and record the damaged copies in `bad_copies`.
 
-        A follower that lags is checked up to its own end. `seen` is called with each broker's id and its records.
+        A follower that lags is checked up to its own end. A follower that does not answer is not checked further.
+        `seen` is called with the broker's id and the records of each read.
         """
         leader = self.leader(topic, partition)
         for node in [node for node in self._copies(topic, partition) if node != leader]:
@@ -248,7 +250,7 @@ class KafkaRequests:
             log.error("log.bad_copy topic=%s partition=%d offset=%d broker=%s", *place)
 
     async def _damage(self, topic: str, partition: int, offset: int, end: int, raw: bytes) -> LogDamaged:
-        """Return the error for the unreadable range that begins at `offset`.
+        """Return the error for the unreadable range that has `offset` in it.
 
         The range ends before the next intact record batch.
         """
@@ -297,10 +299,10 @@ class KafkaRequests:
         pass_given_up: bool = False,
     ) -> AsyncIterator[Record]:
         """Yield the records in [offset, end), one read at a time. The offsets up to `end` must exist: if a new leader
-        reports an earlier end, the read waits until the leader has them.
+        reports an earlier end, the read waits up to `timeout_ms` until the leader has them.
 
-        Raises LogUnavailable if Kafka does not answer. An unreadable range raises LogDamaged, unless `pass_damaged` is
-        set, or `pass_given_up` is set and an operator has given up the range.
+        Raises LogUnavailable if Kafka does not answer, or if that time has run out. An unreadable range raises
+        LogDamaged, unless `pass_damaged` is set, or `pass_given_up` is set and an operator has given up the range.
         """
 
         def damaged(damage: LogDamaged) -> None:
@@ -332,8 +334,8 @@ class KafkaRequests:
         return leader
 
     async def retried(self, ask: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = lambda: None) -> T:
-        """Call the function `ask` until it succeeds, for at most `timeout_ms`, and return its result. Before each
-        retry, call `failed`.
+        """Call the function `ask` until it succeeds, for at most `timeout_ms`, and return its result. Call `failed`
+        before each retry, and when the time has run out.
 
         Raises LogUnavailable if the time has run out, or if a retry can't help.
         """

@@ -37,8 +37,8 @@ async def fill(
 
 
 class Restorer:
-    """A Kafka producer that writes exported records back. Use it with `async with`. Raises LogUnavailable if Kafka
-    fails.
+    """A Kafka producer that writes exported records back. Use it with `async with`, which raises LogUnavailable if
+    Kafka can't be reached.
     """
 
     def __init__(self, kafka: KafkaSettings, *, compression: str | None = None) -> None:
@@ -63,7 +63,7 @@ class Restorer:
         await self._producer.stop()
 
     async def append(self, topic: str, partition: int, records: Sequence[Record]) -> int:
-        """Append records with their old keys, times and headers.
+        """Append records with their old keys, values, times and headers.
 
         Return the offset of the first record once all in-sync replicas have stored all records. Raises LogUnavailable
         if Kafka does not store them.

@@ -57,7 +57,9 @@ class Cluster:
 
 
 def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
-    """Yield the problems with the number of replicas, which are checked before any topic is created."""
+    """Yield the problems with the numbers of brokers, replicas and acknowledgements. They are checked before any topic
+    is created.
+    """
     yield from _acknowledgements(kafka)
     if brokers < kafka.replication:
         yield (
@@ -91,8 +93,8 @@ def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
 
 
 def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str]:
-    """Return everything that must change before this cluster is safe for the log. Return an empty list if the cluster
-    is safe.
+    """Return everything that must change before this cluster is safe for the log. Return an empty list if nothing must
+    change. Settings that Kafka does not let this user read are not checked.
 
     If the topics exist, a broker that is down is no problem, because its replicas still count.
     """
@@ -112,8 +114,8 @@ def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str
 
 
 def doubts(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """Yield warnings about two kinds of settings: unreadable settings, and settings that can cause repeated deliveries
-    but no loss.
+    """Yield a warning if the cluster does not say whether it has eligible leader replicas (KIP-966). Yield a warning if
+    fewer replicas acknowledge committed offsets than messages, because deliveries may then repeat.
     """
     if _needs_eligible_leaders(kafka) and cluster.features is None:
         yield f"the cluster does not say whether it has eligible leader replicas ({ELIGIBLE_LEADERS})"
@@ -163,7 +165,9 @@ def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iter
 
 
 def _holds(setting: str, wanted: str, now: str) -> bool:
-    """Return whether a topic's setting is at least as safe as the required one."""
+    """Return whether a topic's setting is acceptable. Some settings may be safer than the required one; the others must
+    be equal to it.
+    """
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
@@ -177,7 +181,9 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
 
 
 def _cursor_problems(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """Yield the problems of Kafka's own topic of committed offsets, which holds the listeners' offsets."""
+    """Yield the problems of Kafka's own topic of committed offsets, which holds the listeners' offsets, and of the
+    brokers' settings for it.
+    """
     for node, settings in sorted(cluster.brokers.items()):
         minutes = settings.get("offsets.retention.minutes")
         if minutes is not None and int(minutes) < OFFSETS_RETENTION_MINUTES_MIN:

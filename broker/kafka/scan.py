@@ -43,7 +43,7 @@ async def scan(
     ahead: bool = False,
 ) -> AsyncGenerator[FetchResult, None]:
     """Read a partition from `offset` to `end`, one read after another, and yield the results. Without `end`, stop at
-    the partition's end.
+    the partition's end. With `reads_max`, stop after this many reads.
 
     `damaged` is called for an unreadable range, and raises LogDamaged by default. If `damaged` returns, the scan
     continues after the range.

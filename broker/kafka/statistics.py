@@ -97,9 +97,9 @@ class _Follower:
 
 
 async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
-    """Read the records of a topic from an offset on. Return them with the offset at which the next read begins.
+    """Read the records of a partition from an offset on. Return them with the offset at which the next read begins.
 
-    At the end of the topic, the returned offset is the given one. Unreadable and deleted records are skipped.
+    At the end of the partition, the returned offset is the given one. Unreadable and deleted records are skipped.
     """
     try:
         fetched = await requests.read(topic, partition, offset)

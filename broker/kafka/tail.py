@@ -51,7 +51,7 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of the workers' consumer group. It reads new messages of the partitions that Kafka assigns to it.
 
-    `name` is a client id: a dead member with the same id is removed from the group at the start.
+    `name` is a client id. At the start, members with the same id are taken for dead and removed from the group.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:
@@ -94,8 +94,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LogUnavailable(f"Kafka could not be reached: {error}") from error
 
     async def _replace(self, name: str) -> None:
-        """Remove dead group members with this client id, as no worker reads their partitions until the session times
-        out.
+        """Remove the group members with this client id. They are taken for dead: otherwise no worker would read their
+        partitions until their session times out.
         """
         with contextlib.suppress(LogUnavailable):
             if await self._requests.groups.expel(self._group, name):
@@ -117,7 +117,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = _NO_NOTES) -> None:
         """Confirm that this worker still owns its partitions, by committing these offsets as the current group member.
-        Raises NoMember if the worker is no longer a member, LogUnavailable if Kafka does not answer.
+        Raises NoMember if the worker is no longer a member. Raises LogUnavailable if Kafka does not answer or `offsets`
+        is empty.
 
         Kafka's tools show the offsets as the group's progress. `notes` are the metadata of these commits.
         """
@@ -137,8 +138,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         return {partition: text for partition, (_, text) in found.items() if text}
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the fraction of all partitions that this worker owns, the number of workers, and this worker's number
-        among them. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
+        """Return the fraction of all partitions that this worker owns, the number of workers that own partitions, and
+        this worker's place among them, from 0. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
         """
         owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
@@ -151,9 +152,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def read(self) -> Mapping[int, list[Any]]:
-        """Return new messages by partition, after at most a second. Return nothing while Kafka is unreachable.
+        """Return new messages by partition. If there are none, return nothing after at most about a second, also while
+        Kafka is unreachable.
 
-        Raises LogUnavailable after errors for many seconds, because aiokafka's membership tasks may have ended and do
+        Raises LogUnavailable after nine seconds of errors, because aiokafka's membership tasks may have ended and do
         not restart.
         """
         try:

@@ -88,9 +88,9 @@ def by_name(table: Topics) -> dict[str, Topic]:
 
 
 def import_mark(kafka: KafkaSettings, manifest_sha256: str = "") -> str:
-    """Return the name of the topic that marks an unfinished import of an export.
+    """Return the name of the topic that marks an unfinished import of the export with this manifest hash.
 
-    Without an export, return the beginning of all such names.
+    Without a hash, return the beginning of all such names.
     """
     return f"{kafka.topic_prefix}import-{manifest_sha256[:32]}"
 

@@ -146,15 +146,15 @@ def parse_url(url: str) -> Target:
 
 
 def tunnel_proof(token: str) -> str:
-    """Return the value of a header. The header proves that an answer comes from the tunnel, and not from another
-    program on its port. `token` is the secret in the tunnel's URL.
+    """Return the value of the response header `everput-tunnel`, which proves that an answer comes from the tunnel, and
+    not from another program on its port. `token` is the secret in the tunnel's URL.
     """
     return sha256(f"{TUNNEL_PROOF} {token}".encode()).hexdigest()
 
 
 def _is_name(host: str) -> bool:
-    """Return whether the text can be a host name in DNS (RFC 1123, 2.1, and underscores). Longer names would make the
-    resolver raise.
+    """Return whether the text can be a host name in DNS: at most 253 characters, as in RFC 1123, 2.1, but underscores
+    are allowed, too. A longer name would make the resolver raise.
     """
     name = host.removesuffix(".")
     return len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split("."))
@@ -229,8 +229,8 @@ class _Kept:
 
 
 class Resolver:
-    """A cache of the allowed IP addresses of host names. Concurrent callers share one DNS look-up. An answer is used
-    for some seconds, and for minutes while DNS does not answer (as in RFC 8767).
+    """A cache of the IP addresses of host names, which returns only allowed addresses. Concurrent callers share one DNS
+    look-up of a name. An answer is used for some seconds, and for minutes while DNS does not answer (as in RFC 8767).
     """
 
     def __init__(
@@ -252,8 +252,8 @@ class Resolver:
         self._kept: dict[str, _Kept] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """Return the allowed IP addresses of a host. Raises Refused if the host has none, OSError if DNS does not
-        answer in time, and NotAsked if no thread was free to ask DNS.
+        """Return the allowed IP addresses of a host. Raises Refused if none of its addresses is allowed. Raises OSError
+        if DNS knows no address or does not answer in time, and NotAsked if no thread was free to ask DNS.
         """
         literal = literal_address(host)
         return self._allowed(host, await self._found(host) if literal is None else [str(literal)])

@@ -123,7 +123,7 @@ def read_answer(raw: bytes, secrets: Sequence[str]) -> Answer:
 
 def secrets_of(values: Iterable[str]) -> tuple[str, ...]:
     """Return the texts to hide for each of these header values: the value itself, and the text after its first word,
-    such as the token after `Bearer`.
+    such as the token after `Bearer`. Texts of fewer than four characters are left out.
     """
     found = {text for value in values for text in (value, value.partition(" ")[2]) if len(text) >= _SECRET_CHARS_MIN}
     return tuple(sorted(found, key=len, reverse=True))

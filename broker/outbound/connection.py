@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
-        """Write one request. `at` is the event loop's time in seconds."""
+        """Write one request. `work` is the owner's object for it, and `at` the event loop's time in seconds."""
         self.work = work
         self.at = at
         self._answered = False
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection immediately. The connection then calls lost() of its owner."""
+        """Close the connection. It calls the owner's failed() if a request has no answer yet, and then lost()."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()

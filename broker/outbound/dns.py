@@ -93,7 +93,7 @@ class _Lookup:
 
 
 class DnsLookups:
-    """The DNS look-ups of one event loop. Each of them blocks a thread of its own."""
+    """The DNS look-ups of one event loop. Each running look-up blocks a thread of its own; further look-ups wait."""
 
     def __init__(self, ask: Ask = ask_system, tuning: DnsTuning = DEFAULT) -> None:
         self.tuning = tuning
@@ -125,7 +125,7 @@ class DnsLookups:
         """Return whether it is too early to call the DNS look-up of this host name slow. It is too early while the
         look-up waits for a thread, or has had one for less than `asked_s` seconds.
 
-        Return False if no look-up of the name is running, or if the name is already known to be slow.
+        Return False if there is no look-up of the name, or if the name is already known to be slow.
         """
         lookup = self._lookups.get(host)
         if lookup is None or self.pool_of(host) is self.slow:

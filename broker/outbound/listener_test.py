@@ -47,8 +47,8 @@ class ListenerTest(NamedTuple):
     url: str  # with secrets hidden
 
     def event(self, fields: Fields, listener: Listener) -> ListenerTested:
-        """Return the event that stores this result. `fields` are its author and its time. The event's partition is the
-        same for every test of this listener.
+        """Return the event that stores this result. `fields` are its time, organization and author. The event's
+        partition is the same for every test of this listener.
         """
         dns_ms, connect_ms, tls_ms = self.times
         answers = () if self.answer is None else (("", *self.answer, self.url, self.request),)
@@ -72,7 +72,7 @@ async def try_out(
     sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext
 ) -> ListenerTest:
     """Send the listener a test message with the header `everput-test: true`, and return the result of the test. A
-    listener with batches gets a batch of this message. Raises ConfigurationError if the listener's secret can't be
+    listener with batches gets a batch of only this message. Raises ConfigurationError if the listener's secret can't be
     decrypted.
     """
     opened = open_listener(sealer, listener)

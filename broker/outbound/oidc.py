@@ -86,8 +86,9 @@ class Provider:
     async def identity(self, *, code: str, redirect_uri: str, nonce: str, verifier: str) -> Identity:
         """Exchange an authorization code for an ID token, and return the person that it names.
 
-        Raises ProviderUnavailable if the provider does not answer, and IdentityRefused if it refuses the code, or if
-        its ID token lacks a verified e-mail address or is not valid.
+        Raises ProviderUnavailable if the provider does not answer. Raises IdentityRefused if the provider refuses the
+        code, if its ID token is not valid or lacks a verified e-mail address, or if the address has a domain that is
+        not allowed.
         """
         endpoints, settings = await self._endpoints(), self._settings
         form = {
@@ -204,7 +205,7 @@ class Provider:
 
     async def _ask(self, method: str, url: str, **sent: Any) -> tuple[int, dict[str, Any]]:
         """Return the status of the provider's HTTP answer, and its JSON object, which is empty unless the status is
-        200. Raises ProviderUnavailable.
+        200. Raises ProviderUnavailable if the provider does not answer in time, or if its answer is not valid.
         """
         try:
             async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(transport=_Bounded(), timeout=TIMEOUT_S) as client:

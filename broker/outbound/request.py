@@ -40,9 +40,10 @@ def open_listener(sealer: Sealer, listener: Listener) -> Opened:
 
 
 def shown_headers(opened: Opened) -> tuple[tuple[str, str], ...]:
-    """Return the headers of a request for display, with an ellipsis in place of each secret.
+    """Return headers of a request to this listener for display. The values of the listener's own headers and of the
+    signature are replaced by an ellipsis.
 
-    Leave out the headers that depend on the message or on the attempt.
+    The result is not complete: for example, it has no `host` and no `webhook-id`.
     """
     return (
         ("user-agent", "everput"),
@@ -73,7 +74,9 @@ def also_signed(
 
 
 def post_head(target: Target, opened: Opened) -> bytes:
-    """Return the beginning of a POST to the `notify_url`: the request line, and the headers that never change."""
+    """Return the beginning of a POST to the `notify_url`: the request line, and the headers that are the same for every
+    message.
+    """
     extra = "".join(f"{name}: {value}\r\n" for name, value in opened.headers if name.lower() not in _HEADERS_OURS)
     return (
         f"POST {target.target} HTTP/1.1\r\nhost: {target.authority}\r\nuser-agent: everput\r\n"

@@ -25,7 +25,7 @@ def retry_after_s(head: bytes, *, at_s: float) -> int | None:
 
 def _wait_s(value: bytes, at_s: float) -> int | None:
     """Return how many seconds the value of a Retry-After header asks to wait. Return None if the value is neither a
-    number of seconds nor a date.
+    number of seconds nor a date, or if it is too long.
     """
     if len(value) <= _SECONDS_DIGITS_MAX and value.isdigit():
         return int(value)

@@ -66,7 +66,7 @@ async def ask(
     """Send one HTTP request to an allowed address of the target, and return the answer. If there is none, the result
     has an error and no status.
 
-    With `keeps`, wait up to a second for the rest of the answer, and return its beginning.
+    With `keeps`, wait up to a second for the rest of the answer, and return the answer's first bytes, too.
     """
     once = _SingleRequest(keeps=keeps)
     try:

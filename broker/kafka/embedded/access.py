@@ -45,7 +45,7 @@ username="{USER}" password="{{password}}";
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedAccess:
-    """The address of an embedded Kafka (`127.0.0.1:port`), and the password of its only user."""
+    """The address of an embedded Kafka (`127.0.0.1:port`), and the password of its user `everput`."""
 
     bootstrap: str
     password: str = field(repr=False)
@@ -77,8 +77,8 @@ def password_file(directory: Path) -> Path:
 def made_password(directory: Path) -> str:
     """Return the password of the embedded Kafka in this directory. Create the password if there is none.
 
-    Raises ConfigurationError if other users can read the file, or if the file does not hold a password that Everput
-    made.
+    Raises ConfigurationError if other users can read or write the password file, or if the file does not hold a
+    password that Everput made.
     """
     path = password_file(directory)
     refuse_shared_file(path)
@@ -101,7 +101,7 @@ def write_client_properties(directory: Path, access: EmbeddedAccess) -> None:
 
 
 def written_access(directory: Path, *, bootstrap: str | None = None) -> EmbeddedAccess | None:
-    """Return the address and password of the Kafka that last ran in this directory.
+    """Return the address and password of the Kafka that runs in this directory, or last ran there.
 
     Return None if no Kafka ever ran there. With `bootstrap`, return None if Kafka had another address. Raises
     ConfigurationError if the password file is missing.
@@ -123,7 +123,8 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
 
 
 async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
-    """Connect to a server. Return whether both sides authenticate and the server names at least one Kafka broker.
+    """Connect to a Kafka server, and authenticate as the `options` say. Return whether the server names at least one
+    Kafka broker.
 
     Raises SaslAuthenticationFailed if the server does not know the user or the password. The `options` are the options
     of aiokafka's function create_conn().

@@ -61,11 +61,13 @@ def existing(jars: Sequence[Path]) -> Path | None:
 
 
 async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S, idle_within_s: float = _IDLE_WITHIN_S) -> None:
-    """Create the class archive in the background, at the lowest priority. It takes about 10 s of processor time, once.
+    """Create Java's class archive, a cache of Kafka's classes, with processes of the lowest priority. It takes about 10
+    s of processor time, once.
 
     A busy machine gets the archive later, by at most `idle_within_s`, because this work slows down puts.
 
-    Do nothing if another process is creating it. Errors are only logged, and the caller may cancel at any time.
+    Do nothing if another process is creating the archive. Errors are only logged, and the caller may cancel at any
+    time.
     """
     await asyncio.sleep(after_s)
     await until_idle(within_s=idle_within_s)
@@ -87,7 +89,7 @@ async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S, idle_within_s
 
 
 async def until_idle(*, within_s: float, look_s: float = _LOOK_S) -> None:
-    """Wait until the processors have been half idle for a minute, but for at most `within_s`."""
+    """Wait until the past minute's load average is at most 0.5 for each processor, but no longer than `within_s`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             while os.getloadavg()[0] > _IDLE_LOAD * (os.cpu_count() or 1):
@@ -102,17 +104,17 @@ def use(path: Path | None) -> tuple[str, ...]:
 
 
 def discard(path: Path | None) -> None:
-    """Delete the class archive, because it may be the reason why Kafka did not start."""
+    """Delete Java's class archive, because it may be the reason why Kafka did not start."""
     if path is not None:
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def _path(jars: Sequence[Path]) -> Path:
-    """Return the path of the class archive.
+    """Return the path of Java's class archive, a cache of Kafka's classes.
 
-    The file's name has a hash of everything that the archive depends on. Java accepts an archive only with the same
-    class path, modules and options. With other settings or requests, Kafka would load other classes.
+    The file's name has a hash of the files and options that decide whether an archive fits. Java accepts an archive
+    only with the same class path, modules and options. With other settings or requests, Kafka would load other classes.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]
@@ -156,7 +158,7 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
 
 
 async def _use(kafka: KafkaSettings) -> None:
-    """Send Kafka the requests of API processes and workers, so that Java records the classes that answer them."""
+    """Send Kafka typical requests of API processes and workers, so that Java records the classes that answer them."""
     table = topics(kafka)
     await ensure_topics(kafka, table)
     options = client_options(kafka)
@@ -169,8 +171,8 @@ async def _use(kafka: KafkaSettings) -> None:
 
 
 def _prune(kept: Path) -> None:
-    """Delete class archives that no start of Kafka has used for a month, such as the archives of an older Kafka or
-    Java.
+    """Delete Java's class archives that no start of Kafka has used for 30 days, such as the archives of an older Kafka
+    or Java.
     """
     for path in kept.parent.glob("kafka-*.aot"):
         with suppress(OSError):

@@ -24,7 +24,8 @@ _TIME: Final = struct.Struct(">qi")
 class WrongIndex(NamedTuple):
     """An index file of Kafka that contradicts the record batches of its segment.
 
-    `offset` is the first offset for which it has a wrong entry.
+    `offset` is the first offset for which it has a wrong entry. If the index only ends too early, `offset` is the
+    segment's first offset.
     """
 
     topic: str

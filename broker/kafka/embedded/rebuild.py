@@ -28,8 +28,8 @@ _CODEC_BITS: Final = 0b111
 
 
 def rebuilt(batch: DamagedBatch, records: Sequence[Record]) -> bytes | None:
-    """Rebuild a damaged record batch from records of an export. Return None if no checksum proves that the bytes are
-    the original.
+    """Rebuild a damaged record batch from records of an export. Return None if neither the batch's checksum nor the
+    bytes in the file prove the result to be the original.
 
     `records` must include all records of the batch, in order.
     """

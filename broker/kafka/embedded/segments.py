@@ -40,7 +40,7 @@ class DamagedBatch(NamedTuple):
     """A damaged record batch in a segment file of Kafka.
 
     It begins at byte `at`, and should have the offsets from `first` to `last`. The next batch begins at the offset
-    `until`, if that is known. `header` holds the bytes that are in the file.
+    `until`, if that is known. `header` holds the header's bytes as they are in the file, with the damage.
     """
 
     path: Path
@@ -68,7 +68,8 @@ def partitions(log_dir: Path, topic: str) -> Iterator[tuple[int, Path]]:
 def stopped(log_dir: Path) -> Iterator[None]:
     """Hold the lock of a Kafka log directory, so that no broker starts on it.
 
-    Raises ConfigurationError if a broker is running on it, or if it is no log directory.
+    Raises ConfigurationError if a broker is running on it, if it is no log directory, or if its lock file can't be
+    opened.
     """
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(
@@ -91,8 +92,8 @@ def stopped(log_dir: Path) -> Iterator[None]:
 
 
 def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
-    """Yield the record batches of a partition that have a wrong checksum, or do not begin where the previous batch
-    ends.
+    """Yield the damaged record batches of a partition. A batch counts as damaged if its checksum or its length field is
+    wrong, or if its offsets contradict the order of the batches.
 
     Files that end before the offset `since` are skipped. If a batch has a wrong length field, the rest of its file is
     skipped.
@@ -130,10 +131,12 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """Yield the damaged record batches at which a broker would cut off its partitions if it started now, after a crash.
+    """Yield each partition's name and the damaged record batch at which a broker would cut the partition off if it
+    started now. Yield nothing after a clean stop.
 
-    The broker then reads the batches that may not have been synced to disk, and treats the first damaged one as the end
-    of the partition.
+    After a crash, the broker reads the batches that may not have been synced to disk, and treats the first damaged one
+    as the end of the partition. Kafka's own topics are not checked. A damaged batch without batches after it is left
+    out.
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
@@ -147,7 +150,8 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
 
 def lying_indexes(log_dir: Path) -> Iterator[Path]:
     """Yield the offset indexes whose last entry points to no batch. After a clean stop, Kafka finds the end of a
-    partition by this entry, so it would assume a wrong end.
+    partition by this entry, so it would assume a wrong end. After a crash, yield nothing, because Kafka rebuilds its
+    indexes.
     """
     if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds its offset indexes itself.
         return
@@ -234,8 +238,8 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
 
 
 def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
-    """Read (topic, partition, offset) from each line of a checkpoint file. Return an empty list if the file can't be
-    read.
+    """Read (topic, partition, offset) from the lines of a checkpoint file, after its two header lines. Return an empty
+    list if the file can't be read.
     """
     try:
         rows = [line.split() for line in path.read_text().splitlines()[2:]]
