@@ -191,7 +191,7 @@ def problem(error: BaseException) -> Problem:
         headers.append((b"allow", error.allow.encode()))
     elif isinstance(error, errors.Unavailable | errors.InFlight | errors.ShareUsed | TooManyRequests):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
-    detail = str(error) or (type(error).__doc__ or "").partition("\n")[0]
+    detail = error.public or str(error) or (type(error).__doc__ or "").partition("\n")[0]
     return _problem(status, error.code, detail, _places(error, detail), headers)
 
 

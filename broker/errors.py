@@ -7,9 +7,14 @@ from __future__ import annotations
 
 
 class BrokerError(Exception):
-    """The base of all errors: Everput could not carry out the request."""
+    """The base of all errors: Everput could not carry out the request.
+
+    The error's own text is for logs and for the operator. `public` is the text for clients of the API. If `public` is
+    None, clients get the error's own text.
+    """
 
     code = "broker-error"
+    public: str | None = None
 
 
 class Refused(BrokerError):
@@ -92,11 +97,16 @@ class NotFound(BrokerError):
 class Unavailable(BrokerError):
     """Everput can't answer at the moment.
 
-    Clients should wait `retry_after_s` seconds before the next request.
+    Clients should wait `retry_after_s` seconds before the next request. If the error's text has details that only the
+    operator may know, such as offsets, `public` is the text for clients.
     """
 
     code = "unavailable"
     retry_after_s = 1
+
+    def __init__(self, detail: str = "", *, public: str | None = None) -> None:
+        super().__init__(*((detail,) if detail else ()))
+        self.public = public or self.public
 
 
 class Busy(Unavailable):
@@ -120,6 +130,10 @@ class LogDamaged(LogUnavailable):
     """
 
     code = "log-damaged"
+    public = (
+        "A part of the log that this request needs is damaged and can't be read. The operator finds the damaged part "
+        "with `everput verify`."
+    )
 
     def __init__(self, topic: str, partition: int, first: int, last: int) -> None:
         super().__init__(

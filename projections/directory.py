@@ -86,7 +86,8 @@ class DirectoryProjection:
         except TimeoutError:
             raise ViewBehind(
                 f"this process has not applied offset {offset} of the topic `control` yet: the next offset to apply is "
-                f"{self.position}; retry"
+                f"{self.position}; retry",
+                public="This process has not yet read the newest part of the log. Try again.",
             ) from None
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import orjson
 from argon2 import PasswordHasher
 from starlette.applications import Starlette
 
 from api.app import make_app
+from api.problems import problem
 from api.tunnel import Tunnels
 from broker.audit.reader import LogReader
 from broker.core.cursor import Cursor
@@ -104,6 +106,11 @@ class CountedStatistics:
     async def read(self, organization_id: str, series: Series) -> None:
         for event in self.events:
             series.add(event)
+
+
+def said_to_clients(error: Exception) -> str:
+    """What an answer of the API says of an error."""
+    return str(orjson.loads(problem(error).body)["detail"])
 
 
 def app_of(settings: Settings, *, log: Any, view: DirectoryView, **parts: Any) -> Starlette:

@@ -211,4 +211,7 @@ class LaneReader:
             if fetched.next_offset > offset:
                 return fetched
             await asyncio.sleep(_PAUSE_S)
-        raise Unavailable(f"Kafka returned no records of {name}/{lane.partition} from offset {offset} on. Try again.")
+        raise Unavailable(
+            f"Kafka returned no records of {name}/{lane.partition} from offset {offset} on. Try again.",
+            public="Kafka does not return records that it should have. Try again.",
+        )

@@ -73,7 +73,8 @@ async def scan(
                 patient_until_s = patient_until_s or now_s + patience_s
                 if now_s >= patient_until_s:
                     raise LogUnavailable(
-                        f"Kafka returned no records of {topic}/{partition} from offset {offset} on. Try again."
+                        f"Kafka returned no records of {topic}/{partition} from offset {offset} on. Try again.",
+                        public="Kafka does not return records that it should have. Try again.",
                     )
                 await asyncio.sleep(_BEHIND_PAUSE_S)
                 continue

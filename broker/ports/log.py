@@ -59,6 +59,7 @@ class OffsetTooOld(LogUnavailable):
     """The log no longer has the offset from which records were to be read."""
 
     code = "offset-too-old"
+    public = "The log no longer has the records that were to be read. Repeat the request."
 
 
 class NotStored(LogUnavailable):

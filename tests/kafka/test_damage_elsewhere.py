@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
+from dataclasses import replace
 
+import httpx
 import pytest
 
 from broker.audit.reader import LogReader, Range
 from broker.audit.verify import Verifier
 from broker.commands.changes import find_message
+from broker.commands.organizations import create_key
 from broker.core.checks import Finding
 from broker.core.damage import DamagedRange
 from broker.core.events import MessagePut, MessageUpdated
@@ -22,6 +26,8 @@ from broker.kafka.embedded.indexes import wrong_indexes
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.kafka.topics import by_name, topics
+from broker.sealing import new_sealing_key
+from tests.apps import kafka_app_of
 from tests.damage import Batch, batches, cut, flip, flip_within, partition_folder, with_text
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_damage import PARTITION, SIZE, kafka, parked, settings, written
@@ -51,7 +57,17 @@ async def wrong(rig: Rig) -> set[tuple[str, int | None]]:
     }
 
 
-async def test_a_change_that_is_damaged_is_not_honoured_and_answered_again_once_it_is_given_up(kafka, settings):
+async def shown(rig: Rig, path: str) -> httpx.Response:
+    """What the API answers to the owner of the rig's queues."""
+    view = rig.projections.directory
+    _, secret = await create_key(rig.log.control, view, organization_id=rig.context.organization_id, name="mine")
+    settings = replace(rig.settings, sealing_key=new_sealing_key())
+    app = httpx.ASGITransport(kafka_app_of(settings, log=rig.log, view=view))
+    async with httpx.AsyncClient(transport=app, base_url="http://api.example.com") as client:
+        return await client.get(path, headers={"x-api-key": secret})
+
+
+async def test_a_change_that_is_damaged_is_not_honoured_and_answered_again_once_it_is_given_up(kafka, settings, caplog):
     table = topics(settings)
     await ensure_topics(settings, table)
     async with running(settings) as rig:
@@ -70,6 +86,12 @@ async def test_a_change_that_is_damaged_is_not_honoured_and_answered_again_once_
         try:
             with pytest.raises(LogDamaged):
                 await find_message(rig.log, queue, ids[0])
+            answer = await shown(rig, f"/v1/queues/{queue.id}/messages/{ids[0]}")
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/log-damaged")
+            said = answer.json()["detail"]  # all organizations share the partitions, so none may learn the offsets
+            assert "a part of the log that this request needs is damaged" in said.lower()
+            assert not re.search(r"\d|changes", said)
+            assert f"{table.changes.name}/{partition} can't be read from offset {batch.first} to" in caplog.text
             await rig.work()
             await until(lambda: set(rig.listeners.ids("it")) >= set(ids) - {ids[2]}, what="they are delivered")
             data = {one.message_id: one.data for one in rig.listeners.taken("it")}

@@ -12,6 +12,7 @@ from broker.kafka.client import client_options
 from broker.settings import KafkaSettings
 from projections.app import _credentials
 from projections.directory import DirectoryProjection
+from tests.apps import said_to_clients
 
 
 class Control:
@@ -91,8 +92,9 @@ async def test_a_look_up_that_began_before_one_asked_does_not_count():
     late = asyncio.create_task(view.caught_up(timeout_s=0.2))
     control.end = 1
     await early
-    with pytest.raises(ViewBehind):
+    with pytest.raises(ViewBehind, match="has not applied offset") as refused:
         await late
+    assert said_to_clients(refused.value) == "This process has not yet read the newest part of the log. Try again."
 
 
 async def test_after_a_look_up_that_failed_the_next_one_is_tried():

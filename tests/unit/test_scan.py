@@ -11,6 +11,7 @@ from broker.errors import LogDamaged, LogUnavailable, Unavailable
 from broker.kafka.requests import FetchResult, KafkaRequests, Record
 from broker.kafka.scan import scan
 from broker.settings import KafkaSettings
+from tests.apps import said_to_clients
 
 
 def record(offset: int) -> Record:
@@ -74,8 +75,9 @@ async def test_what_compaction_removed_at_the_end_is_not_waited_for():
 
 
 async def test_a_log_that_ends_before_it_should_is_an_error_unless_the_caller_bears_it():
-    with pytest.raises(Unavailable, match="from offset 10 on"):
+    with pytest.raises(Unavailable, match="from offset 10 on") as refused:
         await read(Partition(10), 0, 11)
+    assert said_to_clients(refused.value) == "Kafka does not return records that it should have. Try again."
     assert await read(Partition(10), 0, 11, patience_s=None) == list(range(10))
 
 
