@@ -76,10 +76,8 @@ async def watch(
 
 def _reason(free: int, marks: Marks, *, urgent: bool) -> str:
     must = marks.reserve if urgent else marks.growth
-    still = (
-        "" if urgent else "keys can be revoked, sessions begun and ended, and queues, listeners and messages deleted; "
-    )
+    still = "" if urgent else "urgent changes are still stored, such as sign-ins, revoked keys, pauses and deletions; "
     return (
         f"the disk is nearly full: {free >> 20} MiB are free, {must >> 20} MiB must stay free; "
-        f"nothing was stored, {still}deliveries continue"
+        f"nothing was stored; {still}deliveries continue; the operator of this server must free disk space"
     )

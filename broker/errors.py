@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class BrokerError(Exception):
-    """The base of all errors: Everput could not carry out the request.
+    """The base class of the errors that say why Everput could not carry out a request.
 
     The error's own text is for logs and for the operator. `public` is the text for clients of the API. If `public` is
     None, clients get the error's own text.
@@ -37,7 +37,7 @@ class NameTaken(Refused):
 
 
 class QuotaReached(Refused):
-    """The limit for this kind of resource is reached."""
+    """The organization, account or listener has as many resources of this kind as it may have."""
 
     code = "quota-reached"
 
@@ -49,10 +49,10 @@ class KeyReused(Refused):
 
 
 class IdentityRefused(BrokerError):
-    """A person could not sign in through an OpenID Connect provider. For example, the provider did not prove who the
-    person is, or the person has no account here.
+    """A person could not sign in through an OpenID Connect provider.
 
-    `reason` is a short code for the console, which shows an explanation for it.
+    For example, the provider did not prove who the person is, or the person has no account here. `reason` is a short
+    code for the console, which shows an explanation for it.
     """
 
     code = "identity-refused"
@@ -83,13 +83,13 @@ class InFlight(BrokerError):
 
 
 class Changed(BrokerError):
-    """The resource no longer has the version that the change was made for."""
+    """The resource was changed since the client read it, so the request no longer applies."""
 
     code = "precondition-failed"
 
 
 class NotFound(BrokerError):
-    """Nothing with this ID exists, or it belongs to another organization."""
+    """There is no such resource, or the client may not see it, for example because another organization owns it."""
 
     code = "not-found"
 
@@ -110,23 +110,26 @@ class Unavailable(BrokerError):
 
 
 class Busy(Unavailable):
-    """Too many large reads are running at the moment."""
+    """Too many requests of a costly kind, such as large reads, are running in this process at the moment."""
 
     code = "busy"
     retry_after_s = 2
 
 
 class LogUnavailable(Unavailable):
-    """Kafka can't be reached or has no leader. Nothing was stored."""
+    """Kafka can't be reached, has no leader or refused a request, or this process may not own the partition.
+
+    If records may have been stored in spite of this error, the method that raises it says so.
+    """
 
     code = "log-unavailable"
 
 
 class LogDamaged(LogUnavailable):
-    """Records of the log were altered or are missing on every broker that has a copy. None of their data is used.
+    """Records of the log were altered or are missing on every broker that has a copy.
 
-    `topic` is the topic's name in Kafka. The offsets from `first` to `last` are unreadable; reading continues after
-    them.
+    `topic` is the topic's name in Kafka. The offsets from `first` to `last` are unreadable, or records are missing
+    there. A reader can continue after `last`.
     """
 
     code = "log-damaged"
@@ -137,7 +140,8 @@ class LogDamaged(LogUnavailable):
 
     def __init__(self, topic: str, partition: int, first: int, last: int) -> None:
         super().__init__(
-            f"{topic}/{partition} can't be read from offset {first} to {last}: the stored bytes are damaged"
+            f"{topic}/{partition} can't be read from offset {first} to {last}: records are damaged or missing on every "
+            "broker; `everput verify` shows damaged records, and `everput mend` restores them from an export"
         )
         self.topic, self.partition, self.first, self.last = topic, partition, first, last
 
@@ -150,19 +154,22 @@ class DiskNearlyFull(Unavailable):
 
 
 class StorageFull(BrokerError):
-    """The organization has reached its limit of stored bytes. Nothing was stored."""
+    """The organization's account has reached its limit of stored bytes. Nothing was stored.
+
+    The limit holds for all organizations that the account created.
+    """
 
     code = "storage-full"
 
 
 class InDoubt(Unavailable):
-    """Kafka did not acknowledge in time. The event may have been stored."""
+    """The request may have had an effect. Mostly, Kafka did not acknowledge an event in time."""
 
     code = "in-doubt"
 
 
 class ViewBehind(Unavailable):
-    """This process has not yet read the newest part of the log. Try again."""
+    """This process could not read the newest part of the log in time. Try again."""
 
     code = "view-behind"
 
@@ -174,12 +181,18 @@ class ConfigurationError(BrokerError):
 
 
 class UnknownEvent(BrokerError):
-    """The log has an event that only a newer version of Everput can read."""
+    """The log has a record that this version of Everput can't decode.
+
+    A newer version of Everput wrote the record, or it is no event of Everput.
+    """
 
     code = "unknown-event"
 
 
 class Suspended(BrokerError):
-    """The process was suspended for so long that another worker may own its partitions. It must start again."""
+    """The process was suspended for so long that another worker may own its partitions.
+
+    The process must end and be started again.
+    """
 
     code = "suspended"

@@ -92,8 +92,8 @@ def refuse_shared_directory(path: Path) -> None:
 
 
 def _refuse_foreign(path: Path, found: os.stat_result) -> None:
-    """Raise ConfigurationError if another user owns the file. Root can use every user's files, and every user can use
-    root's files.
+    """Raise ConfigurationError if another user owns the file. Files of root are accepted, and root accepts the files of
+    all users.
     """
     mine = os.geteuid()
     if mine not in (0, found.st_uid) and found.st_uid != 0:

@@ -39,7 +39,7 @@ class KafkaSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmtpSettings:
     """The settings of the mail server that e-mail is handed to. With `tls`, the connection is encrypted from its
-    beginning; otherwise by STARTTLS, if the server offers it.
+    beginning; otherwise by STARTTLS, if the server offers it. A password is sent only over an encrypted connection.
     """
 
     host: str
@@ -64,7 +64,7 @@ class OidcSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one process of Everput. None means no limit.
+    """The settings of one process of Everput. A limit of None means no limit.
 
     The rate limits apply to each API process alone. Each allows a burst of ten seconds' worth of its rate;
     `changes_per_min` allows a burst of one minute's worth.

@@ -33,8 +33,8 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
     """Return, for each partition, an offset before which every record is older than a time. If all records are older,
     this is the partition's end offset.
 
-    If Kafka's time index is damaged, the offset may be earlier than necessary. Clocks differ, so callers ask for an
-    earlier time than they need. Raises LogUnavailable if Kafka does not answer.
+    If Kafka's time index is damaged, the offset may be earlier than necessary. Clocks differ, so a caller that must
+    miss no record asks for an earlier time. Raises LogUnavailable if Kafka does not answer.
     """
     # Read the end offsets first: records that are appended meanwhile then come after these offsets.
     ends = await kafka.offsets(topic, dict.fromkeys(at_ms, LATEST))
@@ -47,7 +47,7 @@ async def offsets_since(kafka: Offsets, topic: str, at_ms: Mapping[int, int]) ->
 async def _confirmed(kafka: Offsets, topic: str, partition: int, at_ms: int, first: int) -> int:
     """Return `first` if the record before this offset is older than the time `at_ms`.
 
-    Otherwise return an earlier offset, such that the record before it is older.
+    Otherwise return an earlier offset, such that the record before it is older, or the partition's first offset.
     """
     at, step, doubtful = first, 1, False
     while at > 0:

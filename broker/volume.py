@@ -50,7 +50,9 @@ class Control(Protocol):
 
 
 def stored_size(size: int) -> int:
-    """Return the most bytes that Kafka stores for a record, indexes included. `size` is the size of its value."""
+    """Return the most bytes that one copy of a record takes in Kafka, indexes included. `size` is the size of the
+    record's value.
+    """
     return size + RECORD_BYTES + size // _INDEX_PART
 
 
@@ -104,7 +106,7 @@ class StoredBytes:
         counts[organization_id] += size
 
     def count(self, organization_id: str, size: int) -> None:
-        """Count the bytes of a worker's record about deliveries. It is stored even if the limit is reached."""
+        """Count the bytes of a worker's record about deliveries. Such a record is stored even at the limit."""
         self.add(organization_id, size)
         tenant = self._tenant_of(organization_id)
         if self._left[tenant] <= 0:
@@ -153,7 +155,7 @@ class StoredBytes:
         return max(0, bound - others)
 
     def most(self, count: int) -> Iterator[tuple[str, int]]:
-        """Yield the organizations that store the most, with their bytes."""
+        """Yield the `count` organizations that store the most, with their bytes, the largest first."""
         every = ((one, self.stored(one)) for one in self._view.state.organizations)
         return iter(sorted(((one, size) for one, size in every if size), key=lambda pair: -pair[1])[:count])
 

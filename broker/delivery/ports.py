@@ -41,11 +41,10 @@ class LogReader(Protocol):
         worth: Callable[[bytes], bool] | None = None,
     ) -> FetchResult:
         """Fetch Kafka records from an offset on, at least one if the partition has more. Raises OffsetTooOld if Kafka
-        has deleted the offset, LogDamaged if no copy of the records is intact, and LogUnavailable if Kafka does not
-        answer.
+        has deleted the offset, or if the partition ends before it. Raises LogDamaged if no copy of the records is
+        intact, and LogUnavailable if Kafka does not answer.
 
-        `worth` is a function that tests the bytes of a record batch. If `worth` returns False, the batch may be left
-        out.
+        `worth` is a function that tests the fetched bytes. If `worth` returns False, the records may be left out.
         """
 
     def walk(
@@ -113,12 +112,14 @@ class Changes(Protocol):
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
         """Yield the changes recorded since a time, as (offset, recorded at, event), from offset `begin` to before
-        `end`. Raises LogUnavailable if Kafka does not answer.
+        `end`. Changes from before this time can be among them. Unreadable changes are left out. Raises LogUnavailable
+        if Kafka does not answer.
         """
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the update or deletion of a message that the topic `changes` has at this offset. Return None if Kafka
-        no longer has the record. Raises LogUnavailable if Kafka does not answer.
+        """Return the update or deletion of a message that the topic `changes` has at this offset. Return None if the
+        record is none, or was given up as lost. Raises LogDamaged if the record is unreadable, OffsetTooOld if Kafka
+        has deleted it, and LogUnavailable if Kafka does not answer.
         """
 
 
@@ -163,15 +164,15 @@ class Membership(Protocol):
         """Read these partitions, each from the given offset on."""
 
     async def read(self) -> Mapping[int, Iterable[Record]]:
-        """Return new Kafka records by partition, after a short wait at most. Raises LogUnavailable if Kafka has not
-        answered for long.
+        """Return new Kafka records by partition, after a short wait at most. Raises LogUnavailable if this member has
+        had only errors from the consumer group for many seconds. The worker must then be started again.
 
         Raises LogDamaged if the next records can't be read. To continue after them, call `begin()`.
         """
 
     async def confirm(self, offsets: Mapping[int, int], notes: Mapping[int, str] = ...) -> None:
         """Ask Kafka whether this member still owns its partitions. Raises NoMember if the member has lost them, or
-        LogUnavailable if Kafka does not answer.
+        LogUnavailable if Kafka does not answer or `offsets` is empty.
 
         `offsets` are committed for operators who inspect the consumer group's lag. `notes` are texts for the next owner
         of each partition.
@@ -183,8 +184,8 @@ class Membership(Protocol):
         """
 
     async def share(self, partitions: Collection[int]) -> Share:
-        """Return the fraction of all partitions that this worker owns, the number of workers, and this worker's number
-        among them. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
+        """Return the fraction of all partitions that this worker owns, the number of workers that own partitions, and
+        this worker's number among them. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
         """
 
 
@@ -192,18 +193,18 @@ class CursorStore(Protocol):
     """The committed offsets of all listeners. Each listener has a consumer group of its own."""
 
     async def load(self, listener_ids: Iterable[str], partitions: Iterable[int]) -> dict[str, dict[int, Cursor]]:
-        """Return the last committed offset, with its metadata, for each listener and partition. Pairs without a commit
-        are left out. Raises LogUnavailable if Kafka does not answer.
+        """Return the newest committed offset, with its metadata, for each listener and partition. Pairs without a
+        commit are left out. Raises LogUnavailable if Kafka does not answer.
         """
 
     async def store(self, cursors: Mapping[str, Mapping[int, Cursor]]) -> None:
-        """Commit the listeners' offsets, with one request for each listener. Raises NotStored after all requests have
-        ended.
+        """Commit the listeners' offsets, with one request for each listener. If some of the requests fail, raise
+        NotStored after all of them have ended.
         """
 
     async def listeners(self) -> set[str]:
-        """Return the ids of all listeners that have committed offsets, including deleted listeners. Raises
-        LogUnavailable if Kafka does not answer.
+        """Return the ids of all listeners that have committed offsets, including deleted listeners and ended replays.
+        Raises LogUnavailable if Kafka does not answer.
         """
 
     async def delete(self, listener_id: str) -> None:
@@ -219,7 +220,9 @@ class ChangeFeed(Protocol):
         """Read only these partitions from now on, each from the given offset."""
 
     async def read(self) -> list[tuple[int, int, MessageChange]]:
-        """Return new changes of messages as (partition, offset, event), after a short wait at most."""
+        """Return new changes of messages as (partition, offset, event), after a short wait at most. Before the first
+        `follow()`, wait for it.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

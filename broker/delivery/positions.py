@@ -34,16 +34,18 @@ class Positions:
         return self.cursors.get(listener_id, {})
 
     def streams(self, partition: int) -> list[tuple[Listener, Cursor]]:
-        """Return the listeners of a partition, each with its committed offset."""
+        """Return all listeners, each with its committed offset on this partition, or else its start offset."""
         return [(listener, listener.stands_at(self.of(listener.id), partition)) for listener in self.listeners]
 
     def lows(self) -> dict[int, int]:
-        """Return, for each partition, the lowest offset that at least one listener has not passed yet."""
+        """Return, for each partition, the lowest offset that at least one listener has not passed yet. If all listeners
+        have passed all messages, this is the end offset.
+        """
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:
         """Return the offset at which the reader of new messages must begin. This reader serves every listener that is
-        at most `backlog_max` messages behind.
+        at most `backlog_max` offsets behind.
         """
         end = self.ends[partition]
         tops = (cursor.top for _, cursor in self.streams(partition))
@@ -53,8 +55,8 @@ class Positions:
         return tail
 
     def report_missing(self, before_ms: int) -> None:
-        """Log a warning for listeners that were created before this time but have no committed offset. These listeners
-        get all messages from their start offsets on again.
+        """Log a warning if listeners that were created before this time have no committed offset on a partition with
+        messages for them. They get all messages from their start offsets on, even those that they had received before.
         """
         # These listeners lack a committed offset: Kafka has lost it, or no worker has run since they were created.
         missing = [
@@ -85,5 +87,7 @@ async def read_positions(kafka: Ports, listeners: Iterable[Listener], partitions
 
 
 def lowest(listeners: Iterable[Listener], cursors: Mapping[str, Mapping[int, Cursor]], partition: int) -> int:
-    """Return the lowest offset in a partition that at least one of these listeners has not passed yet."""
+    """Return the lowest offset in a partition that at least one of these listeners has not passed yet. Without
+    listeners, return a number above all offsets.
+    """
     return min((one.stands_at(cursors.get(one.id, {}), partition).offset for one in listeners), default=1 << 63)

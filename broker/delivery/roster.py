@@ -106,7 +106,7 @@ class Roster:
             self._arrived.set()
 
     def change(self, listener: Listener) -> None:
-        """Apply a change of the listener: it was paused or resumed, got a new URL or secret, or a redrive began or was
+        """Apply a change of the listener. For example, it was paused, it got a new URL, or a redrive was requested or
         cancelled.
         """
         before = self.dispatchers[listener.id].listener
@@ -131,8 +131,8 @@ class Roster:
         self._means.ticks.remove(dispatcher)
 
     def tell(self, event: Event) -> None:
-        """Handle an event that concerns more than the settings of one listener. Either a listener or replay has ended,
-        or an unreadable range of the log is readable again or was given up as lost.
+        """Handle an event that can concern more than the settings of one listener: the end of a listener or replay, or
+        an unreadable range of the log that can be read again or was given up as lost.
         """
         assignment = self.assignment
         if isinstance(event, LogMended):
@@ -146,8 +146,8 @@ class Roster:
             assignment.ended_listeners.look()
 
     async def _changes_mended(self, partition: int, first: int, last: int) -> None:
-        """Apply the changes of messages at these offsets, which are readable again. Retry the deliveries that were
-        parked because the changes could not be read.
+        """Apply the changes of messages at these offsets, which can be read again or were given up as lost. Retry the
+        deliveries that were parked because the changes could not be read.
         """
         assignment = self.assignment
         await assignment.changes.mended(partition, first, last)

@@ -48,8 +48,8 @@ T = TypeVar("T")
 
 
 class Worker:
-    """A worker. It owns some partitions of the topic `messages` and sends their messages to the listeners. A process
-    has one worker.
+    """A worker. It owns some partitions of the topic `messages` and sends their messages to the listeners. A worker
+    process has one object of this class.
     """
 
     def __init__(
@@ -229,15 +229,16 @@ class Worker:
                 log.warning("checkpoint.last_failed error=%s", error or "it took too long")
 
     def _no_member(self, assignment: Assignment) -> None:
-        """Stop sending until Kafka assigns partitions again, because the worker is no longer a member of the consumer
-        group.
+        """Let no attempts begin until Kafka assigns partitions again, because the worker is no longer a member of the
+        consumer group.
         """
         if assignment is self.assignment:
             self.roster.let_send(sending=False)
 
     async def _drain(self, assignment: Assignment, *, at_end: bool) -> None:
-        """Begin no more HTTP attempts, and wait until the attempts in flight end. The wait takes at most `drain_s`
-        seconds if the process stops (`at_end`), else at most `hand_over_s` seconds.
+        """Begin no more HTTP attempts, and wait until those in flight have ended and the topic `outstanding` has the
+        deliveries that are being moved there. The wait takes at most `drain_s` seconds if the process stops (`at_end`),
+        else at most `hand_over_s` seconds.
 
         Stop waiting for a listener when all its attempts have run for over `hanging_s` seconds. If the process stops,
         this applies only to failing listeners. The partition's next owner repeats the attempts that have not ended.

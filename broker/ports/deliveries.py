@@ -18,8 +18,8 @@ from broker.core.statistics import Series
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The answer of a listener to a request, and the request itself. Secrets are hidden. `body` is the stored body of
-    the answer, and `cut` says that it is incomplete.
+    """The answer of a listener to a request, with the request's URL and headers. Secrets are hidden. `body` is the
+    stored body of the answer, and `cut` says that it is incomplete.
     """
 
     headers: tuple[tuple[str, str], ...]
@@ -82,7 +82,9 @@ class DeliverySummary(NamedTuple):
 
 
 class QueueStates(Protocol):
-    """The states of a queue's deliveries at the beginning of one request. Each committed offset is read only once."""
+    """The states of a queue's deliveries, read for one request. Each committed offset is read only once, when it is
+    first needed.
+    """
 
     async def summaries(self, messages: Sequence[PlacedMessage]) -> Sequence[Mapping[str, DeliverySummary]]:
         """Return, for each message, the states of its deliveries by listener id. Listeners that began after the message
@@ -92,14 +94,16 @@ class QueueStates(Protocol):
     async def narrowed(
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return a smaller range than the offsets [begin, end) of all partitions. The smaller range still holds all
-        messages with a delivery in this state. It may also hold other messages. Raises Unavailable if Kafka does not
+        """Narrow the offsets [begin, end) of all partitions to a range that still holds all messages with a delivery in
+        this state. It may also hold other messages, and can be the whole range. Raises Unavailable if Kafka does not
         answer.
         """
 
 
 class Deliveries(Protocol):
-    """The reader of the states of deliveries, which are computed from committed offsets and recorded attempts."""
+    """The reader of the states of deliveries, which are computed from committed offsets, recorded attempts and the
+    topic `outstanding`.
+    """
 
     def of_queue(self, listeners: Sequence[Listener]) -> QueueStates:
         """Return an object with which one request reads the states of the deliveries to these listeners of a queue."""
@@ -147,10 +151,14 @@ class ListenerStatus(Protocol):
     """Reads the condition of listeners."""
 
     async def condition(self, listener: Listener) -> ListenerCondition:
-        """Return the listener's condition now. Raises LogUnavailable if Kafka does not answer."""
+        """Return the listener's condition, as the workers have committed it. The count of waiting messages is too low
+        if there are very many. Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are
+        running.
+        """
 
     async def backlogs(self, listeners: Sequence[Listener]) -> Mapping[str, Backlog]:
-        """Return the backlog of each of these listeners of one organization, by listener id.
+        """Return the backlog of each of these listeners of one organization, by listener id. A count is too low if very
+        many messages wait.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
@@ -163,10 +171,11 @@ class ListenerStatus(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutstandingDelivery:
-    """A delivery in the topic `outstanding`: retrying, parked, or pending until the message's `deliver_at`.
+    """A delivery in the topic `outstanding`: retrying, parked, or pending (not attempted yet).
 
-    `offset` is the message's offset in `messages`. `status` and `error` are those of the newest attempt.
-    `next_attempt_at_ms` is None if no attempt is due, or if one is due immediately after a redrive.
+    `offset` is the message's offset in `messages`. `status` and `error` are those of the newest attempt, or `error`
+    says why there was none. `next_attempt_at_ms` is None if no attempt is due, or if one is due immediately after a
+    redrive.
     """
 
     message_id: str
@@ -193,30 +202,30 @@ Position = tuple[int, int]
 
 
 class Outstanding(Protocol):
-    """The deliveries that wait for a later retry or are parked, for finding and counting them."""
+    """The deliveries in the topic `outstanding`, which wait or are parked, for finding and counting them."""
 
     async def page(
         self, listener: Listener, *, state: str | None, after: Position, limit: int
     ) -> tuple[list[OutstandingDelivery], Position | None]:
         """Return a page of a listener's outstanding deliveries from a position on, and the position of the next page,
-        if any.
+        if any. With `state`, return only deliveries in this state.
 
-        The first position is (0, 0). A page can have few deliveries, or none, although more follow. No delivery is left
-        out, but a delivery that is attempted between two pages can appear twice. Raises LogUnavailable if Kafka does
-        not answer.
+        The first position is (0, 0). A page can have few deliveries, or none, although more follow. No readable
+        delivery is left out, but one that is attempted between two pages can appear twice. Raises LogUnavailable if
+        Kafka does not answer, Busy if too many large reads are running.
         """
 
     async def count(self, listener: Listener, *, redriven: bool = False) -> int:
         """Count the listener's retrying and parked deliveries. With `redriven`, count only the deliveries that a client
         has redriven, and that have not been attempted since.
 
-        Raises LogUnavailable if Kafka does not answer.
+        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Return the given messages whose delivery to the listener is retrying or parked, each of them once.
+        """Return the given message ids whose delivery to the listener is retrying or parked, each of them once.
 
-        Raises LogUnavailable if Kafka does not answer.
+        Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
 
 

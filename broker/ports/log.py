@@ -56,7 +56,10 @@ class StoredRecord(NamedTuple):
 
 
 class OffsetTooOld(LogUnavailable):
-    """The log no longer has the offset from which records were to be read."""
+    """Kafka does not have the offset from which records were to be read.
+
+    Its record was deleted, or the partition ends before this offset.
+    """
 
     code = "offset-too-old"
     public = "The log no longer has the records that were to be read. Repeat the request."
@@ -74,24 +77,29 @@ class NotStored(LogUnavailable):
 
 
 class NoMember(LogUnavailable):
-    """The error of a process that is not a member of its consumer group. Other members own the group's partitions, or
-    will own them soon.
+    """The error of a process that is not a member of its consumer group any more.
+
+    The process's partitions belong to other members, or will be assigned anew.
     """
 
 
 class DirectoryView(Protocol):
-    """The accounts, queues and listeners as this process has read them from the topic `control` so far."""
+    """The directory (such as accounts, queues and listeners) as this process has read it from the topic `control` so
+    far.
+    """
 
     @property
     def state(self) -> Directory: ...
 
     @property
     def position(self) -> int:
-        """Next offset of the topic `control` to apply. The state includes every event before it."""
+        """Next offset of the topic `control` to apply. The state includes every event before it that this program can
+        decode.
+        """
 
     @property
     def complete(self) -> bool:
-        """Whether this program knew every event of `control` so far. If not, `state` may be incomplete."""
+        """Whether this program could decode every event of `control` so far. If not, `state` may be incomplete."""
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
         """Wait until this process has applied the event at this offset of `control`. `timeout_s` may be None for no
@@ -110,17 +118,20 @@ class DirectoryView(Protocol):
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
         """Wait until this process has applied every event that is in `control` now.
 
-        Raises ViewBehind if the wait takes longer than `timeout_s`, LogUnavailable if Kafka does not answer.
+        First, Kafka is asked for the end of `control`. Raises ViewBehind if this request or the wait after it takes
+        longer than `timeout_s`, LogUnavailable if Kafka does not answer.
         """
 
 
 class ControlLog(Protocol):
-    """The topic `control`, which holds accounts, queues and listeners, for appending events and for checks."""
+    """The topic `control`, which holds the directory (such as accounts, queues and listeners), for appending events and
+    for checks.
+    """
 
     async def append(self, event: ControlEvent) -> int:
         """Append an event. Return its offset once all in-sync replicas have stored it.
 
-        Raises LogUnavailable if nothing was stored, InDoubt if the event may have been stored.
+        Raises InDoubt if the event may have been stored, and any other Unavailable if it was not stored.
         """
 
     async def end_offset(self) -> int:
@@ -130,7 +141,8 @@ class ControlLog(Protocol):
         """Read the whole topic `control`. Return whether an ordinary Kafka consumer can read the topic. If not, the
         leader's copy is damaged, but another broker's copy is good.
 
-        Raises ConfigurationError if no copy is good, LogUnavailable if Kafka does not answer.
+        Raises ConfigurationError if no copy is good or the first events are lost, LogUnavailable if Kafka does not
+        answer.
         """
 
     def records(self, end: int) -> AsyncIterator[Record]:
@@ -182,7 +194,7 @@ class MessageLog(Protocol):
         `build` makes the record when its partition is known, and is called again if the record did not fit into the
         batch. An ordering key decides the partition.
 
-        Raises LogUnavailable if nothing was stored, InDoubt if the message may have been stored.
+        Raises InDoubt if the message may have been stored, and any other Unavailable if it was not stored.
         """
 
     def append_for(
@@ -191,7 +203,7 @@ class MessageLog(Protocol):
         """Append a message like append(), but pass the result to `writer` instead of a future, which would take two
         more turns of the event loop.
 
-        If LogUnavailable is raised immediately, `writer` gets no result.
+        If this method itself raises Unavailable, nothing is stored and `writer` gets no result.
         """
 
     def append_together(
@@ -199,8 +211,8 @@ class MessageLog(Protocol):
     ) -> Awaitable[None]:
         """Append messages as one record batch, or as few batches as possible if they don't fit.
 
-        The messages go into `partition`, if it is given. Raises LogUnavailable if no message is stored. If InDoubt is
-        raised, all, some or none of the messages are stored.
+        The messages go into `partition`, if it is given. If InDoubt is raised, all, some or none of the messages are
+        stored. Any other Unavailable means that no message is stored.
         """
 
     def partition_of(self, ordering_key: str) -> int:
@@ -232,7 +244,8 @@ class MessageLog(Protocol):
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
         """Return (offset, value) of several messages with the same time in their ids, by message id. Missing messages
-        are left out.
+        are left out. Raises Unavailable if Kafka does not answer, or if a missing message may be in an unreadable
+        range.
         """
 
     async def count(
@@ -269,7 +282,8 @@ class ClaimLog(Protocol):
     async def append(self, claim: PutClaimed) -> None:
         """Append a claim of an Idempotency-Key. Return once all in-sync replicas have stored it.
 
-        Raises ShareUsed if the organization has too many keys in use, Unavailable if the claim may not be stored.
+        Raises ShareUsed if the organization has too many keys in use, Unavailable if it is not certain that the claim
+        is stored.
         """
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
@@ -298,7 +312,7 @@ class ChangeLog(Protocol):
         """Append a change of a message. Return its offset (-1 if unknown), and the offset of `deliveries` from which to
         look for the answer.
 
-        Raises LogUnavailable if nothing was stored, InDoubt if the change may have been stored.
+        Raises InDoubt if the change may have been stored, and any other Unavailable if it was not stored.
         """
 
     async def answer(
@@ -310,8 +324,8 @@ class ChangeLog(Protocol):
         """
 
     async def counted(self, event: MessageChange) -> int | None:
-        """Return the offset at which an appended change of a message took effect. Return None if the change had no
-        effect.
+        """Return the offset at which the topic `changes` has this appended change of a message. Return None if the
+        change has no effect.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -346,7 +360,7 @@ class ListenerTestLog(Protocol):
 
 
 class Log(Protocol):
-    """Everything that a process may write to the log, by topic."""
+    """The topics of the log that requests of the API write to, and find messages and changes in."""
 
     @property
     def control(self) -> ControlLog: ...
