@@ -26,7 +26,7 @@ class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.creat
     """The event that an account was created.
 
     The e-mail address is stored as it was given. No event holds the password: `password_hash` is its argon2id hash in
-    PHC form.
+    PHC form. The hash is empty if the account was created at a sign-in with an OpenID Connect provider.
     """
 
     urgent: ClassVar[bool] = False
@@ -46,8 +46,10 @@ class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="accou
 
 
 class AccountPasswordReset(AccountEvent, frozen=True, kw_only=True, tag="account.password_reset"):
-    """The event which says that the operator gave an account a one-time password. All sessions of the account end. The
-    password starts one session, if it is used before `expires_at_ms`.
+    """The event which says that an account got a one-time password. All sessions of the account end. The password
+    starts one session, if it is used before `expires_at_ms`.
+
+    A command of the operator records this event, and so does a reset of the password by e-mail.
     """
 
     password_hash: str
@@ -59,7 +61,7 @@ class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="accoun
 
     `subject` is the person's id at the provider `issuer`. The account's sessions end and its password stops working,
     because somebody else may have registered the e-mail address. The event counts only if the identity belongs to no
-    account yet, and the account has no identity yet.
+    account, and the account has no identity.
     """
 
     issuer: str
@@ -70,8 +72,8 @@ class AccountIdentityUnlinked(AccountEvent, frozen=True, kw_only=True, tag="acco
     """The event which says that a person may no longer sign in to an account with an OpenID Connect provider. The other
     sessions of the account end.
 
-    `session_id` is the session in which the provider was unlinked. The event counts only if the account has an
-    identity, and a password that is not temporary.
+    `session_id` is the session in which the provider was unlinked. The event counts only if this session has not
+    ended, and the account has an identity and a password that is not temporary.
     """
 
     session_id: str
@@ -89,7 +91,8 @@ class AccountSessionsEnded(AccountEvent, frozen=True, kw_only=True, tag="account
 class AccountBlocked(AccountEvent, frozen=True, kw_only=True, tag="account.blocked"):
     """The event that an account was blocked.
 
-    Its sessions end and no new session can begin, but its memberships and API keys stay.
+    Its sessions end, and no new session can begin until it is unblocked. The open invitations that it created end, too.
+    Its memberships stay, and so do the API keys that it created.
     """
 
 
@@ -100,8 +103,8 @@ class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unb
 class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
     """The event that an account was deleted. Its sessions and memberships end, and its e-mail address becomes free.
 
-    Without `even_if_last`, the event counts only if each of the account's organizations has another owner who can sign
-    in.
+    Without `even_if_last`, the event counts only if each organization of which the account is an owner has another
+    owner who is not blocked.
     """
 
     even_if_last: bool = False
@@ -137,7 +140,7 @@ class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joi
 class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
     """The event which says that an account left an organization, or was removed from it.
 
-    Without `even_if_last`, the event counts only if the organization has another owner who is not blocked.
+    Without `even_if_last`, the event of an owner counts only if the organization has another owner who is not blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -149,8 +152,8 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
 class MemberRoleChanged(Event, frozen=True, kw_only=True, tag="member.role_changed"):
     """The event which says that a member of an organization got another role.
 
-    The event counts only if an owner or a command of the operator caused it, and if the organization keeps an owner who
-    is not blocked.
+    The event counts only if an owner or a command of the operator caused it. It does not count if the member is an
+    owner, and the organization has no other owner who is not blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -189,14 +192,17 @@ class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitat
 class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invitation.accepted"):
     """The event which says that an account accepted an invitation and became a member of the organization.
 
-    The event counts only if the invitation is open: not accepted or revoked before, and not expired.
+    The event counts only if the account is no member yet and the invitation is open. For example, an invitation that
+    was accepted or revoked, or has expired, is not open.
     """
 
     account_id: str
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event which says how many bytes one process has stored for an organization since its last such event."""
+    """The event which says how many bytes, at most, one process has stored for an organization since the process's
+    previous event of this kind about this organization.
+    """
 
     urgent: ClassVar[bool] = True
 
@@ -229,6 +235,6 @@ class KeyRevoked(Event, frozen=True, kw_only=True, tag="key.revoked"):
 
 
 class KeyUsed(Event, frozen=True, kw_only=True, tag="key.used"):
-    """The event that an API key was used. It is recorded at most about once an hour for each key."""
+    """The event that an API key was used. For each key, at most about two uses an hour are recorded."""
 
     key_id: str

@@ -31,14 +31,13 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A person's account, with an e-mail address, and a password or an identity.
+    """A person's account, with an e-mail address, and a password, an identity or both.
 
-    `identity` is the issuer and the subject of the OpenID Connect provider that signs the person in; None without one.
-    An empty `password_hash` fits no password.
+    `identity` names the OpenID Connect provider that signs the person in (the issuer), and the person's id there (the
+    subject); None without a provider. An empty `password_hash` fits no password.
 
-    A blocked account has no session and gets none. A temporary password, which the operator has set, opens only one
-    session, before `one_time_until_ms`. That field is None for an ordinary password, and 0 after the temporary password
-    was used.
+    A blocked account has no session and gets none. A temporary password opens only one session, before
+    `one_time_until_ms`. That field is None for an ordinary password, and 0 after the temporary password was used.
     """
 
     id: str
@@ -70,8 +69,8 @@ class Session:
 
 
 def refuse_email(email: str) -> str | None:
-    """Return the reason why a text is not an e-mail address, as the end of an error message. Return None if the text
-    may be an address.
+    """Return the reason why a text is refused as an e-mail address, as the end of an error message. Return None if the
+    text has the form of an address.
     """
     if len(email) > EMAIL_CHARS_MAX:
         return f"must have at most {EMAIL_CHARS_MAX} characters"
@@ -94,15 +93,13 @@ class Accounts:
         return self._by_email.get(email.lower())
 
     def by_identity(self, issuer: str, subject: str) -> Account | None:
-        """Return the account of a person. The person has signed in with an OpenID Connect provider, and the account is
-        linked with this person's id.
+        """Return the account that is linked to a person's id (`subject`) at an OpenID Connect provider (`issuer`).
+        Return None if no account is.
         """
         return self.by_id.get(self._by_identity.get((issuer, subject), ""))
 
     def sessions_of(self, account_id: str) -> list[Session]:
-        """Return the account's sessions, oldest first. Expired sessions are removed only when the next session
-        begins.
-        """
+        """Return the account's sessions, oldest first. Some of them may have expired."""
         return list(self._sessions_of.get(account_id, {}).values())
 
     def apply(self, event: ev.AccountEvent | ev.SessionCreated | ev.SessionEnded) -> bool:

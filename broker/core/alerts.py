@@ -68,7 +68,8 @@ class Level(IntEnum):
 class Reading:
     """The level of one condition that can cause an alert, at one time.
 
-    The alert begins when the level has been HIGH for `hold_ms`. It ends when the level has been LOW for `calm_ms`.
+    The alert begins when the level has been HIGH for `hold_ms`, but at most once in INTERVAL_MS. The alert ends when
+    the level has been LOW for `calm_ms`, or is OFF.
     """
 
     level: Level
@@ -78,7 +79,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The thresholds from which alerts about a listener begin. 0 means that there is no alert."""
+    """The thresholds from which alerts about a listener begin. 0 means that this value causes no alert."""
 
     lag_messages: int = 10_000  # messages that wait
     lag_s: int = 900  # age of the oldest waiting message
@@ -154,8 +155,9 @@ class InstallationFacts:
     refused_below: int = 0
 
     def readings(self) -> dict[Kind, Reading]:
-        """Return a reading for each kind of alert about the log. A reading has the level of the alert's condition
-        (HIGH, LOW, BETWEEN or OFF), and how long HIGH or LOW must last until the alert begins or ends.
+        """Return a reading for each kind of alert about the installation: DAMAGED and DISK. A reading has the level of
+        the alert's condition (HIGH, LOW, BETWEEN or OFF), and how long HIGH or LOW must last until the alert begins or
+        ends.
         """
         return {
             Kind.DAMAGED: Reading(Level.HIGH if self.damaged else Level.LOW, calm_ms=0),
@@ -228,7 +230,7 @@ class Trigger:
 
     @property
     def pressing(self) -> bool:
-        """Whether this alert must be checked often: it has begun, or will perhaps begin soon."""
+        """Whether this alert must be checked often: it has begun and not ended, or its condition is HIGH."""
         return self.open or self._level is Level.HIGH
 
     def agrees(self, recorded: Trigger) -> bool:
@@ -263,8 +265,8 @@ def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: 
     """Update all alerts of one listener, API key or organization with the newest levels of their conditions. Return
     which alerts begin or end.
 
-    While a listener's alert for being down is open, its alert for failing does not begin. If it has begun, it ends
-    without a message.
+    While a listener's alert for being down is open, its alert for failing does not begin. If the alert for failing has
+    begun before, it ends without a message.
     """
     changed: dict[Kind, Step] = {}
     for kind, reading in now.items():
@@ -400,7 +402,7 @@ def _place(event: AlertEvent) -> str:
 
 
 def text(event: AlertEvent, names: Mapping[str, str]) -> str:
-    """Return a sentence that explains the alert to people."""
+    """Return one to three sentences that explain the alert to people."""
     facts, ended = event.facts, isinstance(event, AlertCleared)
     listener = f"The listener {names.get(event.listener_id, '')} of the queue {names.get(event.queue_id, '')}"
     match Kind(event.alert):

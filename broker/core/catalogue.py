@@ -195,7 +195,7 @@ SECRET: Final = frozenset(
 class Former(NamedTuple):
     """An earlier version of an event type, which is still read but no longer written.
 
-    `lacks` names the fields that only the next version has. `read_as` says what an event without these fields means.
+    `lacks` names the fields that the next version added. `read_as` says what an event without these fields means.
     """
 
     lacks: frozenset[str]
@@ -240,7 +240,7 @@ _TUNNEL: Final = "tunnel://"
 def shown(event: Event) -> dict[str, Any]:
     """Return an event as JSON for clients who read the log, without secrets and internal fields.
 
-    Header values of listeners and parts of URLs that may be secrets are replaced by an ellipsis.
+    An ellipsis replaces the header values of listeners, and the parts of URLs that masked_url() hides.
     """
     return {"type": wire_name(type(event)), **_visible(event)}
 
@@ -283,7 +283,7 @@ def shown_url(url: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """Return a URL without its user name and the values of its query, which may be secrets:
+    """Return a URL without its user name, its password and the values of its query, which may be secrets:
     `https://…@host/path?name=…`.
 
     The path is shown unchanged. A tunnel's URL is returned as `tunnel://…`.
@@ -336,7 +336,7 @@ _ALL_SHOWN: Final = frozenset(kind for kind in CLASSES.values() if _all_shown(ki
 
 def types_named(text: str) -> frozenset[str] | None:
     """Return the event types that a filter text selects: one type such as `queue.created`, or all types of a noun such
-    as `queue`.
+    as `queue`. Only types in the log that clients read are selected.
 
     Return None if the text selects no type.
     """

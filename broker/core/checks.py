@@ -64,8 +64,8 @@ class Finding(NamedTuple):
 
 
 class Checks(ABC):
-    """The checks of `everput verify` that apply to every record of one partition. A subclass for each topic also checks
-    the topic's events.
+    """The checks of `everput verify` that apply to every record of one partition. Subclasses add the checks of a
+    topic's events.
 
     With `compacted`, offsets may be missing. With `late`, a record may be much younger than its event, because workers
     wait for Kafka before they write.
@@ -137,7 +137,10 @@ class Checks(ABC):
         return self._finding(offset, "Kafka lost this record from the end of a file; Everput put an empty record there")
 
     def ended(self, end: int) -> Iterator[Finding]:
-        """Check the end of the partition: yield a finding if records before the offset `end` are missing."""
+        """Check the end of the partition: yield a finding if the last records before the offset `end` are missing.
+
+        In a compacted topic, missing records are no error.
+        """
         if self._next < end and not self._compacted:
             yield self._finding(self._next, "the records from here on are missing")
 
@@ -156,7 +159,9 @@ class Checks(ABC):
 
 
 class ReadableChecks(Checks):
-    """The check of a partition by `everput verify` for unreadable records only. Its events are not checked."""
+    """The check of a partition of the topic `claims` by `everput verify`. It finds unreadable and lost records, and
+    does not check the events.
+    """
 
     def event(self, record: Seen, event: Event) -> Iterable[str]:  # noqa: ARG002 - all events are correct here
         return ()

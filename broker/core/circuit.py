@@ -36,7 +36,8 @@ class Circuit:
     """The circuit breaker of one listener. While it is open, the listener counts as down and gets only probes.
 
     `allowance` limits the attempts in flight; None means no limit. `down_since_ms` is when the listener went down, and
-    0 while it is up; only an accepted attempt resets it, not a good probe.
+    0 while it is up. A good probe does not reset `down_since_ms`, but an attempt after the probe does, if it ends
+    without a fault of the listener.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")
@@ -52,8 +53,8 @@ class Circuit:
 
     @property
     def alive(self) -> bool:
-        """Whether the circuit breaker is open because attempts failed again after a successful probe, and no probe has
-        failed since then.
+        """Whether the circuit breaker is open, attempts have failed again after a successful probe, and no probe has
+        failed since these attempts.
         """
         return self.state is State.OPEN and self.relapses > 0
 

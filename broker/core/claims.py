@@ -69,21 +69,21 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 
 
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
-    """Return whether an organization that has `mine` of all stored Idempotency-Keys may store one more.
+    """Return whether an organization that has `mine` claims of Idempotency-Keys may store one more.
 
-    Of the `claims_max` places for keys, `all_of_them` are in use, and the others are free. A quarter of `claims_max` is
-    reserved for organizations with fewer than `few` keys. An organization with fewer than `few` keys may store one more
-    if it has fewer keys than there are free places. Any other organization may if it has fewer keys than there are free
-    places without the reserved quarter.
+    Of the `claims_max` places for claims, `all_of_them` are in use, and the others are free. A quarter of `claims_max`
+    is reserved for organizations with fewer than `few` claims. An organization with fewer than `few` claims may store
+    one more if it has fewer claims than there are free places. Any other organization may if it has fewer claims than
+    there are free places without the reserved quarter.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
 
 
 class _Owners:
-    """The count of Idempotency-Keys of each organization. Each organization has a small integer, which the index of
-    keys stores instead of the organization's id. When an organization has no more keys, another organization can get
-    its integer.
+    """The number of each organization's claims of Idempotency-Keys. Each organization has a small integer, which the
+    index of claims stores instead of the organization's id. When an organization has no more claims, another
+    organization can get its integer.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _Owners:
         self._free: list[int] = []
 
     def add(self, owner: str) -> int:
-        """Count one more idempotency key of an organization.
+        """Count one more claim of an Idempotency-Key of an organization.
 
         Return the small integer that the index stores for this organization.
         """
@@ -108,7 +108,7 @@ class _Owners:
         return number
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Lower an organization's count of Idempotency-Keys by one for each occurrence of the organization's number."""
+        """Lower an organization's count of claims by one for each occurrence of the organization's small integer."""
         for number, count in Counter(numbers).items():
             self._counts[number] -= count
             if not self._counts[number]:

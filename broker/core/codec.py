@@ -55,7 +55,7 @@ VERSIONS: Final[Mapping[str, int]] = {name: version_of(kind) for name, kind in C
 
 
 class MessageTexts(msgspec.Struct, frozen=True, tag_field="type", tag="message.put"):
-    """The name and data of a message, still encoded as JSON text."""
+    """A message whose name and data are not decoded: they are left as JSON text."""
 
     v: int
     name: msgspec.Raw
@@ -116,7 +116,10 @@ def _decode_other(value: bytes) -> Event:
 
 
 def decode_message(value: bytes) -> MessagePut:
-    """Decode a record of the topic `messages`. This function must be fast."""
+    """Decode a record of the topic `messages`. It must be fast, because a search or check decodes many messages.
+
+    Raises UnknownEvent if the record is no message that this version of Everput knows.
+    """
     try:
         event = _message_put.decode(value)
     except _UNDECODED:

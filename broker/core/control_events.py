@@ -65,8 +65,9 @@ class QueueDeleted(Event, frozen=True, kw_only=True, tag="queue.deleted"):
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a listener that gets several messages in one request (a batch).
 
-    A batch is sent when it has `max_messages` messages or `max_bytes` bytes, or when its first message has waited for
-    `wait_ms`. A message that is larger than `max_bytes` is sent alone.
+    Within the listener's limits, a batch is sent when it has `max_messages` messages or `max_bytes` bytes, or when its
+    first message has waited for `wait_ms`. It is sent earlier if no more messages can join it. A message that is larger
+    than `max_bytes` is sent alone.
     """
 
     max_messages: int = 100
@@ -77,8 +78,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings for deliveries to a listener.
 
-    A request may omit any setting. None means no limit. `sealed_headers` holds encrypted header values. In old events,
-    `headers` holds unencrypted header values.
+    A setting that a request omits gets its default in a new listener, and keeps its value in a changed one. None means
+    no limit. `sealed_headers` holds encrypted header values. In old events, `headers` holds unencrypted header values.
     """
 
     max_in_flight: int = 64  # over all workers
@@ -118,7 +119,7 @@ class ListenerCreated(Event, frozen=True, kw_only=True, tag="listener.created"):
 
 
 class ListenerUpdated(Event, frozen=True, kw_only=True, tag="listener.updated"):
-    """The event that a listener was changed. The event holds all values, changed or not."""
+    """The event that a listener was changed. It holds the name, the URLs and all settings, changed or not."""
 
     listener_id: str
     name: str
@@ -167,9 +168,11 @@ class ListenerResumed(Event, frozen=True, kw_only=True, tag="listener.resumed"):
 
 
 class ListenerRedriven(Event, frozen=True, kw_only=True, tag="listener.redriven"):
-    """The event of a redrive: a listener's retrying and parked deliveries are attempted again now.
+    """The event of a redrive: a listener's retrying and parked deliveries are due now, and get all their attempts and
+    time again.
 
-    With `message_ids`, the redrive concerns only the deliveries of these messages; without, it concerns all deliveries.
+    With `message_ids`, the redrive concerns only the deliveries of these messages; without, it concerns all that are
+    retrying or parked.
     """
 
     listener_id: str
@@ -261,7 +264,10 @@ class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
 
 
 class LogMended(Event, frozen=True, kw_only=True, tag="log.mended"):
-    """The event which says that a damaged range of the log can be read again, or that it was given up (`given_up`)."""
+    """The event which says that a damaged range of the log can be read again, or that it was given up (`given_up`).
+
+    A range is given up by the operator, or when retention has deleted its records.
+    """
 
     topic: str
     partition: int

@@ -28,7 +28,7 @@ class DamagedRange(NamedTuple):
 
 
 class Damage:
-    """All unreadable ranges of the log, by topic and partition. Ranges that touch each other are joined."""
+    """A set of unreadable ranges of the log, by topic and partition. Ranges that touch each other are joined."""
 
     def __init__(self) -> None:
         self._spans: dict[tuple[str, int], list[Span]] = {}
@@ -42,7 +42,7 @@ class Damage:
                 yield DamagedRange(topic, partition, first, last)
 
     def covers(self, found: DamagedRange) -> bool:
-        """Return whether every offset of this range is known to be unreadable."""
+        """Return whether the set holds every offset of this range."""
         spans = self._spans.get((found.topic, found.partition), ())
         return any(first <= found.first and found.last <= last for first, last in spans)
 
@@ -62,7 +62,9 @@ class Damage:
         return True
 
     def remove(self, mended: DamagedRange) -> bool:
-        """Remove a range of the log that can be read again. Return whether any part of it was known as unreadable."""
+        """Remove a range of the log, because it can be read again or was given up. Return whether the set held any part
+        of it.
+        """
         place = mended.topic, mended.partition
         before = self._spans.get(place, [])
         left = [

@@ -216,8 +216,8 @@ class Decision(Enum):
 class Verdict:
     """The decision about what follows an attempt, and when.
 
-    `fault` says that the listener is to blame, so that its circuit breaker counts the attempt. `slow_down` says that
-    the listener is overloaded.
+    `fault` says that the listener is to blame, so that its circuit breaker counts the attempt as a failure. `slow_down`
+    says that the listener is overloaded.
     """
 
     decision: Decision
@@ -233,7 +233,7 @@ AGAIN: Final = Verdict(Decision.AGAIN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An attempt that did not get a 2xx answer.
+    """An attempt that the listener did not accept: it got no 2xx answer, or the answer to a batch rejects the message.
 
     Without an answer, `status` is None and `error` names the reason, such as `timeout`. `stale` says that the request
     was sent on a connection that had been idle, and no answer came.
@@ -265,7 +265,9 @@ class History:
 
 
 def taken(status: int) -> bool:
-    """Return whether an answer with this HTTP status accepts the message."""
+    """Return whether an answer with this HTTP status accepts a message. The body of a 2xx answer to a batch can reject
+    some messages nevertheless.
+    """
     return 200 <= status < 300
 
 
@@ -274,8 +276,10 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    The delivery moves from memory to the topic `outstanding` if the next attempt is due `set_aside_after_ms` after the
-    first one or later, or if other deliveries need its place in memory. `jitter` is a random number in [0, 1).
+    A delivery without further attempts is parked. Another delivery waits for its next attempt in memory, with three
+    exceptions, which wait in the topic `outstanding`: the delivery came from there, other deliveries need its place in
+    memory, or the next attempt is due `set_aside_after_ms` or more after the first one. `jitter` is a random number in
+    [0, 1).
     """
     status, error = failure.status, failure.error
     if not failure.tried:

@@ -75,7 +75,7 @@ def _key(pair: tuple[tuple[str, str], object]) -> tuple[str, str]:
 
 
 def state_hash(directory: Directory) -> str:
-    """Return a SHA-256 of all accounts, organizations, keys, queues and listeners that a process has in memory.
+    """Return a SHA-256 of the directory: the whole state that a process has computed from the topic `control`.
 
     Two processes with the same state get the same hash.
     """
@@ -106,7 +106,8 @@ def state_hash(directory: Directory) -> str:
 
 
 def fields_hash() -> str:
-    """Return a short hash of the names and types of all fields from which state_hash() is computed.
+    """Return a short hash of the names and types of the fields that the directory's accounts, sessions, organizations,
+    API keys, invitations, queues, listeners and replays have.
 
     From the same log, two versions of Everput with different fields compute different state hashes.
     """
@@ -115,9 +116,10 @@ def fields_hash() -> str:
 
 
 def digests(directory: Directory) -> dict[str, str]:
-    """Return short checksums of the fields of every item in the directory, by the item's kind and id.
+    """Return short checksums of the fields of each account, session, organization, API key, invitation, queue, listener
+    and replay in the directory, by kind and id.
 
-    The function difference() compares two such results.
+    The function difference() compares the checksums of one item in two results.
     """
     things: dict[str, Iterable[Any]] = {
         "account": directory.accounts.by_id.values(),

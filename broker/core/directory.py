@@ -37,8 +37,8 @@ class Directory:
     """All accounts, organizations, API keys, queues and listeners, computed from the events of the topic `control`.
 
     `initialized` says that a command of the operator has created an organization or a key. `given_up` holds the
-    unreadable ranges of the log that an operator has given up as lost, and `damage` all others. `alerts` holds the
-    newest state of each alert.
+    unreadable ranges of the log that an operator has given up as lost or retention has deleted, and `damage` all
+    others. `alerts` holds the newest state of each alert.
     """
 
     def __init__(self) -> None:
@@ -193,7 +193,7 @@ class Directory:
         return True
 
     def _alert(self, event: ev.AlertEvent | ev.AlertTold) -> bool:
-        """Update the alerts with an event, if its listener or API key still exists."""
+        """Update the alerts with an event. An alert about a deleted listener or API key changes nothing."""
         if isinstance(event, ev.AlertEvent):
             gone = event.listener_id and event.listener_id not in self.listeners
             if gone or (event.key_id and event.key_id not in self.keys):

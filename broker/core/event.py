@@ -10,8 +10,10 @@ import msgspec
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """An event: a fact that was recorded in the log.
 
-    `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`. The API records an `urgent` event even when the disk is
-    nearly full, because such an event revokes a right, ends some work, or lets a person sign in to do so.
+    `actor` is `key:<id>`, `account:<id>`, `worker` or `shell`; it is empty in `volume.recorded`, and in some events of
+    the first versions. While the disk of the embedded Kafka is nearly full, the API records only `urgent` events. Most
+    of these revoke a right, end some work, or let a person sign in to do so. With still less free space, it records
+    none.
     """
 
     urgent: ClassVar[bool] = False

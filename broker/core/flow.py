@@ -114,8 +114,8 @@ WHOLE: Final = Share()
 class Gate:
     """The number of attempts that a worker's slow and failing listeners together may start in one tick (50 ms).
 
-    It grows by one after a tick that is not late. It shrinks by 30 % after a late tick, or if the worker had to wait
-    for a processor.
+    It shrinks by 30 %, to no less than GATE_LEAST, after a tick that is late (LATE_S), or in which the worker waited
+    for a processor (WAITED_MAX). It grows by one, to no more than GATE_MOST, after any other tick.
     """
 
     __slots__ = ("_exact",)
@@ -137,7 +137,7 @@ class Gate:
 
 
 def fair_share(total: int, *, used: int, wanting: int, least: int) -> int:
-    """Divide a total equally among `wanting` participants, and return the part of each: at least `least`. Other
-    participants already use `used` of the total.
+    """Return the part of a total that each of `wanting` participants gets. Other participants already use `used` of the
+    total. The rest is divided equally, but each part is at least `least`.
     """
     return max(least, (total - used) // max(wanting, 1))

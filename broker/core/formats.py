@@ -17,7 +17,7 @@ _SIGNS: Final = {"raised": ":red_circle:", "cleared": ":large_green_circle:"}
 
 
 def alert_in(data: str) -> dict[str, Any] | None:
-    """Return the alert in a message's data; None if the message is not an alert."""
+    """Return the alert in a message's data; None if the data is no JSON object with the texts of an alert."""
     try:
         alert = orjson.loads(data)
     except orjson.JSONDecodeError:

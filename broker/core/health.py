@@ -42,9 +42,9 @@ class Health(StrEnum):
 class Facts:
     """The facts about a listener's deliveries from which its health is computed.
 
-    `down` is False once the liveness_url answers 2xx, even if attempts still fail. `accepted` and `refused` count the
-    attempts of the last MINUTES minutes. `error` is the error of the latest failed attempt; None if an attempt was
-    accepted after it.
+    `down` is False once the liveness_url has answered 2xx, even if attempts still fail, until it stops answering so.
+    `accepted` and `refused` count the attempts of the last MINUTES minutes. `error` is the error or HTTP status of a
+    partition's newest failed attempt; None if it is not known, or if a later attempt was accepted.
     """
 
     down: bool = False
@@ -126,8 +126,10 @@ class Recent:
 
 
 class Counts(NamedTuple):
-    """The numbers of a listener's deliveries and attempts, which Kafka stores beside its committed offset. `alive` says
-    that the liveness_url answers 2xx although no attempts are made.
+    """The numbers of a listener's parked and retrying deliveries in a partition, and its recent attempts there. Kafka
+    stores them beside the listener's committed offset.
+
+    `alive` says that the liveness_url answers 2xx although no attempts are made.
     """
 
     alive: bool
@@ -151,7 +153,9 @@ def read(text: str) -> Counts:
 
 
 def facts(*, down: bool, parked: int, retrying: int, recent: Iterable[Recent], at_ms: int) -> Facts:
-    """Return the facts about a listener from the latest attempts in all partitions. `at_ms` is the current time."""
+    """Return the facts about a listener, with the recent attempts of all partitions added up. `at_ms` is the current
+    time.
+    """
     since, accepted, refused, accepted_at_ms, refused_at_ms = at_ms // _MINUTE_MS - MINUTES, 0, 0, 0, 0
     for stream in recent:
         accepted_at_ms = max(accepted_at_ms, stream.accepted_at_ms)

@@ -15,7 +15,7 @@ from broker.core import events as ev
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """An open invitation to an organization.
+    """An invitation to an organization, which is neither accepted nor revoked. It may have expired.
 
     The invitation's token makes one account a member. Only the SHA-256 of the token is known. `email` is the invited
     address, and `role` the role of the new member.
@@ -47,7 +47,9 @@ class Invitations:
         return iter(self._of.get(organization_id, {}).values())
 
     def find(self, organization_id: str, invitation_id: str) -> Invitation | None:
-        """Return the open invitation with this ID. Return None if the organization has no such invitation."""
+        """Return the invitation with this ID, which may have expired. Return None if the organization has none, or if
+        it was accepted or revoked.
+        """
         found = self.by_id.get(invitation_id)
         return found if found is not None and found.organization_id == organization_id else None
 

@@ -80,8 +80,8 @@ class KeyOrder(Generic[D]):
         return list(waiting)
 
     def held_for(self, at_s: float, as_long_as_s: float) -> list[str]:
-        """Return the ordering keys whose current delivery has been in progress for at least this long, while others
-        wait.
+        """Return the ordering keys whose current delivery has been in progress for at least this long, and for which
+        other deliveries wait.
         """
         return [key for key, waiting in self._waiting.items() if waiting and at_s - self._since_s[key] >= as_long_as_s]
 

@@ -52,8 +52,8 @@ _SHOWN: Final = len(PREFIX) + 8
 
 
 def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
-    """Return an API key or session token made from random bytes. Raises ValueError unless there are
-    RANDOM_BYTES bytes.
+    """Return an API key, or a token of a session or invitation, made from random bytes. Raises ValueError unless there
+    are RANDOM_BYTES bytes.
     """
     if len(random) != RANDOM_BYTES:
         raise ValueError(f"a key needs {RANDOM_BYTES} random bytes, not {len(random)}")
@@ -62,7 +62,8 @@ def key_text(random: bytes, *, prefix: str = PREFIX) -> str:
 
 
 def is_key(text: str, *, prefix: str = PREFIX) -> bool:
-    """Return whether a text has the form of an API key, including its checksum.
+    """Return whether a text has the form of an API key, including its checksum. With another `prefix`, the form is that
+    of a token of a session or invitation.
 
     A text without this form is refused without a look-up.
     """
@@ -72,16 +73,16 @@ def is_key(text: str, *, prefix: str = PREFIX) -> bool:
 
 
 def covers(scopes: Collection[str], scope: str) -> bool:
-    """Return whether these scopes of an API key include a scope, directly or by a larger scope, as `messages` includes
+    """Return whether these scopes include a scope, directly or by a larger scope, as `messages` includes
     `messages:put`.
     """
     return scope in scopes or scope.partition(":")[0] in scopes
 
 
 def key_sha256(text: str) -> str:
-    """Return the SHA-256 of a whole API key in hex. The log stores this hash.
+    """Return the SHA-256 of a whole API key or token in hex. The log stores this hash, and not the key or token.
 
-    The key has 256 random bits, so it needs neither a salt nor many rounds.
+    A key or token has 256 random bits, so the hash needs neither a salt nor many rounds.
     """
     return hashlib.sha256(text.encode()).hexdigest()
 

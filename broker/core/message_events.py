@@ -30,8 +30,8 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
-    """The event which says that a request with an Idempotency-Key is about to put its messages. If several such events
-    have the same `number`, only the first counts.
+    """The event which says that a request with an Idempotency-Key is about to put its messages. While the key is in
+    use, only the first of several such events of the key with the same `number` counts.
 
     `digest` is the SHA-256 of the organization and the Idempotency-Key. `body_sha256` is the SHA-256 of the values that
     a repeated request must also have.
@@ -73,17 +73,17 @@ class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.upda
 
 
 class MessageDeleted(MessageChange, frozen=True, kw_only=True, tag="message.deleted"):
-    """The event that a message was deleted. Its deliveries that have not been sent are cancelled."""
+    """The event that a message was deleted. Its deliveries that wait for an attempt or are parked are cancelled."""
 
     urgent: ClassVar[bool] = True
 
 
 class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
-    """The event which says that a worker has applied an update or deletion of a message. The worker owns the message's
-    partition.
+    """The event which says that the worker that owns a message's partition has processed an update or deletion of the
+    message.
 
-    `applied` is False if the change does not count. `listeners` gives, for each listener's id, the state of its
-    delivery at that time.
+    `applied` is False if the update or deletion has no effect. `listeners` gives, for the id of each listener that gets
+    the message, the state of its delivery at that time.
     """
 
     queue_id: str
@@ -97,8 +97,8 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
 class PartitionTakenOver(Event, frozen=True, kw_only=True, tag="partition.taken_over"):
     """The event which says that a worker owns a partition, and may send the partition's messages from now on.
 
-    The worker owns the partition until the next event of this kind or the event of a hand-over, unless the worker
-    crashes.
+    The worker owns the partition until the next event of this kind for the partition, or the event of its hand-over,
+    unless the worker crashes.
     """
 
     partition: int
@@ -132,7 +132,7 @@ class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settle
 
 
 class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempted"):
-    """The event of one attempt that failed, or that was accepted after earlier failures.
+    """The event of one attempt that failed, or that was accepted but was not the first attempt of its delivery.
 
     `offset` is the offset of the message in its partition of `messages`. Without an answer, `status` is None and
     `error` names the reason, such as `refused` or `timeout`.
@@ -161,11 +161,11 @@ KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[
 
 
 class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
-    """The event that stores the answers of a listener to failed attempts, in the topic `deliveries`. An answer that
-    repeats is stored once a minute.
+    """The event that stores answers of a listener to failed attempts, in the topic `deliveries`. A worker stores a
+    repeated answer once a minute, and a limited number of different answers.
 
     Each of `attempts` refers to its answer by three values: the answer's id, the partition of the event that holds the
-    answer, and the time since which the answer is stored.
+    answer, and the time since which the answer is stored. The id is empty if no answer is stored for the attempt.
     """
 
     listener_id: str
@@ -178,7 +178,7 @@ class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
 class ListenerTested(Event, frozen=True, kw_only=True, tag="listener.tested"):
     """The event that stores the result of one listener test, in the topic `deliveries`.
 
-    `message_id` is the id that was sent; no message with this id is stored. `answers` is empty if there was no answer.
+    `message_id` is the id of the test message, which is not stored. `answers` is empty if there was no answer.
     """
 
     listener_id: str
@@ -222,8 +222,8 @@ BARE: Final = (UNDECODABLE, DAMAGED)  # errors without a stored message
 
 
 class KeptDelivery(Event, frozen=True, kw_only=True):
-    """The base class of the events of the topic `outstanding`: a delivery that waits or is parked, with a copy of its
-    message.
+    """The base class of the events of the topic `outstanding`: a delivery that waits or is parked. The event has a copy
+    of the message, unless the message can't be read or decoded.
 
     `number` counts the attempts made. `forgiven` counts the attempts before the last redrive, which no longer count
     against the limit of attempts. `redrives` is the number of the listener's redrives that the worker had seen when it
@@ -268,17 +268,16 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
 
 
 class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.set_aside"):
-    """The event which says that a delivery waits in the topic `outstanding`, because its next attempt is too far in the
-    future to wait for in memory.
+    """The event which says that a delivery waits in the topic `outstanding`, and not in memory. For example, its next
+    attempt is far in the future, or other deliveries needed its place in memory.
 
-    `number` is 0 before the first attempt. In this case, the message has a `deliver_at`, waits for an earlier delivery
-    with the same ordering key, or is about to be deleted from the log.
+    `number` is 0 before the first attempt.
     """
 
     next_at_ms: int
 
 
 class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.parked"):
-    """The event which says that a delivery has no attempts left. It stays in the topic `outstanding` until it is
-    redriven or cancelled.
+    """The event which says that a delivery is parked: it has no attempts or no time left, or its message can't be read
+    or decoded. It stays in the topic `outstanding` until it is redriven, or its message, listener or queue is deleted.
     """

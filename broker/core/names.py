@@ -24,5 +24,7 @@ def refuse_name(name: str) -> str | None:
 
 
 def shortened(text: str, chars_max: int = NAME_CHARS_MAX) -> str:
-    """Shorten text from outside to at most `chars_max` characters, so that an error message can quote it."""
+    """Cut text from outside after `chars_max` characters, and add an ellipsis, so that an error message can quote it.
+    Return shorter text unchanged.
+    """
     return text if len(text) <= chars_max else text[:chars_max] + "…"

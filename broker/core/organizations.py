@@ -49,7 +49,7 @@ class Organizations:
         return () if role is None else ROLES.get(role, ())
 
     def is_last(self, organization: Organization, account_id: str) -> bool:
-        """Return whether the account is an owner, and the organization has no other owner who can sign in."""
+        """Return whether the account is an owner, and the organization has no other owner who is not blocked."""
         owners = [member for member in organization.members if member not in organization.roles]
         return account_id in owners and all(
             self._accounts.by_id[owner].blocked for owner in owners if owner != account_id

@@ -25,8 +25,8 @@ class Found(NamedTuple, Generic[T]):
 class Chunk(NamedTuple, Generic[T]):
     """The messages of a queue in the offsets [start, end) of one partition, in log order.
 
-    The partition begins at the offset `begin`. `oldest_at_ms` is the time of the record at `start` or of one just
-    before it; None if nothing was read.
+    The partition begins at the offset `begin`. `oldest_at_ms` is the time of the first record that was read from
+    `start` on, or of a message before `start` that was left out; None if nothing was read.
     """
 
     begin: int

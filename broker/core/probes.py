@@ -22,8 +22,9 @@ L = TypeVar("L")
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
     """Return the time between two probes of a listener that has been down for `down_ms`.
 
-    The time grows with `down_ms`, from PROBE_MS_FIRST to PROBE_MS_MAX. It is no longer than `listeners` probes take at
-    `per_s` probes a second, so a few listeners are probed often even if they have been down for long.
+    The time is a twentieth of `down_ms`, at most PROBE_MS_MAX, and at most the time that `listeners` probes take at
+    `per_s` probes a second. If that is less than PROBE_MS_FIRST, the time is PROBE_MS_FIRST. A few listeners are
+    therefore probed often, even if they have been down for long.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 

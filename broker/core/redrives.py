@@ -20,9 +20,9 @@ class Redrives:
     """The redrives of a listener (requests to retry deliveries now), and which deliveries they concern. `count` is the
     number of redrives so far.
 
-    The redrives are numbered. `of_all` is the number of the last redrive that concerned all deliveries, or 0.
-    `of_messages` maps a message id to the number of the last redrive that named the message.
-    A redrive up to number `cancelled` was cancelled: it concerns no delivery any more.
+    The redrives are numbered. `of_all` is the number of the newest redrive that concerned all deliveries, or 0.
+    `of_messages` maps a message id to the number of the newest redrive that named the message. At most MESSAGES_MAX
+    messages are remembered. A redrive up to number `cancelled` was cancelled: it concerns no delivery any more.
     """
 
     count: int = 0

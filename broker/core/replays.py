@@ -26,8 +26,8 @@ ENDED_MAX: Final = 1_000
 class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    It takes `all`, `failed` or `undelivered` messages (`only`). If `picked` is not None, it takes only the messages at
-    the offsets in `picked`, below `before_offsets`, and from `after_offsets` on.
+    It takes `all`, `failed` or `undelivered` messages (`only`). If `picked` is not None, it takes three groups of
+    messages: those at the offsets in `picked`, those below `before_offsets`, and those from `after_offsets` on.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Replay:
 
 
 class Replays:
-    """All running replays, and the newest ENDED_MAX ended replays of each organization.
+    """All replays that have not ended, and the ENDED_MAX replays of each organization that ended last.
 
     When a listener is deleted, its replays are removed.
     """

@@ -13,7 +13,9 @@ from typing import Final
 class RetryPolicy:
     """The rules for when a delivery is retried, and when it is parked.
 
-    The longest wait after the first failure is `delay_ms_first`. It doubles with each failure, up to `delay_ms_max`.
+    The wait before a retry is random. After the first failure, it is at most `delay_ms_first`. This limit doubles with
+    each failure, up to `delay_ms_max`. A Retry-After in the answer can make a wait longer, but not longer than
+    `delay_ms_max`.
     """
 
     delay_ms_first: int = 1_000

@@ -122,8 +122,8 @@ class Selection:
         return tuple(topic for topic in TOPICS if topic in wanted)
 
     def take(self, value: bytes | None) -> Event | None:
-        """Return the event in a record if it matches the filter. An event that only a newer version can read is
-        returned as Unreadable.
+        """Return the event in a record if it matches the filter, else None. An event that only a newer version can read
+        is returned as Unreadable. Of an event about several messages, a filter for one message returns only its rows.
         """
         if value is None or not self._may_be(value):
             return None

@@ -80,7 +80,9 @@ class Counts:
             self.waited[bucket] = self.waited.get(bucket, 0) + number
 
     def took(self, waited_ms: Sequence[int]) -> None:
-        """Count these deliveries. Each is given by its delivery time: the time from the put to the accepted attempt."""
+        """Count these deliveries. Each is given by its delivery time in ms: from the message's put, or its
+        `deliver_at`, to the acceptance.
+        """
         for bucket, number in buckets(waited_ms):
             self.waited[bucket] = self.waited.get(bucket, 0) + number
         self.waited_ms += sum([max(0, one) for one in waited_ms])
@@ -132,7 +134,7 @@ class Totals:
         self.at(Key(minute, queue_id, "")).put += number
 
     def event(self, event: Event) -> None:
-        """Count the attempts in an event of the topic `deliveries`. Other events there change nothing."""
+        """Count the attempts in an event `deliveries.settled` or `delivery.attempted`. Other events change nothing."""
         if isinstance(event, DeliveriesSettled):
             self._settled(event)
         elif isinstance(event, DeliveryAttempted):
@@ -200,7 +202,8 @@ class Totals:
 def answer_name(status: int | None, error: str | None) -> str:
     """Return the name under which a failed attempt is counted: its HTTP status, or its error if there was no answer.
 
-    The name is the error, too, if a 2xx answer to a batch rejected the message.
+    The name is the error, too, if a 2xx answer to a batch rejected the message. It is `other` for an unusual status or
+    a long error.
     """
     if status is not None and not (taken(status) and error):
         return str(status) if status in _STATUSES else "other"
@@ -265,8 +268,8 @@ def total(rows: Iterable[tuple[Key, Counts]], into: dict[Key, Counts] | None = N
 class Series:
     """The statistics of one queue or listener over time, in steps of at least a minute.
 
-    `points` has the counts of each step. `complete` says for each step whether all its records were counted.
-    `written_at_ms` is the time at which the newest event of statistics was written.
+    `points` has the counts of each step. `complete` is False for each step of which counts are known to be missing.
+    `written_at_ms` is the time at which the newest added event of statistics was written; None without one.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queue_id: str, listener_id: str | None = None) -> None:

@@ -14,12 +14,12 @@ _BITS_MAX: Final = 63
 
 
 def pack(numbers: Iterable[int]) -> str:
-    """Pack non-negative numbers into a short text. Small numbers take one byte each."""
+    """Pack non-negative numbers into a short text. Before the base64 encoding, a number below 128 takes one byte."""
     return base64.urlsafe_b64encode(b"".join(map(_varint, numbers))).rstrip(b"=").decode()
 
 
 def unpack(text: str) -> list[int]:
-    """Return the numbers that pack() has packed into this text. Raises ValueError for any other text."""
+    """Return the numbers that pack() has packed into this text. Raises ValueError if it is no such list of numbers."""
     return _numbers(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
 
 

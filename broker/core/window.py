@@ -65,7 +65,8 @@ class Window(Generic[D]):
 
     def idle(self, tail: int) -> bool:
         """Return whether the listener has no open delivery and no unread message in this partition, and its start is
-        not above `tail`. If so, the listener has received everything up to the position of the reader of new messages.
+        not above `tail`. If so, the deliveries of all messages below the position of the reader of new messages are
+        settled.
         """
         return not self.open and not self.behind and self.scan_from is None and self.begin <= tail
 
@@ -174,7 +175,7 @@ class Window(Generic[D]):
         return self.open.pop(offset, None)
 
     def top(self, tail: int) -> int:
-        """Return the offset below which every message for this listener was taken: its delivery is open or has ended.
+        """Return the offset below which every message for this listener was taken: its delivery is open or settled.
         `tail` is the offset up to which new messages were read.
         """
         if self.behind:
