@@ -20,6 +20,7 @@ import {
 } from "./dom.js";
 import { form } from "./forms.js";
 import { historyCharts } from "./history.js";
+import { keep, kept } from "./kept.js";
 import { listenerForm, showSecret } from "./listenerform.js";
 import { concerns, lookAtListener, poll } from "./live.js";
 import { paces, progressBar } from "./progress.js";
@@ -48,11 +49,19 @@ export async function showListener({ main, ids, query, signal }) {
   const pausing = button("", () => pauseOrResume(), { needs: "pauseListener" });
   const redrive = el("div", { hidden: true });
   const pace = paces();
-  let redriving = null; // {all, rest}: deliveries that are retried now, and those that failed or were parked beside them
+  // The retries that the page shows, kept when it is loaded again: {all, rest}. `all` counts the deliveries that are
+  // retried, `rest` the others that were parked or retrying then. Null if the page shows none.
+  const retriesName = `retries ${ids.listener_id}`;
+  let redriving = JSON.parse(kept(retriesName));
   const deliveries = deliveriesPanel(ids, signal, (all) => {
-    redriving = all === null ? null : { all, rest: Math.max(0, outstanding() - all) };
-    draw();
+    showRetries(all === null ? null : { all, rest: Math.max(0, outstanding() - all) });
   });
+
+  function showRetries(shown) {
+    redriving = shown;
+    keep(retriesName, shown && JSON.stringify(shown));
+    draw();
+  }
 
   async function look() {
     ({ listener, etag } = await lookAtListener(ids.queue_id, ids.listener_id, signal));
@@ -68,11 +77,9 @@ export async function showListener({ main, ids, query, signal }) {
     redrive.hidden = redriving === null;
     if (redriving === null) return;
     const done = Math.max(0, redriving.all - Math.max(0, outstanding() - redriving.rest));
+    if (done >= redriving.all) keep(retriesName, null);
     const bar = progressBar({ done, all: redriving.all, noun: "retried message", perS: pace("redrive", done), label: "Progress of the retries" });
-    const close = button("Close", () => {
-      redriving = null;
-      draw();
-    });
+    const close = button("Close", () => showRetries(null));
     redraw(redrive, panel("Retries", bar, close));
   }
 

@@ -3,6 +3,7 @@
 import { ask, session } from "./api.js";
 import { button, el, hash, notice } from "./dom.js";
 import { form } from "./forms.js";
+import { keep, kept } from "./kept.js";
 import { problemWords } from "./words.js";
 
 const OPEN = document.documentElement.dataset.registration === "open";
@@ -147,26 +148,14 @@ export async function findSession() {
     throw error;
   }
   session.organizations = (await ask("listOrganizations")).body.organizations;
-  const chosen = stored();
+  const chosen = kept(CHOSEN);
   session.organization = session.organizations.find((one) => one.id === chosen) || session.organizations[0] || null;
   return true;
 }
 
 export function chooseOrganization(id) {
   session.organization = session.organizations.find((one) => one.id === id) || null;
-  try {
-    sessionStorage.setItem(CHOSEN, id);
-  } catch {
-    // A browser that stores nothing starts with the first organization at the next visit.
-  }
-}
-
-function stored() {
-  try {
-    return sessionStorage.getItem(CHOSEN);
-  } catch {
-    return null;
-  }
+  keep(CHOSEN, id);
 }
 
 /** Show the page that changes the password. */
