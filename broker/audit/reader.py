@@ -246,7 +246,7 @@ class _Reading:
         ends = await self._ends()
         page_token = span.page_token
         if page_token is not None:
-            if len(page_token.lanes) != len(self._partitions):
+            if not page_token.is_of((one.rank, one.partition) for one in self._partitions):
                 raise WrongCursor(
                     "The cursor is from a request with other filters, or from another Everput installation. "
                     "Repeat the request without a cursor."

@@ -14,12 +14,14 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
+from zlib import crc32
 
 from broker.core.varints import pack, unpack
 
 T = TypeVar("T")
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+_WITHOUT_CHECKSUM: Final = 1  # the version of page tokens that have only the number of their partitions
 _NO_END_MS: Final = 1 << 63
 
 
@@ -67,14 +69,27 @@ class PageToken(NamedTuple):
     """The position in the log where a client's next page begins.
 
     All events before the time `passed_ms` have been returned. `lanes` holds, for each partition, the next offset and
-    the time there. A record's time is the highest time of a record in its partition so far.
+    the time there. A record's time is the highest time of a record in its partition so far. `checksum` identifies the
+    partitions; it is None in a token of an older version.
     """
 
     passed_ms: int
     lanes: tuple[tuple[int, int], ...]
+    checksum: int | None = None
+
+    def is_of(self, partitions: Iterable[tuple[int, int]]) -> bool:
+        """Return whether the token belongs to a request that reads these partitions, each given by its topic's position
+        in the order of topics and by its number.
+        """
+        places = list(partitions)
+        return len(self.lanes) == len(places) and self.checksum in (None, _checksum(places))
 
     def text(self) -> str:
-        numbers = [_VERSION, self.passed_ms, len(self.lanes)]
+        """Encode the page token."""
+        if self.checksum is None:
+            numbers = [_WITHOUT_CHECKSUM, self.passed_ms, len(self.lanes)]
+        else:
+            numbers = [_VERSION, self.passed_ms, self.checksum, len(self.lanes)]
         for offset, floor_ms in self.lanes:
             numbers += (offset, max(0, floor_ms - self.passed_ms))
         return pack(numbers)
@@ -83,10 +98,16 @@ class PageToken(NamedTuple):
     def from_text(cls, text: str) -> PageToken:
         """Decode a page token. Raises ValueError for any other text."""
         numbers = unpack(text)
-        if len(numbers) < 3 or numbers[0] != _VERSION or len(numbers) != 3 + 2 * numbers[2]:
+        head = {_WITHOUT_CHECKSUM: 3, _VERSION: 4}.get(numbers[0] if numbers else 0, 0)
+        if not head or len(numbers) < head or len(numbers) != head + 2 * numbers[head - 1]:
             raise ValueError("this text is not a page token of the log; take a page token from an earlier answer")
-        passed_ms = numbers[1]
-        return cls(passed_ms, tuple((numbers[i], passed_ms + numbers[i + 1]) for i in range(3, len(numbers), 2)))
+        passed_ms, checksum = numbers[1], numbers[2] if numbers[0] == _VERSION else None
+        lanes = ((numbers[i], passed_ms + numbers[i + 1]) for i in range(head, len(numbers), 2))
+        return cls(passed_ms, tuple(lanes), checksum)
+
+
+def _checksum(partitions: Sequence[tuple[int, int]]) -> int:
+    return crc32(pack(number for partition in partitions for number in partition).encode())
 
 
 class Merge(Generic[T]):
@@ -170,6 +191,7 @@ class Merge(Generic[T]):
                 (lane.held[0].offset, lane.held[0].log_ms) if lane.held else (lane.at, lane.floor_ms)
                 for lane in self.lanes
             ),
+            _checksum([(lane.rank, lane.partition) for lane in self.lanes]),
         )
 
     def _entry(self, lane: Lane[T]) -> tuple[int, int, int, int, Lane[T]] | None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memory import MemoryControl
 
 from broker.audit.pace import Others, Pace
-from broker.audit.reader import LogReader, Range, ReaderTuning, Slice
+from broker.audit.reader import LogReader, Range, ReaderTuning, Slice, WrongCursor
 from broker.core import codec
 from broker.core import events as ev
 from broker.core.catalogue import TOPICS
@@ -102,10 +102,10 @@ async def read(log: Log, wanted: Selection, span: Range | None = None) -> list[S
         return [one async for one in slices]
 
 
-def story_of(log: Log, offset: int) -> Selection:
-    event = codec.decode(log.records["messages", 0][offset].value or b"")
+def story_of(log: Log, offset: int, partition: int = 0) -> Selection:
+    event = codec.decode(log.records["messages", partition][offset].value or b"")
     assert isinstance(event, ev.MessagePut)
-    place = MessagePosition(id=event.message_id, queue_id="q", at_ms=event.at_ms, partition=0, offset=offset)
+    place = MessagePosition(id=event.message_id, queue_id="q", at_ms=event.at_ms, partition=partition, offset=offset)
     return Selection(organization_id=OURS, message=place)
 
 
@@ -149,6 +149,23 @@ async def test_a_slice_in_which_nothing_was_wanted_says_all_the_same_where_to_go
             again = await read(log, wanted, Range(page_token=one.page_token))
             assert [entry.offset for part in again for entry in part.entries] == [95]
             assert min(offset for topic, _, offset in log.read_of if topic == "messages") == min(95, 20 * (number + 1))
+
+
+async def test_a_cursor_of_other_topics_or_of_another_messages_partition_is_refused():
+    """Though there are as many partitions: its offsets would be taken for theirs, and events skipped."""
+    log = Log(slice_events=1)
+    log.add("messages", 0, *(put(number) for number in range(9)))
+    log.add("messages", 1, *(put(number, 1) for number in range(9)))
+    types = frozenset({"message.put"}), frozenset({"message.updated"})
+    puts, updates = (Selection(organization_id=OURS, types=one) for one in types)
+    (page_token, *_) = [one.page_token for one in await read(log, puts)]
+    assert await read(log, puts, Range(page_token=page_token))
+    with pytest.raises(WrongCursor, match="other filters"):
+        await read(log, updates, Range(page_token=page_token))
+    (page_token, *_) = [one.page_token for one in await read(log, story_of(log, 5))]
+    assert await read(log, story_of(log, 6), Range(page_token=page_token))
+    with pytest.raises(WrongCursor, match="other filters"):
+        await read(log, story_of(log, 5, 1), Range(page_token=page_token))
 
 
 async def test_organizations_take_turns_however_many_readings_one_of_them_has():

@@ -31,6 +31,17 @@ def in_order(log: Times) -> list[Position]:
     )
 
 
+def test_a_page_token_is_of_its_partitions_only_and_one_of_an_older_version_of_as_many():
+    token = PageToken.from_text(Merge([Lane(2, 0, 5, 9), Lane(2, 1, 7, 9)], 3).page_token().text())
+    assert token.is_of([(2, 0), (2, 1)])
+    for others in ([(3, 0), (3, 1)], [(2, 1), (2, 2)], [(2, 0)], [(2, 0), (3, 0)], []):
+        assert not token.is_of(others)
+    older = PageToken.from_text(token._replace(checksum=None).text())
+    assert (older.passed_ms, older.lanes, older.checksum) == (3, ((5, 3), (7, 3)), None)
+    assert older.is_of([(3, 0), (3, 1)])
+    assert not older.is_of([(3, 0)])
+
+
 def merge_of(log: Times, page_token: PageToken | None = None) -> Merge[Position]:
     places = [(0, 0)] * len(log) if page_token is None else page_token.lanes
     lanes: list[Lane[Position]] = [
