@@ -148,7 +148,7 @@ class AppendQueue:
 
 def fail(items: Sequence[Append], error: Exception) -> int:
     """Raise the error in each caller that still waits for one of these messages. If some messages of a group are in
-    batches already, raise InDoubt instead. Return the number of these callers.
+    batches already, its caller gets InDoubt instead. Return the number of callers that got an error.
     """
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:

@@ -215,7 +215,8 @@ class KafkaDeliveries:
     async def _count_behind(
         self, partition: int, tops: Sequence[tuple[int, Listener]], end: int, found: dict[str, Backlog]
     ) -> None:
-        """Count the messages of a partition from each listener's position on, and add the counts to `found`.
+        """Count the messages of each listener's queue in a partition, from the listener's position on, and add the
+        counts to `found`.
 
         Listeners whose positions are close together share the reads. If there are not enough reads for all records, a
         count is too low.

@@ -91,8 +91,8 @@ class LongPoll:
         return found
 
     def _send(self) -> None:
-        """Send a fetch request to each broker that leads wanted partitions and has no request in flight. A partition is
-        left out while some of its fetched records were not returned yet.
+        """Send a fetch request to each broker that leads partitions to read and has no request in flight. A partition
+        is left out while some of its fetched records were not returned yet.
         """
         wanted: dict[int, dict[int, int]] = {}
         for partition, offset in self.positions.items():
@@ -152,7 +152,8 @@ class LongPoll:
             raise damaged
 
     async def _take(self, row: Fetched, offset: int) -> None:
-        """Check the bytes of one partition, and keep their records.
+        """Check the bytes of one partition, and keep their records. If Kafka does not have the offset, continue at the
+        partition's first offset.
 
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """

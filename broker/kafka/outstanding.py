@@ -113,8 +113,8 @@ class KafkaOutstanding:
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
     ) -> Mapping[str, OutstandingDelivery] | None:
-        """Return the outstanding deliveries of a message, by listener id. Return None if more than `reads_max` reads
-        would be needed.
+        """Return the outstanding deliveries of a message, by listener id. Unreadable records are skipped. Return None
+        if more than `reads_max` reads would be needed.
 
         All listeners must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is
         free.

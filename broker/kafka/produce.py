@@ -59,7 +59,7 @@ class Produced(NamedTuple):
 
 
 class _Answer:
-    """The answer to a produce request, after parsing."""
+    """The decoder that aiokafka calls for Kafka's answer to a produce request."""
 
     @classmethod
     def decode(cls, data: BytesIO) -> list[Produced]:

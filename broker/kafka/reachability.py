@@ -24,8 +24,8 @@ _MOMENT_S: Final = 1.5
 
 
 class _Wrong(Exception):
-    """The error of a Kafka server that refuses this client until somebody changes a setting. The text says what to
-    change.
+    """The error of a connection to Kafka that can't succeed until somebody changes a setting. The text says which
+    setting.
     """
 
 

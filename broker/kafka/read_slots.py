@@ -44,7 +44,7 @@ class ReadSlots:
 
     @contextlib.asynccontextmanager
     async def slot(self, organization_id: str) -> AsyncIterator[None]:
-        """Hold a slot for a large read inside the `with` block. Raises Busy if no slot becomes free in time."""
+        """Hold a slot for a large read inside the `with` block. Raises Busy if no slot becomes free within `wait_s`."""
         tenant = self.tenant_of(organization_id)
         own, requests = self._of.setdefault(tenant, (asyncio.Semaphore(self._each), []))
         requests.append(None)

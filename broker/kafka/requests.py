@@ -80,7 +80,7 @@ class KafkaRequests:
             await self.client.close()
 
     def partitions(self, topic: str) -> int:
-        """Return the topic's number of partitions; 0 if the topic does not exist."""
+        """Return the topic's number of partitions, as far as this client knows; 0 if it knows none."""
         return len(self.client.cluster.partitions_for_topic(topic) or ())
 
     def partitions_with_leader(self, topic: str) -> list[int]:
@@ -261,8 +261,8 @@ class KafkaRequests:
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
         """Return the first offset after a damaged batch at which an intact batch begins, or else the end offset.
 
-        After a damaged length field, Kafka can read again from the next entry of its offset index. All later offsets
-        are readable, so a binary search finds the first.
+        After a damaged length field, Kafka can read again from the next entry of its offset index. All offsets from
+        there on are taken for readable, so a binary search finds the first.
         """
         leader, holes = self._leader(topic, partition), topic in self._compacted
 

@@ -130,7 +130,7 @@ def secrets_of(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def hidden(text: str, secrets: Sequence[str]) -> str:
-    """Return the text with an ellipsis in place of each secret and each signature."""
+    """Return the text with an ellipsis in place of each secret, and of each signature of the form `v1,…`."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return _SIGNATURE.sub("v1," + HIDDEN, text)

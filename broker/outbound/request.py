@@ -27,8 +27,8 @@ class Opened(NamedTuple):
 
 
 def open_listener(sealer: Sealer, listener: Listener) -> Opened:
-    """Decrypt the listener's secrets and headers. Raises ConfigurationError if they were encrypted with an unknown
-    sealing key, and ValueError if there is no secret.
+    """Decrypt the listener's secrets and headers. Raises ConfigurationError if no given sealing key can decrypt them,
+    and ValueError if a signing secret has a wrong form.
     """
     settings = listener.settings
     headers = settings.headers | {name: sealer.open(sealed) for name, sealed in settings.sealed_headers.items()}

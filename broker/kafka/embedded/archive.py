@@ -97,7 +97,9 @@ async def until_idle(*, within_s: float, look_s: float = _LOOK_S) -> None:
 
 
 def use(path: Path | None) -> tuple[str, ...]:
-    """Return the Java options that use a class archive. Java ignores an archive that does not match the class path."""
+    """Return the Java options that use a class archive (a cache of loaded classes). Java ignores an archive that does
+    not match the class path.
+    """
     if path is None:
         return ()
     return (f"-XX:AOTCache={path}", _SILENT)
@@ -123,7 +125,7 @@ def _path(jars: Sequence[Path]) -> Path:
 
 
 async def _make(jars: Sequence[Path], path: Path) -> None:
-    """Create the class archive: start a temporary Kafka that records the classes it loads, and let Java write the
+    """Create Java's class archive: start a temporary Kafka that records the classes it loads, and let Java write the
     archive from them.
 
     The file gets its name when it is complete.

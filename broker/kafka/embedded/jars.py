@@ -65,7 +65,9 @@ def pins() -> tuple[Pin, ...]:
 
 
 def cache_dir() -> Path:
-    """Return the cache directory: $EVERPUT_CACHE_DIR, or this user's cache directory of the platform."""
+    """Return Everput's cache directory: $EVERPUT_CACHE_DIR, or a directory in this user's cache directory of the
+    platform.
+    """
     chosen = os.environ.get("EVERPUT_CACHE_DIR")
     return Path(chosen) if chosen else platformdirs.user_cache_path("everput", appauthor=False)
 
@@ -93,9 +95,9 @@ async def awaited_jars(*, progress: bool) -> tuple[Path, ...]:
 def collect(
     wanted: Sequence[Pin], directory: Path, *, fetch: Fetch, progress: bool, cancelled: threading.Event | None = None
 ) -> tuple[Path, ...]:
-    """Return all wanted jars in the directory, after downloading missing and damaged ones.
+    """Return the paths of all wanted jars in the directory, after downloading missing and damaged ones.
 
-    Only one process downloads at a time.
+    Only one process at a time downloads into the directory.
     """
     cancelled = cancelled or threading.Event()
     paths = tuple(directory / pin.filename for pin in wanted)
@@ -125,7 +127,7 @@ def collect(
 def _missing(wanted: Sequence[Pin], directory: Path) -> list[Pin]:
     """Return the jars that are missing or differ from the pinned bytes.
 
-    Each start hashes all jars: 45 MB, which takes less than 0.1 s.
+    Each start of the embedded Kafka hashes all jars: 45 MB, which takes less than 0.1 s.
     """
     return [pin for pin in wanted if not _is_pinned(pin, directory / pin.filename)]
 

@@ -281,7 +281,7 @@ def _refuse_to_cut(log_dir: Path) -> None:
 
 def _end_orphan(pid_file: Path, mark: str) -> None:
     """Kill a Kafka process that an earlier server left running in this directory. The command line of this process
-    contains `mark`. Raises ConfigurationError if the process does not end.
+    contains `mark`. Raises ConfigurationError if the process does not end within 10 s.
     """
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
@@ -303,7 +303,7 @@ def _end_orphan(pid_file: Path, mark: str) -> None:
 
 
 def _command_of(pid: int) -> str:
-    """Return the command line of a process. The command line is empty if the process does not exist or is a zombie."""
+    """Return a process's command line. It is empty if the process does not exist and, on Linux, if it is a zombie."""
     if sys.platform == "linux":
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

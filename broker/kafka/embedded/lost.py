@@ -57,8 +57,8 @@ def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost
 
 
 def refuse_lost_control(log_dir: Path) -> None:
-    """Raise ConfigurationError if files of the topic `control` have lost offsets. Everput computes all its state
-    from this topic.
+    """Raise ConfigurationError if the files of the topic `control` lack offsets. Everput computes all its state from
+    this topic.
     """
     noted = {f"{topic}-{number}": offset for (topic, number), offset in segments.acknowledged(log_dir).items()}
     names = {path.name for path in log_dir.glob(f"*{CONTROL}-0")} | noted.keys()
@@ -96,7 +96,7 @@ def put_in(folder: Path, first: int, batches: bytes) -> None:
     """Write record batches to a new segment file that begins at the offset `first`, and sync it. If the previous
     segment ends with an incomplete batch, remove this batch first.
 
-    Kafka then rebuilds the indexes.
+    Kafka rebuilds the indexes at its next start.
     """
     before = [path for path in sorted(folder.glob("*.log")) if int(path.stem) <= first]
     # Cut the end of the segment file off: it can have half a batch, or space that Kafka has reserved.
