@@ -60,8 +60,8 @@ class StoredBytes:
     """The counts of the organizations' stored bytes, and the limit. Each process has one object of this class.
 
     `bytes_max` is the limit of a tenant: an account with all organizations that it created. None means no limit.
-    Organizations that the operator created have no limit. Bytes stored more than `retain_s` seconds ago no longer
-    count.
+    Organizations that the operator created have no limit. Bytes that were stored on a day which ended more than
+    `retain_s` seconds ago (UTC) no longer count.
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class StoredBytes:
             self._left.pop(self._tenant_of(event.organization_id), None)
 
     def stored(self, organization_id: str) -> int:
-        """Return the stored bytes of an organization, as far as this process knows. It leaves out the puts
-        that other processes have counted but not recorded yet.
+        """Return the stored bytes of an organization, as far as this process knows. Bytes that other processes have
+        counted but not recorded yet are left out.
         """
         organization = self._view.state.organizations.get(organization_id)
         recorded = 0 if organization is None else organization.bytes_since(self._since_ms())

@@ -50,8 +50,8 @@ class LogReader(Protocol):
     def walk(
         self, topic: str, partition: int, offset: int, end: int, *, pass_damaged: bool = False
     ) -> AsyncIterator[Record]:
-        """Yield the Kafka records from `offset` to before `end`, which must exist. Raises LogUnavailable if Kafka does
-        not answer.
+        """Yield the Kafka records from `offset` to before `end`, an offset that the partition has reached. Raises
+        LogUnavailable if Kafka does not answer.
 
         If `pass_damaged` is true, skip unreadable records; otherwise raise LogDamaged.
         """
@@ -118,8 +118,8 @@ class Changes(Protocol):
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
         """Return the update or deletion of a message that the topic `changes` has at this offset. Return None if the
-        record is none, or was given up as lost. Raises LogDamaged if the record is unreadable, OffsetTooOld if Kafka
-        has deleted it, and LogUnavailable if Kafka does not answer.
+        record is not such an event, or was given up as lost. Raises LogDamaged if the record is unreadable,
+        OffsetTooOld if Kafka has deleted it, and LogUnavailable if Kafka does not answer.
         """
 
 
@@ -179,8 +179,8 @@ class Membership(Protocol):
         """
 
     async def notes(self, partitions: Iterable[int]) -> dict[int, str]:
-        """Return, by partition, the text that the partition's last owner stored in Kafka. Partitions without a text
-        are left out. Raises LogUnavailable if Kafka does not answer.
+        """Return, by partition, the newest text that an owner of the partition has stored in Kafka. Partitions without
+        a text are left out. Raises LogUnavailable if Kafka does not answer.
         """
 
     async def share(self, partitions: Collection[int]) -> Share:

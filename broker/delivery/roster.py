@@ -232,8 +232,8 @@ class Roster:
         return open_listener(self._sealer, listener)
 
     def place(self, listener: Listener, cursors: Mapping[int, Cursor]) -> None:
-        """Start delivery to the listener at its committed offset in each partition, so that it gets its queue's
-        messages.
+        """Start delivery to the listener in each of this worker's partitions, at its committed offset or else at its
+        start offset, so that it gets its queue's messages.
         """
         dispatcher = self.dispatchers.get(listener.id)
         if dispatcher is None:

@@ -108,7 +108,7 @@ class Worker:
 
     async def start(self) -> None:
         """Join the consumer group, and wait until the listeners' offsets on the assigned partitions are loaded and
-        delivery has begun. Raises LogUnavailable if Kafka does not answer.
+        delivery has begun. Raises LogUnavailable if Kafka does not answer, or the error of a loop that fails meanwhile.
         """
         await self.join()
         loops = {
@@ -284,7 +284,7 @@ class Worker:
             self._begin(assignment, *found)
 
     async def _ask(self, assignment: Assignment, ask: Callable[[], Awaitable[T]], waits: str) -> T | None:
-        """Repeat a request to Kafka until it is answered. Return None if the partitions were handed over meanwhile."""
+        """Repeat a request to Kafka until it succeeds. Return None if the partitions were handed over meanwhile."""
         while assignment is self.assignment:
             try:
                 answer = await ask()

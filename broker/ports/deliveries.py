@@ -50,8 +50,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryState:
-    """The state of a delivery: pending, retrying, parked, delivered or cancelled; or `unknown`, if too many records
-    would have to be read.
+    """The state of a delivery: pending, retrying, parked, delivered or cancelled; or `unknown` if it could not be found
+    out, for example because too many records would have to be read.
 
     `attempts` holds the known attempts, oldest first.
     """

@@ -169,8 +169,8 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """An object that gets the result of an append to Kafka, in less time than a future. One of set_result() and
-    set_exception() is called once, and must not raise.
+    """An object that gets the result of an append to Kafka, in less time than a future. Unless done() returns True,
+    either set_result() or set_exception() is called, once. None of these methods may raise.
     """
 
     def done(self) -> bool:
@@ -277,7 +277,7 @@ class MessageLog(Protocol):
 
 
 class ClaimLog(Protocol):
-    """The topic `claims`, which holds the Idempotency-Keys in use, for appending and reading."""
+    """The topic `claims`, which holds the Idempotency-Keys that were used recently, for appending and reading."""
 
     async def append(self, claim: PutClaimed) -> None:
         """Append a claim of an Idempotency-Key. Return once all in-sync replicas have stored it.
@@ -299,7 +299,9 @@ class TooMuch(Exception):
 
 
 class CountingChange(NamedTuple):
-    """The valid update or deletion of a message, with its offset in the topic `changes`."""
+    """The change of a message that counts: its deletion, or else its newest valid update. `offset` is the offset of the
+    change in the topic `changes`.
+    """
 
     offset: int
     event: MessageChange
@@ -333,7 +335,8 @@ class ChangeLog(Protocol):
     async def latest(
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """Return the valid change of each of these messages, by message id. Messages without a change are left out.
+        """Return, by message id, the change of each of these messages that counts: its deletion, or else its newest
+        valid update. Messages without a change are left out.
 
         `places` maps a message id to the message's time and partition. Changes are read from that time on. Raises
         TooMuch if the new data of several messages has more than `bytes_max` bytes, Unavailable if Kafka does not
@@ -356,7 +359,8 @@ class ListenerTestLog(Protocol):
     """The log's results of listener tests, for writing. A test sends one message to a listener, bypassing its queue."""
 
     async def append(self, event: ListenerTested) -> None:
-        """Append the event of a test. Raises Unavailable if Kafka does not acknowledge, or if the disk is full."""
+        """Append the event of a test. Raises Unavailable if Kafka does not acknowledge, or if the disk is nearly full.
+        """
 
 
 class Log(Protocol):

@@ -185,7 +185,7 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Read the newest event that a partition's former owner has written, and return two offsets.
+        """Read the newest record that the topic `deliveries` has of the partition, and return two offsets.
 
         The former owner may have sent messages below the first offset without storing the results. It may have applied
         updates and deletions below the second offset, which is an offset of the topic `changes`.
@@ -354,8 +354,8 @@ class Changes:
             return
 
     async def _text(self, partition: int, offset: int) -> str | None:
-        """Return the new data of an updated message, or None if Kafka no longer has the record of the update. Raises
-        LogDamaged if the record is unreadable, LogUnavailable if Kafka does not answer.
+        """Return the new data of an updated message, or None if the update was given up as lost. Raises LogDamaged if
+        the update is unreadable, LogUnavailable if Kafka does not return it.
         """
         task = self._texts.get((partition, offset))
         if task is None:

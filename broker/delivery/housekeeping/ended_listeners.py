@@ -84,9 +84,9 @@ class EndedListeners:
                 self.look()
 
     async def clear(self) -> bool:
-        """Delete the stored deliveries in the worker's partitions of listeners and replays that no longer exist. If the
-        worker owns partition 0, also delete their committed offsets. Return whether there were such offsets, even if
-        their deletion must be tried again.
+        """Delete what listeners and replays that no longer exist have left: their stored deliveries in the worker's
+        partitions and, if the worker owns partition 0, their committed offsets. Return whether there were such offsets,
+        even if their deletion must be tried again.
 
         Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`
         to its end.

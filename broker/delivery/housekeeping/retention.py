@@ -151,7 +151,7 @@ class Retention:
         return dispatcher is not None and dispatcher.sets_aside(lag.partition)
 
     async def _with_old(self, partitions: list[int], before_ms: int) -> list[int]:
-        """Return the partitions in which records are older than this time."""
+        """Return those of the partitions that have messages from before this time."""
         begins = await self._requests.offsets(self._messages, dict.fromkeys(partitions, EARLIEST))
         firsts = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         return [one for one in partitions if begins[one] < firsts[one]]

@@ -61,7 +61,7 @@ _INSERT: Final = f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * len(_F
 
 @dataclass(slots=True)
 class Count:
-    """The number of one listener's deliveries in the topic `outstanding`."""
+    """The counts of one listener's deliveries in a worker's index of the topic `outstanding`."""
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # number of deliveries that are not parked, by partition
@@ -267,7 +267,7 @@ class OutstandingIndex:
 
     @property
     def newest_id(self) -> int:
-        """The id of the row that was written last."""
+        """The id of the newest row. The row may have been removed since."""
         return self._last_id
 
     def unread(self, partition: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:

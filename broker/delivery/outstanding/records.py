@@ -69,7 +69,7 @@ class OutstandingRecords:
         If records are unreadable or missing, then yield deliveries that are computed from other topics, and after them
         all readable records from the beginning on.
 
-        `noted` is the fingerprint of the partition's deliveries that its last owner committed. `found` returns the
+        `noted` is the fingerprint of the partition's deliveries that its former owner committed. `found` returns the
         fingerprint of the deliveries that were yielded, or None if nobody needs these deliveries any more.
         """
         name = self._topic.name

@@ -89,7 +89,7 @@ class Outstanding:
         afterwards. Raises LogUnavailable if Kafka does not answer.
 
         `streams` returns the listeners' committed offsets; it is called only if the topic is damaged. `noted` is the
-        fingerprint of the deliveries that the partition's last owner committed, as text.
+        fingerprint of the deliveries that the partition's former owner committed, as text.
         """
         # When the index has the deliveries of lost records, let flush() delete the empty records in their places.
         for key in await self._sync.read(partition, streams, noted):
@@ -108,8 +108,8 @@ class Outstanding:
                 self._redrives.begin(dispatcher.listener, self._due)
 
     def close(self) -> None:
-        """Close the index after the partitions were handed over. The index need not be saved, because the next owner
-        builds a new one from Kafka.
+        """Close the index, because the worker no longer owns the partitions. The index need not be saved: the next
+        owner builds a new one from Kafka.
         """
         self._sync.close()
         self._index.close()
@@ -368,8 +368,8 @@ class Outstanding:
         self._redrives.begin_now(listener, self._due)
 
     async def undo_cancelled(self, listener: Listener) -> None:
-        """Undo the cancelled redrives of this listener. Deliveries that were not attempted since are parked or retrying
-        again, as they were before the redrive.
+        """Undo the cancelled redrives of this listener. A delivery that was not attempted since its redrive is parked
+        or retrying again, as it was before.
         """
         await self._redrives.undo_cancelled(listener, self._due)
 

@@ -167,7 +167,7 @@ class IndexSync:
         self._reading.clear()
 
     def notes(self) -> dict[int, str]:
-        """Return, by partition, the last known fingerprint of its deliveries in the topic `outstanding`, as text."""
+        """Return, by partition, the newest known fingerprint of its deliveries in the topic `outstanding`, as text."""
         return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self, partitions: Iterable[int]) -> None:
