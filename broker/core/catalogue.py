@@ -47,23 +47,25 @@ FIELDS: Final[Mapping[str, str]] = {
     "written": "the type of an event that this version of Everput is too old to read",
     "at_ms": "the time of the event in milliseconds since the UTC epoch, by the clock of the process that wrote it",
     "organization_id": "the organization of the event; empty for events of accounts and of the installation",
-    "actor": "the author: `key:<id>`, `account:<id>`, `worker` or `shell`; empty when an API process recorded a sum",
+    "actor": "the author: `key:<id>`, `account:<id>`, `worker` or `shell`; empty in `volume.recorded`, and in some events "
+    "of the first versions",
     "request_id": "the request that caused the event, as in the answer's `X-Request-Id`; empty when none did",
     "name": "the name from now on",
-    "bytes": "the bytes that one process has stored for the organization since its last event of this kind",
+    "bytes": "the bytes, at most, that one process has stored for the organization since the process's previous event "
+    "of this kind about this organization",
     "account_id": "the account",
     "issuer": "the URL that names the OpenID Connect provider",
     "subject": "the person's id at the provider",
     "by_identity": "whether an OpenID Connect provider signed the person in, and not a password",
     "role": "the role of the member: `owner`, `developer`, `operator` or `auditor`",
     "email": "the e-mail address of the account or of the invited person, as it was given",
-    "password_hash": "argon2id of the password, in PHC form",
+    "password_hash": "argon2id of the password, in PHC form; empty for an account without a password",
     "session_id": "the session; for a change of password or an unlinked identity, the session that made it",
     "token_sha256": "SHA-256 of the token of the session or the invitation, in hex",
     "expires_at_ms": "the time at which the session, one-time password, invitation or key ends; null for never",
     "queue_ids": "the queues that the key is restricted to; null for all",
     "kept_session_id": "the session that stays while the account's other sessions end; empty when all end",
-    "even_if_last": "whether the event counts even if no other owner is left who can sign in",
+    "even_if_last": "whether the event counts even if an organization then has no owner who is not blocked",
     "invitation_id": "the invitation",
     "key_id": "the API key",
     "prefix": "the key's first characters",
@@ -82,8 +84,9 @@ FIELDS: Final[Mapping[str, str]] = {
     "rate_per_s": "the most deliveries a second; null for no limit",
     "timeout_ms": "the time that one attempt may take",
     "max_attempts": "the attempts after which the delivery is parked; null for no limit",
-    "max_age_s": "the seconds after its first attempt at which a failing delivery is parked",
-    "retry_first_ms": "the longest wait after the first failure; it doubles with each failure",
+    "max_age_s": "the seconds after its first attempt, or its last redrive, from which a failing delivery is parked",
+    "retry_first_ms": "the longest wait after the first failure; it doubles with each failure up to `retry_max_s`. A "
+    "Retry-After in the answer can make a wait longer",
     "retry_max_s": "the longest wait after any failure",
     "headers": "the names and values added to each request; readers of the log are shown the names only",
     "sealed_headers": "the headers, with values encrypted with the sealing key",
@@ -110,20 +113,22 @@ FIELDS: Final[Mapping[str, str]] = {
     "topic": "the topic whose records can't be read, without the installation's prefix",
     "first_offset": "the first offset that can't be read",
     "last_offset": "the last offset that can't be read",
-    "given_up": "false when the range can be read again; true when an operator has given it up",
+    "given_up": "false when the range can be read again; true when the operator has given it up, or retention "
+    "has deleted its records",
     "rows": "first attempts that succeeded, each as (offset, at_ms, status, took_ms)",
-    "attempts": "the failed attempts, each as (offset of the message, number of the attempt, answer, partition in "
-    "which the answer is told, time from which on it is told, duration of the DNS look-up, of connecting, of the TLS "
-    "handshake). The answer is empty if there was none. A duration is null for a step that there was not",
-    "answers": "what was answered, each as (answer, HTTP status, headers, the first 2 KiB of the body, whether that is "
-    "not all of it, URL, the request's headers). Secrets are shown as `…`",
+    "attempts": "failed attempts, each as (offset of the message, number of the attempt, id of the answer, partition "
+    "of the event that holds the answer, time from which on the answer is stored, duration of the DNS look-up, of "
+    "connecting, of the TLS handshake). The id is empty if no answer is stored. A duration is null for a step that did "
+    "not happen",
+    "answers": "stored answers, each as (id of the answer, HTTP status, headers, the first 2 KiB of the body, whether "
+    "the body was cut, URL, the request's headers). Secrets are shown as `…`",
     "offset": "the message's offset, in its partition of `messages`",
     "if_version": "the version of the queue, listener or message that the change is for; it counts for no other",
     "number": "the number of the attempt or of the claim, from 1",
     "outcome": "the result of the attempt: `delivered`, `failed` or `parked`",
     "status": "the HTTP status of the answer; null when there was none",
-    "error": "the reason why there was no answer, in a word; `failed-in-batch` when the answer to a batch rejects the "
-    "message; null otherwise",
+    "error": "the reason why there was no answer or no attempt, in a word; `failed-in-batch` when the answer to a "
+    "batch rejects the message; null otherwise",
     "took_ms": "the duration of the attempt",
     "dns_ms": "the duration of the DNS look-up; null if there was none",
     "connect_ms": "the duration of connecting; null if there was no connection",

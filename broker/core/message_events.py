@@ -66,7 +66,7 @@ class MessageChange(Event, frozen=True, kw_only=True):
 class MessageUpdated(MessageChange, frozen=True, kw_only=True, tag="message.updated"):
     """The event that a message's data was changed. Later attempts send the new data.
 
-    The event has no effect after the message was deleted.
+    The event has no effect if the message was deleted before, or does not have the version `if_version`.
     """
 
     data: str
@@ -108,7 +108,7 @@ class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.hande
     """The event which says that a worker has given up a partition after it has written all results.
 
     An earlier owner of the partition may have crashed: deliveries that were open below the offset `in_doubt_below` may
-    have been sent. All updates and deletions of messages below the offset `changes_below` of the topic `changes` were
+    have been sent. The updates and deletions that the topic `changes` has before the offset `changes_below` were
     processed.
     """
 
