@@ -47,8 +47,8 @@ FIELDS: Final[Mapping[str, str]] = {
     "written": "the type of an event that this version of Everput is too old to read",
     "at_ms": "the time of the event in milliseconds since the UTC epoch, by the clock of the process that wrote it",
     "organization_id": "the organization of the event; empty for events of accounts and of the installation",
-    "actor": "the author: `key:<id>`, `account:<id>`, `worker` or `shell`; empty in `volume.recorded`, and in some events "
-    "of the first versions",
+    "actor": "the author: `key:<id>`, `account:<id>`, `worker` or `shell`; empty in `volume.recorded`, and in "
+    "some events of the first versions",
     "request_id": "the request that caused the event, as in the answer's `X-Request-Id`; empty when none did",
     "name": "the name from now on",
     "bytes": "the bytes, at most, that one process has stored for the organization since the process's previous event "
@@ -116,10 +116,9 @@ FIELDS: Final[Mapping[str, str]] = {
     "given_up": "false when the range can be read again; true when the operator has given it up, or retention "
     "has deleted its records",
     "rows": "first attempts that succeeded, each as (offset, at_ms, status, took_ms)",
-    "attempts": "failed attempts, each as (offset of the message, number of the attempt, id of the answer, partition "
-    "of the event that holds the answer, time from which on the answer is stored, duration of the DNS look-up, of "
-    "connecting, of the TLS handshake). The id is empty if no answer is stored. A duration is null for a step that did "
-    "not happen",
+    "attempts": "failed attempts, each as (offset of the message, number of the attempt, id, partition and time of the "
+    "stored answer, duration of the DNS look-up, of connecting, of the TLS handshake). The id is empty if no answer is "
+    "stored. A duration is null for a step that did not happen",
     "answers": "stored answers, each as (id of the answer, HTTP status, headers, the first 2 KiB of the body, whether "
     "the body was cut, URL, the request's headers). Secrets are shown as `…`",
     "offset": "the message's offset, in its partition of `messages`",
