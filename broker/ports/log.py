@@ -359,7 +359,7 @@ class ListenerTestLog(Protocol):
     """The log's results of listener tests, for writing. A test sends one message to a listener, bypassing its queue."""
 
     async def append(self, event: ListenerTested) -> None:
-        """Append the event of a test. Raises Unavailable if Kafka does not acknowledge it or the disk is nearly full."""
+        """Append the event of a test. Raises Unavailable if Kafka does not store it, or if the disk is nearly full."""
 
 
 class Log(Protocol):
