@@ -165,14 +165,12 @@ class ChangesTopic:
         return sum(one.deleted for one in counts.values()), exact
 
     def _fail_unless_given_up(self, damage: LogDamaged) -> None:
-        """Raise LogDamaged, because a range of records is unreadable. Do nothing if an operator has declared that the
-        records in this range are lost.
-        """
+        """Raise LogDamaged, because a range of records is unreadable. Do nothing if the range was given up as lost."""
         if not self._requests.given_up(damage):
             raise damage
 
     def _walk(self, partition: int, offset: int, end: int) -> AsyncIterator[Record]:
-        """Yield the records in [offset, end). Ranges that an operator has given up are skipped, and the updates and
+        """Yield the records in [offset, end). Ranges that were given up as lost are skipped, and the updates and
         deletions in them have no effect.
 
         Raises LogUnavailable if Kafka does not answer. Raises LogDamaged if another range is unreadable, because an
@@ -209,8 +207,8 @@ class ChangesTopic:
                 yield record.offset, record.timestamp, event
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
-        """Return the change at this offset of the topic `changes`. Return None if a newer version wrote it, or if an
-        operator has given up the offset.
+        """Return the change at this offset of the topic `changes`. Return None if a newer version wrote it, or if
+        the offset was given up as lost.
 
         Raises LogUnavailable if Kafka does not answer, no longer has the offset, or can't read it.
         """

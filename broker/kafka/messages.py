@@ -145,7 +145,7 @@ class MessagesTopic:
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
         """Search a partition for the wanted messages, from an offset on. Return the found messages, and the first
-        unreadable range that was met, or None. Ranges that an operator has given up do not count.
+        unreadable range that was met, or None. Ranges that were given up do not count.
         """
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None

@@ -57,7 +57,7 @@ class KafkaRequests:
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
         # If set, this function is called for each unreadable range that any read finds.
         self.on_damage: Callable[[LogDamaged], None] | None = None
-        # A function that returns whether an operator has given up an unreadable range.
+        # A function that returns whether an unreadable range was given up, by an operator or after its deletion.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:
@@ -302,7 +302,7 @@ class KafkaRequests:
         reports an earlier end, the read waits up to `timeout_ms` until the leader has them.
 
         Raises LogUnavailable if Kafka does not answer, or if that time has run out. An unreadable range raises
-        LogDamaged, unless `pass_damaged` is set, or `pass_given_up` is set and an operator has given up the range.
+        LogDamaged, unless `pass_damaged` is set, or `pass_given_up` is set and the range was given up.
         """
 
         def damaged(damage: LogDamaged) -> None:
