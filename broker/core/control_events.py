@@ -145,7 +145,7 @@ class ListenerSecretRotated(Event, frozen=True, kw_only=True, tag="listener.secr
 
 
 class ListenerResealed(Event, frozen=True, kw_only=True, tag="listener.resealed"):
-    """The event that a listener's secrets were encrypted with another sealing key.
+    """The event that a listener's signing secrets and header values were encrypted with another sealing key.
 
     `sealed` maps each old encrypted text to the new one. Texts that it does not name stay unchanged.
     """
@@ -252,7 +252,8 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
     """The event which says that a range of the log is damaged: no replica has unaltered copies of its records.
-    `first_offset` and `last_offset` both belong to the range. A repeated event for the same range changes nothing.
+    `first_offset` and `last_offset` both belong to the range. A repeated event for a range that was not mended
+    meanwhile changes nothing.
 
     The topic is named without the prefix of the installation's topics.
     """

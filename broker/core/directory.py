@@ -34,7 +34,8 @@ REPLAY_HEADER: Final = "everput-replay"
 
 
 class Directory:
-    """All accounts, organizations, API keys, queues and listeners, computed from the events of the topic `control`.
+    """The state that is computed from the events of the topic `control`: accounts, organizations, invitations, API
+    keys, queues, listeners, replays, unreadable ranges of the log, and alerts.
 
     `initialized` says that a command of the operator has created an organization or a key. `given_up` holds the
     unreadable ranges of the log that an operator has given up as lost or retention has deleted, and `damage` all

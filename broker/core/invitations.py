@@ -35,7 +35,7 @@ class Invitation:
 
 
 class Invitations:
-    """The open invitations of all organizations."""
+    """The invitations of all organizations that are neither accepted nor revoked. Some of them may have expired."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, Invitation] = {}

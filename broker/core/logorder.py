@@ -41,7 +41,7 @@ class Lane(Generic[T]):
     partition is read from the offset `at` to the offset `end`.
 
     `rank` is the position of its topic in the order of topics. `floor_ms` is the highest time of a record that was
-    read.
+    read from the partition.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")
