@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 import pytest
 
 from broker.core.codec import decode, encode
-from broker.core.events import ChangeApplied, MessageDeleted, MessageUpdated, PartitionHandedOver
+from broker.core.events import ChangeApplied, Event, MessageDeleted, MessageUpdated, PartitionHandedOver
 from broker.core.ids import message_id
 from broker.core.window import Window
+from broker.delivery.changes import honour
 from broker.delivery.changes.honour import Changes
 from broker.delivery.dispatch.stream import Delivery, Stream, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
@@ -23,6 +25,7 @@ from broker.delivery.tuning import TUNED
 from broker.kafka.changes import ChangesTopic
 from broker.kafka.requests import KafkaRequests
 from broker.ports import EARLIEST, FetchResult, Record
+from tests.delivery.office import until
 from tests.delivery.test_due import set_aside
 from tests.outstanding_topic import OutstandingTopic
 
@@ -70,10 +73,28 @@ async def nothing() -> None:
     """It is ours."""
 
 
+class Feed:
+    """The changes of the log, as they come. standstill: called once, in the middle of the next read."""
+
+    def __init__(self, log: Log, standstill: Callable[[], None]) -> None:
+        self._log, self._standstill, self._at = log, [standstill], 0
+
+    def follow(self, offsets: Mapping[int, int]) -> None:
+        self._at = offsets[0]
+
+    async def read(self) -> list[tuple[int, int, Event]]:
+        await asyncio.sleep(0)
+        rows = self._log.rows["changes"][self._at :]
+        self._at += len(rows)
+        if rows and self._standstill:
+            self._standstill.pop()()
+        return [(0, row.offset, decode(row.value)) for row in rows]
+
+
 class Owner:
     """A worker's Changes; its one listener's stream is where the tail is, but for what is open."""
 
-    def __init__(self, log: Log, *, topic: OutstandingTopic | None = None) -> None:
+    def __init__(self, log: Log, *, topic: OutstandingTopic | None = None, feed: Feed | None = None) -> None:
         self.log = log
         self.partitions = {0: Partition(0, END)}
         self.outstanding = Outstanding(topic, topic, "messages", self.partitions, {}, nothing)
@@ -85,7 +106,7 @@ class Owner:
         self.tasks: list[asyncio.Task[None]] = []
         self.changes = Changes(
             log,
-            SimpleNamespace(follow=lambda _: None),
+            feed or SimpleNamespace(follow=lambda _: None),
             self.outstanding,
             self.partitions,
             {"l-1": self.dispatcher},
@@ -183,3 +204,20 @@ async def test_what_an_owner_that_is_gone_may_have_sent_is_unknown_though_a_late
     await asyncio.sleep(0)
     owner.attempt = None
     assert await owner.said() == {"l-1": "unknown"}
+
+
+async def test_what_a_worker_reads_while_it_stands_still_is_read_again_if_it_goes_on(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(honour, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    feed = Feed(log, lambda: setattr(clock, "now", TUNED.suspended_s + 1))
+    owner = Owner(log, feed=feed)
+    await owner.take_over()
+    owner.has_open(3)
+    log.change(MessageUpdated, 3, data="new")
+    running = asyncio.create_task(owner.changes.run())
+    await until(lambda: owner.tasks)
+    running.cancel()
+    assert await owner.said() == {"l-1": "pending"}
+    assert owner.changes.known[0, 3].offset == 0

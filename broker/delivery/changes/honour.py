@@ -276,8 +276,10 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                # The process was suspended, so other workers may own its partitions now. Skip the events just read.
+                # The process was suspended, so other workers may own its partitions now, and may apply these events.
                 # Checkpoints._pause() normally notices the suspension, too, and ends the worker.
+                # If the worker goes on, it reads the events again, so that none is lost.
+                self._tail.follow({one: at for one, at in self._positions.items() if one in self._partitions})
                 continue
             for partition, offset, event in events:
                 if partition in self._partitions and partition in self._floors:
