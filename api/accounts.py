@@ -26,7 +26,7 @@ from broker.volume import StoredBytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountLimits:
-    """The limits of sign-in attempts and registrations in one process.
+    """The rate limits of one process on checks of passwords and on registrations.
 
     A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
     """
@@ -55,9 +55,10 @@ DEFAULT_LIMITS: Final = AccountLimits()
 
 
 class Accounts:
-    """Handlers for /v1/accounts, /v1/sessions and /v1/organizations.
+    """Handlers for /v1/sessions, /v1/organizations and /v1/accounts, and for `password`, `unlink` and `delete` below
+    /v1/accounts.
 
-    `registration` says whether anybody may register.
+    `registration` says whether a person may register without an invitation.
     """
 
     def __init__(
@@ -167,7 +168,9 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def unlink(self, call: Call) -> Any:
-        """Unlink the account from the OpenID Connect provider, so that only its password signs in."""
+        """Unlink the account from the OpenID Connect provider, so that only its password signs in. End its other
+        sessions.
+        """
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
         body = await call.json(UnlinkBody, small=True)
@@ -218,7 +221,7 @@ class Accounts:
         return {"session": _session_fields(session)}
 
     def _account(self, session: Session) -> Account:
-        """Return the session's account. Raises NoSession if the account was deleted meanwhile."""
+        """Return the session's account. Raises NoSession if the account has been deleted."""
         account = self._view.state.accounts.by_id.get(session.account_id)
         if account is None:
             raise NoSession("This session is unknown or has ended. Sign in again.")
@@ -244,10 +247,11 @@ class Accounts:
         return {"organizations": [self._membership_fields(one, session.account_id) for one in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
-        """Count a sign-in attempt, or raise TooManyRequests.
+        """Count a check of a password, or raise TooManyRequests.
 
-        `known` says that the browser has signed in to this account before. Such attempts have limits of their own, so
-        that strangers can't lock the owner out. An attempt that one limit refuses is not counted for the other limits.
+        `known` says that the request has a session, or that somebody has signed in to this account in this browser
+        before. Such checks have limits of their own, so that strangers can't lock the owner out. A check that one limit
+        refuses is not counted for the other limits.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)

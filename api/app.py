@@ -83,8 +83,8 @@ _PUT_SLASHES: Final = 4
 
 
 def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> bool:
-    """Return whether Everput may send e-mail for an organization. A stranger who registers must not use the mail
-    server.
+    """Return whether Everput may send e-mail for an organization: only with a mail server, and only if the operator
+    created the organization or registration is closed. Otherwise, strangers who register could use the mail server.
     """
     organization = view.state.organizations.get(organization_id)
     by_operator = organization is not None and organization.by_shell
@@ -355,7 +355,9 @@ def make_app(
 
 
 def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
-    """Yield the HTTP method, the path and the required scope of every operation. Leave out `/v1/openapi.json`."""
+    """Yield the HTTP method, the path and the required scope of each operation of the API. Leave out `/v1/openapi.json`
+    and the WebSocket. The scope is None if the handler itself checks who may call it, or if anybody may.
+    """
     for route in app.routes:
         if isinstance(route, Route) and isinstance(route.endpoint, Resource) and route.path != "/v1/openapi.json":
             for method, scope in route.endpoint.scopes.items():

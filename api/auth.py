@@ -43,8 +43,9 @@ _SESSION_CALLS_PER_S: Final = 1.0
 class ApiKeys:
     """The look-up of API keys by the text that a client sends.
 
-    It caches the hashes of keys. It does not cache whether a key is valid, so a key is refused as soon as it is revoked
-    in the log. `limit` bounds the requests of each organization; None means no limit.
+    It caches the hashes of keys. It does not cache whether a key is valid, so a key is refused as soon as this process
+    has read from the log that the key was revoked. `limit` is the rate limit on each organization's requests with API
+    keys; None means no limit.
     """
 
     limit: Limit | None = None
@@ -101,7 +102,9 @@ class ApiKeys:
         return api_key
 
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Record in the log that an API key was used, unless its use was recorded within the last half hour."""
+        """Record in the log that an API key was used, unless its use was recorded within the last half hour. After an
+        hour, drop the key from the cache, so that its next use can be recorded.
+        """
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
         if at_ms - (api_key.last_used_at_ms or 0) >= _USE_NOTED_S * 500:
@@ -186,7 +189,8 @@ class Token(NamedTuple):
 class Sessions:
     """The look-up of sessions by their tokens, and the cookies that hold the tokens.
 
-    `public_url` is the URL that browsers use. Without a `public_url`, browsers use the address that they connect to.
+    `public_url` is the URL that browsers use. If it is None, each request's scheme and its header `Host` are used
+    instead.
     """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:
@@ -202,8 +206,8 @@ class Sessions:
     async def find(self, scope: Scope, headers: Headers) -> Session:
         """Return the session whose token the request holds, and count the request.
 
-        Raises NoSession if no session has this token, TooManyRequests beyond the rate limit, or Forbidden if a browser
-        sends the request for a page of another site.
+        Raises NoSession if the request holds no valid token, and TooManyRequests beyond the rate limit. Raises
+        Forbidden if a cookie holds the token, but a page of another site may have sent the request.
         """
         session = await self.look_up(scope)
         self._limit.take(headers, session.account_id)
@@ -212,8 +216,8 @@ class Sessions:
     async def look_up(self, scope: Scope) -> Session:
         """Return the session whose token the request holds. Do not count the request for the rate limit.
 
-        Raises NoSession if no session has this token, or Forbidden if a browser sends the request for a page of another
-        site.
+        Raises NoSession if the request holds no valid token. Raises Forbidden if a cookie holds the token, but a page
+        of another site may have sent the request.
         """
         token = self._token(scope)
         if token is None:
@@ -248,7 +252,9 @@ class Sessions:
         return b"set-cookie", cookie.encode()
 
     def _token(self, scope: Scope) -> Token | None:
-        """Return the session's token from the header `Authorization: Bearer evs_…`, or else from the cookie."""
+        """Return the session's token from the header `Authorization: Bearer evs_…`, or else from the cookie; None
+        without both.
+        """
         headers = dict(scope["headers"])
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         if authorization.lower().startswith(_BEARER):
@@ -283,8 +289,8 @@ def cookie(text: str, name: str) -> str | None:
     """Return a cookie's value from the header `Cookie`; None if it is missing. If the name is repeated, the last value
     counts.
 
-    Python's own parser takes quadratic time before 3.11.10 and 3.12.6 (CVE-2024-7592). This one does not remove quotes,
-    because the cookies of Everput have none.
+    Python's own parser takes quadratic time before 3.11.10 and 3.12.6 (CVE-2024-7592). This function does not remove
+    quotes, because the cookies of Everput have none.
     """
     value = None
     for pair in text.split(";"):

@@ -23,8 +23,8 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """The memory that unfinished request bodies may use in one process. One tenant may use at most as much as is left
-    for the others.
+    """The memory that unfinished request bodies may use in one process. Bodies of one tenant may use at most as many
+    bytes as then stay free, so a single tenant gets at most half.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
@@ -36,8 +36,8 @@ class Bodies:
         """Reserve memory for a body inside the `with` block. The block passes the size of each arriving part to the
         yielded function.
 
-        That function raises TooMuchUnderWay if there is no memory left. `tenant` is empty for a request without
-        credentials.
+        That function raises TooMuchUnderWay if too little memory is free, or if the tenant has used its share. `tenant`
+        is empty for a request without an organization.
         """
         held = 0
 

@@ -25,14 +25,18 @@ _TEXT_CHARS_MAX: Final = 200
 
 
 class Browsers:
-    """The signed cookies that mark known browsers. The first of `keys` signs new cookies, and all of them verify."""
+    """The signed cookies of known browsers, in which somebody has signed in to an account. The first of `keys` signs
+    new cookies. A cookie that any of `keys` has signed is valid.
+    """
 
     def __init__(self, keys: Sequence[bytes], *, known_s: int = KNOWN_S) -> None:
         self._known_s = known_s
         self._keys = keys
 
     def cookie(self, email: str, *, https: bool) -> tuple[bytes, bytes]:
-        """Return the `Set-Cookie` header that marks this browser as known to an account for a year."""
+        """Return the `Set-Cookie` header that marks this browser as known to an account for `known_s` seconds, by
+        default a year.
+        """
         claim = f"{int(time.time()) + self._known_s}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
         value = f"{claim}.{_signature(self._keys[0], claim, email)}"
         name, secure = (NAME_HTTPS, "; Secure") if https else (NAME, "")
@@ -40,8 +44,8 @@ class Browsers:
         return b"set-cookie", text.encode()
 
     def knows(self, scope: Scope, email: str, *, https: bool) -> bool:
-        """Return whether somebody has signed in to the account with this e-mail address in this browser, within the
-        last `known_s` seconds.
+        """Return whether a cookie proves that somebody has signed in to the account with this e-mail address in this
+        browser, within the last `known_s` seconds.
         """
         sent = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
         value = cookie(sent, NAME_HTTPS if https else NAME)

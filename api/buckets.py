@@ -24,7 +24,9 @@ class Allowance(NamedTuple):
 
 
 class Buckets:
-    """Rate limits by name, counted by the generic cell rate algorithm. Each name in use costs one number in memory."""
+    """Rate limits by name, such as a client's address, counted by the generic cell rate algorithm. Every name has the
+    same limit. One number is kept for each name.
+    """
 
     def __init__(self, size: int, *, per_s: float) -> None:
         self.size = size
@@ -49,8 +51,8 @@ class Buckets:
         return len(self._full_at_s)
 
     def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """Count `count` uses of the name (at most `size`), unless they would exceed the rate limit. `at_s` is the time
-        of any monotonic clock.
+        """Count `count` uses of the name, unless they would exceed the rate limit, and return what is left. More than
+        `size` uses in one call always exceed the limit. `at_s` is the time of any monotonic clock.
         """
         allowance = self.look(name, at_s, count)
         if not allowance.wait_s:
@@ -60,8 +62,8 @@ class Buckets:
         return allowance
 
     def _forget(self, at_s: float) -> None:
-        """Forget the names whose whole burst is available again. If too many names remain, also forget the half with
-        the fewest uses, so that clients gain nothing by using many names.
+        """Forget the names whose whole burst is available again. If more than NAMES_MAX / 2 names remain, keep only the
+        NAMES_MAX / 2 names with the most uses, so that clients gain nothing by using many names.
         """
         kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
         if len(kept) > NAMES_MAX // 2:

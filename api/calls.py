@@ -95,8 +95,8 @@ def request_id_of(sent: Mapping[bytes, bytes]) -> bytes:
 class Call:
     """An HTTP request, from its arrival to its answer.
 
-    `organization_id` and `actor` say who sends the request. They are set before the handler is called, except for
-    methods without a scope. `sent` holds the request's headers, and `headers` collects headers for the answer.
+    `organization_id` and `actor` say who sends the request. They are set before the handler is called, unless the route
+    requires no scope. `sent` holds the request's headers, and `headers` collects headers for the answer.
     """
 
     __slots__ = (
@@ -149,8 +149,9 @@ class Call:
     async def admit_api_key(self, scope: str, *, narrows: bool = False) -> ApiKey:
         """Authenticate the request by its API key, and require a scope. Return the key.
 
-        Raises Unauthenticated, Forbidden, or NotFound if the key is restricted to other queues. With `narrows`, a
-        restricted key is also admitted to a path without a queue, where the handler shows only the key's queues.
+        Raises Unauthenticated, TooManyRequests, Forbidden without the scope, or NotFound if the key is restricted to
+        other queues. A restricted key is admitted to a path without a queue only with `narrows`: the handler shows only
+        the key's queues.
         """
         api_key = await self._service.keys.find(self.api_key_text, self.headers, self.request_id)
         check_scope(api_key, scope)
@@ -184,8 +185,8 @@ class Call:
         return self._service.view.state.scopes_of(self.organization_id, self.session.account_id)
 
     def need(self, scope: str) -> None:
-        """Raise Forbidden unless the API key or the member's role has this scope. `check_still_in` makes the same check
-        again later.
+        """Raise Forbidden unless the API key or the member's role has this scope. check_still_in() repeats the check of
+        a role, because the role may change.
         """
         self._scopes_needed += (scope,)
         if self.api_key is not None:
@@ -249,7 +250,7 @@ class Call:
             ) from None
 
     def href(self, path: str) -> str:
-        """Return an absolute URL for a path that starts with /v1."""
+        """Return the absolute URL of a path such as `/v1/queues`. For an empty path, return the URL of the server."""
         public_url = self._service.public_url
         if public_url is not None:
             return public_url + path
@@ -271,9 +272,9 @@ class Call:
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
-        """Read the request's JSON body into this class. Raises NotJson, TooLarge, Malformed or Refused.
-        `times_bytes_max` allows a multiple of the usual size limit. `small` sets a limit of 16 KiB, for bodies without
-        messages.
+        """Read the request's JSON body into this class. Raises NotJson, TooLarge, Malformed, Refused or
+        TooMuchUnderWay, and what check_still_in() raises. `times_bytes_max` allows a multiple of the usual size limit.
+        `small` lowers the limit to 16 KiB.
         """
         self._check_json()
         limit = self._service.body_bytes_max * times_bytes_max
@@ -296,7 +297,7 @@ class Call:
 
     def declared_length(self) -> int | None:
         """Return the size of the body in bytes from the header Content-Length; None without this header. Raises
-        Malformed.
+        Malformed if the header is no number.
         """
         length = self.sent.get(b"content-length")
         if length is None:
@@ -307,7 +308,8 @@ class Call:
 
     async def body(self, limit: int) -> bytes:
         """Read the request's body. Raises TooLarge as soon as the body is known to exceed `limit` bytes, and Malformed
-        for a bad length.
+        if the header Content-Length is no number. Raises TooMuchUnderWay if unfinished bodies take too much memory, and
+        Disconnected if the client closes the connection.
         """
         length = self.declared_length()
         if length is not None and length > limit:
@@ -342,8 +344,8 @@ class Call:
         return bytes(body)
 
     def when_received(self, act: Callable[[int], None]) -> None:
-        """Register a function that is called with the body's size when the whole body has arrived. If `act` raises an
-        error, the request is refused.
+        """Register a function that is called with the body's size when a handler has read the whole body. If `act`
+        raises an error, the request is refused.
         """
         receive, size = self._receive, 0
 
@@ -363,8 +365,8 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Method(NamedTuple):
-    """A handler for one HTTP method of an API path, and who may call it. The handler returns a Stream, or a value that
-    is sent as JSON with status 200.
+    """A handler for one HTTP method of an API path, and who may call it. The handler returns a Stream, an Item (an
+    answer with an entity tag), or another value that is sent as JSON.
     """
 
     handler: Handler
@@ -377,8 +379,8 @@ class Method(NamedTuple):
 class Resource:
     """An ASGI application for one path of the API.
 
-    It calls the handler for the HTTP method and sends the answer. It adds HEAD and OPTIONS to the given methods, and
-    refuses query parameters that `parameters` does not list for the method.
+    It calls the handler for the HTTP method and sends the answer. It adds OPTIONS to the given methods, and HEAD if GET
+    is given. It refuses query parameters that `parameters` does not list for the method.
     """
 
     def __init__(
@@ -454,7 +456,9 @@ async def answer(
 async def answer_problem(
     send: Send, scope: Scope, error: BaseException, request_id: bytes, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> int:
-    """Answer a request with the problem details of an error, and return the HTTP status. Log unexpected errors."""
+    """Answer a request with the problem details of an error, and return the HTTP status. Log the error if the status is
+    500 or 503.
+    """
     status, headers, body = logged_problem(error, request_id, scope["path"], more)
     return await answer(send, scope, status, headers, MEDIA_TYPE, body, request_id)
 
@@ -462,7 +466,9 @@ async def answer_problem(
 def logged_problem(
     error: BaseException, request_id: bytes, path: str, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> Problem:
-    """Return the HTTP answer to an error, with all its headers. Log the error if the server caused it."""
+    """Return the HTTP answer to an error. Its headers include `more`, but not those that whole_headers() adds. Log the
+    error if the status is 500 or 503.
+    """
     status, headers, body = problem(error)
     headers += [*more, _NOT_STORED]
     if status == 500:
@@ -473,7 +479,7 @@ def logged_problem(
 
 
 def whole_headers(headers: Headers, kind: bytes, body: bytes, request_id: bytes) -> Headers:
-    """Add the headers that every HTTP answer with a body has, and return all headers."""
+    """Return the headers, with the type and the length of the body and the request id added."""
     return [
         *headers,
         (b"content-type", kind),

@@ -36,8 +36,8 @@ class Changes:
             self._limit = Limit("changes", per_min, per_s=per_min / _MINUTE_S, refusal=refusal)
 
     def take(self, headers: Headers, organization_id: str, body_bytes: int = 0) -> None:
-        """Count one change, and one more for each 4 KiB of its body. Raises TooManyRequests beyond the rate limit, and
-        StorageFull if the organization may store nothing more.
+        """Count one change, and one more for each whole 4 KiB of its body. Raises TooManyRequests beyond the rate
+        limit, and StorageFull if the organization may store nothing more.
         """
         if self._limit is not None:
             self._limit.take(headers, organization_id, min(1 + body_bytes // _BODY_BYTES, self._limit.size))
@@ -58,8 +58,8 @@ class Changes:
         return counted
 
     def take_more(self, organization_id: str, body_bytes: int) -> None:
-        """Count the part of a change's body whose size was unknown to `take`. Raises TooManyRequests beyond the rate
-        limit, and StorageFull if the organization may store nothing more.
+        """Count the body of a change after it has arrived, because its size was unknown to `take`. Raises
+        TooManyRequests beyond the rate limit, and StorageFull if the organization may store nothing more.
         """
         if self._limit is not None and body_bytes >= _BODY_BYTES:
             self._limit.take([], organization_id, min(body_bytes // _BODY_BYTES, self._limit.size))

@@ -31,7 +31,7 @@ class Clients:
     """The network addresses of clients, as names for rate limits.
 
     Header fields such as `X-Forwarded-For` count only if a proxy in the networks `trusted` sends them. `behind_proxy`
-    says that there is a proxy, but its network is not known. Then the addresses of all clients are unknown.
+    says that there is a proxy. If there is one, but `trusted` is empty, the addresses of all clients are unknown.
     """
 
     def __init__(self, trusted: Sequence[Network] = (), *, behind_proxy: bool = False) -> None:
@@ -39,7 +39,7 @@ class Clients:
         self._unknown = behind_proxy and not trusted
 
     def name(self, scope: Scope) -> str | None:
-        """Return the client's IPv4 address or its IPv6 network; None if it is unknown.
+        """Return the client's IPv4 address or its IPv6 network (/64); None if it is unknown.
 
         A loopback address that is no trusted proxy is unknown, because it may be a proxy or any user of this machine.
         """
@@ -78,7 +78,9 @@ class Clients:
         return found
 
     def peer(self, host: str) -> str | None:
-        """Return the name of the client at the other end of a connection. Return None if that may be a proxy."""
+        """Return the IPv4 address or the IPv6 network (/64) of the client at the other end of a connection. Return None
+        if this may be a proxy, or if `host` is no IP address.
+        """
         address = parse_address(host)
         if address is None or self._unknown or address.is_loopback or self._is_trusted(address):
             return None

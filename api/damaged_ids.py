@@ -55,7 +55,7 @@ class DamagedIds:
         return _PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
     def opened(self, text: str, organization_id: str) -> str | None:
-        """Decrypt an encrypted id. Return None if the text is no encrypted id."""
+        """Decrypt an encrypted id. Return None if the text is no encrypted id of this organization."""
         found = _SEALED.fullmatch(text)
         if found is None:
             return None

@@ -26,7 +26,7 @@ _OFFSET_MAX: Final = 2**63 - 1
 
 
 class OutstandingDeliveries:
-    """Handlers for a listener's parked and retrying deliveries."""
+    """Handlers for a listener's deliveries in the topic `outstanding`, and for redrives of them."""
 
     def __init__(
         self,
@@ -62,7 +62,8 @@ class OutstandingDeliveries:
         return {"deliveries": shown, "_links": links}
 
     async def redrive(self, call: Call) -> Any:
-        """Retry parked and retrying deliveries now. The answer has their number.
+        """Retry the listener's parked and retrying deliveries now: those of the messages that the body names, or all.
+        The answer has their number.
 
         The stored event names only messages with a parked or retrying delivery, because every process keeps these names
         in memory.
@@ -85,7 +86,9 @@ class OutstandingDeliveries:
         return {"count": count, "_links": _links(call, listener)}
 
     async def cancel_redrives(self, call: Call) -> Any:
-        """Cancel the listener's redrives. The answer has the number of deliveries that are not retried now."""
+        """Cancel the listener's redrives. The answer has the number of deliveries that were redriven and have not been
+        attempted since.
+        """
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
         count = await self._outstanding.count(listener, redriven=True)
         await self._commands.cancel_redrives(call.context(), listener.queue_id, listener.id)

@@ -71,7 +71,7 @@ class DirectPut:
         raise NotImplementedError
 
     def is_permitted(self) -> bool:
-        """Return whether the API key is known, and may put messages on this queue now."""
+        """Return whether the API key is valid and in the cache, and may put messages on this queue now."""
         return self._puts.target(self.url, self.sent) is not None
 
     def begin(self, body: bytes) -> bool:
@@ -126,9 +126,9 @@ class DirectPut:
 
 
 class DirectPuts:
-    """The part of the API that answers simple puts of messages without ASGI: it checks a put and appends its message.
+    """The part of the API that answers usual puts of messages without ASGI: it checks a put and appends its message.
 
-    `came` is called for each appended put. `volume` limits an organization's bytes; None means no limit.
+    `came` is called before each message is appended. `volume` limits an organization's bytes; None means no limit.
     """
 
     def __init__(
@@ -167,8 +167,8 @@ class DirectPuts:
         )
 
     def target(self, url: bytes, sent: Mapping[bytes, bytes]) -> tuple[ApiKey, Queue] | None:
-        """Return the API key and the queue of a put. Return None if the key is not known, or has no right to put on
-        this queue.
+        """Return the API key and the queue of a put. Return None if the key is not in the cache, has expired, or may
+        not put on this queue, or if this process knows no such queue.
         """
         api_key = self._keys.remembered(sent.get(b"x-api-key", b""))
         if api_key is None or not covers(api_key.scopes, _SCOPE):

@@ -26,8 +26,8 @@ _BACKLOGS_S: Final = 3.0
 async def health_fields(
     view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
 ) -> list[dict[str, Any]]:
-    """Return JSON fields with the health and the delivery counts of each listener. While Kafka does not answer, return
-    no fields.
+    """Return a dict of JSON fields for each listener: its health, and the counts, times and error of its deliveries. If
+    Kafka does not answer in time, each dict is empty.
     """
     try:
         async with asyncio.timeout(_FACTS_S):
@@ -38,7 +38,7 @@ async def health_fields(
 
 
 def listener_health(view: DirectoryView, listener: Listener, facts: Facts) -> dict[str, Any]:
-    """Return the health and the counts of one listener as JSON fields."""
+    """Return a listener's health, and the counts, times and error of its deliveries, as JSON fields."""
     replaying = any(replay.state == "running" for replay in view.state.replays.of(listener.id))
     return {
         "health": str(facts.health(paused=listener.paused is not None, replaying=replaying)),
@@ -55,8 +55,8 @@ def listener_health(view: DirectoryView, listener: Listener, facts: Facts) -> di
 async def queue_health_fields(
     view: DirectoryView, status: ListenerStatus, queues: Sequence[Queue]
 ) -> list[dict[str, Any]]:
-    """Return JSON fields for each queue: how many of its listeners are in each state, and how many deliveries are
-    retried or parked. While Kafka does not answer, return no fields.
+    """Return a dict of JSON fields for each queue: how many of its listeners have each health, and how many deliveries
+    are retrying or parked. If Kafka does not answer in time, each dict is empty.
     """
     listeners = [list(queue.listeners.values()) for queue in queues]
     known = iter(await health_fields(view, status, [one for some in listeners for one in some]))
@@ -105,8 +105,8 @@ async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) 
 
 
 async def backlogs_of(status: ListenerStatus, listeners: Sequence[Listener]) -> Mapping[str, Backlog] | None:
-    """Return how many messages wait for each listener of an organization, by listener id. Return None if Kafka does not
-    answer in time.
+    """Return for each listener of an organization, by its id, how many messages wait and when the oldest was put.
+    Return None if Kafka does not answer in time, or if too many large reads are running.
     """
     if not listeners:
         return {}
@@ -118,6 +118,6 @@ async def backlogs_of(status: ListenerStatus, listeners: Sequence[Listener]) -> 
 
 
 def _by_state(states: Iterable[str]) -> dict[str, int]:
-    """Return the number of listeners in each state, from the worst state to the best."""
+    """Return the number of listeners with each health, from worst to best. Leave out a health that no listener has."""
     counts = Counter(states)
     return {str(state): counts[state] for state in Health if counts[state]}

@@ -73,7 +73,7 @@ class Invitations:
 
     async def create(self, call: Call) -> Any:
         """Create an invitation for an e-mail address, and send it by mail if that is possible. The answer holds the
-        invitation's link, which later answers leave out.
+        invitation's token and, if there is a public URL, its link. Later answers leave out both.
         """
         await as_member(call, self._sessions, self._view, MEMBERS)
         body = await call.json(InvitationBody, small=True)

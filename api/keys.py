@@ -24,7 +24,7 @@ from broker.ports import ControlLog, DirectoryView
 
 
 class _Administrator(NamedTuple):
-    """The requester who creates or revokes API keys of an organization: an API key or a member's session."""
+    """The requester who lists, creates or revokes API keys of an organization: an API key or a member's session."""
 
     organization_id: str
     actor: str
@@ -103,8 +103,10 @@ class OrganizationKeys:
         return _answer(call, api_key, {})
 
     async def _administrator(self, call: Call) -> _Administrator:
-        """Return the sender of this request: an API key or a member of the path's organization. Raises Forbidden if the
-        sender lacks the scope `keys`, and NotFound for another organization.
+        """Return the sender of this request: an API key or a member of the path's organization.
+
+        Raises Unauthenticated or NoSession without valid credentials, and NotFound for another organization. Raises
+        Forbidden without the scope `keys`, or for an API key that is restricted to some queues.
         """
         await self._view.caught_up()
         organization_id = call.path("organization_id")

@@ -17,8 +17,8 @@ EVERYBODY: Final = ""  # the name under which a rate limit counts all clients to
 
 
 class Recent:
-    """The number of recent sign-in attempts of each network. The argument `left` of `Limit.check` gets this number, so
-    that networks with few recent attempts are served first.
+    """The number of recent attempts of each network to sign in, to confirm a password or to register. Limit.check() and
+    Limit.take() get this number as `left`, so that networks with few recent attempts are served first.
 
     One attempt of each network is forgotten every `each_s` seconds. At most `most` attempts of a network are
     remembered.
@@ -60,11 +60,11 @@ class Limit:
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
-        """Count `count` uses for this name, and append the `RateLimit` headers. Raises TooManyRequests
-        if the limit does not permit them.
+        """Count `count` uses for this name, and append the `RateLimit` headers. Raises TooManyRequests if the limit
+        does not permit them.
 
-        A limit that all clients share appears in the headers only when it refuses the request. `left` is a number of
-        uses that must stay free for other clients.
+        A limit that all clients share appears in the headers only when it refuses the request. `left` uses must stay
+        free for other clients, up to half of the limit.
         """
         if left:
             self.check(headers, whose, left=left)

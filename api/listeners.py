@@ -66,7 +66,7 @@ class Listeners:
 
     async def list(self, call: Call) -> Any:
         """List the listeners of a queue with their health. With `backlog=true`, also say how many messages wait for
-        each listener.
+        each listener. With `at`, list the listeners as they were at that time, without health and backlog.
         """
         query = call.query()
         queue = await find_queue(await self._views.of(call), call.organization_id, call.path("queue_id"))
@@ -82,8 +82,8 @@ class Listeners:
         return {"listeners": answer, "_links": links}
 
     async def get(self, call: Call) -> Any:
-        """Return a listener with its present state, lag and last error. With the parameter `at`, return the listener as
-        it was at that time, without these fields.
+        """Return a listener with its present state, health, lag and last error. With the parameter `at`, return the
+        listener as it was at that time, without these fields.
         """
         view = await self._views.of(call)
         listener = await self._find(call, view)
@@ -135,8 +135,8 @@ class Listeners:
 
 
 def listener_fields(listener: Listener) -> dict[str, Any]:
-    """Return a listener as JSON, without the values of its headers. `paused` is null, or the reason why the listener is
-    paused.
+    """Return a listener as JSON, with `…` for the values of its headers and without its signing secret. `paused` is
+    null, or the reason why the listener is paused.
     """
     settings = msgspec.structs.asdict(listener.settings)
     alerts = threshold_fields(settings.pop("alerts"))
@@ -163,7 +163,7 @@ def _answer(call: Call, listener: Listener, more: dict[str, Any]) -> Item:
 
 
 def _settings(body: ListenerSettingsBody, *, hidden: bool = False) -> dict[str, Any]:
-    """Return the delivery settings in a request's body. Raises Refused for a reserved or invalid header.
+    """Return the delivery settings in a request's body. Raises Refused if the headers are not allowed.
 
     `hidden` permits the placeholder `…` as a header's value, which keeps the stored value.
     """
@@ -209,7 +209,9 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
 
 
 def _begin_at_ms(begin: str) -> int | None:
-    """Convert the field `from` of a new listener to a time in milliseconds since the epoch. Return None for `now`."""
+    """Convert the field `from` of a new listener to a time in milliseconds since the epoch: 0 for `beginning`, None for
+    `now`. Raises Refused if the field is none of these and no time.
+    """
     if begin == "now":
         return None
     if begin == "beginning":

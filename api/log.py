@@ -92,8 +92,8 @@ class EventLog:
             ) from None
 
     async def _lines(self, call: Call, first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of a streamed answer. The answer ends early if the client's API key is revoked, or if the
-        client's account leaves the organization.
+        """Yield the lines of a streamed answer. The answer ends early if the client's API key or session becomes
+        invalid, or if its account may not read the organization's log any more.
         """
         yield self._slice_lines(first, call.organization_id)
         async for one in rest:
@@ -111,8 +111,8 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Restrict a selection of events to the events of one message, which begin at about the time in the message's
-        id. Raises NotFound if the organization has no such message.
+        """Restrict a selection to the events of one message, and its time range to begin no earlier than a minute
+        before the time in the message's id. Raises NotFound if the organization has no such message.
         """
         parts = parse_message_id(message_id)
         found = None

@@ -69,9 +69,10 @@ class OrganizationMembers:
 
 
 async def as_member(call: Call, sessions: Sessions, view: DirectoryView, scope: str | None = None) -> None:
-    """Require the session of a member of the path's organization, with a role that has the scope.
+    """Require the session of a member of the path's organization. With `scope`, the member's role must have this scope.
 
-    Raises NoSession without a session, NotFound for an account that is no member, Forbidden without the scope.
+    Raises NoSession without a valid session, TooManyRequests beyond the rate limit, NotFound for an account that is no
+    member, and Forbidden without the scope.
     """
     session = await sessions.find(call.scope, call.headers)
     organization_id = call.path("organization_id")

@@ -227,8 +227,8 @@ def _states(queue: Queue, states: Mapping[str, str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | UnsetType]:
-    """Trace the put of a message if this process traces. Yield the `traceparent` that attempts of the message will
-    send.
+    """Trace the put of a message or a batch if this process traces. Yield the `traceparent` that attempts of the
+    message will send.
 
     Without tracing, yield the `traceparent` of the client's request, or UNSET if the request has no valid one.
     """
@@ -291,8 +291,8 @@ def _listed(one: ListedMessage, asked_for: Filters) -> dict[str, Any]:
 
 
 def _steps(attempt: Attempt) -> dict[str, Any]:
-    """Return JSON fields of a failed attempt: the durations of the DNS look-up, the connection and the TLS handshake,
-    and the listener's answer. Fields that are not known are left out.
+    """Return JSON fields of an attempt: the durations of the DNS look-up, the connection and the TLS handshake, and the
+    listener's answer. Fields that are not known are left out.
     """
     steps = {"dns_ms": attempt.dns_ms, "connect_ms": attempt.connect_ms, "tls_ms": attempt.tls_ms}
     fields: dict[str, Any] = {name: ms for name, ms in steps.items() if ms is not None}
@@ -300,7 +300,7 @@ def _steps(attempt: Attempt) -> dict[str, Any]:
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
-    """Return the JSON fields of a listener's answer that the log has stored."""
+    """Return the JSON fields of a listener's answer to an attempt or a test, and of the request that it answered."""
     return {
         "headers": [{"name": name, "value": value} for name, value in answer.headers],
         "body": answer.body,

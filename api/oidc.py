@@ -53,8 +53,8 @@ _NONE: Final = "This server has no OpenID Connect provider. Sign in with a passw
 class OidcSignIn:
     """Handlers for sign-in with the OpenID Connect provider. `provider` is None if the operator has set none.
 
-    `may_create` says whether any person whom the provider signs in may get an account. Otherwise, only a person with an
-    invitation for the same e-mail address gets an account.
+    `may_create` says whether any person whom the provider signs in may get a new account. Otherwise, only a person with
+    an invitation for the same e-mail address gets a new account.
     """
 
     def __init__(
@@ -141,7 +141,9 @@ class OidcSignIn:
         return answer
 
     async def _sign_in(self, request: Request, headers: Headers, request_id: str) -> str:
-        """Add the cookies of a new session to the headers, and return the page that the person began from."""
+        """Complete the sign-in, and return the console page from which the person began. Add the cookies of the new
+        session and of the known browser to the headers. Raises IdentityRefused if the person may not sign in.
+        """
         if self._provider is None:
             raise IdentityRefused(_NONE, reason="provider")
         self._count(request.scope, [])
@@ -165,8 +167,8 @@ class OidcSignIn:
         return page
 
     async def _is_invited(self, page: str, email: str) -> bool:
-        """Return whether the page accepts an invitation of this e-mail address, so that the person may get an
-        account.
+        """Return whether the console page is the link of a valid invitation for this e-mail address, so that the person
+        may get an account.
         """
         if not page.startswith(_INVITATION):
             return False
@@ -179,7 +181,8 @@ class OidcSignIn:
     def _opened(self, request: Request) -> tuple[str, str, str]:
         """Return the nonce, the PKCE verifier and the page of the sign-in that this browser has begun.
 
-        Raises IdentityRefused unless the request has the cookie and the state of the same sign-in.
+        Raises IdentityRefused unless the request has the cookie and the state of the same sign-in, and the sign-in
+        began less than ten minutes ago.
         """
         stale = IdentityRefused("This sign-in was not begun in this browser, or too long ago.", reason="stale")
         sealed = cookie(request.headers.get("cookie", ""), self._cookie_name(request.scope))

@@ -166,7 +166,9 @@ def _subclasses(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
 
 
 def _describe(schema: dict[str, Any], shape: type[msgspec.Struct]) -> None:
-    """Add the docstrings of a class, of its base classes and of their fields to the JSON Schema of the class."""
+    """Add the docstring of a class, and the docstrings of its own and its inherited fields, to the JSON Schema of the
+    class.
+    """
     schema["description"], _ = described(shape)
     names = dict(zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True))
     for base in filter(_is_ours, reversed(shape.__mro__)):
@@ -231,8 +233,8 @@ def _operation(
 
 
 def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, OperationDoc]]) -> dict[str, Any]:
-    """Create OpenAPI links for an operation that creates a resource. The links lead to all operations that take the
-    resource's id.
+    """Create OpenAPI links for an operation that creates a resource. The links lead to each operation whose path has
+    the new resource's id, and no other id that `path` lacks.
     """
     values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
     values[made] = f"$response.body#{pointer}"
@@ -244,7 +246,7 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, O
 
 
 def _tag(path: str) -> str:
-    """Return the group of a path's operations. This is the last part of the path that names a group."""
+    """Return the group of a path's operations. The last part of the path that belongs to a group decides."""
     parts = [_TAG_OF.get(part, part) for part in path.split("/")]
     return next(part for part in reversed(parts) if part in _TAGS)
 

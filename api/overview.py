@@ -39,8 +39,9 @@ class Overview:
         self._status = status
 
     async def get(self, call: Call) -> Any:
-        """Answer with the counts of all queues together, and with the listeners that need attention. For an API key
-        that is restricted to some queues, the answer covers only these queues.
+        """Answer with the counts of all queues together, and with at most ATTENTION_MAX listeners that need attention.
+        Only the first LISTENERS_MAX listeners are checked. For an API key that is restricted to some queues, the answer
+        covers only these queues.
         """
         api_key = call.api_key
         state = self._view.state

@@ -28,9 +28,10 @@ _NONCE_BYTES: Final = 12
 
 
 class PageTokens:
-    """The encryption of page tokens, with which a client requests the next page of a list.
+    """The encryption of page tokens, with which a client requests the next page of a list. Tokens in mails that reset a
+    password, and cookies of OpenID Connect sign-ins, are encrypted in the same way.
 
-    The newest sealing key encrypts a page token, and every sealing key can decrypt it.
+    The newest sealing key encrypts a token, and every sealing key can decrypt it.
     """
 
     def __init__(self, sealer: Sealer) -> None:
@@ -43,7 +44,7 @@ class PageTokens:
         return base64.urlsafe_b64encode(_VERSION + nonce + sealed).decode().rstrip("=")
 
     def open(self, token: str, organization_id: str, path: str) -> bytes:
-        """Decrypt a page token. Raises BadParameter if the token is not from this list."""
+        """Decrypt a page token. Raises BadParameter if the token is not from this list of this organization."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
         except (binascii.Error, ValueError):

@@ -99,8 +99,8 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
 
 
 def time_parameter(query: Mapping[str, str], name: str) -> int | None:
-    """Return a time in the query, in milliseconds since the epoch; None if it is missing. Raises BadParameter if it is
-    no such time.
+    """Return a time in the query, in milliseconds since the epoch; None if it is missing. Raises BadParameter if the
+    text is no time, or has no time zone.
     """
     if name not in query:
         return None
@@ -148,7 +148,9 @@ def optional_rfc3339(at_ms: int | None) -> str | None:
 
 
 def page_limit(query: Mapping[str, str]) -> int:
-    """Return how many items a page may have. Raises BadParameter if `limit` is not a number in the allowed range."""
+    """Return how many items a page may have: the parameter `limit`, or 100 without it. Raises BadParameter if `limit`
+    is not a whole number from 1 to 1,000.
+    """
     text = query.get("limit")
     if text is None:
         return _LIMIT_DEFAULT

@@ -48,7 +48,7 @@ class PasswordResets:
     """Handlers for /v1/accounts/password-reset.
 
     `mailer` is None if the operator has set no mail server, and `public_url` is None if the operator has set no public
-    URL. In both cases, no password can be reset by e-mail.
+    URL. In both cases, no mail that resets a password can be sent.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class PasswordResets:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def ask(self, call: Call) -> Any:
-        """Send a mail that resets the password, if the account exists and is not blocked. The answer does not tell
-        whether it exists.
+        """Send a mail with a link for a new password, if the account exists and is not blocked. While 20 mails are
+        being sent, send none. The answer does not tell whether the account exists.
         """
         body = await call.json(ResetBody, small=True)
         mailer, public_url = self._mailer, self._public_url
@@ -116,7 +116,9 @@ class PasswordResets:
         return {"account": {"id": account.id, "email": account.email}}
 
     async def _account(self, token: str) -> Account:
-        """Return the account that a token is for. Raises Refused if the token has expired, was used, or is invalid."""
+        """Return the account that a token is for. Raises Refused if the token is invalid, has expired or was used, or
+        if the account is blocked or deleted.
+        """
         wrong = Refused("This link is not valid any more. Ask for another one.", pointer="/token")
         try:
             ends_at_ms, fingerprint, account_id = self._tokens.open(token, "", _PATH).decode().split(" ")

@@ -24,8 +24,8 @@ class Views:
         """Return the directory as it was at the time of the parameter `at`, or the current directory without this
         parameter.
 
-        Raises BadParameter for a time in the future. Without `organization_id`, the organization of the request's key
-        is used.
+        Raises BadParameter for a time in the future. Without `organization_id`, the organization of the request is
+        used.
         """
         query = call.query()
         at_ms = time_parameter(query, "at")

@@ -38,8 +38,9 @@ class Queues:
         return _answer(call, queue)
 
     async def list(self, call: Call) -> Any:
-        """List queues. The parameter `name` selects the queue with exactly this name. With `health=true` and
-        `backlog=true`, each queue has the health and the backlog of its listeners.
+        """List the queues that the requester may see. The parameter `name` selects the queue with exactly this name.
+        `health=true` adds the health of each queue's listeners, and `backlog=true` their backlog. With `at`, neither is
+        added.
         """
         query = call.query()
         wanted = {name for name in ("health", "backlog") if flag_parameter(query, name) and "at" not in query}

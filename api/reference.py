@@ -43,7 +43,9 @@ CHANGES: Final = frozenset(
 
 
 class Parameter(NamedTuple):
-    """A parameter of the query or, if `place` is `header`, a header of the request. `schema` is its JSON Schema."""
+    """A parameter of the query, a header of the request, or a parameter of the path: `place` says which. `schema` is
+    its JSON Schema.
+    """
 
     name: str
     description: str

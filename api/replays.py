@@ -24,8 +24,8 @@ EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for the replays of a listener. `count` is called with the size of each new replay, so that the replay
-    counts against the organization's limits.
+    """Handlers for the replays of a listener. `count` is called with the organization, and with the bytes of each new
+    replay's selected offsets, so that the replay counts against the organization's limits.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:
@@ -84,7 +84,7 @@ class Replays:
         return await self._commands.find(call.organization_id, *ids)
 
     async def _progress(self, replay: Replay) -> dict[str, float]:
-        """Return a replay's progress as a JSON field. While Kafka does not answer, there is no field."""
+        """Return a replay's progress as a JSON field. If Kafka does not answer, return no field."""
         try:
             return {"progress": round(await self._commands.progress(replay), 4)}
         except LogUnavailable:
@@ -128,8 +128,8 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
-    """Return a planned replay as JSON. The estimated duration assumes the lower of two rates: the replay's own rate,
-    and EXPECTED_PER_S messages a second.
+    """Return a planned replay as JSON. The estimated duration assumes EXPECTED_PER_S messages a second, or the rate
+    limit of the replay or else the listener if that is lower.
     """
     return {
         "from": rfc3339(planned.from_ms),

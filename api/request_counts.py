@@ -16,10 +16,11 @@ GONE: Final = 499
 
 
 class RequestCounts:
-    """The number and the durations of requests by HTTP method and route. A route is a path's template.
+    """The number and the durations of requests by HTTP method and route; the number also by HTTP status. A route is a
+    path's template.
 
-    Requests with an unknown path or method are counted as `other`. `took` measures from a request's head to its
-    answer's end.
+    Requests with an unknown path or method are counted as `other`. `took` measures the milliseconds from a request's
+    head to its answer's end.
     """
 
     def __init__(self) -> None:

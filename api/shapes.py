@@ -76,7 +76,7 @@ class QueueChangeBody(Struct, forbid_unknown_fields=True):
 
 
 class NameBody(Struct, forbid_unknown_fields=True):
-    """The body of a request that names an organization."""
+    """The body of a request to create an organization."""
 
     name: Name
     """The name, with 1 to 200 printable characters."""
@@ -108,7 +108,7 @@ class UnlinkBody(Struct, forbid_unknown_fields=True):
 
 
 class ResetBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to have a mail sent that resets a password."""
+    """The body of a request to send a mail with which a person resets a password."""
 
     email: Email
     """The e-mail address of the account."""
@@ -183,7 +183,7 @@ class KeyBody(Struct, forbid_unknown_fields=True):
 
 
 class ListenerBatchBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The limits of a request that carries several messages."""
+    """The limits of a batch: a request to a listener that carries several messages."""
 
     max_messages: Annotated[int, Meta(ge=2, le=1000)] = Batch().max_messages
     """The most messages in a request. Default: 100."""
@@ -271,7 +271,7 @@ class RedriveBody(Struct, forbid_unknown_fields=True):
 
 
 class ReplayBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The body of a request to start or count a replay."""
+    """The body of a request to start a replay, or only to count its messages."""
 
     begin: str = msgspec.field(name="from")
     """The start of the time range: a time, or `beginning`."""
@@ -305,7 +305,7 @@ class MessageBody(Struct, forbid_unknown_fields=True):
 
 
 class MessageDataBody(Struct, forbid_unknown_fields=True):
-    """The body of a request to change a message."""
+    """The body of a request to change a message's data."""
 
     data: str
     """The new data: any text up to 1 MiB of UTF-8."""

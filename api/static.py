@@ -66,7 +66,7 @@ class StaticFile:
 
 
 def static_route(path: str, media: str, content: bytes) -> Route:
-    """Return the route of a file. The file is compressed at its first request."""
+    """Return the route of a file. The file is compressed when a client first needs it compressed."""
     return Route(path, StaticFile(media, content).send)
 
 

@@ -30,8 +30,8 @@ _HOUR_MS: Final = _UNITS_MS["h"]
 
 
 class StatisticsOf:
-    """Handlers for the statistics of a queue and of a listener. They ask `status` how many deliveries wait for a
-    listener.
+    """Handlers for the statistics of a queue and of a listener. For a listener, `status` says how many messages wait
+    for it.
     """
 
     def __init__(

@@ -36,10 +36,10 @@ class Stream(NamedTuple):
 async def answer_stream(
     scope: Scope, receive: Receive, send: Send, stream: Stream, request_id: bytes, more: Headers
 ) -> None:
-    """Send status 200 and all chunks; to a HEAD request, only the headers. This function never raises.
+    """Send status 200 and all chunks; to a HEAD request, only the headers.
 
-    An error while chunks are created ends the answer early. The last line of the answer is then missing, so that a
-    client can tell that the answer is incomplete.
+    An error while chunks are created or sent is logged, not raised. The connection then closes without the last
+    HTTP/1.1 chunk, so that a client can tell that the answer is incomplete.
     """
     headers = [(b"content-type", stream.kind), (b"cache-control", b"no-store"), (b"x-request-id", request_id), *more]
     sending = asyncio.create_task(_send_all(scope, send, stream, headers))

@@ -118,8 +118,10 @@ DEFAULT_BOUNDS: Final = TunnelBounds()
 
 
 class Tunnel:
-    """A tunnel: the WebSocket of one client of `everput listen`. Two bounds apply to the bytes of waiting requests: one
-    for this tunnel, and one for all tunnels of its tenant.
+    """A tunnel: the WebSocket of one client, which is `everput listen` or a page of the console.
+
+    Two bounds apply to the bytes of requests until they are sent to the client: one for this tunnel, and one for all
+    tunnels of its tenant. The class Tunnels has a third bound, for the whole process.
     """
 
     def __init__(self, websocket: WebSocket, bytes_max: int, tenants_room: Room) -> None:
@@ -147,7 +149,9 @@ class Tunnel:
             del self._asked[number]
 
     async def say(self, message: dict[str, Any]) -> None:
-        """Send a message to the client. Wait until the client has read most of the messages before it."""
+        """Send a message to the client. Wait while the WebSocket's send buffer is full. If the WebSocket is closed, do
+        nothing.
+        """
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # a closed WebSocket raises RuntimeError
             await self._websocket.send_text(orjson.dumps(message).decode())
 
@@ -182,13 +186,13 @@ class Tunnels:
 
     @property
     def waiting(self) -> int:
-        """The number of requests that wait for a client's answer."""
+        """The number of workers' requests and probes that no client has answered yet."""
         return sum(tunnel.waiting for tunnel in self._open.values())
 
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
-        """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. One bound applies to the
-        bytes of all requests that wait in tunnels of the same tenant.
+        """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. All tunnels of a tenant
+        share one bound on the bytes of requests until they are sent to clients.
         """
         room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
         tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)
@@ -361,8 +365,8 @@ class Listen:
         return await commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True), False
 
     async def _watch(self, websocket: WebSocket, call: Call, listener: Listener) -> None:
-        """Wait until the key or the session has ended, the listener is deleted, or another client takes over. Then
-        close the WebSocket.
+        """Wait until the API key or the session may not use the tunnel any more, the listener is deleted, or another
+        client takes over the listener. Then close the WebSocket.
         """
         while (end := self._end(call, listener)) is None:
             await asyncio.sleep(self._tunnels.bounds.look_s)

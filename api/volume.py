@@ -17,8 +17,8 @@ _WINDOW_S: Final = 10  # A burst may have as many bytes as the rate limit permit
 
 
 class Volume:
-    """The rate limit on the bytes of each organization's requests, counted in this process. `bytes_max` is the size of
-    the largest body.
+    """The rate limit on the bytes with which each organization puts and changes messages, counted in this process.
+    `bytes_max` is the size of the largest body.
     """
 
     def __init__(self, bytes_per_s: int, *, bytes_max: int) -> None:
@@ -31,8 +31,8 @@ class Volume:
         )
 
     def before(self, handler: Handler) -> Handler:
-        """Return a handler that first counts the bytes of the request's body, and then calls the given handler. The
-        returned handler raises TooManyRequests if the organization has put too many bytes.
+        """Return a handler that counts the bytes of the request's body and calls the given handler. The returned
+        handler raises TooManyRequests if the organization has put too many bytes.
         """
 
         async def counted(call: Call) -> Any:

@@ -62,7 +62,8 @@ class RecordStream:
 def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
     """Return the Faust agent that applies the events of the topic `control` to the directory.
 
-    The agent calls `failed` with any error. The process must then end, because its directory may be wrong.
+    An event that only a newer version of Everput can decode is logged and skipped. The agent calls `failed` with any
+    other error. The process must then end, because its directory may be wrong.
     """
 
     async def control(stream: Any) -> None:
@@ -84,7 +85,8 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
     """Return the Faust agent that starts, changes and stops the deliveries to each listener, as the events of the topic
     `control` say.
 
-    The agent calls `failed` with any error. The process must then end, because it might send to a deleted listener.
+    The agent skips an event that only a newer version of Everput can decode. The agent calls `failed` with any other
+    error. The process must then end, because it might send to a deleted listener.
     """
 
     async def delivery_streams(stream: Any) -> None:
@@ -110,8 +112,8 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
 
 
 def follow(event: Event, directory: Directory, streams: DeliveryStreams) -> None:
-    """Start, change or stop the deliveries to the listeners that an event concerns. The directory already has this
-    event, and perhaps later ones.
+    """Start, change or stop the deliveries of the listeners and replays that an event concerns. The directory already
+    has this event, and perhaps later ones.
     """
     for listener_id in streams.concerned(event):
         listener = directory.listeners.get(listener_id)

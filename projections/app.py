@@ -76,8 +76,8 @@ class Projections:
 
     async def start(self, *, timeout_s: float = 30.0) -> None:
         """Begin to read the topic `control`, and return once everything in it is applied. Raises LogUnavailable if
-        Kafka does not answer, ViewBehind if this takes too long, or ConfigurationError if the topic was altered or has
-        lost records.
+        Kafka does not answer, ViewBehind if applying takes longer than `timeout_s`, or ConfigurationError if the topic
+        was altered or has lost records.
         """
         good = await self._control.check()
         self._ended = asyncio.get_running_loop().create_future()
@@ -122,7 +122,9 @@ class Projections:
         await self._control.begin_group(group, end)
 
     async def stop(self) -> None:
-        """Stop reading, and leave no consumer group and no file behind."""
+        """Stop reading. Delete the consumer group if start() has committed an offset for it; Kafka drops a group
+        without offsets by itself.
+        """
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -153,18 +155,20 @@ class Projections:
         return await asyncio.shield(self._ended)
 
     def failed(self, reason: BaseException) -> None:
-        """Record that a Faust agent has failed. A call of crashed() then returns the reason."""
+        """Record why the projections have failed. crashed() then returns the reason that was recorded first."""
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(reason)
 
     async def _watch_app(self) -> None:
-        """Wait until the Faust app stops. A crash of the app would not end the process by itself."""
+        """Wait until the Faust app stops, and record this as a failure. A crash of the app would not end the process by
+        itself.
+        """
         app = self._app
         await app.wait_for_stopped(asyncio.get_running_loop().create_future())
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
 
     async def _first_of(self, waiting: Any) -> None:
-        """Wait for `waiting`. If the projections end first, raise their error."""
+        """Wait for `waiting`. If the projections end first, raise LogUnavailable with the reason."""
         task = asyncio.ensure_future(waiting)
         if self._ended is None:
             raise RuntimeError("the projections were not started; call start() first")
@@ -191,8 +195,8 @@ class _App(faust.App):  # type: ignore[misc]
 
 
 def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
-    """Return a Faust app that is not started. `options` are those of Kafka's clients, `group` is its consumer group,
-    and `more` are further settings of Faust.
+    """Return a Faust app that is not started. `options` are the connection options of Kafka's clients, `group` is the
+    app's consumer group, and `more` are further settings of Faust.
     """
     return _App(
         group,
@@ -230,10 +234,10 @@ def _credentials(options: dict[str, Any]) -> Any:
 
 
 def prepare() -> None:
-    """Create a Faust app and drop it, so that further ones are created in a tenth of the time.
+    """Create a Faust app and drop it, so that further apps are created in a tenth of the time.
 
     The first app of a process imports modules, and looks up the file of each imported module. A process that forks
-    others does this for all of them.
+    others calls this function first, so that the forked processes need not import the modules.
     """
 
     async def agent(_stream: Any) -> None:

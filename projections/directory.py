@@ -91,8 +91,8 @@ class DirectoryProjection:
             ) from None
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
-        """Wait until all events that the topic `control` has now were applied. Raises ViewBehind if this takes too
-        long.
+        """Wait until all events that the topic `control` has at the time of this call are applied. Raises ViewBehind if
+        this takes too long, and LogUnavailable if Kafka does not answer.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -104,8 +104,8 @@ class DirectoryProjection:
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:
-        """Return the end offset of the topic `control`, read from Kafka after this call began. Concurrent calls share
-        one request to Kafka.
+        """Return the end offset of the topic `control`, read from Kafka after this call began. All calls during one
+        request to Kafka share the next request.
         """
         if self._end_lookup is None or self._end_lookup.done():
             self._end_lookup = _shared(self._control.end_offset())

@@ -85,7 +85,9 @@ class Statistics:
             await asyncio.sleep(_AGAIN_S)
 
     async def _run_app(self) -> None:
-        """Start a Faust app, and wait until it ends. Raises the error that ended it."""
+        """Start a Faust app, and wait until it ends, can't count a batch, or asks for no records for _STALLED_S
+        seconds. Then stop the app and raise the error that ended it.
+        """
         group = f"{self._kafka.topic_prefix}statistics"
         app = faust_app(await reachable(self._kafka), group, broker_max_poll_interval=_NEVER_S)
         feed = _Feed(self.counting, self._topics)
@@ -145,7 +147,9 @@ class _Feed:
             self.broken.set_result(error)
 
     async def fetch(self, active: Iterable[TP]) -> dict[TP, list[Batch]]:
-        """Return new batches of records by partition, and then pause. If there are no new records, wait for some."""
+        """Read new batches of records from the partitions, pause, and return the batches by partition. Without new
+        records, or if Kafka does not answer, return an empty dict after the pause.
+        """
         counting, self.asked_s = self._counting, time.monotonic()
         lanes = frozenset(Lane(self._names[tp.topic], tp.partition) for tp in active)
         try:
@@ -191,8 +195,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return await self.transport.feed.fetch(active_partitions or ())
 
     def _to_message(self, tp: TP, record: Batch) -> _Message:
-        """Return a record batch as a message for Faust. The message has a serial number as its offset, because Faust
-        would drop a batch that is read again.
+        """Return a record batch as a message for Faust. The message has a serial number as its offset: with the offset
+        in Kafka, Faust would drop a batch that is read again.
         """
         generation = self.app.consumer_generation_id  # Faust drops records of other generations.
         message = _Message(
@@ -202,8 +206,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return message
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Return no offsets, because this consumer group commits none. Faust calls this method after each rebalance;
-        Everput itself knows where to continue reading.
+        """Forget the record batches that are not counted yet, and return no offsets, because this consumer group
+        commits none. Faust calls this method after each rebalance; Everput itself knows where to continue reading.
         """
         self.transport.feed.again()
         return {}
