@@ -327,7 +327,7 @@ def make_app(
                 GET=Method(replays.get, "queues:read"),
                 DELETE=Method(replays.cancel, "queues:operate"),
             ),
-            at(f"{listener}/replays/{{replay_id}}/pause", POST=changing(replays.pause, "queues:operate")),
+            at(f"{listener}/replays/{{replay_id}}/pause", POST=Method(replays.pause, "queues:operate")),
             at(f"{listener}/replays/{{replay_id}}/resume", POST=changing(replays.resume, "queues:operate")),
         ],
         exception_handlers={HTTPException: elsewhere.refused, Exception: elsewhere.failed},
