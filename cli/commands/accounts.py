@@ -178,8 +178,9 @@ def _say_ownerless(organizations: Iterable[Organization]) -> None:
 
 
 def _say_keys(state: Directory, account: Account) -> None:
-    """Name the API keys that the account created, because anybody who has such a key can still use it."""
-    made = [api_key for api_key in state.keys.values() if api_key.created_by == f"account:{account.id}"]
+    """Name the valid API keys that the account created, because anybody who has such a key can still use it."""
+    at_ms, creator = now_ms(), f"account:{account.id}"
+    made = [one for one in state.keys.values() if one.created_by == creator and not one.has_expired(at_ms)]
     for api_key in made:
         name = state.organizations[api_key.organization_id].name
         say(f"still valid: the key {api_key.name} ({api_key.id}) of the organization {name}", err=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
 from broker.sealing import new_sealing_key
 from broker.settings import KafkaSettings
+from tests.listeners import until
 from tests.scenarios.running import alone, everput, said
 from tests.smtp import receiving_mail
 
@@ -109,10 +111,17 @@ async def test_what_the_shell_does_to_an_account_counts_in_every_process_at_once
             organization = made.json()["organization"]["id"]
             keys = f"{urls[1]}/v1/organizations/{organization}/keys"
             key = (await client.put(keys, json={"name": "deploy"}, headers=session)).json()["key"]
+            soon = {"name": "expired", "expires_at": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()}
+            expired = (await client.put(keys, json=soon, headers=session)).json()["key"]
 
+            async def has_expired() -> bool:
+                return await statuses({"x-api-key": expired["secret"]}, "/v1/queues") == {401}
+
+            await until(has_expired, what="a key has expired")
             blocked = await asyncio.to_thread(everput, "accounts", "block", ann["email"], *options)
             assert "has no owner left who can sign in" in blocked.stderr
             assert f"still valid: the key deploy ({key['id']})" in blocked.stderr
+            assert expired["id"] not in blocked.stderr
             assert await statuses(session) == {401}
             assert await statuses({"x-api-key": key["secret"]}, "/v1/queues") == {200}
             await sign_in(ann, 403)
