@@ -23,9 +23,10 @@ _BODY_BYTES: Final = 4 << 10
 
 
 class Changes:
-    """The count of each organization's changes in this process.
+    """The limits on an organization's changes other than to messages, such as a new queue, a listener's update or a
+    replay. They are counted in this process.
 
-    `per_min` is the limit for each organization, with a burst of one minute's worth. None means no limit.
+    `per_min` is the rate limit for each organization, with a burst of one minute's worth. None means no rate limit.
     """
 
     def __init__(self, per_min: int | None, stored: StoredBytes) -> None:

@@ -114,7 +114,7 @@ def time_parameter(query: Mapping[str, str], name: str) -> int | None:
 
 def flag_parameter(query: Mapping[str, str], name: str, *, default: bool = False) -> bool:
     """Return whether a parameter of the query is `true`. A missing parameter has the value `default`. Raises
-    BadParameter for other texts.
+    BadParameter if the parameter is neither `true` nor `false`.
     """
     text = query.get(name, "true" if default else "false")
     if text not in ("true", "false"):

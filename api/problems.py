@@ -46,7 +46,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Malformed(errors.BrokerError):
-    """The request's body is not valid JSON."""
+    """The request's body, its query or its header Content-Length can't be read."""
 
     code = "malformed"
 

@@ -41,7 +41,7 @@ for _name in ("faust", "mode"):
 
 
 class Projections:
-    """The state that this process builds from the event log, and keeps up to date while it runs."""
+    """The state that this process builds from the topic `control`, and keeps up to date while it runs."""
 
     def __init__(self, kafka: KafkaSettings, control: ControlLog) -> None:
         self._kafka = kafka
@@ -65,8 +65,8 @@ class Projections:
         return self._directory.position
 
     def on_change(self, callback: Callable[[Event], None]) -> None:
-        """Call `callback` with each event of the topic `control`, right after it was applied to the directory. Use this
-        before start().
+        """Call `callback` with each event of the topic `control`, right after the event was applied to the directory.
+        The callback gets no event that was applied before this call.
         """
         self._directory.on_change(callback)
 

@@ -71,7 +71,9 @@ class DirectoryProjection:
                 waiter.set_result(None)
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event had no effect."""
+        """Return whether the event at this offset had no effect. Only the last _PASSED_OVER_MAX such events are
+        remembered.
+        """
         return offset in self._passed_over
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:

@@ -36,7 +36,7 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-# If the reader keeps up, it pauses for this many seconds after each read: few large reads cost less than many.
+# If the reader keeps up, it pauses this many seconds after each read, because many records in one read cost less.
 _IDLE_S: Final = 2.0
 # While the reader is behind, it pauses for twice the duration of each read, because deliveries are more important.
 _DUTY: Final = 2.0
