@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 
 class WaitingClient(Client):
-    """An API client for commands. After a second, the client says what it waits for. If nothing listens at the URL, the
-    client fails immediately.
+    """An API client for commands. If a request takes longer than a second, a line on stderr names the URL of the API.
+    If the first connection is refused, the client fails without retries.
     """
 
     def __init__(self, url: str, key: str | None, *, give_up_after_s: float) -> None:
@@ -47,7 +47,7 @@ class WaitingClient(Client):
 
 
 def asks(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command that uses the API with the options for the API and `--json`.
+    """Decorate a command that uses the API: add `--json`, and the options for the URL and the key of the API.
 
     The command gets the arguments `client` (an API client) and `as_json`.
     """
@@ -94,7 +94,8 @@ def check_address(url: str, key: str) -> None:
 def errors_as_refusals(url: str) -> Iterator[None]:
     """Turn errors of the API client into errors of a command.
 
-    Raises Refused if the API refuses the request, and ConfigurationError if no API answers or the key is not accepted.
+    Raises ConfigurationError if no API answers, if the API can't answer at the moment (429, 502, 503 or 504), or if the
+    API key is refused or has no right to do this. Raises Refused if the API refuses the request for another reason.
     """
     try:
         yield
@@ -122,7 +123,8 @@ def nothing_answers(url: str, error: Exception) -> ConfigurationError:
 def find_queue(client: Client, queue: str) -> str:
     """Return the id of the queue with this id or name.
 
-    Raises NotFound if there is no such queue, or NoNames if the API key has no right to look up names.
+    An API key that may not read queues can't check an id, so the id is then returned unchecked. Raises NotFound if no
+    queue has this id or name, or NoNames if the API key has no right to look up the name.
     """
     try:
         if is_id(queue) and _is_there(client, queue):
@@ -153,8 +155,8 @@ def _is_there(client: Client, queue_id: str) -> bool:
 
 
 def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
-    """Return the ids of the queue and its listener, each given by name or id. Raises NotFound if one of them does not
-    exist.
+    """Return the id of a queue, and the id of a listener of this queue. Both are given by name or id. Raises NotFound
+    if one of them does not exist.
     """
     queue_id = find_queue(client, queue)
     for page in client.pages(list_listeners(queue_id)):
@@ -168,7 +170,7 @@ def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
 
 
 def show(item: Answer, *, as_json: bool) -> None:
-    """Print one item: each field on a line of its own, or JSON."""
+    """Print one item: a table with a row for each field, or JSON with `as_json`."""
     fields = msgspec.to_builtins(item)
     if as_json:
         say_json(msgspec.json.encode(fields))
@@ -180,7 +182,9 @@ def show(item: Answer, *, as_json: bool) -> None:
 
 
 def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Print several items as a table, or one JSON object for each line. `columns` maps headings to field names."""
+    """Print several items: a table with a row for each item, or a line of JSON for each with `as_json`. `columns` maps
+    the headings of the table to field names.
+    """
     if as_json:
         for item in items:
             say_json(msgspec.json.encode(item))

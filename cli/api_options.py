@@ -63,10 +63,13 @@ class Connection(NamedTuple):
 
 
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
-    """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key.
+    """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key, or if the
+    given profile is for another URL than `url`.
 
-    The key of a profile is sent only to the URL of that profile. The key in the file DIR/api-key is sent to `url`, or
-    without `url` to the URL in the file DIR/url.
+    The key of a profile is sent only to the URL of that profile. The key in the file DIR/api-key is used if neither a
+    key nor a profile was given. It is sent to `url`, unless a saved profile is for `url` and the file DIR/url has
+    another URL: then the profile's key is sent. Without `url`, the key in DIR/api-key is sent to the URL in DIR/url, or
+    to URL_DEFAULT if there is no such file.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
@@ -99,8 +102,10 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
 
 
 def _is_here(url: str) -> bool:
-    """Return whether a URL is on this machine. Only then may a file in the working directory decide to which server a
-    key is sent.
+    """Return whether the host of a URL is `localhost` or a loopback address.
+
+    Only then is a key that the user gave sent to the URL in the file DIR/url, because somebody else may have written a
+    file in the working directory.
     """
     host = urlsplit(url).hostname or ""
     try:
@@ -110,9 +115,10 @@ def _is_here(url: str) -> bool:
 
 
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the options for the API.
+    """Decorate a command with the options for the API: `--url`, `--key`, `--profile` and `--data-dir`.
 
-    The command gets the arguments `url` and `key` (an API key). Raises ConfigurationError without a key.
+    The command gets the arguments `url` and `key` (an API key). If there is no key, the decorated command raises
+    ConfigurationError.
     """
 
     @functools.wraps(command)

@@ -122,11 +122,13 @@ class _Commands(Group):
 )
 @click.version_option(package_name="everput", message="%(package)s %(version)s")
 def everput() -> None:
-    """Put a message on a queue; every listener of the queue gets it by HTTP POST."""
+    """Everput is a message broker: put a message on a queue, and every listener of the queue gets the message by HTTP
+    POST.
+    """
 
 
 def main() -> None:
-    """Run the command; the entry point of the console script."""
+    """Run the command `everput`. This function is the entry point of the console script."""
     everput(prog_name="everput")
 
 

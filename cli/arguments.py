@@ -25,7 +25,9 @@ _NAMES_MAX: Final = 1_000
 
 
 def _names(context: click.Context, list_names: Callable[[Client], list[str]]) -> list[str]:
-    """Return names from the API for shell completion. Return none if the API does not answer in time."""
+    """Return at most _NAMES_MAX names from the API for shell completion. Return an empty list if the API refuses, or
+    does not answer within _ANSWER_S seconds.
+    """
     found: list[str] = []
 
     def ask() -> None:
@@ -51,7 +53,7 @@ def _queues(client: Client) -> list[str]:
 
 
 class QueueName(click.ParamType):
-    """A queue, given by name or id. A shell can complete the name."""
+    """The type of an argument that is the name or id of a queue. A shell can complete the name."""
 
     name = "queue"
 
@@ -60,7 +62,9 @@ class QueueName(click.ParamType):
 
 
 class ListenerName(click.ParamType):
-    """A listener of the queue in the previous argument, given by name or id. A shell can complete the name."""
+    """The type of an argument that is the name or id of a listener of the queue in the previous argument. A shell can
+    complete the name.
+    """
 
     name = "listener"
 
@@ -112,7 +116,6 @@ alert_option = click.option(
     multiple=True,
     callback=_together,
     metavar="NAME=NUMBER",
-    help="Threshold from which Everput alerts; 0 for never. May be repeated; all others become the defaults: "
-    + ", ".join(f"{name}={value}" for name, value in asdict(DEFAULTS).items())
-    + ".",
+    help="Threshold from which Everput alerts; 0 for never. May be repeated. All thresholds that were set before are "
+    "replaced. Defaults: " + ", ".join(f"{name}={value}" for name, value in asdict(DEFAULTS).items()) + ".",
 )

@@ -28,7 +28,9 @@ T = TypeVar("T")
 
 
 class OpenDirectory(NamedTuple):
-    """The topic `control`, and the accounts, organizations and queues that were computed from all of its events."""
+    """The topic `control`, and the directory that is computed from all of its events: accounts, organizations, API
+    keys, queues, listeners and more.
+    """
 
     control: ControlLog
     view: DirectoryView
@@ -36,7 +38,9 @@ class OpenDirectory(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
-    """Read the topic `control` from Kafka, and yield the accounts, organizations and queues that its events create.
+    """Read the topic `control` from Kafka, and yield it with the directory: the accounts, organizations, queues and
+    listeners that its events create.
+
     Raises Unavailable if Kafka does not answer in time, or ConfigurationError if the topic is damaged or has lost
     records.
     """
@@ -52,10 +56,10 @@ async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
 
 
 def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]) -> T:
-    """Run `work` with the accounts, organizations and queues that are stored in Kafka.
+    """Run `work` with the directory: the accounts, organizations, queues and listeners that are stored in Kafka.
 
     They are read from the cluster of --kafka, or from the Kafka of the running `everput serve` on --data-dir. Raises
-    ConfigurationError if Kafka can't be reached.
+    ConfigurationError if Kafka can't be reached, does not answer in time, or lacks Everput's topics.
     """
 
     async def run() -> T:
@@ -66,7 +70,9 @@ def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]
 
 
 def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
-    """Run the work of a command that prints its own result. Log only warnings, unless another log level was chosen."""
+    """Run the work of a command that prints its own result. With the default log level `info`, log only warnings and
+    errors. If the work raises Unavailable, raise ConfigurationError.
+    """
     logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
     # Use the same event loop (uvloop) as API processes and workers.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())

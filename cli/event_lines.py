@@ -41,8 +41,8 @@ class EventLines:
         self._date = ""
 
     def of(self, event: dict[str, Any]) -> Iterator[list[Part]]:
-        """Yield the lines of an event. An event that records several deliveries has a line for each, any other event
-        one line.
+        """Yield the lines of an event. An event that records several deliveries or attempts has a line for each, any
+        other event one line. On a terminal, a line with the date precedes the first event of each day.
         """
         self._learn(event)
         if event["type"] == "deliveries.settled":
@@ -150,7 +150,9 @@ def _durations(durations: Iterable[int | None]) -> str:
 
 
 def _answered(event: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a text for each attempt in an event: its number, the durations of its steps, and the listener's answer."""
+    """Yield a text for each attempt in an event: its offset and number, the known durations of its steps, and the
+    listener's answer if the event has it.
+    """
     answers = {one[0]: one for one in event["answers"]}
     for offset, number, answer_id, _, _, *durations in event["attempts"]:
         text = f"offset={offset} attempt {number}" + _durations(durations)

@@ -51,7 +51,8 @@ def client(url: str, key: str) -> httpx.Client:
 def read(
     http_client: httpx.Client, query: Mapping[str, str], *, follow: bool = False, give_up_after_s: float = 60.0
 ) -> Iterator[Part]:
-    """Yield the parts of the log up to its end. With `follow`, wait for further events and never end.
+    """Yield the parts of the log up to its end or the query's `limit`. With `follow`, do not end at the log's end, but
+    wait for further events.
 
     Raises Refused if the API refuses the request, or ConfigurationError if it does not answer in time.
     """
@@ -95,7 +96,7 @@ def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | 
     """Return the JSON that the API answers for a path.
 
     Return None for a 404, or if the API key has no right to read the path. Raises Refused if the API refuses the
-    request, or ConfigurationError if it does not answer.
+    request for another reason, or ConfigurationError if it does not answer.
     """
     try:
         with waiting(f"the API at {http_client.base_url}"):

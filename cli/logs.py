@@ -48,7 +48,9 @@ _NEVER_DEBUG = {"aiokafka.conn": logging.INFO}
 
 
 def line(event: str, **fields: object) -> str:
-    """Format a log line as `event key=value …`. Leave out fields that are None, and quote texts with spaces."""
+    """Format a log line as `event key=value …`. Leave out fields that are None. Put quotes around values that are
+    empty, or that have white space, `=` or quotes.
+    """
     return " ".join([event, *(f"{name}={_value(value)}" for name, value in fields.items() if value is not None)])
 
 
@@ -75,8 +77,8 @@ class TextFormatter(logging.Formatter):
 class _JsonFormatter(TextFormatter):
     """The formatter of a log line as one JSON object: time, level, from (the process), event, and the event's fields.
 
-    A line of a library has the event `library`, with its text in the field `message` and its logger in `logger`.
-    Numbers stay numbers, and every other value is text.
+    A line of a library that is not written as `event key=value` has the event `library`, with its text in the field
+    `message` and its logger in `logger`. Numbers and booleans stay as they are, and every other value is text.
     """
 
     def __init__(self, process: str) -> None:
@@ -103,7 +105,9 @@ class _JsonFormatter(TextFormatter):
 
 
 def _named(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
-    """Return the event and the fields of a log line that was written as `event key=%s …`."""
+    """Return the event and the fields of a log line that was written as `event key=%s …`. For any other line, return
+    the event `library` with the logger and the text.
+    """
     arguments = iter(record.args if isinstance(record.args, tuple) else ())
     try:
         first, *rest = shlex.split(str(record.msg))
@@ -179,7 +183,7 @@ def formatter(process: str, form: str) -> logging.Formatter:
 
 
 def set_up(process: str, level: str, form: str = "text") -> None:
-    """Send all log lines of this process to stderr from now on.
+    """Write all log lines of this process from `level` on to stderr from now on.
 
     `process` is the name in each line, such as `worker-1`. `level` is one of LEVELS, and `form` one of FORMATS.
     """

@@ -31,7 +31,7 @@ class _Given(Protocol):
 def oidc_settings(given: _Given) -> OidcSettings | None:
     """Return the provider that the options name; None without the options.
 
-    Raises ConfigurationError if an option is missing or wrong.
+    Raises ConfigurationError if an option or the client secret is missing, or if an option is wrong.
     """
     if given.oidc_issuer is None:
         if given.oidc_client_id or given.oidc_name or given.oidc_domain:

@@ -106,7 +106,9 @@ def age_s(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The shared options as they were given, one field for each. None means that the option was not given."""
+    """The values of the shared options, one field for each. None means that the option was not given and has no fixed
+    default.
+    """
 
     data_dir: Path
     host: str
@@ -154,8 +156,8 @@ class Options:
     oidc_domain: tuple[str, ...]
 
     def settings(self, *, sealing_key: str, embedded: EmbeddedAccess | None = None) -> Settings:
-        """Return Everput's settings. Raises ConfigurationError if options contradict each other. With `embedded`, the
-        settings are for the embedded Kafka, which has one broker and syncs each batch to disk.
+        """Return Everput's settings. Raises ConfigurationError if an option is missing or wrong, or if options
+        contradict each other. With `embedded`, the settings are for the embedded Kafka, which has one broker.
         """
         return Settings(
             kafka=self.kafka_settings(embedded),
@@ -188,13 +190,15 @@ class Options:
         return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 
     def _limit(self, said: N | None, default: N) -> N | None:
-        """Return a rate limit, or its default if the option is missing; None for no limit."""
+        """Return the given rate limit. If none was given, return `default` if strangers may register, and else None.
+        None means no limit.
+        """
         limit = (default if self._open_to_strangers else None) if said is None else said
         return limit or None
 
     @property
     def _organization_bytes_max(self) -> int | None:
-        """Return the limit on stored bytes, or None for no limit."""
+        """Return the limit on the bytes that one account's organizations may store together, or None for no limit."""
         said = self.organization_bytes_max
         return ((ORGANIZATION_BYTES_MAX if self.registration else None) if said is None else said) or None
 

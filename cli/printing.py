@@ -60,7 +60,9 @@ def terminal_width() -> int | None:
 
 
 def stdout() -> Console:
-    """Return a console for standard output, as wide as the terminal. For a pipe or a file it has WIDTH columns."""
+    """Return a console for standard output, as wide as the terminal. For a pipe or a file, it has WIDTH columns, unless
+    the environment variable COLUMNS is set.
+    """
     found = _Console()
     return found if found.is_terminal or "COLUMNS" in os.environ else _Console(width=WIDTH)
 

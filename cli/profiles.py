@@ -40,7 +40,9 @@ class Profiles(msgspec.Struct):
         return self.by_name[name]
 
     def of_url(self, url: str) -> Profile | None:
-        """Return a profile for the server at this URL. The current profile is preferred."""
+        """Return a profile for the server at this URL, the current profile if it is for this URL. Return None if there
+        is no such profile.
+        """
         names = sorted(self.by_name, key=lambda name: name != self.current)
         return next((self.by_name[name] for name in names if same_url(self.by_name[name].url, url)), None)
 
@@ -56,7 +58,9 @@ def profiles_file() -> Path:
 
 
 def load() -> Profiles:
-    """Read the saved profiles. Raises ConfigurationError if the file is damaged or other users can read it."""
+    """Read the saved profiles. Raises ConfigurationError if the file is damaged or unreadable, or if other users can
+    read or write it.
+    """
     path = profiles_file()
     refuse_shared_file(path)
     text = read_secret(path)
@@ -69,7 +73,7 @@ def load() -> Profiles:
 
 
 def save(profiles: Profiles) -> None:
-    """Write the profiles to a file with mode 0600, in a directory with mode 0700."""
+    """Write the profiles to a file with mode 0600. If its directory is missing, create it with mode 0700."""
     path = profiles_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -15,7 +15,8 @@ from cli.visible import visible
 class Progress:
     """The progress bar of `everput put`.
 
-    `total_bytes` is the size of the file, or None if it is unknown. If `shown` is False, there is no bar.
+    `total_bytes` is the size of the file, or None if it is unknown. If `shown` is False, or stderr is no terminal,
+    there is no bar.
     """
 
     def __init__(self, *, total_bytes: int | None, shown: bool) -> None:

@@ -66,8 +66,8 @@ Settled = Callable[[TextLine, str | None], None]
 class Publisher:
     """The publisher of many lines as messages. It is an async context manager.
 
-    `concurrency` is the number of requests in flight. `give_up_after_s` is the most seconds for a request and its
-    repeats. `transport` replaces the network in tests.
+    `concurrency` is the most requests in flight; more than CONNECTIONS_EACH are rounded up to a multiple of it.
+    `give_up_after_s` is the most seconds for a request and its repeats. `transport` replaces the network in tests.
     """
 
     def __init__(
@@ -112,9 +112,11 @@ class Publisher:
         return self._clients[number % len(self._clients)]
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:
-        """Put each line of text as a message. Each message is stored once, but the order of the lines is not kept.
+        """Put each line of text as a message. Each message is stored at most once, and the order of the lines is not
+        kept.
 
-        Call `settled` for each line that was stored or refused.
+        Call `settled` for each line: with None when its message is stored, or with the reason if it was refused, not
+        answered, too long or not UTF-8.
         """
         room = _Room(self.concurrency * MESSAGES_MAX, self.concurrency * CHARS_MAX)
         failed: list[Exception] = []
@@ -160,7 +162,7 @@ class _Room:
         self._given = asyncio.Event()
 
     async def take(self, chars: int) -> None:
-        """Wait until another line may be sent, and count it as in flight."""
+        """Wait until a line with this many characters may be sent, and count it as in flight."""
         while self._lines and (self._lines >= self._lines_max or self._chars + chars > self._chars_max):
             await self._wait()
         self._lines += 1

@@ -18,7 +18,8 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 class Time(click.ParamType):
     """A time on the command line: an RFC 3339 time, a date, or a duration such as `90s`, `15m`, `2h` or `7d`.
 
-    It is converted to an RFC 3339 time. With `ahead`, a duration counts into the future, otherwise into the past.
+    It is converted to an RFC 3339 time. A time or date without a time zone is UTC. With `ahead`, a duration counts into
+    the future, otherwise into the past.
     """
 
     name = "time"

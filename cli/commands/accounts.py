@@ -62,7 +62,9 @@ def list_(options: Options, *, as_json: bool) -> None:
 @_account_argument
 @shared_options
 def block(options: Options, account: str) -> None:
-    """End an account's sessions, and refuse to sign it in. Keys stay valid, because they belong to organizations."""
+    """End an account's sessions, and refuse to sign it in. API keys that it has created stay valid, because they belong
+    to organizations.
+    """
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
@@ -81,7 +83,7 @@ def block(options: Options, account: str) -> None:
 @_account_argument
 @shared_options
 def unblock(options: Options, account: str) -> None:
-    """Let a blocked account sign in again with its password."""
+    """Let a blocked account sign in again. The sessions that the block has ended stay ended."""
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
@@ -103,7 +105,8 @@ def unblock(options: Options, account: str) -> None:
 def delete(options: Options, account: str, *, even_if_last: bool) -> None:
     """Delete an account with its sessions and memberships. Its e-mail address can then be registered again.
 
-    Keys stay valid, because they belong to organizations. The log keeps what happened, including the address.
+    The last owner of an organization who can sign in is deleted only with --even-if-last. API keys that the account has
+    created stay valid, because they belong to organizations. The log keeps what happened, including the address.
     """
 
     async def work(opened: OpenDirectory) -> None:
@@ -120,10 +123,10 @@ def delete(options: Options, account: str, *, even_if_last: bool) -> None:
 @_account_argument
 @shared_options
 def reset_password(options: Options, account: str) -> None:
-    """Print a one-time password for an account, and end its sessions.
+    """Print a one-time password for an account, and end its sessions. The earlier password stops working.
 
-    The password works once, within a day. The owner signs in with it and then sets a new password: in the console
-    (choose the e-mail address at the top), or with `POST /v1/accounts/password`.
+    The one-time password works once, within a day. The person signs in with it and then sets a new password: in the
+    console (choose the e-mail address at the top), or with `POST /v1/accounts/password`.
     """
 
     async def work(opened: OpenDirectory) -> None:
@@ -141,7 +144,7 @@ def reset_password(options: Options, account: str) -> None:
 @_account_argument
 @shared_options
 def end_sessions(options: Options, account: str) -> None:
-    """End all sessions of an account. The account can sign in again."""
+    """End all sessions of an account. Unless the account is blocked, it can sign in again."""
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
@@ -178,7 +181,9 @@ def _say_ownerless(organizations: Iterable[Organization]) -> None:
 
 
 def _say_keys(state: Directory, account: Account) -> None:
-    """Name the valid API keys that the account created, because anybody who has such a key can still use it."""
+    """Print the names and ids of the valid API keys that the account created, because anybody who has such a key can
+    still use it.
+    """
     at_ms, creator = now_ms(), f"account:{account.id}"
     made = [one for one in state.keys.values() if one.created_by == creator and not one.has_expired(at_ms)]
     for api_key in made:

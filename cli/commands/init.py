@@ -39,15 +39,19 @@ PASSWORD: Final = "EVERPUT_PASSWORD"  # noqa: S105 - the variable's name
 )
 @shared_options
 def command(options: Options, organization: str | None, name: str | None, email: str | None) -> None:
-    """Create an organization and a key with all scopes, and print the key. Nobody can register over HTTP before that.
+    """Create an organization and an API key with all scopes for it, and print the key. The organization's name and ID
+    are shown on stderr. Save the key: it is not stored anywhere.
 
-    With --kafka, the command creates the topics, too. Without it, the command uses the Kafka of the running
-    `everput serve` on --data-dir. Save the key: it is not stored anywhere. The organization's name and ID are shown on
-    stderr. With --email, the account becomes a member of the organization. A missing account is created; the password
-    of an existing one is checked. The password is read from EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or asked for.
+    Nobody can register over HTTP before the operator has created an organization, with this command or by the first
+    start of `everput serve`. With --kafka, the command also creates missing topics. Without --kafka, it uses the Kafka
+    of the running `everput serve` on --data-dir.
 
-    The command can be repeated: it then creates one more key for the same organization, chosen by --email and --name
-    if these are given. It uses an organization that was registered over HTTP only if --organization names it.
+    With --email, the account becomes a member of the organization. A missing account is created; the password of an
+    existing one is checked. The password is read from EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or asked for.
+
+    If the operator has already created an organization, with the name in --name and the member in --email if these are
+    given, the command creates no other one. It then creates a further key for the oldest such organization. An
+    organization that was registered over HTTP gets a key only if --organization names it.
     """
     if organization is not None and name is not None:
         raise ConfigurationError(

@@ -28,7 +28,9 @@ _BATCH: Final = {"max_messages": "messages", "max_bytes": "bytes", "wait_ms": "w
 
 @click.group("listeners", cls=Group)
 def command() -> None:
-    """List, create, change, pause, test and delete the listeners of a queue. QUEUE and LISTENER are names or IDs."""
+    """List, show, create, change, pause, resume, test and delete the listeners of a queue; show and replace their
+    signing secrets. QUEUE and LISTENER are names or IDs.
+    """
 
 
 def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str] | None:
@@ -37,7 +39,7 @@ def _headers(_context: click.Context, _parameter: click.Parameter, values: Seque
 
 
 class _OrNone(click.ParamType):
-    """A number as an option, or `none` for no limit."""
+    """The type of an option whose value is a number or `none`. The value `none` becomes the object NO_LIMIT."""
 
     name = "number"
 
@@ -142,7 +144,9 @@ def _line(secret: IO[str] | None) -> str | None:
 @queue_argument
 @asks
 def list_(client: Client, *, queue: str, as_json: bool) -> None:
-    """List the listeners of a queue, oldest first, with their states and their retrying and parked deliveries."""
+    """List the listeners of a queue, oldest first, with their states and the numbers of their retrying and parked
+    deliveries.
+    """
     pages = client.pages(everput.list_listeners(find_queue(client, queue)))
     columns = {"id": "id", "name": "name", "state": "health", "retrying": "retrying", "parked": "parked"}
     columns |= {"notify_url": "notify_url", "paused": "paused"}
@@ -198,8 +202,10 @@ def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool,
 @_settings
 @asks
 def update(client: Client, *, queue: str, listener: str, as_json: bool, **values: Any) -> None:
-    """Change a listener. Settings that are left out keep their values. If one of the three --batch options is given,
-    the others become their defaults.
+    """Change a listener. Settings without an option keep their values.
+
+    The --header options replace all headers. The --alert options replace all of the listener's own thresholds. With one
+    of the three --batch options, the other two become their defaults.
     """
     request = everput.update_listener(*find_listener(client, queue, listener), **_said(values))
     show(client.send(request).listener, as_json=as_json)
@@ -234,10 +240,10 @@ def resume(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 @listener_arguments
 @asks
 def test(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Send a listener a test message, and show the listener's answer. A listener with batches gets a batch of this
-    message.
+    """Send a listener a test message, and show the listener's answer. A listener with batches gets a batch that holds
+    only this message.
 
-    The exit code is 1 unless the listener accepts the message.
+    The exit code is 1 if the listener does not accept the message.
     """
     answer = client.send(everput.send_test(*find_listener(client, queue, listener))).test
     if as_json:

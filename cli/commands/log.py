@@ -71,8 +71,8 @@ def command(
     New events are shown after two seconds, because until then an earlier event of another process may still arrive. The
     events of one message (--message) are shown at once.
 
-    On a terminal, each event is one line that fits it, and IDs are short; all commands take short IDs. Otherwise, lines
-    and IDs are whole. Times are UTC.
+    On a terminal, each line is cut to the terminal's width, and IDs are short. Commands that take the ID of a message
+    or of a replay also take its short form. Without a terminal, lines and IDs are whole. Shown times are UTC.
     """
     if follow and end is not None:
         raise ConfigurationError("--follow does not end, so it can't be combined with --to: leave out one of them")
@@ -105,7 +105,9 @@ def command(
 
 
 def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the names of queues and of listeners by id. Return nothing if the API key has no right to read queues."""
+    """Return the names of queues by id, and the names of listeners by id, of at most the oldest 10,000 queues. Both are
+    empty if the API key has no right to read queues.
+    """
     queues: dict[str, str] = {}
     listeners: dict[str, str] = {}
     query = {"limit": "1000"}
@@ -124,9 +126,10 @@ def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _id_of(text: str, names: dict[str, str]) -> str:
-    """Return the id of the queue or listener with this name.
+    """Return the id of a queue or listener with this name.
 
-    If there is none, return the text itself, which may be the id of a deleted queue or listener.
+    If there is none, return the text itself, because it may be the id of a deleted queue or listener. A short id
+    becomes the whole one.
     """
     return next((one for one, name in names.items() if name == text), whole_id(text))
 

@@ -26,10 +26,12 @@ from cli.printing import say
 @click.option("--url", envvar="EVERPUT_URL", show_envvar=True, default=URL_DEFAULT, show_default=True, help="Server.")
 @click.option("--profile", metavar="NAME", default=profiles.DEFAULT, show_default=True, help="Name of the profile.")
 def command(*, url: str, profile: str) -> None:
-    """Save the URL of a server and an API key as a profile, and use it from now on.
+    """Save the URL of a server and an API key as a profile, and use this profile from now on. Create a key in the
+    console, or with `everput keys create`.
 
-    The key is asked for, or read from standard input or EVERPUT_API_KEY. It is checked first. Create a key in the
-    console, or with `everput keys create`. Profiles are in one file that only you can read.
+    The key is read from EVERPUT_API_KEY, or from the file that EVERPUT_API_KEY_FILE names. Otherwise, it is asked for
+    at a terminal, or read from standard input. The key is saved only if the server accepts it. Profiles are in one file
+    that only you can read.
     """
     key = files.secret_setting(KEY_VARIABLE) or _typed_key()
     with api_client(url, key) as client:

@@ -58,15 +58,18 @@ _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.
 )
 @shared_options
 def command(options: Options, folder: Path | None, log_dir: Path | None, give_up: str | None) -> None:
-    """Find damaged batches in the files of a stopped Kafka, and restore them from an export.
+    """Find damaged record batches in the files of a stopped Kafka, and restore them from an export.
 
-    A batch is restored only if the producer's checksum proves that it is the original. Offsets that are missing from
-    the embedded Kafka's files are restored, too. On a cluster, make a broker with an undamaged copy the leader instead.
-    After the next start, deliveries that were parked because of the damage are attempted again.
+    A batch is restored only if its checksum proves that the restored one is the original. Records that are missing from
+    the embedded Kafka's files are restored from the export, too, except those of the topic `outstanding`, which workers
+    restore. If another broker of a cluster has an undamaged copy, make that broker the leader instead. After the next
+    start, deliveries that were parked because of the damage are attempted again.
 
-    Use --give-up on a running installation: it cancels the deliveries that wait for these offsets. Only for the topic
-    control, without which nothing can run, stop the installation first. The facts that events at these offsets recorded
-    are then lost. The exit code is 1 if a batch remains damaged.
+    Use --give-up on a running installation: it cancels the deliveries that are parked because the given offsets are
+    damaged. Only for offsets of the topic `control`, without which nothing can run, stop the installation first. The
+    changes that these records of `control` made are then lost.
+
+    The exit code is 1 if a batch remains damaged, or records remain missing.
     """
     if give_up is not None:
         one = _range(give_up)
@@ -155,9 +158,11 @@ def _load(folder: Path) -> Manifest:
 def _mend(
     options: Options, log_dir: Path, folder: Path | None, made: Manifest | None, *, embedded: bool = False
 ) -> int:
-    """Restore damaged record batches where possible, and return how many remain damaged.
+    """Restore damaged record batches where possible. Return how many batches remain damaged and how many ranges of
+    offsets remain missing, together.
 
-    With `embedded`, also restore missing offsets, which a broker of a cluster gets from the other brokers.
+    With `embedded`, also restore missing offsets, except in compacted topics and in partitions with batches that remain
+    damaged. A broker of a cluster gets missing offsets from the other brokers instead.
     """
     left = 0
     table = by_name(_topics(options))
@@ -180,7 +185,7 @@ _RecordsOf = Callable[[int, int | None], list[Record]]
 def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
     """Restore missing offsets of a partition from an export, up to the first offset that the export lacks.
 
-    Return whether all of them were restored.
+    Return whether all missing offsets were restored.
     """
     at = missing.first
     while records_of is not None and at <= missing.last:
@@ -199,7 +204,9 @@ def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
 
 
 def _or_give_up(place: str, first: int, last: int) -> str:
-    """Return the command that gives up a range of the topic `control`. Return an empty text for other topics."""
+    """Return the end of a message that names the option with which a range of the topic `control` is given up. Return
+    an empty text for other topics.
+    """
     return f"; --give-up {place}:{first}-{last} gives up what it said" if place.startswith(CONTROL) else ""
 
 
@@ -234,8 +241,8 @@ def _mend_partition(path: Path, place: str, records_of: _RecordsOf | None) -> in
 def _records(
     folder: Path, made: Manifest, name: str, number: int, first_offset: int, until: int | None
 ) -> list[Record]:
-    """Return the records of an export from `first_offset` to before `until`, but no more than one record batch can
-    hold.
+    """Return a partition's records in an export from `first_offset` to before `until`, but no more than one record
+    batch can hold.
     """
     found, size = list[Record](), 0
     for one in made.files:

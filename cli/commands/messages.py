@@ -106,7 +106,9 @@ def list_(
     deliveries: bool,
     as_json: bool,
 ) -> None:
-    """List a queue's messages, newest first. --state and --listener choose messages by their deliveries."""
+    """List messages of a queue, newest first; at most 100 without --limit. --state and --listener choose messages by
+    their deliveries.
+    """
     listener_id = None
     if listener is None:
         queue_id = find_queue(client, queue)
@@ -142,7 +144,9 @@ def list_(
 
 
 def _counted(deliveries: Sequence[ListedDelivery]) -> str:
-    """Return the number of deliveries in each state, such as `2 delivered, 1 parked`."""
+    """Return the number of deliveries in each state as text, such as `2 delivered, 1 parked`. Return `no listeners` if
+    there are no deliveries.
+    """
     numbers = Counter(delivery.state for delivery in deliveries)
     return ", ".join(f"{number} {state}" for state, number in numbers.most_common()) or "no listeners"
 
@@ -152,7 +156,7 @@ def _counted(deliveries: Sequence[ListedDelivery]) -> str:
 @click.argument("message_id", type=Id())
 @asks
 def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
-    """Show a message and its delivery to each listener. With --json, answers have their headers, too."""
+    """Show a message and its delivery to each listener. With --json, the listeners' answers have their headers, too."""
     message = client.send(everput.get_message(find_queue(client, queue), message_id)).message
     if as_json:
         show(message, as_json=True)
@@ -175,7 +179,7 @@ def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
 
 
 def _fitting(text: str) -> str:
-    """Return the text as one line that fits the terminal."""
+    """Return the text as one line with escaped control characters, on a terminal cut to the terminal's width."""
     width = terminal_width()
     return visible(text) if width is None else fitted(visible(text), width)
 

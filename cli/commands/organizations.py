@@ -45,7 +45,8 @@ class _Invitation(Answer):
 
 @click.group("organizations", cls=Group)
 def command() -> None:
-    """List organizations, invite, change and remove members, revoke keys. To create one, use `everput init`.
+    """List organizations; invite members, change their roles and remove them; list and revoke invitations; revoke API
+    keys. To create an organization, use `everput init`.
 
     The commands connect to Kafka: the cluster of --kafka, or the Kafka of the running `everput serve` on --data-dir.
     """
@@ -88,7 +89,11 @@ def list_(options: Options, *, as_json: bool) -> None:
 @click.option("--even-if-last", is_flag=True, help="Remove the account even if no other owner can sign in.")
 @shared_options
 def remove_member(options: Options, organization_id: str, account: str, *, even_if_last: bool) -> None:
-    """Remove an account (an e-mail address or ID) from an organization. The organization's keys stay valid."""
+    """Remove an account (an e-mail address or ID) from an organization. API keys that the account has created stay
+    valid, because they belong to the organization.
+
+    The last owner who can sign in is removed only with --even-if-last.
+    """
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
@@ -124,9 +129,9 @@ def set_role(options: Options, organization_id: str, account: str, role: str) ->
 def invite(options: Options, organization_id: str, email: str, role: str) -> None:
     """Print a link that makes one account a member of an organization, and send it by mail.
 
-    The link works once, within seven days, and can't be printed again. Without --smtp-url and --public-url, no mail is
-    sent: send the link to the person. Without --public-url, only the end of the link is printed: put the URL of the API
-    before it.
+    The link works once, within seven days, and can't be printed again. Mail is sent only with both --smtp-url and
+    --public-url; otherwise, send the link to the person yourself. Without --public-url, only the end of the link is
+    printed: put the URL of the API before it.
     """
     smtp = smtp_settings(options.smtp_url, options.mail_from)
 
@@ -198,7 +203,7 @@ def revoke_invitation(options: Options, invitation_id: str) -> None:
 @click.argument("key_id")
 @shared_options
 def revoke(options: Options, key_id: str) -> None:
-    """Revoke a key of any organization. Requests with it are refused from now on."""
+    """Revoke an API key of any organization. Requests with this key are refused from now on."""
 
     async def work(opened: OpenDirectory) -> None:
         api_key = opened.view.state.keys.get(key_id)

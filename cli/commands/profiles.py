@@ -18,7 +18,7 @@ def command() -> None:
 
 @command.command("list", epilog=examples("everput profiles list"))
 def list_() -> None:
-    """List the profiles. The one in use is marked with *."""
+    """List the profiles. The profile that commands use by default is marked with *."""
     known = profiles.load()
     table = Table("", "profile", "url", "key", box=box.SIMPLE)
     for name, one in known.by_name.items():
@@ -40,7 +40,9 @@ def use(name: str) -> None:
 @command.command("remove", epilog=examples("everput profiles remove shop"))
 @click.argument("name")
 def remove(name: str) -> None:
-    """Forget this profile. Its key stays valid; to revoke it, use `everput keys revoke`."""
+    """Delete this profile. If commands used it by default, they use another saved profile from now on. Its API key
+    stays valid; to revoke the key, use `everput keys revoke`.
+    """
     known = profiles.load()
     known.find(name)
     del known.by_name[name]

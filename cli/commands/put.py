@@ -63,9 +63,10 @@ def command(
 ) -> None:
     """Put each line of FILE (or of standard input) on QUEUE, a queue's name or ID.
 
-    The order is not kept, because many requests run at a time. A request that is answered 503 or 429, or not at all, is
-    retried; its messages are stored once. Empty lines are skipped and counted. Each refused line is shown with its
-    number and the reason; the exit code is then 1.
+    The order of the lines is not kept, because many requests run at a time. A request that is not answered, or answered
+    429, 502, 503 or 504, is retried for up to --give-up-after-s seconds; its messages are stored at most once. Empty
+    lines are skipped; the summary has their number. The first 20 refused lines are shown with their numbers and the
+    reasons. The exit code is 1 if a line was refused.
     """
     with _open(file) as source:
         with api_client(url, key, give_up_after_s=give_up_after_s) as client:
@@ -88,7 +89,9 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def _queue(client: Client, queue: str, *, create: bool) -> str:
-    """Return the queue's id. Raises ConfigurationError if the queue is missing and --create is not given."""
+    """Return the queue's id. If the queue is missing, create it with `create`; without `create`, raise
+    ConfigurationError.
+    """
     try:
         return find_queue(client, queue)
     except NotFound as error:

@@ -56,7 +56,9 @@ def rename(client: Client, *, queue: str, name: str, as_json: bool) -> None:
 @alert_option
 @asks
 def alerts(client: Client, *, queue: str, alerts: dict[str, int] | None, as_json: bool) -> None:
-    """Change the thresholds of alerts about a queue's listeners. Without --alert, all become the defaults."""
+    """Change the thresholds of alerts about a queue's listeners. Thresholds without an --alert option become the
+    defaults. A listener's own thresholds replace those of its queue.
+    """
     request = everput.set_queue_alerts(find_queue(client, queue), alerts)
     show(client.send(request).queue, as_json=as_json)
 
@@ -66,5 +68,5 @@ def alerts(client: Client, *, queue: str, alerts: dict[str, int] | None, as_json
 @click.confirmation_option(prompt="This deletes its listeners and cancels all undelivered messages. Delete the queue?")
 @asks
 def delete(client: Client, *, queue: str, as_json: bool) -> None:
-    """Delete a queue and its listeners, and cancel all undelivered messages."""
+    """Delete a queue and its listeners, and cancel the deliveries of its messages that are not made yet."""
     show(client.send(everput.delete_queue(find_queue(client, queue))).queue, as_json=as_json)

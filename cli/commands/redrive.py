@@ -38,8 +38,9 @@ def command(
 ) -> None:
     """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now.
 
-    MESSAGE is a message's ID. Without MESSAGE, all deliveries are retried. Each delivery starts again with all its
-    attempts. After --cancel, deliveries that were not attempted since are parked or retrying as before.
+    MESSAGE is a message's ID. Without MESSAGE, all parked and retrying deliveries are retried. Each delivery starts
+    again with all its attempts. --cancel cancels all redrives of the listener: deliveries that were not attempted since
+    the redrive are parked or retrying as before it.
     """
     if cancel and messages:
         raise click.UsageError(

@@ -84,9 +84,10 @@ def command(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Deliver the messages of a time range to LISTENER of QUEUE (names or IDs) again, and show the progress.
+    """Deliver the messages of a time range again, to LISTENER of QUEUE (names or IDs) or to --notify-url, and show the
+    progress.
 
-    Ctrl-C ends only the progress bar, not the replay. `everput replays` shows, pauses and cancels replays.
+    Ctrl-C ends only the progress bar, not the replay. `everput replays` shows, pauses, resumes and cancels replays.
     """
     place = find_listener(client, queue, listener)
     settings: dict[str, Any] = {"only": only, "rate_per_s": rate, "dry_run": dry_run}

@@ -36,7 +36,9 @@ def command(
     cancel: str | None,
     as_json: bool,
 ) -> None:
-    """Show the replays of LISTENER of QUEUE (names or IDs), oldest first; or pause, resume or cancel one."""
+    """Show the replays of LISTENER of QUEUE (names or IDs), oldest first. With --pause, --resume or --cancel, first
+    pause, resume or cancel one of them.
+    """
     place = find_listener(client, queue, listener)
     changes = (everput.pause_replay, pause), (everput.resume_replay, resume), (everput.cancel_replay, cancel)
     for change, replay_id in changes:

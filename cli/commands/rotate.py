@@ -33,11 +33,12 @@ from projections.app import Projections
 @click.command("rotate-sealing-key", epilog=examples("everput rotate-sealing-key --data-dir data"))
 @shared_options
 def command(options: Options) -> None:
-    """Encrypt all secrets in the log with a new sealing key. An interrupted command can be repeated.
+    """Encrypt the signing secrets and headers of all listeners with a new sealing key. An interrupted command can be
+    repeated.
 
-    With the embedded Kafka, stop `everput serve` first. The command creates a new key; afterwards DIR/sealing-key holds
-    only that one. With --kafka, set the sealing key of all processes to NEW,OLD and restart them. Then run this
-    command, set the key to NEW, and restart them again.
+    With the embedded Kafka, stop `everput serve` first. The command creates the new key; afterwards, DIR/sealing-key
+    holds only the new key. With --kafka, set the sealing key of all processes to NEW,OLD and restart them. Then run
+    this command, also with NEW,OLD. At the end, set the key to NEW, and restart the processes again.
     """
     logs.set_up("rotate", "warning" if options.log_level == "info" else options.log_level)
     # Use the same event loop (uvloop) as API processes and workers.
@@ -95,7 +96,9 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
     """Re-encrypt with the first sealing key all secrets of listeners that are encrypted with another key. Return the
     number of changed listeners.
 
-    Raises ConfigurationError if no given key can decrypt a secret, or Unavailable if Kafka does not answer.
+    Raises ConfigurationError if no given key can decrypt a secret, if the installation is an unfinished import, or if
+    running processes have encrypted secrets with an old key in the meantime. Raises Unavailable if Kafka does not
+    answer.
     """
     await refuse_unfinished(settings)
     count = 0

@@ -35,7 +35,7 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def queue_command(*, queue: str, url: str, key: str, at: str | None, as_json: bool) -> None:
-    """Show QUEUE (a name or an ID) and its listeners."""
+    """Show QUEUE (a name or an ID) and its listeners, now or at a past time."""
     then = {} if at is None else {"at": at}
     with log_client.client(url, key) as http_client:
         found = _find(http_client, queue, then)
@@ -64,7 +64,9 @@ def _text(value: Any) -> str:
 
 
 def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[str, Any]:
-    """Find a queue by its name or id. Raises NotFound if there is none."""
+    """Find a queue by its name or id, at the past time in `then` if there is one. Raises NotFound if there is no such
+    queue that the API key can read.
+    """
     named = log_client.ask(http_client, "/v1/queues", name=queue, **then)
     if named is not None and named["queues"]:
         found: dict[str, Any] = named["queues"][0]

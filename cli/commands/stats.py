@@ -51,7 +51,9 @@ def command(
     step: str | None,
     as_json: bool,
 ) -> None:
-    """Show the counts of QUEUE, or of its LISTENER (names or IDs): messages put, delivered, failed and parked."""
+    """Show the counts of QUEUE, or of its LISTENER (names or IDs), over time: messages put, deliveries made, failed
+    attempts and parked deliveries.
+    """
     if listener is None:
         request = everput.get_queue_statistics(find_queue(client, queue), begin=begin, end=end, step=step)
     else:
@@ -85,8 +87,8 @@ def command(
 
 
 def sparkline(counts: Sequence[int], *, together: Callable[[Sequence[int]], int] = sum) -> str:
-    """Return a sparkline with one bar for each step. If the steps do not fit a line, one bar stands for several
-    steps.
+    """Return a sparkline with one bar for each step. If there are more than _SPARK_MAX steps, one bar stands for
+    several steps.
     """
     size = max(1, -(-len(counts) // _SPARK_MAX))
     bars = [together(counts[first : first + size]) for first in range(0, len(counts), size)]

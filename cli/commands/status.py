@@ -91,8 +91,9 @@ def command(
 ) -> None:
     """Show the listeners of QUEUE (a name or an ID), or of all queues, the worst first: state, backlog, last error.
 
-    The exit code is 1 in each of these cases: a listener is down, failing or beyond a limit, or has parked deliveries
-    (see --fail-on); the log is damaged; a process is not ready. It is 2 if the API does not answer.
+    The exit code is 1 if a listener is down or failing, or has parked deliveries (--fail-on changes this list), or is
+    beyond --lag-max or --age-max-s. It is also 1 if the organization may store no more bytes, if the log is damaged, or
+    if a process of --admin does not answer or is not ready. The exit code is 2 if the API does not answer.
     """
     check_address(url, key)
     with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):
@@ -104,7 +105,7 @@ def command(
 
 
 class _Status:
-    """A run of the command `everput status`. `wrong` tells whether its last report has a problem."""
+    """A run of the command `everput status`. `wrong` tells whether the newest report shows a problem."""
 
     def __init__(self, client: AsyncClient, url: str, queue: str | None, admin: Sequence[str], limits: Limits) -> None:
         self._url = url
@@ -162,7 +163,7 @@ def _json(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Proc
 
 
 def tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow]) -> Group:
-    """Return the tables of the report, with the worst rows first."""
+    """Return the tables of the report: the listeners, the worst first, then the stored bytes and the processes."""
     table = Table()
     for heading in ("queue", "listener", "state"):
         table.add_column(heading, overflow="fold")

@@ -42,15 +42,17 @@ Lives = Mapping[str, Mapping[str, Any]]
 )
 @shared_options
 def command(options: Options, admin: Sequence[str]) -> None:
-    """Read the whole log, and show each inconsistency in a line: at most 100 lines, and then their number. The exit
-    code is 1 if there is an inconsistency.
+    """Read the whole log, and show each inconsistency in a line: at most 100 lines, and then the number of
+    inconsistencies. The exit code is 1 if there is an inconsistency.
 
-    The command checks that each ID fits its partition and time, and belongs to an event that created it. It checks
-    versions, times and missing offsets, the results of attempts, and the committed offsets of listeners.
+    The command checks that each message's ID fits its partition and time, and that an event has created each item that
+    other events name, such as a queue, a listener or a message. It checks versions, times and missing offsets, the
+    results of attempts, the committed offsets of listeners, and the copies on all brokers.
 
-    With --admin, it compares the state of each running process with the log. It does not compare a process whose
-    version of Everput has other fields. With an embedded Kafka, it checks the index files. It can't check the data of
-    messages, because no second copy of it exists.
+    With --admin, it compares the state of each running process with the log, except of a process whose version of
+    Everput has other fields. Without --kafka, it checks the index files of the embedded Kafka. It can't notice a
+    changed value that occurs only once in the log, such as the data of a message, if the checksum of the record batch
+    fits.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
     states = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}
@@ -64,7 +66,7 @@ def command(options: Options, admin: Sequence[str]) -> None:
 
 
 async def _verify(options: Options, lives: Lives) -> int:
-    """Verify the log, print the first SHOWN_MAX findings, and return the number of findings."""
+    """Verify the log, print the first SHOWN_MAX inconsistencies, and return the number of all inconsistencies."""
     console = stderr()
     found = 0
 
@@ -104,7 +106,7 @@ async def _verify(options: Options, lives: Lives) -> int:
 
 
 def wrong_files(log_dir: Path, table: Topics) -> list[str]:
-    """Return a text for each wrong entry in Kafka's index files of these topics."""
+    """Return a text for each of Kafka's index files of these topics that has a wrong entry or lacks entries."""
     return [
         f"{name}/{one.partition} offset {one.offset}: {one}"
         for name, topic in by_name(table).items()
@@ -115,7 +117,8 @@ def wrong_files(log_dir: Path, table: Topics) -> list[str]:
 def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
     """Yield one text if the state of a process differs from the log.
 
-    The text names the first different item, and its first different field.
+    The text names the first different item, and its first different field. If only the order of the items differs, the
+    text says so.
     """
     if live["sha256"] == state.sha256:
         return

@@ -67,11 +67,11 @@ What to try next:
     help="Seconds over which the messages are put.",
 )
 def command(*, file: Path, messages: int | None, pace_s: float) -> None:
-    """Show Everput's promise: every message arrives at two listeners, although one of them refuses messages for a
-    while and a worker is killed.
+    """Show Everput's promise: every message arrives at two listeners, although one of them refuses messages for a while
+    and a worker is killed.
 
-    Each line of FILE is a message. Without FILE, the messages are 2,000 requests to delete an account. The exit code is
-    1 if a message is missing at the end.
+    Each line of FILE that is not empty is a message. Without FILE, the messages are 2,000 examples: requests to delete
+    an account. The exit code is 1 if a message could not be put, did not arrive, or had a wrong signature.
     """
     lines = [line for line in file.read_text().splitlines() if line]
     if not lines:
@@ -112,7 +112,7 @@ class Demo:
         self._refusals: list[EverputError] = []
 
     async def run(self, stack: AsyncExitStack) -> bool:
-        """Run the demo, and return whether every message arrived at every listener."""
+        """Run the demo. Return whether every message was put, and arrived at every listener with a right signature."""
         self._view.say("starting Kafka (the first start downloads 45 MB), the API, workers and two listeners")
         stack.push_async_callback(self._listeners.stop)
         stack.push_async_callback(self._server.stop)
@@ -156,7 +156,9 @@ class Demo:
                 group.create_task(send(task, numbered))
 
     async def _watch(self, putting: asyncio.Task[None]) -> None:
-        """Run the demo until every message has arrived, or until nothing was put or received for PATIENCE_S seconds."""
+        """Cause the demo's failures and show its counts. Return when no further failure is planned and every message
+        that was put has arrived, or when nothing was put or received for PATIENCE_S seconds.
+        """
         course = self._course(putting)
         progress: object = None
         moved_s = time.monotonic()

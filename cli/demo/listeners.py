@@ -33,8 +33,8 @@ ENOUGH_S: Final = 0.5
 class Listener:
     """A listener of the demo.
 
-    `received` says for each message id how often the listener accepted the message. `refused` counts answers 503, and
-    `probes` counts requests to the liveness URL.
+    `received` says for each message id how often the listener accepted the message. `refused` counts messages that were
+    answered 503, and `probes` counts requests to the liveness URL.
     """
 
     def __init__(self, name: str, secret: str) -> None:

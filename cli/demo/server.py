@@ -59,8 +59,8 @@ def _environment() -> dict[str, str]:
 class DemoServer:
     """The server of the demo, `everput serve` as a child process.
 
-    `url` and `api_key` are set when the server has started. `pids` has the pid of each of its processes by name, and
-    `ready` has the names of the processes that are ready.
+    `url` and `api_key` are set when the server has started. `pids` has the pids of the server's processes by name, and
+    `ready` has the names of those that are ready.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -113,7 +113,7 @@ class DemoServer:
         return pid
 
     async def stop(self) -> None:
-        """Stop the server by SIGTERM, or kill it if that takes too long."""
+        """Stop the server by SIGTERM, or kill it if it still runs after STOP_S seconds."""
         if self._process is None:
             return
         if self._process.returncode is None:
@@ -138,8 +138,8 @@ class DemoServer:
 class DemoListeners:
     """The demo's listeners, which run in a process of their own.
 
-    `ports` maps each listener's name to its port. `counts` maps each listener's name to its counters, which are at most
-    a fifth of a second old.
+    `ports` maps each listener's name to its port. `counts` maps each listener's name to its counters; the process of
+    the listeners sends them every fifth of a second.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
@@ -171,7 +171,7 @@ class DemoListeners:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
     async def everything(self) -> dict[str, dict[str, int]]:
-        """Return how often the demo's listeners received each message, by listener name and message id."""
+        """Return how often each of the demo's listeners accepted each message, by listener name and message id."""
         self._everything = asyncio.get_running_loop().create_future()
         self.tell({"everything": True})
         return await self._everything

@@ -46,8 +46,9 @@ _MOMENTS_MAX: Final = 20
 def command(options: Options, folder: Path) -> None:
     """Back up the whole log and the listeners' cursors to DIR: all organizations, sealed secrets and hashes of keys.
 
-    The installation may keep running; events that are written after the start are not in the backup. An interrupted
-    backup continues when the command is repeated. Keep the sealing key, too, but in another place.
+    The installation may keep running. The backup ends at a moment soon after the start, when the command has copied the
+    topic `outstanding`; later events are not in the backup. An interrupted backup continues when the command is
+    repeated. Keep the sealing key, too, but in another place.
 
     Damaged records are left out and named, also in the manifest. The exit code is then 1, and `everput import` refuses
     the backup.

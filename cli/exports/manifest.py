@@ -62,7 +62,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 def load(folder: Path) -> Manifest | None:
-    """Load the manifest of a folder; None if the folder is empty or missing.
+    """Load the manifest of a folder; None if the folder is missing, empty, or holds only unfinished files.
 
     Raises ConfigurationError if the folder holds something else or an export in another format, or if the manifest
     can't be read.
@@ -119,8 +119,8 @@ def digest(folder: Path) -> str:
 
 
 def check(folder: Path, manifest: Manifest) -> Iterator[int]:
-    """Hash all files again, and yield the size of each. Raises ConfigurationError if a file differs from the
-    manifest.
+    """Hash all files of an export again, and yield the size of each. Raises ConfigurationError if a file is missing or
+    differs from the manifest.
     """
     for one in manifest.files:
         try:

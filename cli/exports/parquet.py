@@ -15,7 +15,9 @@ from broker.errors import ConfigurationError
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """The fields of an event that have columns of their own. A further column has the whole event as JSON."""
+    """The fields of an event that have columns of their own. Further columns hold the record's topic, partition, offset
+    and log time, and the whole event as JSON.
+    """
 
     type: str
     at_ms: int
@@ -48,7 +50,7 @@ def check_installed() -> None:
 
 
 def rows(path: Path) -> int:
-    """Count the rows of a file. Raises ConfigurationError if pyarrow is missing."""
+    """Count the rows of a Parquet file. Raises ConfigurationError if pyarrow is missing."""
     check_installed()
     import pyarrow.parquet as pq
 

@@ -47,12 +47,13 @@ _SHIFTING: Final = ("outstanding", "claims")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
 @shared_options
 def command(options: Options, folder: Path) -> None:
-    """Restore the backup in DIR into an empty installation. Every record gets its old offset.
+    """Restore the backup in DIR into an empty installation. Every record gets its old offset, except in the topics
+    `outstanding` and `claims`, to whose offsets nothing refers.
 
-    Without --kafka, the installation is a new --data-dir, for `everput serve`. The import needs the sealing key of the
-    old installation, in EVERPUT_SEALING_KEY or in the file sealing-key of the new data directory. An installation that
-    is not empty is refused. To continue an interrupted import, repeat the command. No process of Everput starts on the
-    installation until the import is complete.
+    Without --kafka, the installation is a new --data-dir, for `everput serve`. Before you start a process of Everput on
+    it, set EVERPUT_SEALING_KEY to the sealing key of the old installation, or write this key to the file sealing-key of
+    the new data directory. An installation that is not empty is refused. To continue an interrupted import, repeat the
+    command. No process of Everput starts on the installation until the import is complete.
     """
     logs.set_up("import", "warning" if options.log_level == "info" else options.log_level)
     made = manifest.load(folder)
@@ -110,9 +111,9 @@ async def _import(options: Options, folder: Path, made: Manifest) -> int:
 
 @contextlib.asynccontextmanager
 async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSettings]:
-    """Yield the Kafka cluster that the options name.
+    """Yield the settings for the Kafka cluster of --kafka.
 
-    Without these options, yield an embedded Kafka, which runs in the data directory until the `with` block ends.
+    Without --kafka, yield those of an embedded Kafka, which runs in the data directory until the `with` block ends.
     """
     options = replace(options, partitions=made.partitions)
     if options.kafka is not None:
@@ -160,7 +161,9 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
-    """Return how many records each partition has already. An interrupted import continues after them."""
+    """Return the end offset of each partition. The caller computes from it how many records of the backup an
+    interrupted import has written.
+    """
     found: dict[tuple[str, int], int] = {}
     for name, topic in by_name(table).items():
         ends = await requests.offsets(topic.name, dict.fromkeys(range(topic.partitions), LATEST))

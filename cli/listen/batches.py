@@ -16,7 +16,7 @@ _BATCH: Final = "batch_"  # prefix of the webhook-id of a batch
 
 
 def is_batch(request_id: str | None) -> bool:
-    """Return whether a request with this `webhook-id` carries several messages."""
+    """Return whether the request with this `webhook-id` is a batch."""
     return (request_id or "").startswith(_BATCH)
 
 

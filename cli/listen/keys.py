@@ -67,7 +67,7 @@ class Received:
 class History:
     """The newest requests: at most RECEIVED_MAX, with at most RECEIVED_BYTES_MAX characters of bodies together.
 
-    The last request is always kept.
+    The newest request is always kept, however large it is.
     """
 
     def __init__(self) -> None:
@@ -85,9 +85,9 @@ class History:
         return one
 
     def find(self, number: int | None) -> Received | None:
-        """Return the request with this number, or the last request if the number is None.
+        """Return the request with this number, or the newest request if the number is None.
 
-        Return None if the request is not kept any more.
+        Return None if there is no such request, or if it is not kept any more.
         """
         if number is None:
             return self._all[-1] if self._all else None

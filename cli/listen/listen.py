@@ -128,7 +128,9 @@ def command(
 
 
 def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[str, str]]) -> list[_Place]:
-    """Find the queues by name or id. Raises ConfigurationError if a queue is missing."""
+    """Find the queues by name or id, and return a place for each pair of a queue and a local address. Raises
+    ConfigurationError if a queue is missing.
+    """
     try:
         with api_client(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
             ids = [(queue, find_queue(client, queue)) for queue in dict.fromkeys(queues)]
@@ -157,7 +159,9 @@ def _end(url: str, key: str, served: Mapping[str, _Place], temporary: Container[
 
 
 async def _show_secret(url: str, key: str, place: _Place, listener_id: str) -> None:
-    """Show the secret that signs the requests, so that the local program can verify them."""
+    """Show the secret that signs the requests to a listener, so that the local program can verify them. Show nothing if
+    the API refuses or does not answer.
+    """
     with contextlib.suppress(everput.EverputError):
         async with everput.AsyncClient(url, key, give_up_after_s=GIVE_UP_AFTER_S) as client:
             secret = (await client.send(everput.get_secret(place.queue_id, listener_id))).secret
@@ -189,8 +193,10 @@ class _Listening:
         places: Sequence[_Place],
         wants: Callable[[dict[str, Any]], bool] | None,
     ) -> None:
-        """Keep a tunnel open for each local address until the command ends. Raises Lost if a tunnel must not be opened
-        again, and ConfigurationError if the API refuses one.
+        """Keep a tunnel open for each place, a queue with a local address, until the command ends.
+
+        Raises an exception group: with Lost if a tunnel must not be opened again, or with ConfigurationError if the API
+        refuses one.
         """
 
         showing: list[asyncio.Task[None]] = []

@@ -34,7 +34,9 @@ PAUSE_S_MAX: Final = 10.0
 
 
 class Lost(Exception):
-    """The tunnel has ended: another client has taken over, or the listener was deleted, or the key was revoked."""
+    """The error that a tunnel has ended and must not be opened again: another client has taken over, or the listener
+    was deleted, or the key was revoked.
+    """
 
 
 class TunnelClient:
@@ -133,7 +135,7 @@ class TunnelClient:
         self._on_event("answered", resent=True, **shown)
 
     async def _alive(self, _message: dict[str, Any]) -> tuple[dict[str, Any], None]:
-        """Answer whether a program listens at the local address."""
+        """Answer whether a program accepts a connection at the local address within ALIVE_S seconds."""
         try:
             async with asyncio.timeout(ALIVE_S):
                 _, writer = await asyncio.open_connection(*self._place)

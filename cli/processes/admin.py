@@ -160,8 +160,8 @@ def process_app(health: Health) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def serving(app: Starlette, host: str, port: int, hosts: Hosts) -> AsyncIterator[str]:
-    """Serve the application inside the `with` block, and yield its URL. Raises ConfigurationError if the address is
-    taken.
+    """Serve the application inside the `with` block, and yield its URL. Raises ConfigurationError if the address can't
+    be bound.
     """
     with bind(host, port) as listening:
         server = Server(app, hosts=hosts)

@@ -72,8 +72,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
 
 
 async def _ask(children: Iterable[Child], path: str) -> dict[str, str]:
-    """Return the body of each process's answer, by the process's name. For a process that does not answer 200 in time,
-    the body is empty.
+    """Return the body of each process's answer, by the process's name. For a process that does not answer 200 within
+    ASK_S seconds, the body is empty.
     """
     import httpx  # import httpx late, because its import takes about a tenth of a second
 

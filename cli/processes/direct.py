@@ -28,8 +28,8 @@ DIRECT_PUTS_MAX: Final = 32  # a connection may have this many unanswered puts; 
 
 
 class DirectConfig(uvicorn.Config):
-    """The configuration of a server. `direct_puts` answers usual puts without ASGI; None leaves all requests to
-    uvicorn.
+    """The configuration of a server. `direct_puts` answers small, valid puts that need not wait, without ASGI. If it is
+    None, uvicorn answers all requests.
     """
 
     direct_puts: DirectPuts | None = None
@@ -168,7 +168,9 @@ class DirectPutProtocol(HttpToolsProtocol):
         self.begun()
 
     def _leave_to_uvicorn(self, candidate: DirectCycle) -> None:
-        """Let uvicorn answer a request, as if uvicorn had received the head and this part of the body itself."""
+        """Let uvicorn answer a request, as if uvicorn itself had received the request's head and the part of the body
+        that has arrived.
+        """
         self.cycle = self._before
         self._begin_in_uvicorn()
         if not candidate.keep_alive:  # the server is stopping

@@ -40,13 +40,14 @@ async def new_key(
     The key is not stored anywhere. `owner` is the e-mail address and password of an account. If no account has this
     address, create the account. The account becomes a member of the organization.
 
-    Without `organization_id`, use the oldest organization that the operator has created with the CLI. If `name` is
-    given, the organization must have this name. If `owner` is given, its account must be a member. If there is no such
-    organization, create one.
+    Without `organization_id`, use the oldest organization that the operator has created, and not an account. If `name`
+    is given, the organization must have this name. If `owner` is given, its account must be a member. If there is no
+    such organization, create one.
 
-    Raises Refused if a value is not valid, NotFound if there is no organization `organization_id`, and WrongPassword if
-    the account exists and the given password is not its password. Raises LogUnavailable if Kafka did not store an
-    event, and InDoubt if Kafka did not acknowledge an event and may have stored it.
+    Raises Refused if a value is not valid, NotFound if there is no organization `organization_id`, WrongPassword if the
+    account exists and the given password is not its password, and AccountBlocked if the account is blocked. Raises
+    LogUnavailable if Kafka did not store an event, and InDoubt if Kafka did not acknowledge an event and may have
+    stored it.
     """
     account = None
     if owner is not None:
@@ -70,8 +71,8 @@ async def new_key(
 def _of_the_shell(
     view: DirectoryView, *, name: str | None = None, member: Account | None = None
 ) -> Organization | None:
-    """Return the oldest organization that the operator has created with the CLI. If a name or a member is given, the
-    organization must have this name or member.
+    """Return the oldest organization that the operator has created, and not an account. If a name or a member is given,
+    the organization must have this name or member. Return None if there is none.
     """
     return next(
         (
@@ -84,8 +85,8 @@ def _of_the_shell(
 
 
 async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Path, password_file: Path) -> None:
-    """Create what the first start needs: the account of the console with its password file, and an API key with its
-    file.
+    """Create what the first start needs: the account of the console with its password file, an organization, and an API
+    key with its file.
 
     After a crash at any point, the next start creates what is missing.
     """

@@ -84,7 +84,8 @@ def show_log(registry: CollectorRegistry, log: KafkaLog) -> None:
 def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: StoredBytes) -> None:
     """Add the metrics of an API process's requests, and of the organizations that store most.
 
-    The labels hold neither ids nor text from outside, so the number of time series is bounded.
+    The number of time series is bounded: the labels of a request have no ids and no text from outside, and at most
+    ORGANIZATIONS_SHOWN organizations are shown.
     """
 
     def make() -> Iterator[Metric]:
@@ -108,7 +109,9 @@ def show_answers(registry: CollectorRegistry, requests: RequestCounts, stored: S
 
 
 def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog) -> None:
-    """Add the metrics that tell how much of the log is damaged."""
+    """Add the metrics that tell how many offsets of the log are damaged, and how many damaged copies on brokers this
+    process has found.
+    """
     bad_copies = log.requests.bad_copies
 
     def make() -> Iterator[Metric]:
@@ -127,7 +130,8 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
     """Add the metrics of a worker's deliveries.
 
-    The metrics show the state at the last call of the returned function.
+    The counters are read at each request. The other metrics show the state at the latest call of the returned function.
+    Before its first call, they and the counters of single listeners are missing.
     """
     now: Condition | None = None
 
@@ -203,7 +207,9 @@ def _lags(lags: list[Lag], at_ms: float) -> Iterator[Metric]:
 
 
 def _troubles(now: Condition) -> Iterator[Metric]:
-    """Yield the number of listeners in each state, and metrics of the listeners with the most problems."""
+    """Yield the numbers of listeners by health, the numbers of parked and retrying deliveries, and metrics of the
+    listeners with the most problems.
+    """
     text = "Listeners by health, as `everput status` names it"
     health = GaugeMetricFamily("everput_listeners_health", text, labels=["state"])
     for state in Health:
@@ -235,8 +241,8 @@ def _troubles(now: Condition) -> Iterator[Metric]:
 def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
     """Yield the metrics of the attempts to the busiest listeners, and to those with the most failed attempts.
 
-    The attempts of the last five minutes decide for which listeners there are metrics. The worker counts the attempts
-    of all listeners, so a counter never decreases.
+    The attempts of the last five minutes decide for which listeners there are metrics; if they are equal, all attempts
+    do. The worker counts the attempts of all listeners, so a counter never decreases.
     """
     found = metrics.by_listener
 

@@ -64,7 +64,7 @@ class Process:
 def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]]) -> None:
     """Run the work of a process until it returns. The work returns after `stop` is set.
 
-    Exit with code 2 if the configuration is wrong, and with code 1 after another error. The supervisor or systemd
+    Exit with code 2 if the configuration is wrong, and with code 1 after another error. After code 1, the supervisor
     restarts the process.
     """
     name = os.environ.get("EVERPUT_PROCESS", name)

@@ -88,11 +88,11 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
     """Run everything on this machine: Kafka (unless --kafka names one), the API and the workers.
 
     The first start writes an API key to DIR/api-key, and the password of the console's first account to
-    DIR/console-password. The other commands find the key, and the server's URL, when they are run beside DIR. When
-    everything is ready, `ready http://HOST:PORT` is printed.
+    DIR/console-password. With the same --data-dir (by default the folder data in the working directory), the other
+    commands find the key and the server's URL. When everything is ready, `ready http://HOST:PORT` is printed.
 
-    If only this machine can reach the API, listeners may be on this machine, too: --host is a loopback address, and
-    none of --public-url, --trusted-proxy and --allowed-host is given.
+    If --host is a loopback address, and none of --public-url, --trusted-proxy and --allowed-host is given, only this
+    machine can reach the API. Listeners may then be on this machine, too.
     """
     if options.kafka is not None and kafka_port is not None:
         raise ConfigurationError("--kafka-port sets the port of the embedded Kafka; leave it out with --kafka")
@@ -110,7 +110,9 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
 
 
 def with_loopback(options: Options) -> Options:
-    """Allow listeners on loopback addresses if only this machine can reach the API (docs/security.md)."""
+    """Return the options. If only this machine can reach the API, they also allow listeners on loopback addresses
+    (docs/security.md).
+    """
     proxied = options.public_url is not None or options.trusted_proxy or options.allowed_host
     if not is_loopback(options.host) or proxied:
         return options
@@ -173,7 +175,9 @@ class Supervisor:
                 access.cancel()
 
     async def _open_admin_address(self, admin: contextlib.AsyncExitStack) -> None:
-        """Serve the admin address until `admin` closes. Import what it needs while Kafka and the processes start."""
+        """Serve the admin address until `admin` closes. Import the code of the admin address while Kafka and the
+        processes start.
+        """
         await asyncio.to_thread(import_module, "cli.processes.admin_all")
         from cli.processes.admin import serving
         from cli.processes.admin_all import all_app

@@ -67,7 +67,8 @@ class Server(uvicorn.Server):
 
     `accepts` is called once, when the server accepts requests. A client has `request_s` seconds to send a request, and
     must read its answer at a minimum rate. A request for a host that is not in `hosts` is answered 421. With `clients`,
-    one client may have half of `connections_max`. `direct_puts` answers usual puts without the app.
+    one client may have at most half of `connections_max`. `direct_puts` answers small, valid puts that need not wait,
+    without the app.
     """
 
     config: _Config
@@ -156,7 +157,9 @@ class Server(uvicorn.Server):
 
 
 class _Written(asyncio.Protocol):
-    """A connection that is aborted if its client does not read the answer. A normal close would wait for the client."""
+    """A connection that is aborted if its client reads too little of an answer. A normal close would wait for the
+    client.
+    """
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
@@ -179,7 +182,9 @@ class _Written(asyncio.Protocol):
 
 
 class _WebSocket(_Written, WebSocketsSansIOProtocol):
-    """A WebSocket that ignores text from a client before it is open. uvicorn's class would raise an error."""
+    """A WebSocket that is aborted if its client sends data before the WebSocket is open. uvicorn's class would raise an
+    error.
+    """
 
     def keepalive_timeout(self) -> None:
         """Disconnect a client that does not answer a ping, because it has probably stopped reading."""
@@ -345,8 +350,8 @@ class _Connection(_Written, DirectPutProtocol):
         self.cycle.keep_alive = False
 
     def _is_well_formed(self) -> bool:
-        """Return whether the headers Host and Transfer-Encoding of a request are valid (RFC 9112, 3.2 and 6.1). If not,
-        answer with an error and close the connection.
+        """Return whether the headers Host and Transfer-Encoding of a request are valid (RFC 9112, 3.2 and 6.1), and the
+        server accepts the host. If not, answer with an error and close the connection.
         """
         names = dict(self.headers)
         usual = len(names) == len(self.headers) and b"transfer-encoding" not in names
