@@ -18,7 +18,7 @@ from broker.core.claims import CLAIMS_MAX, FEW, KEPT_MS, ClaimIndex, has_room
 from broker.core.codec import decode, encode
 from broker.core.events import PutClaimed
 from broker.disk import Refusal
-from broker.errors import BrokerError, LogDamaged, ShareUsed, UnknownEvent, ViewBehind
+from broker.errors import BrokerError, LogDamaged, LogUnavailable, ShareUsed, UnknownEvent, ViewBehind
 from broker.kafka.appender import Appender
 from broker.kafka.requests import KafkaRequests, OffsetTooOld
 from broker.kafka.scan import scan
@@ -86,7 +86,13 @@ class ClaimsTopic:
                 "Try again later, when some of these keys are more than a day old."
             )
         digest = bytes.fromhex(claim.digest)
-        await self._writer.append_one(self._partition(digest), digest, encode(claim))
+        try:
+            await self._writer.append_one(self._partition(digest), digest, encode(claim))
+        except LogUnavailable as error:  # Kafka may have the claim, but no message was put yet.
+            raise LogUnavailable(
+                "Kafka did not acknowledge the Idempotency-Key in time, so this request put no messages. "
+                "Repeat the request with the same Idempotency-Key."
+            ) from error
 
     async def claims(self, digest: bytes) -> list[PutClaimed]:
         """See ports.ClaimLog.claims."""

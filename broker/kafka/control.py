@@ -14,7 +14,7 @@ from aiokafka import errors as kafka_errors
 from broker.core.codec import encode
 from broker.core.events import ControlEvent
 from broker.disk import Refusal
-from broker.errors import ConfigurationError, InDoubt, LogDamaged
+from broker.errors import ConfigurationError, InDoubt, LogDamaged, LogUnavailable
 from broker.kafka.producer import Producer
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, Record
 
@@ -60,7 +60,13 @@ class ControlTopic:
             ) from error
         # Kafka has stored this record, maybe at an earlier try. Its exact offset is not known, but it is below the end.
         if offset < 0:
-            return await self.end_offset() - 1
+            try:
+                return await self.end_offset() - 1
+            except LogUnavailable as error:
+                raise InDoubt(
+                    "The change is stored, but Kafka does not say at which offset. Before you repeat the request, read "
+                    "the resource to see whether the change had an effect."
+                ) from error
         return offset
 
     async def check(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from broker.core.codec import encode
 from broker.core.events import ListenerTested
 from broker.disk import Refusal
+from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.appender import Appender
 
 
@@ -24,4 +25,10 @@ class ListenerTestsTopic:
 
     async def append(self, event: ListenerTested) -> None:
         """See ports.ListenerTestLog."""
-        await self._topic.append_one(event.partition, event.listener_id.encode(), encode(event))
+        try:
+            await self._topic.append_one(event.partition, event.listener_id.encode(), encode(event))
+        except LogUnavailable as error:
+            raise InDoubt(
+                "The test was sent to the listener, but Kafka did not acknowledge its result. The log may have the "
+                "result: look for events of the type listener.tested before you repeat the test."
+            ) from error

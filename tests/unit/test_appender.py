@@ -7,8 +7,14 @@ import asyncio
 import pytest
 from aiokafka import errors as kafka_errors
 
-from broker.errors import LogUnavailable
+from broker.core.events import ListenerTested, PutClaimed
+from broker.errors import InDoubt, LogUnavailable
 from broker.kafka.appender import Appender
+from broker.kafka.claims import ClaimsTopic
+from broker.kafka.listener_tests import ListenerTestsTopic
+from broker.kafka.requests import KafkaRequests
+from broker.kafka.topics import Topic
+from broker.settings import KafkaSettings
 
 
 class Producer:
@@ -170,3 +176,24 @@ async def test_a_batch_that_is_not_acknowledged_in_time_holds_nobody_up_for_long
     await asyncio.sleep(0.01)
     await producer.acknowledge(1)
     assert await after == 1
+
+
+async def test_an_answer_about_a_record_that_was_not_acknowledged_says_what_may_be_stored():
+    by = {"at_ms": 1, "organization_id": "o", "actor": "key:k"}
+    tests = ListenerTestsTopic(Appender(Batches(), "deliveries", 0.01))
+    tested = ListenerTested(
+        **by,
+        **{"listener_id": "l", "queue_id": "q", "message_id": "m", "partition": 0, "status": 200, "error": None},
+        **{"took_ms": 1, "dns_ms": None, "connect_ms": None, "tls_ms": None, "answers": ()},
+    )
+    with pytest.raises(InDoubt, match="The test was sent"):
+        await tests.append(tested)
+    topic = Topic("claims", 1, {})
+    claims = ClaimsTopic(Appender(Batches(), topic.name, 0.01), KafkaRequests(KafkaSettings("unused")), topic)
+    claim = PutClaimed(
+        **by,
+        **{"request_id": "r", "queue_id": "q", "digest": "00", "body_sha256": "", "claim_id": "c"},
+        **{"ids_at_ms": 1, "ids_seed": "s", "partition": 0},
+    )
+    with pytest.raises(LogUnavailable, match="put no messages. Repeat the request with the same Idempotency-Key"):
+        await claims.append(claim)
