@@ -230,8 +230,8 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         503,
         "Kafka can't be reached, or it does not answer in time. No message and no change was stored.",
         "Kafka restarts or is overloaded, or too few of its brokers are running.",
-        "Repeat the request after Retry-After, a put with the same Idempotency-Key. If it lasts, the operator finds the "
-        "state with `everput status`.",
+        "Repeat the request after Retry-After; repeat a put with the same Idempotency-Key. If it lasts, the operator "
+        "finds the state with `everput status`.",
     ),
     "log-damaged": ProblemType(
         503,

@@ -179,21 +179,14 @@ async def test_a_batch_that_is_not_acknowledged_in_time_holds_nobody_up_for_long
 
 
 async def test_an_answer_about_a_record_that_was_not_acknowledged_says_what_may_be_stored():
-    by = {"at_ms": 1, "organization_id": "o", "actor": "key:k"}
+    by = {"at_ms": 1, "organization_id": "o", "actor": "key:k", "queue_id": "q", "partition": 0}
     tests = ListenerTestsTopic(Appender(Batches(), "deliveries", 0.01))
-    tested = ListenerTested(
-        **by,
-        **{"listener_id": "l", "queue_id": "q", "message_id": "m", "partition": 0, "status": 200, "error": None},
-        **{"took_ms": 1, "dns_ms": None, "connect_ms": None, "tls_ms": None, "answers": ()},
-    )
+    of = {"listener_id": "l", "message_id": "m", "status": 200, "error": None, "answers": ()}
     with pytest.raises(InDoubt, match="The test was sent"):
-        await tests.append(tested)
+        await tests.append(ListenerTested(**by, **of, took_ms=1, dns_ms=None, connect_ms=None, tls_ms=None))
     topic = Topic("claims", 1, {})
-    claims = ClaimsTopic(Appender(Batches(), topic.name, 0.01), KafkaRequests(KafkaSettings("unused")), topic)
-    claim = PutClaimed(
-        **by,
-        **{"request_id": "r", "queue_id": "q", "digest": "00", "body_sha256": "", "claim_id": "c"},
-        **{"ids_at_ms": 1, "ids_seed": "s", "partition": 0},
-    )
-    with pytest.raises(LogUnavailable, match="put no messages. Repeat the request with the same Idempotency-Key"):
+    requests = KafkaRequests(KafkaSettings(bootstrap="unused"))
+    claims = ClaimsTopic(Appender(Batches(), topic.name, 0.01), requests, topic)
+    claim = PutClaimed(**by, digest="00", body_sha256="", claim_id="c", ids_at_ms=1, ids_seed="s")
+    with pytest.raises(LogUnavailable, match="put no messages"):
         await claims.append(claim)
