@@ -239,6 +239,12 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         "A disk has altered or lost bytes on every broker that has a copy. Everput uses no data that fails its check.",
         "The operator finds the damaged range with `everput verify`.",
     ),
+    "unreadable": ProblemType(
+        503,
+        "This server can't read the message.",
+        "A newer version of Everput has written the message, and this server was not upgraded yet.",
+        "The operator upgrades the server. Then repeat the request.",
+    ),
     "offset-too-old": ProblemType(
         503,
         "The log no longer has the records that were to be read.",

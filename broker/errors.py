@@ -146,6 +146,13 @@ class LogDamaged(LogUnavailable):
         self.topic, self.partition, self.first, self.last = topic, partition, first, last
 
 
+class Unreadable(Unavailable):
+    """A newer version of Everput has written this message, so this server can't read it."""
+
+    code = "unreadable"
+    retry_after_s = 60
+
+
 class DiskNearlyFull(Unavailable):
     """The disk of the embedded Kafka is nearly full. Nothing was stored."""
 

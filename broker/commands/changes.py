@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from broker.commands.context import Context, Versions
@@ -23,7 +24,7 @@ from broker.core.codec import decode_message, encode
 from broker.core.entities import Listener, Queue
 from broker.core.events import MessageDeleted, MessagePut, MessageUpdated
 from broker.core.ids import parse_message_id
-from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent
+from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent, Unreadable
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
@@ -37,6 +38,16 @@ _DELETED: Final = "This message was deleted."
 _CHANGED: Final = (
     "The message has changed since the version in If-Match. Read it again, and repeat the change with its new ETag."
 )
+
+
+class _Place(msgspec.Struct):
+    """The fields that say to which queue a message belongs. The event of the message has them in every version."""
+
+    organization_id: str
+    queue_id: str
+
+
+_place = msgspec.json.Decoder(_Place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +69,8 @@ class StoredMessage:
 async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage:
     """Return the queue's message with its current data.
 
-    Raises NotFound if the message does not exist or was deleted, LogUnavailable if Kafka does not answer.
+    Raises NotFound if the message does not exist or was deleted, Unreadable if only a newer version can read it,
+    LogUnavailable if Kafka does not answer.
     """
     place = parse_message_id(message_id)
     if place is None:
@@ -73,9 +85,11 @@ async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage
     try:
         put = decode_message(value)
     except UnknownEvent:
-        raise NotFound(
-            "This server can't read the message: a newer version of Everput wrote it, or its record is damaged. "
-            "Upgrade this server, or ask the operator to check the log with `everput verify`."
+        if not _is_of(queue, value):
+            raise NotFound(_NONE) from None
+        raise Unreadable(
+            "This message exists, but a newer version of Everput has written it, so this server can't read it. "
+            "Repeat the request when the operator has upgraded this server."
         ) from None
     if put.queue_id != queue.id or put.organization_id != queue.organization_id:
         raise NotFound(_NONE)
@@ -226,6 +240,15 @@ def _stored(put: MessagePut, change: CountingChange | None, *, partition: int, o
         updated_at_ms=None if updated is None else updated.at_ms,
         version=version(None if change is None else change.offset),
     )
+
+
+def _is_of(queue: Queue, value: bytes) -> bool:
+    """Return whether the event of any version in a record belongs to this queue."""
+    try:
+        of = _place.decode(value)
+    except msgspec.MsgspecError:
+        return False
+    return (of.organization_id, of.queue_id) == (queue.organization_id, queue.id)
 
 
 def _decoded(value: bytes) -> MessagePut | None:

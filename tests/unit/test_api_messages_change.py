@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api_client import Api, make_api
+from api_client import Api, make_api, problem
 
 from broker.errors import Busy, InDoubt
 
@@ -101,6 +101,17 @@ async def test_an_update_that_loses_against_a_deletion_is_404(place: Place):
 
     changes.append = deleted_first
     assert (await place.update({"data": "new"})).status_code == 404
+
+
+async def test_a_message_that_only_a_newer_program_reads_is_there_for_its_own_queue_and_503(place: Place):
+    records = place.api.log.messages.records[0]
+    records[:] = [(key, value.replace(b'"v":1', b'"v":99'), queue) for key, value, queue in records]
+    for method, body in (("GET", None), ("PUT", {"data": "new"}), ("DELETE", None)):
+        said = problem(await place.api.request(method, place.message, json=body), 503, "unreadable")
+        assert "newer version" in said["detail"]
+    other = await place.api.queue("others")
+    said = problem(await place.api.get(f"/v1/queues/{other}/messages/{place.id}"), 404, "not-found")
+    assert said["detail"] == "No message of this queue has this ID."
 
 
 async def test_a_change_of_a_version_that_is_no_longer_is_412(place: Place):
