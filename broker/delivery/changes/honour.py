@@ -272,13 +272,11 @@ class Changes:
     async def run(self) -> None:
         """Read new updates and deletions of messages, apply them, and answer them, in an endless loop."""
         while True:
-            by_partition: dict[int, list[ChangeReply]] = {}
-            before = time.monotonic()
+            by_partition, before = dict[int, list[ChangeReply]](), time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                # The process was suspended, so other workers may own its partitions now, and may apply these events.
-                # Checkpoints._pause() normally notices the suspension, too, and ends the worker.
-                # If the worker goes on, it reads the events again, so that none is lost.
+                # The process was suspended, so other workers may own its partitions now. Normally, Checkpoints._pause()
+                # ends the worker. If the worker goes on, it reads the events again, so that none is lost.
                 self._tail.follow({one: at for one, at in self._positions.items() if one in self._partitions})
                 continue
             for partition, offset, event in events:
