@@ -27,6 +27,7 @@ from broker.kafka.read_slots import ReadSlots
 from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests, OffsetTooOld, Record
 from broker.kafka.topics import by_name, topics
 from broker.settings import KafkaSettings
+from broker.time_offsets import offsets_since
 
 log = logging.getLogger(__name__)
 
@@ -194,10 +195,9 @@ class Counting:
             numbers = [lane.partition for lane in lanes if lane.topic == source]
             if not numbers:
                 continue
-            since = await self._requests.offsets(self._names[source], dict.fromkeys(numbers, _now_ms() - KEPT_MS))
-            ends = await self._requests.offsets(self._names[source], dict.fromkeys(numbers, LATEST))
-            for number in numbers:
-                found[Lane(source, number)] = Position(since[number] if since[number] >= 0 else ends[number])
+            oldest_ms = dict.fromkeys(numbers, _now_ms() - KEPT_MS)
+            since = await offsets_since(self._requests, self._names[source], oldest_ms)
+            found |= {Lane(source, number): Position(offset) for number, offset in since.items()}
         return found
 
     async def read(self) -> list[Batch]:
@@ -364,9 +364,7 @@ class KafkaStatistics:
 
     async def _read(self, series: Series) -> None:
         topic = self._topic
-        at = (await self._requests.offsets(topic, {0: series.from_ms - _CLOCKS_MS}))[0]
-        if at < 0:
-            return
+        at = (await offsets_since(self._requests, topic, {0: series.from_ms - _CLOCKS_MS}))[0]
         first = (await self._requests.offsets(topic, {0: EARLIEST}))[0]
         at = max(first, at - 2 * LATE_MAX)
         coverage = Coverage()

@@ -12,7 +12,7 @@ from faust.transport.consumer import Consumer
 
 from broker.core.codec import decode
 from broker.core.events import MessagePut, StatisticsCounted
-from broker.core.statistics import MINUTE_MS, Counts, Coverage, Key, Lane, Series, Totals, read_row
+from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Coverage, Key, Lane, Series, Totals, read_row
 from broker.kafka.admin import ensure_topics
 from broker.kafka.embedded.kafka import EmbeddedKafka
 from broker.kafka.log import KafkaLog
@@ -22,7 +22,7 @@ from broker.kafka.topics import Topics, by_name, topics
 from broker.settings import KafkaSettings
 from projections import statistics
 from projections.statistics import Statistics
-from tests.damage import flip_within, with_text
+from tests.damage import antedate, flip_within, partition_folder, with_text
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_damage import kafka, settings
 from tests.listeners import until
@@ -254,3 +254,25 @@ async def test_an_error_in_the_middle_of_a_batch_counts_no_record_twice(rig: Rig
         sums = await all_counted(rig, counter)
     assert sum(counts.put for counts in sums.values()) == 3
     assert sum(counts.delivered for counts in sums.values()) == 3
+
+
+async def test_an_index_of_times_that_lies_hides_no_count(kafka: EmbeddedKafka, settings: KafkaSettings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        await rig.put(queue, *(str(number) for number in range(12)))
+        async with counting(rig) as counter:
+            sums = await all_counted(rig, counter)
+        await kafka.running_process.stop()
+        for topic in (table.messages, table.statistics):
+            folders = [partition_folder(kafka.data_dir, topic.name, number) for number in range(topic.partitions)]
+            assert sum(antedate(folder, KEPT_MS + 3_600_000) for folder in folders)
+        await kafka.restart()
+        series = Series(min(key.minute for key in sums) * MINUTE_MS, MINUTE_MS, 10, queue.id)
+        await KafkaStatistics(settings, rig.log.requests, rig.log.read_slots).read(queue.organization_id, series)
+        assert sum(point.put for point in series.points) == 12
+        end = (await rig.log.requests.offsets(table.statistics.name, {0: LATEST}))[0]
+        await rig.log.requests.delete_before(table.statistics.name, 0, end)
+        async with counting(rig) as anew:
+            assert await all_counted(rig, anew) == sums
