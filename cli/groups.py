@@ -32,5 +32,5 @@ class Group(click.Group):
 
 
 def examples(*lines: str) -> str:
-    """Return the examples at the end of a command's help, one for each line."""
+    """Return the text with which a command's help ends: the examples, each on a line of its own."""
     return "\n".join(["\b", "Examples:" if lines[1:] else "Example:", *(f"  {line}" for line in lines)])

@@ -35,7 +35,9 @@ class Refused(BrokerError):
 
 
 class Part(NamedTuple):
-    """A part of the log: events in order, each as a line of JSON, and the cursor after them."""
+    """A part of the log: events in order, each as a line of JSON, and the cursor after them. `complete` says whether
+    the part ends at the end of the log or of the time range.
+    """
 
     lines: list[bytes]
     cursor: str

@@ -108,7 +108,9 @@ class Publisher:
         return sum(client.again for client in self._clients)
 
     def client(self, number: int) -> AsyncClient:
-        """Return the HTTP client of the sender with this number."""
+        """Return one of the HTTP clients. Consecutive numbers give consecutive clients, and after the last one the
+        first again.
+        """
         return self._clients[number % len(self._clients)]
 
     async def put_all(self, queue_id: str, lines: AsyncIterator[TextLine] | Any, settled: Settled) -> None:

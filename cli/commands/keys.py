@@ -82,5 +82,5 @@ def get(client: Client, *, key_id: str, as_json: bool) -> None:
 @click.confirmation_option(prompt="Requests with this key are refused at once. Revoke it?")
 @asks
 def revoke(client: Client, *, key_id: str, as_json: bool) -> None:
-    """Revoke an API key. Requests with it are refused from now on."""
+    """Revoke an API key. Within a second, every API process refuses requests with this key."""
     show(client.send(everput.revoke_key(_own(client), key_id)).key, as_json=as_json)

@@ -60,10 +60,10 @@ _RANGE: Final = re.compile(r"([a-z]+)/(\d{1,4}):(\d{1,19})(?:-(\d{1,19}))?", re.
 def command(options: Options, folder: Path | None, log_dir: Path | None, give_up: str | None) -> None:
     """Find damaged record batches in the files of a stopped Kafka, and restore them from an export.
 
-    A batch is restored only if its checksum proves that the restored one is the original. Records that are missing from
-    the embedded Kafka's files are restored from the export, too, except those of the topic `outstanding`, which workers
-    restore. If another broker of a cluster has an undamaged copy, make that broker the leader instead. After the next
-    start, deliveries that were parked because of the damage are attempted again.
+    A batch is restored only if its checksum, or else its bytes in the file, prove that the result is the original.
+    Records that are missing from the embedded Kafka's files are restored from the export, too, except those of the
+    topic `outstanding`, which workers restore. If another broker of a cluster has an undamaged copy, make that broker
+    the leader instead. After the next start, deliveries that were parked because of the damage are attempted again.
 
     Use --give-up on a running installation: it cancels the deliveries that are parked because the given offsets are
     damaged. Only for offsets of the topic `control`, without which nothing can run, stop the installation first. The

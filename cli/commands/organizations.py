@@ -203,7 +203,7 @@ def revoke_invitation(options: Options, invitation_id: str) -> None:
 @click.argument("key_id")
 @shared_options
 def revoke(options: Options, key_id: str) -> None:
-    """Revoke an API key of any organization. Requests with this key are refused from now on."""
+    """Revoke an API key of any organization. Within a second, every API process refuses requests with this key."""
 
     async def work(opened: OpenDirectory) -> None:
         api_key = opened.view.state.keys.get(key_id)

@@ -19,7 +19,9 @@ def command() -> None:
 @command.command("list", epilog=examples("everput queues list"))
 @asks
 def list_(client: Client, *, as_json: bool) -> None:
-    """List queues, oldest first, with the states of their listeners, their backlog, retrying and parked deliveries."""
+    """List queues, oldest first, with the states of their listeners, and the numbers of waiting messages and of
+    retrying and parked deliveries.
+    """
     pages = client.pages(everput.list_queues(health=True, backlog=True))
     found = (queue for page in pages for queue in page.queues)
     columns = {"id": "id", "name": "name", "listeners": "listeners", "states": "health"}

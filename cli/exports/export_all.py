@@ -46,9 +46,9 @@ _MOMENTS_MAX: Final = 20
 def command(options: Options, folder: Path) -> None:
     """Back up the whole log and the listeners' cursors to DIR: all organizations, sealed secrets and hashes of keys.
 
-    The installation may keep running. The backup ends at a moment soon after the start, when the command has copied the
-    topic `outstanding`; later events are not in the backup. An interrupted backup continues when the command is
-    repeated. Keep the sealing key, too, but in another place.
+    The installation may keep running. The command copies the topic `outstanding` first, and then chooses where the
+    backup ends; later events are not in the backup. An interrupted backup continues when the command is repeated. Keep
+    the sealing key, too, but in another place.
 
     Damaged records are left out and named, also in the manifest. The exit code is then 1, and `everput import` refuses
     the backup.
@@ -161,8 +161,9 @@ async def _partition(
 ) -> AsyncGenerator[int, None]:
     """Write the rest of a partition, one file at a time. Yield how many offsets each fetch covered.
 
-    Without `end`, the partition is read to its current end, which for a compacted topic includes a record of every key.
-    With an older end offset, a record could be missing: compaction removes it if the key was written again later.
+    Without `end`, read the partition to its current end. The export of a compacted topic then has the newest record of
+    each key. With an older end offset, a record could be missing: compaction removes it if the key was written again
+    later.
     """
     mine = sum(one.topic == name and one.partition == number for one in made.files)
     at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])

@@ -35,8 +35,8 @@ class Action(NamedTuple):
 
 
 class Keyboard:
-    """The reader of keys. A letter is an action, and digits before it are a request's number. Other keys discard the
-    digits.
+    """The reader of keys. The letters r, b, l, q and h and the question mark are actions, and digits before one of them
+    are a request's number. Other keys discard the digits.
     """
 
     def __init__(self) -> None:
@@ -98,8 +98,8 @@ class History:
 
 
 def is_ours(descriptor: int) -> bool:
-    """Return whether this is a terminal from which the process may read. Reading in the background would stop the
-    process.
+    """Return whether a file descriptor is a terminal from which the process may read. Reading in the background would
+    stop the process.
     """
     if not os.isatty(descriptor):
         return False

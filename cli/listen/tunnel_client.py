@@ -34,8 +34,8 @@ PAUSE_S_MAX: Final = 10.0
 
 
 class Lost(Exception):
-    """The error that a tunnel has ended and must not be opened again: another client has taken over, or the listener
-    was deleted, or the key was revoked.
+    """The error that a tunnel has ended and must not be opened again: another client has taken over, the listener was
+    deleted or got another URL, or the API key is not valid any more.
     """
 
 

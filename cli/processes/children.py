@@ -127,7 +127,7 @@ class Child:
             return code
 
     async def _start(self) -> tuple[asyncio.subprocess.Process | ForkedProcess, socket.socket]:
-        """Start a process, and return it with the socket to it."""
+        """Start a process. Return the process, and the supervisor's end of the socket between the two."""
         if self._prefork is not None:
             prefork, self._prefork = self._prefork, None
             forked = await prefork.start(self._arguments, self._environment, self._descriptors)

@@ -40,7 +40,9 @@ _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
 
 
 def new_registry() -> CollectorRegistry:
-    """Create a registry with the operating system's metrics of this process: memory, processor time, open files."""
+    """Create a registry with the operating system's metrics of this process, such as its memory, processor time and
+    open files.
+    """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry

@@ -25,7 +25,7 @@ def prctl(option: int, value: int | ctypes.c_char_p) -> int:
 
 
 def name_process(name: str) -> None:
-    """Set the name of this process in `ps -e`, `top` and `pgrep`, up to 15 bytes. Do nothing on other systems than
+    """Set the name of this process in `ps -e`, `top` and `pgrep`, cut to 15 bytes. Do nothing on other systems than
     Linux.
     """
     if sys.platform == "linux":

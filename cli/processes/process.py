@@ -174,7 +174,7 @@ def _raise_limits() -> None:
 def _settle_garbage() -> None:
     """Make garbage collections rare, and exclude all existing objects from them.
 
-    The pauses of garbage collections determine the p99 latency.
+    Otherwise, the pauses of garbage collections would determine the p99 latency.
     """
     gc.collect()
     gc.freeze()

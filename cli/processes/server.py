@@ -217,7 +217,8 @@ class _Connection(_Written, DirectPutProtocol):
     """The connection of a client, with bounds that uvicorn lacks, and with errors as problem details.
 
     The size of a head, the time of a request, and the framing of a chunked body are bounded. Trailers are dropped.
-    After too many pipelined requests, further ones are dropped, and the last answer closes the connection.
+    While PIPELINED_MAX requests wait for their answers, further requests are dropped, and the last answer closes the
+    connection.
     """
 
     config: _Config
@@ -257,7 +258,8 @@ class _Connection(_Written, DirectPutProtocol):
         self._release_client()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over to a WebSocket, unless the request is refused or is no valid WebSocket request.
+        """Hand the connection over to a WebSocket. If earlier requests are unanswered, or the request is no valid
+        WebSocket request, close the connection after the answers instead.
 
         uvicorn itself does not answer an invalid WebSocket request, and has no time limit before a WebSocket is open.
         """
