@@ -60,8 +60,8 @@ class AlertMessages:
         return self.view.state
 
     async def put(self, event: AlertRaised | AlertCleared) -> None:
-        """Put the message about an alert that was just recorded. If this fails, put_missing() puts the message later,
-        so that other alerts need not wait.
+        """Put the message about an alert that was just recorded. After a BrokerError, return, so that other alerts need
+        not wait. A later call of put_missing() then tries again.
         """
         try:
             await self._put(event, again=False)
@@ -69,10 +69,10 @@ class AlertMessages:
             _log_failure(event, error)
 
     async def put_missing(self, at_ms: int) -> None:
-        """Put the missing messages about alerts. The log has an event of each of these alerts, but perhaps no message
-        about it.
+        """Put the missing messages about alerts of this worker's partitions. They are the alerts whose newest event is
+        at least 30 s old, if the log does not say that the message about this event was put.
 
-        If a partition cannot be written, only the alerts whose messages belong there wait.
+        After a BrokerError, this call skips the other messages that belong to the same partition.
         """
         episodes = list(self._directory.alerts.episodes.items())
         missing = [
@@ -90,8 +90,8 @@ class AlertMessages:
                     _log_failure(event, error)
 
     async def _put(self, event: AlertRaised | AlertCleared, *, again: bool) -> None:
-        """Put the message about an alert into the organization's queue, and record that it was put. If the organization
-        was deleted, do nothing.
+        """Put the message about an alert into the organization's queue for alerts, and record that the message was put.
+        If there is no such organization, do nothing.
 
         With `again`, the message may have been put already, so look for it first.
         """
@@ -143,8 +143,8 @@ class AlertMessages:
 
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
-    """Return the times that the id of an alert's message may hold: the time of the event, and the newest two of the
-    times that follow it in steps of five minutes. A message that is put now gets the last of these times.
+    """Return the times to try in the id of an alert's message: the time of the alert's event, and the newest two of
+    the times that follow in steps of five minutes until `at_ms`. A message that is put at `at_ms` gets the latest one.
     """
     late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
     return [event_at_ms + number * _ID_VALID_MS for number in sorted({0, max(0, late - 1), late})]

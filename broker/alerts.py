@@ -102,8 +102,8 @@ class Subject:
 class _Allowance:
     """A token bucket that limits alerts: a burst of `burst`, and `per_s` a second after that.
 
-    Each organization has a bucket for the alerts that begin. All organizations except the operator's share one more
-    bucket, for the beginnings and ends of alerts about the installation.
+    In each worker, each organization has a bucket for the alerts that begin. All organizations except the operator's
+    share one more bucket, for the beginnings and ends of alerts about the installation.
     """
 
     at_ms: int
@@ -164,11 +164,12 @@ class AlertWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look(self, at_ms: int | None = None) -> None:
-        """Check the conditions of this worker's alerts once, and put the messages of alerts that begin or end. If there
-        are many listeners, a call checks all listeners that may need an alert soon, but only some of the others.
+        """Check the conditions of this worker's alerts once, and put the messages about alerts that begin or end. A
+        call checks all listeners that have waiting messages, or an alert that is open or may begin soon, but at most
+        200 other listeners.
 
         `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer. If
-        Kafka does not answer for some listeners only, the others are checked nevertheless.
+        Kafka does not answer for some listeners, the other listeners are checked before the error is raised.
         """
         await self._messages.put_missing(at_ms or now_ms())
         await self._judge_installation(at_ms or now_ms())
@@ -189,8 +190,8 @@ class AlertWatch:
             raise failure
 
     def _due(self) -> list[Listener]:
-        """Return the listeners that are checked for alerts now. They are all listeners that can need an alert, and some
-        others.
+        """Return the listeners to check for alerts now: all listeners that have waiting messages, or an alert that is
+        open or may begin soon, and at most 200 other listeners, in turn.
         """
         pressing: list[Listener] = []
         others: list[Listener] = []
@@ -205,8 +206,8 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether a listener must be checked for alerts now: messages wait for it, or one of its alerts has
-        begun or may begin soon.
+        """Return whether a listener must be checked for alerts now: messages wait for it, or one of its alerts is open
+        or may begin soon.
         """
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
@@ -229,8 +230,8 @@ class AlertWatch:
     # Facts
 
     async def _judge_listeners(self, several: Sequence[Listener], at_ms: int | None) -> None:
-        """Check some listeners for alerts. If Kafka does not answer for one of them, first check the others, and then
-        raise the BrokerError.
+        """Check some listeners for alerts. If the cursors of one listener can't be read, first check the other
+        listeners, and then raise the BrokerError.
         """
         loads = (self.sources.cursors.load([one.id], range(self.partitions)) for one in several)
         results = await asyncio.gather(*loads, return_exceptions=True)
@@ -284,7 +285,9 @@ class AlertWatch:
                 await self._judge(subject, {Kind.KEY: reading}, {"expires_at_ms": key.expires_at_ms}, at_ms)
 
     async def _judge_installation(self, at_ms: int) -> None:
-        """Check the log and the disk, for the alerts of organizations. The operator's organizations come first."""
+        """Begin or end alerts about unreadable parts of the log and about the disk. The operator's organizations come
+        first.
+        """
         state = self._directory
         free_bytes, refused_below = (None, 0) if self.sources.disk is None else self.sources.disk()
         facts = InstallationFacts(damaged=list(state.damage), free_bytes=free_bytes, refused_below=refused_below)
@@ -299,7 +302,8 @@ class AlertWatch:
                 await asyncio.sleep(0)
 
     def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
-        """Return whether an alert about the installation is allowed to begin or end for this organization.
+        """Return whether this worker must check the alerts about the installation for this organization: one of them
+        is open, or may begin.
 
         Such an alert begins only for the operator's organizations, and for organizations that have a queue for alerts.
         Return False for an organization whose alerts another worker checks.
@@ -317,8 +321,8 @@ class AlertWatch:
     async def _judge(
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
-        """Begin or end the alerts of one listener, API key or organization. `now` has the present level of the
-        condition of each kind of alert, and the events about alerts get the `facts`.
+        """Begin or end the alerts about one listener, API key or organization. `now` has the kinds of alerts to check,
+        and the present level of each one's condition. The events about these alerts get the `facts`.
         """
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
@@ -341,9 +345,10 @@ class AlertWatch:
     def _may_change(self, kind: Kind, subject: Subject, step: Step, at_ms: int) -> bool:
         """Return whether the alert is allowed to begin or end now. If not, the next check tries again.
 
-        An alert waits until the message about its last change is put. Otherwise that message would be lost, because
+        An alert waits until the message about its previous change is put. Otherwise that message would be lost, because
         only the newest change is kept. An alert about the whole installation also waits if many such alerts change,
-        except for the operator's organizations. No alert begins while the organization has begun too many.
+        except for the operator's organizations. No alert begins while this worker has begun too many alerts of the
+        organization.
         """
         if not self._directory.alerts.is_told(kind, subject.id):
             return False
@@ -387,8 +392,8 @@ class AlertWatch:
             await self._messages.put(event)
 
     def _forget(self) -> None:
-        """Forget the alerts of deleted listeners, API keys and organizations, and the alerts that another worker checks
-        now.
+        """Drop what this worker remembers of alerts about deleted listeners, API keys and organizations, and of alerts
+        that another worker checks now.
         """
         state = self._directory
         for subject_id in list(self._triggers):
