@@ -16,10 +16,10 @@ from broker.kafka.scan import scan
 async def control_records(
     records: Records, topic: str, end: int, *, begin: int | None = None
 ) -> AsyncGenerator[list[Record], None]:
-    """Yield the records of the topic `control` before the offset `end`, one read at a time, from its start or from
-    `begin`.
+    """Yield the records of the topic `control` before the offset `end`, in one list for each read. Start at the offset
+    `begin`, or at the topic's start if `begin` is None.
 
-    Raises Unavailable if Kafka does not answer, or if it returns too few records.
+    Raises Unavailable if Kafka does not answer or returns too few records, or if a record is unreadable.
     """
     at = (await records.offsets(topic, {0: EARLIEST}))[0] if begin is None else begin
     async for fetched in scan(records, topic, 0, at, end, bytes_max=FETCH_BYTES):

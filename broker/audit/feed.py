@@ -40,9 +40,10 @@ CHANGES_MAX: Final = 500
 
 
 class Change(NamedTuple):
-    """A change: the kind of thing that changed, and its queue and its listener, if it has any.
+    """A change: the kind of thing that changed, and its queue and its listener, if they are known.
 
-    The kind is the first word of the event's type: `queue`, `listener`, `message`, `delivery`, `replay` and so on.
+    The kind is `queue`, `listener`, `message`, `delivery`, `replay` and so on: mostly the first word of the event's
+    type.
     """
 
     kind: str
@@ -60,7 +61,7 @@ class Changes(NamedTuple):
 
 
 class _Peek(msgspec.Struct):
-    """The decoded fields of an event. They tell a client which of its queues, listeners or replays changed."""
+    """The fields of an event that are decoded, to learn which queue, listener or replay of an organization changed."""
 
     type: str = ""
     organization_id: str = ""
@@ -84,7 +85,7 @@ _KINDS: Final = {"deliveries": "delivery", "answers": "delivery", "change": "mes
 class ChangeFeed:
     """The changes in the log, for all organizations that have a client waiting in this process.
 
-    `table` has the topics of the log by their short names. The log is read only while a client waits.
+    `table` has the topics that are read, by their short names. They are read only while a client waits.
     """
 
     def __init__(
@@ -133,7 +134,8 @@ class ChangeFeed:
     def since(self, organization_id: str, position: str | None) -> Changes:
         """Return an organization's changes since a position that an earlier call has returned, and the new position.
 
-        The changes are None if they are unknown: the position is missing or too old, or some changes could not be read.
+        The changes are None if they are unknown: the position is missing, too old or of another process, some records
+        were skipped, or one check of the log found more than CHANGES_MAX changes of the organization.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")
@@ -188,7 +190,7 @@ class ChangeFeed:
         self._again = {}
 
     async def _ends(self) -> dict[tuple[str, int], int]:
-        """Return the end offset of each partition of the log."""
+        """Return the end offset of each partition of the topics that are read."""
         names = list(self._table)
         found = await asyncio.gather(
             *(
@@ -245,8 +247,8 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition, and the offset after them. Return None if the records are damaged or
-        deleted.
+        """Return the next records of a partition, and the offset after them. Records of organizations without a waiting
+        client may be left out. Return None if the next records are damaged or deleted.
         """
         ids = [one.encode() for one in self._waiting]
         searched = topic != "control" and len(ids) <= SEARCHED_MAX

@@ -31,8 +31,8 @@ _TOO_LARGE: Final[Event] = Unreadable(at_ms=0, organization_id="", written="")
 
 
 class LogPartition(NamedTuple):
-    """A partition of the log that a request reads. `rank` is its topic's position in the order of the log, and `name`
-    is its topic's name in Kafka.
+    """A partition of the log that a request reads. `rank` is the position of its topic in TOPICS, and `name` is the
+    topic's name in Kafka.
     """
 
     rank: int
@@ -50,9 +50,10 @@ class _Ahead(NamedTuple):
 
 
 class Rests:
-    """A cache of fetched records that are not needed yet. All requests that read the log share it.
+    """A cache of fetched records that are not needed yet. All requests of one process that read the log share it.
 
-    The cache holds at most `bytes_max` bytes. If there are more, the oldest records are dropped.
+    The cache holds at most `bytes_max` bytes. If there are more, the oldest records are dropped, and are read from
+    Kafka again when they are needed.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -84,7 +85,8 @@ class Rests:
 class LaneReader:
     """The reader of the partitions that one request for the log needs. Call stop() at the end.
 
-    At most about `share_bytes` bytes of each partition's records wait in memory.
+    At most about `share_bytes` bytes of each partition's records wait in the merged order. Further records wait in the
+    shared cache `rests`.
     """
 
     def __init__(
@@ -105,8 +107,8 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Read the next records of a partition from Kafka, and add the wanted ones to the merged order. If the next
-        records are damaged, add one event that says so.
+        """Read the next records of a partition from the cache or from Kafka, and add the wanted records to the merged
+        order. If the next records are damaged, add one event that says so.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -178,7 +180,9 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Add the fetched records to the merged order, as many as the partition is allowed to have in memory."""
+        """Add the fetched records to the merged order, as many as the partition is allowed to have there. Put the
+        remaining records into the cache.
+        """
         rows: list[tuple[int, int, int, Event | None]] = []
         # The skipped records may also lie beyond the requested range. No skipped record matches the request.
         if fetched.left_out_ms is not None:

@@ -30,8 +30,8 @@ _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), w
 
 @dataclass(slots=True)
 class _Queue:
-    """An entry of the cache of listeners: the listeners of one queue, as known from the topic `control`. The next read
-    of the topic for this queue begins at the offset `next`.
+    """An entry of the cache of listeners: the ids of all listeners and replays of one queue that were created before
+    the offset `next` of the topic `control`. The next read of the topic for this queue begins at this offset.
     """
 
     next: int
@@ -40,9 +40,9 @@ class _Queue:
 
 
 class Listeners:
-    """A cache of all listeners that queues have or have had, including deleted listeners. Each process has one.
+    """A cache of the ids of all listeners that up to 128 queues have or have had, including deleted listeners.
 
-    If a queue is in the cache, a request reads only the records of `control` that came since.
+    If a queue is in the cache, a request reads only the records of `control` that are newer than the cache's entry.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Listeners:
         """Return the ids of all listeners that the queue ever had, and of their replays. Return None if there never was
         such a queue.
 
-        The events since the queue's creation are read from the topic `control`, or all events if the queue was deleted.
-        Raises LogUnavailable if Kafka does not answer.
+        If the queue is not in the cache, the events since its creation are read from the topic `control`, or all events
+        if there is no such queue now. Raises Unavailable if Kafka does not answer, or if too many reads are running.
         """
         place = organization_id, queue_id
         before = self._kept.pop(place, None) or await self._unread(organization_id, queue_id)
@@ -85,7 +85,7 @@ class Listeners:
     async def hears(self, organization_id: str, listener_id: str, queue_id: str) -> bool:
         """Return whether a listener belongs to this queue, or belonged to it before the listener was deleted.
 
-        Raises LogUnavailable if Kafka does not answer.
+        Raises Unavailable if Kafka does not answer, or if too many reads are running.
         """
         live = self._view.state.listener(organization_id, listener_id)
         if live is not None:
@@ -95,8 +95,8 @@ class Listeners:
     async def was(self, organization_id: str, listener_id: str) -> bool:
         """Return whether the organization has, or ever had, a listener or replay with this id.
 
-        For a deleted listener or replay, the whole topic `control` is read. Raises LogUnavailable if Kafka does not
-        answer.
+        If there is none now, the topic `control` is read from its start until the creation is found. Raises Unavailable
+        if Kafka does not answer, or if too many reads are running.
         """
         state = self._view.state
         live = state.listener(organization_id, listener_id) or state.replays.find(organization_id, listener_id)

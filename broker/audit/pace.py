@@ -52,8 +52,8 @@ class Pace:
         nothing if the work took less than `after_s`.
 
         The pause continues even if the event loop is idle, because a put uses the loop many times. Without this, a put
-        took three times as long while a client read the log. If no other request came lately, the pause is a single
-        turn of the loop.
+        took three times as long while a client read the log. If no other request came within a second, the pause is a
+        single turn of the loop.
         """
         if self._busy_s < after_s:
             return

@@ -30,7 +30,9 @@ _ASKING_EACH_MAX: Final = 4  # requests at once of one organization
 
 
 class PastView:
-    """The directory (accounts, organizations, keys, queues, listeners) as it was at a past time. It never changes."""
+    """The part of the directory that belongs to one organization, such as its queues, listeners and API keys, as it was
+    at a past time. The view never changes.
+    """
 
     def __init__(self, state: Directory, position: int, *, complete: bool) -> None:
         self.state = state
@@ -48,7 +50,8 @@ class PastView:
 
 
 class Past:
-    """The directory at past times, computed from the topic `control` for one request at a time.
+    """The computation of the directory at past times, from the topic `control`: for one organization, and for one
+    request at a time.
 
     `tenant_of` maps an organization id to its tenant.
     """
@@ -73,7 +76,7 @@ class Past:
     async def view(self, organization_id: str, at_ms: int) -> PastView:
         """Return the organization's queues, listeners and keys at a past time, including the events of that time.
 
-        Raises Busy if too many requests ask for past states, LogUnavailable if Kafka does not answer.
+        Raises Busy if too many requests ask for past states, Unavailable if Kafka does not answer.
         """
         with self._slots.slot(organization_id):
             end = (await offsets_since(self._records, self._control, {0: at_ms + 1}))[0]

@@ -42,15 +42,15 @@ _MESSAGES: Final = TOPIC_OF[wire_name(MessagePut)]
 
 
 class WrongCursor(Refused):
-    """The cursor does not belong to this request. It is from another installation, or from a request with other
-    filters.
+    """The cursor does not belong to this request. It is from another installation or from a request with other filters,
+    or it lies beyond the end of the log.
     """
 
     code = "wrong-cursor"
 
 
 class Entry(NamedTuple):
-    """An event with its time in the order of the log, and its topic, partition and offset."""
+    """An event of the log with its topic, partition and offset. `log_ms` is the time by which the log is ordered."""
 
     log_ms: int
     topic: str
@@ -76,8 +76,8 @@ Hears = Callable[[str, str, str], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The range of the log that a client reads: from the time `begin_ms` until before `end_ms`. None means that the
-    range begins with the log, or ends with the newest events at the time of the request.
+    """The range of the log that a client reads: from the time `begin_ms` until before `end_ms`, or from the beginning
+    of the log if `begin_ms` is None. It ends with the newest events at the time of the request at the latest.
 
     With `page_token`, the range begins at the page token instead. `limit` is the largest number of events.
     """
@@ -93,7 +93,7 @@ class ReaderTuning:
     """The limits for reading the log in one process.
 
     Kafka acknowledges an append within `settle_ms`, with rare exceptions, so older events have their final order. A
-    request that waits for new events counts as running all the time.
+    request that waits for the final order, or for a slow client, still counts towards `open_max` and `open_each_max`.
     """
 
     settle_ms: int = 2_000
@@ -107,10 +107,10 @@ class ReaderTuning:
 
 
 class LogReader:
-    """The reader of the log for all clients of one process. It returns events in the order of their times.
+    """The reader of the log for all clients of one process. It returns events in the order of the log.
 
-    `past` computes earlier states of the directory. `others` records when other requests were served, so that reading
-    the log does not slow them down. `feed` tells waiting clients about changes.
+    `past` computes earlier states of the directory. `others` records when other requests arrived, so that a read of
+    the log leaves time for them. `feed` tells waiting clients about changes.
     """
 
     def __init__(
@@ -138,11 +138,12 @@ class LogReader:
         """Yield the matching events in the order of the log, in slices. The last slice is marked as complete, unless
         `limit` ends the reading earlier.
 
-        Without an end, the range ends with the events that were acknowledged before the call. In this case, the call
-        takes `settle_ms` longer than the reading itself. A slice may have no events, but its page token has advanced.
+        Without an end, the range ends with the events that were acknowledged before the call. In this case, the last
+        slice comes `settle_ms` after the call at the earliest, except for the history of one message. A slice may have
+        no events, but its page token has advanced.
 
         Raises Busy if too many requests read the log, NotFound if the wanted queue or listener never existed,
-        WrongCursor if the page token belongs to another request, and LogUnavailable if Kafka does not answer.
+        WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.
         """
         with self._slots.slot(wanted.organization_id):
             wanted = await self._named(wanted, span)
@@ -156,7 +157,8 @@ class LogReader:
     async def _named(self, wanted: Selection, span: Range) -> Selection:
         """Add the listeners of the wanted queue to the filter of a request.
 
-        Raises NotFound if there never was such a queue or listener.
+        Raises NotFound if there never was such a queue or listener. A listener is not checked if the request has a page
+        token, or reads the history of one message.
         """
         organization_id, message = wanted.organization_id, wanted.message
         if message is not None and wanted.queue_id == message.queue_id:
@@ -263,7 +265,7 @@ class _Reading:
         self._merge = Merge(lanes, passed_ms=0 if page_token is None else page_token.passed_ms)
 
     async def _starts(self, begin_ms: int | None, first: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
-        """Return the offset at which each partition begins."""
+        """Return the offset at which the read of each partition begins."""
         if begin_ms is None:
             return first
         found = await self._offsets(begin_ms, confirmed=True)
@@ -279,8 +281,8 @@ class _Reading:
         return starts
 
     async def _ends(self) -> list[int]:
-        """Return the offset at which each partition ends. For one message's history, the partition of `messages` ends
-        after this message.
+        """Return the offset before which the read of each partition ends. For one message's history, the read of
+        `messages` ends after this message.
         """
         message = self._wanted.message
         return [
@@ -292,6 +294,7 @@ class _Reading:
         """Return the offset of each partition at a time, or at its start or end if `at_ms` is EARLIEST or LATEST.
 
         With `confirmed`, the offset is checked against the times of records, because Kafka's time index may be damaged.
+        If all records of a partition are older, its offset is -1, or its end offset with `confirmed`.
         """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(one.name for one in self._partitions):

@@ -30,7 +30,7 @@ from broker.settings import KafkaSettings
 
 class State(NamedTuple):
     """The hash of the directory that results from all events of `control` before the offset `position`. `digests` has a
-    checksum of each field, to find a difference.
+    checksum of each field, so that two different directories can be compared field by field.
     """
 
     position: int
@@ -64,7 +64,9 @@ class Verifier:
         self._damage: list[LogDamaged] = []  # unreadable ranges, not reported yet
 
     async def size(self) -> int:
-        """Return about how many offsets `everput verify` must read. Raises LogUnavailable if Kafka does not answer."""
+        """Return about how many offsets `everput verify` must read, without those of the topic `claims`. Raises
+        LogUnavailable if Kafka does not answer.
+        """
         size = 0
         for topic in self._topics.values():
             begins, ends = await self._bounds(topic)
@@ -72,8 +74,9 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Yield everything that is wrong with the log, in the order of reading. At each offset of `control` in
-        `positions`, also yield a hash of the directory. Raises LogUnavailable if Kafka does not answer.
+        """Yield what the check finds wrong with the log, and which parts can't be checked, in the order of reading. At
+        each offset of `control` in `positions`, also yield the state of the directory. Raises LogUnavailable if Kafka
+        does not answer.
         """
         messages = await self._bounds(self._topics["messages"])
         for name, topic in self._topics.items():
@@ -124,14 +127,14 @@ class Verifier:
             yield finding
 
     def _damaged(self, checks: Checks) -> Iterator[Finding]:
-        """Yield findings about the unreadable ranges of the log that were found since the last call."""
+        """Yield findings about the unreadable ranges of the log that were found since the previous call."""
         while self._damage:
             one = self._damage.pop(0)
             yield checks.damaged(one.first, one.last)
 
     async def _claims(self) -> AsyncGenerator[Finding, None]:
-        """Check that the topic `claims` is readable. No more can be checked, because no other topic refers to
-        claims.
+        """Check that all records of the topic `claims` are readable. Their content is not checked, because no other
+        topic refers to claims.
         """
         topic = self._claims_topic
         begins, ends = await self._bounds(topic)
@@ -204,8 +207,8 @@ class Verifier:
                 yield finding
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
-        """Return a finding if workers have committed an offset beyond the end of `messages`, because Kafka has then
-        lost messages. Otherwise return an empty list.
+        """Return a finding if workers have committed an offset beyond the end of this partition of `messages`, because
+        Kafka has then lost messages. Otherwise return an empty list.
         """
         topic = self._topics["messages"].name
         rows = await self._requests.groups.committed(self._workers_group, topic, [number])
