@@ -59,13 +59,13 @@ class AccountBlocked(BrokerError):
 
 
 class LastMember(Refused):
-    """After this change, no owner of an organization could sign in."""
+    """The change is refused, because after it no owner of an organization could sign in."""
 
     code = "last-member"
 
 
 class AccountCommands:
-    """The commands on accounts and sessions. They write their events to the topic `control`."""
+    """The commands on accounts, sessions and memberships. They write their events to the topic `control`."""
 
     def __init__(self, control: ControlLog, view: DirectoryView, passwords: Passwords | None = None) -> None:
         self._control = control
@@ -122,7 +122,7 @@ class AccountCommands:
 
         `by_identity` says that an OpenID Connect provider has signed the person in, and not a password. Raises
         WrongPassword or AccountBlocked if the account has changed since its password was checked. Raises Unavailable if
-        the account has started too many sessions at the same time.
+        the new session has ended already, for example because the account started too many sessions at the same time.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _without_organization(account.id, request_id)
@@ -171,11 +171,11 @@ class AccountCommands:
         return await record(self._control, self._view, event)
 
     async def replace_password(self, account: Account, new_password: str, *, request_id: str = "") -> None:
-        """Replace the password of an account after its owner has proved their identity in another way, such as by
+        """Replace the password of an account after the person has proved their identity in another way, such as by
         e-mail.
 
-        All sessions of the account end. The log gets the same events as if the operator had reset the password, and the
-        owner had changed it. Raises Refused if the new password is not allowed.
+        All sessions of the account end. The log gets the events of a reset to a one-time password, of a sign-in with
+        it, and of a change of the password. Raises Refused if the new password is not allowed.
         """
         await self._passwords.hash(new_password, about=(account.email,), pointer="/new_password")
         password, _ = await self.reset_password(account.id, request_id=request_id)
@@ -302,7 +302,7 @@ class AccountCommands:
         """Remove the account from the organization of the context.
 
         Raises NotFound if the account is not a member. Raises LastMember if it is the last owner who can sign in, and
-        `even_if_last` is not set. Raises Changed if the account that removes another one is no owner any more.
+        `even_if_last` is not set. Raises Changed if the account is removed by another member who is no owner any more.
         """
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):
@@ -321,7 +321,8 @@ class AccountCommands:
         """Give a member of the organization of the context another role.
 
         Raises Refused if the role does not exist, and NotFound if the account is no member. Raises LastMember if the
-        account is the last owner who can sign in. Raises Changed if the author of the change is no owner any more.
+        last owner who can sign in would lose this role. Raises Changed if the author of the change is no owner any
+        more.
         """
         check_role(role)
         if self._has_role(context.organization_id, account_id, role):
@@ -357,7 +358,7 @@ class AccountCommands:
         return await record(self._control, self._view, event)
 
     async def end_session(self, session: Session, *, request_id: str = "") -> None:
-        """End a session. If it has already ended, record nothing."""
+        """End a session. If the session has already ended, the event has no effect."""
         event = ev.SessionEnded(
             **event_fields(_without_organization(session.account_id, request_id)), session_id=session.id
         )
@@ -366,7 +367,8 @@ class AccountCommands:
     async def create_organization(self, account_id: str, *, name: str, request_id: str = "") -> Organization:
         """Create an organization with this account as its only member.
 
-        Raises Refused if the name is not valid, QuotaReached if the account has too many organizations.
+        Raises Refused if the name is not valid, QuotaReached if the account is in too many organizations, or has
+        created too many.
         """
         state = self._view.state
         joined = sum(1 for _ in state.organizations_of(account_id))
@@ -383,8 +385,8 @@ class AccountCommands:
         return await self.join(account_id, made.id, request_id=request_id)
 
     async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
-        """Make the account a member of the organization. Raises NotFound if the organization or the account does not
-        exist.
+        """Make the account a member of the organization, with the role `owner`. Raises NotFound if the organization or
+        the account does not exist.
         """
         context = Context(
             organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()
@@ -424,5 +426,5 @@ def _actor(account_id: str, request_id: str) -> str:
 
 
 def _without_organization(account_id: str, request_id: str) -> Context:
-    """Return the author and the time as event fields, for an event that belongs to no organization."""
+    """Return the context (author and time) of an event that belongs to no organization."""
     return Context(organization_id="", actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms())

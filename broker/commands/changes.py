@@ -54,8 +54,8 @@ _place = msgspec.json.Decoder(_Place)
 class StoredMessage:
     """A message as it is stored now.
 
-    `put` is the event of the original put, and `data` is the current data. `version` is 1 and increases with each
-    update.
+    `put` is the event of the original put, and `data` is the current data. `version` is 1 at first, and increases with
+    each update, often by more than one.
     """
 
     put: MessagePut
@@ -69,8 +69,8 @@ class StoredMessage:
 async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage:
     """Return the queue's message with its current data.
 
-    Raises NotFound if the message does not exist or was deleted, Unreadable if only a newer version can read it,
-    LogUnavailable if Kafka does not answer.
+    Raises NotFound if the message does not exist or was deleted, Unreadable if only a newer version can read it, and
+    another Unavailable if Kafka does not answer.
     """
     place = parse_message_id(message_id)
     if place is None:
@@ -109,10 +109,11 @@ async def newest_messages(
     limit: int,
     wanted: Callable[[bytes], bool] | None = None,
 ) -> tuple[list[StoredMessage], list[int]]:
-    """Return a page of the queue's messages with their current data, and the position where the next page begins.
+    """Return a page of the queue's messages with their current data. Also return, for each partition, the offset before
+    which the messages of the next page lie.
 
-    Deleted messages are left out, and so are records for whose value `wanted` returns False. Raises LogUnavailable if
-    Kafka does not answer.
+    Left out are deleted messages, messages that this version can't read, and records for whose value `wanted` returns
+    False. Raises Unavailable if Kafka does not answer.
     """
     while True:
         records, rest = await log.messages.newest(
@@ -144,12 +145,12 @@ async def update_message(
 ) -> tuple[StoredMessage, dict[str, str]]:
     """Change a message's data. Return the message, and the state of its delivery to each listener, by listener id.
 
-    A listener with the state `delivered` has the old data. A listener with `pending`, `retrying` or `parked` will get
-    the new data. A listener with `unknown` may have got the old data. Raises Changed if the message does not have a
-    version in `if_match`.
+    A listener with the state `delivered` has the old data. With `pending`, `retrying` or `parked`, each later attempt
+    sends the new data. A listener with `unknown` may have got the old data. Raises Changed if the message does not have
+    a version in `if_match`.
 
-    Raises Refused if the data is not valid, NotFound if the message does not exist or was deleted, LogUnavailable if
-    nothing was stored, and InDoubt if it is unknown whether the change was stored or has an effect.
+    Raises Refused if the data is not valid, and NotFound if the message does not exist or was deleted. Raises InDoubt
+    if it is unknown whether the change was stored or has an effect, and any other Unavailable if nothing was stored.
     """
     # The new data of an updated message must obey the same rules as the data of a put.
     new_put(queue, data, None, None, "", "")
@@ -171,12 +172,12 @@ async def delete_message(
 ) -> tuple[StoredMessage, dict[str, str]]:
     """Delete a message. Return the message as it was, and the state of its delivery to each listener, by listener id.
 
-    A listener with the state `delivered` has the message. A listener with `cancelled` will not get the message. A
-    listener with `unknown` may have got the message. Raises Changed if the message does not have a version in
+    A listener with the state `delivered` has accepted the message. With `cancelled`, no further attempt is made. A
+    listener with `unknown` may have accepted the message. Raises Changed if the message does not have a version in
     `if_match`.
 
-    Raises NotFound if the message does not exist or was deleted, LogUnavailable if nothing was stored, and InDoubt if
-    it is unknown whether the deletion was stored or has an effect.
+    Raises NotFound if the message does not exist or was deleted. Raises InDoubt if it is unknown whether the deletion
+    was stored or has an effect, and any other Unavailable if nothing was stored.
     """
     found = await find_message(log, queue, message_id)
     event = MessageDeleted(**_of(context, found), if_version=_expected(found, if_match))
@@ -218,8 +219,8 @@ async def _change(
 
 
 def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
-    """Return the version of a message that a change replaces. If another process changes the message first, the change
-    has no effect.
+    """Return the version of a message that a change replaces. If another request changes the message first, the change
+    has no effect. Without `if_match`, return UNSET: the change then replaces any version.
 
     Raises Changed if the message does not have a version in `if_match`.
     """
@@ -252,7 +253,7 @@ def _is_of(queue: Queue, value: bytes) -> bool:
 
 
 def _decoded(value: bytes) -> MessagePut | None:
-    """Decode a message from its Kafka record. Return None for a message that only a newer version can read."""
+    """Decode a message from its Kafka record. Return None for a message that this version can't read."""
     try:
         return decode_message(value)
     except UnknownEvent:

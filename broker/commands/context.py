@@ -54,7 +54,7 @@ def now_ms() -> int:
 
 
 def event_fields(context: Context) -> codec.Fields:
-    """Return the event fields for the author and the time of the event."""
+    """Return the event fields for the time, the organization, the author and the id of the request."""
     return {
         "at_ms": context.at_ms,
         "organization_id": context.organization_id,
@@ -104,7 +104,8 @@ def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
 async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) -> bool:
     """Append an event, wait until this process has applied it, and return whether the event changed anything.
 
-    Raises LogUnavailable if Kafka does not answer, InDoubt if it is unknown whether the event was stored or applied.
+    Raises InDoubt if it is unknown whether the event was stored or applied, and any other Unavailable if the event was
+    not stored.
     """
     offset = await control.append(event)
     try:
@@ -118,8 +119,8 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that a change of a queue or listener replaces. If another process changes the queue or
-    listener first, the change has no effect.
+    """Return the version that a change of a queue or listener replaces. If another request changes the queue or
+    listener first, the change has no effect. Without `if_match`, return UNSET: the change then replaces any version.
 
     Raises Changed if the queue or listener does not have a version in `if_match`.
     """

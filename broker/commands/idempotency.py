@@ -41,10 +41,11 @@ class Stored(NamedTuple):
 
 
 class Idempotency:
-    """The puts of requests with an Idempotency-Key. A repeated request stores its messages only once.
+    """The puts of requests with an Idempotency-Key. For 24 hours, a repeated request stores its messages only once.
 
-    A process that has claimed a key puts messages only for `append_timeout_ms`. `check_room` raises an error if the
-    organization may store nothing more. `count` is called with the size of each claim.
+    A process begins to put the messages of a key at most `append_timeout_ms` after its claim of the key. `check_room`
+    raises an error if the organization may store nothing more. `count` is called with the organization, and with the
+    size of each claim in bytes.
     """
 
     def __init__(

@@ -18,7 +18,9 @@ from broker.ports import ControlLog, DirectoryView
 
 
 class IdentityCommands:
-    """The commands on identities. They write their events to the topic `control`."""
+    """The commands on accounts of people whom an OpenID Connect provider has signed in. They write their events to the
+    topic `control`.
+    """
 
     def __init__(self, control: ControlLog, view: DirectoryView) -> None:
         self._control = control
@@ -27,8 +29,9 @@ class IdentityCommands:
     async def account_of(self, identity: Identity, *, may_create: bool, request_id: str) -> Account:
         """Return the account of a person, whose e-mail address the provider has verified.
 
-        At the person's first sign-in, link the account that has this address, or create one if `may_create`. Raises
-        IdentityRefused if the person may not sign in, and Refused if the address is not valid.
+        If no account is linked to the person yet, link the account that has this address. If there is no such account
+        either, create it, provided that `may_create` is set. Raises IdentityRefused if the person may not sign in, and
+        Refused if the address is not valid.
         """
         check_email(identity.email)
         await self._view.caught_up()

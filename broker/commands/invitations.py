@@ -46,7 +46,8 @@ class InvitationCommands:
         """Create an invitation, and return it with its token. The token is not available later.
 
         Raises Refused if the text is no e-mail address, if a member has this address, or if the role does not exist.
-        Raises QuotaReached if there are too many open invitations, and NotFound if the organization does not exist.
+        Raises QuotaReached if there are too many open invitations. Raises NotFound if the organization does not exist,
+        or if the account that invites is no owner any more.
         """
         check_email(email)
         check_role(role)
@@ -132,8 +133,8 @@ class InvitationCommands:
     async def register(self, invitation: Invitation, password: str, *, request_id: str) -> tuple[Account, Organization]:
         """Create the account of the invited e-mail address, and make it a member.
 
-        An invitation can create at most one account, because each address has one account. Raises Refused if the
-        password is not valid or the invitation is not open any more, EmailTaken if the account exists already.
+        Raises Refused if the password is not valid or the invitation is not open any more, EmailTaken if the account
+        exists already, and QuotaReached if the organization has too many members.
         """
         account = await self._accounts.create_account(invitation.email, password, request_id=request_id)
         return account, await self.accept(invitation, account.id, request_id=request_id)
@@ -145,7 +146,7 @@ def invitation_mail(organization: str, link: str) -> tuple[str, str]:
 
 
 def shell_context(organization_id: str) -> Context:
-    """Return the author `shell` and the time, for a command that the operator runs on the command line."""
+    """Return the context of a command that the operator runs on the command line: the author is `shell`."""
     return Context(organization_id=organization_id, actor="shell", request_id="", at_ms=now_ms())
 
 

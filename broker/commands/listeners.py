@@ -74,8 +74,7 @@ class ListenerInput:
 
 
 class ListenerCommands:
-    """The commands on listeners. If the result of a command depends on stored values, the command first reads the log
-    to its end.
+    """The commands on listeners. They write their events to the topic `control`.
 
     Listeners may have public addresses, and addresses in `allow_networks`. An organization may have `listeners_max`
     listeners. `mail_for` says whether an organization may have alerts sent by e-mail.
@@ -154,7 +153,7 @@ class ListenerCommands:
         listener does not exist, and Changed if it does not have a version in `if_match`.
 
         If another request changes the listener at the same time, the update is repeated; with `if_match`, Changed is
-        raised instead. After ten repeats, Unavailable is raised.
+        raised instead. After ten tries, Unavailable is raised.
 
         With `tunnel`, the URLs are not checked, and the listener must already have a tunnel's URL; else NameTaken is
         raised.
@@ -234,8 +233,8 @@ class ListenerCommands:
     async def redrive_listener(
         self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
     ) -> None:
-        """Attempt the listener's retrying and parked deliveries again now. `message_ids` restricts this to the
-        deliveries of some messages. Raises NotFound if there is no such listener.
+        """Record that the listener's retrying and parked deliveries are to be attempted now: those of the messages in
+        `message_ids`, or all if it is empty. Raises NotFound if there is no such listener.
         """
         await find_listener(self._view, context.organization_id, queue_id, listener_id)
         event = ev.ListenerRedriven(
@@ -245,9 +244,9 @@ class ListenerCommands:
             raise NotFound("No listener of this queue has this ID. Check the ID.")
 
     async def cancel_redrives(self, context: Context, queue_id: str, listener_id: str) -> None:
-        """Cancel the listener's redrives: deliveries that were not attempted since are parked or retrying as before.
-        Record nothing if there was no redrive since the last cancellation. Raises NotFound if there is no such
-        listener.
+        """Cancel the listener's redrives: deliveries that were not attempted since the redrive are parked or retrying
+        as before. Record nothing if there was no redrive since the previous cancellation. Raises NotFound if there is
+        no such listener.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -288,8 +287,8 @@ class ListenerCommands:
         return msgspec.structs.replace(before, **changed, headers={}, sealed_headers=headers)
 
     def _size(self, sealed: str | None, value: str) -> int:
-        """Return the length of a header's value. Return 0 if the value is encrypted with a sealing key that this
-        process does not have.
+        """Return the length of a header's value, in characters. Return 0 if the value is encrypted with a sealing key
+        that this process does not have.
         """
         if sealed is not None:
             try:
@@ -299,7 +298,7 @@ class ListenerCommands:
         return len(value)
 
     def _check_mail(self, queue: Queue, asked: ListenerInput) -> None:
-        """Raise Refused if this listener must not have a `mailto:` URL.
+        """Raise Refused if the request gives a `mailto:` URL that this listener must not have.
 
         Without this check, anybody could send e-mail to anybody.
         """

@@ -50,7 +50,7 @@ class MessageFilter:
 
     def takes(self, value: bytes) -> bool:
         """Return whether the filter accepts the message in a record. The filter's state is not checked here. Return
-        False for a message that only a newer version of Everput can read.
+        False for a message that this version of Everput can't read.
         """
         try:
             put = decode_message(value)

@@ -57,10 +57,10 @@ random_bits = _RandomBits().draw
 
 
 class Put:
-    """A message that is about to be stored. It gets its `id` and `name` when it is stored.
+    """A message that is about to be stored. When its record is built, it gets its `id`, and a `name` if it has none.
 
-    `count` is called with the organization and the size of the record when the record is built. `traceparent` names the
-    trace span to which the attempts will belong, and may be changed before the message is stored.
+    `count` is called with the organization and the size of the record, in bytes, when the record is first built.
+    `traceparent` names the trace span to which the attempts will belong, and may be changed before that.
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class Put:
         return len(self._data)
 
     def claimed(self, at_ms: int, random_bits: int) -> None:
-        """Give the message an id with this time and these random bits, from the claim of an Idempotency-Key."""
+        """Set the time and the random bits of the message's id, for example from the claim of an Idempotency-Key."""
         self._at_ms = at_ms
         self._random_bits = random_bits
 
@@ -166,7 +166,9 @@ def new_put(
     deliver_at: datetime | None = None,
     count: Count | None = None,
 ) -> Put:
-    """Check the values of a message, and prepare it for storing. Raises Refused if a value is not valid."""
+    """Check the values of a message, and prepare it for storing. Raises Refused if a value is not valid, or if the
+    queue is the one for alerts.
+    """
     if queue.name == ALERTS_QUEUE:
         raise Refused(
             f"Only Everput itself puts messages into the queue {ALERTS_QUEUE}, and nobody can change their data. "
@@ -209,8 +211,8 @@ async def put_message(
 ) -> Put:
     """Put a message, and return it once all in-sync replicas have stored it.
 
-    Raises Refused if a value is not valid, LogUnavailable if nothing was stored, InDoubt if the message may have been
-    stored.
+    Raises Refused if a value is not valid, InDoubt if the message may have been stored, and any other Unavailable if
+    nothing was stored.
     """
     put = new_put(queue, data, name, ordering_key, actor, request_id, deliver_at, count)
     put.traceparent = traceparent
@@ -223,7 +225,8 @@ def new_batch(
 ) -> list[Put]:
     """Check and prepare the messages of a batch.
 
-    Raises Refused with a pointer that begins with the message's position, such as `/messages/3/data`.
+    Raises Refused if a value is not valid. The error's pointer names the message by its position in the batch, counted
+    from 0, such as `/messages/3/data`.
     """
     puts = []
     for number, message in enumerate(messages):
@@ -239,8 +242,7 @@ async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | Non
     """Append messages, and return once all in-sync replicas have stored them.
 
     Messages without an ordering key go into `partition`, or into a partition that is chosen for them, and into one
-    record batch if they fit. Raises LogUnavailable if nothing was stored, InDoubt if some messages may have been
-    stored.
+    record batch if they fit. Raises LogUnavailable only if nothing was stored, and InDoubt otherwise.
     """
     together: dict[int | None, list[Put]] = {}
     for put in puts:

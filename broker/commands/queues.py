@@ -45,8 +45,8 @@ class QueueCommands:
         self._queues_max = queues_max
 
     async def create_queue(self, context: Context, *, name: str) -> Queue:
-        """Create a queue, and return it. Raises Refused if the name is not valid, NameTaken if another queue has it,
-        and QuotaReached if the organization has too many queues.
+        """Create a queue, and return it. Raises Refused if the name is not valid, NameTaken if another queue has this
+        name, and QuotaReached if the organization has too many queues.
 
         If the name is `everput.alerts`, return the organization's queue for alerts, even if it exists already.
         """
@@ -66,8 +66,9 @@ class QueueCommands:
     ) -> Queue:
         """Rename a queue, and return it.
 
-        Raises Refused if a name is not valid or is reserved, NameTaken if another queue has the new name, NotFound if
-        the queue does not exist, and Changed if it does not have a version in `if_match`.
+        Raises Refused if the new name is not valid, or if the old or new name is `everput.alerts`. Raises NameTaken if
+        another queue has the new name, NotFound if the queue does not exist, and Changed if the queue does not have a
+        version in `if_match`.
         """
         check_name(name)
         await self._view.caught_up()
@@ -106,7 +107,7 @@ class QueueCommands:
     async def delete_queue(self, context: Context, queue_id: str, *, if_match: Versions | None = None) -> None:
         """Delete a queue and its listeners.
 
-        Raises Refused for the queue of alerts, NotFound if the queue does not exist, and Changed if it does not have a
+        Raises Refused for the queue for alerts, NotFound if the queue does not exist, and Changed if it does not have a
         version in `if_match`.
         """
         if if_match is not None:
@@ -123,7 +124,8 @@ class QueueCommands:
     async def _check_queue_name_free(self, organization_id: str, name: str, own_id: str | None) -> None:
         """Raise NameTaken if another queue has this name.
 
-        Read the log to its end first, because another process may have freed the name.
+        Before the error is raised, the topic `control` is read to its end, because another process may have just freed
+        the name.
         """
         for checked in (False, True):
             holder = self._view.state.queues_by_name.get((organization_id, name))
@@ -147,7 +149,7 @@ def _refuse_reserved(queue: Queue, name: str) -> None:
 async def alerts_queue(control: ControlLog, view: DirectoryView, context: Context) -> Queue:
     """Return the organization's queue for alerts, and create it if there is none.
 
-    Raises LogUnavailable or InDoubt if Kafka does not store the event.
+    Raises InDoubt if it is unknown whether the queue was created, and any other Unavailable if it was not.
     """
     queue = view.state.queues_by_name.get((context.organization_id, ALERTS_QUEUE))
     if queue is None:

@@ -34,7 +34,8 @@ _PAGE: Final = 1000
 class ReplayInput:
     """The values of a replay in a request.
 
-    The replay takes the messages that were put from `from_ms` until before `to_ms`, or until now if `to_ms` is None.
+    The replay takes messages that were put from `from_ms` until before `to_ms`, or until now if `to_ms` is None or
+    later. `only` selects `all` of these messages, or those that have `failed` or are `undelivered`.
     """
 
     from_ms: int
@@ -47,8 +48,8 @@ class ReplayInput:
 
 
 class ReplayCommands:
-    """The commands on replays. `cursors` reads how far listeners and replays have come. `outstanding` finds deliveries
-    that are retrying or parked.
+    """The commands on replays. `cursors` reads the committed offsets of listeners and replays. `outstanding` finds the
+    deliveries in the topic `outstanding`.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class ReplayCommands:
 
     async def plan(self, context: Context, listener: Listener, asked: ReplayInput) -> ev.ReplayStarted:
         """Return the event with which the replay would start now, without recording it. Raises Refused if a value is
-        not valid, LogUnavailable if Kafka does not answer.
+        not valid, Unavailable if Kafka does not answer.
         """
         self._check(asked)
         to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
@@ -122,7 +123,7 @@ class ReplayCommands:
         """Start a replay, and return it.
 
         Raises Refused if a value is not valid or too many replays are running, NotFound if there is no such listener,
-        and LogUnavailable if Kafka does not answer.
+        and Unavailable if Kafka does not answer.
 
         Before the replay is stored, `count` is called with the organization, and with the bytes that the selected
         offsets take in the event. `count` may raise an error to refuse the replay.
@@ -172,7 +173,8 @@ class ReplayCommands:
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return the fraction of the replay's range of the log whose deliveries have ended, from 0 to 1.
+        """Return the fraction of the offsets in the replay's range whose deliveries have ended, from 0 to 1. For a
+        cancelled replay, only the partitions that were finished count.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -225,7 +227,7 @@ class ReplayCommands:
         Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes three groups
         of messages. Below the lower offset are messages from before the listener's start. From the upper offset on are
         messages that the listener has not received. At the offsets in the list are messages that the listener has not
-        accepted.
+        accepted. With `failed`, the first two groups are empty, and the list has only messages that were attempted.
         """
         # Read the committed offsets before `outstanding`, so that no delivery is missed that moves there meanwhile.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

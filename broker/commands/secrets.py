@@ -42,7 +42,7 @@ class SecretCommands:
         Raises Refused if the new secret is not valid, NotFound if there is no such listener, and QuotaReached if
         `overlap_s` is not 0 and FORMER_MAX former secrets still sign requests.
 
-        Requests are also signed with the former secrets for `overlap_s` seconds.
+        For at most `overlap_s` seconds, requests are also signed with the former secrets.
         """
         new = signing_secret(secret)
         await self._view.caught_up()
