@@ -52,9 +52,9 @@ class Client:
         """Create a client for the API at the base URL `url`.
 
         `key` is an API key, a session's token, or None for requests that need neither. `organization` is the id of the
-        organization in which a session acts. A request and its retries take at most `give_up_after_s` seconds. With
-        `refused_at_once`, a refused first connection raises NotReached without retries. `transport` replaces the
-        network in tests.
+        organization in which a session acts. No retry begins more than `give_up_after_s` seconds after the request was
+        first sent; a single try may wait 30 seconds for its answer. With `refused_at_once`, a refused first connection
+        raises NotReached without retries. `transport` replaces the network in tests.
         """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
@@ -129,8 +129,8 @@ class Client:
 class AsyncClient:
     """An asynchronous client of Everput's API. It works like Client, with `await` and `async for`.
 
-    Concurrent puts to a queue are joined into batches. Each put still gets its own answer or error, as if it had been
-    sent alone.
+    Concurrent puts to a queue are joined into batches, if they have no idempotency key of their own. Each put still
+    gets its own answer or error, as if it had been sent alone.
     """
 
     def __init__(
@@ -146,8 +146,8 @@ class AsyncClient:
     ) -> None:
         """Create a client for the API at the base URL `url`. The arguments are those of Client.
 
-        `batches_in_flight` is the most requests that put messages on one queue at a time. With 0, each put is a request
-        of its own.
+        `batches_in_flight` is the most requests that put joined messages on one queue at a time. With 0, send() makes
+        each put a request of its own, and submit() can't be used.
         """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
@@ -180,8 +180,8 @@ class AsyncClient:
         return await self._send(request)
 
     def submit(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
-        """Begin a put that put_message() has created without an idempotency key of its own. Return the future of its
-        answer. This takes less processor time than a task that calls send().
+        """Begin a put, and return the future of its answer. `request` comes from put_message(), without an idempotency
+        key of its own. A call takes less processor time than a task that calls send().
         """
         return self._puts.put(request)
 

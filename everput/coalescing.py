@@ -57,9 +57,9 @@ class _Lane:
 class Coalescer:
     """The part of AsyncClient that joins puts to the same queue into batches.
 
-    Puts that begin in the same turn of the event loop share a request. While `in_flight_max` requests for a queue are
-    in flight, further puts on the queue wait, and then share the next request. A single put is sent alone and
-    immediately. A put that has waited for `give_up_after_s` seconds fails, and is not sent.
+    Puts on a queue that begin in the same turn of the event loop share a request, of at most 100 messages. While
+    `in_flight_max` requests for the queue are in flight, further puts wait, and then share the next request. Otherwise,
+    a put is sent immediately. A put that has waited for `give_up_after_s` seconds fails, and is not sent.
     """
 
     def __init__(self, send: Send, *, in_flight_max: int, give_up_after_s: float) -> None:
@@ -70,7 +70,9 @@ class Coalescer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
-        """Add a request of put_message() to a later batch, and return the future of its answer."""
+        """Add a request of put_message() to the queue's next batch that has room, and return the future of its answer.
+        Raises ValueError for any other request.
+        """
         if request.joins is None:
             raise ValueError(
                 "submit() takes only a put without an idempotency key of its own; send any other request with send()"
@@ -120,8 +122,8 @@ class Coalescer:
         return items
 
     def _sent(self, queue_id: str, lane: _Lane, items: Sequence[_Item], task: asyncio.Task[None]) -> None:
-        """Send the puts that have arrived while a batch was sent. This method is called even if the task of that batch
-        was cancelled before it began.
+        """Fail the puts of a batch that still have no answer after the batch was sent. Then send the puts that have
+        arrived meanwhile. This method is called even if the task of the batch was cancelled before it began.
         """
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
@@ -135,8 +137,8 @@ class Coalescer:
                 await self._send_one(item)
 
     async def _send_batch(self, queue_id: str, items: Sequence[_Item]) -> bool:
-        """Send a batch. Return False if the server refused the batch because of one of its messages, and stored none of
-        them.
+        """Send a batch. Return False if the server stored none of its messages, and may have refused the batch because
+        of one of them, or because of its size.
         """
         try:
             answer = await self._send(put_batch(queue_id, [item.request.body or {} for item in items]))

@@ -135,7 +135,7 @@ def rotate_secret(
     queue_id: str, listener_id: str, *, secret: str | None = None, overlap_s: int | None = None
 ) -> Request[answers.SecretAnswer]:
     """Replace the listener's signing secret. `secret` is the new secret; with None, the server creates it. For
-    `overlap_s` seconds, requests are also signed with the previous secret.
+    `overlap_s` seconds (by default a day), requests are also signed with the previous secret.
     """
     said = {"secret": secret, "overlap_s": overlap_s}
     return Request(
@@ -266,8 +266,8 @@ def put_message(
 def put_batch(
     queue_id: str, messages: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
 ) -> Request[answers.BatchAnswer]:
-    """Put up to 1,000 messages on a queue, all or none. Each has `data`, and optionally `name`, `key` and
-    `deliver_at`.
+    """Put up to 1,000 messages on a queue. If the server refuses one of them, it stores none. Each message has `data`,
+    and optionally `name`, `key` and `deliver_at`.
     """
     return Request(
         method="POST",
@@ -310,7 +310,9 @@ def get_message(queue_id: str, message_id: str) -> Request[answers.MessageAnswer
 def update_message(
     queue_id: str, message_id: str, data: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Update a message's data. The answer says for each listener whether it already had the message."""
+    """Update a message's data. The answer says for each listener whether it already had the old data, or that this is
+    not known.
+    """
     path = _queue(queue_id, "messages", message_id)
     return Request(
         method="PUT", path=path, answer=answers.ChangedMessageAnswer, body={"data": data}, **_condition(if_match)
@@ -320,7 +322,9 @@ def update_message(
 def delete_message(
     queue_id: str, message_id: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Delete a message. The answer says for each listener whether it already had the message."""
+    """Delete a message. The answer says for each listener whether it already had the message, or that this is not
+    known.
+    """
     path = _queue(queue_id, "messages", message_id)
     return Request(method="DELETE", path=path, answer=answers.ChangedMessageAnswer, **{**_condition(if_match), **_ONCE})
 
@@ -349,7 +353,9 @@ def unlink_identity(password: str) -> Request[answers.AccountAnswer]:
 
 
 def ask_for_password_reset(email: str) -> Request[answers.ResetAskedAnswer]:
-    """Have a mail sent with a link that resets the password of this account."""
+    """Have a mail sent to this e-mail address, with a link that resets the password of the account that has the
+    address. If there is no such account, or if it is blocked, no mail is sent.
+    """
     path = "/v1/accounts/password-reset"
     return Request(method="POST", path=path, answer=answers.ResetAskedAnswer, body={"email": email}, repeatable=False)
 
@@ -427,7 +433,8 @@ def change_member(organization_id: str, account_id: str, role: str) -> Request[a
 
 def invite_member(organization_id: str, email: str, role: str | None = None) -> Request[answers.NewInvitationAnswer]:
     """Invite an e-mail address to an organization. Without `role`, the person becomes an owner. This needs the session
-    of an owner. The answer holds the link of the invitation, which later answers leave out.
+    of an owner. The answer holds the invitation's token, and its link if the operator has set a public URL. Later
+    answers leave both out.
     """
     path, body = _invitations(organization_id), {"email": email} | ({} if role is None else {"role": role})
     return Request(method="PUT", path=path, answer=answers.NewInvitationAnswer, body=body, repeatable=False)
@@ -548,8 +555,8 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 
 def _condition(if_match: str | None) -> dict[str, Any]:
-    """Return the arguments for a conditional request. The request is not repeatable, because the first try may have
-    changed the version.
+    """Return the arguments for a request that has an `if_match`, or none without it. Such a request is not repeatable,
+    because the first try may have changed the version.
     """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}
 

@@ -10,7 +10,9 @@ from everput.answers.base import Answer
 
 
 class LogLine(Answer):
-    """A line of the log: an event with its position, or a cursor to continue from. The last line is a cursor."""
+    """A line of the log: an event with its position, or a cursor to continue from. A complete answer ends with a
+    cursor.
+    """
 
     topic: str | UnsetType = UNSET
     """The topic of the event."""

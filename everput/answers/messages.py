@@ -160,7 +160,7 @@ class NotifiedMessage(Named):
 
 
 class Notification(Answer):
-    """The body of the request that a listener gets."""
+    """The body of a request with one message, which a listener with the format `standard` gets."""
 
     queue: NotifiedQueue
     """The queue of the message."""
@@ -184,7 +184,9 @@ class BatchedMessage(Answer):
 
 
 class BatchReply(Answer):
-    """The answer of a listener to a batch. The listener may also answer without a body."""
+    """The answer of a listener to a batch. A listener may also answer without a body: it then accepts all messages with
+    a 2xx status, and rejects all with any other status.
+    """
 
     failed: list[str]
     """The IDs of the messages that the listener does not accept. They are retried."""

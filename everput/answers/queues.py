@@ -8,8 +8,8 @@ from everput.answers.base import Answer, Count, Links, Named, PageLinks, Time
 
 
 class AlertFields(Answer):
-    """The alert thresholds that are set. The value 0 means that there is no alert. If a threshold is missing, the
-    threshold of the listener's queue applies, or else the default.
+    """The alert thresholds that are set for a listener, or for all listeners of a queue. The value 0 means that there
+    is no alert. For a missing threshold of a listener, the threshold of its queue applies, or else the default.
     """
 
     lag_messages: int | UnsetType = UNSET

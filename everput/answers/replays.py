@@ -27,7 +27,7 @@ class ReplaySpan(Answer):
 
 
 class ReplayFields(ReplaySpan):
-    """A replay: a second delivery of messages to a listener."""
+    """A replay: a range of a queue's messages that is delivered again, to a listener or to another URL."""
 
     id: Id
     """The replay's ID."""
@@ -62,7 +62,9 @@ class ReplayNow(ReplayFields):
 
 
 class ReplayBegun(ReplaySpan):
-    """A replay that was started or, for a dry run, only counted. A dry run has only the range and `estimated_s`."""
+    """A replay that was started or, for a dry run, only counted. The answer to a dry run has only the time range, the
+    choice and the count of messages, the rate limit, and `estimated_s`.
+    """
 
     estimated_s: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
     """The expected duration in seconds: at `rate_per_s`, and at 2,000 per second at most. A slow listener takes
