@@ -233,9 +233,7 @@ class Changes:
                 taken.found[event.offset] = (event.message_id, event.queue_id, counts)
 
     async def _put_at_ms(self, partition: int, offset: int) -> int | None:
-        """Return the time of the put of the first readable message that the partition has at or after this offset.
-        Return None if there is none yet.
-        """
+        """Return the put time of the first readable message at or after this offset, or None if there is none yet."""
         requests = self._log.requests
         at = max(offset, (await requests.offsets(self._messages, {partition: EARLIEST}))[partition])
         while True:
