@@ -73,13 +73,13 @@ async def parse(
 def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[tuple[Any, int]]:
     """Yield the record batches before the first damaged one, each with its size in bytes.
 
-    Damaged batches at the beginning of the bytes are skipped if a later batch begins at `offset`. With `holes`, that
-    batch may also begin after `offset`.
+    Damaged batches at the beginning of the bytes are skipped only if a later batch begins exactly at `offset`. With
+    `holes`, offsets may be missing before a batch, but not after a damaged one: they could be that batch's.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):
-        exact = passed or began
-        if batch is not None and _is_good(batch, follows_at, offset, end_offset, holes=holes, exact=exact):
+        exact, missing = passed or began, holes and not passed
+        if batch is not None and _is_good(batch, follows_at, offset, end_offset, holes=missing, exact=exact):
             began, offset = True, batch.next_offset
             yield batch, size
         elif batch is None or began:

@@ -108,9 +108,13 @@ class KafkaDeliveries:
             for one, listener in concerned.items()
             if settled[one] and not (attempts[one] and (all_read or attempts[one][-1][0] in final[one]))
         ]
-        kept = await self._outstanding.kept(partition, message_id, doubtful, reads_max=self._outstanding_reads_max)
+        kept, complete = await self._outstanding.kept(
+            partition, message_id, doubtful, reads_max=self._outstanding_reads_max
+        )
         states = {one: _state(attempts[one], deliver_at_ms) for one in concerned}
-        return states | {one.id: _settled_state(states[one.id], one, kept) for one in doubtful}
+        return states | {
+            one.id: _settled_state(states[one.id], kept.get(one.id), complete=complete) for one in doubtful
+        }
 
     async def _attempts(
         self,
@@ -322,18 +326,12 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     )
 
 
-def _settled_state(
-    known: DeliveryState, listener: Listener, kept: Mapping[str, OutstandingDelivery] | None
-) -> DeliveryState:
+def _settled_state(known: DeliveryState, row: OutstandingDelivery | None, *, complete: bool) -> DeliveryState:
     """Return the state of a delivery whose last attempt may not have been found, although its message is before the
     listener's committed offset in `messages`.
 
-    `kept` holds the message's deliveries in the topic `outstanding` by listener id; None if there are too many records
-    to read.
+    `row` is the delivery in the topic `outstanding`. If it is None, `complete` says whether it is certainly not there.
     """
-    if kept is None:
-        return DeliveryState(state="unknown", attempts=known.attempts)
-    row = kept.get(listener.id)
-    if row is None:
-        return DeliveryState(state="delivered", attempts=known.attempts)
-    return DeliveryState(state=row.state, attempts=known.attempts, next_attempt_at_ms=row.next_attempt_at_ms)
+    if row is not None:
+        return DeliveryState(state=row.state, attempts=known.attempts, next_attempt_at_ms=row.next_attempt_at_ms)
+    return DeliveryState(state="delivered" if complete else "unknown", attempts=known.attempts)

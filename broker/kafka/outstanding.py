@@ -10,7 +10,7 @@ moves towards the end of its partition, so a client that continues from a positi
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from broker.core.codec import decode, encode
@@ -112,20 +112,26 @@ class KafkaOutstanding:
 
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
-    ) -> Mapping[str, OutstandingDelivery] | None:
-        """Return the outstanding deliveries of a message, by listener id. Unreadable records are skipped. Return None
-        if more than `reads_max` reads would be needed.
+    ) -> tuple[Mapping[str, OutstandingDelivery], bool]:
+        """Return the outstanding deliveries of a message, by listener id, and whether there can be no others.
 
-        All listeners must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is
-        free.
+        There can be others if some records are unreadable, or if more than `reads_max` reads would be needed. All
+        listeners must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is free.
         """
         by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
         found: dict[str, OutstandingDelivery] = {}
+        complete = True
+
+        def damaged(_damage: LogDamaged) -> None:  # An unreadable record can replace each record before it.
+            nonlocal complete
+            complete = False
+            found.clear()
+
         if not by_key:
-            return found
+            return found, complete
         try:
             async with self._read_slots.slot(next(iter(listeners)).organization_id):
-                async for record in self._records(partition, 0, b"", reads_max):
+                async for record in self._records(partition, 0, b"", reads_max, damaged=damaged):
                     listener = by_key.get(record.key or b"")
                     if listener is not None:
                         row = _row(record, listener)
@@ -133,8 +139,8 @@ class KafkaOutstanding:
                         if row is not None:
                             found[listener.id] = row
         except _TooMany:
-            return None
-        return found
+            return {}, False
+        return found, complete
 
     async def of_listeners(
         self,
@@ -210,10 +216,16 @@ class KafkaOutstanding:
         return None
 
     async def _records(
-        self, partition: int, offset: int, prefix: bytes, reads_max: int = sys.maxsize
+        self,
+        partition: int,
+        offset: int,
+        prefix: bytes,
+        reads_max: int = sys.maxsize,
+        *,
+        damaged: Callable[[LogDamaged], None] = lambda _: None,
     ) -> AsyncIterator[Record]:
         """Yield the records of a partition of `outstanding` whose key begins with `prefix`, including tombstones.
-        Unreadable records are skipped.
+        Unreadable records are skipped, and `damaged` is called for each range of them.
 
         Raises _TooMany if more than `reads_max` reads are needed.
         """
@@ -223,7 +235,7 @@ class KafkaOutstanding:
                 raise _TooMany
             try:
                 async for fetched in scan(
-                    self._requests, name, partition, offset, damaged=lambda _: None, reads_max=reads_max
+                    self._requests, name, partition, offset, damaged=damaged, reads_max=reads_max
                 ):
                     reads_max -= 1
                     offset = fetched.next_offset

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
 
-from broker.core.ids import parse_message_id
+from broker.core.entities import Listener
+from broker.core.ids import parse_message_id, partition_of
 from broker.damage import DamageReports
 from broker.delivery.worker import Worker
 from broker.errors import LogUnavailable
 from broker.kafka.admin import ensure_topics
+from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
-from tests.damage import batches, cut, partition_folder
+from tests.damage import batches, cut, flip, partition_folder, with_text
 from tests.kafka.rig import Rig, running
 from tests.kafka.test_damage import kafka, settings
 from tests.kafka.test_damage_elsewhere import wrong
@@ -34,7 +37,7 @@ async def noted(rig: Rig, worker: Worker) -> bool:
     return False
 
 
-@pytest.mark.parametrize("harm", ["cut", "removed"])
+@pytest.mark.parametrize("harm", ["cut", "removed", "flipped"])
 async def test_what_was_parked_or_waited_is_known_though_a_file_has_lost_its_records(kafka, settings, harm):
     table = topics(settings)
     await ensure_topics(settings, replace(table, outstanding=with_many_segments(table.outstanding)))
@@ -70,6 +73,8 @@ async def test_what_was_parked_or_waited_is_known_though_a_file_has_lost_its_rec
                 cut(found[-1])
                 for index in folder.glob("*.index"):  # else Kafka is not started, if it names the batch
                     index.unlink()
+            elif harm == "flipped":  # one between others
+                flip(found[len(found) // 2])
             else:
                 for path in folder.glob(f"{found[1].path.stem}.*"):
                     path.unlink()
@@ -103,9 +108,44 @@ async def test_what_was_parked_or_waited_is_known_though_a_file_has_lost_its_rec
                 assert {one.data for one in rig.listeners.taken(path)} == {f"message-{n}" for n in range(COUNT)}
                 assert set(rig.listeners.ids(path).values()) == {1}
             await rig.noted(again)
+            if harm == "flipped":  # an altered batch stays altered
+                return
 
             async def mended() -> bool:
                 await reports.look_again(list(directory.state.damage))
                 return not directory.state.damage
 
             await until(mended, what="nothing is missing any more")
+
+
+async def test_a_delivery_whose_record_is_damaged_is_not_shown_as_delivered(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    at = datetime.now(UTC) + timedelta(hours=1)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        listener = await rig.listen(queue, "it")
+        worker = await rig.work()
+
+        async def shown(message_id: str) -> str:
+            return (await rig.state(message_id, listener, deliver_at_ms=int(at.timestamp() * 1000))).state
+
+        ids = list[str]()
+        while len(ids) < 3:  # each in a batch of its own, all in one partition
+            (one,) = await rig.put(queue, "later", deliver_at=at)
+            await until(lambda one=one: stored(rig, listener, one), what="it is in outstanding")
+            if partition_of(one) == 0:
+                ids.append(one)
+        await rig.noted(worker)
+        await rig.end(worker)
+        assert {await shown(one) for one in ids} == {"pending"}
+        await kafka.running_process.stop()
+        flip(with_text(kafka.data_dir, table.outstanding.name, ids[1].encode())[1])
+        await kafka.restart()
+        # The damaged record could be a newer one of the first message, too.
+        assert [await shown(one) for one in ids] == ["unknown", "unknown", "pending"]
+
+
+async def stored(rig: Rig, listener: Listener, message_id: str) -> bool:
+    outstanding = KafkaOutstanding(rig.settings.kafka, rig.log.requests, rig.log.read_slots)
+    return bool((await outstanding.kept(partition_of(message_id) or 0, message_id, [listener], reads_max=10))[0])
