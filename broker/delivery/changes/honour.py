@@ -250,15 +250,18 @@ class Changes:
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id
 
-    def _note(self, partition: int, offset: int, message_id: str, new: Change) -> bool:
-        """Apply an update or deletion to the message's later attempts. Return False if the change has no effect: the
-        message was deleted before, or the change is for another version of the message than the current one.
+    def _note(self, partition: int, offset: int, event: MessageChange) -> bool:
+        """Apply the update or deletion at this offset of `changes` to the message's later attempts. Return False if it
+        has no effect: the message was deleted before, or the change is for another version of the message than the
+        current one.
         """
-        before = self.known.get((partition, offset))
+        place, new = (partition, event.offset), change(offset, event)
+        before = self.known.get(place)
         counts = prevailing(before, new)
         if counts is new:
-            self.known[partition, offset] = counts
-            self._ids[partition, offset] = message_id
+            self.known[place], self._ids[place] = counts, event.message_id
+        if counts is not None and counts.deleted:
+            self._cancel_kept(partition, event.queue_id, event.message_id)
         return counts is new or (before is not None and new.offset <= before.offset)
 
     def _cancel_kept(self, partition: int, queue_id: str, message_id: str) -> None:
@@ -285,11 +288,8 @@ class Changes:
 
     def _apply(self, partition: int, offset: int, event: MessageChange) -> ChangeReply:
         reply = self._look(partition, offset, event)
-        reply.applied = self._note(partition, event.offset, event.message_id, change(offset, event))
+        reply.applied = self._note(partition, offset, event)
         self._positions[partition] = offset + 1
-        counts = self.known.get((partition, event.offset))
-        if counts is not None and counts.deleted:
-            self._cancel_kept(partition, event.queue_id, event.message_id)
         return reply
 
     def _look(self, partition: int, offset: int, event: MessageChange) -> ChangeReply:
@@ -306,10 +306,7 @@ class Changes:
                 await asyncio.sleep(self._tuning.change_pause_s)
                 continue
             for offset, _, event in found:
-                self._note(partition, event.offset, event.message_id, change(offset, event))
-                counts = self.known.get((partition, event.offset))
-                if counts is not None and counts.deleted:
-                    self._cancel_kept(partition, event.queue_id, event.message_id)
+                self._note(partition, offset, event)
             return
 
     # Deliveries
