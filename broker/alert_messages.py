@@ -1,11 +1,12 @@
 """Puts the messages about alerts into the organizations' queues `everput.alerts`.
 
-For: the message of a recorded alert, once, also after a crash. Not for: recording alerts (alerts.py), the content of a
+For: the message about a recorded alert, also after a crash. Not for: recording alerts (alerts.py), the content of a
 message (broker/core/alerts.py).
 
 An alert is recorded in three steps: the event `alert.raised` or `alert.cleared`, the message, the event `alert.told`.
 After a crash between them, the next owner of the alert puts the message. The message's id depends on the event, so that
-a message that was put already is found.
+a message that was put already is usually found. It is not found in an unreadable range, or if its id has a time that
+_id_times() no longer returns. Then the message is put twice.
 """
 
 from __future__ import annotations

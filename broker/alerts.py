@@ -1,11 +1,11 @@
 """Puts a message into an organization's queue `everput.alerts` when something needs people, and when it is over.
 
-For: one worker's part of the work. It looks at the listeners that are its own, and records each alert's beginning and
-end in `control`. Not for: putting the message (alert_messages.py), when an alert begins or ends
+For: one worker's part of the work. It checks its share of the listeners, API keys and organizations, and records each
+alert's beginning and end in `control`. Not for: putting the message (alert_messages.py), when an alert begins or ends
 (broker/core/alerts.py), what a listener of the queue gets (broker/core/formats.py).
 
-A listener belongs to one partition of `messages`, by its id, and the worker that owns the partition looks after it; so
-do an organization and an API key. Should two workers look for a moment, the first event in the log counts.
+Each listener, API key and organization belongs to one partition of `messages`, by its id. The worker that owns this
+partition checks the alerts about it. If two workers do so for a moment, the first event in the log counts.
 
 Listeners of `everput.alerts` itself are never alerted about: a failing one would cause alerts without end.
 """

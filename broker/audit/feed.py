@@ -5,8 +5,8 @@ For: one reader of the log's end in each process, shared by all waiting clients,
 Not for: the events themselves (reader.py), who may see a change and the stream that carries it (api/watch.py).
 
 Only record batches with the id of an organization that has a client are decoded. If many organizations have clients,
-all batches are decoded. A look reads at most READ_BYTES of each partition. If more has arrived, it skips the rest, and
-tells every client that the changes are unknown, so that the client reads everything again.
+all batches are decoded. Each check of the log reads about READ_BYTES of each partition. If more has arrived, the check
+skips the rest, and every client learns that the changes are unknown, so that it reads everything again.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 For: finding, updating and deleting a message, and telling which listeners have already received it. Not for: putting it
 (puts.py), applying a change to deliveries (broker/delivery/changes/honour.py), the request (api/messages.py).
 
-A change counts as soon as Kafka has stored it. The command then waits until the worker that owns the message's
-partition answers which listeners had the message. After ANSWER_S without an answer, it returns `unknown`
-(docs/decisions/0050).
+A change counts as soon as Kafka has stored it, unless the message was deleted, or does not have the version that the
+change is for. The command then waits until the worker that owns the message's partition answers which listeners had the
+message. After ANSWER_S seconds without an answer, it returns `unknown` for each listener (docs/decisions/0050).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Puts with an Idempotency-Key: repeated requests with the same key store the messages only once, even after crashes.
+"""Puts with an Idempotency-Key: for 24 hours, repeated requests with the same key store the messages only once, even
+after crashes.
 
 For: claiming the key, putting the claimed messages, and repeating the answer (docs/decisions/0044). Not for: which
 claim holds a key (broker/core/claims.py), storing claims (broker/kafka/claims.py), the header (api/messages.py).

@@ -13,7 +13,7 @@ class IdentityFields(Answer):
     issuer: str
     """The URL that names the provider."""
     has_password: bool
-    """Whether the account has a password, too. Only then it can be unlinked."""
+    """Whether the account also has a password. Without a password, the account can't be unlinked from the provider."""
 
 
 class AccountFields(Answer):

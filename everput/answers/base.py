@@ -94,7 +94,7 @@ class ListenerReply(Answer):
     truncated: bool
     """Whether there was more of the body, or not all of it was read."""
     request: SentRequest
-    """What it answered to."""
+    """The request that the listener answered."""
 
 
 class Named(Answer):

@@ -96,7 +96,7 @@ class ListenerHealth(ListenerFields):
     recent_attempts: Count | UnsetType = UNSET
     """The attempts of the last 5 minutes."""
     recent_failures: Count | UnsetType = UNSET
-    """Those of them that failed."""
+    """The failed attempts of the last 5 minutes."""
     last_success_at: Time | UnsetType | None = UNSET
     """The time of the last attempt that the listener accepted; null if there is none."""
     last_failure_at: Time | UnsetType | None = UNSET
@@ -108,7 +108,7 @@ class ListenerHealth(ListenerFields):
     lag: Count | UnsetType = UNSET
     """The number of messages still to be delivered, without parked ones and those whose `deliver_at` is to come."""
     oldest_pending_at: Time | UnsetType | None = UNSET
-    """The time at which the oldest of these messages was put; null if there is none."""
+    """The time at which the oldest message that `lag` counts was put; null if there is none."""
 
 
 class ListenerNow(ListenerHealth):
@@ -170,11 +170,11 @@ class TrialFields(Answer):
     batch_id: str | UnsetType = UNSET
     """The ID of the batch that carried the message, in the `webhook-id` header. Missing without batches."""
     dns_ms: int | UnsetType = UNSET
-    """The duration of the DNS look-up."""
+    """The duration of the DNS look-up, in milliseconds."""
     connect_ms: int | UnsetType = UNSET
-    """The duration of connecting."""
+    """The duration of connecting, in milliseconds."""
     tls_ms: int | UnsetType = UNSET
-    """The duration of the TLS handshake. Missing without TLS."""
+    """The duration of the TLS handshake, in milliseconds. Missing without TLS."""
     answer: ListenerReply | UnsetType = UNSET
     """What the listener answered. Missing if it did not answer."""
 

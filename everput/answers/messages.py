@@ -85,13 +85,17 @@ class AttemptFields(Answer):
     the message; null otherwise.
     """
     dns_ms: int | UnsetType = UNSET
-    """The duration of the DNS look-up. This and the following fields are only of failed attempts."""
+    """The duration of the DNS look-up, in milliseconds. Only for a failed attempt."""
     connect_ms: int | UnsetType = UNSET
-    """The duration of connecting. Missing if a connection was open already."""
+    """The duration of connecting, in milliseconds. Only for a failed attempt, and missing if a connection was open
+    already.
+    """
     tls_ms: int | UnsetType = UNSET
-    """The duration of the TLS handshake. Missing without TLS."""
+    """The duration of the TLS handshake, in milliseconds. Only for a failed attempt, and missing without TLS."""
     answer: ListenerReply | UnsetType = UNSET
-    """What the listener answered. A worker keeps 20 different answers a minute of a listener; others are missing."""
+    """The listener's answer to a failed attempt. A worker keeps at most 20 different answers of a listener in a minute,
+    so the answer may be missing.
+    """
 
 
 class DeliveryFields(Named):

@@ -59,7 +59,7 @@ class QueueHealth(QueueFields, kw_only=True):
     lag: Count | UnsetType = UNSET
     """The number of messages still to be delivered, of all its listeners. A message counts for each listener."""
     oldest_pending_at: Time | UnsetType | None = UNSET
-    """The time at which the oldest of these messages was put; null if there is none."""
+    """The time at which the oldest message that `lag` counts was put; null if there is none."""
 
 
 class QueuesAnswer(Answer):

@@ -15,9 +15,9 @@ class LatencyFields(Answer):
     p50_ms: int | None
     """An upper bound of the median, in milliseconds; null if it is longer than the last of `latency_bounds_ms`."""
     p95_ms: int | None
-    """The same for 95 percent of the deliveries."""
+    """An upper bound for 95 percent of the deliveries, in milliseconds; null as for `p50_ms`."""
     p99_ms: int | None
-    """The same for 99 percent of the deliveries."""
+    """An upper bound for 99 percent of the deliveries, in milliseconds; null as for `p50_ms`."""
     steps: list[int]
     """The number of deliveries in each step of `latency_bounds_ms`; the last one is of longer times."""
 
@@ -34,7 +34,7 @@ class PointFields(Answer):
     failed: Count
     """The number of attempts that failed."""
     failed_by: dict[str, int]
-    """The same by HTTP status or, where there was no answer, by the reason."""
+    """The number of attempts that failed, by HTTP status or, without an answer, by the reason."""
     parked: Count
     """The number of deliveries that were parked."""
     latency: LatencyFields | None
@@ -58,7 +58,7 @@ class StatisticsFields(Answer):
     step_s: Count
     """The length of a step, in seconds."""
     counted_at: Time | None
-    """The time at which the newest of the counts were written; null if there are none. Later ones are missing."""
+    """The time at which the newest counts were written; null if there are none. Later events are not counted yet."""
     latency_bounds_ms: list[int]
     """The upper bounds of the steps of `latency.steps`, in milliseconds."""
     points: list[PointFields]
