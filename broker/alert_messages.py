@@ -70,8 +70,8 @@ class AlertMessages:
             _log_failure(event, error)
 
     async def put_missing(self, at_ms: int) -> None:
-        """Put the missing messages about alerts of this worker's partitions. They are the alerts whose newest event is
-        at least 30 s old, if the log does not say that the message about this event was put.
+        """Put the missing messages about alerts of this worker's partitions: about each alert whose newest event is at
+        least 30 s old, if the log does not say that the message about this event was put.
 
         After a BrokerError, this call skips the other messages that belong to the same partition.
         """

@@ -75,8 +75,8 @@ class Client:
         self._http.close()
 
     def send(self, request: Request[T]) -> T:
-        """Send a request and return its answer. Raises Problem if the server refuses it, or NoAnswer if there is no
-        answer in time.
+        """Send a request and return its answer. Raises Problem if the server refuses the request, or NoAnswer if no
+        answer from Everput comes in time.
         """
         tries = _Tries(request, self._give_up_after_s, refused_at_once=self._refused_at_once)
         while True:
@@ -171,8 +171,8 @@ class AsyncClient:
         await self._http.aclose()
 
     async def send(self, request: Request[T]) -> T:
-        """Send a request and return its answer. Raises Problem if the server refuses it, or NoAnswer if there is no
-        answer in time.
+        """Send a request and return its answer. Raises Problem if the server refuses the request, or NoAnswer if no
+        answer from Everput comes in time.
         """
         if request.joins is not None and self._joins:
             put: Any = request  # Only requests that put a message have `joins`.

@@ -16,7 +16,9 @@ class NoAnswer(EverputError):
 
 
 class NotReached(NoAnswer):
-    """The error that no connection to the server could be opened, so nothing was sent."""
+    """The error that the last try of a request could not open a connection to the server, and sent nothing. An earlier
+    try of the same request may have been sent.
+    """
 
 
 class Problem(EverputError):

@@ -203,15 +203,17 @@ def redrive_listener(
 
 
 def cancel_redrives(queue_id: str, listener_id: str) -> Request[answers.RedriveAnswer]:
-    """Cancel the listener's redrives. Deliveries that were not attempted since are parked or retrying as before."""
+    """Cancel the listener's redrives. Deliveries that were not attempted since their redrive are parked or retrying as
+    before.
+    """
     return Request(method="DELETE", path=_listener(queue_id, listener_id, "redrive"), answer=answers.RedriveAnswer)
 
 
 def start_replay(
     queue_id: str, listener_id: str, *, begin: str, end: str | None = None, **settings: Any
 ) -> Request[answers.ReplayBegunAnswer]:
-    """Start a replay, which delivers a range of messages again. `begin` is an RFC 3339 time or `beginning`, and `end` a
-    time. `settings` are further fields of the API, such as `dry_run`, `rate_per_s` or `only`.
+    """Start a replay, which delivers a range of messages again. `begin` is an RFC 3339 time or `beginning`. `end` is an
+    RFC 3339 time, or None for now. `settings` are further fields of the API, such as `dry_run`, `rate_per_s` or `only`.
     """
     body = {"from": begin, **({} if end is None else {"to": end}), **settings}
     path = _listener(queue_id, listener_id, "replay")

@@ -157,7 +157,9 @@ class ChangeFeed:
         return Changes(now, frozenset(found))
 
     async def looked(self, timeout_s: float) -> None:
-        """Wait until the log is checked for changes the next time, but at most `timeout_s` seconds."""
+        """Wait until the next check of the log for changes has ended, but at most `timeout_s` seconds. After stop(),
+        return at once.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._looked.wait()

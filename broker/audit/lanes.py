@@ -50,10 +50,11 @@ class _Ahead(NamedTuple):
 
 
 class Rests:
-    """A cache of fetched records that are not needed yet. All requests of one process that read the log share it.
+    """A cache of fetched records that are not needed yet. All requests of one process that read the log share its
+    memory, but each request takes only its own records.
 
-    The cache holds at most `bytes_max` bytes. If there are more, the oldest records are dropped, and are read from
-    Kafka again when they are needed.
+    The cache holds at most `bytes_max` bytes. If there are more, the oldest fetches are dropped, and their records are
+    read from Kafka again when they are needed.
     """
 
     def __init__(self, bytes_max: int) -> None:

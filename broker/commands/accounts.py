@@ -121,8 +121,9 @@ class AccountCommands:
         """Start a session of the account. Return the session and its token, which is not available later.
 
         `by_identity` says that an OpenID Connect provider has signed the person in, and not a password. Raises
-        WrongPassword or AccountBlocked if the account has changed since its password was checked. Raises Unavailable if
-        the new session has ended already, for example because the account started too many sessions at the same time.
+        AccountBlocked if the account is blocked by now. Raises WrongPassword if the account was deleted or its password
+        was changed since the check, or if its temporary password was used or has expired. Raises Unavailable if the
+        new session has ended already, for example because the account started too many sessions at the same time.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _without_organization(account.id, request_id)
