@@ -115,7 +115,9 @@ class Coalescer:
                 break
             lane.waiting.popleft()
             if item.deadline_s < at_s:
-                item.fail(NoAnswer("earlier requests had no answer in time; nothing was sent"))
+                item.fail(
+                    NoAnswer("earlier puts on this queue had no answer in time, so this put was not sent; repeat it")
+                )
             elif not item.done.done():  # Otherwise its caller has gone.
                 items.append(item)
                 chars += item.chars

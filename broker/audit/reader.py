@@ -138,9 +138,9 @@ class LogReader:
         """Yield the matching events in the order of the log, in slices. The last slice is marked as complete, unless
         `limit` ends the reading earlier.
 
-        Without an end, the range ends with the events that were acknowledged before the call. In this case, the last
-        slice comes `settle_ms` after the call at the earliest, except for the history of one message. A slice may have
-        no events, but its page token has advanced.
+        Without an end, the range ends with the events that were acknowledged before the call. In this case, a
+        complete slice comes `settle_ms` after the call at the earliest, except for the history of one message. A slice
+        may have no events, but its page token has advanced.
 
         Raises Busy if too many requests read the log, NotFound if the wanted queue or listener never existed,
         WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.

@@ -33,7 +33,7 @@ _ANSWER_BYTES: Final = 1024
 # Each listener of the queue adds about this many bytes to a worker's stored answer to an update or deletion.
 _LISTENER_BYTES: Final = 64
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of updated data.
-_NONE: Final = "No message of this queue has this ID."
+_NONE: Final = "No message of this queue has this ID. Check the ID; retention may have deleted an old message."
 _DELETED: Final = "This message was deleted."
 _CHANGED: Final = (
     "The message has changed since the version in If-Match. Read it again, and repeat the change with its new ETag."
