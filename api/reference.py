@@ -298,7 +298,7 @@ OPERATION_DOCS: Final[Mapping[tuple[str, str], OperationDoc]] = {
     ),
     ("GET", _LISTENER + "/deliveries"): OperationDoc(
         "listDeliveries",
-        "List retrying and parked deliveries",
+        "List scheduled, retrying and parked deliveries",
         answers.DeliveriesAnswer,
         parameters=(
             Parameter(

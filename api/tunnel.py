@@ -45,7 +45,7 @@ from broker.ports import DirectoryView
 from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
-LIVE_S: Final = 2.5  # seconds that the tunnel's client has to answer a probe; the worker waits three seconds
+LIVE_S: Final = 2.5  # A tunnel's client must answer a probe within this time, because the worker waits only 3 s.
 # WebSocket close codes: the API key or session is not valid now; the listener was deleted; another client took it over.
 REVOKED: Final = 4401
 DELETED: Final = 4404
@@ -169,9 +169,9 @@ class Tunnel:
 
 
 class Tunnels:
-    """The tunnels of one API process.
+    """The tunnels of one API process: its connections to clients such as `everput listen`.
 
-    `address` is `tunnel://host:port`, where workers reach this process. `address` is set when the socket is open.
+    `address` is `tunnel://host:port`, where workers reach this process. It is empty until the process listens there.
     """
 
     def __init__(self, address: str = "", bounds: TunnelBounds = DEFAULT_BOUNDS) -> None:

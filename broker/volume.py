@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # For each record, Kafka stores at most 192 bytes in addition to the record's value.
-# The 192 bytes that a record adds include 61 for a batch, 27 for lengths and times, and 77 for key and headers.
+# Of the 192 bytes, a batch of one record takes 61, lengths and times 27, key and headers about 77. The rest is reserve.
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128

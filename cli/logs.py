@@ -121,7 +121,9 @@ def _named(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
 
 
 def _filled(template: str, arguments: Iterator[object]) -> object:
-    """Fill a template with its arguments. If the template is `%d` or `%s` alone, return the argument itself."""
+    """Fill a template with its arguments, and return the text. If the template is `%d` or `%s` alone, return the
+    argument itself, not as a text.
+    """
     used = tuple(islice(arguments, template.count("%")))
     return used[0] if used and template in ("%d", "%s") else template % used
 

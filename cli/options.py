@@ -190,8 +190,8 @@ class Options:
         return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 
     def _limit(self, said: N | None, default: N) -> N | None:
-        """Return the given rate limit. If none was given, return `default` if strangers may register, and else None.
-        None means no limit.
+        """Return the given rate limit, or None if it is 0. If no limit was given, return `default` if strangers may
+        register, and else None. None means no limit.
         """
         limit = (default if self._open_to_strangers else None) if said is None else said
         return limit or None

@@ -148,10 +148,11 @@ def rotate_secret(
 
 
 def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None) -> Request[answers.DeliveriesAnswer]:
-    """List the deliveries to a listener that wait for the message's `deliver_at` (`pending`) or for a retry
-    (`retrying`), or have no attempts left (`parked`). `state` is one of these three words, or None for all.
+    """List the deliveries to a listener that Everput keeps for later. Such a delivery is `pending` (not attempted yet,
+    for example because of the message's `deliver_at`), `retrying` (waits for a retry) or `parked` (has no attempts
+    left). `state` is one of these three words, or None for all.
 
-    Other deliveries before their first attempt, and deliveries that have failed for less than a minute, are not listed.
+    Most deliveries that have failed for less than a minute are not listed, nor are most messages of the backlog.
     """
     # Request large pages, because the server reads all listed deliveries of the listener for each page.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})

@@ -262,11 +262,11 @@ class Trigger:
 
 
 def steps(triggers: Mapping[Kind, Trigger], now: Mapping[Kind, Reading], at_ms: int) -> dict[Kind, Step]:
-    """Update all alerts of one listener, API key or organization with the newest levels of their conditions. Return
-    which alerts begin or end.
+    """Update all alerts of one listener, API key or organization with the newest levels of their conditions. Return the
+    step of each alert that begins or ends now.
 
-    While a listener's alert for being down is open, its alert for failing does not begin. If the alert for failing has
-    begun before, it ends without a message.
+    While a listener's alert for being down is open, its alert for failing does not begin. If the alert for failing is
+    already open, it ends with the step END_QUIETLY, for which no message is sent.
     """
     changed: dict[Kind, Step] = {}
     for kind, reading in now.items():

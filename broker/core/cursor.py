@@ -39,7 +39,7 @@ class Cursor:
     pending: int = 0  # waiting messages below `top`
     oldest_at_ms: int | None = None  # time of the oldest pending message's put, in ms
     state: str = "live"  # `live` or `down`
-    error: str | None = None  # error or HTTP status of the newest failed attempt; None after an accepted attempt
+    error: str | None = None  # error or HTTP status of the newest finished attempt; None if the attempt was accepted
     attempts: tuple[int, ...] = ()  # finished attempts, by open offset
     counts: str = ""  # deliveries and attempts, see health.py
 

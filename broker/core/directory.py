@@ -351,9 +351,9 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 
 
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
-    """Return a temporary listener for a replay. The replay's messages are delivered to this listener as to any other.
+    """Return a temporary listener for a replay of `listener`'s messages. Workers deliver to it as to any listener.
 
-    A replay to another URL continues while the replay's real listener is paused.
+    If the replay goes to another URL than `listener`'s, it continues while `listener` is paused.
     """
     settings = listener.settings
     urls = (listener.notify_url, listener.liveness_url)

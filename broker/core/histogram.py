@@ -37,7 +37,7 @@ class Histogram:
 
 def buckets(took_ms: Sequence[float]) -> Iterator[tuple[int, int]]:
     """Yield the indexes of the buckets that these durations fall into, with the number of durations in each."""
-    # After sorting, one search counts all durations of a bucket, which is cheaper than a search for each duration.
+    # After sorting, one search for each bucket counts its durations. This is cheaper than a search for each duration.
     ordered = sorted(took_ms)
     end = len(ordered)
     begin = 0

@@ -90,7 +90,7 @@ class ClaimsTopic:
             await self._writer.append_one(self._partition(digest), digest, encode(claim))
         except LogUnavailable as error:  # Kafka may have the claim, but no message was put yet.
             raise LogUnavailable(
-                "Kafka did not acknowledge the Idempotency-Key in time, so this request put no messages. "
+                "Kafka did not acknowledge the record of the Idempotency-Key in time, so this request put no messages. "
                 "Repeat the request with the same Idempotency-Key."
             ) from error
 

@@ -120,7 +120,8 @@ class KafkaGroups:
         return await self._retried(ask, group)
 
     async def assignments(self, group: str, topic: str) -> list[set[int]]:
-        """Return the partitions of a topic that each group member owns. Return an empty list during a rebalance.
+        """Return the partitions of a topic that each group member owns. Members without an assignment are left out, so
+        the list is empty during a rebalance.
 
         Raises LogUnavailable if Kafka does not answer.
         """

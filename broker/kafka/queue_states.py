@@ -32,9 +32,10 @@ Rows = Mapping[tuple[str, str], OutstandingDelivery]
 
 
 class _Position(NamedTuple):
-    """A listener's progress in a partition: it receives messages from the offset `start` on. The deliveries from
-    `start` up to, but not including, `top` are settled, except those in `open`. `open` counts the finished attempts, by
-    offset.
+    """A listener's progress in a partition: it receives messages from the offset `start` on.
+
+    The deliveries from `start` up to, but not including, `top` are settled (delivered, parked, cancelled or kept in
+    `outstanding`), except those in `open`. `open` maps the offset of each such delivery to its finished attempts.
     """
 
     listener_id: str

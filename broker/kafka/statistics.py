@@ -36,7 +36,7 @@ ROWS_MAX: Final = 2_000  # rows before a write to Kafka
 # The counts of a minute are usually written this many seconds after its end, because records of it arrive until then.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# If records were read, but not counted within this time, they are read again.
+# At this interval in seconds, records that were read but not counted are read again, because Faust may have lost them.
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
 # To find every partition's position, read the last 1,000 records of `statistics`, then twice as many, and so on.

@@ -174,10 +174,10 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         return await self._long_poll.read()
 
     async def _check(self) -> None:
-        """Raise the error of aiokafka's membership tasks, if there is one.
+        """Poll aiokafka's consumer if the last poll was a second ago. The poll reads no records, but raises the error
+        of aiokafka's membership tasks, if there is one.
 
-        The method polls once a second without reading records, because aiokafka leaves the consumer group after five
-        minutes without a poll.
+        After five minutes without a poll, aiokafka would leave the consumer group.
         """
         now = time.monotonic()
         if now - self._checked_s >= _CHECK_S or self._failing_since is not None:

@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._again_status = 0
         self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
         self.times = REUSED  # durations of the steps of opening the connection
-        self.work: Any = None  # The connection's owner stores its request here, until the request's answer ends.
+        self.work: Any = None  # the owner's object for the request in progress; None when the answer has ended
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it
         self.used = 0  # number of finished requests

@@ -70,8 +70,8 @@ def _embedded(options: Options) -> int:
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:
             raise ConfigurationError(
-                f"{variable} is set, but without --kafka this command replaces the key in the file {path}: put the "
-                "key into this file, and unset the variable"
+                f"while {variable} is set, Everput ignores the file {path}, in which this command replaces the sealing "
+                "key (without --kafka): put the present key into this file, unset the variable, and try again"
             )
     with files.lock(options.data_dir):
         sealing_keys = files.sealing_key(options.data_dir)

@@ -115,7 +115,7 @@ def wrong_files(log_dir: Path, table: Topics) -> list[str]:
 
 
 def differences(name: str, live: Mapping[str, Any], state: State) -> Iterator[str]:
-    """Yield one text if the state of a process differs from the log.
+    """Yield one text if the state of a process differs from the state that was computed from the log, else nothing.
 
     The text names the first different item, and its first different field. If only the order of the items differs, the
     text says so.

@@ -21,7 +21,7 @@ def is_batch(request_id: str | None) -> bool:
 
 
 def messages_in(body: str) -> Sequence[Mapping[str, Any]]:
-    """Return the messages of a batch: the objects of its JSON array."""
+    """Parse the body of a batch, which is a JSON array. Return the array's objects, one for each message."""
     messages: Sequence[Mapping[str, Any]] = orjson.loads(body)
     return messages
 

@@ -215,7 +215,7 @@ class OutstandingFields(Answer):
 
 
 class DeliveriesAnswer(Answer):
-    """A page of a listener's waiting deliveries."""
+    """A page of the deliveries to a listener that are scheduled, retrying or parked."""
 
     deliveries: list[OutstandingFields]
     """The deliveries. A page may be short, or empty, while there is a next one."""

@@ -28,7 +28,8 @@ class DeliveryQueue:
         self.ready: deque[Delivery] = deque()  # begin when the limits allow
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
         self.keys: KeyOrder[Delivery] = KeyOrder()  # Only one delivery of each ordering key is attempted at a time.
-        self.renewing: set[Delivery] = set()  # deliveries that wait while the new data of their updated message is read
+        # After an update of a message, its deliveries wait here until the worker has read the message's new data.
+        self.renewing: set[Delivery] = set()
         # Deliveries that are being written to `outstanding`, and block their ordering keys until the write has ended.
         self.leaving_first: set[Delivery] = set()
 

@@ -147,8 +147,8 @@ class KeptAnswers:
         self._parsed.clear()
 
     def take(self, listener: Listener, partition: int, at_ms: int) -> list[AnswersKept]:
-        """Remove and return the answers of a partition that the checkpoint must write: a list with one event, or an
-        empty list.
+        """Remove the kept HTTP answers and connection times of failed attempts in this partition. Return them for the
+        checkpoint to write: a list with one event, or an empty list.
         """
         attempts = self._attempts.pop(partition, None)
         if not attempts:

@@ -39,8 +39,8 @@ class OutstandingEntry:
     first_at_ms: int
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
-    # `found` is true if the delivery was outstanding before this worker took the partition over.
-    # If `found` is true, the delivery waits until the listener's stream has read past its message in `messages`.
+    # `found` is 1 if this worker read the record in `outstanding` when it took the partition over, else 0.
+    # If `found` is 1, the delivery waits until the listener's stream of new messages has passed the message.
     found: int
     record: bytes | None  # the value of the Kafka record, kept only if the record's offset is unknown
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.

@@ -189,9 +189,9 @@ def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
 
 
 def acknowledged(log_dir: Path) -> dict[tuple[str, int], int]:
-    """Return the high watermark that the broker saved for each topic and partition.
+    """Return the high watermark of each topic and partition, from the file in which the Kafka broker saves it.
 
-    All records below a partition's high watermark are acknowledged.
+    Kafka has acknowledged all records below a partition's high watermark.
     """
     return {(topic, partition): noted for topic, partition, noted in _checkpoint(log_dir / _ACKNOWLEDGED)}
 
