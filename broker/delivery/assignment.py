@@ -135,6 +135,13 @@ class Assignment:
             self._shared.lost(self)
             raise
 
+    def delivers(self, number: int, dispatcher: Dispatching) -> bool:
+        """Return whether this worker delivers a partition's messages to the listener: the worker owns the partition,
+        and the listener's committed offset is loaded.
+        """
+        partition = self.partitions.get(number)
+        return partition is not None and partition.placed(dispatcher)
+
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
         """Yield the dispatchers of a queue's listeners. Leave out listeners whose committed offset on this partition is
         not loaded yet.

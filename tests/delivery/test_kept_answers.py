@@ -6,9 +6,11 @@ from collections import Counter
 from itertools import count
 
 from broker.core.codec import encode
-from broker.delivery.dispatch.kept_answers import ANSWERS_MAX
+from broker.core.signing import Signer
+from broker.delivery.dispatch.kept_answers import ANSWERS_MAX, KeptAnswers
 from broker.delivery.dispatch.stream import now_ms
-from tests.delivery.office import OK, until
+from broker.outbound.request import Opened
+from tests.delivery.office import OK, listener_at, until
 
 REFUSAL = b"HTTP/1.1 422 No\r\nx-why: %b\r\ncontent-length: %d\r\n\r\n%b"
 
@@ -105,6 +107,36 @@ async def test_an_answer_that_does_not_end_is_kept_as_far_as_it_came(serve, open
     await until(lambda: answers(office) or office.keep_books())
     ((_, status, _, body, cut, *_),) = answers(office)
     assert (status, body, cut) == (500, "so far", True)
+
+
+async def test_an_answer_that_ends_when_nothing_is_under_way_any_more_is_kept(serve, open_office):
+    turns = count()
+
+    async def unending(_request, writer):
+        writer.write(OK if next(turns) else b"HTTP/1.1 500 No\r\ncontent-length: 10000\r\n\r\nso far")
+
+    office = await open_office(await serve(unending))
+    office.put(1)
+    await until(lambda: len(office.outcomes[0]) == 2)
+    assert office.settled
+    del office.dispatcher.streams[0]  # as Checkpoints._clean_up
+    await until(lambda: answers(office) or office.keep_books())
+    ((offset, number, *_),) = attempts(office)
+    assert (offset, number) == (0, 1)
+
+
+def test_an_answer_is_only_kept_with_an_attempt_that_is():
+    """Or later attempts would name an answer that is never written."""
+    listener, owned, raw = listener_at("http://127.0.0.1/"), {1}, REFUSAL % (b"rules", 2, b"no")
+    kept = KeptAnswers(owned.__contains__)
+    kept.update(listener, Opened(Signer(b"k" * 32)))
+    kept.refused([(0, 7, 1)], raw)
+    kept.refused([(0, 8, 1), (1, 9, 1)], raw)
+    kept.refused([(1, 10, 1)], raw)
+    assert kept.take(listener, 0, 1) == []
+    (event,) = kept.take(listener, 1, 1)
+    ((answer_id, *_),) = event.answers
+    assert [attempt[:4] for attempt in event.attempts] == [(9, 1, answer_id, 1), (10, 1, answer_id, 1)]
 
 
 async def test_without_a_connection_the_steps_are_kept(serve, open_office):

@@ -202,13 +202,13 @@ class Dispatcher:
                 self.set_aside(delivery, None, None, message_of(delivery).deliver_at_ms)
 
     def touch(self, partition: int) -> bool:
-        """Include the listener's deliveries of the partition in a checkpoint soon. Return False if there is no delivery
-        stream, for example because the worker no longer owns the partition.
+        """Include the listener's deliveries of the partition in a checkpoint soon. Return False if the worker does not
+        deliver the partition's messages to the listener, for example because it no longer owns the partition.
         """
-        stream = self.streams.get(partition)
-        if stream is not None:
-            stream.touch()
-        return stream is not None
+        if not self.assignment.delivers(partition, self):
+            return False
+        self.stream(partition).touch()  # The stream is made again if it was idle and therefore removed.
+        return True
 
     # A delivery leaves
 

@@ -78,7 +78,8 @@ class KeptAnswers:
         """
         if times != REUSED:
             for partition, offset, number in attempts:
-                self._add(partition, (offset, number, "", 0, 0, *times))
+                if self._admits(partition):
+                    self._attempts[partition].append((offset, number, "", 0, 0, *times))
 
     def answered(self, attempts: Sequence[Attempt], connection: Connection) -> None:
         """Record the beginning of the listener's answer to a request, when the answer or its connection has ended.
@@ -94,18 +95,20 @@ class KeptAnswers:
         self._ended(attempts, REUSED, raw[:KEPT_BYTES_MAX])
 
     def _ended(self, attempts: Sequence[Attempt], times: Times, raw: bytes) -> None:
-        if not attempts:
-            return
-        found = self._find(attempts[0][0], raw)
-        if found is not None or times != REUSED:
-            for partition, offset, number in attempts:
-                self._add(partition, (offset, number, *(found or ("", 0, 0)), *times))
+        found, sought = None, False
+        for partition, offset, number in attempts:
+            if not self._admits(partition):
+                continue
+            # Store the answer only now, because it is written together with this attempt.
+            if not sought:
+                found, sought = self._find(partition, raw), True
+            if found is not None or times != REUSED:
+                self._attempts[partition].append((offset, number, *(found or ("", 0, 0)), *times))
 
-    def _add(self, partition: int, attempt: AnsweredAttempt) -> None:
-        attempts = self._attempts.get(partition, [])
-        if len(attempts) < ROWS_MAX and self._touch(partition):
-            attempts.append(attempt)
-            self._attempts[partition] = attempts
+    def _admits(self, partition: int) -> bool:
+        """Return whether one more attempt of this partition can be kept until the next checkpoint, which writes it."""
+        attempts = self._attempts.setdefault(partition, [])
+        return len(attempts) < ROWS_MAX and self._touch(partition)
 
     def _find(self, partition: int, raw: bytes) -> _Found | None:
         """Return the id, the partition and the time of the stored copy of this HTTP answer. If there is none, store a
