@@ -18,7 +18,7 @@ from broker.core.statistics import KEPT_MS, MINUTE_MS, Counts, Series
 from broker.ports import DirectoryView, ListenerStatus, Statistics
 
 POINTS_MAX: Final = 1_500
-# Without the parameter `step`, the step is the smallest usual one of which this many are as long as the time range.
+# Without the parameter `step`, the step is the shortest usual one that makes at most this many points, or else a day.
 _POINTS_USUAL: Final = 150
 _UNITS_MS: Final = {"m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": 24 * 60 * MINUTE_MS}
 _USUAL_MS: Final = tuple(

@@ -34,7 +34,7 @@ _INDEX_PART: Final = 128
 # Without a limit, a tenant's stored bytes are recorded each time that they have grown by 1/64.
 # Without a limit, a tenant that has stored less than 1 GiB gets a record after each further 16 MiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
-RECORD_S: Final = 6 * 3600.0  # smaller counts are recorded this often
+RECORD_S: Final = 6 * 3600.0  # At this interval, a process also records counts of bytes that are smaller than a step.
 # Changes of queues, listeners and keys can exceed the limit by a tenth, so that a full organization can repair them.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0

@@ -114,7 +114,7 @@ class ListenerFacts:
     lag: int = 0  # at least this many messages wait
     oldest_at_ms: int | None = None  # time of the oldest waiting message's put, in ms
     parked: int = 0  # parked deliveries
-    error: str | None = None  # error or HTTP status of the newest failed attempt; None after an accepted attempt
+    error: str | None = None  # error or HTTP status of the newest finished attempt; None if the attempt was accepted
     secret_ends_at_ms: int | None = None  # end of the next former secret
 
 

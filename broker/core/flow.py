@@ -16,7 +16,7 @@ _DECREASE: Final = 0.5
 _DECREASE_PAUSE_MS: Final = 1_000
 # If the event loop is more than 1 ms late on average, a worker starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001
-# The machine counts as overloaded if a worker had to wait for a processor for more than 5 % of the last tick.
+# The machine counts as busy if a worker waited for a processor for over 5 % of the time since the previous check.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512

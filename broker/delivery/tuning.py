@@ -38,7 +38,7 @@ class Tuning:
     # A worker divides this many bytes of memory among its listeners, or more if each must get `held_bytes_min`.
     all_held_bytes_max: int = 128 << 20
     # At most this many deliveries of a listener, or one full batch if that is more, wait in memory for a retry.
-    # A failed delivery waits in `outstanding` if retries are half of the listener's messages that may be in memory.
+    # If half of a listener's messages that may be in memory wait for retries, the next to fail goes to `outstanding`.
     retries_max: int = 128
     # If this many deliveries of a listener wait for earlier ones of their keys, those of slow keys go to `outstanding`.
     # Half of the messages that a worker may hold for the listener now is the bound, if it is below `key_waiting_max`.
@@ -83,29 +83,29 @@ class Tuning:
     # This many file descriptors are kept for other uses than connections to listeners, such as Kafka and probes.
     sockets_kept: int = 256
 
-    # The following settings are mostly for ticks, the regular work for each listener (dispatch/ticks.py).
-    tick_s: float = 0.05
-    # A tick is divided into this many parts, so that its work does not block the event loop for long.
+    # The following settings are mostly for ticks: a worker's regular work for its listeners (dispatch/ticks.py).
+    tick_s: float = 0.05  # A worker begins a tick at this interval.
+    # A tick (regular work for listeners) has this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5
-    # Once in this many ticks, a worker divides its resources among listeners, and calls tick() for low-priority ones.
+    # Once in this many ticks of 50 ms, a worker divides its resources among listeners, and ticks low-priority ones.
     share_ticks: int = 5
     begun_at_once: int = 8
-    turn_s: float = 0.002  # After this time, the ticks yield to the event loop, so that answers are read soon.
+    turn_s: float = 0.002  # After this time, a tick (regular work) yields to the event loop, so that answers are read.
     # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.
     stood_still_s: float = 0.1
-    # While no listener needs ticks, idle connections are closed at this interval. With 0, ticks never stop.
+    # While no listener needs regular work (ticks), idle connections are closed at this interval. With 0, ticks go on.
     rest_s: float = 5.0
-    # Once in this many ticks, a worker closes a listener's connections that have been idle for `connection_idle_s`.
+    # Once in this many ticks of 50 ms, a worker closes connections that have been idle for `connection_idle_s`.
     tidy_ticks: int = 100
     # Per listener and minute, a worker logs at most this many lines `attempt.failed`, and as many `delivery.parked`.
     log_lines_per_min: int = 3
 
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
-    probes_max: int = 50  # Each tick, a worker starts at most this many probes if the machine is idle.
-    # The intervals between probes grow only until a worker starts about this many probes in each tick.
+    probes_max: int = 50  # In each tick (50 ms), a worker starts at most this many probes if the machine is idle.
+    # A listener's probe interval is at most the time for a probe of each listener that is down, at this many a tick.
     probes_calm: int = 10
-    probes_min: int = 2  # Each tick, a worker can start this many probes even on a busy machine.
-    # On a busy machine, a tick starts at most one probe for this many permitted attempts to low-priority listeners.
+    probes_min: int = 2  # In each tick (50 ms), a worker can start this many probes even on a busy machine.
+    # On a busy machine, a worker starts at most one probe for this many permitted attempts to low-priority listeners.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.
@@ -132,10 +132,10 @@ class Tuning:
     # A worker takes due deliveries from `outstanding` in rounds. After this many, a round goes on to no other listener.
     due_at_once: int = 16
     due_each_at_once: int = 8  # In one round, the worker takes at most this many due deliveries of one listener.
-    # After looking at this many due deliveries, which takes a few milliseconds, a round looks at no further listener.
+    # A round of taking due deliveries examines no further listener after this many deliveries (a few milliseconds).
     looks_max: int = 256
-    looks_each_max: int = 32  # In one round, the worker looks at no more than this many due deliveries of one listener.
-    # In one round, a redrive makes at most this many deliveries of a listener due.
+    looks_each_max: int = 32  # In one round, the worker examines at most this many due deliveries of one listener.
+    # A redrive of many deliveries makes at most this many deliveries of a listener due at a time.
     redriven_at_once: int = 16
     # At most this many deliveries of an ordering key from `outstanding` are in memory at the same time.
     key_taken_max: int = 8
@@ -175,7 +175,7 @@ class Tuning:
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # At a take-over, a catch-up reader serves listeners that are more offsets behind than this, or others would wait.
+    # At a take-over, a catch-up reader serves listeners that are more offsets behind than this. Others need not wait.
     tail_backlog_max: int = 10_000
     # A listener without a committed offset is logged only if it was created longer ago than this.
     no_cursor_ms: int = 180_000

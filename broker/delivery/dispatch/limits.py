@@ -134,7 +134,7 @@ class Limits:
             self._judge()
 
     def failed(self) -> None:
-        """Record an attempt that the listener did not accept, in the average `failing`. Set the priority anew."""
+        """Record an attempt that the listener did not accept, in the average `failing`. Then update the priority."""
         self.failing = 1.0 if self.new else self.failing + (1 - self.failing) / self._tuning.answers_weighed
         self._judge()
 

@@ -78,8 +78,8 @@ class CatchUpQueue:
 
     async def next(self, *, first: bool) -> Stream:
         """Wait until a delivery stream (one partition's messages to one listener) needs a read. Remove and return the
-        one that has waited longest among the fast listeners if `first` is true, else among the others. If there is none
-        among them, take it from the rest.
+        stream that has waited longest. If `first` is true, a stream to a fast listener comes before all others, else a
+        stream to another listener does.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
