@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 # If a batch had three or more puts, the broker gets its next batch no sooner than 4 ms later.
 PAUSE_S: Final = 0.004
-_COMPANY: Final = 3  # puts; a put of several messages counts once
+_COMPANY: Final = 3  # a broker pauses after a batch with this many puts; a put of several messages counts once
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # If this many messages wait for a batch, Kafka does not keep up, and further messages are refused.
 _WAITING_MAX: Final = 20_000

@@ -113,10 +113,10 @@ class KafkaOutstanding:
     async def kept(
         self, partition: int, message_id: str, listeners: Collection[Listener], *, reads_max: int
     ) -> tuple[Mapping[str, OutstandingDelivery], bool]:
-        """Return the outstanding deliveries of a message, by listener id, and whether there can be no others.
+        """Return a message's deliveries in the topic `outstanding`, by listener id, and whether these are all of them.
 
-        There can be others if some records are unreadable, or if more than `reads_max` reads would be needed. All
-        listeners must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is free.
+        Some can be missing if records are unreadable, or if more than `reads_max` reads would be needed. All listeners
+        must belong to one organization. Raises Unavailable if Kafka does not answer or no read slot is free.
         """
         by_key = {_prefix(one) + message_id.encode(): one for one in listeners}
         found: dict[str, OutstandingDelivery] = {}
@@ -150,8 +150,8 @@ class KafkaOutstanding:
         message_ids: Collection[str] | None = None,
         reads_max: int,
     ) -> tuple[dict[tuple[str, str], OutstandingDelivery], set[int]]:
-        """Return the outstanding deliveries of listeners of one organization, by (listener id, message id). Also return
-        the partitions that could not be read completely. Their deliveries are left out.
+        """Return the deliveries to listeners of one organization in the topic `outstanding`, by (listener id, message
+        id). Also return the partitions that could not be read completely. Their deliveries are left out.
 
         `since_ms` has a time for each partition to read: at or before the put of the first message in question. With
         `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made. Raises
@@ -271,8 +271,8 @@ def _decoded(value: bytes) -> KeptDelivery | None:
 
 
 def _row(record: Record, listener: Listener) -> OutstandingDelivery | None:
-    """Convert a Kafka record into an outstanding delivery. Return None for a tombstone, or for an event of a newer
-    version.
+    """Convert a record of the topic `outstanding` into a delivery to the listener. Return None for a tombstone, or for
+    an event of a newer version.
     """
     event = None if record.value is None else _decoded(record.value)
     if event is None:

@@ -65,7 +65,7 @@ class KafkaQueueStates:
         self._partitions = partitions
         self._reads_max = reads_max
         self._loaded: Mapping[int, Sequence[_Position]] | None = None
-        # All outstanding deliveries of the listeners, and the partitions that could not be read completely.
+        # The listeners' deliveries in the topic `outstanding`, and the partitions that could not be read completely.
         self._all: tuple[Rows, set[int]] | None = None
         self._candidates: dict[str, Mapping[int, _Candidates]] = {}
 

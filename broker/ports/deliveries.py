@@ -207,8 +207,8 @@ class Outstanding(Protocol):
     async def page(
         self, listener: Listener, *, state: str | None, after: Position, limit: int
     ) -> tuple[list[OutstandingDelivery], Position | None]:
-        """Return a page of a listener's outstanding deliveries from a position on, and the position of the next page,
-        if any. With `state`, return only deliveries in this state.
+        """Return a page of a listener's deliveries in the topic `outstanding` from a position on, and the position of
+        the next page, if any. With `state`, return only deliveries in this state.
 
         The first position is (0, 0). A page can have few deliveries, or none, although more follow. No readable
         delivery is left out, but one that is attempted between two pages can appear twice. Raises LogUnavailable if

@@ -124,7 +124,7 @@ class Condition:
     recent_bytes: int = 0
     lagging: int = 0  # streams waiting for a reader
     outstanding: int = 0  # deliveries retried later, or parked
-    damaged: int = 0  # outstanding deliveries with unreadable messages
+    damaged: int = 0  # deliveries in `outstanding` with unreadable messages
 
 
 def state_of(dispatcher: Dispatcher) -> str:

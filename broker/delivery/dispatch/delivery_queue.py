@@ -91,7 +91,7 @@ class DeliveryQueue:
         if others_follow:
             following = self.keys.send_away(key)
             for one in following:
-                # Its ordering key stays blocked, so admission.py moves this delivery to `outstanding`, too.
+                # The ordering key stays blocked, so admission.py moves this delivery, too, to the topic `outstanding`.
                 one.state = READY
             self.ready.extendleft(reversed(following))
 

@@ -365,7 +365,7 @@ class Dispatcher:
 
     @property
     def error(self) -> str | None:
-        """The error or HTTP status of the newest failed attempt; None if a later attempt was accepted."""
+        """The error or HTTP status of the newest finished attempt; None if it was accepted, or if there was none."""
         return self.attempts.error
 
     @property

@@ -35,7 +35,7 @@ class Limits:
     """The limits of one listener's attempts in a worker: how many may be in flight, and when the next may start."""
 
     priority: Priority
-    # True for slow and failing listeners: in a tick, they may start only as many attempts as deal_permits() allows.
+    # True for slow and failing listeners: in a tick (50 ms), they may start as many attempts as deal_permits() allows.
     low_priority: bool
 
     __slots__ = (

@@ -86,9 +86,9 @@ async def outcomes_of(requests: LogReader, topic: str, partition: int) -> Outcom
 async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
-    """Yield the outstanding deliveries of these listeners, without reading the topic `outstanding`. They are computed
-    from the messages and the results of attempts. First come those whose messages can be read, in the order of the
-    messages.
+    """Yield the deliveries that the topic `outstanding` should hold for these listeners, without reading this topic.
+    The deliveries are computed from the messages and the results of attempts. First come those whose messages can be
+    read, in the order of the messages.
 
     `topic` is the name of the topic `messages`. Raises LogUnavailable.
     """

@@ -47,7 +47,7 @@ class Redrives:
         self._owned = owned
         self._tuning = tuning
         self._under_way: dict[str, _Redriving] = {}
-        self._done: dict[str, int] = {}  # how many of its redrives have made all their deliveries due, by listener
+        self._done: dict[str, int] = {}  # by listener: the number of redrives that have made all their deliveries due
 
     def __contains__(self, listener_id: str) -> bool:
         """Return whether a redrive (a request to retry deliveries now) may still make deliveries of this listener due.
