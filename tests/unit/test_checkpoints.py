@@ -323,8 +323,9 @@ async def test_a_commit_that_failed_is_made_again_at_once_whoever_gives_way(cloc
     office = Office(clock, "slow")
     office.streams["slow"].dispatcher.limits.low_priority = True
     await office.checkpoint()
-    office.refused = {"slow"}
+    office.refused, stored_at_s = {"slow"}, office.checkpoints.stored_at_s["slow"]
     rounds = [await office.checkpoint() for _ in range(6)]
+    assert office.checkpoints.stored_at_s["slow"] == stored_at_s, "what Kafka refuses is not stored"
     first = rounds.index(["slow"])
     assert rounds[first:] == [["slow"]] * (6 - first)
     office.refused = set()

@@ -184,10 +184,11 @@ class Checkpoints:
             except BaseException:
                 self._failed(streams, cursors)
                 raise
-            self._note_stored(cursors, began)
             error = unwritten or refused
             kept_back = () if refused is None else refused.failed
-            self._metrics.cursors += sum(len(places) for one, places in cursors.items() if one not in kept_back)
+            stored = {one: places for one, places in cursors.items() if one not in kept_back}
+            self._note_stored(stored, began)
+            self._metrics.cursors += sum(map(len, stored.values()))
             if error is not None:
                 self._failed(
                     [
