@@ -34,6 +34,10 @@ class Refused(BrokerError):
     """The API refused the request."""
 
 
+class NotAllowed(ConfigurationError):
+    """The API key has no right to this request."""
+
+
 class Part(NamedTuple):
     """A part of the log: events in order, each as a line of JSON, and the cursor after them. `complete` says whether
     the part ends at the end of the log or of the time range.
@@ -95,10 +99,10 @@ def read(
 
 
 def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
-    """Return the JSON that the API answers for a path.
+    """Return the JSON that the API answers for a path, or None for a 404.
 
-    Return None for a 404, or if the API key has no right to read the path. Raises Refused if the API refuses the
-    request for another reason, or ConfigurationError if it does not answer.
+    Raises NotAllowed if the API key has no right to read the path, Refused if the API refuses the request for another
+    reason, or ConfigurationError if it does not answer.
     """
     try:
         with waiting(f"the API at {http_client.base_url}"):
@@ -110,7 +114,7 @@ def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | 
             f"the API at {http_client.base_url} gave no complete answer: {type(error).__name__}: {error}; check the "
             "URL, or try again later"
         ) from error
-    if answer.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+    if answer.status_code == HTTPStatus.NOT_FOUND:
         return None
     _check(answer)
     found: dict[str, Any] = answer.json()
@@ -177,4 +181,5 @@ def _check(answer: httpx.Response) -> None:
         detail = problem.get("detail") or problem.get("title")
     except ValueError:
         detail = answer.reason_phrase
-    raise Refused(f"the API refused the request: {answer.status_code} {detail}")
+    kind = NotAllowed if answer.status_code == HTTPStatus.FORBIDDEN else Refused
+    raise kind(f"the API refused the request: {answer.status_code} {detail}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from broker.errors import ConfigurationError
 from cli.groups import examples
 
 
@@ -14,7 +13,6 @@ from cli.groups import examples
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
     """Print the script that makes SHELL complete commands, options, and names of queues and listeners."""
-    found = get_completion_class(shell)
-    if found is None or context.parent is None:
-        raise ConfigurationError(f"there is no completion for the shell {shell}; choose bash, zsh or fish")
-    print(found(context.parent.command, {}, "everput", "_EVERPUT_COMPLETE").source())
+    everput, completion = context.find_root().command, get_completion_class(shell)
+    if completion is not None:
+        print(completion(everput, {}, "everput", "_EVERPUT_COMPLETE").source())

@@ -112,7 +112,10 @@ def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
     listeners: dict[str, str] = {}
     query = {"limit": "1000"}
     for _ in range(_NAME_PAGES_MAX):
-        page = log_client.ask(http_client, "/v1/queues", **query)
+        try:
+            page = log_client.ask(http_client, "/v1/queues", **query)
+        except log_client.NotAllowed:
+            break
         if page is None:
             break
         for queue in page["queues"]:

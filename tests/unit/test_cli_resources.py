@@ -172,6 +172,8 @@ def test_a_key_is_made_listed_shown_and_revoked(run: Run):
     assert made["expires_at"] in run("keys", "list").stdout
     run("messages", "put", queue["id"], "x", EVERPUT_API_KEY=made["secret"])
     assert "lacks the scope" in run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"]).stderr
+    shown = run("show", "queue", "for one key", code=2, EVERPUT_API_KEY=made["secret"]).stderr
+    assert "lacks the scope 'queues:read'" in shown
     missing = run("keys", "create", "none", "--queue", "no such queue", code=1)
     assert "no queue that the API key can read has the name or ID" in missing.stderr
     refused = run("queues", "list", code=2, EVERPUT_API_KEY=made["secret"])
