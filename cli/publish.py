@@ -66,7 +66,7 @@ Settled = Callable[[TextLine, str | None], None]
 class Publisher:
     """The publisher of many lines as messages. It is an async context manager.
 
-    `concurrency` is the most requests in flight; more than CONNECTIONS_EACH are rounded up to a multiple of it.
+    `concurrency` is the most requests in flight.
     `give_up_after_s` is the most seconds for a request and its repeats. `transport` replaces the network in tests.
     """
 
@@ -87,9 +87,9 @@ class Publisher:
                 key,
                 give_up_after_s=give_up_after_s,
                 transport=transport,
-                batches_in_flight=min(concurrency, CONNECTIONS_EACH),
+                batches_in_flight=min(concurrency - others, CONNECTIONS_EACH),
             )
-            for _ in range(-(-concurrency // CONNECTIONS_EACH))
+            for others in range(0, concurrency, CONNECTIONS_EACH)
         ]
 
     async def __aenter__(self) -> Self:

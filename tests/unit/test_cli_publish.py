@@ -4,6 +4,7 @@ Not for: what the client sends again (test_client.py)."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from uuid import NAMESPACE_URL, uuid5
@@ -127,6 +128,30 @@ async def test_lines_that_are_there_go_together_and_a_single_one_alone():
     stores = Stores()
     await put_all(stores, [TextLine(1, "one")])
     assert (stores.stored, stores.batches) == (["one"], [])
+
+
+async def test_no_more_requests_are_in_flight_than_were_asked_for():
+    stores, in_flight, most, go_on = Stores(), 0, 0, asyncio.Event()
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await go_on.wait()
+        in_flight -= 1
+        return stores(request)
+
+    async def slow_lines():
+        for number in range(MESSAGES_MAX + 50):
+            yield TextLine(number, f"{number}")
+            for _ in range(50):
+                await asyncio.sleep(0)  # each has begun before the next comes
+        go_on.set()
+
+    async with Publisher("http://api.test", "key", concurrency=5, transport=httpx.MockTransport(handler)) as sending:
+        await sending.put_all(QUEUE_ID, slow_lines(), lambda *_: None)
+    assert len(stores.stored) == MESSAGES_MAX + 50
+    assert most == 5
 
 
 async def test_long_lines_go_in_small_batches():
