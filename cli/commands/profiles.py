@@ -46,7 +46,10 @@ def remove(name: str) -> None:
     known = profiles.load()
     known.find(name)
     del known.by_name[name]
-    if known.current == name:
+    was_current = known.current == name
+    if was_current:
         known.current = next(iter(known.by_name), None)
     profiles.save(known)
     say(f"removed the profile {name}", err=True)
+    if was_current and known.current is not None:
+        say(f"commands use the profile {known.current} from now on", err=True)

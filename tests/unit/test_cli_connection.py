@@ -119,6 +119,18 @@ def test_login_checks_a_key_keeps_it_for_its_owner_alone_and_later_commands_use_
     assert CliRunner().invoke(everput, ["queues", "list"], env=NOWHERE).exit_code == 2
 
 
+def test_removing_the_profile_in_use_names_the_one_that_is_used_next():
+    save_profiles(shop="https://shop.example", test="https://test.example")
+    known = profiles.load()
+    known.current = "shop"
+    profiles.save(known)
+    removed = CliRunner().invoke(everput, ["profiles", "remove", "shop"], env=NOWHERE)
+    assert removed.stderr == "removed the profile shop\ncommands use the profile test from now on\n"
+    assert profiles.load().current == "test"
+    removed = CliRunner().invoke(everput, ["profiles", "remove", "test"], env=NOWHERE)
+    assert removed.stderr == "removed the profile test\n"
+
+
 def test_profiles_that_others_can_read_are_refused():
     save_profiles(shop="https://shop.example")
     profiles.profiles_file().chmod(0o644)
