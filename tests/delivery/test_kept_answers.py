@@ -139,6 +139,17 @@ def test_an_answer_is_only_kept_with_an_attempt_that_is():
     assert [attempt[:4] for attempt in event.attempts] == [(9, 1, answer_id, 1), (10, 1, answer_id, 1)]
 
 
+async def test_an_attempt_whose_status_has_come_is_counted_before_its_answer_ends(serve, open_office):
+    async def unending(_request, writer):
+        writer.write(b"HTTP/1.1 500 No\r\ncontent-length: 10000\r\n\r\nso far")
+
+    office = await open_office(await serve(unending), office={"dice": lambda: 1.0}, retry_first_ms=20_000)
+    office.put(1)
+    await until(lambda: office.outcomes[0])
+    stream = office.dispatcher.streams[0]
+    assert stream.cursor(1).attempts == (1,), "or there is one more after a crash"
+
+
 async def test_without_a_connection_the_steps_are_kept(serve, open_office):
     server = await serve(refusing())
     office = await open_office(server)

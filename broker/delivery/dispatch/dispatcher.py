@@ -93,7 +93,7 @@ class Dispatcher:
         self.attempts = Attempts(self, network, dice, loop)
         self.batches = Batches(self, loop)
         self.connections, self.answers = self.attempts.connections, self.attempts.answers
-        self.under_way, self.attempting = self.attempts.under_way, self.attempts.attempting
+        self.attempting = self.attempts.attempting
         self.update(listener, share=share)
 
     def update(self, listener: Listener, *, share: Share, opened: Opened | None = None) -> None:

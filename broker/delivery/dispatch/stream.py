@@ -16,7 +16,7 @@ from msgspec import UNSET
 from broker.core import circuit
 from broker.core.circuit import Circuit
 from broker.core.cursor import Cursor
-from broker.core.delivery import KEPT, MISSING, State
+from broker.core.delivery import KEPT, MISSING, SENT, State
 from broker.core.entities import Listener
 from broker.core.events import DeliveriesSettled, DeliveryAttempted, Event
 from broker.core.health import Recent
@@ -86,7 +86,6 @@ class Dispatching(Protocol):
     def room_for(self, stream: Stream, offset: int, /) -> bool: ...
     def stream(self, partition: int, /) -> Stream: ...
     def accept(self, delivery: Delivery, message: Message, /) -> None: ...
-    def under_way(self) -> set[Delivery]: ...
     def attempting(self, partition: int, offset: int, /) -> Delivery | None: ...
     def settle(self, delivery: Delivery, state: State = KEPT, /) -> None: ...
     def cancel(self, delivery: Delivery, /) -> None: ...
@@ -227,8 +226,8 @@ class Stream:
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
             return ()
-        under_way = self.dispatcher.under_way()
-        made = tuple(delivery.number - (delivery in under_way) for delivery in deliveries)
+        # The answer of a finished attempt may still be arriving: its status decides the attempt, and not its body.
+        made = tuple(delivery.number - (delivery.state is SENT) for delivery in deliveries)
         return made if any(made) else ()
 
     @property
