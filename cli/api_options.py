@@ -33,7 +33,8 @@ _OPTIONS = (
         "--key",
         envvar=KEY_VARIABLE,
         show_envvar=True,
-        help=f"API key. Default: that in the file named by {KEY_VARIABLE}_FILE, in DIR/api-key, or in the profile.",
+        help=f"API key. Default: that in the file named by {KEY_VARIABLE}_FILE, in DIR/api-key, or in the profile. The "
+        "latter two are sent only to the server that they are for.",
     ),
     click.option(
         "--profile",
@@ -63,13 +64,14 @@ class Connection(NamedTuple):
 
 
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
-    """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key, or if the
-    given profile is for another URL than `url`.
+    """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key for that
+    server, or if the given profile is for another URL than `url`.
 
-    The key of a profile is sent only to the URL of that profile. The key in the file DIR/api-key is used if neither a
-    key nor a profile was given. It is sent to `url`, unless a saved profile is for `url` and the file DIR/url has
-    another URL: then the profile's key is sent. Without `url`, the key in DIR/api-key is sent to the URL in DIR/url, or
-    to URL_DEFAULT if there is no such file.
+    A given key is sent to any `url`. A stored key is sent only to its own server. The server of a profile's key is the
+    URL of the profile. The server of the key in the file DIR/api-key is the URL in the file DIR/url, or URL_DEFAULT if
+    there is no such file.
+
+    Without a given key and a given profile, the key in DIR/api-key is preferred to those of profiles.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
@@ -85,8 +87,16 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
     at = read_secret(files.url_file(data_dir))
     current = known.by_name.get(known.current or "")
     if key is None and url is not None:
-        matching = None if at is not None and profiles.same_url(at, url) else known.of_url(url)
-        key = here if matching is None else matching.key
+        saved = known.of_url(url)
+        if here is not None and _same_server(at or URL_DEFAULT, url):
+            key = here
+        elif saved is not None:
+            key = saved.key
+        else:
+            raise ConfigurationError(
+                f"no API key for {url}: give --key, set {KEY_VARIABLE}, or run `everput login --url {url}`"
+                + ("" if here is None else f" ({files.api_key_file(data_dir)} is the key of {at or URL_DEFAULT})")
+            )
     elif key is None and here is not None:
         key, url = here, at or URL_DEFAULT
     elif key is None and current is not None:
@@ -102,16 +112,33 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
 
 
 def _is_here(url: str) -> bool:
-    """Return whether the host of a URL is `localhost` or a loopback address.
+    """Return whether the host of a URL is this machine: `localhost`, a loopback address, or 0.0.0.0 or ::.
 
     Only then is a key that the user gave sent to the URL in the file DIR/url, because somebody else may have written a
     file in the working directory.
     """
     host = urlsplit(url).hostname or ""
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+def _same_server(one: str, other: str) -> bool:
+    """Return whether two URLs have the same origin: scheme, host and port. All hosts that are this machine count as the
+    same host.
+    """
+    try:
+        return _origin(one) == _origin(other)
+    except ValueError:  # one of them is not a URL
+        return False
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    host = "localhost" if _is_here(url) else parts.hostname or ""
+    return parts.scheme, host, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:

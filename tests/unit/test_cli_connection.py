@@ -55,8 +55,46 @@ def save_profiles(**urls: str) -> None:
 def test_a_server_on_this_machine_is_found_by_its_data_directory():
     server_here()
     assert find() == ("http://127.0.0.1:9000", "key-here")
-    assert find(url="http://127.0.0.1:7") == ("http://127.0.0.1:7", "key-here")
     assert find(key="mine") == ("http://127.0.0.1:9000", "mine")
+
+
+HERE = ["http://127.0.0.1:9000/", "http://localhost:9000", "HTTP://LOCALHOST:9000", "http://[::1]:9000"]
+ELSEWHERE = [
+    "http://other.example:9000",
+    "http://127.0.0.1:7",
+    "http://127.0.0.1",
+    "https://127.0.0.1:9000",
+    "http://127.0.0.1:9000@other.example",
+    "http://127.0.0.1.other.example:9000",
+    "http://localhost:90000000",
+]
+
+
+@pytest.mark.parametrize("url", HERE)
+def test_the_key_of_the_data_directory_is_sent_to_its_own_server_under_each_name_of_this_machine(url: str):
+    server_here()
+    assert find(url=url) == (url, "key-here")
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+def test_the_key_of_the_data_directory_is_sent_to_no_other_server(url: str):
+    server_here()
+    with pytest.raises(ConfigurationError) as told:
+        find(url=url)
+    assert str(told.value) == (
+        f"no API key for {url}: give --key, set EVERPUT_API_KEY, or run `everput login --url {url}` "
+        "(data/api-key is the key of http://127.0.0.1:9000)"
+    )
+    assert find(url=url, key="mine") == (url, "mine")
+    save_profiles(other=url)
+    assert find(url=url) == (url, "key-other")
+
+
+def test_the_key_of_a_data_directory_without_a_url_is_sent_to_the_default_url_only():
+    server_here(url=None)
+    assert find(url="http://localhost:8080") == ("http://localhost:8080", "key-here")
+    with pytest.raises(ConfigurationError, match="no API key for http://localhost:8081"):
+        find(url="http://localhost:8081")
 
 
 def test_a_key_of_ones_own_is_sent_to_no_other_machine_that_a_file_in_the_working_directory_names():
