@@ -46,15 +46,15 @@ class Circuit:
         self.state = State.CLOSED
         self.faults = 0
         # `relapses` counts how often failed attempts have opened the circuit breaker again after a good probe.
-        # A failed probe resets `relapses` to 0, and so does the end of the probation.
+        # A failed probe resets `relapses` to 0, and so do trip() and the end of the probation.
         self.relapses = 0
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether the circuit breaker is open, attempts have failed again after a successful probe, and no probe has
-        failed since these attempts.
+        """Whether the circuit breaker is open because attempts have failed again after a successful probe, and no probe
+        has failed since these attempts.
         """
         return self.state is State.OPEN and self.relapses > 0
 
@@ -89,6 +89,7 @@ class Circuit:
         """Open the circuit breaker immediately, because the listener can't be reached. Return False if it was open
         already.
         """
+        self.relapses = 0
         if self.state is State.OPEN:
             return False
         self._open(at_ms, PROBE_MS_FIRST)

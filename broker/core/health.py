@@ -43,8 +43,8 @@ class Facts:
     """The facts about a listener's deliveries from which its health is computed.
 
     `down` is False once the liveness_url has answered 2xx, even if attempts still fail, until it stops answering so.
-    `accepted` and `refused` count the attempts of the last MINUTES minutes. `error` is the error or HTTP status of a
-    partition's newest failed attempt; None if it is not known, or if a later attempt was accepted.
+    `accepted` and `refused` count the attempts of the last MINUTES minutes. `error` is the error or HTTP status of the
+    newest failed attempt; None if it is not known, or if a later attempt was accepted.
     """
 
     down: bool = False
@@ -176,10 +176,11 @@ def facts(*, down: bool, parked: int, retrying: int, recent: Iterable[Recent], a
 
 def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
     """Return the facts about a listener from the metadata of its committed offsets in all partitions."""
-    down, counted, error = False, [], None
+    down, counted, error, error_at_ms = False, [], None, -1
     for cursor in cursors:
         counts = read(cursor.counts)
-        error = error or cursor.error
+        if cursor.error is not None and counts.recent.refused_at_ms > error_at_ms:
+            error, error_at_ms = cursor.error, counts.recent.refused_at_ms
         down = down or (cursor.state == "down" and not counts.alive)
         if cursor.counts:
             counted.append(counts)

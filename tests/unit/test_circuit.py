@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -173,3 +174,16 @@ def test_a_listener_that_was_really_down_in_between_is_probed_often_again():
     circuit.probed(alive=False, at_ms=0, interval_ms=PROBE_MS_FIRST)
     relapse(circuit)
     assert circuit.probe_at_ms == 2 * PROBE_MS_FIRST
+
+
+@pytest.mark.parametrize("probed", [False, True])
+def test_a_listener_that_is_found_unreachable_after_a_relapse_is_not_alive(probed: bool):
+    circuit = Circuit()
+    for _ in range(TRIP_AFTER):
+        circuit.failed(0)
+    relapse(circuit)
+    assert circuit.alive
+    if probed:
+        circuit.probed(alive=True, at_ms=0, interval_ms=PROBE_MS_FIRST)
+    assert circuit.trip(0) is probed, "without the probe, it is open already"
+    assert not circuit.alive

@@ -87,6 +87,18 @@ def test_a_cursor_without_counts_is_written_as_ever_and_foreign_counts_spoil_not
         assert read(text)[:3] == (False, 0, 0)
 
 
+@pytest.mark.parametrize("newest", [0, 1, 2])
+def test_the_error_is_that_of_the_newest_failed_attempt_in_whatever_partition_it_was(newest: int):
+    cursors = []
+    for partition in range(3):
+        recent = Recent()
+        recent.add(NOW_MS - (1 if partition == newest else 10 * (partition + 1)), refused=1)
+        text = recent.text(0, 1, alive=False)
+        cursors.append(Cursor(top=1, error=f"error of partition {partition}", counts=text))
+    without_error = Cursor(top=1)
+    assert facts_of([without_error, *cursors, without_error], NOW_MS).error == f"error of partition {newest}"
+
+
 def test_a_listener_that_answers_probes_and_refuses_messages_is_not_down():
     recent = Recent()
     recent.add(NOW_MS, refused=3)
