@@ -137,11 +137,12 @@ class Roster:
         assignment = self.assignment
         if isinstance(event, LogMended):
             if event.partition in assignment.partitions:
-                span = event.partition, event.first_offset, event.last_offset
+                partition, first, last = event.partition, event.first_offset, event.last_offset
                 if event.topic == "messages":
-                    self._means.run(assignment.outstanding.mended(*span, given_up=event.given_up))
+                    damage, given_up = self._directory.damage, self._directory.given_up
+                    self._means.run(assignment.outstanding.review(partition, damage, given_up, first=first, last=last))
                 elif event.topic == "changes":
-                    self._means.run(self._changes_mended(*span))
+                    self._means.run(self._changes_mended(partition, first, last))
         elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
             assignment.ended_listeners.look()
 

@@ -860,7 +860,6 @@ def held(outstanding) -> int:
         "_damaged",
         "_read",
         "pause",
-        "mended",
         "review",
         "notes",
     )

@@ -23,7 +23,7 @@ from broker.kafka.requests import EARLIEST, LATEST
 from broker.kafka.topics import Topic, by_name, topics
 from broker.ports import OutstandingDelivery
 from broker.settings import KafkaSettings
-from tests.damage import Batch, batches, cut, flip, flip_within, holding, partition_folder
+from tests.damage import Batch, batches, cut, flip, flip_within, holding, partition_folder, with_text
 from tests.kafka.rig import Rig, running
 from tests.listeners import until
 
@@ -245,6 +245,80 @@ async def test_altered_messages_are_parked_all_others_delivered_and_these_once_t
             assert set(rig.listeners.ids("it").values()) == {1}
         finally:
             await reports.stop()
+
+
+async def test_once_a_range_is_mended_only_what_waited_for_it_is_retried(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        parks = await rig.listen(queue, "parks", max_attempts=1)
+        rig.listeners.status["parks"] = 400
+        worker = await rig.work()
+        (altered,) = await rig.put(queue, "message-0")
+        await until(lambda: len(worker.assignment.outstanding) == 1, what="it is parked, with a copy of the message")
+        await rig.noted(worker)
+        await rig.end(worker)  # it has the message in memory
+        partition, batch = with_text(kafka.data_dir, table.messages.name, b"message-0")
+        flip(batch)
+        rig.listeners.status.clear()  # from now on, a listener that gets a message accepts it
+        worker = await rig.work()
+        directory = rig.projections.directory
+        reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
+        async with reports.running():
+            late = await rig.listen(queue, "late", begin_at_ms=0)
+
+            async def is_parked() -> bool:
+                return len(await parked(rig, late)) == 1
+
+            await until(is_parked, what="the other listener's delivery is parked without a copy")
+            await until(lambda: bool(directory.state.damage), what="the damage is known")
+            flip(batch)
+            await reports.look_again(list(directory.state.damage))
+            await until(lambda: rig.listeners.ids("late") == {altered: 1}, what="the other listener has the message")
+            await rig.noted(worker)
+            assert not rig.listeners.taken("parks"), "its attempts had run out before"
+            states = worker.assignment.outstanding.state
+            assert (states(partition, parks.id, altered), states(partition, late.id, altered)) == ("parked", None)
+
+
+async def test_a_parked_delivery_whose_message_and_copy_are_lost_is_cancelled_once_they_are_given_up(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        listener = await rig.listen(queue, "it", max_attempts=1)
+        rig.listeners.status["it"] = 400
+        worker = await rig.work()
+        ids = list[str]()
+        for number in (0, 1):  # one by one, so that each has batches of its own
+            ids += await rig.put(queue, f"message-{number}")
+            await until(lambda before=number: len(worker.assignment.outstanding) > before, what="it is parked")
+        directory = rig.projections.directory
+        reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
+        async with reports.running():
+            for topic in (table.messages, table.outstanding):
+                partition, batch = with_text(kafka.data_dir, topic.name, b"message-0")
+                flip(batch)
+            await rig.commands.redrive_listener(rig.context, queue.id, listener.id, ids[:1])
+
+            async def left() -> set[tuple[str, str | None]]:
+                await rig.noted(worker)
+                return {(row.message_id, row.error) for row in await parked(rig, listener)}
+
+            async def parked_again() -> bool:
+                return (ids[0], "damaged") in await left()
+
+            await until(parked_again, what="it is parked again, because nothing has its message")
+            await until(lambda: "messages" in directory.state.damage.offsets(), what="the damage is known")
+            (one,) = (one for one in directory.state.damage if one.topic == "messages")
+            await rig.log.control.append(mended(one, given_up=True, actor="shell"))
+
+            async def only_the_other() -> bool:
+                return {message_id for message_id, _ in await left()} == {ids[1]}
+
+            await until(only_the_other, what="it is cancelled, and the other one stays parked")
+            assert worker.assignment.outstanding.state(partition, listener.id, ids[0]) is None
 
 
 async def test_after_a_crash_kafka_is_not_let_cut_off_what_follows_an_altered_batch(kafka, settings):

@@ -23,6 +23,7 @@ from broker.delivery.outstanding.entry import UNREAD, Key, KeyQueue, Outstanding
 from broker.delivery.tuning import TUNED
 
 BEGIN: Final = (-1, -1)
+LAST_OFFSET: Final = (1 << 63) - 1  # the highest offset that a Kafka partition can have
 
 # The column `queued_ms` is the time at which the worker looks at the delivery next.
 # `queued_ms` is null if the delivery is parked or with its dispatcher, or waits for an earlier one of its ordering key.
@@ -53,7 +54,8 @@ CREATE INDEX by_bare ON entries (partition, message) WHERE bare;
 CREATE INDEX by_key_queue ON entries (partition, listener, ordering_key, message_offset) WHERE {_HAS_KEY};
 """
 _KEY_QUEUE: Final = f"partition = ? AND listener = ? AND ordering_key = ? AND {_HAS_KEY}"
-_DAMAGED: Final = "partition = ? AND message >= 'damaged-' AND message < 'damaged.'"
+_STANDS_FOR_RANGE: Final = "message >= 'damaged-' AND message < 'damaged.'"
+_DAMAGED: Final = f"partition = ? AND {_STANDS_FOR_RANGE}"
 _FIELDS: Final = [one.name for one in fields(OutstandingEntry) if one.init]  # in the order of the columns
 _values: Final = attrgetter(*_FIELDS)
 _INSERT: Final = f"INSERT OR IGNORE INTO entries VALUES ({', '.join('?' * len(_FIELDS))})"
@@ -257,25 +259,21 @@ class OutstandingIndex:
         sql = "SELECT 1 FROM entries WHERE partition = ? AND message = ? LIMIT 1"
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
-    def at_offsets(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return the parked deliveries of the messages at these offsets, in the order of their row ids."""
-        return self._some(
-            "SELECT * FROM entries WHERE partition = ? AND message_offset BETWEEN ? AND ? AND due_ms IS NULL AND id > ?"
-            " ORDER BY id LIMIT ?",
-            (partition, first, last, after_id, limit),
-        )
-
     @property
     def newest_id(self) -> int:
         """The id of the newest row. The row may have been removed since."""
         return self._last_id
 
-    def unread(self, partition: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
+    def unread(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
         """Return, in the order of their row ids, deliveries that are parked because their message, its update or
-        earlier results could not be read.
+        earlier results could not be read. They are of the messages at the offsets from `first` to `last`. A row that
+        stands for a range of unreadable messages is returned even if its range ends before `first`.
         """
-        sql = "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND id > ? ORDER BY id LIMIT ?"
-        return self._some(sql, (partition, UNREAD, after_id, limit))
+        sql = (
+            "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND message_offset <= ? AND"
+            f" (message_offset >= ? OR {_STANDS_FOR_RANGE}) AND id > ? ORDER BY id LIMIT ?"
+        )
+        return self._some(sql, (partition, UNREAD, last, first, after_id, limit))
 
     def damaged(self, partition: int) -> int:
         """Return how many rows of the SQLite index stand for a range of unreadable messages instead of one delivery."""

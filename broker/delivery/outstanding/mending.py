@@ -14,7 +14,7 @@ from broker.core.ids import parse_damaged_id
 from broker.delivery.dispatch.stream import now_ms
 from broker.delivery.outstanding.due import Due
 from broker.delivery.outstanding.entry import OutstandingEntry
-from broker.delivery.outstanding.index import OutstandingIndex
+from broker.delivery.outstanding.index import LAST_OFFSET, OutstandingIndex
 from broker.delivery.tuning import Tuning
 from broker.errors import LogUnavailable
 
@@ -40,56 +40,52 @@ class Mending:
         self._cancel = cancel
         self._tuning = tuning
 
-    async def mended(self, partition: int, first: int, last: int, *, given_up: bool) -> None:
-        """Retry the parked deliveries of messages in this range, which was unreadable and can be read again. If
-        `given_up` is true, the range is lost: cancel only the rows that stand for a range of unreadable messages.
-        """
-        at = -1
-        while partition in self._owned and (
-            rows := self._index.at_offsets(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)
-        ):
-            at = rows[-1].id
-            for entry in rows:
-                where = parse_damaged_id(entry.message_id)
-                if not given_up:
-                    self._retry(entry)
-                elif where is not None and where[2] <= last:
-                    self._cancel(partition, entry.listener_id, entry.message_id)
-            await asyncio.sleep(0)
-
-    async def review(self, partition: int, damage: Damage, given_up: Damage) -> None:
+    async def review(
+        self, partition: int, damage: Damage, given_up: Damage, *, first: int = 0, last: int = LAST_OFFSET
+    ) -> None:
         """Retry the deliveries that were parked because their message or its update was unreadable, if the message is
-        in no unreadable range any more. Cancel the rows that stand for a range of messages that was given up as lost.
+        in no unreadable range any more. Cancel the deliveries of messages that were given up as lost.
+
+        This concerns messages at the offsets from `first` to `last`. Deliveries that were parked for another reason
+        stay as they are.
         """
         # While results in the partition are unreadable, a parked delivery stays parked: it may have been delivered.
         unknown = any(one.partition == partition and one.topic in ("outstanding", "deliveries") for one in damage)
         # Rows with an id above `newest` were written after this method began, so this method leaves them out.
         at, newest = -1, self._index.newest_id
         while partition in self._owned and (
-            rows := self._index.unread(partition, after_id=at, limit=self._tuning.rows_at_once)
+            rows := self._index.unread(partition, first, last, after_id=at, limit=self._tuning.rows_at_once)
         ):
             at = rows[-1].id
+            unwritten: list[OutstandingEntry] = []
             for entry in rows:
-                if entry.id > newest:
-                    return
                 where = parse_damaged_id(entry.message_id)
                 one = DamagedRange("messages", *(where or (partition, entry.message_offset, entry.message_offset)))
-                if where is not None and given_up.covers(one):
+                if entry.id > newest or one.last < first:
+                    continue
+                if given_up.covers(one):
                     self._cancel(partition, entry.listener_id, entry.message_id)
                 elif where is None and entry.record_offset < 0 and entry.record is None:
-                    await self._park_again(entry)
+                    unwritten.append(entry)
                 elif not damage.covers(one) and not (unknown and where is None):
                     self._retry(entry)
+            for entry in unwritten:
+                await self._park_again(entry)
             await asyncio.sleep(0)
 
     async def _park_again(self, entry: OutstandingEntry) -> None:
-        while entry.partition in self._owned:
+        while entry.partition in self._owned and self._is_parked(entry):
             try:
                 await self._park(entry)
             except LogUnavailable:
                 await asyncio.sleep(self._tuning.append_pause_s)
             else:
                 break
+
+    def _is_parked(self, entry: OutstandingEntry) -> bool:
+        """Return whether the row is still the delivery's current row, and the delivery is still parked."""
+        row = self._index.find(entry.partition, entry.listener_id, entry.message_id)
+        return row is not None and row.id == entry.id and row.due_ms is None
 
     def _retry(self, entry: OutstandingEntry) -> None:
         """Make a parked delivery due now, with all its attempts again."""

@@ -80,7 +80,7 @@ class Outstanding:
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, due.remove, assure, tuning)
         mending = Mending(self._index, due, self._owned, self._damaged.park_again, self.cancel, tuning)
-        self.mended, self.review = mending.mended, mending.review
+        self.review = mending.review
 
     # Ownership
 
