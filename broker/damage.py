@@ -134,24 +134,25 @@ class DamageReports:
             await asyncio.sleep(LOOK_S)
 
     async def look_again(self, known: Iterable[DamagedRange]) -> None:
-        """Check unreadable ranges again. Report the ranges that are readable now, and the ranges that retention has
+        """Check unreadable ranges again. Report the ranges that are readable now, and the offsets that retention has
         deleted.
 
         A range may become readable after a repair, or with another partition leader.
         """
         for one in known:
             try:
-                if await self._deleted(one):
-                    await self._control.append(mended(one, given_up=True, actor="worker"))
-                elif await self._readable(one):
-                    await self._control.append(mended(one, given_up=False, actor="worker"))
+                await self._look_at(one)
             except BrokerError as error:
                 log.info("damage.remains range=%s error=%s", one, error)
 
-    async def _deleted(self, one: DamagedRange) -> bool:
-        """Return whether retention has deleted the whole range."""
-        begins = await self._requests.offsets(self._table[one.topic].name, {one.partition: EARLIEST})
-        return begins[one.partition] > one.last
+    async def _look_at(self, one: DamagedRange) -> None:
+        begin = (await self._requests.offsets(self._table[one.topic].name, {one.partition: EARLIEST}))[one.partition]
+        if begin > one.first:
+            deleted = one._replace(last=min(one.last, begin - 1))
+            await self._control.append(mended(deleted, given_up=True, actor="worker"))
+            one = one._replace(first=begin)
+        if one.first <= one.last and await self._readable(one):
+            await self._control.append(mended(one, given_up=False, actor="worker"))
 
     async def _readable(self, one: DamagedRange) -> bool:
         at = one.first

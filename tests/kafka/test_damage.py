@@ -321,6 +321,39 @@ async def test_a_parked_delivery_whose_message_and_copy_are_lost_is_cancelled_on
             assert worker.assignment.outstanding.state(partition, listener.id, ids[0]) is None
 
 
+async def test_once_a_part_of_a_range_is_deleted_the_rest_is_delivered_when_it_is_mended(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        ids = await rig.put(queue, *(f"message-{number}" for number in range(3)), key="k")  # all in one partition
+        altered = [with_text(kafka.data_dir, table.messages.name, f"message-{number}".encode()) for number in range(3)]
+        for _, batch in altered:
+            flip(batch)
+        partition = altered[0][0]
+        assert [batch.first for _, batch in altered] == [0, 1, 2]
+        listener = await rig.listen(queue, "it", begin_at_ms=0)
+        worker = await rig.work()
+        directory = rig.projections.directory
+        reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
+        async with reports.running():
+
+            async def all_parked() -> bool:
+                rows = await parked(rig, listener)
+                return [parse_damaged_id(row.message_id) for row in rows] == [(partition, 0, 2)]
+
+            await until(all_parked, what="one record stands for all three")
+            await until(lambda: directory.state.damage.offsets() == {"messages": 3}, what="the damage is known")
+            await rig.log.requests.delete_before(table.messages.name, partition, 1)
+            for _, batch in altered[1:]:
+                flip(batch)
+            await reports.look_again(list(directory.state.damage))
+            await until(lambda: set(rig.listeners.ids("it")) == set(ids[1:]), what="what is left is delivered")
+            await until(lambda: not directory.state.damage, what="no damage is left")
+            await rig.noted(worker)
+            assert not await parked(rig, listener)
+
+
 async def test_after_a_crash_kafka_is_not_let_cut_off_what_follows_an_altered_batch(kafka, settings):
     table = topics(settings)
     await ensure_topics(settings, table)

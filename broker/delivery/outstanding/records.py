@@ -185,16 +185,20 @@ class OutstandingRecords:
         return message
 
     async def messages_in(self, partition: int, first: int, last: int) -> list[Message]:
-        """Return the messages at these offsets of the topic `messages`. If retention has deleted the first offset,
-        return none of them. Raises LogUnavailable if Kafka does not return a record that it should have, and LogDamaged
-        if one is unreadable.
+        """Return the messages at these offsets of the topic `messages`, except those that retention has deleted. Raises
+        LogUnavailable if Kafka does not return a record that it should have, and LogDamaged if one is unreadable.
         """
         found, at = list[Message](), first
         while at <= last:
             try:
                 fetched = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
             except OffsetTooOld:
-                break
+                begin = (await self._requests.offsets(self._messages_topic, {partition: EARLIEST}))[partition]
+                # Only a new partition leader that lacks the offset for a moment may have it later.
+                if at >= begin:
+                    raise
+                at = begin
+                continue
             if fetched.next_offset <= at:
                 raise LogUnavailable(
                     f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on, "
