@@ -118,8 +118,8 @@ class Changes(Protocol):
 
     async def at(self, partition: int, offset: int) -> MessageChange | None:
         """Return the update or deletion of a message that the topic `changes` has at this offset. Return None if the
-        record is not such an event, or was given up as lost. Raises LogDamaged if the record is unreadable,
-        OffsetTooOld if Kafka has deleted it, and LogUnavailable if Kafka does not answer.
+        record is not such an event, or was given up as lost. Raises LogDamaged if the record is unreadable or was
+        deleted, and LogUnavailable if Kafka does not answer or does not have the record yet.
         """
 
 

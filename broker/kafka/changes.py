@@ -7,6 +7,7 @@ changes to deliveries (broker/delivery/changes/honour.py), reading new changes (
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
@@ -18,10 +19,12 @@ from broker.disk import Refusal
 from broker.errors import InDoubt, LogDamaged, LogUnavailable, UnknownEvent
 from broker.kafka.appender import Appender
 from broker.kafka.read_slots import COUNT_READS_MAX, ReadSlots
-from broker.kafka.requests import LATEST, KafkaRequests
+from broker.kafka.requests import EARLIEST, LATEST, KafkaRequests
 from broker.kafka.scan import scan
-from broker.ports import CountingChange, Record, TooMuch
+from broker.ports import CountingChange, OffsetTooOld, Record, TooMuch
 from broker.time_offsets import offsets_since
+
+log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.02
 
@@ -210,12 +213,22 @@ class ChangesTopic:
         """Return the change at this offset of the topic `changes`. Return None if a newer version wrote it, or if
         the offset was given up as lost.
 
-        Raises LogUnavailable if Kafka does not answer, no longer has the offset, or can't read it.
+        Raises LogDamaged if the record is unreadable or was deleted, and LogUnavailable if Kafka does not answer or
+        does not have the record yet.
         """
-        async for record in self._walk(partition, offset, offset + 1):
-            event = _decoded(record.value)
-            return event if isinstance(event, MessageChange) else None
-        return None
+        try:
+            async for record in self._walk(partition, offset, offset + 1):
+                event = _decoded(record.value)
+                return event if isinstance(event, MessageChange) else None
+        except OffsetTooOld:
+            begins = await self._requests.offsets(self._topic.name, {partition: EARLIEST})
+            # Only a new partition leader that lacks the record for a moment may have it later.
+            if offset >= begins[partition]:
+                raise
+        else:
+            return None
+        log.error("change.gone partition=%d offset=%d", partition, offset)
+        raise LogDamaged(self._topic.name, partition, offset, offset)
 
 
 def _decoded(value: bytes | None) -> object:

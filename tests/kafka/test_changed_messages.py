@@ -60,6 +60,26 @@ async def test_what_waits_for_a_listener_that_is_down_is_sent_with_the_new_data_
     assert sorted(data(rig, "up")) == ["as it was", "deleted", "last", "old"]
 
 
+async def test_a_delivery_whose_update_kafka_has_deleted_is_parked_and_its_old_data_is_not_sent(rig: Rig, caplog):
+    queue = await rig.queue()
+    down = await rig.listen(queue, "down", retry_first_ms=100)
+    rig.listeners.down.add("down")
+    worker = await rig.work()
+    updated, other = await rig.put(queue, "old", "other")
+    await rig.known_down(down)
+    await rig.update(queue, updated, "new")
+    place = (parse_message_id(updated) or (0, 0))[1]
+    (end,) = (await rig.log.changes.end_offsets([place])).values()
+    await rig.log.requests.delete_before(rig.log.changes.name, place, end)
+    rig.listeners.down.clear()
+    await until(lambda: other in rig.listeners.ids("down"), what="the other one is delivered")
+    states = worker.assignment.outstanding.state
+    await until(lambda: states(place, down.id, updated) == "parked", what="it is parked")
+    await rig.noted(worker)
+    assert data(rig, "down") == ["other"]
+    assert f"change.gone partition={place} offset={end - 1}" in caplog.text
+
+
 async def test_changes_hold_across_a_restart_of_the_worker_and_of_every_wait(rig: Rig):
     queue = await rig.queue()
     listener = await rig.listen(queue, "a")
