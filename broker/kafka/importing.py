@@ -6,9 +6,12 @@ imported. Not for: refusing to work while it exists (admin.py), writing the reco
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
-from aiokafka.admin import NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
 from broker.errors import ConfigurationError, LogUnavailable
@@ -17,13 +20,15 @@ from broker.kafka.client import client_options
 from broker.kafka.topics import import_mark
 from broker.settings import KafkaSettings
 
-_WITHIN_MS: Final = 10_000
+_WITHIN_S: Final = 30.0  # for one step, including the time until Kafka can be reached
+_REQUEST_MS: Final = 10_000
 
 
 async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
-    """Return whether an import of this export has begun and is not finished. Wait until Kafka can be reached.
+    """Return whether an import of this export has begun and is not finished.
 
-    Raises ConfigurationError if an import of another export is unfinished.
+    Raises ConfigurationError if an import of another export is unfinished, and LogUnavailable if Kafka does not list
+    its topics.
     """
     mine = import_mark(kafka, manifest_sha256)
     marks = {name for name in await _topic_names(kafka) if name.startswith(import_mark(kafka))}
@@ -36,39 +41,24 @@ async def is_begun(kafka: KafkaSettings, manifest_sha256: str) -> bool:
 
 
 async def begin(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """Create the marker topic that says that an import is unfinished. Wait until Kafka can be reached. Raises
-    LogUnavailable if Kafka does not create the topic.
+    """Create the marker topic that says that an import is unfinished. Raises LogUnavailable if Kafka does not create
+    the topic.
     """
     mark = NewTopic(import_mark(kafka, manifest_sha256), 1, kafka.replication)
-    try:
-        async with connected(client_options(kafka)) as admin:
-            _check((await admin.create_topics([mark], timeout_ms=_WITHIN_MS)).topic_errors[0][1])
-    except KafkaError as error:
-        raise LogUnavailable(
-            f"Kafka did not create the topic that marks an unfinished import: {type(error).__name__}; check "
-            "Kafka, and run the command again"
-        ) from error
+    async with _admin(kafka, "create the topic that marks an unfinished import") as admin:
+        _check((await admin.create_topics([mark], timeout_ms=_REQUEST_MS)).topic_errors[0][1])
 
 
 async def end(kafka: KafkaSettings, manifest_sha256: str) -> None:
-    """Delete the marker topic after an import has finished. Wait until Kafka can be reached. Raises LogUnavailable if
-    Kafka does not delete the topic.
-    """
-    try:
-        async with connected(client_options(kafka)) as admin:
-            answer = await admin.delete_topics([import_mark(kafka, manifest_sha256)], timeout_ms=_WITHIN_MS)
-            _check(answer.topic_error_codes[0][1])
-    except KafkaError as error:
-        raise LogUnavailable(
-            f"Kafka did not delete the topic that marks an unfinished import: {type(error).__name__}; check "
-            "Kafka, and run the command again"
-        ) from error
+    """Delete the marker topic after an import has finished. Raises LogUnavailable if Kafka does not delete it."""
+    async with _admin(kafka, "delete the topic that marks an unfinished import") as admin:
+        answer = await admin.delete_topics([import_mark(kafka, manifest_sha256)], timeout_ms=_REQUEST_MS)
+        _check(answer.topic_error_codes[0][1])
 
 
 async def refuse_unfinished(kafka: KafkaSettings) -> None:
-    """Raise ConfigurationError while an import is unfinished, because its topics are incomplete.
-
-    Wait until Kafka can be reached. Raises LogUnavailable if Kafka then does not list its topics.
+    """Raise ConfigurationError while an import is unfinished, because its topics are incomplete. Raises LogUnavailable
+    if Kafka does not list its topics.
     """
     refuse_half_import(kafka, await _topic_names(kafka))
 
@@ -77,13 +67,23 @@ async def _topic_names(kafka: KafkaSettings) -> list[str]:
     """Return the names of all topics. A request for one topic is no alternative: on many clusters, it would create the
     topic if it is missing.
     """
+    async with _admin(kafka, "list its topics") as admin:
+        return list(await admin.list_topics())
+
+
+@asynccontextmanager
+async def _admin(kafka: KafkaSettings, what: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Connect a Kafka admin client for the requests in the `async with` block. `what` says in the error what Kafka did
+    not do.
+
+    Raises LogUnavailable if Kafka can't be reached, or if the requests fail or are not finished in time.
+    """
     try:
-        async with connected(client_options(kafka)) as admin:
-            return list(await admin.list_topics())
-    except KafkaError as error:
-        raise LogUnavailable(
-            f"Kafka did not list its topics: {type(error).__name__}; check Kafka, and run the command again"
-        ) from error
+        async with asyncio.timeout(_WITHIN_S), connected(client_options(kafka)) as admin:
+            yield admin
+    except (KafkaError, TimeoutError) as error:
+        reason = type(error).__name__ if isinstance(error, KafkaError) else f"no answer within {_WITHIN_S:g} s"
+        raise LogUnavailable(f"Kafka did not {what}: {reason}; check Kafka, and run the command again") from error
 
 
 def _check(code: int) -> None:

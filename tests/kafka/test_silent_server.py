@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from broker.errors import LogUnavailable
+from broker.kafka import importing
 from broker.kafka.admin import ensure_topics
 from broker.kafka.log import KafkaLog
 from broker.kafka.reachability import reachable
 from broker.settings import KafkaSettings
 from projections.app import Projections
 from tests.listeners import nobody
+
+STEPS = (importing.is_begun, importing.begin, importing.end)
 
 
 @pytest.fixture
@@ -53,3 +59,17 @@ async def test_all_clients_start_though_a_server_is_silent(kafka_settings: Kafka
     assert (await log.messages.append(lambda _partition: (b"id", b"value", b"queue")))[1] == 0
     await projections.stop()
     await log.stop()
+
+
+@pytest.mark.parametrize("away", ["silent", "refusing"])
+@pytest.mark.parametrize(
+    "ask", [importing.refuse_unfinished, *(partial(one, manifest_sha256="0" * 64) for one in STEPS)]
+)
+async def test_no_step_of_an_import_waits_for_ever_for_a_kafka_that_is_away(
+    silent: str, refusing: int, away: str, ask, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importing, "_WITHIN_S", 0.1)
+    settings = KafkaSettings(bootstrap=silent if away == "silent" else f"127.0.0.1:{refusing}")
+    with pytest.raises(LogUnavailable, match=r"no answer within 0\.1 s; check Kafka"):
+        async with asyncio.timeout(30):
+            await ask(settings)
