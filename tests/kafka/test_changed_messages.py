@@ -9,6 +9,8 @@ import pytest
 
 from broker.commands import changes as commands_module
 from broker.commands.changes import delete_message, update_message
+from broker.commands.context import now_ms
+from broker.core.events import ListenerTested
 from broker.core.ids import parse_message_id
 from broker.delivery.worker import Worker
 from broker.errors import Changed, NotFound
@@ -37,6 +39,37 @@ async def change_two(rig: Rig, queue, updated: str, deleted: str) -> list[dict[s
 async def changes(rig: Rig) -> int:
     """How many the log has."""
     return sum((await rig.log.changes.end_offsets(list(range(rig.settings.kafka.partitions)))).values())
+
+
+async def test_listener_tests_after_an_owner_has_ended_leave_nothing_in_doubt(rig: Rig):
+    queue = await rig.queue()
+    listener = await rig.listen(queue, "it")
+    rig.listeners.down.add("it")
+    worker = await rig.work()
+    (message_id,) = await rig.put(queue, "old")
+    await rig.known_down(listener)
+    await rig.end(worker)
+    partition = (parse_message_id(message_id) or (0, 0))[1]
+    tested = ListenerTested(
+        at_ms=now_ms(),
+        organization_id=rig.organization_id,
+        actor="key:test",
+        listener_id=listener.id,
+        queue_id=queue.id,
+        message_id="test",
+        partition=partition,
+        status=200,
+        error=None,
+        took_ms=1,
+        dns_ms=None,
+        connect_ms=None,
+        tls_ms=None,
+        answers=(),
+    )
+    for _ in range(3):
+        await rig.log.tests.append(tested)
+    await rig.work()
+    assert await rig.update(queue, message_id, "new") == {listener.id: "pending"}, "it was surely not delivered"
 
 
 async def test_what_waits_for_a_listener_that_is_down_is_sent_with_the_new_data_or_not_at_all(rig: Rig):

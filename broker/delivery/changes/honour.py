@@ -25,12 +25,12 @@ from msgspec import UNSET
 from broker.core.changes import Change, change, prevailing
 from broker.core.codec import Fields, decode, encode
 from broker.core.delivery import RENEWING
-from broker.core.events import MessageChange, MessageUpdated, PartitionHandedOver, PartitionTakenOver
+from broker.core.events import ListenerTested, MessageChange, MessageUpdated, PartitionHandedOver, PartitionTakenOver
 from broker.delivery.changes.answers import Answers, ChangeReply, Placed
 from broker.delivery.dispatch.dispatcher import Dispatcher
 from broker.delivery.dispatch.stream import Delivery, now_ms
 from broker.delivery.outstanding.schedule import Outstanding
-from broker.delivery.ports import ChangeFeed, DeliveryLog
+from broker.delivery.ports import ChangeFeed, DeliveryLog, LogReader
 from broker.delivery.reading.message import Message
 from broker.delivery.reading.partition import Partition
 from broker.delivery.tuning import TUNED, Tuning
@@ -40,6 +40,7 @@ from broker.ports import EARLIEST, LATEST, OffsetTooOld
 log = logging.getLogger(__name__)
 
 _OWNERSHIP: Final = b"partition"  # the record key of ownership events
+_LOOK_BACK: Final = 100  # records
 
 
 @dataclass(slots=True)
@@ -185,23 +186,18 @@ class Changes:
             self._covering -= 1
 
     async def _doubt(self, partition: int, end: int, changes_end: int) -> tuple[int, int]:
-        """Read the newest record that the topic `deliveries` has of the partition, and return two offsets.
+        """Read the newest event that a worker has written to the topic `deliveries`, and return two offsets.
 
         The former owner may have sent messages below the first offset without storing the results. It may have applied
         updates and deletions below the second offset, which is an offset of the topic `changes`.
         """
         if end == 0:
             return 0, 0
-        requests, topic = self._log.requests, self._log.deliveries.name
-        newest = (await requests.offsets(topic, {partition: LATEST}))[partition] - 1
-        if newest >= 0:
-            async for record in requests.walk(topic, partition, newest, newest + 1, pass_damaged=True):
-                with contextlib.suppress(UnknownEvent):
-                    event = decode(record.value or b"")
-                    if isinstance(event, PartitionHandedOver):
-                        below = event.changes_below
-                        return event.in_doubt_below, changes_end if below is UNSET else below
-        return end, changes_end
+        newest = await _newest_of_worker(self._log.requests, self._log.deliveries.name, partition)
+        if not isinstance(newest, PartitionHandedOver):
+            return end, changes_end
+        below = newest.changes_below
+        return newest.in_doubt_below, changes_end if below is UNSET else below
 
     async def _collect(self, partition: int, taken: Taken, begin: int, *, kept: bool) -> None:
         """Read the updates and deletions of messages in the topic `changes`, from offset `begin` to before
@@ -403,3 +399,20 @@ class Changes:
             if not self._outstanding.has_message(number, message_id):
                 del self.known[place], self._ids[place]
         self._floors[number] = low
+
+
+async def _newest_of_worker(requests: LogReader, topic: str, partition: int) -> object:
+    """Return the newest event that a worker has written to this partition of the topic `deliveries`. Return None if
+    this event can't be read or decoded, or is not among the last `_LOOK_BACK` records. Raises LogUnavailable.
+
+    API processes write to this topic, too: the results of listener tests, which are skipped here.
+    """
+    begin, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
+    for offset in range(end - 1, max(begin, end - _LOOK_BACK) - 1, -1):
+        event: object = None
+        async for record in requests.walk(topic, partition, offset, offset + 1, pass_damaged=True):
+            with contextlib.suppress(UnknownEvent):
+                event = decode(record.value or b"")
+        if not isinstance(event, ListenerTested):
+            return event
+    return None
