@@ -187,6 +187,26 @@ async def test_the_kafka_that_an_earlier_server_left_behind_is_ended_first(tmp_p
             process.wait()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_the_kafka_of_another_user_is_left_alone_and_told_of(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    marker = ["-c", "import time; time.sleep(600)", "kafka.Kafka", str(tmp_path)]
+
+    def kill(*_: int) -> None:
+        raise PermissionError  # what the kernel says to whoever is not root
+
+    others = subprocess.Popen([sys.executable, *marker])
+    try:
+        (tmp_path / "kafka.pid").write_text(f"{others.pid}\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "kill", kill)
+            with pytest.raises(ConfigurationError, match=rf"process {others.pid}\) still uses this directory"):
+                await EmbeddedKafka(tmp_path, heap_mib=256, progress=False).start()
+        assert others.poll() is None
+    finally:
+        others.kill()
+        others.wait()
+
+
 async def test_a_start_that_was_interrupted_while_formatting_is_repeated(tmp_path):
     (tmp_path / "kafka.new").mkdir()
     (tmp_path / "kafka.new" / "meta.properties").write_text("half of")

@@ -281,7 +281,7 @@ def _refuse_to_cut(log_dir: Path) -> None:
 
 def _end_orphan(pid_file: Path, mark: str) -> None:
     """Kill a Kafka process that an earlier server left running in this directory. The command line of this process
-    contains `mark`. Raises ConfigurationError if the process does not end within 10 s.
+    contains `mark`. Raises ConfigurationError if the process does not end within 10 s, or if another user runs it.
     """
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
@@ -298,6 +298,11 @@ def _end_orphan(pid_file: Path, mark: str) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             break
+        except PermissionError:
+            raise ConfigurationError(
+                f"the Kafka of an earlier server (process {pid}) still uses this directory, and another user runs it: "
+                "end that process as its user, or as root; then start Everput again"
+            ) from None
         time.sleep(0.05)
     pid_file.unlink(missing_ok=True)
 
