@@ -192,8 +192,9 @@ def set_up(process: str, level: str, form: str = "text") -> None:
     handler = Writer(_STDERR)
     handler.setFormatter(formatter(process, form))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    lowest = logging.getLogger().level
     for name, quiet in (_NEVER_DEBUG if level == "debug" else _QUIETER).items():
-        logging.getLogger(name).setLevel(quiet)
+        logging.getLogger(name).setLevel(max(quiet, lowest))
 
 
 class Logger:

@@ -361,6 +361,23 @@ def test_a_log_record_of_several_lines_is_one_line(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().err.endswith("Z INFO worker-1 one two\n")
 
 
+def test_libraries_log_nothing_below_the_level_that_was_asked_for():
+    program = """
+import logging
+from cli import logs
+logs.set_up("p", "{level}")
+for name in (*logs._QUIETER, "everput"):
+    for level in ("debug", "info", "warning", "error"):
+        getattr(logging.getLogger(name), level)("%s", level)
+"""
+    for level, left_out in (("warning", {"debug", "info"}), ("error", {"debug", "info", "warning"})):
+        done = subprocess.run(
+            [sys.executable, "-c", program.format(level=level)], capture_output=True, text=True, check=True
+        )
+        said = {line.rpartition(" ")[2] for line in done.stderr.splitlines()}
+        assert said == {"debug", "info", "warning", "error"} - left_out
+
+
 def test_log_lines_that_nobody_reads_stop_nobody_and_are_counted():
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
