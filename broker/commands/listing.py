@@ -27,7 +27,7 @@ _TIME_S: Final = 0.15  # After this time, a request begins no further step, and 
 _STEP: Final = 500  # A step reads the states of at most this many messages together.
 # At most this many deliveries' states are read together, so a queue with many listeners has smaller pages.
 _DELIVERIES_MAX: Final = 20_000
-_BYTES_MAX: Final = 8 << 20  # A page ends once the messages that were read have more characters of data than this.
+_BYTES_MAX: Final = 8 << 20  # A page ends once the messages that were read have more bytes of data than this.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ async def list_messages(
             message = one.message
             rest[message.partition] = max(rest[message.partition], message.offset + 1)
         found += listed[: limit - len(found)]
-        held += sum(len(one.message.data) for one in listed)
+        held += sum(len(one.message.data.encode()) for one in listed)
         last = tuple(rest)
         full = len(found) >= limit or held > _BYTES_MAX or (takes is None and wanted.state is None and found)
         if full or time.monotonic() >= until_s:

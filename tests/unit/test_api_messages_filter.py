@@ -215,6 +215,16 @@ async def test_a_page_of_a_queue_with_many_listeners_has_fewer_messages(
     assert len(await shop.names(query)) == 8
 
 
+async def test_a_page_ends_when_it_has_read_enough_bytes(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"_STEP": 1, "_BYTES_MAX": 8, "_TIME_S": 60.0}.items():
+        monkeypatch.setattr(listing, name, value)
+    for number in range(8):
+        await shop.put(f"m{number}")
+    first = (await shop.api.get(f"{shop.path}?state=pending")).json()
+    assert [message["size"] for message in first["messages"]] == [3] * 3
+    assert len(await shop.names("state=pending")) == 8
+
+
 async def test_without_listeners_no_message_has_a_state():
     api = await make_api()
     queue_id = await api.queue("orders")
