@@ -32,8 +32,6 @@ __all__ = ["EARLIEST", "LATEST", "FetchResult", "KafkaRequests", "OffsetTooOld",
 
 log = logging.getLogger(__name__)
 
-# With this generation and member id, Kafka accepts a commit for a consumer group that has no members.
-_NO_MEMBER: Final = (-1, "")
 _RETRY_PAUSE_S: Final = 0.05
 _COPY_BYTES: Final = 16 << 20  # larger than any batch
 _BAD_COPIES_MAX: Final = 1_000  # damaged copies that are remembered
