@@ -72,7 +72,7 @@ class CircuitMachine(RuleBasedStateMachine):
         before, probe_at_ms = self.circuit.state, self.circuit.probe_at_ms
         opened = self.circuit.trip(self.at_ms)
         assert opened == (before is not State.OPEN)
-        self.down_since_ms = self.down_since_ms or self.at_ms
+        self.down_since_ms, self.relapses = self.down_since_ms or self.at_ms, 0
         assert self.circuit.state is State.OPEN
         assert self.circuit.probe_at_ms == (self.at_ms + PROBE_MS_FIRST if opened else probe_at_ms)
 
@@ -100,6 +100,10 @@ class CircuitMachine(RuleBasedStateMachine):
         self.in_a_row += 1
         self.relapses += 1
         self.down_since_ms = self.down_since_ms or self.at_ms
+
+    @invariant()
+    def it_is_alive_while_it_is_open_only_since_attempts_failed_again(self):
+        assert self.circuit.alive == (self.circuit.state is State.OPEN and self.relapses > 0)
 
     @invariant()
     def nothing_flows_while_it_is_open_and_everything_while_it_is_closed(self):
