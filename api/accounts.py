@@ -31,10 +31,10 @@ class AccountLimits:
     A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
     """
 
-    # The rate limit on password checks for one e-mail address. Known browsers and sessions have one of their own.
+    # The rate limit on password checks for one e-mail address. Known browsers and sessions have a limit of their own.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
-    # The rate limit on the password checks of all clients. Known browsers and sessions have one of their own.
+    # The rate limit on password checks of all clients together. Known browsers and sessions have a limit of their own.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
     # The rate limit on sign-in attempts from one client's IPv4 address or IPv6 network. Known browsers are exempt.
@@ -46,8 +46,8 @@ class AccountLimits:
     # Registrations from all clients together.
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
-    # Every `recent_s` seconds, one remembered password check or registration of each network is forgotten.
-    # Near a limit for all clients, networks with many remembered password checks or registrations are refused first.
+    # A process counts password checks and registrations by network. Every `recent_s` seconds, each count falls by one.
+    # When a limit for all clients together is nearly used up, the networks with high counts are refused first.
     recent_s: float = 600.0
 
 
@@ -213,7 +213,7 @@ class Accounts:
         else:
             kept = session.id if which == "others" else ""
             every = self._view.state.accounts.sessions_of(session.account_id)
-            # Without this check, an event would be stored in the log even if there is no session to end.
+            # If there is no session to end, store no event in the log.
             if any(one.id != kept for one in every):
                 await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
         if which != "others":

@@ -26,16 +26,16 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-# In this header, a request with a session names an organization, for example for the path `/v1/queues`.
+# In this header, a request with a session names its organization, because paths such as `/v1/queues` do not.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
 # Browsers accept a cookie named `__Host-…` only over TLS and for the host that sets it, so no other host can set it.
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-_WINDOW_S: Final = 10  # A burst may have as many requests as the rate limit permits in this many seconds.
+_WINDOW_S: Final = 10  # A burst may have as many requests as the rate limit allows in this many seconds.
 _BEARER: Final = "bearer "
-# The rate limit on an account's requests with a session to paths that need no header `Everput-Organization`.
+# The rate limit on an account's requests that have a session, but need no header `Everput-Organization`.
 _SESSION_CALLS_AT_ONCE: Final = 60
 _SESSION_CALLS_PER_S: Final = 1.0
 
@@ -88,8 +88,8 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            # Another process may just have created this API key.
-            # Wait until this process has read the topic `control` to its end, and look the API key up again.
+            # Another process may have created this API key just now.
+            # So wait until this process has read the topic `control` to its end, and look the API key up again.
             await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
@@ -324,7 +324,7 @@ class Members:
         session = await self._sessions.look_up(scope)
         organization_id = dict(scope["headers"])[ORGANIZATION].decode("latin-1")
         is_member = self._view.state.is_member(organization_id, session.account_id)
-        # A request by an account that is no member counts for the account, so it can't use up the organization's limit.
+        # Count a non-member's request for the account, so that non-members can't use up the organization's rate limit.
         if self._limit is not None:
             self._limit.take(headers, organization_id if is_member else session.account_id)
         if not is_member:

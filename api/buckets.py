@@ -15,11 +15,11 @@ NAMES_MAX: Final = 10_000
 class Allowance(NamedTuple):
     """The remaining part of one rate limit."""
 
-    # The number of further uses that the rate limit permits now. A use is a request, or a byte if bytes are limited.
+    # The number of requests (or bytes, if bytes are limited) that the rate limit still permits now.
     left: int
-    # Seconds until the rate limit permits a full burst again, if nothing more is counted until then.
+    # Seconds until the rate limit permits a full burst again, if no further request comes.
     full_in_s: float
-    # Seconds until the rate limit permits the request; 0 if the rate limit permits the request now.
+    # Seconds until the rate limit permits the request; 0 if it is permitted now.
     wait_s: float
 
 

@@ -370,9 +370,9 @@ class Method(NamedTuple):
     """
 
     handler: Handler
-    # The scope that an API key or a member's role needs. None: the handler authenticates the request if that is needed.
+    # The scope that the API key or the member's role must have. None: the handler checks the request itself, if needed.
     scope: str | None
-    # For a path without a queue: True if API keys for only some queues may use it. The answer shows only these queues.
+    # True if API keys for only some queues may use a path that names no queue. The answer shows only their queues.
     narrows: bool = False
 
 
@@ -413,7 +413,7 @@ class Resource:
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 await call.admit(method.scope, narrows=method.narrows)
-                # A GET waits until this process has read `control` to its end. If that takes long, the answer is 503.
+                # A GET waits until this process has read `control` to its end. After a long wait, the answer is 503.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:

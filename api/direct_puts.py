@@ -41,7 +41,7 @@ _SCOPE: Final = "messages:put"
 _JSON: Final = b"application/json"
 _KINDS: Final = frozenset({_JSON, b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 _LENGTH_DIGITS_MAX: Final = len(str(BODY_BYTES_MAX))
-# If the request has one of these headers, the ASGI application answers the put of the message.
+# A put with one of these request headers is answered by the ASGI application, not by the fast path in this file.
 _UNUSUAL: Final = frozenset(
     {b"idempotency-key", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", trace.HEADER}
 )
@@ -97,7 +97,7 @@ class DirectPut:
                 base = f"{self.scheme}://{self.sent[b'host'].decode('latin-1')}"
             queue_id = self.url[len(_BEFORE) : -len(_AFTER)].decode()
             self._finish(200, self._headers, _JSON, orjson.dumps(put_answer(base, queue_id, self._put)))
-        # An exception here must not reach the group commit, which calls this method when Kafka has stored a batch.
+        # The group commit calls this method after Kafka has stored a batch. An exception here must not stop it.
         except Exception:
             log.exception("put.not_answered id=%s", self._request_id.decode())
 

@@ -17,7 +17,7 @@ from broker.core.health import Facts, Health
 from broker.errors import Busy, LogUnavailable
 from broker.ports import Backlog, DirectoryView, ListenerStatus
 
-# In a list of queues with health or backlog, a page of two or more queues has at most this many listeners together.
+# If a list of queues shows health or backlog, a page of two or more queues has at most this many listeners in all.
 LISTENERS_OF_PAGE_MAX: Final = 1_000
 _FACTS_S: Final = 2.0
 _BACKLOGS_S: Final = 3.0

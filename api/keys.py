@@ -30,7 +30,7 @@ class _Administrator(NamedTuple):
     actor: str
     # The scopes (rights) that the request may give to a new API key.
     scopes: tuple[str, ...]
-    # The latest expiry that the request may give to a new API key; None if a new key need not expire.
+    # The scopes (rights) that this request may give to a new API key.
     expires_at_ms: int | None = None
 
 

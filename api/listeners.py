@@ -29,7 +29,7 @@ _HEADERS_MAX: Final = 32
 _HEADER_VALUE_CHARS_MAX: Final = 1024
 # This regular expression takes linear time on any input: it is one set of characters, repeated at most 100 times.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
-# This regular expression takes linear time on any input, because it must match from the start, with one repetition.
+# This regular expression takes linear time on any input: it is matched once, from the start, with one repetition.
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text
 # A listener can't have these headers: Everput sets some itself, and HTTP uses the rest to control the connection.
 _HEADERS_OURS: Final = frozenset(

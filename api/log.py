@@ -71,8 +71,8 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            # An error before the first line of the streamed answer gets its own HTTP status.
-            # After the first line of a streamed answer was sent, an error can only cut the answer off.
+            # Fetch the first line before the answer begins. Then an error in it still gets its own HTTP status.
+            # Later, when a part of the streamed answer was sent, an error can only cut the answer off.
             first = await anext(slices)
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None

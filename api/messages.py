@@ -123,7 +123,7 @@ class Messages:
                 "The header Idempotency-Key must have 1 to 255 printable ASCII characters.", header="Idempotency-Key"
             )
         request_id = call.request_text
-        # A JSON pointer in an error about one message is such as `/data`, and in a batch such as `/messages/3/data`.
+        # The JSON pointer in an error about one message is, for example, `/data`; in a batch, it is `/messages/3/data`.
         if isinstance(body, MessageBody):
             said = body.data, body.name, body.key
             puts = [new_put(queue, *said, call.actor, request_id, body.deliver_at, self._count)]
@@ -154,7 +154,7 @@ class Messages:
         asked_for = filters(query, queue)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
-            # Kafka may have deleted old messages since the previous page. If so, begin at the first kept message.
+            # Kafka may have deleted old messages since the previous page. If so, begin at the oldest message it has.
             first, last = await self._log.offsets_at(0), await self._log.end_offsets()
             made = span(self._tokens.open(query["cursor"], queue.organization_id, path), last)
             asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))

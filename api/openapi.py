@@ -30,9 +30,9 @@ from everput import answers
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ID: Final = "0180994c-b6b2-7d0e-b7ad-414716e83386"
 _ID_SCHEMA: Final = {"type": "string", "format": "uuid"}
-# This regular expression takes linear time on any input, because no match begins inside the repeated characters.
+# This regular expression takes linear time on any input: a match begins with `{`, which its repetition can't contain.
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-# Every operation may answer with these HTTP statuses. For an invalid query, the status is 400 or 422.
+# Any operation may answer with these HTTP statuses. An invalid query gets 400 or 422.
 _EVERYWHERE: Final = (400, 408, 414, 422, 431, 503)
 _RETRIED: Final = (409, 429, 503)
 _SECURITY: Final[Mapping[str, list[dict[str, list[str]]]]] = {
@@ -61,7 +61,7 @@ _KEY_ABOUT: Final = "\n".join(
     ]
 )
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
-# An answer may have these headers if a rate limit applies to the request, such as the limit on requests of API keys.
+# An answer has these headers if a rate limit applies to its request, such as the limit on requests with an API key.
 _RATE_LIMITS: Final[Mapping[str, Any]] = {
     "RateLimit-Policy": {"description": "The limits: the amount `q` in a window of `w` seconds.", **_TEXT},
     "RateLimit": {
@@ -280,7 +280,7 @@ def _responses(doc: OperationDoc, schemas: _Schemas) -> dict[str, Any]:
         found["304"] = {"description": "The resource has not changed.", "headers": headers | tag}
     asked = () if doc.asks == OPEN else (401, 403)
     limited = (429,) if limits else ()
-    # Add the status 404, because a request with a session may name an organization that does not exist.
+    # A request with a session may name an organization that does not exist, and gets 404.
     named = (404,) if doc.asks == KEY else ()
     full = (507,) if doc.name in CHANGES else ()
     for status in sorted({*doc.problems, *asked, *limited, *named, *full, *_EVERYWHERE}):

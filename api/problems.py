@@ -141,7 +141,7 @@ class BadHeader(errors.Refused):
         self.header = header
 
 
-# An error's class, or its nearest base class in this table, decides the HTTP status. Without one, the status is 500.
+# This table gives the HTTP status for an error's class, or else for its nearest base class. The default is 500.
 _STATUS: Final[dict[type, int]] = {
     Malformed: 400,
     Unauthenticated: 401,

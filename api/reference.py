@@ -32,7 +32,7 @@ KEY: Final = "key"  # The operation needs an API key, or a session together with
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# These operations write events that are kept forever. At the organization's limit of stored bytes, they answer 507.
+# These operations add events that are never deleted. If the organization is at its limit on bytes, they answer 507.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
@@ -63,7 +63,7 @@ class OperationDoc(NamedTuple):
     answer: type[Struct]
     request: type[Struct] | None = None
     parameters: Sequence[Parameter] = ()
-    # The error statuses that this operation may answer, besides those that openapi.py adds.
+    # The error statuses of this operation, except those that openapi.py adds.
     problems: Sequence[int] = ()
     example: Mapping[str, Any] | None = None
     # The credentials that the operation requires: KEY, SESSION, SESSION_OR_KEY, or OPEN for none.
@@ -75,7 +75,7 @@ class OperationDoc(NamedTuple):
     tagged: bool = False
     sets_cookie: bool = False
     body_required: bool = True
-    # The path parameter that takes the created resource's id, and where this id is in the answer (RFC 6901).
+    # The new resource's id: its name as a path parameter, and where it is in the answer (JSON pointer, RFC 6901).
     makes: tuple[str, str] | None = None
 
 

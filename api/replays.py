@@ -19,7 +19,7 @@ from broker.core.replays import Replay
 from broker.errors import LogUnavailable, Refused
 from broker.ports import Count, DirectoryView
 
-# The estimated duration of a replay assumes at most this many messages a second, or fewer with a lower rate limit.
+# For its estimated duration, assume that a replay sends this many messages a second, or fewer with a lower rate limit.
 EXPECTED_PER_S: Final = 2_000.0
 
 
@@ -35,7 +35,7 @@ class Replays:
 
     async def start(self, call: Call) -> Any:
         body = await call.json(ReplayBody)
-        # A replay to another URL needs the scope that a new listener needs, because it sends messages to a new place.
+        # A replay to another URL sends messages to a new place, so it needs the scope that a new listener needs.
         if body.notify_url is not None:
             call.need("queues")
         replay_input = ReplayInput(

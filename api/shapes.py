@@ -26,14 +26,14 @@ from broker.errors import Refused
 _DAY_S: Final = 86_400
 # Error messages of msgspec are cut to this many characters, because they quote the client's body, which may be long.
 _DETAIL_CHARS_MAX: Final = 300
-# This regular expression takes linear time on any input, because no match begins inside the repeated characters.
+# This regular expression takes linear time on any input: backticks enclose its repetition, which can't contain one.
 _FIELD = re.compile(r"field `([^`]*)`")
-# This regular expression takes linear time on any input, because no alternative repeats its first character.
+# This regular expression takes linear time on any input: no repetition can contain the start of its alternative.
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# The API reference shows these constraints. The commands, not msgspec, check them, with clearer error messages.
+# These constraints are only for the API reference. The commands check them instead of msgspec, with clearer errors.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
 Role = Annotated[str, Meta(extra_json_schema={"enum": [*ROLES]})]
@@ -344,7 +344,7 @@ def _refusal(message: str) -> Refused:
     detail = shortened(detail, _DETAIL_CHARS_MAX)
     steps = _STEP.finditer(place.rstrip("`"))
     pointer = "".join("/" + _escaped(step[1] or step[2]) for step in steps if step[2] != "...")
-    # If the message names a field that is missing or unknown, append this field's name to the JSON pointer.
+    # If the error names a missing or unknown field, append this field's name to the JSON pointer.
     if (field := _FIELD.search(detail)) is not None:
         pointer += "/" + _escaped(field[1])
     return Refused(detail, pointer=pointer)

@@ -27,7 +27,7 @@ class Stream(NamedTuple):
     kind: bytes
     # The parts of the answer's body. No part is empty.
     chunks: AsyncGenerator[bytes, None]
-    # answer_stream() calls `close` once at its end, even if it has sent no part of the body.
+    # answer_stream() calls `close` once at its end, even if no part of the body was sent.
     close: Callable[[], Awaitable[None]]
     # The connection is closed if one part of the body can't be sent for this many seconds, because the client is slow.
     take_s: float = _TAKE_S

@@ -77,7 +77,7 @@ class Room:
             await turn
             yield
         finally:
-            # A request that was cancelled while it waited for memory holds no bytes, so it gives none back.
+            # The request was cancelled while it waited for memory. It holds no bytes, so it gives none back.
             if turn.cancel() or turn.cancelled():
                 self._admit()
             else:
@@ -106,11 +106,11 @@ class TunnelBounds:
     tunnels_max: int = 1_000
     # The most tunnels of one organization.
     each_max: int = 100
-    # The most bytes of the requests that are being sent to one tunnel's client. A larger request is sent alone.
+    # The most bytes of requests that are on their way to one tunnel's client. A request that is larger is sent alone.
     tunnel_bytes_max: int = 16 << 20
-    # The most bytes of the requests that are being sent to clients of all tunnels of one tenant.
+    # The most bytes of requests that are on their way to the clients of one tenant's tunnels.
     tenant_bytes_max: int = 16 << 20
-    # The most bytes of the requests that are being sent to clients of all tunnels of this process.
+    # The most bytes of requests that are on their way to the clients of all tunnels of this process.
     all_bytes_max: int = 64 << 20
 
 
@@ -229,7 +229,7 @@ class Tunnels:
         with tunnel.question() as (number, answer):
             async with tunnel.room.held(size), tunnel.tenants_room.held(size), self._room.held(size):
                 if self._open.get(token) is not tunnel:
-                    return {"away": True}  # the tunnel was closed before the client received any part of the request
+                    return {"away": True}  # the tunnel was closed before its client received any part of the request
                 await tunnel.say(await _message(request, number))
             return await _unless_left(request, answer)
 

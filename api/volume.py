@@ -13,7 +13,8 @@ from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
 
-_WINDOW_S: Final = 10  # A burst may have as many bytes as the rate limit permits in this many seconds, or one body.
+# A burst may have as many bytes as the rate limit allows in this many seconds, but always one whole body.
+_WINDOW_S: Final = 10
 
 
 class Volume:

@@ -72,7 +72,7 @@ class Watch:
             try:
                 call.check_still_in()
             except BrokerError:
-                return  # When the client connects again, the answer says why it may not read the changes any more.
+                return  # The client connects again, and the answer then says why it may no longer read the changes.
             told = self._feed.since(call.organization_id, told.position)
             changes = _seen(call, told)
             if changes is None or changes:

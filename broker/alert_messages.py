@@ -32,10 +32,10 @@ from broker.ports import Count, DirectoryView, Log
 
 log = logging.getLogger(__name__)
 
-# A worker puts a missing message about an alert only when the alert's newest event is at least 30 s old.
+# If an alert's message is missing, a worker puts it only when the alert's newest event is at least 30 s old.
 # Another worker may have sent the alert's message. After 30 s, Kafka has either stored that message or dropped it.
 _SETTLED_MS: Final = 30_000
-# The time in a message's id must be close to the put. So an alert's message gets a new id after each five minutes.
+# A message's id has a time, which must be close to the put. If the put comes over 5 minutes later, the id changes.
 _ID_VALID_MS: Final = 5 * 60_000
 
 

@@ -48,10 +48,12 @@ from broker.ports import Count, Cursors, DirectoryView, Log
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 10.0
-_AT_ONCE: Final = 10  # The cursors of this many listeners are loaded together. More would delay deliveries.
+# To find alerts, a worker loads the cursors of at most this many listeners at once, so as not to delay deliveries.
+_AT_ONCE: Final = 10
 # If more than ten listeners are due, a worker checks ten at a time, and pauses nine times as long as each check took.
 _PAUSE_PART: Final = 9.0
-_OTHERS_MAX: Final = 200  # Each check includes at most this many listeners that have no waiting messages and no alert.
+# A check for alerts includes at most this many listeners that have no waiting messages and no alert.
+_OTHERS_MAX: Final = 200
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # Each worker begins at most this many alerts of an organization in a burst.
@@ -140,7 +142,8 @@ class AlertWatch:
     _messages: AlertMessages = field(init=False)
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
-    _others_checked: int = 0  # position among the listeners without waiting messages and alerts
+    # Where the next check continues in the list of listeners that have no waiting messages and no alerts
+    _others_checked: int = 0
     _shared: _Allowance = field(default_factory=lambda: _Allowance(0, _SHARED_BURST, _SHARED_PER_S))
 
     def __post_init__(self) -> None:
@@ -327,7 +330,7 @@ class AlertWatch:
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             recorded = self._directory.alerts.trigger(kind, subject.id)
-            # Since this worker's previous check, another worker may have owned the partition and changed the alert.
+            # Another worker may have owned the partition since this worker's previous check, and changed the alert.
             if kind not in triggers or not triggers[kind].agrees(recorded):
                 triggers[kind] = recorded
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-# If `control` can't be read to its end within this time, reporting an unreadable range is tried again a second later.
+# To report an unreadable range, a process first reads `control` to its end. After this time, it pauses, and retries.
 _BEHIND_S: Final = 5.0
 
 

@@ -62,7 +62,7 @@ async def watch(
 
     Whenever the space crosses a limit, call refuse() with the new refusal, or with None if nothing is refused.
     """
-    before: bool | None = None  # `urgent` of the newest refusal; None while nothing is refused
+    before: bool | None = None  # whether the newest refusal was `urgent`; None while nothing is refused
     while True:
         free = free_bytes(folder)
         now = free < marks.reserve if free < marks.growth else None

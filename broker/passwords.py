@@ -24,7 +24,7 @@ CHARS_MAX: Final = 1000
 AT_ONCE: Final = 2  # Hashing one password takes 46 MiB of memory, and less than 0.1 s of a processor.
 WAITING_MAX: Final = 150  # more than strangers' rate limits allow
 _SCORE_MIN: Final = 2  # zxcvbn gives this score or more if a password takes over a million guesses
-# zxcvbn tries all letters that symbols such as @ and 4 can stand for, so its time grows with the combinations.
+# zxcvbn tries each letter that a symbol such as @ or 4 can stand for. Its time grows with the number of combinations.
 # On a test machine, zxcvbn took 14 s for 72 hostile characters. With the two limits below, it took at most 0.2 s.
 JUDGED_CHARS_MAX: Final = 32
 _READINGS_MAX: Final = 8
@@ -100,8 +100,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # zxcvbn tries to read symbols as letters. So _judged() returns only a beginning that has few such readings.
-    # If _judged() returns fewer than CHARS_MIN characters, accept the password: it has too many symbols for a word.
+    # zxcvbn tries to read symbols as letters. So it gets only the beginning of a password with few such readings.
+    # If zxcvbn would get fewer than CHARS_MIN characters, accept the password: it has too many symbols for a word.
     if len(judged) < CHARS_MIN:
         return None
     known = [part for text in about for part in (text, *text.split("@"))]

@@ -23,19 +23,20 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# A process records a tenant's bytes in `control` after each further 1/64 of the limit, or 1 MiB if that is more.
+# A process records a tenant's stored bytes in `control` each time they have grown by 1/64 of the limit, at least 1 MiB.
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # For each record, Kafka stores at most 192 bytes in addition to the record's value.
-# Of the 192 bytes, a batch of one record takes 61, lengths and times 27, key and headers about 77. The rest is reserve.
+# The 192 bytes are 61 for a batch of one record, 27 for lengths and times, 77 for key and headers, and a reserve.
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# Without a limit, a tenant's stored bytes are recorded each time that they have grown by 1/64.
-# Without a limit, a tenant that has stored less than 1 GiB gets a record after each further 16 MiB.
+# If a tenant has no limit, its stored bytes are recorded in `control` each time they have grown by 1/64.
+# If a tenant has no limit, and has stored less than 1 GiB, its bytes are recorded after each further 16 MiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
-RECORD_S: Final = 6 * 3600.0  # At this interval, a process also records counts of bytes that are smaller than a step.
-# Changes of queues, listeners and keys can exceed the limit by a tenth, so that a full organization can repair them.
+# After this many seconds, a process also records a growth of stored bytes that is smaller than a step.
+RECORD_S: Final = 6 * 3600.0
+# Changes of queues, listeners and keys may exceed the limit by a tenth, so that a full organization can make them.
 _CHANGES_PART: Final = 10
 _STOP_S: Final = 2.0
 _SECOND_MS: Final = 1000
@@ -78,7 +79,7 @@ class StoredBytes:
         self._view = view
         self._bytes_max = bytes_max
         self._retain_s = retain_s
-        # The bytes that each tenant can store before its limit is checked again.
+        # By tenant: the bytes that it can still store before its limit is checked again.
         # The bytes that are left can become negative, because several puts run concurrently.
         self._left: dict[str, int] = {}
         self._unrecorded: dict[str, Counter[str]] = {}  # by tenant, then by organization id

@@ -17,7 +17,7 @@ from broker.errors import BrokerError, ConfigurationError
 from cli.groups import Group, examples
 
 # The commands by section, in the order in which `--help` shows them.
-# The short help of each command is here, so that `everput --help` need not import the commands.
+# The commands' short help is here, so that `everput --help` need not import the commands.
 SECTIONS: Final = {
     "Start": {
         "serve": ("cli.processes.serve", "Run everything on this machine: Kafka, the API and the workers."),

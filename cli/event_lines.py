@@ -20,7 +20,7 @@ from cli.visible import visible
 Part = str | tuple[str, str]  # one part of an output line: its text, and its color if it has one
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# Fields with ids, in the order of importance. An event's line shows the first one without its name, others as NAME=ID.
+# Fields with ids, most important first. The line of an event shows the first without its name, and others as NAME=ID.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60

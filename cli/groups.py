@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-# If a user types one of these names, which commands have in other programs, Everput suggests its own command's name.
+# Other programs have commands with these names. If a user types one, Everput suggests its own command's name.
 _SYNONYMS: Final = {"ls": "list", "rm": "delete", "remove": "delete", "add": "create", "new": "create", "show": "get"}
 
 

@@ -24,7 +24,7 @@ class TextLine:
     # The number of this line in the file, counted from 1.
     number: int
     text: str
-    # The fault of a line that is not put as a message: it is too long, or not UTF-8. None for a line without fault.
+    # Why a line can't be put as a message: it is too long, or not UTF-8. None if it can be put.
     fault: str | None = None
 
 

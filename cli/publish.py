@@ -23,7 +23,7 @@ from everput import AsyncClient, put_message
 from everput.answers import PutAnswer
 from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
-# Each HTTP client has few connections, because httpx searches all connections of a client at each request.
+# An HTTP client has few connections, because httpx searches all of its connections at each request.
 CONNECTIONS_EACH: Final = 4
 
 

@@ -32,7 +32,7 @@ class ListenerRow:
     id: str
     # live, down or paused
     state: str
-    # healthy, failing, down, paused, replaying or new; the same as `state` if the API is too old to report the health
+    # healthy, failing, down, paused, replaying or new; the same as `state` if an old API does not report the health
     health: str
     # the number of messages that wait
     lag: int
@@ -76,7 +76,7 @@ class ProcessRow:
 # The problems of listeners that the option --fail-on of `everput status` may name.
 TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
 _COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
-# The numbers about a process in the report. Each is the sum of all samples of one Prometheus metric.
+# The numbers about each process in the report, with the Prometheus metric whose samples are added up for each.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",

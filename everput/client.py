@@ -175,7 +175,7 @@ class AsyncClient:
         answer from Everput comes in time.
         """
         if request.joins is not None and self._joins:
-            put: Any = request  # Only requests that put a message have `joins`.
+            put: Any = request  # Only a request that puts a message has `joins`.
             return cast("T", await self._puts.put(put))
         return await self._send(request)
 
@@ -303,7 +303,7 @@ class _Reading(_Tries):
             yield from given
 
     def after_error(self, error: httpx.TransportError) -> float:
-        # After a lost connection, drop all lines after the newest cursor, because the server sends them again.
+        # The server sends all lines after the newest cursor again. So drop those received before the error.
         self._rest, self._held = b"", []
         return super().after_error(error)
 

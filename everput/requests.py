@@ -26,10 +26,10 @@ class Request(Generic[T]):
     body: Mapping[str, Any] | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    # True if the request may be sent again when it is unknown whether the server has carried it out.
+    # True if the request may be sent again when nobody knows whether the server has carried it out.
     repeatable: bool = True
-    # The id of the queue if the request puts one message without an Idempotency-Key; None for any other request.
-    # AsyncClient may join such puts to the same queue into a batch.
+    # The queue's id, if the request puts one message without an Idempotency-Key. None for all other requests.
+    # AsyncClient may send several such puts to the same queue in one batch.
     joins: str | None = None
 
 

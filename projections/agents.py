@@ -102,7 +102,7 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
                 await directory.seen(offset, timeout_s=None)
                 follow(event, directory.state, streams)
             except UnknownEvent:
-                pass  # The agent that fold_control() returns logs the unknown event.
+                pass  # Another agent, which fold_control() returns, logs the unknown event.
             except Exception as error:
                 log.exception("projection.streams_failed topic=control offset=%d", offset)
                 failed(error)

@@ -52,7 +52,7 @@ class Projections:
         self._assigned: asyncio.Event = asyncio.Event()
         self._ended: asyncio.Future[BaseException | None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        # The consumer group that stop() deletes. It is set only if start() has committed an offset for this group.
+        # The consumer group that stop() must delete; None if start() has committed no offset for the group.
         self._group: str | None = None
 
     @property
@@ -131,7 +131,7 @@ class Projections:
         app, self._app = self._app, None
         if app is not None:
             stopping = asyncio.ensure_future(app.stop())
-            # wait() returns at the timeout. wait_for() would go on waiting if Faust ignored its cancellation.
+            # Use wait(), which returns at the timeout. wait_for() would wait on if Faust ignored its cancellation.
             await asyncio.wait([stopping], timeout=_STOP_S)
             if not stopping.done():
                 stopping.cancel()
@@ -214,7 +214,7 @@ def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
         topic_disable_leader=True,
         store="memory://",
         TableManager=_NoTables,
-        # Faust must not wait for acknowledgements when it stops, because no record is acknowledged.
+        # Faust acknowledges no records here, so it must not wait for acknowledgements when it stops.
         stream_wait_empty=False,
         worker_redirect_stdouts=False,
         **more,

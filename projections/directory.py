@@ -21,7 +21,7 @@ from broker.ports import ControlLog
 
 log = logging.getLogger(__name__)
 
-# A process remembers the offsets of this many events without effect: a writer asks about its event within milliseconds.
+# A writer asks within milliseconds whether its event had an effect. Remember this many events that had none.
 _PASSED_OVER_MAX: Final = 10_000
 
 

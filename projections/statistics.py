@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 
 # If the reader keeps up, it pauses this many seconds after each read, because many records in one read cost less.
 _IDLE_S: Final = 2.0
-# While the reader is behind, it pauses for twice the duration of each read, because deliveries are more important.
+# A reader that keeps up waits this many seconds after each read: many records in one read take less work.
 _DUTY: Final = 2.0
-# aiokafka's consumer leaves its group if it is not polled for this long. Everput never polls it, but fetches itself.
+# A reader that is behind waits twice as long as each read took, because deliveries are more important.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
-# If Faust has partitions, but asks for no records for this many seconds, the Faust app is restarted.
+# aiokafka's consumer leaves its group if it is not polled for this long. Everput does not poll it: it fetches itself.
 # After two rebalances in quick succession, Faust's consumer can wait forever, and then only a restart helps.
 _STALLED_S: Final = 60.0
 _LAST_WRITE_S: Final = 2.0

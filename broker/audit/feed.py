@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
-# A client that comes back after more checks of the log than this learns only that the changes are unknown.
+# If a client reconnects after more checks of the log than this, it is told only that the changes are unknown.
 LOOKS_MAX: Final = 300
-# Beyond this many organizations, decoding a record batch takes less time than searching it for the organizations' ids.
+# With more organizations than this, decode each record batch: searching it for every organization's id takes longer.
 SEARCHED_MAX: Final = 16
-# If a check finds more changes of an organization than this, its clients learn only that the changes are unknown.
+# If a check of the log finds more changes of an organization than this, tell its clients that changes are unknown.
 CHANGES_MAX: Final = 500
 
 
@@ -73,7 +73,7 @@ class _Peek(msgspec.Struct):
 class _Look(NamedTuple):
     # The changes by organization; None for an organization that had too many changes.
     changes: Mapping[str, frozenset[Change] | None]
-    # True if some records were not read, so that the changes of every organization are unknown.
+    # True if some records were not read. Then the changes of every organization are unknown.
     unread: bool
 
 
@@ -103,7 +103,7 @@ class ChangeFeed:
         self._epoch = secrets.token_hex(6)
         self._number = 0  # the number of completed checks of the log in this epoch
         self._looking = False  # True while the log is read
-        # For each waiting organization, the number of the newest check of the log that may have missed its records.
+        # By organization with waiting clients: the number of the newest check of the log that may lack its records.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
@@ -118,7 +118,7 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # Earlier checks of the log, and a check that runs now, may leave out the organization's records.
+                # Earlier checks of the log, and a check that is running now, may lack this organization's records.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())
@@ -186,7 +186,7 @@ class ChangeFeed:
                 task.cancel()
         self._begun = self._task = None
         # While no client waits, the feed does not read the log, and misses changes. So begin a new epoch here.
-        # To each client whose position has an earlier epoch, since() reports that the changes are unknown.
+        # If a client's position has an earlier epoch, since() tells the client that the changes are unknown.
         self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
         self._again = {}
@@ -221,8 +221,8 @@ class ChangeFeed:
         ends = await self._ends()
         moved = [(lane, at) for lane, end in ends.items() if (at := self._positions.get(lane, end)) < end]
         reads = await asyncio.gather(*(self._read(*lane, at) for lane, at in moved))
-        # After an unexpected error, `_positions` is empty, and some events stored since then were not read.
-        # Without positions, report the changes as unknown to clients, and read on from the partitions' current ends.
+        # An unexpected error has emptied `_positions`, and some of the events stored since then were not read.
+        # Without positions, tell clients that the changes are unknown, and continue at the partitions' current ends.
         unread = not self._positions
         found: dict[str, set[Change]] = {}
         for (lane, _), read in zip(moved, reads, strict=True):

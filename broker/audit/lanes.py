@@ -185,7 +185,7 @@ class LaneReader:
         remaining records into the cache.
         """
         rows: list[tuple[int, int, int, Event | None]] = []
-        # The skipped records may also lie beyond the requested range. No skipped record matches the request.
+        # Skipped records may also lie beyond the requested range. This is harmless: none of them matches the request.
         if fetched.left_out_ms is not None:
             rows.append((lane.at, fetched.left_out_ms, 0, None))
         left, at, end, take = self._share_bytes, fetched.next_offset, lane.end, self._wanted.take

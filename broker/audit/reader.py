@@ -272,7 +272,7 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # To find a message's events, start near the message, but before all records that decide its log time.
+            # Begin near the message, but early enough to read all records that decide the log time of its events.
             # If Kafka's time index is damaged, the order of a message's events may change, but no event is skipped.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):

@@ -172,7 +172,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # A message's queue may be newer than the read of `control`, so leave errors here to the next check.
+                # A message's queue may have been created after `control` was read. So leave errors to the next check.
                 if not finding.wrong:
                     yield finding
             for checks in others:
@@ -183,8 +183,8 @@ class Verifier:
         named, who = self.control.named.get(number, (0, ""))
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end of the topic")
-        # Kafka can still have the records about a message's deliveries after retention has deleted the message.
-        # So read the partition's first offset again: a message before this offset is not reported as missing.
+        # Retention may delete a message during this check, while Kafka still has records about its deliveries.
+        # So read the partition's first offset again. Do not report a message below this offset as missing.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)
@@ -215,7 +215,7 @@ class Verifier:
         tail = rows.get(number, (0, ""))[0]
         if (
             tail > latest
-        ):  # Workers may have committed offsets of messages that were put after this program asked for the end offset.
+        ):  # Workers may have read messages that were put after this program read the end offset. So read it again.
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []

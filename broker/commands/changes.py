@@ -28,9 +28,9 @@ from broker.errors import Changed, InDoubt, NotFound, Unavailable, UnknownEvent,
 from broker.ports import ChangeLog, Count, CountingChange, Log, TooMuch
 
 ANSWER_S: Final = 4.0
-# A worker's stored answer to an update or deletion is estimated as this many bytes, plus the bytes for each listener.
+# The estimated bytes of a worker's stored answer to an update or deletion, without the bytes for each listener.
 _ANSWER_BYTES: Final = 1024
-# Each listener of the queue adds about this many bytes to a worker's stored answer to an update or deletion.
+# The estimated bytes that each of the queue's listeners adds to a worker's stored answer to an update or deletion.
 _LISTENER_BYTES: Final = 64
 _PAGE_BYTES_MAX: Final = 8 << 20  # A page of messages has at most this many bytes of updated data.
 _NONE: Final = "No message of this queue has this ID. Check the ID; retention may have deleted an old message."
@@ -152,7 +152,7 @@ async def update_message(
     Raises Refused if the data is not valid, and NotFound if the message does not exist or was deleted. Raises InDoubt
     if it is unknown whether the change was stored or has an effect, and any other Unavailable if nothing was stored.
     """
-    # The new data of an updated message must obey the same rules as the data of a put.
+    # Check the new data of an updated message by the same rules as the data of a put.
     new_put(queue, data, None, None, "", "")
     found = await find_message(log, queue, message_id)
     event = MessageUpdated(**_of(context, found), if_version=_expected(found, if_match), data=data)

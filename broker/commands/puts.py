@@ -138,7 +138,7 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            # A record that does not fit into a batch is built again. Its bytes must not be counted a second time.
+            # A record that does not fit into its batch is built again for the next batch. Do not count its bytes twice.
             self._count = None
         return made.encode(), value, queue.id.encode()
 

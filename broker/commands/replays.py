@@ -186,7 +186,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        # A cancelled replay has no listener in the directory any more, and a worker deletes its committed offsets.
+        # A cancelled replay's listener is not in the directory any more, and a worker deletes its committed offsets.
         if replay.ended is None:
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
@@ -229,10 +229,10 @@ class ReplayCommands:
         messages that the listener has not received. At the offsets in the list are messages that the listener has not
         accepted. With `failed`, the first two groups are empty, and the list has only messages that were attempted.
         """
-        # Read the committed offsets before `outstanding`, so that no delivery is missed that moves there meanwhile.
+        # Read the committed offsets before `outstanding`, so that a delivery that moves there meanwhile is not missed.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
-        # A listener gets no messages below its start offset, and has got none from its cursor's offset `top` on.
+        # A listener gets no messages below its start offset, and it has not yet got those from its cursor's `top` on.
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
         before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
         after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))

@@ -20,7 +20,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not acknowledge the records in time"
-# Records that are appended one by one share batches of up to about 16 KiB: a reader of one must fetch its whole batch.
+# Small records share batches of at most about 16 KiB: to read one record, a reader must fetch its whole batch.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 
@@ -39,7 +39,7 @@ class Appender:
         self._timeout_s = timeout_s
         self.name = topic
         self.refusal: Refusal | None = None  # why append_one() refuses records
-        # The records that wait while an earlier batch of their partition is in flight, by partition.
+        # By partition: the records that wait because an earlier batch of the partition is in flight.
         self._waiting: dict[int, deque[_Waiting]] = {}
         self._writing: set[asyncio.Task[None]] = set()
 

@@ -16,7 +16,7 @@ from broker.kafka.producer import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
 
 QUEUE_HEADER: Final = "queue"
-# Besides key, value and queue id, a record adds at most this many bytes to a batch: lengths, offset, time, header name.
+# A record in a batch has its key, its value, its queue's id, and at most this many other bytes, such as its length.
 _RECORD_BYTES_EXTRA: Final = 40
 
 
@@ -70,7 +70,7 @@ class Together(Append):
         is left to add: all are in batches, or the group has failed.
         """
         try:
-            # Compare the sizes first, because building the records takes time.
+            # Compare the sizes first, because building the records would take more time.
             if items and batch.size() + self.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in self.builds)

@@ -21,7 +21,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 
 from broker.ports import FetchResult, Record
 
-# A record batch begins with its base offset and the number of bytes that follow.
+# A record batch begins with two numbers: its base offset, and the number of bytes that follow.
 _LENGTH: Final = struct.Struct(">qi")
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
@@ -52,7 +52,8 @@ async def parse(
             await asyncio.sleep(0)
             left = _CHECKED_AT_ONCE
     if not batches and (raw or (offset < end_offset and not holes)):
-        return None  # Kafka sends nothing of a batch whose damaged length field points beyond the end of its file.
+        # Kafka sends no bytes if the batch's length field is damaged and points beyond the end of the file.
+        return None
     batches = [batch for batch in batches if not batch.is_control_batch]
     # aiokafka's class for batches of formats 0 and 1 does not say whether a batch is compressed. Assume that it is.
     packed = any(getattr(batch, "compression_type", True) for batch in batches)

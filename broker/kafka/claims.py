@@ -25,7 +25,7 @@ from broker.kafka.scan import scan
 from broker.kafka.topics import Topic
 from broker.time_offsets import offsets_since
 
-# A claim of an Idempotency-Key stays in the index an hour longer than 24 hours, because clocks of processes differ.
+# Keep the claim of an Idempotency-Key an hour longer than 24 hours, because clocks of processes differ.
 _MARGIN_MS: Final = 3600 * 1000
 _LOOK_S: Final = 2.0
 _FOLLOW_S: Final = 30.0
@@ -88,7 +88,7 @@ class ClaimsTopic:
         digest = bytes.fromhex(claim.digest)
         try:
             await self._writer.append_one(self._partition(digest), digest, encode(claim))
-        except LogUnavailable as error:  # Kafka may have the claim, but no message was put yet.
+        except LogUnavailable as error:  # Kafka may have stored the claim, but this request has put no message yet.
             raise LogUnavailable(
                 "Kafka did not acknowledge the record of the Idempotency-Key in time, so this request put no messages. "
                 "Repeat the request with the same Idempotency-Key."
@@ -124,7 +124,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            # Kafka no longer has the offset at which this process reads on. The next read finds an offset by time.
+            # Kafka has deleted the record at which this process would continue. The next read finds an offset by time.
             except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise
@@ -136,7 +136,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # An unreadable claim is skipped. If a client repeats its request, the messages can be stored a second time.
+        # An unreadable claim is skipped. If its client repeats the request, the messages are stored a second time.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:

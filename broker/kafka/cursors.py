@@ -16,7 +16,7 @@ from broker.kafka.topics import group_listener, listener_group, topics
 from broker.ports import NotStored
 from broker.settings import KafkaSettings
 
-# With more requests to coordinators of consumer groups at a time, the event loop would be blocked too long.
+# At most this many requests to Kafka's group coordinators run at once. More would block the event loop too long.
 _UNDER_WAY_MAX: Final = 32
 
 

@@ -37,12 +37,12 @@ from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # the states that are final even after a redrive
-# For one message, at most this many reads of 1 MiB are made of `deliveries`, and as many of `outstanding`.
+# To find the deliveries of one message, make at most this many reads of 1 MiB in `deliveries`, and in `outstanding`.
 _READS_MAX: Final = 64
-# A round of counting waiting messages makes at most four reads of 1 MiB in a partition.
-# If more messages wait than a count has read, the count is too low.
+# To count waiting messages, at most four reads of 1 MiB are made in a partition, or per round for several listeners.
+# If these reads do not reach the end of the partition, the count of waiting messages is too low.
 _LAG_READS_MAX: Final = 4
-# A count for several listeners reads a partition in up to eight rounds, because listeners' offsets can be far apart.
+# To count for several listeners, a partition is read in up to eight rounds: the listeners' offsets can be far apart.
 _LAG_ROUNDS_MAX: Final = 8
 
 
@@ -102,7 +102,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # The committed offset also passes deliveries that wait in `outstanding`, so look there, too.
+        # Committed offsets also pass deliveries that still wait in `outstanding`. So read `outstanding`, too.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -138,7 +138,7 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        def damaged(_damage: LogDamaged) -> None:  # The attempt searched for can be in the unreadable range.
+        def damaged(_damage: LogDamaged) -> None:  # The wanted attempt may be in the unreadable range.
             nonlocal all_read
             all_read = False
 
@@ -155,7 +155,7 @@ class KafkaDeliveries:
                     _collect(record, offset, found, answers)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
-                # Nearly always, one read is enough. Before further reads, wait for a slot for large reads.
+                # One read is nearly always enough. Before another, wait until the process may begin a large read.
                 if reads == 1:
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read and reads < reads_max
@@ -227,7 +227,7 @@ class KafkaDeliveries:
         """
         left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
         for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
-            # The offsets and times of each queue's messages: in a round, one pass serves all its listeners.
+            # For each queue, the offsets and times of its messages that this round reads. All its listeners share them.
             read: dict[bytes, tuple[list[int], list[int]]] = {queue_id: ([], []) for _, _, queue_id in left}
             first = last = min(top for top, _, _ in left)
             async for record in self._records(partition, first, end):
@@ -237,7 +237,7 @@ class KafkaDeliveries:
                     rows[0].append(last)
                     rows[1].append(record.timestamp)
             oldest = {one: list(accumulate(reversed(times), min))[::-1] for one, (_, times) in read.items()}
-            # If records are left, the next round counts again for listeners that start in the second half of the read.
+            # If records are left, the next round counts for listeners that start in the second half of this read.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, queue_id in left:
                 offsets = read[queue_id][0]

@@ -33,14 +33,15 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# If a batch had three or more puts, the broker gets its next batch no sooner than 4 ms later.
+# After a batch with three or more puts, wait at least 4 ms before the next batch to the same broker.
 PAUSE_S: Final = 0.004
-_COMPANY: Final = 3  # a broker pauses after a batch with this many puts; a put of several messages counts once
+_COMPANY: Final = 3  # a broker gets a pause after a batch with this many puts; a put of several messages counts as one
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
-# If this many messages wait for a batch, Kafka does not keep up, and further messages are refused.
+# If this many messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000
-_WAITING_BYTES_MAX: Final = 64 << 20  # If waiting messages have this many bytes, further ones are refused.
-_QUEUE_SHARE: Final = 2  # Messages that must go to one partition can use about half of the limits on waiting messages.
+_WAITING_BYTES_MAX: Final = 64 << 20  # If the waiting messages have this many bytes together, new messages are refused.
+# Messages that must go to a certain partition can use about half of the limits on waiting messages.
+_QUEUE_SHARE: Final = 2
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 1.0
@@ -91,12 +92,12 @@ class GroupCommit:
         self.in_doubt = self.refused = self.batches = 0
         self.waiting = self.waiting_bytes = 0
         self._unkeyed = AppendQueue()
-        # The waiting messages that must go to a certain partition, for example by their ordering key, by partition.
+        # By partition: the waiting messages that must go to this partition, for example because of their ordering key.
         self._keyed: dict[int, AppendQueue] = {}
         self._under_way: dict[int, _Batch] = {}  # record batches in flight, by partition
         self.suspects: set[int | None] = set()  # brokers with a late batch
-        self.away: set[int | None] = set()  # brokers that have not acknowledged a batch within the time limit of a put
-        # The time at which each broker's newest acknowledged batch was sent, by broker id.
+        self.away: set[int | None] = set()  # brokers that did not acknowledge a batch within the time limit of a put
+        # By broker id: the time at which the broker's newest acknowledged batch was sent.
         self._proofs_s: dict[int | None, float] = {}
         self._turn = 0
         self._wake = asyncio.Event()
@@ -106,7 +107,7 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if a group of messages for any partition did not fit into the newest batch. The next begins with it.
+        # True if a group of messages for any partition did not fit into the newest batch. The next one begins with it.
         self._left_out = False
 
     def start(self) -> None:
@@ -233,7 +234,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # `batch` is None if no caller waits for the partition's messages any more, so there is nothing to send.
+                # `batch` is None if no caller waits for these messages any more. Then there is nothing to send.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -300,7 +301,7 @@ class GroupCommit:
                     continue
                 if item.together is not None:
                     if not item.together.add_to(batch, items, partition):
-                        # A group of messages that does not fit into this batch is the first of the next batch.
+                        # The group of messages does not fit into this batch. It is the first in the next batch.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)

@@ -17,7 +17,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, 
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 
-# With this generation and member id, Kafka accepts a commit for a consumer group that has no members.
+# With these values as generation and member id, Kafka accepts a commit for a consumer group without members.
 _NO_MEMBER: Final = (-1, "")
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ class KafkaGroups:
             found = [member[0] for member in members if member[1] == client_id]
             for member_id in found:
                 code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
-                # If Kafka does not know the member, the member has left by itself.
+                # Kafka no longer knows this member if the member has left the group by itself.
                 if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:
                     check(code)
             return len(found)
@@ -174,7 +174,7 @@ class KafkaGroups:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            # Ask even a single broker for the coordinator once, so that Kafka creates its topic for committed offsets.
+            # Ask for the coordinator once, even of a single broker: the request makes Kafka create its offsets topic.
             if len(brokers) == 1 and self._coordinators:
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))

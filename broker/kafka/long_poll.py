@@ -79,7 +79,7 @@ class LongPoll:
             self._send()
         if not self._rest:
             await self._receive()
-            # Send the next fetch requests now. Kafka then works on them while the caller processes these records.
+            # Send the next fetch requests now, so that Kafka works on them while the caller processes these records.
             self._send()
         found = {}
         for partition, records in list(self._rest.items()):
@@ -108,7 +108,7 @@ class LongPoll:
 
     def _poll(self, leader: int, rows: list[tuple[int, int, int]]) -> asyncio.Future[list[Fetched]]:
         request, client = Fetch(self._topic, rows, max_wait_ms=WAIT_MS, bytes_max=_ANSWER_BYTES), self._requests.client
-        # Use a connection of its own (`group`): Kafka answers in order, so other requests would wait for a long poll.
+        # Use a connection only for long polls: Kafka answers in order, so other requests would wait for the long poll.
         connection = open_connection(client, leader, self, API_KEY, VERSION)
         if connection is not None:
             return post(connection, request.build(FetchRequest_v11))
@@ -158,7 +158,7 @@ class LongPoll:
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """
         partition = row.partition
-        # Drop the answer if the caller has stopped reading this partition, or reads it from another offset now.
+        # Drop the answer if the caller no longer reads this partition, or now reads it from another offset.
         if self.positions.get(partition) != offset:
             return
         error = kafka_errors.for_code(row.error_code)
@@ -173,7 +173,7 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # If Kafka has more records but sends no bytes, its answer was full or the next batch is damaged, so read again.
+        # If there are more records but no bytes came, the answer was full or the next batch is damaged. So read again.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

@@ -122,7 +122,8 @@ class KafkaOutstanding:
         found: dict[str, OutstandingDelivery] = {}
         complete = True
 
-        def damaged(_damage: LogDamaged) -> None:  # An unreadable record can replace each record before it.
+        # The unreadable record may be newer than any found record with the same key, so drop what was found.
+        def damaged(_damage: LogDamaged) -> None:
             nonlocal complete
             complete = False
             found.clear()
@@ -184,10 +185,10 @@ class KafkaOutstanding:
                             listener_id, _, message_id = (record.key or b"").partition(_SEPARATOR)
                             if listener_id in by_id and (wanted is None or message_id in wanted):
                                 last[listener_id, message_id] = record
-                except OffsetTooOld:  # Kafka no longer has the offset at which this read continues.
+                except OffsetTooOld:  # Kafka has deleted the record at which this read would continue.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
-                    # A record that was not read can replace a record with the same key, so skip this partition.
+                    # A record that was not read may be newer than a found one with its key. So skip this partition.
                     incomplete.add(partition)
                     continue
                 for (listener_id, _), record in last.items():

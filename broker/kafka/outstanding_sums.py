@@ -31,7 +31,7 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
     None in the result stands for a leader that is not known. Raises LogUnavailable if Kafka does not answer, LogDamaged
     if a range is unreadable.
     """
-    # Read the committed fingerprint before the end offset, because the partition's owner may write records in between.
+    # Read the committed fingerprint before the end offset, because a worker may write records between the two reads.
     noted = await noted_sum(requests, partition)
     if noted is None:
         return []

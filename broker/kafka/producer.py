@@ -22,7 +22,8 @@ from broker.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 KeyAndValue = tuple[bytes, bytes | None]
-BATCH_BYTES_MAX: Final = 1 << 20  # Batches have at most this many bytes. A larger record gets a batch of its own.
+# A batch has at most this many bytes, except that a larger record gets a batch of its own.
+BATCH_BYTES_MAX: Final = 1 << 20
 _RECORD_BYTES_MAX: Final = 8 << 20
 _RENEW_PAUSE_S: Final = 0.2
 

@@ -25,7 +25,7 @@ from broker.ports import Cursors, DeliverySummary, OutstandingDelivery, PlacedMe
 _PENDING: Final = DeliverySummary("pending", 0)
 _DELIVERED: Final = DeliverySummary("delivered")
 _UNKNOWN: Final = DeliverySummary("unknown")
-# A call makes at most this many reads of 1 MiB of `outstanding`, in all partitions together. A read takes about 10 ms.
+# To find states of deliveries, at most this many reads of 1 MiB (about 10 ms each) are made in `outstanding`.
 _READS_MAX: Final = 32
 
 Rows = Mapping[tuple[str, str], OutstandingDelivery]
@@ -65,7 +65,7 @@ class KafkaQueueStates:
         self._partitions = partitions
         self._reads_max = reads_max
         self._loaded: Mapping[int, Sequence[_Position]] | None = None
-        # The listeners' deliveries in the topic `outstanding`, and the partitions that could not be read completely.
+        # The listeners' deliveries in `outstanding`, and the numbers of its partitions that were not read completely.
         self._all: tuple[Rows, set[int]] | None = None
         self._candidates: dict[str, Mapping[int, _Candidates]] = {}
 
@@ -107,10 +107,11 @@ class KafkaQueueStates:
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """See ports.QueueStates."""
-        if state == "delivered":  # Nearly all messages are delivered, so do not narrow the offsets.
+        # Nearly all messages are delivered, so a search for them can't skip a range of offsets.
+        if state == "delivered":
             return tuple(begin), tuple(end)
         if self._all is None:
-            # Read the committed offsets first: a delivery is in `outstanding` before the committed offset passes it.
+            # Read the committed offsets first. Then no delivery is missed that moves to `outstanding` meanwhile.
             await self._positions()
             everywhere = dict.fromkeys(range(self._partitions), EARLIEST)
             self._all = await self._outstanding.of_listeners(self._listeners, everywhere, reads_max=self._reads_max)

@@ -34,7 +34,7 @@ class ReadSlots:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        # By tenant: the semaphore for its large reads, and a list with one None for each of its reads that wait or run.
+        # By tenant: a semaphore for the tenant's large reads, and a list with a None for each that waits or runs.
         self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 

@@ -53,9 +53,9 @@ class KafkaRequests:
         self.groups = KafkaGroups(self)
         self._compacted = {topics_of(kafka).outstanding.name}
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
-        # If set, this function is called for each unreadable range that any read finds.
+        # A function to call for each unreadable range that any read finds; None if nobody needs the ranges.
         self.on_damage: Callable[[LogDamaged], None] | None = None
-        # A function that returns whether an unreadable range was given up, by an operator or after its deletion.
+        # A function that says whether an unreadable range was given up: it is deleted, or an operator said so.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:
@@ -142,7 +142,7 @@ class KafkaRequests:
             leader = self._leader(topic, partition)
             raw, end = await self._fetch(leader, topic, partition, offset, bytes_max)
             fetched = await parse(raw, offset, end, worth, holes=holes)
-            # If the first batch is damaged, fetch more: the next batch may show where the damage ends.
+            # If the first batch is damaged, fetch more bytes: the next batch may show where the damage ends.
             if fetched is None:
                 raw, end = await self._fetch(leader, topic, partition, offset, bytes_wanted(raw))
                 fetched = await parse(raw, offset, end, worth, holes=holes)
@@ -173,7 +173,7 @@ class KafkaRequests:
                 f"Kafka has no offset {offset} of {topic}/{partition}: its record was deleted, or the partition ends "
                 "before this offset; read an offset that the partition has"
             )
-        # If the broker reports that its copy is damaged, return bytes that parse() rejects, and not the broker's bytes.
+        # If the broker says that its copy is damaged, ignore its bytes, and return bytes that parse() rejects.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)

@@ -80,7 +80,7 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # If one copy is enough and is not synced to disk, a power cut could lose an acknowledged record.
+        # If one copy is enough and it is not synced to disk, a power cut can lose an acknowledged record.
         yield (
             f"one copy may acknowledge a record before any disk has it: set --min-insync {ACKNOWLEDGED_MIN}, "
             "or --flush-each-batch if there is only one broker"

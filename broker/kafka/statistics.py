@@ -33,15 +33,15 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# The counts of a minute are usually written this many seconds after its end, because records of it arrive until then.
+# Wait this many seconds after a minute's end before its counts are written, because records still arrive.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# At this interval in seconds, records that were read but not counted are read again, because Faust may have lost them.
+# Faust may lose records that were read. So those not yet counted are read again at this interval in seconds.
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
-# To find every partition's position, read the last 1,000 records of `statistics`, then twice as many, and so on.
+# To find every partition's position, read the last 1,000 records of `statistics`; if needed, twice as many, and so on.
 _LOOK_BACK: Final = 1_000
-# A record of `statistics` can count minutes that are up to ten minutes after its own time, because clocks differ.
+# Clocks differ, so a record of `statistics` may count minutes that are up to ten minutes later than its own time.
 _CLOCKS_MS: Final = 600_000
 # After each 64 records, which take about a millisecond, a reader of statistics yields to the event loop.
 _RECORDS_AT_ONCE: Final = 64
@@ -127,7 +127,7 @@ class Counting:
         self._follower: _Follower | None = None
         self._totals = Totals()
         self._fetched: dict[Lane, int] = {}
-        self._ends: dict[Lane, int] = {}  # the end offset that Kafka reported last, by partition
+        self._ends: dict[Lane, int] = {}  # By partition: the end offset that Kafka has reported most recently.
         self._assignment = 0
         self._looked_s = 0.0
         self._first_folded_s = 0.0
@@ -328,7 +328,7 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        # After an error, Kafka may have stored the counts. Forget them, and ask Kafka before the next write.
+        # After an error, Kafka may or may not have stored the counts. Drop them, and ask Kafka before the next write.
         except BaseException:
             if assignment == self._assignment:
                 self._overtaken()

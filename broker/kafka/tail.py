@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _CHECK_S: Final = 1.0
 _FAILED_PAUSE_S: Final = 0.5
-# aiokafka's consumer fetches nothing here, so its fetcher need wake up only once a minute.
+# Records are not fetched by aiokafka's consumer here, so its fetcher need wake up only once a minute.
 _IDLE_MS: Final = 60_000
-# A group member's requests share this timeout. Joining takes as long as the slowest hand-over of partitions.
+# The timeout of all requests of a group member. A join takes as long as the slowest worker's hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-# After nine seconds with only errors, raise LogUnavailable, because the consumer may not recover by itself.
+# If reads have only failed for nine seconds, raise LogUnavailable, because the consumer may not recover by itself.
 FAILING_S_MAX: Final = 9.0
 
 _NO_NOTES: Final[Mapping[int, str]] = {}

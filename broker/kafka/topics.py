@@ -14,7 +14,7 @@ from broker.settings import KafkaSettings
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Kafka removes replaced records only from closed segments. A partition's new owner reads all records that are left.
+# Kafka removes replaced records only from closed segments, and a partition's new owner reads all that are left.
 # The segments of compacted topics are small (Kafka's default is 1 GiB), so that few replaced records are left to read.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -107,6 +107,6 @@ def listener_group(kafka: KafkaSettings, listener_id: str) -> str:
 
 def group_listener(kafka: KafkaSettings, group: str) -> str | None:
     """Return the id of the listener whose committed offsets a consumer group holds. Return None for any other group."""
-    # This regular expression takes linear time on any input, because each part of it repeats a fixed number of times.
+    # This regular expression takes linear time on any input, because it repeats each part a fixed number of times.
     found = re.fullmatch(re.escape(listener_group(kafka, "")) + f"({_UUID})", group)
     return None if found is None else found[1]

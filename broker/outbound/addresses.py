@@ -39,7 +39,7 @@ _ALLOWING: Final = (
 # This regular expression takes linear time on any input, because its repetition is bounded.
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
-# This regular expression takes linear time on any input, because its repetitions are bounded, and @ ends the first.
+# This regular expression takes linear time on any input: its repetitions are bounded, and the first ends at the @.
 _MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 Address = IPv4Address | IPv6Address
@@ -92,7 +92,7 @@ class Target(NamedTuple):
     authority: str  # the Host header
     target: str  # path and query
     tunnel: bool = False  # True for an address of Everput's own tunnels, which needs no check
-    mail: bool = False  # True for an e-mail address in `target`: the message is handed to a mail server
+    mail: bool = False  # True for an e-mail address in `target`. Its messages are handed to a mail server.
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:

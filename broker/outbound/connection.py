@@ -28,8 +28,8 @@ from broker.outbound.retry_after import retry_after_s
 
 log = logging.getLogger(__name__)
 
-# The error if a listener's host has no known address, or only addresses that are not allowed.
-# An unknown and a forbidden host have the same error, so that users can't find out names in an internal DNS.
+# The error of an attempt if the listener's host has no known address, or only addresses that are not allowed.
+# Unknown and forbidden hosts have the same error. Otherwise, users could find out which names an internal DNS has.
 # The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
 NO_MAIL_SERVER: Final = "no-mail-server"
@@ -39,7 +39,7 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection keeps its newest HTTP answer of at most this many bytes. If a later answer is equal, it is not parsed.
+# A connection remembers its newest HTTP answer of at most this many bytes, and does not parse an equal next answer.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 
@@ -58,9 +58,9 @@ CONNECTION: Final = ConnectionTuning()
 
 KEPT_BYTES_MAX: Final = 16 << 10  # By default, at most this many bytes of an answer are kept.
 
-# Milliseconds of the DNS look-up, of connecting and of the TLS handshake; None for a step that did not happen.
+# How many milliseconds the DNS look-up, connecting and the TLS handshake took; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
-REUSED: Final[Times] = (None, None, None)  # The connection was already open when the request was sent.
+REUSED: Final[Times] = (None, None, None)  # the times of a request on a connection that was already open
 
 
 class Owner(Protocol):
@@ -108,17 +108,17 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # The bytes received last have ended this many HTTP answers. More than one is an error.
+        self._ended = 0  # how many HTTP answers the newly received bytes have ended; more than one is an error
         self._head: list[bytes] = []  # the answer's first bytes
-        self._again = b""  # the bytes of the newest short answer; if a later answer is equal, it is not parsed
+        self._again = b""  # the bytes of the newest short answer; an equal later answer is not parsed
         self._again_status = 0
         self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
-        self.times = REUSED  # durations of the steps of opening the connection
-        self.work: Any = None  # the owner's object for the request in progress; None when the answer has ended
+        self.times = REUSED  # how long the steps of opening the connection took
+        self.work: Any = None  # the owner's object for the request in progress; None after the end of the answer
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it
         self.used = 0  # number of finished requests
-        self.well = False  # True if the answer has a status below 500; set by the owner
+        self.well = False  # True if the answer's status is below 500; set by the connection's owner
 
     def own(self) -> bool:
         """Hand the connection to its owner: the owner may now send requests, and its lost() is called when the
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         """Keep the first `bytes_max` bytes of the answer that is arriving now. When the answer or the connection ends,
         the connection calls `ended` with these bytes. Only Owner.answered() may call this method.
         """
-        # If `_head` is empty, the answer is equal to an earlier answer, whose bytes are in `_again`.
+        # An empty `_head` means that the answer is equal to an earlier one, whose bytes are in `_again`.
         if not self._head:
             self._head.append(self._again)
         self._keeps = bytes_max

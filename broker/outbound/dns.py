@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# Look-ups move to the slow pool only while its look-ups are fewer than an eighth of the process's limit of open files.
+# A look-up may move to the slow pool only while that has fewer look-ups than 1/8 of the process's limit of open files.
 _FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 
@@ -36,19 +36,23 @@ class DnsTuning:
     name in the slow pool, `slow_after` or more, got no answer in time.
     """
 
-    quick_s: float = 1.0  # A host name counts as known if its last look-up took less time than this.
-    known_leaves_s: float = 1.0  # A known name's look-up that takes longer moves to the slow pool, if there is room.
-    new_leaves_s: float = 0.25  # A new name's look-up that takes longer moves to the slow pool, if there is room.
-    asked_s: float = 0.5  # If DNS had less time than this for a look-up, the host name does not count as failed.
-    wanted_s: float = 15.0  # A DNS look-up without a thread is dropped if no caller asks for it for this long.
+    quick_s: float = 1.0  # A host name is known (quickly answered) if its newest look-up took less time than this.
+    # If the look-up of a known name takes longer than this, it moves to the slow pool, if that has room.
+    known_leaves_s: float = 1.0
+    # If the look-up of a new name takes longer than this, it moves to the slow pool, if that has room.
+    new_leaves_s: float = 0.25
+    # If a look-up got no answer, but had less time than this, its host name does not count as failed.
+    asked_s: float = 0.5
+    # A DNS look-up that waits for a thread is dropped if no caller has asked for it for this long.
+    wanted_s: float = 15.0
     known_max: int = 32  # concurrent look-ups in each pool
     new_max: int = 16
     slow_max: int = 16
-    # At most this many DNS look-ups hang in the slow pool. Each of them has a thread of 27 KiB and an open file.
+    # The slow pool has at most this many hanging DNS look-ups. Each takes a thread (27 KiB) and an open file.
     hanging_max: int = 1024
     slow_after: int = 2  # After this many look-ups in a row without an answer in time, a host name counts as slow.
     answer_s: float = 2.5  # how long a caller waits
-    other_answer_s: float = 0.5  # how long a caller waits if there is a usable older answer
+    other_answer_s: float = 0.5  # how long a caller waits for DNS if an older answer can be used instead
     cache_s: float = 10.0  # how long an answer is fresh
     failure_cache_s: float = 1.0  # how long a failure is fresh
 
@@ -75,7 +79,7 @@ class Pool:
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
-        # A DNS look-up that takes longer than this moves to the slow pool, unless `hanging_max` look-ups hang there.
+        # A DNS look-up that takes longer moves to the slow pool, unless that has `hanging_max` look-ups.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0
@@ -100,7 +104,7 @@ class DnsLookups:
         self._ask = ask
         hanging_max = min(self.tuning.hanging_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES_PART)
         self.known = Pool(self.tuning.known_max, leaves_s=self.tuning.known_leaves_s, hanging_max=hanging_max)
-        # Look-ups of new names fill only a part of the slow pool, to leave slots there for look-ups of known names.
+        # Look-ups of new names may fill only three quarters of the slow pool. The rest is for look-ups of known names.
         self.new = Pool(self.tuning.new_max, leaves_s=self.tuning.new_leaves_s, hanging_max=hanging_max * 3 // 4)
         self.slow = Pool(self.tuning.slow_max)
         self._lookups: dict[str, _Lookup] = {}
@@ -192,7 +196,8 @@ class DnsLookups:
         del self._lookups[lookup.host]
         if isinstance(found, Exception):
             lookup.answer.set_exception(found)
-            lookup.answer.exception()  # asyncio logs an exception that no caller reads, so read it here
+            # Read the exception here, because asyncio logs an exception that no caller has read
+            lookup.answer.exception()
         else:
             lookup.answer.set_result(found)
 

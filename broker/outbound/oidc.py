@@ -33,7 +33,7 @@ ANSWER_BYTES_MAX: Final = 256 << 10
 _KEPT_S: Final = 3600.0  # seconds after which the OpenID Connect provider's metadata and keys are read again
 _KEYS_AGAIN_S: Final = 60.0  # If a token can't be verified, keys older than this are read again from the provider.
 _LEEWAY_S: Final = 60  # accepted difference between this machine's clock and the OpenID Connect provider's
-# The allowed signatures of ID tokens, which need the provider's private key. `none` and HMAC are not allowed.
+# The signatures that an ID token may have. `none` and HMAC are missing: they need no private key of the provider.
 ALGORITHMS: Final = (
     "RS256",
     "RS384",

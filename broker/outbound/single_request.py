@@ -30,7 +30,7 @@ class _SingleRequest:
         self._loop = asyncio.get_running_loop()
         self._keeps = keeps
         self.done: asyncio.Future[Answer] = self._loop.create_future()
-        # The answer without `received`, from the time when its status line arrives.
+        # The answer without `received`; None until the answer's status line arrives.
         self.answer: Answer | None = None
 
     def answered(self, connection: Connection, status: int, _retry_after_s: int | None) -> None:

@@ -41,7 +41,7 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
-    # The following values of an attempt are None if they are not known.
+    # The values that follow are None if they are not known for the attempt.
     dns_ms: int | None = None
     connect_ms: int | None = None
     tls_ms: int | None = None
@@ -143,7 +143,7 @@ class Backlog(NamedTuple):
     """The messages that wait for a listener."""
 
     messages: int
-    # the time at which the oldest of these messages was put; None if none waits or the time is not known
+    # when the oldest of these messages was put; None if no message waits or the time is unknown
     oldest_at_ms: int | None
 
 
@@ -197,7 +197,7 @@ class OutstandingDelivery:
         return self.state == "retrying" and self.next_attempt_at_ms is None
 
 
-# The position of the next page: a partition, and an offset in the topic `outstanding`.
+# Where the next page begins: a partition and an offset in the topic `outstanding`.
 Position = tuple[int, int]
 
 

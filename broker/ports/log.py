@@ -15,7 +15,7 @@ from broker.errors import LogUnavailable
 
 EARLIEST: Final = -2  # time that means the first offset
 LATEST: Final = -1  # time that means the end offset
-# If a worker is killed and not restarted, its partitions are not served for about ten seconds.
+# If a worker is killed and not restarted, other workers take over its partitions after about ten seconds.
 SESSION_TIMEOUT_MS: Final = 10_000
 
 

@@ -20,9 +20,9 @@ from cli.steps import steps, took
 from cli.visible import visible
 from everput import Client
 
-# The option value `none` becomes this object, because None means that the option was not given.
+# `none` as an option's value becomes this object, because None means that the option was not given.
 NO_LIMIT: Final = object()
-# For each field of the setting `batch`: the name of its option after `batch_`, such as `messages` of `batch_messages`.
+# For each field of `batch`, the end of its option's name: `max_messages` is set by `--batch-messages`.
 _BATCH: Final = {"max_messages": "messages", "max_bytes": "bytes", "wait_ms": "wait_ms"}
 
 

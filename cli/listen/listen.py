@@ -203,7 +203,7 @@ class _Listening:
 
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening":
-                # An older server does not say whether it has created the listener, so the listener is never deleted.
+                # An older server does not say whether it created the listener. Then the listener is never deleted.
                 if fields.pop("created", False):
                     self.created.add(fields["id"])
                 if fields["id"] not in self.served:

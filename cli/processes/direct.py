@@ -24,7 +24,7 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-DIRECT_PUTS_MAX: Final = 32  # a connection may have this many unanswered puts; further requests wait
+DIRECT_PUTS_MAX: Final = 32  # a connection may have this many unanswered puts; the next request waits
 
 
 class DirectConfig(uvicorn.Config):
@@ -36,7 +36,7 @@ class DirectConfig(uvicorn.Config):
     default_lines: tuple[list[tuple[bytes, bytes]], bytes] = (
         [],
         b"",
-    )  # uvicorn's default headers of an answer, and the same headers encoded as the lines of an HTTP head
+    )  # the headers that uvicorn adds to each answer, and the same headers encoded as lines of an HTTP head
 
 
 class _NoEvent:
@@ -87,10 +87,10 @@ class DirectPutProtocol(HttpToolsProtocol):
     config: DirectConfig
     # Headers that come after the body are trailers. They are dropped (RFC 9112, 7.1.2).
     in_head = False
-    # A put whose body has not arrived completely; None if there is no such put, or if uvicorn answers it.
+    # A put whose body has not completely arrived. None if there is none, or if uvicorn answers the put.
     _candidate: DirectCycle | None = None
-    _before: Any = None  # the newest earlier request, if it was unanswered when this put request began
-    # The time since which the connection is idle after a direct put; otherwise 0.0.
+    _before: Any = None  # the request before this put on the connection, if it was unanswered when the put began
+    # The time since which the connection has been idle after a direct put; 0.0 if it is not idle after one.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -199,7 +199,7 @@ class DirectPutProtocol(HttpToolsProtocol):
             return
         self._before = None
         candidate.body = b""
-        # Pause reading from the connection while other requests of the connection wait for answers, as uvicorn does.
+        # Like uvicorn, read no more from the connection while its earlier requests wait for answers.
         if len(self.unanswered) > 1:
             self.flow.pause_reading()
 

@@ -32,10 +32,10 @@ if TYPE_CHECKING:  # not imported at run time: the supervisor imports this modul
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# A metric of single listeners shows at most this many listeners: those with the highest values.
-# If two values choose the listeners of a metric, such as attempts and failed attempts, each chooses at most this many.
+# Each metric of listeners shows at most this many listeners: those with the highest values.
+# If listeners are chosen by two values, such as attempts and failed attempts, each value chooses at most this many.
 LISTENERS_SHOWN: Final = 20
-# Fewer buckets than in BOUNDS_MS, because each listener with metrics adds a time series for each bucket.
+# These are fewer buckets than BOUNDS_MS has: each listener with metrics adds a time series for each bucket.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
 
 
@@ -55,7 +55,7 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        # With this method, a registry with `auto_describe` does not call collect() before there are any counts.
+        # A registry with `auto_describe` calls describe() instead of collect(), which has no counts yet.
         return []
 
     def collect(self) -> Iterable[Metric]:

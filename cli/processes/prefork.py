@@ -84,7 +84,7 @@ class Prefork:
         if not self._links:
             return None
         ours = self._links.pop()
-        # The forked processes are children of this one only after the process that forked them has ended.
+        # A forked process becomes a child of this process only when the process that forked it has ended.
         if self._template is None:
             self._template = ForkedProcess(self._pid)
         await self._template.wait()
@@ -158,7 +158,7 @@ def _import_and_fork(links: Sequence[socket.socket], import_code: Callable[[], N
     kept = sorted(one.fileno() for one in links)
     for below, above in pairwise([_FIRST_DESCRIPTOR - 1, *kept, os.sysconf("SC_OPEN_MAX")]):
         os.closerange(below + 1, above)
-    sys.argv = ["everput"]  # Faust looks for its own options in sys.argv
+    sys.argv = ["everput"]  # Faust reads sys.argv, and would take Everput's options as its own
     gc.disable()
     import_code()
     # Without freeze(), the first garbage collection of each child process would copy the memory of the imported code.

@@ -34,7 +34,7 @@ from cli.processes.signals import on_end
 from cli.processes.supervisor_link import Link
 
 _GIVE_UP_S: Final = 5.0
-CATCH_UP_S: Final = 120.0  # a process that starts may take this many seconds to read all events of `control`
+CATCH_UP_S: Final = 120.0  # a process may take this many seconds at its start to read all events of `control`
 
 _PYTHONS_SOUND: Final = {
     (3, 11): 10,
@@ -57,7 +57,7 @@ class Process:
     health: Health
     # A function that waits until Kafka answers, and creates missing topics.
     kafka: Callable[[], Awaitable[None]]
-    # A function that reports, once, that the process is ready. Without a supervisor, it prints `ready` and this text.
+    # A function that reports, once, that the process is ready. Without a supervisor, it prints `ready` and the text.
     ready: Callable[[str], None]
 
 

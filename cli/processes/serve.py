@@ -42,7 +42,7 @@ KAFKA_STOP_S: Final = 9.0
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 # The embedded Kafka waits this long for a second worker to join the consumer group before it assigns partitions.
-# Without the delay, the first worker would get all partitions, and the second worker would wait for up to a second.
+# Without this delay, the first worker would get all partitions, and the second would wait for up to a second.
 _JOIN_DELAY_MS: Final = 100
 
 _log = Logger(__name__)
@@ -223,7 +223,7 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     async def _announce(self, url: str) -> None:
-        # A child process that was ready may die while the inner loop waits for another one, so check all of them again.
+        # While the inner loop waits for one child process, another may die that was ready before. So check all again.
         while not all(child.ready.is_set() for child in self._all()):
             for child in self._all():
                 await child.ready.wait()

@@ -27,10 +27,10 @@ from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
 KEEP_ALIVE_S: Final = 75  # close idle connections later than common proxies do, which close them after 60 s
-FINISH_S: Final = 7  # requests that are running at shutdown get this many seconds to finish
+FINISH_S: Final = 7  # requests that still run at shutdown have this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
-# The most bytes of chunk extensions and trailers in a chunked request, which count neither as head nor as body.
+# The most bytes of a chunked request that belong neither to its head nor to its body: chunk extensions and trailers.
 FRAMING_BYTES_MAX: Final = 32 << 10
 _CHUNK_BYTES: Final = 20  # the most bytes around one chunk of a body: its size with up to 16 digits, and two line ends
 PIPELINED_MAX: Final = 32  # a connection may have this many pipelined requests that wait for their answers
@@ -40,8 +40,8 @@ _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # ticks of 100 ms
 
-# If a client breaks the protocol, does not read, or is refused, uvicorn logs lines that begin with these texts.
-# These lines of uvicorn are dropped from the log, because any client can cause thousands of them.
+# uvicorn logs lines that begin with these texts if a client breaks the protocol, does not read, or is refused.
+# These lines of uvicorn are not logged, because any client can cause thousands of them.
 # When an error of a client matters to the operator, Everput itself logs it.
 _CLIENTS_FAULTS: Final = (
     # uvicorn logs this text if an answer was cut off, or if a WebSocket was refused
@@ -163,7 +163,7 @@ class _Written(asyncio.Protocol):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    # The time since which the client has read little of its answer; 0.0 if it has read enough of it.
+    # The time since which the client has read too little of its answer; 0.0 if it has read enough.
     _unread_since = 0.0
     _unread_bytes = 0
 
@@ -222,19 +222,20 @@ class _Connection(_Written, DirectPutProtocol):
     """
 
     config: _Config
-    # The time since which the server waits for the connection's first request, or for the rest of a request; else None.
+    # The time since which the server waits for a first request, or for the rest of a request. None if it does not wait.
     _waiting_since: float | None = None
-    # The bytes of a request's head that arrived after the socket read with the head's start; negative during that read.
+    # The bytes of a request's head, without the socket read in which the head began; negative during that read.
     _head_bytes = 0
     _read_bytes = 0  # bytes of the current socket read
-    # The bytes of chunk sizes, extensions and trailers, in the socket reads after the read in which the head ended.
+    # The bytes of chunk sizes, extensions and trailers, without the socket read in which the request's head ended.
     # In a chunked request, the content and _CHUNK_BYTES for each chunk do not count as framing.
-    # The number of framing bytes can be negative: content in the read in which the head ended is subtracted, too.
+    # The number can be negative: the content that comes in the read in which the head ended is also subtracted.
     _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
-    _deaf = False  # True if the client has begun a request after the last one that is accepted; its bytes are dropped
-    # True if the last answer was sent before its request had arrived. The server drops the rest, for up to `request_s`.
+    # True if the client has begun another request after the last one that is accepted. Its bytes are dropped.
+    _deaf = False
+    # True if the last answer was sent before its whole request had arrived. The rest is dropped, for up to `request_s`.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -318,7 +319,7 @@ class _Connection(_Written, DirectPutProtocol):
     def on_headers_complete(self) -> None:
         self.in_head = False
         self._framing_bytes = -self._read_bytes
-        # A head that arrived in a single socket read of at most HEAD_BYTES_MAX bytes can't be too large.
+        # A head that came in one socket read of at most HEAD_BYTES_MAX bytes can't be too large.
         if self._read_bytes > HEAD_BYTES_MAX or self._head_bytes >= 0:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > HEAD_BYTES_MAX:

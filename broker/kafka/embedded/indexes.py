@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 
 from broker.kafka.embedded.segments import HEADER, PREFIX_BYTES, partitions
 
-# An entry of an `.index` file: an offset relative to the segment's first, and its batch's position in the `.log` file.
+# An entry of an `.index` file: an offset minus the segment's first offset, and its batch's position in the `.log` file.
 _PLACE: Final = struct.Struct(">ii")
-# An entry of a `.timeindex` file: the highest record time so far, and its batch's offset relative to the segment.
+# An entry of a `.timeindex` file: the highest record time so far, and its batch's offset minus the segment's first.
 _TIME: Final = struct.Struct(">qi")
 
 

@@ -21,17 +21,17 @@ _TETHER: Final = Path(__file__).with_name("parent_watch.py")
 ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 JAVA_OPTIONS: Final = (
-    # The following three options come from Kafka's own start script. They ask for short garbage collections.
+    # Kafka's own start script also sets the following three options. They ask for short garbage collections.
     "-XX:+UseG1GC",
     "-XX:MaxGCPauseMillis=20",
     "-XX:InitiatingHeapOccupancyPercent=35",
     # Do not use Java's optimizing compiler, which would take more processor time than it saves.
     "-XX:TieredStopAtLevel=1",
-    # End Kafka when its memory is full: the supervisor restarts a Kafka that has ended sooner than one that hangs.
+    # End Kafka when its memory is full: the supervisor restarts an ended Kafka sooner than a hanging one.
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
-    # Java keeps no larger buffer for a thread than this. Otherwise, a large request would take memory for ever.
+    # Java keeps buffers of at most this many bytes for a thread. Without the limit, it would never free a large buffer.
     "-Djdk.nio.maxCachedBufferSize=262144",
     # Without this option, Java 25 prints a warning: Kafka calls sun.misc.Unsafe to unmap files.
     "--sun-misc-unsafe-memory-access=allow",
@@ -84,7 +84,7 @@ async def spawn(command: Sequence[str], *, directory: Path, idle: bool = False) 
             cwd=directory,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             # In a session of its own, Kafka gets no Ctrl-C from the terminal. The parent process stops Kafka last.
-            # With idle priority, stay in this session: under Linux's autogroup, priorities count only within a session.
+            # With idle priority, use the parent's session: Linux's autogroup compares priorities only within a session.
             start_new_session=not idle,
         )
 

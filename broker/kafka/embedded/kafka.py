@@ -37,7 +37,7 @@ _COMPACTED: Final = "outstanding"
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
-# Kafka is killed after 12 failed checks in a row, not after some seconds, because the machine can be suspended.
+# Kafka is killed after 12 failed checks in a row. A time limit would kill it when the machine was suspended.
 _MISSED_MAX: Final = 12
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
@@ -150,7 +150,7 @@ class EmbeddedKafka:
         run.
         """
         await self.running_process.stop()
-        # If somebody has deleted or changed the password file, write the password again: a restart of Kafka keeps it.
+        # A restart of Kafka keeps the password. So write the password file again if it was deleted or changed.
         if read_secret(password_file(self.data_dir)) != self._password:
             write_secret(password_file(self.data_dir), self._password)
         jars = await awaited_jars(progress=self._progress)
@@ -249,7 +249,7 @@ class EmbeddedKafka:
             for one in lost:
                 end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
                 if end > one.last:
-                    # Kafka has found more records than its files seemed to have, so nothing is lost here.
+                    # At its start, Kafka has found more records than were counted in its files. Nothing is lost here.
                     continue
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)

@@ -41,10 +41,10 @@ from broker.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
 
-# After a crash, Kafka reads all records since its last flush. For some gigabytes, this takes a minute.
+# After a crash, Kafka first reads all records since its last flush. For some gigabytes, this takes a minute.
 READY_WITHIN_S: Final = 120.0
 _FORMAT_WITHIN_S: Final = 60.0
-# Acknowledged records are safe even if Kafka is killed. A clean stop only makes the next start faster.
+# If Kafka does not stop in this time, it is killed. Acknowledged records are safe; only the next start is slower.
 STOP_WITHIN_S: Final = 8.0
 _POLL_S: Final = 0.02
 _ANSWER_WITHIN_S: Final = 5.0

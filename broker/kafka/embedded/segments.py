@@ -24,12 +24,12 @@ from broker.errors import ConfigurationError
 
 MAGIC: Final = 2
 BATCH_BYTES_MAX: Final = 16 << 20
-# The length field of a record batch does not count the batch's first bytes: the base offset and the length field.
+# The base offset and the length field come first in a record batch. The length field does not count their bytes.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
 # A batch's header ends with offset delta, first and highest record time, producer id, epoch, sequence, record count.
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-# An entry of an offset index: an offset relative to the segment's first, and its batch's position in the `.log` file.
+# An entry of an offset index: an offset minus the segment's first offset, and its batch's position in the `.log` file.
 _ENTRY: Final = struct.Struct(">ii")
 _CLEAN: Final = ".kafka_cleanshutdown"
 _ACKNOWLEDGED: Final = "replication-offset-checkpoint"
@@ -107,7 +107,7 @@ def damaged(folder: Path, *, since: int = 0) -> Iterator[DamagedBatch]:
             at, header, whole = row
             base, last_delta = HEADER.unpack(header)[0], max(0, HEADER.unpack(header)[6])
             after = base + last_delta + 1
-            # In a compacted topic, there can be gaps between batches, but the offsets of batches must ascend.
+            # In a compacted topic, there can be gaps between the offsets of batches, but the offsets must ascend.
             beyond = following is None or HEADER.unpack(following[1])[0] >= after
             out_of_order = base < expected or (base > expected and not beyond)
             if whole is None or out_of_order or not DefaultRecordBatch(whole).validate_crc():
