@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-# To report an unreadable range, a process first reads `control` to its end. After this time, it pauses, and retries.
+# To report an unreadable range, read `control` to its end first. If this takes longer, try again a second later.
 _BEHIND_S: Final = 5.0
 
 
