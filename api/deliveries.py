@@ -43,8 +43,8 @@ class OutstandingDeliveries:
         self._damaged_ids = damaged_ids
 
     async def list(self, call: Call) -> Any:
-        """List a listener's deliveries in the topic `outstanding`: those that wait for the message's `deliver_at` or
-        for a retry, or are parked (without attempts left).
+        """List a listener's deliveries in the topic `outstanding`: not attempted yet (`pending`, mostly because of the
+        message's `deliver_at`), waiting for a retry (`retrying`), or without attempts left (`parked`).
 
         A page may be short, or empty, while `_links.next` says that there are more deliveries.
         """

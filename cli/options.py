@@ -39,7 +39,8 @@ SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variabl
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600
-ORGANIZATION_BYTES_MAX: Final = 1 << 30  # applies if registration is open (docs/decisions/0190)
+# If registration is open, this is the default limit on the bytes that one account's organizations store together.
+ORGANIZATION_BYTES_MAX: Final = 1 << 30
 
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")

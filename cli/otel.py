@@ -80,7 +80,7 @@ class OtelTracing:
         return cls(provider)
 
     async def stop(self) -> None:
-        """Export what is left."""
+        """Export the spans that have ended and are not exported yet, and stop the exporter."""
         await asyncio.to_thread(self._provider.shutdown)
 
     def put(self, parent: str | None, queue: Queue) -> Span:

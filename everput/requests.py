@@ -197,7 +197,7 @@ def _span(begin: str | None, end: str | None, step: str | None) -> dict[str, str
 def redrive_listener(
     queue_id: str, listener_id: str, message_ids: Sequence[str] = ()
 ) -> Request[answers.RedriveAnswer]:
-    """Retry these messages now, or all retrying and parked deliveries if none are named."""
+    """Retry the listener's retrying and parked deliveries now: those of these messages, or all without messages."""
     body = {"messages": list(message_ids)} if message_ids else {}
     path = _listener(queue_id, listener_id, "redrive")
     return Request(method="POST", path=path, answer=answers.RedriveAnswer, body=body)

@@ -22,7 +22,7 @@ FEW: Final = 10_000
 # A request that takes over an Idempotency-Key keeps the key's message ids only if they are less than a minute old.
 # The limit is so short because a search for a message reads the log from the time in the message's id on.
 IDS_KEPT_MS: Final = 60_000
-CLOCKS_MS: Final = 10_000  # largest clock difference of processes
+CLOCKS_MS: Final = 10_000  # Everput assumes here that the clocks of two processes differ by at most this.
 _RUN_MAX: Final = 1 << 16
 _RUN_MS_MAX: Final = 3600 * 1000
 _OFFSET_BITS: Final = 48

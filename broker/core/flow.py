@@ -127,8 +127,8 @@ class Gate:
     def tick(self, late_s: float, *, waited: float) -> int:
         """Return how many attempts to slow and failing listeners may begin now.
 
-        `late_s` is how late the event loop was on average. `waited` is the fraction of the time since the last call in
-        which the worker had work but no processor.
+        `late_s` is how late the event loop was on average. `waited` is the fraction of the time since the previous call
+        in which the worker had work but no processor.
         """
         if late_s > LATE_S or waited > WAITED_MAX:
             self._exact = max(GATE_LEAST, self._exact * _GATE_DECREASE)

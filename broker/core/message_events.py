@@ -41,7 +41,7 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     queue_id: str
     digest: str
     body_sha256: str
-    ids_at_ms: int  # these three determine the message ids
+    ids_at_ms: int  # `ids_at_ms`, `ids_seed` and `partition` determine the message ids
     ids_seed: str
     partition: int
     number: int = 1

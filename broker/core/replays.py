@@ -48,7 +48,7 @@ class Replay:
     counted_all: bool
     send_headers: bool  # even to another origin
     created_at_ms: int
-    finished: tuple[int, ...] = ()  # partitions in which everything is settled
+    finished: tuple[int, ...] = ()  # partitions in which every delivery is delivered, parked or cancelled
     paused: str | None = None  # None if not paused
     ended: str | None = None  # None while it runs
     ended_at_ms: int | None = None

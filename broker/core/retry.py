@@ -14,8 +14,8 @@ class RetryPolicy:
     """The rules for when a delivery is retried, and when it is parked.
 
     The wait before a retry is random. After the first failure, it is at most `delay_ms_first`. This limit doubles with
-    each failure, up to `delay_ms_max`. A Retry-After in the answer can make a wait longer, but not longer than
-    `delay_ms_max`.
+    each failure, up to `delay_ms_max`. No wait is shorter than `delay_ms_min`. A Retry-After in the answer can make a
+    wait longer, but not longer than `delay_ms_max`.
     """
 
     delay_ms_first: int = 1_000

@@ -128,7 +128,7 @@ class Deliveries(Protocol):
 class ListenerCondition:
     """The condition of a listener: live, down or paused, and how many of its messages wait.
 
-    `lag` counts the messages that were not yet delivered, parked or cancelled. It leaves out those in the topic
+    `lag` counts the messages that were not yet delivered, parked or cancelled. `lag` leaves out those in the topic
     `outstanding` whose `deliver_at` is later.
     """
 

@@ -25,7 +25,7 @@ from cli import files
 from cli.options import Options, variable
 from cli.processes import supervisor_link as link
 
-READY_S: Final = 600.0  # seconds; the first start downloads Kafka
+READY_S: Final = 600.0  # The demo's server may take this long to start, because the first start downloads Kafka.
 STOP_S: Final = 32.0
 # Only our own text: this regular expression reads lines of Everput's own log, so its time need not be linear.
 _STARTED: Final = re.compile(r" process\.started process=(\S+) pid=(\d+)")
@@ -106,7 +106,7 @@ class DemoServer:
         self.api_key = read_secret(files.api_key_file(self._data_dir)) or ""
 
     def kill_worker(self) -> int:
-        """SIGKILL; its pid."""
+        """Kill the server's first worker with SIGKILL, and return the worker's process id."""
         pid = self.pids["worker-1"]
         self.ready.discard("worker-1")
         os.kill(pid, signal.SIGKILL)
@@ -166,7 +166,9 @@ class DemoListeners:
             raise ConfigurationError("the process of the demo's listeners ended at its start; the lines above say why")
 
     def tell(self, order: dict[str, Any]) -> None:
-        """{"refuse": name} or {"accept": name}."""
+        """Tell the process of the demo's listeners to let a listener refuse or accept messages: `{"refuse": name}` or
+        `{"accept": name}`.
+        """
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
 

@@ -60,7 +60,7 @@ class View:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Something happened."""
+        """Print a line that says what has happened, with the seconds since the demo's start."""
         self._print(f"{time.monotonic() - self._started_s:6.1f} s  {text}")
 
     def show(self, put: int, rows: Sequence[Row], *, now: bool = False) -> None:

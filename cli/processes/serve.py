@@ -33,7 +33,7 @@ from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
 
-# `everput serve` must end within 30 s, so these timeouts must add up to less than 30 s.
+# `everput serve` must end within 30 s, so the following three timeouts in seconds must add up to less.
 # At shutdown, the admin address closes at the same time as the API (FINISH_S in cli/processes/server.py).
 API_STOP_S: Final = 9.0
 WORKER_STOP_S: Final = 10.0

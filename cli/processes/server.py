@@ -38,7 +38,7 @@ WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only 
 # A client that reads fewer bytes of its answer than this in `request_s` seconds is disconnected.
 _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
-_LOOK_TICKS: Final = 20  # ticks of 100 ms
+_LOOK_TICKS: Final = 20  # The server looks for slow and idle clients once in this many of uvicorn's ticks of 100 ms.
 
 # uvicorn logs lines that begin with these texts if a client breaks the protocol, does not read, or is refused.
 # These lines of uvicorn are not logged, because any client can cause thousands of them.
