@@ -174,8 +174,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         return await self._long_poll.read()
 
     async def _check(self) -> None:
-        """Poll aiokafka's consumer if the last poll was a second ago. The poll reads no records, but raises the error
-        of aiokafka's membership tasks, if there is one.
+        """Poll aiokafka's consumer, unless a poll has succeeded within the last second. The poll reads no records, but
+        raises the error of aiokafka's membership tasks, if there is one.
 
         After five minutes without a poll, aiokafka would leave the consumer group.
         """
