@@ -26,8 +26,8 @@ from broker.core.event import Event
 # Every organization's queue for alerts has this name. No other queue can have it.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
-BACK_MS: Final = 30_000  # An alert DOWN or FAILING ends with a message after the listener has been healthy for 30 s.
-# Alerts LAG, PARKED, SECRET, KEY and DISK end when their level has been LOW for a minute.
+BACK_MS: Final = 30_000  # When the listener has been healthy for 30 s, an alert DOWN or FAILING ends with a message.
+# An alert LAG, PARKED, SECRET, KEY or DISK ends when its condition has been over (level LOW) for a minute.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
     DOWN = "listener.down"  # the listener is down
     FAILING = "listener.failing"  # the listener rejects too many attempts
-    LAG = "listener.lag"  # too many messages wait, or one waits too long
+    LAG = "listener.lag"  # too many messages wait for the listener, or the oldest waits too long
     PARKED = "listener.parked"  # too many deliveries are parked
     SECRET = "secret.expiring"  # noqa: S105 - the kind's name
     KEY = "key.expiring"  # an API key expires soon
@@ -112,7 +112,7 @@ class ListenerFacts:
 
     health: str = "healthy"  # a value of `Health`
     lag: int = 0  # at least this many messages wait
-    oldest_at_ms: int | None = None  # time of the oldest waiting message's put, in ms
+    oldest_at_ms: int | None = None  # when the oldest waiting message was put, in ms since the UTC epoch
     parked: int = 0  # parked deliveries
     error: str | None = None  # error or HTTP status of the newest finished attempt; None if the attempt was accepted
     secret_ends_at_ms: int | None = None  # end of the next former secret

@@ -12,7 +12,7 @@ from typing import Final
 
 from broker.core import events as ev
 
-# An expired API key stays listed for 30 days, and then until its organization creates a key, unless it is revoked.
+# An expired API key that is not revoked stays listed for 30 days. Its organization's next new key then removes it.
 EXPIRED_KEYS_KEPT_MS: Final = 30 * 86_400_000
 
 

@@ -16,10 +16,10 @@ import orjson
 
 from broker.core.events import Batch
 
-# The error of a message that a 2xx answer to a batch rejects, because its list `failed` names the message.
+# A 2xx answer to a batch rejects the messages that its list `failed` names. This is the error of such a message.
 FAILED_IN_BATCH: Final = "failed-in-batch"
 _ID_DIGITS: Final = 32
-_HALVINGS_MAX: Final = 10  # ten halvings reduce the limit of 1,000 messages to one
+_HALVINGS_MAX: Final = 10  # ten halvings reduce a limit of 1,000 messages per batch to one
 _AROUND: Final = len(b'{"id":"","content_type":"application/json","attempt":9999999999,"body":},')
 _AROUND_TRACE: Final = len(b'"traceparent":"",')
 
@@ -37,7 +37,7 @@ class FormingBatch:
     def __init__(self, batch: Batch) -> None:
         self._bytes = 1  # 2 bytes for the array's brackets, minus 1 for the comma that the last element does not have
         self._bytes_max = batch.max_bytes
-        # `_messages_max` is the allowed maximum of messages in this batch. Messages that have failed before lower it.
+        # `_messages_max` is the most messages allowed in this batch. It is lower if some of them have failed before.
         # `_limit` is the most messages that the listener's setting `batch` allows in any batch.
         self._messages_max = self._limit = batch.max_messages
         self.messages = 0

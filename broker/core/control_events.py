@@ -71,7 +71,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_messages: int = 100
-    max_bytes: int = 1 << 20  # the most bytes of the request's body, unless one message alone is larger
+    max_bytes: int = 1 << 20  # the most bytes of a request's body; a message that is larger is sent alone
     wait_ms: int = 100
 
 
@@ -86,7 +86,7 @@ class ListenerSettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float | None = None
     timeout_ms: int = 15_000  # time limit of one attempt
     max_attempts: int | None = None
-    # A delivery is parked if an attempt fails this long or longer after the first attempt, or after the last redrive.
+    # A delivery is parked if an attempt fails this long or longer after the first attempt. A redrive restarts the time.
     max_age_s: int = 72 * 3600
     headers: dict[str, str] = {}
     sealed_headers: dict[str, str] = {}

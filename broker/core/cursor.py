@@ -37,7 +37,7 @@ class Cursor:
     top: int
     open: tuple[int, ...] = ()
     pending: int = 0  # waiting messages below `top`
-    oldest_at_ms: int | None = None  # time of the oldest pending message's put, in ms
+    oldest_at_ms: int | None = None  # when the oldest pending message was put, in ms since the UTC epoch
     state: str = "live"  # `live` or `down`
     error: str | None = None  # error or HTTP status of the newest finished attempt; None if the attempt was accepted
     attempts: tuple[int, ...] = ()  # finished attempts, by open offset
@@ -70,7 +70,7 @@ class Cursor:
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         error = f"{self.error or '-'};{self.counts}" if self.counts else self.error or "-"
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {error}"
-        # If the metadata is too long, leave out the highest open offsets. A new owner repeats messages from these on.
+        # If the metadata is too long, leave out the highest open offsets. A new owner repeats messages from there on.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()

@@ -21,7 +21,7 @@ from typing import Final
 
 from broker.core.retry import RetryPolicy, next_at_ms
 
-# The HTTP status of a tunnel's answer if no client takes the message. Such a request does not count as an attempt.
+# The HTTP status with which a tunnel answers if no `everput listen` takes the message. This attempt does not count.
 TUNNEL_AWAY: Final = 599
 SLOW_DOWN: Final = (429, 503)  # HTTP statuses of an overloaded listener
 TIMEOUTS: Final = ("timeout", "connect-timeout")
@@ -206,7 +206,7 @@ class Decision(Enum):
     PARK = "park"  # the attempt failed, and the delivery has no attempts or no time left
     # PUT_OFF: no thread was free for the DNS look-up, so the worker made no attempt. It tries again after `put_off_ms`.
     PUT_OFF = "put off"
-    # AWAY: no client takes messages from the tunnel, so this attempt does not count. The next waits for a good probe.
+    # AWAY: no client takes messages from the tunnel. This attempt does not count, and the next waits for a good probe.
     AWAY = "away"
     # AGAIN: the listener had closed the idle connection, so this attempt does not count. The delivery is ready again.
     AGAIN = "again"
@@ -259,7 +259,7 @@ class History:
     number: int
     first_at_ms: int
     since_ms: int
-    again: bool = False  # True if an earlier attempt of the delivery led to the decision AGAIN
+    again: bool = False  # True if an attempt was repeated already because the listener had closed the idle connection
     outstanding: bool = False  # True if the delivery comes from the topic `outstanding`
     crowded: bool = False  # True if other deliveries need the delivery's place in memory
 
@@ -287,7 +287,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # Without a connection, the API process has probably ended. "garbage" means that another program answered.
+        # If no connection was made, the tunnel's API process has probably ended. "garbage": another program answered.
         return AWAY
     due_ms = next_at_ms(
         policy,

@@ -12,7 +12,7 @@ from typing import Final
 FIRST: Final = 8
 _DECREASE: Final = 0.5
 # The limit on concurrent attempts is halved at most once in this time.
-# Answers that come soon after a halving are to attempts that began before the halving.
+# Answers shortly after a halving belong to attempts from before it, so they must not halve the limit again.
 _DECREASE_PAUSE_MS: Final = 1_000
 # If the event loop is more than 1 ms late on average, a worker starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001

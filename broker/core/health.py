@@ -20,7 +20,7 @@ from broker.core.varints import pack, unpack
 MINUTES: Final = 5
 # With fewer than eight attempts in five minutes, the newest attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
-# A listener counts as failing if more than a quarter of at least eight attempts in five minutes fail.
+# A listener with eight or more attempts in five minutes counts as failing if more than a quarter of them fail.
 FAILING: Final = 0.25
 # A listener is no longer failing when it accepts an attempt at least a minute after its last failed attempt.
 MENDED_MS: Final = 60_000

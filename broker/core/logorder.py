@@ -21,7 +21,8 @@ from broker.core.varints import pack, unpack
 T = TypeVar("T")
 
 _VERSION: Final = 2
-_WITHOUT_CHECKSUM: Final = 1  # the version of page tokens that have only the number of their partitions
+# the version of page tokens that have the number of their partitions, but no checksum of them
+_WITHOUT_CHECKSUM: Final = 1
 _NO_END_MS: Final = 1 << 63
 
 

@@ -45,7 +45,7 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     ids_seed: str
     partition: int
     number: int = 1
-    of: str = ""  # the id of the first claim of the same Idempotency-Key; empty in this first claim
+    of: str = ""  # the id of the first claim of the same Idempotency-Key; empty in the first claim itself
 
 
 class MessageChange(Event, frozen=True, kw_only=True):
@@ -152,8 +152,8 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted
 
 
-# A row for an attempt begins with message offset, attempt number, answer_id, partition and time of the stored answer.
-# A row for an attempt ends with the ms of the DNS look-up, connecting and the TLS handshake; None for a missing step.
+# A row for an attempt begins with message offset, attempt number, answer_id, and partition and time of that answer.
+# A row for an attempt ends with the ms of DNS look-up, connecting and TLS handshake; None for a step that was absent.
 # The `answer_id` is empty if no answer is stored for the attempt.
 AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
 # A row for a stored answer: answer_id, status, headers, body, whether the body was cut, URL, and request headers.

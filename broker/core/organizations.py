@@ -162,7 +162,7 @@ class Organizations:
             return False
         self._leave(organization, event.account_id)
         if remover != event.account_id:
-            # A removed member must not come back by an open invitation, so all invitations to the member's address end.
+            # End all invitations to the removed member's address. Otherwise, the member could use one to come back.
             self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)
         return True
 
@@ -177,9 +177,9 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != event.account_id}
         if event.role != OWNER:
             roles[event.account_id] = event.role
-            # The invitations that the account created end, so that a former owner can't become an owner again by one.
+            # End the invitations that the account created. Otherwise, a former owner could use one to be owner again.
             self.invitations.forget_all_by(event.account_id, organization.id)
-        # A member must not get the former role back by an open invitation, so invitations to the member's address end.
+        # End the invitations to the member's address. Otherwise, the member could use one to get the former role back.
         self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)
         self.by_id[organization.id] = replace(organization, roles=roles)
         return True
@@ -189,7 +189,7 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != account_id}
         self.by_id[organization.id] = replace(organization, members=members, roles=roles)
         del self._of_account[account_id][organization.id]
-        # The invitations that the account created end, so that a former member can't come back by one.
+        # End the invitations that the account created. Otherwise, a former member could use one to come back.
         self.invitations.forget_all_by(account_id, organization.id)
 
     def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:

@@ -18,7 +18,7 @@ from typing import Final
 from broker.core import events as ev
 from broker.core.varints import pack, unpack
 
-# Each process remembers at most the 1,000 replays of an organization that ended last.
+# For each organization, a process remembers at most the 1,000 replays that ended last.
 ENDED_MAX: Final = 1_000
 
 

@@ -48,7 +48,7 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# A redrive, its cancellation or a replay can concern a message without naming it, so each history considers them.
+# Redrives, their cancellations and replays can concern a message without naming it. So every history checks them.
 _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )
@@ -97,7 +97,7 @@ class Selection:
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # If `_places` is not empty, a matching record has one of its texts, or is an event whose type is in `_OF_MANY`.
+    # A matching record contains a text of `_places`, or its type is in `_OF_MANY`. Empty `_places` exclude nothing.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from broker.core.histogram import BOUNDS_MS, buckets
 MINUTE_MS: Final = 60_000
 # The topic `statistics` keeps its records for 30 days, so older messages and attempts need not be counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# An event of counts is ignored if over 200 records of `statistics` lie between its writer's last read and the event.
+# If an event's writer had last read `statistics` over 200 records before the event, the event's counts are ignored.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -65,7 +65,7 @@ class Counts:
     put: int = 0
     delivered: int = 0
     parked: int = 0  # deliveries
-    waited_ms: int = 0  # sum of the times from put, or `deliver_at`, to acceptance
+    waited_ms: int = 0  # total ms from put, or `deliver_at`, to acceptance, of all deliveries
     failed: dict[str, int] = field(default_factory=dict)  # attempts by HTTP status or error
     waited: dict[int, int] = field(default_factory=dict)  # deliveries by histogram bucket
 
@@ -372,7 +372,7 @@ class QueuesSeries(Series):
         super().__init__(from_ms, step_ms, number, "")
         self._queues = queues
         self._growths = [0] * (number + 1)
-        # The growth of each backlog, by listener id, for listeners that were created at `from_ms` or later.
+        # How much each backlog has grown, by listener id. Only listeners created at `from_ms` or later are included.
         self._young = {
             one: 0 for listeners in queues.values() for one, at_ms in listeners.items() if at_ms >= self.from_ms
         }

@@ -25,7 +25,7 @@ from typing import Final, Generic, TypeVar
 
 from broker.core.cursor import OPEN_MAX, Cursor
 
-# A listener's window of a partition remembers up to 32 offsets of new messages that it could not take when they came.
+# If a listener can't take new messages of a partition, the offsets of up to 32 are remembered for a later read.
 BEHIND_MAX: Final = 32
 
 D = TypeVar("D")

@@ -76,7 +76,7 @@ class Assignment:
         self.ended_listeners = EndedListeners(cursors, shared.view, self.checkpoints, *owned, tuning)
         self.replay_progress = ReplayProgress(log.control.append, self.partitions, dispatchers, outstanding, tuning)
         self.retention = Retention(log, cursors, shared.view, *owned, shared.retain_s, fence.assure, tuning)
-        # The typing.Protocol `Assigned` (dispatch/stream.py) declares the following attributes for use by a dispatcher.
+        # A dispatcher uses the following attributes. The typing.Protocol `Assigned` (dispatch/stream.py) declares them.
         self.known_changes = self.changes.known
         self.touched = self.checkpoints.touched
         self.changed = self.checkpoints.changed

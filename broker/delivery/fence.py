@@ -37,7 +37,7 @@ class Fence:
         self._tuning = tuning
         self._monotonic = monotonic
         self._ask = ask  # raises NoMember if partitions are lost
-        self._asked_at = float("-inf")  # when the newest request was sent that Kafka has confirmed
+        self._asked_at = float("-inf")  # send time of the newest ownership check that Kafka has confirmed
         self._answer: asyncio.Future[None] | None = None  # set while assure() asks Kafka
 
     def end(self) -> None:

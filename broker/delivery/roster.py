@@ -289,4 +289,4 @@ class Roster:
         try:
             await self._control.append(event)
         except BrokerError:
-            dispatcher.said_gone = False  # When the listener answers 410 again, the worker tries again to pause it.
+            dispatcher.said_gone = False  # Pausing failed: at the listener's next 410, the worker tries again.

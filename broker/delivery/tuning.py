@@ -35,27 +35,27 @@ class Tuning:
     held_bytes_max: int = 4 << 20
     # The limit on the bytes of a listener's messages in memory is never below this, even if the worker has little left.
     held_bytes_min: int = 64 << 10
-    # A worker divides this many bytes of memory among its listeners, or more if each must get `held_bytes_min`.
+    # A worker divides this many bytes of memory among its listeners. Each gets at least `held_bytes_min` in any case.
     all_held_bytes_max: int = 128 << 20
     # At most this many deliveries of a listener, or one full batch if that is more, wait in memory for a retry.
-    # If half of a listener's messages that may be in memory wait for retries, the next to fail goes to `outstanding`.
+    # Deliveries that wait for retries take at most half of a listener's memory. Further ones move to `outstanding`.
     retries_max: int = 128
-    # If this many deliveries of a listener wait for earlier ones of their keys, those of slow keys go to `outstanding`.
-    # Half of the messages that a worker may hold for the listener now is the bound, if it is below `key_waiting_max`.
+    # If this many of a listener's deliveries are blocked by ordering keys, those of slow keys move to `outstanding`.
+    # Half of the listener's messages allowed in memory is the limit instead, if it is below `key_waiting_max`.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
     # When deliveries move to `outstanding` (dispatch/dispatcher.py)
-    # A delivery moves to the topic `outstanding` if its next attempt is due this long or longer after its first one.
+    # A delivery moves to `outstanding` if its next attempt is due this long or longer after its first attempt.
     set_aside_after_ms: int = 60_000
-    # A message that is scheduled within this time waits in memory, unless over half of the listener's memory is in use.
+    # A message waits in memory if its `deliver_at` is at most this far away, and half of the listener's memory is free.
     near_ms: int = 10_000
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
     # Before Kafka deletes messages, their deliveries move to the topic `outstanding`.
-    # Without room in memory, at most this many of a listener's old messages are loaded for `outstanding` at a time.
+    # If a listener's memory is full, at most this many of its old messages are loaded for `outstanding` at a time.
     set_aside_together: int = 64
-    # Without room in memory, no more old messages are loaded for `outstanding` while this many bytes are on the way.
+    # If a listener's memory is full, old messages are loaded for `outstanding` only while fewer bytes are on the way.
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
@@ -66,13 +66,13 @@ class Tuning:
     # A listener is new until it answers this worker with a status below 500, and again after it was down.
     attempts_new_max: int = 2
     slow_ms: int = 250  # A listener counts as slow if its answers take this long or longer on average.
-    # A longer answer counts as this time in the average, so that one long answer does not make a fast listener slow.
+    # A slower answer counts as this time in the average, so that one slow answer does not make a fast listener slow.
     took_ms_max: int = 500
     # A listener counts as failing, with the lowest priority, if more than this fraction of its recent attempts fail.
     failing: float = 0.25
     # The averages of a listener's answer times and failures are moving averages of about this many recent attempts.
     answers_weighed: int = 8
-    # After an answer 429 or 503 with Retry-After, a listener gets no attempts for at most this long.
+    # An answer 429 or 503 with Retry-After stops attempts to the listener for at most this long.
     push_back_s_max: int = 60
     # After a pause, a rate limit permits a burst: one attempt, and as many more as the rate permits in this time.
     rate_burst_s: float = 0.1
@@ -84,10 +84,10 @@ class Tuning:
     sockets_kept: int = 256
 
     # The following settings are mostly for ticks: a worker's regular work for its listeners (dispatch/ticks.py).
-    tick_s: float = 0.05  # A worker begins a tick at this interval.
+    tick_s: float = 0.05  # A worker begins a tick (regular work for listeners) at this interval.
     # A tick (regular work for listeners) has this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5
-    # Once in this many ticks of 50 ms, a worker divides its resources among listeners, and ticks low-priority ones.
+    # In one of this many ticks (50 ms each), a worker divides resources among listeners, and ticks low-priority ones.
     share_ticks: int = 5
     begun_at_once: int = 8
     turn_s: float = 0.002  # After this time, a tick (regular work) yields to the event loop, so that answers are read.
@@ -97,12 +97,13 @@ class Tuning:
     rest_s: float = 5.0
     # Once in this many ticks of 50 ms, a worker closes connections that have been idle for `connection_idle_s`.
     tidy_ticks: int = 100
-    # Per listener and minute, a worker logs at most this many lines `attempt.failed`, and as many `delivery.parked`.
+    # A worker logs at most this many lines `attempt.failed` per listener and minute, and as many `delivery.parked`.
     log_lines_per_min: int = 3
 
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
     probes_max: int = 50  # In each tick (50 ms), a worker starts at most this many probes if the machine is idle.
-    # A listener's probe interval is at most the time for a probe of each listener that is down, at this many a tick.
+    # If the machine is idle, the time between two probes of a listener is at most n / `probes_calm` ticks.
+    # In the limit n / `probes_calm` ticks, n is the number of listeners that are down. It is at least PROBE_MS_FIRST.
     probes_calm: int = 10
     probes_min: int = 2  # In each tick (50 ms), a worker can start this many probes even on a busy machine.
     # On a busy machine, a worker starts at most one probe for this many permitted attempts to low-priority listeners.
@@ -129,12 +130,12 @@ class Tuning:
     serve_s: float = 0.05
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    # A worker takes due deliveries from `outstanding` in rounds. After this many, a round goes on to no other listener.
+    # A worker takes due deliveries from `outstanding` in rounds. A round with this many begins with no other listener.
     due_at_once: int = 16
-    due_each_at_once: int = 8  # In one round, the worker takes at most this many due deliveries of one listener.
-    # A round of taking due deliveries examines no further listener after this many deliveries (a few milliseconds).
+    due_each_at_once: int = 8  # A round of taking due deliveries takes at most this many of one listener.
+    # A round of taking due deliveries ends with the current listener after examining this many (a few milliseconds).
     looks_max: int = 256
-    looks_each_max: int = 32  # In one round, the worker examines at most this many due deliveries of one listener.
+    looks_each_max: int = 32  # A round of taking due deliveries examines at most this many of one listener.
     # A redrive of many deliveries makes at most this many deliveries of a listener due at a time.
     redriven_at_once: int = 16
     # At most this many deliveries of an ordering key from `outstanding` are in memory at the same time.
@@ -150,7 +151,7 @@ class Tuning:
     record_bytes_more: int = 1 << 20
 
     # Checkpoints (checkpoint/)
-    # A worker makes a checkpoint at this interval. A crash repeats the deliveries since a listener's newest commit.
+    # A worker makes a checkpoint at this interval. After a crash, deliveries since a listener's newest commit repeat.
     checkpoint_s: float = 1.0
     low_priority_s: float = 3.0  # The offsets of slow and failing listeners are committed at this interval.
     # The offsets of a slow or failing listener are committed sooner if at least this many results wait to be written.
@@ -210,7 +211,7 @@ class Tuning:
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0
     clock_skew_ms: int = CLOCK_SKEW_MS  # Everput assumes that the clocks of its machines differ by at most this.
-    # Before Kafka deletes old messages, deliveries of at most this many listeners move to `outstanding` at a time.
+    # A worker moves old deliveries to `outstanding` for at most this many pairs of a listener and partition at a time.
     set_aside_listeners: int = 4
     set_aside_s: float = 10.0  # longest turn of one listener
     set_aside_look_s: float = 0.05

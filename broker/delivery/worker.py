@@ -299,7 +299,7 @@ class Worker:
         """Add a dispatcher for each of these listeners, with the listener's newest settings. Return False if a
         rebalance has begun since.
         """
-        # Yield to the event loop here, because _begin(), which starts the delivery streams, must not be interrupted.
+        # Yield to the event loop here, not in _begin(): the start of the delivery streams must not be interrupted.
         for count, listener_id in enumerate([listener.id for listener in listeners], 1):
             if count % self.tuning.opened_at_once == 0:
                 await asyncio.sleep(0)

@@ -47,7 +47,7 @@ class ChangeReply:
     honoured: bool  # True if the update or deletion may have taken effect before this worker took the partition over.
     applied: bool = True  # False if the update or deletion has no effect, for example after a deletion
     states: dict[str, str] = field(default_factory=dict)  # by listener id
-    # The attempts in flight, by listener id. The answer to the client waits for their results, at most `answer_s` s.
+    # The attempts in flight, by listener id. The answer to the client waits up to `answer_s` seconds for their results.
     under_way: dict[str, _UnderWay] = field(default_factory=dict)
 
 
@@ -100,7 +100,7 @@ class Answers:
             if ready:
                 # If the worker can't store the answer to an update or deletion, the client gets the state `unknown`.
                 with contextlib.suppress(LogUnavailable):
-                    # First ask Kafka whether this worker still owns the partition: a new owner may have sent messages.
+                    # Ask Kafka first whether this worker still owns the partition. A new owner may have sent messages.
                     await self._confirm()
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]

@@ -49,7 +49,7 @@ class Taken:
     messages.
     """
 
-    floor: int  # `found` has the change that counts for each message at or after this offset of the topic `messages`.
+    floor: int  # For changed messages from this offset in `messages` on, `found` has the change in effect.
     position: int  # offset of the next record of `changes` to read
     in_doubt_below: int  # Messages below this offset may have been sent before a crash of the partition's former owner.
     # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
@@ -88,7 +88,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # By partition: an earlier worker may have applied the updates and deletions in `changes` before this offset.
+        # By partition, an offset in `changes`. An earlier worker may have applied the updates and deletions before it.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -272,8 +272,8 @@ class Changes:
             by_partition, before = dict[int, list[ChangeReply]](), time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                # The process was suspended, so other workers may own its partitions now. Normally, Checkpoints._pause()
-                # ends the worker. If the worker goes on, it reads the events again, so that none is lost.
+                # The process was suspended and may have lost its partitions. Normally, Checkpoints._pause() ends it.
+                # If this worker goes on after a suspension, it reads the events again, so that none is lost.
                 self._tail.follow({one: at for one, at in self._positions.items() if one in self._partitions})
                 continue
             for partition, offset, event in events:

@@ -76,13 +76,13 @@ class Checkpoints:
         self._count = count
         self.stored_at_s: dict[str, float] = {}  # when each listener was last committed
         self._dirty: set[Stream] = set()
-        # The partitions whose offset must be committed even if no delivery there has changed, by listener id.
+        # By listener id, partitions to commit even if no delivery has changed, for example if the listener went down.
         self._changed: dict[str, set[int]] = {}
         # The encoded results of attempts that are not written to Kafka yet, by partition.
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
-        # True during the final checkpoint before partitions are handed over, which must not pause between commits.
+        # True during the final checkpoint before a hand-over of partitions. It must not pause between commits.
         self._hurried = False
 
     def touched(self, stream: Stream) -> None:
@@ -341,7 +341,7 @@ class Checkpoints:
         Return an error that names the listeners whose commits failed, or None. Raises LogUnavailable if the check
         fails.
         """
-        # If the listener's consumer group has members, Kafka refuses the commit. This must not delay other listeners.
+        # Kafka refuses a commit if the listener's consumer group has members. This must not delay other listeners.
         rows = list(cursors.items())
         together = max(self._tuning.commits_together, -(-len(rows) // self._tuning.commit_pauses_max))
         failed: dict[str, LogUnavailable] = {}

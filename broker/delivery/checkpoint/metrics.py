@@ -44,7 +44,7 @@ class Metrics:
     """The worker's counters since its process started."""
 
     def __init__(self) -> None:
-        # The number of attempts, by outcome and class of HTTP status, such as `2xx`. Without an answer, it is `none`.
+        # The number of attempts, by outcome and class of HTTP status: `2xx`, for example, or `none` without an answer.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
         # The counts of attempts, by listener id. A listener's counts begin when its first attempt ends.
@@ -111,7 +111,7 @@ class Condition:
     partitions: int = 0
     listeners: Counter[str] = field(default_factory=Counter)  # by state, such as `down`
     health: Counter[Health] = field(default_factory=Counter)  # listeners and replays
-    # The numbers of attempts and of failed attempts in the last 5 minutes, by listener id, if there were any.
+    # Attempts and failed attempts in the last 5 minutes, by listener id. Listeners without attempts are left out.
     recent_attempts: dict[str, tuple[int, int]] = field(default_factory=dict)
     # The listeners that are down, failing or paused, or have parked or retrying deliveries.
     troubles: list[Trouble] = field(default_factory=list)

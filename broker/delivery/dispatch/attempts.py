@@ -130,7 +130,7 @@ class Attempts:
         )
         self.head = post_head(self.connections.target, opened)
         self._render = None if isinstance(settings.format, UnsetType) else RENDER.get(settings.format)
-        # An e-mail carries one message, and so does a request whose body is not in Everput's own format.
+        # Batches are sent only by HTTP and in Everput's own format. E-mails and other formats carry one message each.
         self.batch = None if self._render is not None or self.connections.target.mail else listener.batch
         self.answers.update(listener, opened)
 

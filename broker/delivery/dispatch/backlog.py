@@ -72,7 +72,7 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # One read may return too few messages, so put the delivery stream at the end of the lagging streams.
+            # One read may not return all messages that this stream needs, so put it last among the lagging streams.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:

@@ -63,7 +63,7 @@ class Batches:
         self._dispatcher = dispatcher
         self._loop = loop
         self._added = False  # True if pump() is called soon
-        # The timer that runs while the first of the ready deliveries waits for more messages.
+        # The timer that runs while the first ready delivery waits for more messages to fill its batch.
         self._timer: asyncio.TimerHandle | None = None
         # True if the next batch must be sent even if it is not full: its first message has waited for `wait_ms`.
         self._due = False
@@ -182,7 +182,7 @@ class Batches:
         ready = dispatcher.deliveries.ready
         if len(ready) >= batch.max_messages:
             return True
-        # With fewer than `max_messages`, a batch can be full by its bytes, or because one of its messages has failed.
+        # A batch with fewer than `max_messages` can be full: by its bytes, or because one of its messages has failed.
         may_fill = dispatcher.memory.held_bytes >= batch.max_bytes or ready[0].number > 0
         if may_fill and fills(batch, ((message_of(one).size, self._halvings(one)) for one in ready)):
             return True

@@ -207,7 +207,7 @@ class Dispatcher:
         """
         if not self.assignment.delivers(partition, self):
             return False
-        self.stream(partition).touch()  # The stream is made again if it was idle and therefore removed.
+        self.stream(partition).touch()  # stream() makes a stream again that was removed as idle.
         return True
 
     # A delivery leaves
@@ -224,7 +224,7 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            # After a crash, a delivery may exist twice: in its stream, and in the topic `outstanding`.
+            # After a crash, a delivery may be both in its stream and in `outstanding`. End the one in the stream, too.
             stream.window.settle(delivery.offset)
         elif stream.window.settle(delivery.offset) is None:
             return
@@ -409,7 +409,7 @@ def _return_cancelled(dispatcher: Dispatcher) -> None:
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
     if cancelled:
-        # Put the deliveries that stay into `ready` first: returning a delivery can put the next of its key before them.
+        # Refill `ready` before the cancelled deliveries return: each return can put another delivery of its key first.
         others = [delivery for delivery in ready if not is_cancelled(delivery)]
         ready.clear()
         ready.extend(others)

@@ -23,7 +23,7 @@ from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
 # A worker stores at most this many different HTTP answers of a listener in a minute.
-# A worker counts stored and parsed HTTP answers from 0 again after a rebalance, or a change of the listener.
+# A rebalance or a change of the listener resets the counts of stored and parsed HTTP answers to 0.
 ANSWERS_MAX: Final = 20
 BYTES_MAX: Final = 64 << 10  # A worker stores at most this many bytes of one listener's HTTP answers in a minute.
 # A worker parses at most this many different HTTP answers of one listener in a minute. Equal bytes are parsed once.
@@ -69,7 +69,7 @@ class KeptAnswers:
         self._request = shown_headers(opened)
         self._secrets = secrets_of(value for _, value in opened.headers)
         self._url = hidden(masked_url(shown_url(listener.notify_url)), self._secrets)
-        self._kept.clear()  # The kept answers belong to requests with the former settings.
+        self._kept.clear()  # Forget these answers, because they belong to requests with the former settings.
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
@@ -99,7 +99,7 @@ class KeptAnswers:
         for partition, offset, number in attempts:
             if not self._admits(partition):
                 continue
-            # Store the answer only now, because it is written together with this attempt.
+            # Store the answer only if this attempt is kept, because both are written together.
             if not sought:
                 found, sought = self._find(partition, raw), True
             if found is not None or times != REUSED:

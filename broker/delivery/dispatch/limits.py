@@ -48,7 +48,7 @@ class Limits:
     ) -> None:
         self._tuning = tuning
         self._circuit = circuit
-        self._replay = replay  # A replay does not have the priority FAST.
+        self._replay = replay  # True for a replay, whose priority is never FAST.
         self.flow = Flow(settings.max_in_flight)
         self.share = tuning.attempts_max  # the most attempts in flight that the worker allows this listener
         self.permits = 1

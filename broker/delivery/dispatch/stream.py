@@ -109,13 +109,13 @@ class Delivery:
         self.offset = offset
         self.message = message  # None if the message is not in memory, because the delivery's state does not need it
         self.state: State = MISSING
-        self.number = 0  # attempts whose request was sent, or whose connection could not be opened
+        self.number = 0  # number of attempts that sent a request, or could not open a connection
         # True if an attempt was repeated at once, because the listener had closed the idle connection.
         self.again = False
         self.first_of_key = False  # True while the delivery blocks later deliveries with its ordering key
-        self.entry: OutstandingEntry | None = None  # None unless the delivery comes from `outstanding`
-        self.first_at_ms = 0  # when the first attempt began; 0 before
-        self.put_at_ms = 0  # time of the put, kept when `message` is dropped
+        self.entry: OutstandingEntry | None = None  # its row in the index if it comes from `outstanding`, else None
+        self.first_at_ms = 0  # when the first attempt began, in ms; 0 if there was none yet
+        self.put_at_ms = 0  # when the message was put, in ms, for use while `message` is None
 
 
 class DeliveryBatch(tuple[Delivery, ...]):
@@ -166,9 +166,9 @@ class Stream:
         self.window = window
         self.rows: list[Row] = []  # first attempts that succeeded
         self.attempts: list[Made] = []  # all other attempts
-        self.behind_since_ms = 0  # time of the put of the oldest lagging message
-        self.dirty = False  # has changes that no checkpoint has collected yet
-        self.pressing = False  # must be in the next checkpoint, even if the listener is slow or failing
+        self.behind_since_ms = 0  # when the oldest lagging message was put, in ms; 0 if none lags or it is unknown
+        self.dirty = False  # True if the stream has changes that no checkpoint has collected yet
+        self.pressing = False  # True if the next checkpoint must include it, even if the listener is slow or failing
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
         # Unfinished deliveries below this offset move to `outstanding`, because Kafka will soon delete their messages.
@@ -226,7 +226,7 @@ class Stream:
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
             return ()
-        # The answer of a finished attempt may still be arriving: its status decides the attempt, and not its body.
+        # An attempt is finished when the status of the answer has come. The body of the answer may still be arriving.
         made = tuple(delivery.number - (delivery.state is SENT) for delivery in deliveries)
         return made if any(made) else ()
 

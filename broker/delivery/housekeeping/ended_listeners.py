@@ -19,7 +19,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# The owner of this partition deletes the committed offsets of each listener that no longer exists.
+# The worker that owns this partition deletes the committed offsets of each listener that no longer exists.
 _DELETES_CURSORS: Final = 0
 
 
@@ -96,7 +96,7 @@ class EndedListeners:
         with_cursors = await self._cursors.listeners() if _DELETES_CURSORS in self._partitions else set()
         with_records = self._outstanding.listeners()
         await self._view.caught_up()
-        # Stop if `control` has an event that only a newer version of Everput can read: it may have created listeners.
+        # Stop if only a newer version of Everput can read an event of `control`: the event may create a listener.
         if not self._view.complete:
             return False
         known = self._view.state.listeners.keys()

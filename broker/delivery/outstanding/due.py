@@ -33,7 +33,7 @@ class _Pass:
     `due_each_at_once` deliveries or looked at `looks_each_max`, so that other listeners are served.
     """
 
-    until_ms: int  # The pass includes the deliveries that were due at this time, when the pass began.
+    until_ms: int  # when this pass began, in ms; it includes only deliveries that were due by then
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the row that was examined last
 
 
@@ -178,7 +178,7 @@ class Due:
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # This delivery must wait if it is not the next of its ordering key, or if its dispatcher has many of that key.
+        # A delivery must wait if it is not the next of its ordering key, or its dispatcher has too many of the key.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -292,8 +292,8 @@ def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEn
     partition over, the listener must have passed the message. If the message has an ordering key, the listener must
     have read all messages before this one.
     """
-    # After a crash, the listener's delivery stream can read a message again whose delivery is in `outstanding`.
-    # Attempt a delivery found at the take-over only after the stream has passed its message, or it could be sent twice.
+    # After a crash, a listener's delivery stream can read a message again although its delivery is in `outstanding`.
+    # Wait until the stream has passed the message. Otherwise, a delivery found at the take-over could be sent twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)

@@ -28,12 +28,12 @@ LAST_OFFSET: Final = (1 << 63) - 1  # the highest offset that a Kafka partition 
 # The column `queued_ms` is the time at which the worker looks at the delivery next.
 # `queued_ms` is null if the delivery is parked or with its dispatcher, or waits for an earlier one of its ordering key.
 # The column `waits` is true if the message waits for its listener, not only for the message's `deliver_at` time.
-# _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED have partial indexes, each of which holds only the rows that match it.
+# Each of the conditions _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED has a partial index of the rows that match it.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "waits"
 _SCHEDULED: Final = "due_ms IS NOT NULL AND NOT waits"
-# At most this many deliveries whose `deliver_at` has come are counted in one step, which takes some milliseconds.
+# One step counts at most this many deliveries whose `deliver_at` has come. It takes some milliseconds.
 _COUNTED_AT_ONCE: Final = 2_000
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
@@ -67,7 +67,7 @@ class Count:
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # number of deliveries that are not parked, by partition
-    # The number of unparked deliveries whose first attempt was due or made already, by partition.
+    # By partition, the number of deliveries that are not parked, and whose first attempt was made or has become due.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # attempted and not parked, by partition
     parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition
@@ -81,7 +81,7 @@ class OutstandingIndex:
         self._cache_kib = cache_kib
         self.counts: dict[str, Count] = {}  # by listener id
         self.queued_keys = 0
-        # The partitions in which a listener's deliveries have changed, by listener id. Each checkpoint empties this.
+        # By listener id, the partitions with changed deliveries that no checkpoint has collected yet.
         self.changed: dict[str, set[int]] = {}
         # A fingerprint of each partition's deliveries in the index: their number, and a hash of their keys.
         self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)

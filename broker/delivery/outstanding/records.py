@@ -143,7 +143,7 @@ class OutstandingRecords:
         if entry.record is not None:
             return await self._message(entry, entry.record, entry.record_offset)
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
-        damaged = at < 0  # The record was already unreadable or missing when the worker took the partition over.
+        damaged = at < 0  # If `at` is negative, the record was unreadable or missing at the take-over of the partition.
         try:
             # Search up to the end of the partition, because a later record can have the same key.
             while not damaged:

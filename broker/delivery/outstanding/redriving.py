@@ -27,7 +27,7 @@ class _Redriving:
     """
 
     named: deque[str]  # ids of messages that the redrives name and that are not examined yet
-    count: int  # number of the listener's redrives so far, including these
+    count: int  # number of all redrives of the listener so far
 
 
 class Schedule(Protocol):

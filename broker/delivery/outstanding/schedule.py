@@ -91,7 +91,7 @@ class Outstanding:
         `streams` returns the listeners' committed offsets; it is called only if the topic is damaged. `noted` is the
         fingerprint of the deliveries that the partition's former owner committed, as text.
         """
-        # When the index has the deliveries of lost records, let flush() delete the empty records in their places.
+        # Let flush() delete the empty records that replaced lost records: the index has their deliveries by now.
         for key in await self._sync.read(partition, streams, noted):
             self._settled.setdefault(partition, []).append((key, None))
 
@@ -141,7 +141,7 @@ class Outstanding:
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
             self._coming.join(key_queue, delivery.offset)
-        # The event has the number of redrives seen. So a redrive is not missed if it comes while the event is written.
+        # The event stores how many redrives were seen, so that a redrive while the event is written is not missed.
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:

@@ -33,7 +33,7 @@ class WatchedAppender:
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
-        # A number for each partition, which grows when an append begins, and again when it ends.
+        # By partition, how many appends have begun plus how many have ended. Every append changes this sum.
         self.changes: defaultdict[int, int] = defaultdict(int)
         # The number of records that Kafka has acknowledged, by partition.
         self.records: defaultdict[int, int] = defaultdict(int)
@@ -157,7 +157,7 @@ class IndexSync:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # This delivery is the first of its ordering key.
+                entry.queued_ms = entry.due_ms  # As the first of its ordering key, this delivery waits for no other.
         for before in self._index.write(partition, rows, now_ms()):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)

@@ -101,7 +101,7 @@ class CatchUp:
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops of the two catch-up readers (readers of older messages), each to be run as a task."""
         # The first catch-up reader always prefers fast listeners.
-        # The second catch-up reader prefers fast listeners and all others in turn, so that the others are served, too.
+        # The second catch-up reader alternately prefers fast listeners and all others, so that these are served, too.
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
         return [partial(self._run, first) for first in turns]
 
