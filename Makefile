@@ -2,6 +2,7 @@
 # PYTHON chooses the interpreter (3.11 or newer) of a new .venv.
 
 BIN := .venv/bin
+RUNS := .venv/.runs
 READY := .venv/.installed
 
 .PHONY: help demo test test-kafka test-log test-scenarios test-others check soak bench lock events pictures screenshots format clean
@@ -19,7 +20,7 @@ help:
 	@echo "make lock    choose the newest dependencies and pin their hashes"
 	@echo "make clean   remove .venv and the tools' caches"
 
-demo: $(READY)
+demo: $(RUNS)
 	$(BIN)/everput demo $(ARGS)
 
 # Four runs of about the same length beside each other, for they mostly wait for the Kafka that each has of its own. The
@@ -77,10 +78,19 @@ format: $(READY)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The stamp is older than the lock: install exactly what it says, then the project itself, editable.
-$(READY): requirements-dev.lock pyproject.toml | .venv/bin/pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# The stamp is older than a lock: install exactly what the lock says. RUNS is what Everput itself needs, and the project,
+# editable. READY is what the tests need besides.
+$(RUNS): requirements.lock requirements-build.lock pyproject.toml | .venv/bin/pip
+	@echo "Installing Everput into .venv. This can take some minutes."
+	@$(PIP) --require-hashes -r requirements.lock -r requirements-build.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(READY): requirements-dev.lock $(RUNS)
+	@echo "Installing what the tests need into .venv. This can take some minutes."
+	@$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@
 
 .venv/bin/pip:
@@ -101,7 +111,7 @@ lock: | .venv/bin/pip
 	@test -x $(UV) || { $(BIN)/python -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv; }
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.lock
 	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
-	echo hatchling | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock
+	printf 'editables\nhatchling\n' | $(COMPILE) - --constraint requirements-dev.lock --output-file requirements-build.lock
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

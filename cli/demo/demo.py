@@ -9,6 +9,8 @@ import asyncio
 import base64
 import itertools
 import os
+import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -43,11 +45,16 @@ _OVER: Final = object()
 
 NEXT: Final = """\
 What to try next:
-  everput serve                                    # run a server; the API key is in data/api-key
-  open http://127.0.0.1:8080/console               # open the console; the password is in data/console-password
-  everput put --create my-queue messages.txt       # put each line of a file
-  curl -X PUT http://127.0.0.1:8080/v1/queues -H "X-API-KEY: $(cat data/api-key)" \\
-       -H 'Content-Type: application/json' -d '{"name": "my-queue"}'"""
+  Run a server. It stores an API key in data/api-key:
+    {everput} serve
+  Create a queue, in another terminal in the same folder:
+    {everput} queues create my-queue
+  POST the messages of the queue to a program of yours on port 3000:
+    {everput} listen my-queue --to 3000
+  Put each line of a file on the queue, in a third terminal:
+    {everput} put my-queue messages.txt
+  Open the console in a browser. The password for admin@everput.local is in data/console-password:
+    http://127.0.0.1:8080/console"""
 
 
 @click.command("demo", epilog=examples("everput demo", "everput demo orders.jsonl --messages 5000"))
@@ -235,5 +242,14 @@ class Demo:
         if any(sum(received.values()) > len(received) for received in everything.values()):
             say("duplicates: sent again after the kill -9, with the same webhook-id; a second's worth at most")
         say("nothing is missing" if complete else "NOT everything arrived")
-        self._view.console.print(NEXT, soft_wrap=True)
+        self._view.console.print(NEXT.format(everput=_this_command()), soft_wrap=True, markup=False)
         return complete
+
+
+def _this_command() -> str:
+    """Return how a shell starts this `everput`: by its name, or by its path if it is not on the PATH, as after `make
+    demo`.
+    """
+    if shutil.which("everput"):
+        return "everput"
+    return shlex.quote(os.path.relpath(Path(sys.executable).with_name("everput")))
