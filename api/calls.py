@@ -52,9 +52,9 @@ _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
 _LENGTH_DIGITS_MAX: Final = 19  # digits of the header Content-Length
 _READS: Final = ("GET", "HEAD")
-# Caches must not share answers between clients: a cache does not know that an answer depends on the header X-API-KEY.
+# A cache does not know that an answer depends on X-API-KEY. So caches must not keep answers for other clients.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
-# The client may keep the answer, but must ask the server with the answer's entity tag before it uses the answer again.
+# The client may keep the answer. Before it uses the answer again, it must ask the server, with the entity tag.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
 # A request id that looks like a secret is replaced by a new id, because request ids are logged and stored.

@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 
-# A request counts with this status (which nginx invented) if the client disconnected before it had sent the whole body.
+# If a client disconnects before it has sent the whole body, its request counts with this status (nginx invented it).
 GONE: Final = 499
 
 

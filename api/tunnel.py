@@ -46,7 +46,7 @@ from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
 LIVE_S: Final = 2.5  # A tunnel's client must answer a probe within this time, because the worker waits only 3 s.
-# WebSocket close codes: the API key or session is not valid now; the listener was deleted; another client took it over.
+# A tunnel's WebSocket close codes: key or session not valid now; listener deleted; another client took the tunnel over.
 REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
@@ -178,7 +178,7 @@ class Tunnels:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        # A tenant's count of bytes is dropped when no tunnel and no request of the tenant uses it any more.
+        # A tenant's count of bytes is dropped when the tenant has no tunnel and no request any more.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]

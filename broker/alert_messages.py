@@ -33,7 +33,7 @@ from broker.ports import Count, DirectoryView, Log
 log = logging.getLogger(__name__)
 
 # If an alert's message is missing, a worker puts it only when the alert's newest event is at least 30 s old.
-# Another worker may have sent the alert's message. After 30 s, Kafka has either stored that message or dropped it.
+# After 30 s, Kafka has stored or dropped any message about the alert that another worker has sent.
 _SETTLED_MS: Final = 30_000
 # A message's id has a time, which must be close to the put. So a put that is 5 minutes later uses a different id.
 _ID_VALID_MS: Final = 5 * 60_000

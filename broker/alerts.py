@@ -64,7 +64,7 @@ _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
 
-# A function that estimates how many messages wait for a listener; None if this worker does not deliver to the listener.
+# A function that estimates how many messages wait for a listener. It returns None if this worker does not serve it.
 LocalLag = Callable[[str], int | None]
 
 

@@ -108,7 +108,7 @@ def _together(_context: click.Context, _parameter: click.Parameter, values: Sequ
     return dict(values) or None
 
 
-# Each option `--alert` sets one threshold. The command gets a dictionary of these thresholds; None without the option.
+# Each option `--alert` sets one threshold. The command gets all of them as one dict; None without the option.
 alert_option = click.option(
     "--alert",
     "alerts",

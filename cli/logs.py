@@ -30,7 +30,7 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
 # The lowest level at which each of these loggers logs, unless Everput's own log level is debug.
-# Everput has log lines of its own for the events below these levels.
+# Events below these levels need no line of these loggers: Everput logs them itself.
 # At a lower level, aiokafka would log each failed connection while Kafka is down.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,
@@ -136,7 +136,7 @@ class Writer(logging.Handler):
 
     def __init__(self, fd: int, *, lines_max: int = LINES_MAX) -> None:
         super().__init__()
-        # Write to the file descriptor itself, because Python needs the lock of sys.stderr when the process ends.
+        # Write to the file descriptor. sys.stderr has a lock that Python needs when the process ends.
         self._file = FileIO(fd, "w", closefd=False)
         self._lines: queue.Queue[bytes] = queue.Queue(lines_max)
         self._left_out = 0

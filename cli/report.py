@@ -44,7 +44,7 @@ class ListenerRow:
     # seconds since the oldest waiting message was put; None if no message waits
     pending_s: float | None
     last_error: str | None
-    # The reason why this listener counts as a problem; None if it is no problem.
+    # Why this listener counts as a problem; None if it is no problem.
     wrong: str | None
 
 

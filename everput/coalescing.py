@@ -51,7 +51,8 @@ class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
         self.in_flight = 0  # requests
-        self.looks = False  # True if the method that sends waiting puts will run in the event loop's next iteration
+        # True if the method that sends waiting puts is scheduled for the event loop's next iteration
+        self.looks = False
 
 
 class Coalescer:

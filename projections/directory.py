@@ -52,7 +52,7 @@ class DirectoryProjection:
         version can decode it. An event that was applied before changes nothing.
         """
         if offset < self.position:
-            # Skip events that were applied before: after a rebalance, Faust reads the topic again from its beginning.
+            # After a rebalance, Faust reads the topic from its beginning. So skip events that were applied before.
             return
         if event is None:
             self.complete = False

@@ -23,7 +23,7 @@ from broker.ports import DirectoryView
 from broker.time_offsets import offsets_since
 
 _KEPT_MAX: Final = 128
-# The search for a queue's events begins a minute before the queue's creation, because clocks are sometimes set back.
+# Clocks are sometimes set back. So the search for a queue's events begins a minute before the queue's creation.
 _CLOCK_MS: Final = 60_000
 _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), wire_name(ReplayStarted)})
 

@@ -170,8 +170,8 @@ class LogReader:
                 raise NotFound("No queue of this organization has, or had, this ID. Check the ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
-            # A request with a page token has had an earlier page, for which the existence of the listener was checked.
-            # For one message's history, do not check that the listener existed: the check may read all of `control`.
+            # The page token comes from an earlier page, for which the existence of the listener was already checked.
+            # For one message's history, do not look the listener up: this may take a read of the whole topic `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener of this organization has, or had, this ID. Check the ID.")
@@ -273,7 +273,7 @@ class _Reading:
         message = self._wanted.message
         if message is not None:
             # Begin near the message, but early enough to read all records that decide the log time of its events.
-            # If Kafka's time index is damaged, the order of a message's events may change, but no event is skipped.
+            # A damaged time index of Kafka can change the order of a message's events here, but no event is skipped.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):
                 if one.topic == _MESSAGES and 0 <= near[number] <= message.offset:

@@ -23,7 +23,8 @@ from broker.ports import ControlLog, DirectoryView
 
 VALID_S: Final = 7 * 86_400  # how long a link works
 OPEN_MAX: Final = 100  # open invitations of one organization
-MEMBERS_MAX: Final = 1_000  # the highest number of members of an organization; a further invitation is not accepted
+# The highest number of members of an organization; nobody else can then accept an invitation
+MEMBERS_MAX: Final = 1_000
 _SUBJECT: Final = "Everput: invitation to an organization"
 _TEXT: Final = """\
 You are invited to the organization "{name}" on Everput. To accept, open this page within seven days:

@@ -15,7 +15,7 @@ from typing import Final
 from broker.errors import Busy
 
 # The API requests of a process make at most four large reads concurrently.
-# A large read takes 1 or 2 MiB of memory, and blocks the event loop for some ms.
+# A large read takes 1 or 2 MiB of memory, and keeps the event loop busy for some ms.
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant
 WAIT_S: Final = 10.0

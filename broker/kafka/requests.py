@@ -309,7 +309,7 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # This scan sends no request in advance, so nothing needs to be closed if the caller stops early.
+        # This scan sends no request ahead of need. So if the caller stops early, nothing must be closed.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record

@@ -48,7 +48,7 @@ class Topics:
 
 def topics(kafka: KafkaSettings) -> Topics:
     """Return Everput's topics, with the names, partitions and settings that follow from the configuration."""
-    # Set at least Kafka's default limit on a batch's bytes for each topic, because a cluster can have a lower limit.
+    # A Kafka cluster can have a lower limit on a batch's bytes. So set Kafka's default limit, or more, for each topic.
     common = {
         "max.message.bytes": "1048588",
         "min.insync.replicas": str(kafka.min_insync),

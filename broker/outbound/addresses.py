@@ -221,10 +221,10 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        # Connect to this address of the host first, because it worked when the addresses before it did not.
+        # The address to connect to first: it has worked, and the host's addresses before it have not.
         self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
-        # Until this time, the DNS answer is used again if DNS does not answer a later look-up.
+        # If a later DNS look-up gets no answer, this answer is used again until this time.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 

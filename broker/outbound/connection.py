@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 NO_ADDRESS: Final = "no-address"
 NO_MAIL_SERVER: Final = "no-mail-server"
 PORT_NOT_ALLOWED: Final = "port-not-allowed"
-DNS: Final = "dns"  # no thread was free for the DNS look-up
+DNS: Final = "dns"  # the error of a DNS look-up for which no thread became free
 HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
@@ -68,7 +68,7 @@ class Owner(Protocol):
     and then released() or lost().
     """
 
-    # If a connection ends before connect() has returned, it calls none of the following methods.
+    # If a connection ends before connect() has returned, none of these methods is called.
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
     def failed(self, connection: Connection, error: str) -> None: ...

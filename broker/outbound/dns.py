@@ -50,7 +50,7 @@ class DnsTuning:
     slow_max: int = 16
     # The slow pool has at most this many hanging DNS look-ups. Each takes a thread (27 KiB) and an open file.
     hanging_max: int = 1024
-    slow_after: int = 2  # After this many look-ups in a row without an answer in time, a host name counts as slow.
+    slow_after: int = 2  # After this many look-ups in a row that got no answer in time, a host name counts as slow.
     answer_s: float = 2.5  # how long a caller waits
     other_answer_s: float = 0.5  # how long a caller waits for DNS if an older answer can be used instead
     cache_s: float = 10.0  # how long an answer is fresh

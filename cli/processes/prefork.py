@@ -56,7 +56,7 @@ class ForkedProcess:
         return await asyncio.shield(self._code)
 
     def send_signal(self, number: signal.Signals) -> None:
-        # The process id can't belong to another process, because only _reap() frees it.
+        # The process id is still this process's, because only _reap() frees it.
         os.kill(self.pid, number)
 
     def _reap(self, descriptor: int) -> None:
@@ -97,7 +97,7 @@ class Prefork:
         process = ForkedProcess(int(pid))
         given = {"arguments": list(arguments), "environment": dict(environment), "descriptors": list(descriptors)}
         text = json.dumps(given).encode()
-        with suppress(OSError):  # the process has ended already, which its exit code says
+        with suppress(OSError):  # the process has ended already; the caller learns this from its exit code
             socket.send_fds(ours, [len(text).to_bytes(_SIZE_BYTES)], list(descriptors.values()))
             await loop.sock_sendall(ours, text)
         return process, ours

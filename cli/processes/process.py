@@ -55,7 +55,7 @@ class Process:
     stop: asyncio.Event
     # The state of the process, which the process's admin address shows.
     health: Health
-    # A function that waits until Kafka answers, and creates missing topics.
+    # A function that waits until Kafka answers, and then creates the topics that are missing.
     kafka: Callable[[], Awaitable[None]]
     # A function that reports, once, that the process is ready. Without a supervisor, it prints `ready` and the text.
     ready: Callable[[str], None]
@@ -81,7 +81,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()
-        # Set asyncio's policy, not only a loop factory, because Faust creates its event loop by the policy.
+        # Set asyncio's policy, because Faust creates its event loop by the policy. A loop factory would not be enough.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(_run(settings, options, link, work))
     except ConfigurationError as error:

@@ -101,7 +101,7 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
     with files.lock(options.data_dir):
         forked = prefork(api_processes + workers)  # before this process has threads
         logs.set_up("serve", options.log_level, options.log_format)
-        # If `everput demo` has started this process, end together with the demo.
+        # If `everput demo` has started this process, it ends when the demo ends.
         Link.from_environment()
         supervisor = Supervisor(
             options, api_processes=api_processes, workers=workers, kafka_port=kafka_port, prefork=forked
@@ -167,7 +167,7 @@ class Supervisor:
                 await self._open_admin_address(admin)
                 done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 for task in done - {stopped}:
-                    task.result()  # a task in this set has failed: result() raises its error
+                    task.result()  # result() raises the error of a task that has failed
             finally:
                 for task in (announce, stopped):
                     task.cancel()

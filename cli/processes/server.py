@@ -26,14 +26,15 @@ from cli.processes.direct import DirectConfig, DirectCycle, DirectPutProtocol
 from cli.processes.hosts import ANY, Hosts
 from cli.processes.sockets import BACKLOG
 
-KEEP_ALIVE_S: Final = 75  # close idle connections later than common proxies do, which close them after 60 s
+KEEP_ALIVE_S: Final = 75  # idle connections are closed later than most proxies close theirs (60 s)
 FINISH_S: Final = 7  # requests that still run at shutdown have this many seconds to finish
 HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
 # The most bytes of a chunked request that belong neither to its head nor to its body: chunk extensions and trailers.
 FRAMING_BYTES_MAX: Final = 32 << 10
 _CHUNK_BYTES: Final = 20  # the most bytes around one chunk of a body: its size with up to 16 digits, and two line ends
-PIPELINED_MAX: Final = 32  # a connection may have this many pipelined requests that wait for their answers
+# A connection may have this many pipelined requests (sent before the answers to earlier ones)
+PIPELINED_MAX: Final = 32
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only short WebSocket messages
 # A client that reads fewer bytes of its answer than this in `request_s` seconds is disconnected.
 _READ_BYTES_MIN: Final = 64 << 10
@@ -228,7 +229,7 @@ class _Connection(_Written, DirectPutProtocol):
     _head_bytes = 0
     _read_bytes = 0  # bytes of the current socket read
     # The bytes of chunk sizes, extensions and trailers, without the socket read in which the request's head ended.
-    # In a chunked request, the content and _CHUNK_BYTES for each chunk do not count as framing.
+    # In a chunked request, the content and 20 bytes (_CHUNK_BYTES) for each chunk do not count as framing.
     # The number can be negative: the content that comes in the read in which the head ended is also subtracted.
     _framing_bytes = 0
     _client_name: str | None = None

@@ -39,9 +39,9 @@ from broker.settings import KafkaSettings
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
-# Wait this long, so that the processes that need Kafka start before Java's class archive (a cache of classes) is made.
+# Java's class archive (a cache of classes) is made this long after Kafka's start, so that other processes start first.
 _AFTER_S: Final = 10.0
-_IDLE_WITHIN_S: Final = 300.0  # on a machine that stays busy, the class archive is made after this time
+_IDLE_WITHIN_S: Final = 300.0  # the class archive is made after this time even if the machine is still busy
 _IDLE_LOAD: Final = 0.5  # load average per processor
 _LOOK_S: Final = 10.0
 _STEP_WITHIN_S: Final = 120.0
