@@ -144,7 +144,7 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        # Newer sessions have replaced this session, because an account's sessions are limited. Or all of them were ended.
+        # Newer sessions have replaced this one, because an account's sessions are limited. Or all of them were ended.
         if session is None:
             raise Unavailable(
                 "This new session has ended already: newer sessions have replaced it, because an account has at most "

@@ -23,7 +23,7 @@ from broker.ports import ControlLog, DirectoryView
 
 VALID_S: Final = 7 * 86_400  # how long a link works
 OPEN_MAX: Final = 100  # open invitations of one organization
-# The highest number of members of an organization; nobody else can then accept an invitation
+# An organization has at most this many members. A further invitation is not accepted.
 MEMBERS_MAX: Final = 1_000
 _SUBJECT: Final = "Everput: invitation to an organization"
 _TEXT: Final = """\
