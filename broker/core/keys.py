@@ -19,7 +19,7 @@ SESSION_PREFIX: Final = "evs_"  # session tokens have the same length
 INVITATION_PREFIX: Final = "evi_"  # tokens of invitations, too
 RANDOM_BYTES: Final = 32
 # The scopes of API keys, each with a text for the API reference and docs/operations.md.
-# A scope with a colon, such as `messages:put`, is a part of the scope before the colon.
+# A scope includes the scopes that continue its name after a colon: `messages` includes `messages:put`.
 SCOPES: Final[Mapping[str, str]] = {
     "queues": (
         "create, read, rename and delete queues; create, read, change, pause, test, redrive, replay to and delete "

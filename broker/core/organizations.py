@@ -157,7 +157,7 @@ class Organizations:
         if not event.even_if_last and self.is_last(organization, event.account_id):
             return False
         remover = _account_of(event)
-        # The removal of a member counts even if the person who requested it has left the organization meanwhile.
+        # The removal of a member is valid even if the person who requested it has left the organization meanwhile.
         if remover not in ("", event.account_id) and remover in organization.roles:
             return False
         self._leave(organization, event.account_id)

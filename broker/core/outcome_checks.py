@@ -150,7 +150,7 @@ class OutcomeChecks(Checks):
         messages = self._messages
         for (message_id, offset, queue_id), finding in self._unseen.items():
             if messages.begin > (offset or 0):
-                continue  # retention can have deleted the message, so its absence is no finding
+                continue  # retention can have deleted the message, so its absence is no error
             place = offset if message_id is None else messages.place(message_id)
             if place is None or offset not in (None, place) or not messages.has(place, queue_id):
                 yield finding

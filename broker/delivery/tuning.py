@@ -106,7 +106,7 @@ class Tuning:
     # In the limit n / `probes_calm` ticks, n is the number of listeners that are down. It is at least PROBE_MS_FIRST.
     probes_calm: int = 10
     probes_min: int = 2  # In each tick (50 ms), a worker can start this many probes even on a busy machine.
-    # On a busy machine, a worker starts at most one probe for this many permitted attempts to low-priority listeners.
+    # On a busy machine, the attempts permitted to low-priority listeners, divided by this, limit the probes of a tick.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.
@@ -126,7 +126,7 @@ class Tuning:
     messages_at_once: int = 500  # decoded from one read
 
     # Outstanding (outstanding/)
-    # If a listener can't take a due delivery of `outstanding`, the worker tries again after about this time.
+    # If a listener has no room for a due delivery of `outstanding`, the worker tries again after about this time.
     serve_s: float = 0.05
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
@@ -138,7 +138,7 @@ class Tuning:
     looks_each_max: int = 32  # A round of taking due deliveries examines at most this many of one listener.
     # A redrive of many deliveries makes at most this many deliveries of a listener due at a time.
     redriven_at_once: int = 16
-    # At most this many deliveries of an ordering key from `outstanding` are in memory at the same time.
+    # Per listener and ordering key, at most this many deliveries from `outstanding` are in memory at the same time.
     key_taken_max: int = 8
     # The worker reads or writes this many rows of its SQLite index in one step, which takes about a millisecond.
     rows_at_once: int = 32
@@ -169,7 +169,7 @@ class Tuning:
     conditions_at_once: int = 16  # listeners between two yields
 
     # The fence (fence.py)
-    # If Kafka confirms that a worker owns its partitions, no other worker gets them for this time after the request.
+    # After a worker sends an ownership check that Kafka confirms, no other worker gets its partitions for this time.
     sure_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     # The worker asks Kafka at this interval whether it owns its partitions, so that deliveries need not ask and wait.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3

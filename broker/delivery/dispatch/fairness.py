@@ -128,7 +128,7 @@ def _share_out(dispatchers: Collection[Sharing], tuning: Tuning, *, attempts_use
 
 def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int) -> list[DispatcherT]:
     """Divide `permits` attempts among the slow and failing listeners whose deliveries wait. Return the dispatchers of
-    the listeners that got at least one. Other slow and failing listeners may start one attempt each.
+    the listeners that got at least one. A slow or failing listener without a waiting delivery may start one attempt.
 
     If there is a remainder, `turn` decides which listeners get it.
     """

@@ -54,7 +54,7 @@ class KeptAnswers:
     )
 
     def __init__(self, touch: Callable[[int], bool]) -> None:
-        # `touch` includes a partition in the next checkpoint. It returns False if no delivery stream is there.
+        # `touch` includes a partition in the next checkpoint, or returns False if this worker does not deliver it.
         self._touch = touch
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _TRIES_MAX: Final = 10
 _PAUSE_S: Final = 0.2
-_RECORD_BYTES: Final = 1  # A fetch that is limited to this many bytes returns a single record batch.
+_RECORD_BYTES: Final = 1  # Kafka answers a fetch of at most this many bytes with one whole record batch.
 
 
 class OutstandingRecords:
