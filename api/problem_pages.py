@@ -278,7 +278,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
     ),
 }
 # If Starlette or the HTTP server refuses a request, the problem type in the answer is named after the HTTP status.
-# This table maps such a name to the problem type in PROBLEM_TYPES that means the same.
+# This table maps a problem type with an HTTP status's name to the type in PROBLEM_TYPES with the same meaning.
 SAME_AS: Final[Mapping[str, str]] = {
     "unauthorized": "unauthenticated",
     "conflict": "in-flight",

@@ -19,7 +19,7 @@ from broker.core.replays import Replay
 from broker.errors import LogUnavailable, Refused
 from broker.ports import Count, DirectoryView
 
-# For its estimated duration, assume that a replay sends this many messages a second, or fewer with a lower rate limit.
+# To estimate a replay's duration, assume this many messages a second, or fewer if its rate limit is lower.
 EXPECTED_PER_S: Final = 2_000.0
 
 

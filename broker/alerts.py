@@ -142,7 +142,7 @@ class AlertWatch:
     _messages: AlertMessages = field(init=False)
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
-    # Where the next check continues in the list of listeners that have no waiting messages and no alerts
+    # The next check continues at this position among the listeners that have no waiting messages and no alerts.
     _others_checked: int = 0
     _shared: _Allowance = field(default_factory=lambda: _Allowance(0, _SHARED_BURST, _SHARED_PER_S))
 

@@ -100,7 +100,7 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
     import zxcvbn  # Import zxcvbn here: its dictionaries take 12 MiB, and most processes judge no password.
 
     judged = _judged(_normal(password).decode())
-    # zxcvbn tries to read symbols as letters. So it gets only the beginning of a password with few such readings.
+    # zxcvbn tries to read symbols as letters. So it gets only a beginning of the password that has few such readings.
     # If zxcvbn would get fewer than CHARS_MIN characters, accept the password: it has too many symbols for a word.
     if len(judged) < CHARS_MIN:
         return None

@@ -76,7 +76,7 @@ class ProcessRow:
 # The problems of listeners that the option --fail-on of `everput status` may name.
 TROUBLES: Final = ("down", "failing", "parked", "retrying", "paused")
 _COUNTS: Final = ("parked", "retrying", "recent_attempts", "recent_failures")
-# The numbers about each process in the report, with the Prometheus metric whose samples are added up for each.
+# For each number about a process in the report: the Prometheus metric whose samples are added up.
 FIGURES: Final = {
     "memory": "process_resident_memory_bytes",
     "partitions": "everput_partitions_owned",

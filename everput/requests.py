@@ -29,7 +29,7 @@ class Request(Generic[T]):
     # True if the request may be sent again when nobody knows whether the server has carried it out.
     repeatable: bool = True
     # The queue's id, if the request puts one message without an Idempotency-Key. None for all other requests.
-    # AsyncClient may send several such puts to the same queue in one batch.
+    # AsyncClient may send several puts of single messages to the same queue in one batch.
     joins: str | None = None
 
 

@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 
 # If the reader keeps up, it pauses this many seconds after each read, because many records in one read cost less.
 _IDLE_S: Final = 2.0
-# A reader that keeps up waits this many seconds after each read: many records in one read take less work.
+# If the statistics reader keeps up, it pauses this long after each read: many records in one read take less work.
 _DUTY: Final = 2.0
-# A reader that is behind waits twice as long as each read took, because deliveries are more important.
+# If the statistics reader is behind, it pauses twice as long as each read took, because deliveries come first.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 # aiokafka's consumer leaves its group if it is not polled for this long. Everput does not poll it: it fetches itself.

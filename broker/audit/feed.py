@@ -231,7 +231,7 @@ class ChangeFeed:
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
         # A worker writes a delivery's event first, and commits the offset later. Until then, clients get the old state.
-        # So the next check of the log reports these changed deliveries again, after the commit.
+        # Because the commit comes later, the next check of the log reports each changed delivery to clients again.
         again, self._again = (
             self._again,
             {one: frozenset(change for change in some if change.kind == "delivery") for one, some in found.items()},

@@ -51,7 +51,7 @@ class MessagesTopic:
         self._partitions = topic.partitions
         self._requests = requests
         # A message is stored at most this many milliseconds after the time in its id.
-        # The id can be older: a put waits for Kafka, a repeated put keeps its message's id, and clocks differ.
+        # An id can be older than its record: a put waits for Kafka, a repeated put keeps the id, and clocks differ.
         self._later_ms_max = IDS_KEPT_MS + round(timeout_s * 2000) + 2 * CLOCKS_MS
         self._read_slots = read_slots
         self._kept = kept

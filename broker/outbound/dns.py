@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# A look-up may move to the slow pool only while that has fewer look-ups than 1/8 of the process's limit of open files.
+# A DNS look-up moves to the slow pool only if that has fewer look-ups than 1/8 of the process's limit of open files.
 _FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 

@@ -21,7 +21,7 @@ class Opened(NamedTuple):
     """The decrypted secrets and headers of a listener."""
 
     signer: Signer
-    # Former signing secrets, which also sign requests until a time: each secret with this time in ms since the epoch.
+    # Each former signing secret, and the time (ms since the epoch) until which it also signs requests.
     former: tuple[tuple[Signer, int], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
 

@@ -230,7 +230,7 @@ class _Connection(_Written, DirectPutProtocol):
     _read_bytes = 0  # bytes of the current socket read
     # The bytes of chunk sizes, extensions and trailers, without the socket read in which the request's head ended.
     # In a chunked request, the content and 20 bytes (_CHUNK_BYTES) for each chunk do not count as framing.
-    # The number can be negative: the content that comes in the read in which the head ended is also subtracted.
+    # The number of framing bytes can be negative: content in the read in which the head ended is also subtracted.
     _framing_bytes = 0
     _client_name: str | None = None
     _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
