@@ -52,7 +52,7 @@ class Tuning:
     near_ms: int = 10_000
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
-    # Before Kafka deletes messages, their deliveries move to the topic `outstanding`.
+    # Before Kafka deletes messages, their unfinished deliveries move to the topic `outstanding`.
     # If a listener's memory is full, at most this many of its old messages are loaded for `outstanding` at a time.
     set_aside_together: int = 64
     # If a listener's memory is full, old messages are loaded for `outstanding` only while fewer bytes are on the way.
@@ -87,7 +87,7 @@ class Tuning:
     tick_s: float = 0.05  # A worker begins a tick (regular work for listeners) at this interval.
     # A tick (regular work for listeners) has this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5
-    # In one of this many ticks (50 ms each), a worker divides resources among listeners, and ticks low-priority ones.
+    # In one of this many ticks (50 ms each), a worker divides resources among listeners, and serves low-priority ones.
     share_ticks: int = 5
     begun_at_once: int = 8
     turn_s: float = 0.002  # After this time, a tick (regular work) yields to the event loop, so that answers are read.
