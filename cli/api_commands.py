@@ -22,6 +22,7 @@ from broker.errors import ConfigurationError, NotFound, Refused
 from cli.api_options import api_options
 from cli.names import NoNames, is_id
 from cli.printing import say_json, stdout
+from cli.short_ids import whole_id
 from cli.waiting import waiting
 from everput import Client, NoAnswer, NotReached, Problem, Request, get_queue, list_listeners, list_queues
 from everput.answers import Answer
@@ -127,8 +128,8 @@ def find_queue(client: Client, queue: str) -> str:
     queue has this id or name, or NoNames if the API key has no right to look up the name.
     """
     try:
-        if is_id(queue) and _is_there(client, queue):
-            return queue
+        if is_id(queue_id := whole_id(queue)) and _is_there(client, queue_id):
+            return queue_id
         for page in client.pages(list_queues(name=queue)):
             for found in page.queues:
                 return found.id
@@ -161,7 +162,7 @@ def find_listener(client: Client, queue: str, listener: str) -> tuple[str, str]:
     queue_id = find_queue(client, queue)
     for page in client.pages(list_listeners(queue_id)):
         for found in page.listeners:
-            if listener in (found.id, found.name):
+            if listener == found.name or whole_id(listener) == found.id:
                 return queue_id, found.id
     raise NotFound(
         f"the queue {queue} has no listener with the name or ID {listener}; `everput listeners list QUEUE` shows a "

@@ -22,6 +22,7 @@ from cli.directory import OpenDirectory, in_directory
 from cli.groups import Group, examples
 from cli.options import Options, shared_options
 from cli.printing import say
+from cli.short_ids import whole_id
 from everput.answers import Answer, Named
 
 _account_argument = click.argument("account", metavar="ACCOUNT")
@@ -157,7 +158,7 @@ def end_sessions(options: Options, account: str) -> None:
 def find_account(opened: OpenDirectory, text: str) -> Account:
     """Return the account with this e-mail address or id. Raises NotFound if there is none."""
     accounts = opened.view.state.accounts
-    found = accounts.account(text) or accounts.by_id.get(text)
+    found = accounts.account(text) or accounts.by_id.get(whole_id(text))
     if found is None:
         raise NotFound(f"no account has the e-mail address or ID {text}; `everput accounts list` shows all")
     return found

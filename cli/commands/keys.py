@@ -8,6 +8,7 @@ import everput
 from broker.core.keys import SCOPES
 from cli.api_commands import asks, find_queue, show, show_all
 from cli.groups import Group, examples
+from cli.short_ids import Id
 from cli.times import Time
 from everput import Client
 
@@ -70,7 +71,7 @@ def create(
 
 
 @command.command("get", epilog=examples("everput keys get KEY_ID"))
-@click.argument("key_id")
+@click.argument("key_id", type=Id())
 @asks
 def get(client: Client, *, key_id: str, as_json: bool) -> None:
     """Show an API key, without its secret."""
@@ -78,7 +79,7 @@ def get(client: Client, *, key_id: str, as_json: bool) -> None:
 
 
 @command.command("revoke", epilog=examples("everput keys revoke KEY_ID"))
-@click.argument("key_id")
+@click.argument("key_id", type=Id())
 @click.confirmation_option(prompt="Requests with this key are refused at once. Revoke it?")
 @asks
 def revoke(client: Client, *, key_id: str, as_json: bool) -> None:

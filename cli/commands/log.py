@@ -71,19 +71,21 @@ def command(
     New events are shown after two seconds, because until then an earlier event of another process may still arrive. The
     events of one message (--message) are shown at once.
 
-    On a terminal, each line is cut to the terminal's width, and IDs are short. Commands that take the ID of a message
-    or of a replay also take its short form. Without a terminal, lines and IDs are whole. Shown times are UTC.
+    On a terminal, each line is cut to the terminal's width, and IDs are short. Other commands also take short IDs.
+    Without a terminal, lines and IDs are whole. Shown times are UTC.
     """
     if follow and end is not None:
         raise ConfigurationError("--follow does not end, so it can't be combined with --to: leave out one of them")
     with log_client.client(url, key) as http_client:
-        queue_names, names = _names(http_client)
+        queue_names, names, queues = _names(http_client)
+        queue_id = None if queue is None else _id_of(queue, queue_names)
+        near = {one: name for one, name in names.items() if queue_id in (None, queues[one])}
         given = {
             "from": begin,
             "to": end,
             "type": kind,
-            "queue": None if queue is None else _id_of(queue, queue_names),
-            "listener": None if listener is None else _id_of(listener, names),
+            "queue": queue_id,
+            "listener": None if listener is None else _id_of(listener, near),
             "message": message,
             "actor": None if actor is None else _whole_actor(actor),
             "limit": None if limit is None else str(limit),
@@ -104,12 +106,13 @@ def command(
                 raise
 
 
-def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the names of queues by id, and the names of listeners by id, of at most the oldest 10,000 queues. Both are
-    empty if the API key has no right to read queues.
+def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Return the names of queues by id, the names of listeners by id, and the queues' ids by the ids of their
+    listeners, of at most the oldest 10,000 queues. All are empty if the API key has no right to read queues.
     """
     queues: dict[str, str] = {}
     listeners: dict[str, str] = {}
+    queue_ids: dict[str, str] = {}
     query = {"limit": "1000"}
     for _ in range(_NAME_PAGES_MAX):
         try:
@@ -121,20 +124,24 @@ def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str]]:
         for queue in page["queues"]:
             queues[queue["id"]] = queue["name"]
             listeners |= {one["id"]: one["name"] for one in queue["listeners"]}
+            queue_ids |= {one["id"]: queue["id"] for one in queue["listeners"]}
         following = page["_links"].get("next")
         if following is None:
             break
         query["cursor"] = httpx.URL(following["href"]).params["cursor"]
-    return queues, listeners
+    return queues, listeners, queue_ids
 
 
 def _id_of(text: str, names: dict[str, str]) -> str:
-    """Return the id of a queue or listener with this name.
+    """Return the id of the queue or listener with this name. Raises ConfigurationError if several listeners have it.
 
     If there is none, return the text itself, because it may be the id of a deleted queue or listener. A short id
     becomes the whole one.
     """
-    return next((one for one, name in names.items() if name == text), whole_id(text))
+    found = [one for one, name in names.items() if name == text]
+    if len(found) > 1:
+        raise ConfigurationError(f"{len(found)} queues have a listener with the name {text}: add --queue")
+    return found[0] if found else whole_id(text)
 
 
 def _whole_actor(actor: str) -> str:

@@ -20,6 +20,7 @@ from cli.directory import OpenDirectory, in_directory
 from cli.groups import Group, examples
 from cli.options import Options, age_s, shared_options
 from cli.printing import say
+from cli.short_ids import Id
 from cli.smtp import smtp_settings
 from everput.answers import Answer
 
@@ -200,7 +201,7 @@ def revoke_invitation(options: Options, invitation_id: str) -> None:
 
 
 @command.command("revoke-key", epilog=examples("everput organizations revoke-key KEY_ID"))
-@click.argument("key_id")
+@click.argument("key_id", type=Id())
 @shared_options
 def revoke(options: Options, key_id: str) -> None:
     """Revoke an API key of any organization. Within a second, every API process refuses requests with this key."""

@@ -178,6 +178,17 @@ def test_each_filter_of_the_command_is_one_of_the_log(server: Running, queue_id:
     assert {event["message_id"] for event in puts} >= set(ids)
 
 
+def test_a_listeners_name_is_looked_up_in_the_queue_that_is_given(server: Running, queue_id: str):
+    urls = {"notify_url": "https://listener.example/n", "liveness_url": "https://listener.example/l"}
+    queues = [queue_id, request(server, "PUT", "/v1/queues", {"name": "twins"})["queue"]["id"]]
+    for queue in queues:
+        made = request(server, "PUT", f"/v1/queues/{queue}/listeners", {"name": "twin", **urls})["listener"]
+        lines = log(server, "--json", "--queue", queue, "--listener", "twin")
+        assert [json.loads(line)["event"]["listener_id"] for line in lines] == [made["id"]]
+    asked = everput("log", "--listener", "twin", "--data-dir", str(server.data_dir), EVERPUT_URL=server.url)
+    assert (asked.returncode, "2 queues have a listener with the name twin" in asked.stderr) == (2, True)
+
+
 def test_a_key_of_the_scope_audit_is_all_that_a_story_needs(server: Running, queue_id: str):
     message_id = request(server, "PUT", f"/v1/queues/{queue_id}/messages", {"data": "d"})["message"]["id"]
     more = ["--data-dir", str(server.data_dir), "--json"]

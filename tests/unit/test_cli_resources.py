@@ -22,6 +22,7 @@ from broker.core.signing import secret_text
 from cli.app import everput
 from cli.commands.messages import command as messages_command
 from cli.processes.server import Server
+from cli.short_ids import short_id
 
 URLS = ["--notify-url", "http://127.0.0.1:8/n", "--liveness-url", "http://127.0.0.1:8/l"]
 Run = Callable[..., Result]
@@ -206,6 +207,20 @@ def offered_states() -> list[str]:
     """The states that `everput messages list` offers."""
     (option,) = [one for one in messages_command.commands["list"].params if one.name == "state"]
     return list(option.type.choices)
+
+
+def test_a_short_id_is_taken_for_the_whole_one(run: Run):
+    (queue,) = told(run("queues", "create", "short", "--json"))
+    (listener,) = told(run("listeners", "create", "short", "l", *URLS, "--json"))
+    (key,) = told(run("keys", "create", "short", "--scope", "queues", "--json"))
+    short = [short_id(one["id"]) for one in (queue, listener, key)]
+    assert [len(one) for one in short] == [22] * 3
+    assert told(run("queues", "get", short[0], "--json"))[0]["id"] == queue["id"]
+    assert told(run("listeners", "get", *short[:2], "--json"))[0]["id"] == listener["id"]
+    assert told(run("keys", "get", short[2], "--json"))[0]["id"] == key["id"]
+    run("keys", "revoke", short[2], "--yes")
+    (named,) = told(run("queues", "create", short[2], "--json"))  # a name that could be a short id
+    assert told(run("queues", "get", short[2], "--json"))[0]["id"] == named["id"]
 
 
 def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Path):
