@@ -336,16 +336,16 @@ Made by `make events` from `broker/core/delivery.py`; don't edit it.
 A delivery is the duty to send one message to one listener. It ends when the listener accepts the message, or when it is
 cancelled. If no attempts are left, the delivery is parked: it is kept until somebody redrives it (asks for attempts).
 
-Each Kafka partition of messages belongs to one worker, which keeps the deliveries that it has begun and not finished in
-memory.
+Each Kafka partition of messages belongs to one worker, which keeps in memory the deliveries that it has begun
+and not finished.
 
 This page shows the states of a delivery in the memory of its worker.
 
 When a partition moves to another worker, or a listener is deleted, the worker gives the unfinished deliveries of this
 partition or listener the state *dropped*.
 
-A worker that takes over a partition finds the deliveries that its former owner had begun and not finished in the
-metadata of each listener's committed Kafka offset.
+A worker that takes over a partition reads the metadata of each listener's committed Kafka offset. There, it finds the
+deliveries that the former owner of the partition had begun and not finished.
 
 The worker gives each of these deliveries the state *missing*, and reads the message from the log again.
 
