@@ -106,12 +106,12 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
             f"no API key: run `everput login`, give --key, set {KEY_VARIABLE}, or give the server's data directory "
             f"with --data-dir (there is no file {files.api_key_file(data_dir)})"
         )
-    if url is None and at is not None and _is_here(at):
+    if url is None and at is not None and is_here(at):
         url = at
     return Connection(url or (URL_DEFAULT if current is None else current.url), key)
 
 
-def _is_here(url: str) -> bool:
+def is_here(url: str) -> bool:
     """Return whether the host of a URL is this machine: `localhost`, a loopback address, or 0.0.0.0 or ::.
 
     Only then is a key that the user gave sent to the URL in the file DIR/url, because somebody else may have written a
@@ -137,7 +137,7 @@ def _same_server(one: str, other: str) -> bool:
 
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
-    host = "localhost" if _is_here(url) else parts.hostname or ""
+    host = "localhost" if is_here(url) else parts.hostname or ""
     return parts.scheme, host, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 

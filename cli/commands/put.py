@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +22,7 @@ from cli.lines import TextLine, TextLines
 from cli.printing import say
 from cli.progress import Progress
 from cli.publish import Publisher, Tally
-from everput import Client, create_queue
+from everput import Client, Problem, create_queue, get_queue
 
 REFUSALS_SHOWN = 20
 
@@ -49,7 +50,7 @@ REFUSALS_SHOWN = 20
     help="Seconds for which one message is retried.",
 )
 @click.option("--create", is_flag=True, help="Create the queue if it is missing.")
-@click.option("--quiet", is_flag=True, help="Show no progress bar and no summary.")
+@click.option("--quiet", is_flag=True, help="Show no progress bar, no summary and no warning.")
 def command(
     *,
     queue: str,
@@ -71,6 +72,8 @@ def command(
     with _open(file) as source:
         with api_client(url, key, give_up_after_s=give_up_after_s) as client:
             queue_id = _queue(client, queue, create=create)
+            if not quiet:
+                _warn(client, queue, queue_id)
         publisher = Publisher(url, key, concurrency=concurrency, give_up_after_s=give_up_after_s)
         tally = asyncio.run(_put(publisher, queue_id, source, quiet=quiet))
     if not quiet:
@@ -98,6 +101,18 @@ def _queue(client: Client, queue: str, *, create: bool) -> str:
         if not create:
             raise ConfigurationError(f"{error}; with --create, this command creates the queue") from error
         return client.send(create_queue(queue)).queue.id
+
+
+def _warn(client: Client, queue: str, queue_id: str) -> None:
+    """Print a warning if the queue has no listeners. Print nothing if the API key may not read the queue."""
+    try:
+        listeners = client.send(get_queue(queue_id)).queue.listeners
+    except Problem as error:
+        if error.status != HTTPStatus.FORBIDDEN:
+            raise
+        return
+    if not listeners:
+        say(f"the queue {queue} has no listeners; nobody gets these messages unless a replay sends them", err=True)
 
 
 async def _put(publisher: Publisher, queue_id: str, source: IO[bytes], *, quiet: bool) -> Tally:

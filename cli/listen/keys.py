@@ -60,8 +60,8 @@ class Received:
     request: dict[str, Any]
     # The fields of the event `answered`, such as the status of the local program's answer and its duration.
     fields: dict[str, Any]
-    # A function that sends the received request to the local address again.
-    resend: Callable[[], None]
+    # A function that sends the received request to the local address again. It is called with `number`.
+    resend: Callable[[int], None]
 
 
 class History:
@@ -75,7 +75,7 @@ class History:
         self._bytes = 0
         self.count = 0
 
-    def add(self, request: dict[str, Any], fields: dict[str, Any], resend: Callable[[], None]) -> Received:
+    def add(self, request: dict[str, Any], fields: dict[str, Any], resend: Callable[[int], None]) -> Received:
         self.count += 1
         one = Received(self.count, request, fields, resend)
         self._all.append(one)

@@ -20,7 +20,7 @@ import click
 import everput
 from broker.errors import BrokerError, ConfigurationError, NotFound
 from cli.api_commands import api_client, find_queue
-from cli.api_options import api_options
+from cli.api_options import api_options, is_here
 from cli.arguments import QueueName
 from cli.groups import examples
 from cli.listen.batches import accepted
@@ -105,13 +105,9 @@ def command(
     terminal, press r to send the last request again, b to show bodies, l to list the requests, and q to quit.
     """
     names = names_of(to, name, temporary=temporary)
-    say(
-        f"This lets the internet reach {', '.join(to)} on this machine: until this command ends (Ctrl-C), anybody who "
-        f"may put messages on {', '.join(queues)} at {url} decides what is sent there.",
-        err=True,
-    )
     terminal = not as_json and sys.stdout.isatty() and is_ours(sys.stdin.fileno())
     places = _places(url, key, queues, list(zip(names, to, strict=True)))
+    say(risk(url, queues, to), err=True)
     listening = _Listening(Show(body=body, as_json=as_json), once=once, terminal=terminal)
     ours = True
     try:
@@ -125,6 +121,15 @@ def command(
         raise group.exceptions[0] from None
     finally:
         _end(url, key, listening.served, listening.created if temporary and ours else set())
+
+
+def risk(url: str, queues: Sequence[str], targets: Sequence[str]) -> str:
+    """Return the warning about who can send requests to the local addresses `targets`."""
+    ours = f"{', '.join(targets)} on this machine"
+    may = f"anybody who may put messages on {', '.join(queues)} at {url} decides what is sent"
+    if is_here(url):
+        return f"Until this command ends (Ctrl-C), {may} to {ours}."
+    return f"This lets the internet reach {ours}: until this command ends (Ctrl-C), {may} there."
 
 
 def _places(url: str, key: str, queues: Sequence[str], targets: Sequence[tuple[str, str]]) -> list[_Place]:
@@ -204,7 +209,7 @@ class _Listening:
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening":
                 # An older server does not say whether it created the listener. Then the listener is never deleted.
-                if fields.pop("created", False):
+                if fields.get("created", False):
                     self.created.add(fields["id"])
                 if fields["id"] not in self.served:
                     self.served[fields["id"]] = place
@@ -232,18 +237,18 @@ class _Listening:
         event: str,
         *,
         request: dict[str, Any] | None = None,
-        resend: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        resend: Callable[[int], Coroutine[Any, Any, None]] | None = None,
+        number: int | None = None,
         **fields: Any,
     ) -> None:
-        number = None
         if self._terminal and request is not None and resend is not None:
             number = self._history.add(request, fields, partial(self._resend, resend)).number
         self._show(event, number=number, **fields)
         if self._once and event == "answered" and accepted(fields):
             self._end.set()
 
-    def _resend(self, resend: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._start(resend())
+    def _resend(self, resend: Callable[[int], Coroutine[Any, Any, None]], number: int) -> None:
+        self._start(resend(number))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -274,4 +279,4 @@ class _Listening:
         elif action.name == "body":
             show.one_body(found.request["body"])
         else:
-            found.resend()
+            found.resend(found.number)

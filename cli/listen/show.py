@@ -21,10 +21,13 @@ class Show:
         self.body = body
         self._as_json = as_json
 
-    def __call__(self, event: str, *, number: int | None = None, resent: bool = False, **fields: Any) -> None:
+    def __call__(
+        self, event: str, *, number: int | None = None, resent: bool = False, created: bool = False, **fields: Any
+    ) -> None:
         """Print an event of `everput listen`: listening, disconnected or answered.
 
-        `number` is the number of the request, if the user can select requests by their numbers.
+        `number` is the number of the request, if the user can select requests by their numbers. `created` says whether
+        the listener was created by this connection, so that no messages wait for it.
         """
         if self._as_json:
             shown = {
@@ -39,7 +42,8 @@ class Show:
         elif event == "answered":
             self._line(time.strftime("%H:%M:%S"), fields, number=number, resent=resent)
         elif event == "listening":
-            self.say(f"connected: {fields['name']} gets new messages and those that waited")
+            gets = "messages put from now on" if created else "new messages and those that waited"
+            self.say(f"connected: {fields['name']} gets {gets}")
         else:
             self.say(f"not connected, messages wait: {fields['reason']}")
 

@@ -129,10 +129,12 @@ class TunnelClient:
         if shown is not None:
             self._on_event("answered", request=message, resend=partial(self.resend, message), **shown)
 
-    async def resend(self, message: dict[str, Any]) -> None:
-        """Send a request to the local address again, and show the answer. The API does not get this answer."""
+    async def resend(self, message: dict[str, Any], number: int) -> None:
+        """Send a request to the local address again, and show the answer with the request's number. The API does not
+        get this answer.
+        """
         _, shown = await self._pass_on_wanted(message)
-        self._on_event("answered", resent=True, **shown)
+        self._on_event("answered", resent=True, number=number, **shown)
 
     async def _alive(self, _message: dict[str, Any]) -> tuple[dict[str, Any], None]:
         """Answer whether a program accepts a connection at the local address within ALIVE_S seconds."""

@@ -74,6 +74,23 @@ def test_a_queue_is_made_shown_listed_renamed_and_deleted(run: Run):
     assert missing.stderr.startswith("everput: no queue that the API key can read has the name or ID")
 
 
+def test_put_warns_when_the_queue_has_no_listeners(run: Run, tmp_path: Path):
+    (lines := tmp_path / "lines").write_text("one\n")
+    warning = "the queue unheard has no listeners; nobody gets these messages unless a replay sends them\n"
+    assert run("put", "--create", "unheard", str(lines)).stderr.startswith(warning)
+    assert run("put", "--quiet", "unheard", str(lines)).stderr == ""
+    run("listeners", "create", "unheard", "billing", *URLS)
+    assert "no listeners" not in run("put", "unheard", str(lines)).stderr
+
+
+def test_a_key_that_may_only_put_puts_without_the_warning(run: Run, tmp_path: Path):
+    (lines := tmp_path / "lines").write_text("one\n")
+    (made,) = told(run("queues", "create", "put-only", "--json"))
+    (key,) = told(run("keys", "create", "put-only", "--scope", "messages:put", "--json"))
+    said = run("put", made["id"], str(lines), EVERPUT_API_KEY=key["secret"]).stderr
+    assert said.startswith("1 put in ")
+
+
 def test_a_listener_is_made_shown_changed_paused_and_deleted(run: Run):
     run("queues", "create", "listened")
     settings = ["--max-in-flight", "3", "--header", "X-Team: a:b"]

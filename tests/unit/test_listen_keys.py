@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from broker.core.names import NAME_CHARS_MAX, refuse_name
 from broker.errors import ConfigurationError
 from cli.listen.keys import RECEIVED_BYTES_MAX, RECEIVED_MAX, Action, History, Keyboard
+from cli.listen.listen import risk
 from cli.listen.targets import Address, Filter, names_of, wanted
 
 
@@ -42,7 +43,7 @@ def test_no_key_makes_it_fail(text):
 
 
 def add(history: History, body: str = "") -> int:
-    return history.add({"headers": {}, "body": body}, {}, lambda: None).number
+    return history.add({"headers": {}, "body": body}, {}, lambda _: None).number
 
 
 def test_the_last_requests_are_found_by_number_and_older_ones_forgotten():
@@ -129,3 +130,17 @@ def test_a_filter_is_a_pattern_for_a_field_and_all_filters_must_match():
     for refused in ("data", "key=x", "=x"):
         with pytest.raises(click.BadParameter, match="such as name=order"):
             Filter().convert(refused, None, None)
+
+
+def test_only_with_a_server_elsewhere_the_warning_says_that_the_internet_reaches_this_machine():
+    queues, targets = ["orders"], ["http://127.0.0.1:3000/"]
+    decides = "anybody who may put messages on orders at {} decides what is sent"
+    for url in ("http://127.0.0.1:8080", "http://localhost:8080", "http://[::1]:8080"):
+        assert risk(url, queues, targets) == (
+            f"Until this command ends (Ctrl-C), {decides.format(url)} to http://127.0.0.1:3000/ on this machine."
+        )
+    url = "https://everput.example.com"
+    assert risk(url, queues, targets) == (
+        "This lets the internet reach http://127.0.0.1:3000/ on this machine: until this command ends (Ctrl-C), "
+        f"{decides.format(url)} there."
+    )
