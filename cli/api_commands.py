@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 import click
 import httpx
 import msgspec
-from rich import box
 from rich.table import Table
 
 from broker.errors import ConfigurationError, NotFound, Refused
@@ -23,6 +22,7 @@ from cli.api_options import api_options
 from cli.names import NoNames, is_id
 from cli.printing import say_json, stdout
 from cli.short_ids import whole_id
+from cli.tables import Column, FittingTable
 from cli.waiting import waiting
 from everput import Client, NoAnswer, NotReached, Problem, Request, get_queue, list_listeners, list_queues
 from everput.answers import Answer
@@ -184,19 +184,17 @@ def show(item: Answer, *, as_json: bool) -> None:
 
 def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:
     """Print several items: a table with a row for each item, or a line of JSON for each with `as_json`. `columns` maps
-    the headings of the table to field names.
+    the headings of the table to field names. On a narrow terminal, each item is a block of lines.
     """
     if as_json:
         for item in items:
             say_json(msgspec.json.encode(item))
         return
-    table = Table(box=box.SIMPLE)
-    for heading, field in columns.items():
-        # Ids are not cut, so that users can copy them.
-        table.add_column(heading, no_wrap=field == "id", overflow="fold")
+    # Ids are not cut, so that users can copy them.
+    table = FittingTable([Column(heading, whole=field == "id") for heading, field in columns.items()], simple=True)
     for item in items:
         fields = msgspec.to_builtins(item)
-        table.add_row(*(_text(fields.get(field)) for field in columns.values()))
+        table.add_row([_text(fields.get(field)) for field in columns.values()])
     stdout().print(table)
 
 

@@ -25,6 +25,11 @@ _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
 _TYPE_WIDTH: Final = max(map(len, CLASSES))
+# On a terminal with fewer than _WIDE columns, lines have no milliseconds and narrow gaps. The few types that are longer
+# than _NARROW_TYPE_WIDTH push the rest of their lines to the right. At 80 columns, an id and an attempt's outcome
+# or the actor then fit.
+_WIDE: Final = 120
+_NARROW_TYPE_WIDTH: Final = len("delivery.attempted")
 _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "deleted": "magenta", "settled": "green"}
 
 
@@ -70,7 +75,8 @@ class EventLines:
 
     def _lines(self, at_ms: int, event: Mapping[str, Any], details: str, color: str) -> Iterator[list[Part]]:
         at = datetime.fromtimestamp(at_ms // 1000, UTC)
-        time = f"{at:%H:%M:%S}.{at_ms % 1000:03d}"
+        wide = self._width is None or self._width >= _WIDE
+        time = f"{at:%H:%M:%S}.{at_ms % 1000:03d}" if wide else f"{at:%H:%M:%S}"
         if self._width is None:
             time = f"{at:%Y-%m-%d}T{time}Z"
         elif self._date != f"{at:%Y-%m-%d}":
@@ -80,16 +86,18 @@ class EventLines:
         where = " > ".join(self._name(event[name]) for name in _NAMED if event.get(name))
         shown = (*_COMMON, subject, *_NAMED)
         fields = {name: value for name, value in event.items() if name not in shown and value not in ("", None)}
-        rest = [where, self._id(event.get(subject, "")), details]
-        rest += [f"{name}={self._value(value)}" for name, value in fields.items()]
+        # Long names come late, because a narrow terminal cuts the end of the line.
+        rest = [self._id(event.get(subject, "")), details]
         rest.append(f"by {self._actor(event['actor'])}" if event["actor"] != "worker" else "")
+        rest += [where, *(f"{name}={self._value(value)}" for name, value in fields.items())]
         if self._width is None and event["request_id"]:
             rest.append(f"request {event['request_id']}")
-        kind = event["type"].ljust(_TYPE_WIDTH)
+        kind = event["type"].ljust(_TYPE_WIDTH if wide else _NARROW_TYPE_WIDTH)
+        gap = "  " if wide else " "
         text = " ".join(part for part in rest if part)
         if self._width is not None:
-            text = fitted(text, self._width - len(time) - len(kind) - 4)
-        yield [f"{time}  ", (kind, color) if color else kind, f"  {text}"]
+            text = fitted(text, self._width - len(time) - len(kind) - 2 * len(gap))
+        yield [f"{time}{gap}", (kind, color) if color else kind, f"{gap}{text}"]
 
     def _name(self, text: str) -> str:
         name = self._names.get(text)

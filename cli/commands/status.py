@@ -16,7 +16,6 @@ import click
 import orjson
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from broker.errors import ConfigurationError
@@ -26,12 +25,19 @@ from cli.arguments import QueueName
 from cli.groups import examples
 from cli.printing import say_json, stdout
 from cli.report import FIGURES, TROUBLES, Limits, ListenerRow, ProcessRow, StorageRow, listeners, processes, storage
+from cli.tables import Column, FittingTable
 from cli.waiting import waiting
 from everput import AsyncClient
 
 GIVE_UP_AFTER_S: Final = 5.0
 DAMAGED_LINE: Final = "log damaged: some records can't be read; `everput status --admin URL` names them"
 _MIB: Final = 1 << 20
+_COLUMNS: Final = (
+    *(Column(heading) for heading in ("queue", "listener", "state")),
+    *(Column(heading, right=True) for heading in ("waiting", "for", "retrying", "parked", "failed in 5 min")),
+    Column("last error"),
+    Column("wrong"),
+)
 _ORDER: Final = ("down", "failing", "paused", "parked", "replaying", "new", "healthy", "live")
 _WELL: Final = _ORDER.index("replaying")
 
@@ -164,18 +170,12 @@ def _json(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[Proc
 
 def tables(seen: Sequence[ListenerRow], stored: StorageRow, behind: Sequence[ProcessRow]) -> Group:
     """Return the tables of the report: the listeners, the worst first, then the stored bytes and the processes."""
-    table = Table()
-    for heading in ("queue", "listener", "state"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("waiting", "for", "retrying", "parked", "failed in 5 min"):
-        table.add_column(heading, justify="right")
-    table.add_column("last error", overflow="fold")
-    table.add_column("wrong", overflow="fold")
+    table = FittingTable(_COLUMNS)
     for row in sorted(seen, key=trouble):
         style = "red" if row.wrong else "yellow" if trouble(row)[1] < _WELL or row.last_error else ""
         counts = (f"{row.retrying:,}", f"{row.parked:,}", _recent(row))
         cells = (row.queue, row.listener, row.health, f"{row.lag:,}", _age(row.pending_s), *counts)
-        table.add_row(*cells, row.last_error or "", row.wrong or "", style=style)
+        table.add_row([*cells, row.last_error or "", row.wrong or ""], style=style)
     lines = [Text(_storage_line(stored), style="red" if stored.wrong else "")]
     if stored.log_damaged:
         lines.append(Text(DAMAGED_LINE, style="red"))
@@ -200,15 +200,13 @@ def _storage_line(stored: StorageRow) -> str:
     return f"messages stored: {stored.stored_bytes / _MIB:,.0f} MiB{bound}{wrong}"
 
 
-def _process_table(behind: Sequence[ProcessRow]) -> Table:
-    table = Table()
-    table.add_column("process", overflow="fold")
-    for heading in FIGURES:
-        table.add_column(heading, justify="right")
-    table.add_column("wrong", overflow="fold")
+def _process_table(behind: Sequence[ProcessRow]) -> FittingTable:
+    figures_columns = [Column(heading, right=True) for heading in FIGURES]
+    table = FittingTable([Column("process"), *figures_columns, Column("wrong")])
     for row in behind:
         figures = [_figure(name, row.figures.get(name)) for name in FIGURES]
-        table.add_row(row.process or row.address, *figures, row.wrong or "", style="red" if row.wrong else "")
+        cells = [row.process or row.address, *figures, row.wrong or ""]
+        table.add_row(cells, style="red" if row.wrong else "")
     return table
 
 

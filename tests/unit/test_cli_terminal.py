@@ -110,14 +110,29 @@ def test_the_messages_of_a_queue_are_a_line_each_with_an_id_to_paste(told: dict[
     assert "pending" in COLOR.sub("", shown) or "billing" in shown
 
 
+def test_at_80_columns_the_queues_and_the_status_are_blocks_with_whole_names(told: dict[str, str], run: Run):  # noqa: F811 - the fixture
+    name = "myapp.io/deletion-request-queue"
+    run("queues", "create", name)
+    urls = ["--notify-url", "http://127.0.0.1:8/n", "--liveness-url", "http://127.0.0.1:8/l"]
+    run("listeners", "create", name, "http://127.0.0.1:3000/ on host", *urls)
+    queues = on_a_terminal(told, "queues", "list")
+    assert re.search(rf"^ name +{name} *$", queues, re.MULTILINE)
+    assert re.search(r"^ listeners +http://127\.0\.0\.1:3000/ on host *$", queues, re.MULTILINE)
+    status = COLOR.sub("", on_a_terminal(told, "status", name))
+    assert re.search(rf"^ queue +{name} *$", status, re.MULTILINE)
+    assert re.search(r"^ state +new *$", status, re.MULTILINE)
+    assert all(len(line) <= COLUMNS for line in (queues + status).splitlines())
+    run("queues", "delete", name, "--yes")
+
+
 def test_the_log_is_a_line_an_event_that_fits_with_names_and_ids_to_paste(told: dict[str, str]):
     lines = COLOR.sub("", on_a_terminal(told, "log")).splitlines()
     date, *events = lines
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \(UTC\)", date)
     assert all(len(line) <= COLUMNS for line in lines)
     (put,) = (line for line in events if "message.put" in line)
-    assert "  terminal " in put
-    short = put.split(" terminal ")[1].split()[0]
+    short = put.split("message.put")[1].split()[0]
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d message\.put {{8}}{short} by key:\w{{20,22}}.*…", put)
     (story,) = COLOR.sub("", on_a_terminal(told, "log", "--message", short)).splitlines()[1:]
     assert story == put
     of_listener = COLOR.sub("", on_a_terminal(told, "log", "--listener", "billing"))
@@ -142,8 +157,22 @@ def test_several_deliveries_in_one_event_are_a_line_each():
     rows = [[1, 10, 200, 3], [2, 11, 204, 4]]
     settled = {"type": "deliveries.settled", "at_ms": 5, "rows": rows, **common}
     first, second = list(EventLines({"l": "billing"}, 200).of(settled))[1:]
-    assert "billing attempt 1 delivered: 200 after 3 ms" in str(first)
+    assert "attempt 1 delivered: 200 after 3 ms billing" in str(first)
     assert "attempt 1 delivered: 204 after 4 ms" in str(second)
+
+
+def test_at_80_columns_the_id_and_the_outcome_of_an_attempt_are_whole():
+    message_id, names = (
+        str(UUID(int=3)),
+        {"q": "myapp.io/deletion-request-queue", "l": "http://127.0.0.1:3000/ on host"},
+    )
+    common = {"actor": "worker", "request_id": "", "queue_id": "q", "listener_id": "l", "message_id": message_id}
+    ended = {"number": 1, "outcome": "delivered", "status": 200, "error": "", "next_at_ms": None}
+    attempted = {"type": "delivery.attempted", "at_ms": 5, "took_ms": 12, **ended, **common}
+    _, line = list(EventLines(names, COLUMNS).of(attempted))
+    text = "".join(part if isinstance(part, str) else part[0] for part in line)
+    assert f"delivery.attempted {short_id(message_id)} attempt 1 delivered: 200 " in text
+    assert len(text) <= COLUMNS
 
 
 def test_a_message_that_the_answer_to_a_batch_rejects_has_both_the_status_and_the_error():
