@@ -230,8 +230,8 @@ class Call:
         )
 
     def if_match(self) -> frozenset[int] | None:
-        """Return the versions in the request's header `If-Match`, or None if any version is accepted. The request
-        changes a resource only if the resource has one of these versions.
+        """Return the versions in the request's header `If-Match`. The request changes a resource only if the resource
+        has one of these versions. Return None if the header is missing or is `*`: any version is then accepted.
         """
         return versions(self.sent.get(b"if-match"))
 

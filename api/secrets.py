@@ -35,8 +35,8 @@ _TOO_MANY_TESTS: Final = "Too many tests of listeners are running at the moment.
 
 
 class Secrets:
-    """Handlers for a listener's signing secret and its test. `resolver` decides to which addresses this process may
-    connect.
+    """Handlers of requests about a listener's signing secret, and of requests to test a listener. `resolver` decides to
+    which addresses this process may connect.
     """
 
     def __init__(

@@ -65,8 +65,8 @@ async def cluster(options: Options) -> AsyncIterator[Cluster]:
         partitions = requests.partitions(table.messages.name)
         if partitions == 0:
             raise ConfigurationError(
-                f"Kafka at {kafka.bootstrap} has no topic {table.messages.name}: check --topic-prefix, and that "
-                "Everput was started on this Kafka before"
+                f"Kafka at {kafka.bootstrap} has no topic {table.messages.name}: check --topic-prefix. If it is "
+                "right, Everput was never started on this Kafka"
             )
         kafka = replace(kafka, partitions=partitions)
         yield Cluster(kafka, requests, topics(kafka))

@@ -172,7 +172,9 @@ class _Feed:
 
 
 class _Message(ConsumerMessage):  # type: ignore[misc]
-    """The Kafka message type of Faust, extended to hold a whole batch of records in its field `batch`."""
+    """The Kafka message type of Faust with one more field, `batch`. The field holds a whole batch of Kafka records,
+    which Faust then handles as one message.
+    """
 
     __slots__ = ("batch",)
 

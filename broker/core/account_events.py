@@ -60,8 +60,8 @@ class AccountIdentityLinked(AccountEvent, frozen=True, kw_only=True, tag="accoun
     """The event which says that a person may now sign in to an account with an OpenID Connect provider.
 
     `subject` is the person's id at the provider `issuer`. The account's sessions end and its password stops working,
-    because somebody else may have registered the e-mail address. The event counts only if the identity belongs to no
-    account, and the account has no identity.
+    because somebody else may have registered the e-mail address. The event has an effect only if the identity belongs
+    to no account, and the account has no identity.
     """
 
     issuer: str
@@ -72,7 +72,7 @@ class AccountIdentityUnlinked(AccountEvent, frozen=True, kw_only=True, tag="acco
     """The event which says that a person may no longer sign in to an account with an OpenID Connect provider. The other
     sessions of the account end.
 
-    `session_id` is the session in which the provider was unlinked. The event counts only if this session has not
+    `session_id` is the session in which the provider was unlinked. The event has an effect only if this session has not
     ended, and the account has an identity and a password that is not temporary.
     """
 
@@ -103,7 +103,7 @@ class AccountUnblocked(AccountEvent, frozen=True, kw_only=True, tag="account.unb
 class AccountDeleted(AccountEvent, frozen=True, kw_only=True, tag="account.deleted"):
     """The event that an account was deleted. Its sessions and memberships end, and its e-mail address becomes free.
 
-    Without `even_if_last`, the event counts only if each organization of which the account is an owner has another
+    Without `even_if_last`, the event has no effect if the account is an owner of an organization that has no other
     owner who is not blocked.
     """
 
@@ -140,7 +140,8 @@ class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joi
 class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"):
     """The event which says that an account left an organization, or was removed from it.
 
-    Without `even_if_last`, the event of an owner counts only if the organization has another owner who is not blocked.
+    Without `even_if_last`, the event has no effect if the account is an owner, and the organization has no other owner
+    who is not blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -152,8 +153,8 @@ class OrganizationLeft(Event, frozen=True, kw_only=True, tag="organization.left"
 class MemberRoleChanged(Event, frozen=True, kw_only=True, tag="member.role_changed"):
     """The event which says that a member of an organization got another role.
 
-    The event counts only if an owner or a command of the operator caused it. It does not count if the member is an
-    owner, and the organization has no other owner who is not blocked.
+    The event has an effect only if an owner or a command of the operator caused it. It has no effect if the member is
+    an owner, and the organization has no other owner who is not blocked.
     """
 
     urgent: ClassVar[bool] = True
@@ -192,16 +193,16 @@ class InvitationRevoked(InvitationEvent, frozen=True, kw_only=True, tag="invitat
 class InvitationAccepted(InvitationEvent, frozen=True, kw_only=True, tag="invitation.accepted"):
     """The event which says that an account accepted an invitation and became a member of the organization.
 
-    The event counts only if the account is no member yet and the invitation is open. For example, an invitation that
-    was accepted or revoked, or has expired, is not open.
+    The event has an effect only if the account is no member yet and the invitation is open. For example, an invitation
+    that was accepted or revoked, or has expired, is not open.
     """
 
     account_id: str
 
 
 class VolumeRecorded(Event, frozen=True, kw_only=True, tag="volume.recorded"):
-    """The event which says how many bytes, at most, one process has stored for an organization since the process's
-    previous event of this kind about this organization.
+    """The event which says how many bytes one process has stored for an organization. They are counted from the
+    process's previous event of this kind about this organization on. The number is an upper limit.
     """
 
     urgent: ClassVar[bool] = True

@@ -19,8 +19,8 @@ CLOCK_SKEW_MS: Final = 10 * 60_000
 class Change(NamedTuple):
     """An update or deletion of a message.
 
-    `offset` is the change's own offset in the topic `changes`. With `if_version`, the change counts only if the message
-    has that version.
+    `offset` is the change's own offset in the topic `changes`. With `if_version`, the change has an effect only if the
+    message has that version.
     """
 
     offset: int
@@ -41,10 +41,8 @@ def version(offset: int | None) -> int:
 
 
 def prevailing(known: Change | None, other: Change) -> Change | None:
-    """Return which of two changes of a message counts: the earlier one, or the next one in the log.
-
-    A deletion is final. A change for another version of the message does not count. Reading the same change again
-    changes nothing.
+    """Return which of two changes of a message is in effect: the earlier one, or the next one in the log. A deletion is
+    final. A change for another version of the message has no effect. Reading the same change again changes nothing.
     """
     if known is not None and (known.deleted or other.offset <= known.offset):
         return known

@@ -35,8 +35,8 @@ class State(Enum):
 class Circuit:
     """The circuit breaker of one listener. While it is open, the listener counts as down and gets only probes.
 
-    `allowance` limits the attempts in flight; None means no limit. `down_since_ms` is when the listener went down, and
-    0 while it is up. A good probe does not reset `down_since_ms`, but an attempt after the probe does, if it ends
+    `allowance` limits the attempts in flight; None means no limit. `down_since_ms` is the time at which the listener
+    went down. A good probe does not set it to 0 again: the first attempt after the probe does that, if the attempt ends
     without a fault of the listener.
     """
 
@@ -53,8 +53,8 @@ class Circuit:
 
     @property
     def alive(self) -> bool:
-        """Whether the circuit breaker is open because attempts have failed again after a successful probe, and no probe
-        has failed since these attempts.
+        """Whether the listener's newest probe has succeeded, but attempts after it have failed and have opened the
+        circuit breaker again.
         """
         return self.state is State.OPEN and self.relapses > 0
 

@@ -48,7 +48,7 @@ def decide(claims: Sequence[PutClaimed], at_ms: int) -> Claim | None:
     of the key in the order of the log.
 
     The first claim holds the key for 24 hours. If its process does not put the messages in time, other processes may
-    write claims with the next number. The first of them takes the key over.
+    write claims with the next number. The first of these claims takes the key over.
     """
     held: Claim | None = None
     for claim in claims:
@@ -71,18 +71,19 @@ def random_bits(claim: PutClaimed, number: int) -> int:
 def has_room(mine: int, all_of_them: int, *, claims_max: int = CLAIMS_MAX, few: int = FEW) -> bool:
     """Return whether an organization that has `mine` claims of Idempotency-Keys may store one more.
 
-    Of the `claims_max` places for claims, `all_of_them` are in use, and the others are free. A quarter of `claims_max`
-    is reserved for organizations with fewer than `few` claims. An organization with fewer than `few` claims may store
-    one more if it has fewer claims than there are free places. Any other organization may if it has fewer claims than
-    there are free places without the reserved quarter.
+    There are `claims_max` places for claims, and `all_of_them` are in use. A quarter of the places is reserved for
+    small organizations: those with fewer than `few` claims.
+
+    A small organization may store one more claim if it has fewer claims than there are free places. For any other
+    organization, the reserved quarter does not count as free.
     """
     free = claims_max - all_of_them
     return mine < free - claims_max // 4 or mine < min(free, few)
 
 
 class _Owners:
-    """The number of each organization's claims of Idempotency-Keys. Each organization has a small integer, which the
-    index of claims stores instead of the organization's id. When an organization has no more claims, another
+    """A counter of each organization's claims of Idempotency-Keys. It gives each organization a small integer, which
+    the index of claims stores instead of the organization's id. When an organization has no more claims, another
     organization can get its integer.
     """
 
@@ -108,7 +109,9 @@ class _Owners:
         return number
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Lower an organization's count of claims by one for each occurrence of the organization's small integer."""
+        """Subtract removed claims from the counts. `numbers` has one item for each removed claim: the small integer of
+        the organization that had the claim.
+        """
         for number, count in Counter(numbers).items():
             self._counts[number] -= count
             if not self._counts[number]:

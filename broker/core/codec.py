@@ -116,7 +116,8 @@ def _decode_other(value: bytes) -> Event:
 
 
 def decode_message(value: bytes) -> MessagePut:
-    """Decode a record of the topic `messages`. It must be fast, because a search or check decodes many messages.
+    """Decode a record of the topic `messages`. This function must be fast, because a search or check decodes many
+    messages.
 
     Raises UnknownEvent if the record is no message that this version of Everput knows.
     """

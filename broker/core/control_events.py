@@ -47,7 +47,7 @@ class QueueCreated(Event, frozen=True, kw_only=True, tag="queue.created"):
 class QueueRenamed(Event, frozen=True, kw_only=True, tag="queue.renamed"):
     """The event that a queue was renamed.
 
-    With `if_version`, the event counts only if the queue still has this version.
+    With `if_version`, the event has an effect only if the queue still has this version.
     """
 
     queue_id: str
@@ -252,8 +252,8 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
     """The event which says that a range of the log is damaged: no replica has unaltered copies of its records.
-    `first_offset` and `last_offset` both belong to the range. A repeated event for a range that was not mended
-    meanwhile changes nothing.
+    `first_offset` and `last_offset` both belong to the range. A second event for the same range changes nothing, unless
+    the range was mended in between.
 
     The topic is named without the prefix of the installation's topics.
     """

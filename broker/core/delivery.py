@@ -276,10 +276,9 @@ def judge(
 ) -> Verdict:
     """Decide what follows an attempt that was not accepted.
 
-    A delivery without further attempts is parked. Another delivery waits for its next attempt in memory, with three
-    exceptions, which wait in the topic `outstanding`: the delivery came from there, other deliveries need its place in
-    memory, or the next attempt is due `set_aside_after_ms` or more after the first one. `jitter` is a random number in
-    [0, 1).
+    A delivery without further attempts is parked. Any other delivery usually waits for its next attempt in memory. It
+    waits in the topic `outstanding` in three cases: it came from there, other deliveries need its place in memory, or
+    the next attempt is due `set_aside_after_ms` or more after the first one. `jitter` is a random number in [0, 1).
     """
     status, error = failure.status, failure.error
     if not failure.tried:

@@ -42,9 +42,10 @@ class Health(StrEnum):
 class Facts:
     """The facts about a listener's deliveries from which its health is computed.
 
-    `down` is False once the liveness_url has answered 2xx, even if attempts still fail, until it stops answering so.
-    `accepted` and `refused` count the attempts of the last MINUTES minutes. `error` is the error or HTTP status of the
-    newest failed attempt; None if it is not known, or if a later attempt was accepted.
+    `down` becomes False when the liveness_url answers 2xx, even if attempts still fail. It can become True again when
+    the liveness_url no longer answers 2xx. `accepted` and `refused` count the attempts of the last MINUTES minutes.
+    `error` is the error or HTTP status of the newest failed attempt; None if it is not known, or if a later attempt was
+    accepted.
     """
 
     down: bool = False

@@ -31,7 +31,7 @@ class MessagePut(Event, frozen=True, kw_only=True, tag="message.put"):
 
 class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     """The event which says that a request with an Idempotency-Key is about to put its messages. While the key is in
-    use, only the first of several such events of the key with the same `number` counts.
+    use, several such events may have the same key and `number`. Only the first of them has an effect.
 
     `digest` is the SHA-256 of the organization and the Idempotency-Key. `body_sha256` is the SHA-256 of the values that
     a repeated request must also have.
@@ -51,8 +51,8 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
 class MessageChange(Event, frozen=True, kw_only=True):
     """The base class of the events of the topic `changes`. No event has this class itself.
 
-    `partition` and `offset` are those of the message. With `if_version`, the event counts only if the message still has
-    this version.
+    `partition` and `offset` are those of the message. With `if_version`, the event has an effect only if the message
+    still has this version.
     """
 
     message_id: str
@@ -120,8 +120,9 @@ class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.hande
 class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
     """The event of several deliveries to one listener that were accepted at the first attempt.
 
-    Each row is (offset, time, HTTP status, duration in ms). `waited_ms` holds the time of each row from the put, or
-    from `deliver_at_ms`, until it was accepted.
+    Each row is (offset of the message, time of its acceptance, HTTP status, duration of the attempt in ms). `waited_ms`
+    has one number for each row: how many ms passed from the message's put, or from its `deliver_at_ms`, until it was
+    accepted.
     """
 
     listener_id: str

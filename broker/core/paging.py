@@ -68,7 +68,7 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield a time for each message of the chunk. No time is lower than the one before it: if a message's own time is,
-    the time before it is used.
+    """Yield a time for each message of the chunk. It is the message's own time, or the time yielded before it, if that
+    is later. So the times never fall.
     """
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

@@ -22,9 +22,10 @@ L = TypeVar("L")
 def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
     """Return the time between two probes of a listener that has been down for `down_ms`.
 
-    The time is a twentieth of `down_ms`, at most PROBE_MS_MAX, and at most the time that `listeners` probes take at
-    `per_s` probes a second. If that is less than PROBE_MS_FIRST, the time is PROBE_MS_FIRST. A few listeners are
-    therefore probed often, even if they have been down for long.
+    It is a twentieth of `down_ms`, but at most PROBE_MS_MAX, and at most the time that `listeners` probes take at
+    `per_s` probes a second. It is at least PROBE_MS_FIRST.
+
+    If only a few listeners are down, they are therefore probed often, even if they have been down for long.
     """
     return max(PROBE_MS_FIRST, min(PROBE_MS_MAX, down_ms // _PART, 1000 * listeners // per_s))
 

@@ -46,7 +46,7 @@ class Redrives:
         return Redrives(count=self.count, cancelled=self.count)
 
     def concern(self, message_id: str, *, since: int) -> bool:
-        """Return whether a redrive after the first `since` redrives concerns the delivery of this message."""
+        """Return whether a redrive with a number above `since` concerns the delivery of this message."""
         return self.of_all > since or self.of_messages.get(message_id, 0) > since
 
 

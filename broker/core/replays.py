@@ -26,8 +26,9 @@ ENDED_MAX: Final = 1_000
 class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    It takes `all`, `failed` or `undelivered` messages (`only`). If `picked` is not None, it takes three groups of
-    messages: those at the offsets in `picked`, those below `before_offsets`, and those from `after_offsets` on.
+    `only` says which messages it delivers: `all`, `failed` or `undelivered`. If `picked` is not None, it delivers three
+    groups of messages: those at the offsets in `picked`, those below `before_offsets`, and those from `after_offsets`
+    on.
     """
 
     id: str

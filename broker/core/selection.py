@@ -123,7 +123,8 @@ class Selection:
 
     def take(self, value: bytes | None) -> Event | None:
         """Return the event in a record if it matches the filter, else None. An event that only a newer version can read
-        is returned as Unreadable. Of an event about several messages, a filter for one message returns only its rows.
+        is returned as Unreadable. If the filter is for one message and the event is about several, the returned event
+        has only the rows of this message.
         """
         if value is None or not self._may_be(value):
             return None
@@ -174,8 +175,8 @@ class Selection:
         return about in self.queue_listener_ids
 
     def _story_of(self, event: Event) -> Event | None:
-        """Return the event if it concerns the message of this filter, else None. Of an event about several messages,
-        only the rows of this message are returned.
+        """Return the event if it concerns the message of this filter, else None. If the event is about several
+        messages, the returned event has only the rows of this message.
         """
         message = self.message
         if message is None:

@@ -88,7 +88,7 @@ class Counts:
         self.waited_ms += sum([max(0, one) for one in waited_ms])
 
     def quantile_ms(self, share: float) -> int | None:
-        """Return the delivery time below which this fraction of the deliveries stayed, as the upper bound of a
+        """Return a delivery time that this fraction of the deliveries did not exceed. The time is the upper bound of a
         histogram bucket. Return None if there is no delivery, or if the time is above the last bound.
         """
         total = sum(self.waited.values())
@@ -240,9 +240,9 @@ class Coverage:
         self.positions: dict[Lane, Position] = {}
 
     def accept(self, offset: int, event: StatisticsCounted) -> bool:
-        """Return whether the event of statistics at this offset of the topic `statistics` is valid. It is not if it was
-        written late (LATE_MAX), or covers an offset that an earlier valid event covers. If it is valid, remember which
-        offsets it covers.
+        """Return whether the event of statistics at this offset of the topic `statistics` is valid. An event is not
+        valid if it was written late (LATE_MAX), or if it covers an offset that an earlier valid event covers. If the
+        event is valid, remember which offsets it covers.
         """
         if offset - event.after > LATE_MAX:
             return False

@@ -79,9 +79,10 @@ class Window(Generic[D]):
 
     def seen(self, offset: int, delivery: D | None) -> bool:
         """Process a new message of this listener's queue, which the reader of new messages has reached. Return whether
-        the delivery of the message begins now. It does not if the offset is below the listener's start, or if the
-        message must be read again later: older messages come first, or `delivery` is None because the listener's memory
-        is full.
+        the delivery of the message begins now.
+
+        The delivery does not begin if the offset is below the listener's start. Nor does it begin if the message must
+        be read again later: older messages come first, or `delivery` is None because the listener's memory is full.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -96,7 +97,7 @@ class Window(Generic[D]):
 
     def wanted(self) -> int | None:
         """Return the offset from which a catch-up reader must read for this listener, because the reader of new
-        messages is already past it. Return None if the listener needs no such message.
+        messages is already past this offset. Return None if the listener needs no such message.
         """
         if self.missing:
             return min(self.missing)
@@ -119,10 +120,11 @@ class Window(Generic[D]):
         self.open[offset] = delivery
 
     def passed(self, start: int, end: int, tail: int) -> None:
-        """Record that a catch-up reader has read this listener's messages in the offsets [start, end). The reader of
-        new messages is at the offset `tail`.
+        """Record that a catch-up reader (a reader of older messages) has read the offsets [start, end) for this
+        listener. The reader of new messages is at the offset `tail`.
 
-        If the log lacks a message in `behind`, may_take() allows no later message until gone() is called for it.
+        `behind` has the offsets of messages that the listener must still get, lowest first. If the log lacks the first
+        of these messages, may_take() allows no later message until gone() is called for its offset.
         """
         if self.scan_from is not None and not self.behind and start <= self.scan_from:
             self.scan_from = max(self.scan_from, end)
@@ -137,8 +139,8 @@ class Window(Generic[D]):
         self.open.pop(offset, None)
 
     def scan(self, offset: int) -> None:
-        """Let a catch-up reader (a reader of older messages) read from this offset on. The reader of new messages does
-        not know which messages at these offsets the listener needs.
+        """Record that a catch-up reader (a reader of older messages) must read all messages for this listener from this
+        offset on, because it is not known which of them the listener needs.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)

@@ -18,7 +18,7 @@ from broker.ports import NoMember
 
 
 async def _handed_over() -> None:
-    raise LogUnavailable("this worker does not own the partitions any more, because it has handed them over")
+    raise LogUnavailable("this worker does not own the partitions any more: it has handed them over or lost them")
 
 
 class Fence:

@@ -90,9 +90,8 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
 
 
 def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *, holes: bool, exact: bool) -> bool:
-    """Return whether a record batch is intact and is the right batch to read at `offset`.
-
-    With `exact`, the batch must not begin before `offset`.
+    """Return whether a record batch is intact and is the next one to read: it includes the record at `offset`. With
+    `exact`, the batch must not begin before `offset`. With `holes`, it may begin after `offset`.
     """
     base, after = _base(batch, offset), batch.next_offset
     if not offset < after <= end_offset or not batch.validate_crc():

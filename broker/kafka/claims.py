@@ -106,7 +106,8 @@ class ClaimsTopic:
                 ]
         except TimeoutError:
             raise ViewBehind(
-                f"This server could not read the newest Idempotency-Keys from Kafka within {_LOOK_S:g} s. Try again."
+                "This server could not compare the Idempotency-Key with the newest keys in Kafka within "
+                f"{_LOOK_S:g} s. Repeat the request with the same key."
             ) from None
 
     def _partition(self, digest: bytes) -> int:

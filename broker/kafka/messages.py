@@ -121,11 +121,11 @@ class MessagesTopic:
     async def find_all(
         self, *, partition: int, at_ms: int, message_ids: Collection[str], organization_id: str
     ) -> dict[str, tuple[int, bytes]]:
-        """Return the offset and the Kafka record's value of each found message, by its id. Raises LogDamaged if a
-        missing message may be in an unreadable range.
+        """Find messages by their ids. Return the offset and the Kafka record's value of each found message, by its id.
+        Raises LogDamaged if a missing message may be in an unreadable range.
 
-        The log is read from the time in the ids on. The first read is usually enough, so only further reads need a slot
-        for large reads.
+        The partition is read from `at_ms`, the time in the ids, on. The first read usually finds the messages. Further
+        reads need a slot, because only a few large reads may run at the same time.
         """
         if partition >= self._partitions:
             return {}

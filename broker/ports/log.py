@@ -299,8 +299,8 @@ class TooMuch(Exception):
 
 
 class CountingChange(NamedTuple):
-    """The change of a message that counts: its deletion, or else its newest valid update. `offset` is the offset of the
-    change in the topic `changes`.
+    """The change of a message that has an effect: the deletion of the message, or else its newest valid update.
+    `offset` is the offset of the change in the topic `changes`.
     """
 
     offset: int

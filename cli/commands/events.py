@@ -68,7 +68,10 @@ def catalogue() -> str:
                 rows = [row for row in rows if row[0] not in former.lacks]
                 lines += _version(f"#### `{name}`, version {version}", rows)
                 former_text = f"Everput no longer writes version {version} of `{name}`."
-                lines += ["", f"{former_text} Events of this version in the log have this meaning: {former.read_as}."]
+                lines += [
+                    "",
+                    f"{former_text} The log may still have events of this version. They mean: {former.read_as}.",
+                ]
     return "\n".join(lines) + "\n"
 
 

@@ -126,8 +126,8 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
         left = sum(1 for listener in view.state.listeners.values() if sealer.reseal(listener.sealed()))
     if left:
         raise ConfigurationError(
-            f"{left} listeners still have secrets that an old key has encrypted: set "
-            f"{files.SEALING_KEY_VARIABLE}=NEW,OLD for the processes that still encrypt with an old key, restart "
-            "them, and repeat this command"
+            f"{left} listeners still have secrets that are encrypted with an old key: some processes still encrypt "
+            f"with it. Set {files.SEALING_KEY_VARIABLE}=NEW,OLD for these processes, restart them, and repeat this "
+            "command"
         )
     return count

@@ -163,8 +163,9 @@ class Demo:
                 group.create_task(send(task, numbered))
 
     async def _watch(self, putting: asyncio.Task[None]) -> None:
-        """Cause the demo's failures and show its counts. Return when no further failure is planned and every message
-        that was put has arrived, or when nothing was put or received for PATIENCE_S seconds.
+        """Cause the demo's failures one after another, and show the numbers of messages. Return when all failures are
+        over and every message that was put has arrived. Also return if nothing was put or received for PATIENCE_S
+        seconds.
         """
         course = self._course(putting)
         progress: object = None

@@ -132,7 +132,8 @@ async def _serve(process: Process, options: Options) -> None:
             task.cancel()
         if crashed.done() and not process.stop.is_set():
             raise RuntimeError(
-                "this API process can no longer read the topic `control`, so it ends: start it again"
+                "this API process can no longer read the topic `control`, so it ends; start it again, unless a "
+                "supervisor such as `everput serve` does that"
             ) from crashed.result()
         crashed.cancel()
 

@@ -46,8 +46,8 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """The arguments for the work of one Everput process: its settings, an event that stops it, its health, and
-    functions that it calls.
+    """The arguments that run() passes to the function which does a process's work, for example a worker's: the
+    settings, an event that tells the function to stop, the health of the process, and functions to call.
     """
 
     settings: Settings

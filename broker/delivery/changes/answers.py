@@ -87,8 +87,9 @@ class Answers:
         return reply
 
     async def tell(self, partition: int, changes: Iterable[ChangeReply]) -> None:
-        """Write the answer to each of these updates and deletions as soon as the states of all deliveries of its
-        message are known. After `answer_s` seconds, a state that is still open is written as `unknown`.
+        """Write the worker's answer to each of these updates and deletions of messages to the topic `deliveries`. An
+        answer is written as soon as the states of all deliveries of the message are known. After `answer_s` seconds, it
+        is written in any case, with the state `unknown` for each delivery whose state is still open.
         """
         deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)

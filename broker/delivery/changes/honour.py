@@ -203,8 +203,9 @@ class Changes:
         """Read the updates and deletions of messages in the topic `changes`, from offset `begin` to before
         `taken.position`, and add them to `taken`.
 
-        `taken.found` gets those of messages at or after the offset `taken.floor`, and with `kept`, those of messages
-        that have a delivery in the topic `outstanding`. `taken.recent` gets all whose clients may wait for an answer.
+        Updates and deletions of messages at or after the offset `taken.floor` are added to `taken.found`. With `kept`,
+        those of earlier messages that have a delivery in the topic `outstanding` are added, too. `taken.recent` gets
+        the updates and deletions whose clients may still wait for an answer.
         """
         if not taken.position:
             return
@@ -241,7 +242,9 @@ class Changes:
             return fetched.records[0].timestamp if fetched.records else None
 
     def _add(self, partition: int, taken: Taken) -> None:
-        """Store newly read updates and deletions of messages. They replace those known before of the same messages."""
+        """Store newly read updates and deletions of messages. They replace what was stored before for the same
+        messages.
+        """
         for offset, (message_id, _, counts) in taken.found.items():
             self.known[partition, offset] = counts
             self._ids[partition, offset] = message_id
@@ -294,7 +297,9 @@ class Changes:
         return self._answers.look(partition, offset, event, in_doubt=in_doubt, honoured=honoured)
 
     async def mended(self, partition: int, first: int, last: int) -> None:
-        """Apply updates and deletions at these offsets of `changes`, unreadable before. Skip those given up as lost."""
+        """Apply the updates and deletions at these offsets of the topic `changes`, which were unreadable until now.
+        Skip those that were given up as lost.
+        """
         while partition in self._floors:
             try:
                 found = [one async for one in self._log.changes.since(partition, 0, first, last + 1)]
@@ -405,7 +410,7 @@ async def _newest_of_worker(requests: LogReader, topic: str, partition: int) -> 
     """Return the newest event that a worker has written to this partition of the topic `deliveries`. Return None if
     this event can't be read or decoded, or is not among the last `_LOOK_BACK` records. Raises LogUnavailable.
 
-    API processes write to this topic, too: the results of listener tests, which are skipped here.
+    Records of API processes are skipped: they write the results of listener tests to this topic.
     """
     begin, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     for offset in range(end - 1, max(begin, end - _LOOK_BACK) - 1, -1):

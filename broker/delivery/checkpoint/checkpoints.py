@@ -140,7 +140,7 @@ class Checkpoints:
 
     async def run(self) -> None:
         """Make checkpoints in an endless loop, each `checkpoint_s` seconds after the one before has ended. Raises
-        Suspended if such a wait took longer than `suspended_s` seconds, because the process was suspended.
+        Suspended if the process was suspended meanwhile: a wait took longer than `suspended_s` seconds.
         """
         while True:
             await self._pause()
@@ -248,9 +248,9 @@ class Checkpoints:
         return None
 
     async def _collect(self, streams: list[Stream], cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the results and offsets of all delivery streams (one partition's deliveries to one listener) that
-        have changed and are due. Add the streams to `streams`, their offsets to `cursors`, and their results to those
-        that _write() must write.
+        """Collect the results and offsets of the delivery streams that have changed and are due. A delivery stream is
+        one partition's deliveries to one listener. Add the streams to `streams`, their offsets to `cursors`, and their
+        results to those that _write() must write.
         """
         self._collect_changed(cursors, at_s)
         waits: dict[str, bool] = {}
@@ -280,8 +280,8 @@ class Checkpoints:
             cursors.setdefault(listener_id, {})[stream.partition] = self._cursor(stream, partition)
 
     def _collect_changed(self, cursors: dict[str, dict[int, Cursor]], at_s: float) -> None:
-        """Collect the offsets that were passed to changed(), unless their listener can skip this checkpoint. Where the
-        listener has a delivery stream, only mark the stream: its offset is collected with its results.
+        """Collect the offsets that were passed to changed(), unless their listener can skip this checkpoint. If the
+        listener has a delivery stream there, only mark the stream: its offset is collected with its results.
         """
         for listener_id, numbers in self._outstanding.take_changed().items():
             self.changed(listener_id, numbers)
@@ -318,8 +318,8 @@ class Checkpoints:
 
     async def run_idle(self) -> None:
         """Commit each listener's offsets again about every `idle_checkpoint_s` seconds, in an endless loop, because
-        Kafka deletes old committed offsets. Where something is being delivered to the listener, its offset waits for
-        the next checkpoint.
+        Kafka deletes old committed offsets. In a partition whose messages are being delivered to the listener, the next
+        checkpoint commits its offset instead.
         """
         rounds = int(self._tuning.idle_checkpoint_s / self._tuning.checkpoint_s)
         turn = 0

@@ -52,7 +52,9 @@ log = logging.getLogger(__name__)
 
 
 class Batched(Protocol):
-    """The methods of a listener's batches that attempts call. They send a batch, and process the answer to it."""
+    """The methods of a listener's batches that attempts call: one sends a batch, and another processes the answer to
+    it.
+    """
 
     def send(self, connection: Connection, deliveries: DeliveryBatch, /) -> None: ...
     def answered(
@@ -233,7 +235,7 @@ class Attempts:
         )
 
     def expire(self) -> None:
-        """End the attempts whose requests were sent longer ago than the listener's timeout."""
+        """End the attempts that have timed out: their requests were sent longer ago than the listener's timeout."""
         before_s = self._loop.time() - self._timeout_s
         while (connection := self.connections.expired(before_s)) is not None:
             connection.expire()
@@ -332,12 +334,12 @@ class Attempts:
     def follow_up(
         self, deliveries: Sequence[Delivery], failure: Failure, took_ms: int, *, limited: bool = True
     ) -> list[Delivery]:
-        """Decide what follows a failed attempt of these deliveries, and do it. Return the deliveries for which the
-        failure counts.
+        """Decide what follows a failed attempt of these deliveries, and do it. Return the deliveries for which this
+        attempt counts. It does not count, for example, for a delivery that is attempted again at once. For a delivery
+        that was dropped meanwhile, nothing changes.
 
-        If a delivery was dropped meanwhile, nothing changes for it. If `limited` is true, the failure counts once for
-        the listener's limits and its circuit breaker. All deliveries share one jitter (a random factor of the wait), so
-        that those with equally many attempts are retried together.
+        If `limited` is true, the failure counts once for the listener's limits and its circuit breaker. All deliveries
+        share one jitter (a random factor of the wait), so that those with equally many attempts are retried together.
         """
         at_ms, jitter = now_ms(), self._dice()
         counted, again = list[Delivery](), list[Delivery]()

@@ -34,9 +34,9 @@ class Lagging(Protocol):
 class Backlog:
     """The partitions in which one listener lags, so that it needs older messages from Kafka.
 
-    Before retention deletes such messages, their deliveries move to the topic `outstanding` with their data. Without
-    room in memory, messages are loaded for this move only while fewer than `set_aside_together` of them, and less than
-    `set_aside_bytes_max` bytes, are on the way.
+    Before retention deletes such messages, their deliveries move to the topic `outstanding` with their data. If the
+    listener has no room in memory, messages are still loaded for this move, but only a few at a time: fewer than
+    `set_aside_together` messages with less than `set_aside_bytes_max` bytes.
     """
 
     __slots__ = ("_dispatcher", "behind")
@@ -48,7 +48,8 @@ class Backlog:
 
     def room_for(self, stream: Stream, offset: int) -> bool:
         """Return whether this message is allowed to be loaded into memory: its listener has room for one more message.
-        A message that will be moved to the topic `outstanding` is also allowed, if only few others are being moved.
+        Without room, a message is allowed if it will be moved to the topic `outstanding`, and only few others are being
+        moved.
         """
         dispatcher = self._dispatcher
         return dispatcher.room() or (

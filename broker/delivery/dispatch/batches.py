@@ -194,8 +194,8 @@ class Batches:
     def _next(self, batch: Batch) -> DeliveryBatch:
         """Remove and return the deliveries of the next batch.
 
-        The batch is empty if some of the ready deliveries may not begin, and the others must wait for more messages,
-        because they do not fill the batch and its waiting time is not over.
+        The batch can be empty: some of the ready deliveries may not begin, and the others must wait for more messages.
+        They wait because they do not fill a batch, and the batch's waiting time is not over.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False

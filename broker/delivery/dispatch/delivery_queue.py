@@ -56,8 +56,8 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Make the deliveries ready that wait for a retry or another time, if `concerns` returns true for the id of
-        their message.
+        """Make deliveries ready that wait for a retry or for another time: those for whose message id `concerns`
+        returns true.
         """
         later = []
         for row in self.retries:

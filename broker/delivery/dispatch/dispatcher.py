@@ -375,7 +375,7 @@ class Dispatcher:
 
     @property
     def waits(self) -> bool:
-        """Whether deliveries are ready, and the listener's limits do not rule out that an attempt starts soon."""
+        """Whether deliveries are ready, and the listener's limits may allow an attempt soon."""
         return bool(self.deliveries.ready) and not self.limits.let_wait(self.busy)
 
     @property

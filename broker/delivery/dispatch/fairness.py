@@ -130,7 +130,7 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
     """Divide `permits` attempts among the slow and failing listeners whose deliveries wait. Return the dispatchers of
     the listeners that got at least one. A slow or failing listener without a waiting delivery may start one attempt.
 
-    If there is a remainder, `turn` decides which listeners get it.
+    If the attempts can't be divided equally, `turn` decides which listeners get one more.
     """
     slow: list[DispatcherT] = []
     others: list[DispatcherT] = []

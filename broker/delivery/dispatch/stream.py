@@ -57,7 +57,9 @@ class Assigned(Protocol):
 
 
 class Answers(Protocol):
-    """The answers of one listener to failed attempts. A checkpoint takes the answers that the log must store."""
+    """The answers of one listener to failed attempts. A checkpoint collects the answers from this object, to write them
+    to the log.
+    """
 
     def take(self, listener: Listener, partition: int, at_ms: int, /) -> Sequence[Event]: ...
 
@@ -133,7 +135,7 @@ def message_of(delivery: Delivery) -> Message:
     """Return the delivery's message. Raises RuntimeError if the message is not in memory."""
     message = delivery.message
     if message is None:
-        raise RuntimeError(f"a delivery in the state {delivery.state} has no message in memory")
+        raise RuntimeError(f"internal error: a delivery in the state {delivery.state} has no message in memory")
     return message
 
 

@@ -80,8 +80,8 @@ class Ticks:
                 dispatcher.connections.tidy()
 
     async def _rest(self, dispatchers: Mapping[str, Dispatcher]) -> None:
-        """Wait until a dispatcher needs regular calls of tick(). Until then, only close connections that have been idle
-        for too long, every `rest_s` seconds.
+        """Wait until a dispatcher (the sender of one listener's messages) has work, and needs regular calls of tick().
+        Meanwhile, close connections that have been idle for too long, about every `rest_s` seconds.
         """
         self._rested = asyncio.Event()
         while not self._active:

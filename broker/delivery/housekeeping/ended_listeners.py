@@ -40,8 +40,8 @@ class Outstanding(Protocol):
 
 
 class EndedListeners:
-    """The deletion of what deleted listeners and ended replays have left: their deliveries in the worker's partitions
-    and, if the worker owns partition 0, their committed offsets.
+    """The deletion of the data that deleted listeners and ended replays have left: their deliveries in the worker's
+    partitions and, if the worker owns partition 0, their committed offsets.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class EndedListeners:
                 self.look()
 
     async def clear(self) -> bool:
-        """Delete what listeners and replays that no longer exist have left: their stored deliveries in the worker's
-        partitions and, if the worker owns partition 0, their committed offsets. Return whether there were such offsets,
-        even if their deletion must be tried again.
+        """Delete the data that deleted listeners and ended replays have left: their stored deliveries in the worker's
+        partitions and, if the worker owns partition 0, their committed offsets. Return whether there were such
+        committed offsets, even if their deletion has failed and must be tried again.
 
         Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`
         to its end.

@@ -41,8 +41,8 @@ class Lagging(Protocol):
 
 
 class _Lag(NamedTuple):
-    """A listener that lags in a partition. The old messages that it still needs are copied to the topic `outstanding`,
-    so that they can be deleted from the topic `messages`.
+    """A listener that lags in a partition. The old messages that the listener still needs are copied to the topic
+    `outstanding`. Then they can be deleted from the topic `messages`.
     """
 
     partition: int
@@ -182,7 +182,7 @@ class Retention:
     def _earlier(self, before_ms: int, put_ms: int | None) -> int:
         """Return the earlier of two times: `before_ms`, and the time `put_ms` of the oldest message's put.
 
-        `put_ms` is None if there is no message. If there is one, `put_ms` is lowered by the possible difference between
-        machines' clocks.
+        `put_ms` is None if there is no message. Before the comparison, `put_ms` is lowered by the possible difference
+        between machines' clocks.
         """
         return before_ms if put_ms is None else min(before_ms, put_ms - self._tuning.clock_skew_ms)

@@ -288,9 +288,11 @@ class Due:
 
 
 def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEntry) -> bool:
-    """Return whether an attempt of a stored delivery is allowed now. If its record is from before this worker took the
-    partition over, the listener must have passed the message. If the message has an ordering key, the listener must
-    have read all messages before this one.
+    """Return whether an attempt of a stored delivery is allowed now.
+
+    If the delivery's record is from before this worker took the partition over, the reading for this listener must have
+    passed the message. Otherwise, the message could be sent twice. If the message has an ordering key, all messages
+    before it must have been read for the listener.
     """
     # After a crash, a listener's delivery stream can read a message again although its delivery is in `outstanding`.
     # Wait until the stream has passed the message. Otherwise, a delivery found at the take-over could be sent twice.

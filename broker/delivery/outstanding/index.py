@@ -209,8 +209,8 @@ class OutstandingIndex:
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
-        """Return deliveries of a listener to which this redrive (a request to retry now) was not applied yet. Each of
-        them is parked or was attempted.
+        """Return the listener's deliveries that are parked or were attempted, and to which this redrive (a request to
+        retry now) was not applied yet.
         """
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
@@ -218,8 +218,8 @@ class OutstandingIndex:
         )
 
     def redriven_until(self, listener_id: str, redrive: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return deliveries of a listener in the order of their row ids. They became due by this redrive (a request to
-        retry now) or an earlier one, and were not attempted since.
+        """Return the listener's deliveries that became due by this redrive (a request to retry now) or an earlier one,
+        and were not attempted since. They are in the order of their row ids.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND undo_forgiven IS NOT NULL AND redrives <= ? AND id > ?"
@@ -240,8 +240,8 @@ class OutstandingIndex:
         return self._rows_of(sql, (*self._of(key_queue), limit))
 
     def begins_before(self, key_queue: KeyQueue, offset: int) -> bool:
-        """Return whether the index has a delivery of this ordering key, to one listener, below this message offset. A
-        parked delivery does not count.
+        """Return whether the index has an earlier delivery of this ordering key to the listener: one that is not
+        parked, and whose message is below this offset.
         """
         count = self.counts.get(key_queue[0])
         if count is None or not count.queued_keys:
@@ -265,9 +265,10 @@ class OutstandingIndex:
         return self._last_id
 
     def unread(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return, in the order of their row ids, deliveries that are parked because their message, its update or
-        earlier results could not be read. They are of the messages at the offsets from `first` to `last`. A row that
-        stands for a range of unreadable messages is returned even if its range ends before `first`.
+        """Return deliveries that are parked because their message, its update or earlier results could not be read, in
+        the order of their row ids. Only deliveries of the messages at the offsets from `first` to `last` are returned,
+        with one exception: a row that stands for a range of unreadable messages is returned even if its range ends
+        before `first`.
         """
         sql = (
             "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND message_offset <= ? AND"
@@ -326,7 +327,9 @@ class OutstandingIndex:
             self.changed.setdefault(listener_id, set()).add(place[0])
 
     def _is_counted(self, entry: OutstandingEntry) -> bool:
-        """Return whether a row is counted as waiting. It can have been counted after `entry` was read."""
+        """Return whether the row is counted as waiting now. It may have been counted only after `entry` was read from
+        it.
+        """
         return entry.waits or any(
             row[0] for row in self._rows_of("SELECT waits FROM entries WHERE id = ?", (entry.id,))
         )

@@ -87,8 +87,8 @@ async def rebuilt(
     requests: LogReader, topic: str, partition: int, outcomes: Outcomes, streams: Streams, *, at_once: int
 ) -> AsyncIterator[dict[Key, OutstandingEntry]]:
     """Yield the deliveries that the topic `outstanding` should hold for these listeners, without reading this topic.
-    The deliveries are computed from the messages and the results of attempts. First come those whose messages can be
-    read, in the order of the messages.
+    The deliveries are computed from the messages and the results of attempts. Deliveries of readable messages come
+    first, in the order of the messages.
 
     `topic` is the name of the topic `messages`. Raises LogUnavailable.
     """
@@ -120,7 +120,7 @@ async def rebuilt(
 
 
 class _Stream:
-    """A listener in one partition, with its committed offset. It says which offsets the listener has passed."""
+    """A listener in one partition. Its committed offset says which messages the listener has passed."""
 
     def __init__(self, listener: Listener, cursor: Cursor, partition: int) -> None:
         self.listener = listener

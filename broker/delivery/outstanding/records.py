@@ -103,8 +103,8 @@ class OutstandingRecords:
                 }
 
     async def _end(self, partition: int, noted: int) -> int:
-        """Return the end offset of the partition. If it is lower than `noted`, ask up to nine times more, because a new
-        partition leader may report a lower offset for a moment.
+        """Return the end offset of the partition. If Kafka returns an offset below `noted`, ask up to nine times more,
+        because a new partition leader may report a lower offset for a moment.
         """
         for tried in range(_TRIES_MAX):
             end = (await self._requests.offsets(self._topic.name, {partition: LATEST}))[partition]

@@ -115,16 +115,16 @@ class Outstanding:
         self._index.close()
 
     async def note(self) -> None:
-        """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). While
-        records of a partition are still to be written, or may not be stored, its former fingerprint stays.
+        """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). A
+        fingerprint stays as it is while the partition's records are being written, or may not be stored.
         """
         await self._sync.note(one for one in self._owned if one not in self._settled)
 
     # Deliveries that are stored
 
     def overtakes(self, delivery: Delivery) -> bool:
-        """Return whether an attempt of this delivery would break the order of its ordering key. That is so if an
-        earlier delivery with the key is in the topic `outstanding` and not parked, or is being written there.
+        """Return whether an attempt of this delivery would break the order of its ordering key. It would if an earlier
+        delivery with the key is being written to the topic `outstanding`, or is there and is not parked.
         """
         key_queue = _key_queue(delivery) if self._coming or self._index.queued_keys else None
         if key_queue is None:
@@ -346,8 +346,8 @@ class Outstanding:
             self._due.put_back(delivery.entry)
 
     def removed(self, listener_id: str) -> None:
-        """Schedule the deliveries from the topic `outstanding` that a removed dispatcher held, in case the listener
-        gets a dispatcher again. Other deliveries no longer wait for those of this listener that were being written.
+        """Schedule the stored deliveries that a removed dispatcher held, in case the listener gets a dispatcher again.
+        Deliveries of this listener that were being written to the topic `outstanding` no longer block others.
         """
         key_queues = self._coming.forget(lambda key_queue: key_queue[0] == listener_id)
         for entry in [one for one in self._due.taken.values() if one.listener_id == listener_id]:

@@ -50,8 +50,8 @@ class WatchedAppender:
         return not self._under_way[partition] and not self._in_doubt[partition]
 
     def doubt(self, partition: int, key: bytes) -> None:
-        """Remember that the index may lack a record with this key. The doubt ends when a later record with the same key
-        is written.
+        """Remember that the index may lack a record with this key. When a later record with the same key is written,
+        this is forgotten.
         """
         self._in_doubt[partition].add(key)
 
@@ -171,8 +171,9 @@ class IndexSync:
         return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self, partitions: Iterable[int]) -> None:
-        """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). While
-        records are being written to a partition, or may not be stored, its former fingerprint stays.
+        """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). A
+        partition keeps its former fingerprint while records are being written to it, or while it is unknown whether
+        they are stored.
         """
         changes = {one: self._written.changes[one] for one in partitions}
         quiet = [
@@ -193,8 +194,8 @@ class IndexSync:
     async def _knows(self, partition: int, end: int) -> bool:
         """Return whether the index agrees with the records in Kafka before this offset.
 
-        If Kafka has more records than this worker has written, compare the index with the new records. Kafka has more
-        if an append was sent twice, or if the partition's former owner sent one late.
+        Kafka can have more records than this worker has written: an append may have been sent twice, or the partition's
+        former owner may have sent one late. In this case, compare the index with these records.
         """
         begin, before = self._known.get(partition, (0, 0))
         last: dict[bytes, bool] = {}

@@ -78,8 +78,8 @@ class CatchUpQueue:
 
     async def next(self, *, first: bool) -> Stream:
         """Wait until a delivery stream (one partition's messages to one listener) needs a read. Remove and return the
-        stream that has waited longest. If `first` is true, a stream to a fast listener comes before all others, else a
-        stream to another listener does.
+        stream that has waited longest. If `first` is true, prefer streams to fast listeners, else prefer all other
+        streams.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
@@ -209,8 +209,8 @@ class CatchUp:
                 await asyncio.sleep(0)
 
     def _queues_near(self, stream: Stream, start: int) -> set[str]:
-        """Return the ids of the queues whose messages the next read of older messages should include. Lagging listeners
-        of these queues wait for offsets that the read can reach.
+        """Return the ids of the queues whose messages the next read of older messages should include. These are queues
+        whose lagging listeners wait for offsets that the read can reach.
         """
         far = start + stream.fetch_bytes // _RECORD_BYTES_MIN
         queue_ids = {stream.dispatcher.listener.queue_id}

@@ -122,7 +122,7 @@ class Partition:
 
     def place(self, dispatcher: Dispatching) -> None:
         """Record that the listener's committed offset on this partition is loaded. From now on, new messages are handed
-        to the listener, unless older messages must be searched for it first, or it is a replay.
+        to the listener, unless older messages must be searched for the listener first, or the listener is a replay.
         """
         self._placed.add(dispatcher)
         stream = dispatcher.streams.get(self.number)
@@ -140,7 +140,7 @@ class Partition:
 
     def feeds(self, dispatcher: Dispatching) -> bool:
         """Return whether new messages are handed to the listener as soon as they are read. They are not if older
-        messages must be searched for it first, or if it is a replay.
+        messages must be searched for the listener first, or if the listener is a replay.
         """
         return dispatcher in self._fed.get(dispatcher.listener.queue_id, {})
 
@@ -159,9 +159,8 @@ class Partition:
 
     def from_ring(self, stream: Stream) -> bool:
         """Hand a lagging listener the messages that it needs next, as many as it can take, from the recent messages in
-        memory. Return whether this was done.
-
-        It is not done if the listener's next offset is before the first offset in memory, or if it needs no message.
+        memory. Return False if this is not possible: the listener's next offset is before the first offset in memory,
+        or the listener needs no message.
         """
         wanted = stream.window.wanted()
         if wanted is None or wanted < self._ring_from:

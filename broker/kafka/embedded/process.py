@@ -156,7 +156,9 @@ class KafkaProcess:
 
     @property
     def running(self) -> asyncio.subprocess.Process:
-        """Child process, running or ended. Raises RuntimeError before the start."""
+        """Return the child process in which Kafka runs, or ran until it ended. Raises RuntimeError if start() was not
+        called before.
+        """
         if self._process is None:
             raise RuntimeError("Kafka has not been started; call start() first")
         return self._process
