@@ -55,8 +55,8 @@ DEFAULT_LIMITS: Final = AccountLimits()
 
 
 class Accounts:
-    """Handlers for /v1/sessions, /v1/organizations and /v1/accounts, and for `password`, `unlink` and `delete` below
-    /v1/accounts.
+    """Handlers for /v1/sessions, /v1/organizations and /v1/accounts, and for three paths below /v1/accounts:
+    `password`, `unlink` and `delete`.
 
     `registration` says whether a person may register without an invitation.
     """
@@ -168,8 +168,8 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def unlink(self, call: Call) -> Any:
-        """Unlink the account from the OpenID Connect provider, so that only its password signs in. End its other
-        sessions.
+        """Unlink the account from the OpenID Connect provider, so that only its password signs in. End the account's
+        other sessions, but not this one.
         """
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
@@ -247,11 +247,11 @@ class Accounts:
         return {"organizations": [self._membership_fields(one, session.account_id) for one in found]}
 
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
-        """Count a check of a password, or raise TooManyRequests.
+        """Count one check of a password against the rate limits. Raises TooManyRequests if a limit is exceeded.
 
         `known` says that the request has a session, or that somebody has signed in to this account in this browser
-        before. Such checks have limits of their own, so that strangers can't lock the owner out. A check that one limit
-        refuses is not counted for the other limits.
+        before. Such checks have limits of their own, so that strangers can't lock the account's owner out. A check that
+        one limit refuses is not counted for the other limits.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)

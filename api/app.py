@@ -83,8 +83,9 @@ _PUT_SLASHES: Final = 4
 
 
 def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> bool:
-    """Return whether Everput may send e-mail for an organization: only with a mail server, and only if the operator
-    created the organization or registration is closed. Otherwise, strangers who register could use the mail server.
+    """Return whether Everput may send e-mail for an organization. This needs a mail server. Also, the operator must
+    have created the organization, or registration must be closed. Otherwise, strangers could register and send mail
+    through the mail server.
     """
     organization = view.state.organizations.get(organization_id)
     by_operator = organization is not None and organization.by_shell
@@ -356,7 +357,7 @@ def make_app(
 
 def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
     """Yield the HTTP method, the path and the required scope of each operation of the API. Leave out `/v1/openapi.json`
-    and the WebSocket. The scope is None if the handler itself checks who may call it, or if anybody may.
+    and the WebSocket. The scope is None if the handler itself checks the caller, or if anybody may call the operation.
     """
     for route in app.routes:
         if isinstance(route, Route) and isinstance(route.endpoint, Resource) and route.path != "/v1/openapi.json":
@@ -365,10 +366,9 @@ def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
 
 
 class _App(Starlette):
-    """The Starlette application of the REST API, with a short way for puts of messages.
-
-    A PUT on `/v1/queues/{queue_id}/messages` skips Starlette's middleware and routing, which would take a third of its
-    processor time.
+    """The Starlette application of the REST API, which handles puts of messages faster. A PUT on
+    `/v1/queues/{queue_id}/messages` skips Starlette's middleware and routing. These would take a third of the processor
+    time of the put.
     """
 
     def __init__(self, puts: Resource, came: Callable[[], None], **options: Any) -> None:
@@ -415,7 +415,9 @@ class _Elsewhere:
         self._service.requests.add("other", "other", status, begun_s)
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """Answer with the status of Starlette's HTTPException. Keep its headers, such as `Allow` of a 405."""
+        """Answer a request with the status of Starlette's HTTPException. Keep the headers of the exception, such as
+        `Allow` for the status 405.
+        """
         status, more = (error.status_code, error.headers) if isinstance(error, HTTPException) else (400, None)
         return self._response(request, framework_problem(status, str(getattr(error, "detail", ""))), more or {})
 

@@ -102,8 +102,8 @@ class ApiKeys:
         return api_key
 
     def _used(self, api_key: ApiKey, text: bytes, request_id: bytes) -> None:
-        """Record in the log that an API key was used, unless its use was recorded within the last half hour. After an
-        hour, drop the key from the cache, so that its next use can be recorded.
+        """Record in the log that an API key was used, unless its use was recorded within the last half hour. Drop the
+        key from the cache an hour after this call, so that its next use can be recorded.
         """
         asyncio.get_running_loop().call_later(_USE_NOTED_S, self._hashes.pop, text, None)
         at_ms = now_ms()
@@ -162,10 +162,11 @@ def check_scope(api_key: ApiKey, scope: str) -> None:
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Check that an API key may be used for this path, if the key is restricted to some queues.
+    """Check that an API key may be used for this path. A key for all queues always may.
 
-    Raises NotFound if the path names another queue. Raises Forbidden if the path names no queue (`queue_id` is None),
-    unless `narrows` says that the handler shows such a key only its own queues.
+    A key that is restricted to some queues may be used for the paths of these queues. Raises NotFound for the path of
+    another queue. Raises Forbidden if the path names no queue (`queue_id` is None). With `narrows`, the handler itself
+    shows such a key only its own queues, so a path without a queue is permitted.
     """
     if api_key.queue_ids is None:
         return
@@ -252,8 +253,8 @@ class Sessions:
         return b"set-cookie", cookie.encode()
 
     def _token(self, scope: Scope) -> Token | None:
-        """Return the session's token from the header `Authorization: Bearer evs_…`, or else from the cookie; None
-        without both.
+        """Return the session's token from the header `Authorization: Bearer evs_…`, or else from the cookie; None if
+        both are missing.
         """
         headers = dict(scope["headers"])
         authorization = headers.get(b"authorization", b"").decode("latin-1")

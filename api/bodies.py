@@ -17,14 +17,14 @@ BYTES_MAX: Final = 256 << 20
 
 
 class TooMuchUnderWay(Unavailable):
-    """The bodies of unfinished requests fill this server's memory for them, or your share of it. Try again later."""
+    """Unfinished requests use all of this server's memory for request bodies, or your share of it. Try again later."""
 
     code = "busy"
 
 
 class Bodies:
-    """The memory that unfinished request bodies may use in one process. Bodies of one tenant may use at most as many
-    bytes as then stay free, so a single tenant gets at most half.
+    """The memory that unfinished request bodies may use in one process. The bodies of one tenant may use only as many
+    bytes as then stay free. A single tenant therefore gets at most half of the memory.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
@@ -45,7 +45,7 @@ class Bodies:
             nonlocal held
             if self._held[tenant] + size > self._left - size:
                 raise TooMuchUnderWay(
-                    "The bodies of unfinished requests fill this server's memory for them, or your share of it. "
+                    "Unfinished requests use all of this server's memory for request bodies, or your share of it. "
                     "Try again later."
                 )
             self._left -= size

@@ -25,8 +25,8 @@ _TEXT_CHARS_MAX: Final = 200
 
 
 class Browsers:
-    """The signed cookies of known browsers, in which somebody has signed in to an account. The first of `keys` signs
-    new cookies. A cookie that any of `keys` has signed is valid.
+    """The signed cookies of known browsers. An account knows a browser after somebody has signed in to the account in
+    this browser. The first of `keys` signs new cookies. A cookie that any of `keys` has signed is valid.
     """
 
     def __init__(self, keys: Sequence[bytes], *, known_s: int = KNOWN_S) -> None:

@@ -51,8 +51,9 @@ class Buckets:
         return len(self._full_at_s)
 
     def take(self, name: str, at_s: float, count: int = 1) -> Allowance:
-        """Count `count` uses of the name, unless they would exceed the rate limit, and return what is left. More than
-        `size` uses in one call always exceed the limit. `at_s` is the time of any monotonic clock.
+        """Count `count` uses of the name, and return how many uses are left. If the uses would exceed the rate limit,
+        do not count them, and return how long to wait. More than `size` uses in one call always exceed the limit.
+        `at_s` is the time of any monotonic clock.
         """
         allowance = self.look(name, at_s, count)
         if not allowance.wait_s:

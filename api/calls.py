@@ -150,8 +150,8 @@ class Call:
         """Authenticate the request by its API key, and require a scope. Return the key.
 
         Raises Unauthenticated, TooManyRequests, Forbidden without the scope, or NotFound if the key is restricted to
-        other queues. A restricted key is admitted to a path without a queue only with `narrows`: the handler shows only
-        the key's queues.
+        other queues. A restricted key is admitted to a path without a queue only with `narrows`. This argument says
+        that the handler shows only the key's queues.
         """
         api_key = await self._service.keys.find(self.api_key_text, self.headers, self.request_id)
         check_scope(api_key, scope)
@@ -344,8 +344,8 @@ class Call:
         return bytes(body)
 
     def when_received(self, act: Callable[[int], None]) -> None:
-        """Register a function that is called with the body's size when a handler has read the whole body. If `act`
-        raises an error, the request is refused.
+        """Register the function `act`. It is called with the body's size in bytes when a handler has read the whole
+        body. If `act` raises an error, the request is refused.
         """
         receive, size = self._receive, 0
 

@@ -43,8 +43,9 @@ class OutstandingDeliveries:
         self._damaged_ids = damaged_ids
 
     async def list(self, call: Call) -> Any:
-        """List a listener's deliveries in the topic `outstanding`: not attempted yet (`pending`, mostly because of the
-        message's `deliver_at`), waiting for a retry (`retrying`), or without attempts left (`parked`).
+        """List a listener's deliveries that are stored in the topic `outstanding`. Such a delivery is not attempted yet
+        (`pending`, mostly because of the message's `deliver_at`), waits for a retry (`retrying`), or has no attempts
+        left (`parked`).
 
         A page may be short, or empty, while `_links.next` says that there are more deliveries.
         """
@@ -63,10 +64,8 @@ class OutstandingDeliveries:
 
     async def redrive(self, call: Call) -> Any:
         """Retry the listener's parked and retrying deliveries now: those of the messages that the body names, or all.
-        The answer has their number.
-
-        The stored event names only messages with a parked or retrying delivery, because every process keeps these names
-        in memory.
+        The answer has the number of these deliveries. The stored event has only the ids of messages with a parked or
+        retrying delivery, because every process keeps these ids in memory.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = list[str]()

@@ -85,8 +85,8 @@ async def backlog_fields(status: ListenerStatus, listeners: Sequence[Listener]) 
 
 
 async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) -> list[dict[str, Any]]:
-    """Return a dict of JSON fields for each queue: how many messages wait for its listeners, and since when. If the
-    messages can't be counted now, each dict is empty.
+    """Return a dict of JSON fields for each queue: how many messages wait for the queue's listeners, and when the
+    oldest of them was put. If the messages can't be counted now, each dict is empty.
     """
     backlogs = await backlogs_of(status, [one for queue in queues for one in queue.listeners.values()])
     if backlogs is None:

@@ -209,8 +209,8 @@ def _check_headers(headers: dict[str, str], *, hidden: bool) -> None:
 
 
 def _begin_at_ms(begin: str) -> int | None:
-    """Convert the field `from` of a new listener to a time in milliseconds since the epoch: 0 for `beginning`, None for
-    `now`. Raises Refused if the field is none of these and no time.
+    """Convert the field `from` of a new listener to a time in milliseconds since the epoch. `beginning` becomes 0, and
+    `now` becomes None. Raises Refused if the field is neither of these words nor a time.
     """
     if begin == "now":
         return None

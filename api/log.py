@@ -111,8 +111,8 @@ class EventLog:
         return b"\n".join(lines) + b"\n"
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
-        """Restrict a selection to the events of one message, and its time range to begin no earlier than a minute
-        before the time in the message's id. Raises NotFound if the organization has no such message.
+        """Restrict a selection of events to those of one message. Its time range then begins a minute before the time
+        in the message's id, or later. Raises NotFound if the organization has no such message.
         """
         parts = parse_message_id(message_id)
         found = None

@@ -83,7 +83,7 @@ def _fields(
 
 
 def _rank(fields: Mapping[str, Any]) -> tuple[int, int, str]:
-    """Return a listener's sort key: the worst health first, then the most parked deliveries, then the name. Everput
-    does not attempt a parked delivery again before somebody redrives it.
+    """Return a listener's sort key: the worst health first, then the most parked deliveries, then the name. Parked
+    deliveries need a person: Everput attempts them again only after a redrive.
     """
     return _RANK[fields["health"]], -fields["parked"], fields["name"]

@@ -24,8 +24,8 @@ EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for the replays of a listener. `count` is called with the organization, and with the bytes of each new
-    replay's selected offsets, so that the replay counts against the organization's limits.
+    """Handlers for the replays of a listener. For each new replay, `count` is called with the organization, and with
+    the size in bytes of the selected range of offsets. The replay is so counted against the organization's limits.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:
@@ -128,8 +128,8 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 
 def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
-    """Return a planned replay as JSON. The estimated duration assumes EXPECTED_PER_S messages a second, or the rate
-    limit of the replay or else the listener if that is lower.
+    """Return a planned replay as JSON. The estimated duration assumes EXPECTED_PER_S messages a second, or `rate_per_s`
+    if that is lower. `rate_per_s` is the rate limit of the replay or, without one, that of the listener.
     """
     return {
         "from": rfc3339(planned.from_ms),

@@ -16,11 +16,11 @@ GONE: Final = 499
 
 
 class RequestCounts:
-    """The number and the durations of requests by HTTP method and route; the number also by HTTP status. A route is a
-    path's template.
+    """The number and the durations of requests by HTTP method and route. The number is also kept by HTTP status. A
+    route is a path's template.
 
-    Requests with an unknown path or method are counted as `other`. `took` measures the milliseconds from a request's
-    head to its answer's end.
+    Requests with an unknown path or method are counted as `other`. `took` measures the milliseconds from the arrival of
+    a request's head to the end of the answer.
     """
 
     def __init__(self) -> None:

@@ -71,8 +71,8 @@ class Secrets:
         return _answer(call, *await changed)
 
     async def test(self, call: Call) -> Any:
-        """Send one message with the header `everput-test` to the listener, and store the result in the log. The status
-        is 200 whatever the listener answered.
+        """Send one message with the header `everput-test` to the listener, and store the result in the log. The API
+        answers with the status 200 whatever the listener answered.
         """
         organization_id, queue_id = call.organization_id, call.path("queue_id")
         listener = await find_listener(self._view, organization_id, queue_id, call.path("listener_id"))

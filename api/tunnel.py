@@ -56,8 +56,8 @@ _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "tran
 
 
 class Room:
-    """The memory that requests of tunnels share, a bounded number of bytes. In order of arrival, each request waits
-    until there are enough free bytes for it.
+    """The memory that requests through tunnels share: a bounded number of bytes. Each request waits until enough bytes
+    are free for it. The requests get their memory in the order of arrival.
 
     A request that is larger than the bound waits until all bytes are free.
     """
@@ -94,10 +94,8 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelBounds:
-    """The bounds of the tunnels in one API process.
-
-    The bounds in bytes are for requests until they are sent to a tunnel's client. Such a request takes about three
-    times its size in memory.
+    """The bounds of the tunnels in one API process. The bounds in bytes limit the requests that are not sent to a
+    tunnel's client yet. Such a request takes about three times its size in memory.
     """
 
     # Seconds between two checks that a tunnel's API key or session is valid, and that its listener leads to the tunnel.
@@ -120,7 +118,7 @@ DEFAULT_BOUNDS: Final = TunnelBounds()
 class Tunnel:
     """A tunnel: the WebSocket of one client, which is `everput listen` or a page of the console.
 
-    Two bounds apply to the bytes of requests until they are sent to the client: one for this tunnel, and one for all
+    Two bounds limit the bytes of requests that are not sent to the client yet: one for this tunnel, and one for all
     tunnels of its tenant. The class Tunnels has a third bound, for the whole process.
     """
 
@@ -192,7 +190,7 @@ class Tunnels:
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
         """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. All tunnels of a tenant
-        share one bound on the bytes of requests until they are sent to clients.
+        share one bound on the bytes of requests that are not sent to clients yet.
         """
         room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
         tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)
@@ -277,8 +275,8 @@ def _ids(failed: Any) -> list[str]:
 
 
 def _response(token: str, status: int, retry_after_s: int | None = None, failed: Sequence[str] = ()) -> Response:
-    """Create a response with a header that proves its origin, an API process. A worker that sends through a tunnel
-    refuses a response without this header, because another program may have taken the port.
+    """Create a response with a header that proves that the response comes from an API process. A worker that sends
+    through a tunnel refuses a response without this header, because another program may have taken the port.
     """
     headers = {TUNNEL_PROOF: tunnel_proof(token)}
     if retry_after_s is not None:
@@ -348,8 +346,8 @@ class Listen:
                 watching.cancel()
 
     async def _listener(self, call: Call, name: str, url: str) -> tuple[Listener, bool]:
-        """Return the listener of this name, after its URLs were changed to lead to this process. Create it if there is
-        none. Also return whether it was created.
+        """Return the listener of this name, and whether it was created. If there is no such listener, create it.
+        Otherwise, change its URLs, so that they lead to this process.
         """
         if not name:
             raise Refused("The listener needs a name. Add the parameter `name`.")

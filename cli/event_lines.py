@@ -129,8 +129,8 @@ def fitted(text: str, columns: int) -> str:
 
 
 def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the rest of the event of a delivery attempt, and a text about the attempt. The rest is the event without
-    the fields that are in the text.
+    """Turn some fields of the event of a delivery attempt into a text for people. Return the event without these
+    fields, and the text.
     """
     rest = dict(event)
     number, outcome, took_ms = (rest.pop(name) for name in ("number", "outcome", "took_ms"))
@@ -142,8 +142,8 @@ def _attempt(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _tested(event: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the rest of the event of a listener test, and a text about the test. The rest is the event without the
-    fields that are in the text.
+    """Turn some fields of the event of a listener test into a text for people. Return the event without these fields,
+    and the text.
     """
     rest = dict(event)
     status, error, took_ms, answers = (rest.pop(name) for name in ("status", "error", "took_ms", "answers"))
@@ -158,8 +158,8 @@ def _durations(durations: Iterable[int | None]) -> str:
 
 
 def _answered(event: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a text for each attempt in an event: its offset and number, the known durations of its steps, and the
-    listener's answer if the event has it.
+    """Yield a text for each attempt in an event: the message's offset, the attempt's number, the known durations of its
+    steps, and the listener's answer if the event has it.
     """
     answers = {one[0]: one for one in event["answers"]}
     for offset, number, answer_id, _, _, *durations in event["attempts"]:

@@ -181,7 +181,7 @@ class Options:
         )
 
     def hosts(self) -> Hosts:
-        """Return the host names that this process's servers accept."""
+        """Return the host names that this process's servers accept in the header Host of requests."""
         public = None if self.public_url is None else urlsplit(self.public_url).hostname
         own = (self.host, self.admin_host, self.tunnel_host, public)
         return Hosts([*self.allowed_host, *(name for name in own if name is not None)])

@@ -108,7 +108,7 @@ class Publisher:
         return sum(client.again for client in self._clients)
 
     def client(self, number: int) -> AsyncClient:
-        """Return one of the HTTP clients. Consecutive numbers give consecutive clients, and after the last one the
+        """Return one of the HTTP clients. Consecutive numbers give the clients in turn: after the last client comes the
         first again.
         """
         return self._clients[number % len(self._clients)]
@@ -154,8 +154,8 @@ class Publisher:
 
 
 class _Room:
-    """The limit on the lines whose puts are in flight: `lines` lines, with `chars` characters together. One line alone
-    may have more characters.
+    """The limit on the lines whose puts are in flight: `lines` lines, with `chars` characters together. A single line
+    is sent even if it has more characters, but then only while no other line is in flight.
     """
 
     def __init__(self, lines: int, chars: int) -> None:

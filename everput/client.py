@@ -146,8 +146,8 @@ class AsyncClient:
     ) -> None:
         """Create a client for the API at the base URL `url`. The arguments are those of Client.
 
-        `batches_in_flight` is the most requests that put joined messages on one queue at a time. With 0, send() makes
-        each put a request of its own, and submit() can't be used.
+        `batches_in_flight` is the largest number of requests with joined messages that are in flight for one queue at
+        the same time. With 0, send() makes each put a request of its own, and submit() can't be used.
         """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
@@ -277,7 +277,7 @@ class _Tries:
 
 class _Reading(_Tries):
     """The state of one reader of the log over several connections. Events are held back until a line with a cursor has
-    followed them, so that no event is repeated.
+    followed them, so that no event is repeated on the next connection.
     """
 
     def __init__(self, request: Request[LogLine], give_up_after_s: float, *, refused_at_once: bool) -> None:

@@ -71,8 +71,8 @@ class Coalescer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
-        """Add a request of put_message() to the queue's next batch that has room, and return the future of its answer.
-        Raises ValueError for any other request.
+        """Add a put to the queue's next batch that is not full, and return the future of its answer. Raises ValueError
+        for a request that is no put, or that has an idempotency key of its own.
         """
         if request.joins is None:
             raise ValueError(
@@ -140,8 +140,8 @@ class Coalescer:
                 await self._send_one(item)
 
     async def _send_batch(self, queue_id: str, items: Sequence[_Item]) -> bool:
-        """Send a batch. Return False if the server stored none of its messages, and may have refused the batch because
-        of one of them, or because of its size.
+        """Send a batch. Return False if the server refused the whole batch, perhaps because of its size or of one
+        message. The caller then sends each put alone.
         """
         try:
             answer = await self._send(put_batch(queue_id, [item.request.body or {} for item in items]))

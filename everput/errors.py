@@ -16,13 +16,13 @@ class NoAnswer(EverputError):
 
 
 class NotReached(NoAnswer):
-    """The error that the last try of a request could not open a connection to the server, and sent nothing. An earlier
+    """The error of a request whose last try could not open a connection to the server, and so sent nothing. An earlier
     try of the same request may have been sent.
     """
 
 
 class Problem(EverputError):
-    """The error that the server has refused the request (RFC 9457)."""
+    """The error of a request that the server has refused, with the server's problem details (RFC 9457)."""
 
     def __init__(self, answer: ProblemAnswer) -> None:
         self.status = answer.status
@@ -37,4 +37,6 @@ class Problem(EverputError):
 
 
 class InvalidSignature(EverputError):
-    """The error that a request to a listener is not signed with its secret, or was not sent recently."""
+    """The error of a request to a listener that is not signed with the listener's secret, or that was not sent
+    recently.
+    """

@@ -197,7 +197,9 @@ def _span(begin: str | None, end: str | None, step: str | None) -> dict[str, str
 def redrive_listener(
     queue_id: str, listener_id: str, message_ids: Sequence[str] = ()
 ) -> Request[answers.RedriveAnswer]:
-    """Retry the listener's retrying and parked deliveries now: those of these messages, or all without messages."""
+    """Retry the listener's retrying and parked deliveries now: those of the given messages, or all if no messages are
+    given.
+    """
     body = {"messages": list(message_ids)} if message_ids else {}
     path = _listener(queue_id, listener_id, "redrive")
     return Request(method="POST", path=path, answer=answers.RedriveAnswer, body=body)
@@ -255,8 +257,8 @@ def put_message(
     deliver_at: str | None = None,
     idempotency_key: str | None = None,
 ) -> Request[answers.PutAnswer]:
-    """Put a message on a queue. `key` is the ordering key, and `deliver_at` the earliest time of delivery (RFC 3339). A
-    repeated request with the same idempotency key stores the message once; None creates a new key.
+    """Put a message on a queue. `key` is the ordering key, and `deliver_at` the earliest time of delivery (RFC 3339).
+    If a request is repeated with the same idempotency key, its message is stored only once. None creates a new key.
     """
     said = {"name": name, "key": key, "deliver_at": deliver_at}
     body = {"data": data} | {field: value for field, value in said.items() if value is not None}
@@ -347,7 +349,7 @@ def change_password(password: str, new_password: str) -> Request[answers.Account
 
 def unlink_identity(password: str) -> Request[answers.AccountAnswer]:
     """Unlink the signed-in account from its OpenID Connect provider. The other sessions of the account end. `password`
-    is the account's own.
+    is the account's password in Everput.
     """
     path = "/v1/accounts/unlink"
     return Request(
@@ -558,8 +560,8 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 
 def _condition(if_match: str | None) -> dict[str, Any]:
-    """Return the arguments for a request that has an `if_match`, or none without it. Such a request is not repeatable,
-    because the first try may have changed the version.
+    """Return the arguments that make a request depend on the version in `if_match`; none if it is None. Such a request
+    is not repeated, because its first try may have changed the version.
     """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}
 

@@ -136,7 +136,9 @@ def verify_batch(
 
 
 def _batch_message(element: _Element) -> BatchMessage:
-    """Return a message of a batch. Raises ValueError if it has no body, or two."""
+    """Decode one message of a batch. Raises ValueError if the message does not have exactly one of `body` and
+    `body_base64`.
+    """
     body = bytes(element.body)
     if bool(body) == (element.body_base64 is not None):
         raise ValueError("each message of a batch must have either `body` or `body_base64`, but not both")

@@ -61,7 +61,7 @@ class Projections:
 
     @property
     def position(self) -> int:
-        """Return the offset of the next event of the topic `control` to apply."""
+        """Return the offset in the topic `control` of the event that is applied next."""
         return self._directory.position
 
     def on_change(self, callback: Callable[[Event], None]) -> None:

@@ -49,7 +49,7 @@ class DirectoryProjection:
 
     def fold(self, offset: int, event: Event | None) -> None:
         """Apply the event at this offset of the topic `control` to the directory. The event is None if only a newer
-        version can decode it. An event that was applied before changes nothing.
+        version of Everput can decode it. An event that was applied before changes nothing.
         """
         if offset < self.position:
             # After a rebalance, Faust reads the topic from its beginning. So skip events that were applied before.
@@ -106,8 +106,8 @@ class DirectoryProjection:
         await self.seen(end - 1, timeout_s=timeout_s)
 
     async def _end_offset(self) -> int:
-        """Return the end offset of the topic `control`, read from Kafka after this call began. All calls during one
-        request to Kafka share the next request.
+        """Return the end offset of the topic `control`, read from Kafka after this call began. Calls that arrive while
+        a request to Kafka is running wait for the next request, and share it.
         """
         if self._end_lookup is None or self._end_lookup.done():
             self._end_lookup = _shared(self._control.end_offset())

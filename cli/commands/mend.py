@@ -158,8 +158,8 @@ def _load(folder: Path) -> Manifest:
 def _mend(
     options: Options, log_dir: Path, folder: Path | None, made: Manifest | None, *, embedded: bool = False
 ) -> int:
-    """Restore damaged record batches where possible. Return how many batches remain damaged and how many ranges of
-    offsets remain missing, together.
+    """Restore damaged record batches where possible. Return one number: the batches that remain damaged, plus the
+    ranges of offsets that remain missing.
 
     With `embedded`, also restore missing offsets, except in compacted topics and in partitions with batches that remain
     damaged. A broker of a cluster gets missing offsets from the other brokers instead.
@@ -204,8 +204,8 @@ def _put_in(missing: Lost, place: str, records_of: _RecordsOf | None) -> bool:
 
 
 def _or_give_up(place: str, first: int, last: int) -> str:
-    """Return the end of a message that names the option with which a range of the topic `control` is given up. Return
-    an empty text for other topics.
+    """Return the last part of a message about a damaged range of the topic `control`. This part names the option that
+    gives the range up. Return an empty text for other topics.
     """
     return f"; --give-up {place}:{first}-{last} gives up what it said" if place.startswith(CONTROL) else ""
 

@@ -93,7 +93,7 @@ async def _reseal_embedded(options: Options, sealer: Sealer) -> int:
 
 
 async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
-    """Re-encrypt with the first sealing key all secrets of listeners that are encrypted with another key. Return the
+    """Encrypt the secrets of listeners with the first sealing key if they are encrypted with another key. Return the
     number of changed listeners.
 
     Raises ConfigurationError if no given key can decrypt a secret, if the installation is an unfinished import, or if

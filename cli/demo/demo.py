@@ -248,8 +248,8 @@ class Demo:
 
 
 def _this_command() -> str:
-    """Return how a shell starts this `everput`: by its name, or by its path if it is not on the PATH, as after `make
-    demo`.
+    """Return the command with which a shell starts this `everput`: its name, or its path if it is not on the PATH. It
+    is not on the PATH after `make demo`, for example.
     """
     if shutil.which("everput"):
         return "everput"

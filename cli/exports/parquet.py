@@ -15,8 +15,8 @@ from broker.errors import ConfigurationError
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """The fields of an event that have columns of their own. Further columns hold the record's topic, partition, offset
-    and log time, and the whole event as JSON.
+    """The fields of an event that have columns of their own in a Parquet file. Further columns hold the record's topic,
+    partition, offset and log time, and the whole event as JSON.
     """
 
     type: str

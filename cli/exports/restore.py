@@ -130,8 +130,8 @@ async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSetting
 
 
 def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
-    """Return the first offset of each partition whose oldest records Kafka no longer had at the export. Other records
-    refer to offsets of messages, so the import must keep the offsets.
+    """Return the first exported offset of each partition whose oldest records Kafka had deleted before the export.
+    Other records refer to offsets of messages, so the import must keep the offsets.
 
     Raises ConfigurationError if the backup lacks later records of a partition, or any records of the topic `control`.
     """
@@ -189,7 +189,9 @@ def _check_empty(there: dict[tuple[str, int], int]) -> None:
 
 
 async def _append(restorer: Restorer, table: Topics, folder: Path, one: manifest.File, there: int) -> int:
-    """Write the records of a file that Kafka lacks. Return how many records of the file Kafka had already."""
+    """Write those records of an exported file that Kafka does not have yet. Return how many records of the file Kafka
+    already had.
+    """
     topic = by_name(table)[one.topic]
     skipped = min(there, one.rows)
     left = skipped

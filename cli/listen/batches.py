@@ -27,7 +27,7 @@ def messages_in(body: str) -> Sequence[Mapping[str, Any]]:
 
 
 def notifications(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return, for each message in a request, the body that a request with this message alone would have."""
+    """Split a request's body by message. Return for each message the body of a request with only this message."""
     body = request["body"]
     if not is_batch(request["headers"].get("webhook-id")):
         return [orjson.loads(body)]

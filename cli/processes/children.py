@@ -86,8 +86,8 @@ class Child:
         self._error: str | None = None
 
     async def keep(self) -> None:
-        """Run the child, and restart it until `stop` is called. Raises ConfigurationError if the child was never
-        ready, because its configuration is wrong.
+        """Run the child, and restart it until `stop` is called. Raises ConfigurationError if the child ends because its
+        configuration is wrong, and was never ready before.
         """
         loop = asyncio.get_running_loop()
         pauses = Pauses()
@@ -108,7 +108,7 @@ class Child:
             self._ended.set()
 
     async def _run(self) -> int:
-        """Run the child once, and return its exit code, which is negative for a signal."""
+        """Run the child once, and return its exit code, which is negative if a signal ended the child."""
         process, ours = await self._start()
         self._process = process
         with ours:

@@ -213,7 +213,9 @@ class DirectPutProtocol(HttpToolsProtocol):
         return lines
 
     def write_answers(self) -> None:
-        """Write all answers that wait for no earlier request, in the order of the requests, with a single write."""
+        """Write all answers that need not wait for the answer to an earlier request. Write them in the order of the
+        requests, with a single write.
+        """
         unanswered = self.unanswered
         written: list[bytes] = []
         keep_alive = True

@@ -40,9 +40,9 @@ async def new_key(
     The key is not stored anywhere. `owner` is the e-mail address and password of an account. If no account has this
     address, create the account. The account becomes a member of the organization.
 
-    Without `organization_id`, use the oldest organization that the operator has created, and not an account. If `name`
-    is given, the organization must have this name. If `owner` is given, its account must be a member. If there is no
-    such organization, create one.
+    Without `organization_id`, use the oldest organization that was created by the operator, not by an account. If
+    `name` is given, the organization must have this name. If `owner` is given, its account must be a member. If there
+    is no such organization, create one.
 
     Raises Refused if a value is not valid, NotFound if there is no organization `organization_id`, WrongPassword if the
     account exists and the given password is not its password, and AccountBlocked if the account is blocked. Raises
@@ -71,8 +71,8 @@ async def new_key(
 def _of_the_shell(
     view: DirectoryView, *, name: str | None = None, member: Account | None = None
 ) -> Organization | None:
-    """Return the oldest organization that the operator has created, and not an account. If a name or a member is given,
-    the organization must have this name or member. Return None if there is none.
+    """Return the oldest organization that was created by the operator, not by an account. If a name or a member is
+    given, the organization must have this name or member. Return None if there is none.
     """
     return next(
         (

@@ -49,7 +49,7 @@ def new_registry() -> CollectorRegistry:
 
 
 class _Collector(Collector):
-    """A Prometheus collector that creates its metrics by a call of a function at each request."""
+    """A Prometheus collector that calls a function at each request, to create the metrics."""
 
     def __init__(self, make: Callable[[], Iterable[Metric]]) -> None:
         self._make = make
@@ -130,10 +130,10 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
 
 
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
-    """Add the metrics of a worker's deliveries.
+    """Add the metrics of a worker's deliveries. Return a function that looks up the worker's present state for them.
 
-    The counters are read at each request. The other metrics show the state at the latest call of the returned function.
-    Before its first call, they and the counters of single listeners are missing.
+    The counters are read at each request. The other metrics show the worker's state at the latest call of the returned
+    function. Before the first call, these metrics are missing, and so are the counters of single listeners.
     """
     now: Condition | None = None
 

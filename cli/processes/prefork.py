@@ -48,7 +48,7 @@ class ForkedProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, which is negative for a signal. None while the process runs."""
+        """The exit code, which is negative if a signal ended the process. None while the process runs."""
         return self._code.result() if self._code.done() else None
 
     async def wait(self) -> int:

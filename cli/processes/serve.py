@@ -175,8 +175,8 @@ class Supervisor:
                 access.cancel()
 
     async def _open_admin_address(self, admin: contextlib.AsyncExitStack) -> None:
-        """Serve the admin address until `admin` closes. Import the code of the admin address while Kafka and the
-        processes start.
+        """Serve the admin address until the exit stack `admin` is closed. The code of the admin address is imported in
+        a thread, while Kafka and the processes start.
         """
         await asyncio.to_thread(import_module, "cli.processes.admin_all")
         from cli.processes.admin import serving

@@ -16,8 +16,8 @@ BACKLOG: Final = 2048
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind a listening socket, so that early connections wait. Raises ConfigurationError if the address can't
-    be bound.
+    """Bind a socket, and let it listen at once, so that early connections wait until the server accepts them. Raises
+    ConfigurationError if the address can't be bound.
     """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(

@@ -54,7 +54,7 @@ class StartupServer:
         self._later = asyncio.get_running_loop().call_later(KAFKA_S, self._begin)
 
     def kafka_is_there(self) -> None:
-        """Record that Kafka answers. From now on, the 503 says that this process still reads the log.
+        """Record that Kafka answers. From now on, the answer 503 says that this process still reads the log.
 
         If the server does not answer requests yet, it begins to do so after READING_S more seconds.
         """

@@ -45,7 +45,7 @@ class QueueAnswer(Answer):
 class QueueHealth(QueueFields, kw_only=True):
     """A queue with the health and the backlog of its listeners. A request with `health=true` gets `health`, `parked`
     and `retrying`. A request with `backlog=true` gets `lag` and `oldest_pending_at`. The fields are missing while they
-    can't be read, and with `at`.
+    can't be read, and in an answer about a past time (`at`).
     """
 
     health: dict[str, Count] | UnsetType = UNSET

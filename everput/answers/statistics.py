@@ -8,7 +8,9 @@ from everput.answers.base import Answer, Count, Named, PageLinks, Time
 
 
 class LatencyFields(Answer):
-    """The times from the put of a message, or its `deliver_at`, to its delivery."""
+    """The durations of deliveries. A duration begins when the message is put, or at its `deliver_at`, and ends when the
+    message is delivered.
+    """
 
     mean_ms: float
     """The mean, in milliseconds."""
