@@ -29,12 +29,13 @@ _QUEUE_ID: Final = "QUEUE_ID"
 
 
 def console_routes(*, registration: bool, mail: bool = False, oidc: str = "") -> list[Route]:
-    """Return the routes of the console: `/console`, its files, and `/`, which leads there.
+    """Return the routes of the console: `/console`, its files, and `/` and `/console/`, which lead there.
 
     `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
     `oidc` is the name of the OpenID Connect provider for sign-in; empty without a provider.
     """
-    routes = [Route("/", _to_console), static_route("/console/samples.json", "application/json", _samples())]
+    routes = [Route(path, _to_console) for path in ("/", "/console/")]
+    routes.append(static_route("/console/samples.json", "application/json", _samples()))
     for file in console_files():
         media, content = MEDIA[file.suffix], file.read_bytes()
         if file.name != _PAGE:
@@ -62,6 +63,6 @@ def _samples() -> bytes:
     return orjson.dumps({"server": _SERVER, "key": _KEY, "queue_id": _QUEUE_ID, "samples": made})
 
 
-async def _to_console(_request: Request) -> Response:
+async def _to_console(request: Request) -> Response:
     # The URL in the header Location is relative, because a proxy may add a prefix to the path.
-    return RedirectResponse("console", 307)
+    return RedirectResponse("console" if request.url.path == "/" else "../console", 307)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -25,6 +26,9 @@ def new_sealing_key() -> str:
     return Fernet.generate_key().decode()
 
 
+MAKE_KEY: Final = "openssl rand -base64 32 | tr '+/' '-_'"  # the shell command that makes a sealing key
+
+
 class Sealer:
     """The encryption and decryption of listeners' secrets in the log.
 
@@ -39,7 +43,7 @@ class Sealer:
         except ValueError:
             raise ConfigurationError(
                 "the sealing key must be 32 bytes in url-safe base64: check EVERPUT_SEALING_KEY, or the file "
-                "`sealing-key` in the data directory"
+                f"`sealing-key` in the data directory. This command makes a new key: {MAKE_KEY}"
             ) from None
         self._newest = fernets[0]
         self._any = MultiFernet(fernets)

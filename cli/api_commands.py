@@ -20,7 +20,7 @@ from rich.table import Table
 from broker.errors import ConfigurationError, NotFound, Refused
 from cli.api_options import api_options
 from cli.names import NoNames, is_id
-from cli.printing import say_json, stdout
+from cli.printing import say, say_json, stdout
 from cli.short_ids import whole_id
 from cli.tables import Column, FittingTable
 from cli.waiting import waiting
@@ -29,6 +29,10 @@ from everput.answers import Answer
 from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
+
+# In a table, the state of a listener is its health, as in all other commands and in the console. The field `state` says
+# whether the listener's circuit breaker is open.
+_LISTENER_NAMES: Final = {"health": "state", "state": "circuit"}
 
 T = TypeVar("T")
 
@@ -176,10 +180,20 @@ def show(item: Answer, *, as_json: bool) -> None:
     if as_json:
         say_json(msgspec.json.encode(fields))
         return
+    names = _LISTENER_NAMES if fields.keys() >= _LISTENER_NAMES.keys() else {}
     table = Table("", "", box=None, show_header=False)
     for name, value in fields.items():
-        table.add_row(name, _text(value))
+        table.add_row(names.get(name, name), _text(value))
     stdout().print(table)
+
+
+def show_deleted(kind: str, item: Answer, *, as_json: bool) -> None:
+    """Print that an item, such as a queue, was deleted; with `as_json`, print the item itself."""
+    if as_json:
+        show(item, as_json=True)
+        return
+    fields = msgspec.to_builtins(item)
+    say(" ".join(["deleted the", kind, *(fields[name] for name in ("name", "id") if fields.get(name))]))
 
 
 def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:

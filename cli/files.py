@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from broker.errors import ConfigurationError
 from broker.private_files import read_secret, refuse_shared_directory, refuse_shared_file, write_secret
-from broker.sealing import Sealer, new_sealing_key
+from broker.sealing import MAKE_KEY, Sealer, new_sealing_key
 
 SEALING_KEY_VARIABLE = "EVERPUT_SEALING_KEY"
 
@@ -114,7 +114,8 @@ def sealing_key(data_dir: Path, *, make: bool = False) -> str:
     if sealing_key is None:
         raise ConfigurationError(
             f"no sealing key: set {SEALING_KEY_VARIABLE} or {SEALING_KEY_VARIABLE}_FILE, or put the key into {path}. "
-            "All processes of an installation need the same key: 32 bytes in url-safe base64"
+            "All processes of an installation need the same key: 32 bytes in url-safe base64. This command makes a new "
+            f"key: {MAKE_KEY}"
         )
     Sealer(sealing_key)
     return sealing_key

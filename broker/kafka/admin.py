@@ -42,9 +42,10 @@ async def ensure_topics(
     importing: bool = False,
     within_s: float = _CLUSTER_WITHIN_S,
     brokers_within_s: float = _BROKERS_WITHIN_S,
+    quiet: bool = False,
 ) -> None:
     """Create the missing Kafka topics of Everput, wait until every topic has leaders, and check the cluster's settings.
-    Several processes may call this at the same time.
+    Several processes may call this at the same time. With `quiet`, do not log which topics are created.
 
     Raises LogUnavailable if this takes longer than `within_s`. Raises ConfigurationError if settings are wrong or
     unsafe, if Kafka refuses the password or a new topic, or if an import is unfinished (unless `importing`).
@@ -52,7 +53,9 @@ async def ensure_topics(
     options = client_options(kafka)
     try:
         async with asyncio.timeout(within_s), connected(options) as admin:
-            found = await _created(admin, kafka, topics, importing=importing, brokers_within_s=brokers_within_s)
+            found = await _created(
+                admin, kafka, topics, importing=importing, brokers_within_s=brokers_within_s, quiet=quiet
+            )
             cluster = await _cluster(admin, topics, found)
             _refuse(safety.problems(kafka, topics, cluster))
             for doubt in safety.doubts(kafka, cluster):
@@ -129,7 +132,13 @@ async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, with
 
 
 async def _created(
-    admin: AIOKafkaAdminClient, kafka: KafkaSettings, topics: Topics, *, importing: bool, brokers_within_s: float
+    admin: AIOKafkaAdminClient,
+    kafka: KafkaSettings,
+    topics: Topics,
+    *,
+    importing: bool,
+    brokers_within_s: float,
+    quiet: bool,
 ) -> Mapping[str, Any]:
     """Create the missing topics, wait until every topic of Everput has leaders, and return the metadata of all topics
     of the cluster.
@@ -148,7 +157,7 @@ async def _created(
                 asked = True
                 _refuse(list(safety.copies(kafka, await _enough_brokers(admin, kafka, brokers_within_s))))
             if missing:
-                await _create(admin, kafka, missing)
+                await _create(admin, kafka, missing, quiet=quiet)
             elif all(_is_led(found[topic.name]) for topic in topics.all()):
                 return found
         await asyncio.sleep(_RETRY_S)
@@ -160,13 +169,14 @@ def _is_led(topic: Mapping[str, Any]) -> bool:
     )
 
 
-async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: list[Topic]) -> None:
+async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: list[Topic], *, quiet: bool) -> None:
     wanted = [NewTopic(one.name, one.partitions, kafka.replication, topic_configs=one.config) for one in missing]
     answer = await admin.create_topics(wanted, timeout_ms=_REQUEST_TIMEOUT_MS)
     for name, code, message in answer.topic_errors:
         error = for_code(code)
         if code == 0:
-            _log.info("topic.created name=%s", name)
+            if not quiet:
+                _log.info("topic.created name=%s", name)
         # It is no error if another process has created the topic at the same time.
         elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):
             raise ConfigurationError(

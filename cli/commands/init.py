@@ -7,7 +7,6 @@ are created (cli/processes/first_start.py).
 
 from __future__ import annotations
 
-import contextlib
 from typing import Final
 
 import click
@@ -17,6 +16,8 @@ from broker.core.entities import Organization
 from broker.errors import ConfigurationError, NotFound, Refused
 from broker.kafka.admin import ensure_topics
 from broker.kafka.topics import topics
+from broker.sealing import Sealer
+from broker.settings import KafkaSettings
 from cli import files
 from cli.directory import directory, run_quietly
 from cli.groups import examples
@@ -57,9 +58,14 @@ def command(options: Options, organization: str | None, name: str | None, email:
         raise ConfigurationError(
             "--organization (an existing organization's ID) and --name exclude each other; leave one out"
         )
+    given = files.secret_setting(files.SEALING_KEY_VARIABLE)
+    if given is not None:  # this command needs no sealing key, but API processes and workers do
+        Sealer(given)
+    # Ask for the password only after Kafka has answered.
+    kafka = run_quietly("init", options, _reach(options))
     owner = None if email is None else (email, _password())
     try:
-        api_key, made_for = run_quietly("init", options, _make(options, organization, name, owner))
+        api_key, made_for = run_quietly("init", options, _make(kafka, organization, name, owner))
     except (Refused, NotFound, WrongPassword, AccountBlocked) as error:
         raise ConfigurationError(str(error)) from error
     say(f"organization: {made_for.name} {made_for.id}", err=True)
@@ -71,14 +77,18 @@ def _password() -> str:
     return click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True) if given is None else given
 
 
+async def _reach(options: Options) -> KafkaSettings:
+    """Return the settings of the Kafka that the options name, in which all topics exist."""
+    if options.kafka is None:  # the topics exist already, because `everput serve` is running
+        async with cluster(options) as found:
+            return found.kafka
+    kafka = options.kafka_settings()
+    await ensure_topics(kafka, topics(kafka))
+    return kafka
+
+
 async def _make(
-    options: Options, organization_id: str | None, name: str | None, owner: tuple[str, str] | None
+    kafka: KafkaSettings, organization_id: str | None, name: str | None, owner: tuple[str, str] | None
 ) -> tuple[str, Organization]:
-    async with contextlib.AsyncExitStack() as stack:
-        if options.kafka is None:  # the topics exist already, because `everput serve` is running
-            kafka = (await stack.enter_async_context(cluster(options))).kafka
-        else:
-            kafka = options.kafka_settings()
-            await ensure_topics(kafka, topics(kafka))
-        opened = await stack.enter_async_context(directory(kafka))
+    async with directory(kafka) as opened:
         return await new_key(*opened, organization_id=organization_id, name=name, owner=owner)

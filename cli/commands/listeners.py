@@ -12,7 +12,7 @@ import click
 from msgspec import UNSET
 
 import everput
-from cli.api_commands import asks, find_listener, find_queue, show, show_all
+from cli.api_commands import asks, find_listener, find_queue, show, show_all, show_deleted
 from cli.arguments import alert_option, listener_arguments, queue_argument
 from cli.groups import Group, examples
 from cli.printing import say
@@ -217,7 +217,8 @@ def update(client: Client, *, queue: str, listener: str, as_json: bool, **values
 @asks
 def delete(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
     """Delete a listener and cancel its pending deliveries."""
-    show(client.send(everput.delete_listener(*find_listener(client, queue, listener))).listener, as_json=as_json)
+    deleted = client.send(everput.delete_listener(*find_listener(client, queue, listener))).listener
+    show_deleted("listener", deleted, as_json=as_json)
 
 
 @command.command("pause", epilog=examples("everput listeners pause orders billing"))

@@ -11,7 +11,7 @@ import click
 from msgspec import UNSET
 
 import everput
-from cli.api_commands import asks, find_listener, find_queue, show, show_all
+from cli.api_commands import asks, find_listener, find_queue, show, show_all, show_deleted
 from cli.arguments import queue_argument
 from cli.event_lines import fitted
 from cli.groups import Group, examples
@@ -201,4 +201,5 @@ def update(client: Client, *, queue: str, message_id: str, data: str, as_json: b
 @asks
 def delete(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
     """Delete a message and cancel the deliveries that are not made yet."""
-    show(client.send(everput.delete_message(find_queue(client, queue), message_id)).message, as_json=as_json)
+    deleted = client.send(everput.delete_message(find_queue(client, queue), message_id)).message
+    show_deleted("message", deleted, as_json=as_json)

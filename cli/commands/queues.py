@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import everput
-from cli.api_commands import asks, find_queue, show, show_all
+from cli.api_commands import asks, find_queue, show, show_all, show_deleted
 from cli.arguments import alert_option, queue_argument
 from cli.groups import Group, examples
 from everput import Client
@@ -71,4 +71,4 @@ def alerts(client: Client, *, queue: str, alerts: dict[str, int] | None, as_json
 @asks
 def delete(client: Client, *, queue: str, as_json: bool) -> None:
     """Delete a queue and its listeners, and cancel the deliveries of its messages that are not made yet."""
-    show(client.send(everput.delete_queue(find_queue(client, queue))).queue, as_json=as_json)
+    show_deleted("queue", client.send(everput.delete_queue(find_queue(client, queue))).queue, as_json=as_json)

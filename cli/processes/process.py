@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import platform
 import resource
 import sys
 import threading
@@ -30,16 +29,12 @@ from cli.logs import Logger
 from cli.options import Options
 from cli.processes.admin import Health, process_app, serving
 from cli.processes.prctl import name_process
+from cli.processes.python_version import warn_if_outdated
 from cli.processes.signals import on_end
 from cli.processes.supervisor_link import Link
 
 _GIVE_UP_S: Final = 5.0
 CATCH_UP_S: Final = 120.0  # a process may take this many seconds at its start to read all events of `control`
-
-_PYTHONS_SOUND: Final = {
-    (3, 11): 10,
-    (3, 12): 6,
-}  # for each Python version, the first patch release without CVE-2024-7592 and CVE-2024-6232
 
 _log = Logger(__name__)
 
@@ -71,11 +66,9 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     name_process(name)
     logs.set_up(name, options.log_level, options.log_format)
     threading.excepthook = _thread_failed
-    if sound := outdated(sys.version_info[:3]):
-        _log.warning(
-            "python.outdated", version=platform.python_version(), wanted=sound, because="CVE-2024-7592, CVE-2024-6232"
-        )
     link = Link.from_environment()
+    if link is None:  # a supervisor has already warned
+        warn_if_outdated()
     try:
         # Wait until the embedded Kafka runs, which starts while this process imports its modules.
         embedded = link.wait_for_go() if link is not None else None
@@ -98,14 +91,6 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     except Exception as error:  # noqa: BLE001 - the last place that can log it
         _log.error("process.failed", error)
         sys.exit(1)
-
-
-def outdated(version: tuple[int, int, int]) -> str | None:
-    """Return the first patch release of this Python version that has the security fixes. Return None if the running
-    Python has them.
-    """
-    sound = _PYTHONS_SOUND.get(version[:2], 0)
-    return None if version[2] >= sound else f"{version[0]}.{version[1]}.{sound}"
 
 
 async def _run(

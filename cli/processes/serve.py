@@ -29,6 +29,7 @@ from cli.logs import Logger
 from cli.options import Options, is_loopback, shared_options, variable
 from cli.processes.children import Child, Pauses
 from cli.processes.prefork import Prefork, prefork
+from cli.processes.python_version import warn_if_outdated
 from cli.processes.signals import on_end
 from cli.processes.sockets import address, bind
 from cli.processes.supervisor_link import Link
@@ -101,6 +102,7 @@ def command(options: Options, api_processes: int, workers: int, kafka_port: int 
     with files.lock(options.data_dir):
         forked = prefork(api_processes + workers)  # before this process has threads
         logs.set_up("serve", options.log_level, options.log_format)
+        warn_if_outdated()
         # If `everput demo` has started this process, it ends when the demo ends.
         Link.from_environment()
         supervisor = Supervisor(

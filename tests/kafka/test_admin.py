@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from broker.errors import ConfigurationError, LogUnavailable
 from broker.kafka.admin import ensure_topics
 from broker.kafka.client import client_options
 from broker.kafka.topics import topics
+from broker.kafka.topics import topics as everput_topics
 from tests.kafka_clients import librdkafka
 from tests.listeners import nobody
 
@@ -51,6 +53,16 @@ async def test_the_topics_have_the_settings_of_the_table(kafka_settings):
         assert found[topic.name]["flush.messages"] == "1"
     listed = AdminClient(librdkafka(kafka_settings)).list_topics(timeout=60).topics
     assert [len(listed[topic.name].partitions) for topic in table.all()] == [1, 4, 4, 4, 4, 4, 1]
+
+
+async def test_created_topics_are_logged_unless_it_is_quiet(kafka_settings, topics, caplog):
+    caplog.set_level(logging.INFO, "broker.kafka.admin")
+    names = [topic.name for topic in topics.all()]
+    await ensure_topics(kafka_settings, topics, quiet=True)
+    assert not [one for one in caplog.messages if "topic.created" in one]
+    other = replace(kafka_settings, topic_prefix=f"{kafka_settings.topic_prefix}other.")
+    await ensure_topics(other, everput_topics(other))
+    assert len([one for one in caplog.messages if "topic.created" in one]) == len(names)
 
 
 async def test_many_processes_may_create_them_at_once(kafka_settings, topics):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -278,7 +279,8 @@ AT_ONCE = partial(archive.make, after_s=0, idle_within_s=0)
 
 
 @pytest.mark.slow  # idle priority: on a busy machine it takes its time
-async def test_an_archive_that_is_missing_is_made_in_the_background_and_then_used(tmp_path, monkeypatch):
+async def test_an_archive_that_is_missing_is_made_in_the_background_and_then_used(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "broker")
     made = tmp_path / "kafka-test.aot"
     monkeypatch.setattr(archive, "_path", lambda _jars: made)
     kafka = EmbeddedKafka(tmp_path / "data", heap_mib=256, progress=False, make_archive=AT_ONCE)
@@ -286,6 +288,7 @@ async def test_an_archive_that_is_missing_is_made_in_the_background_and_then_use
     async with asyncio.timeout(150):
         while not made.exists():
             await asyncio.sleep(0.1)
+    assert not any("topic.created" in one for one in caplog.messages), "the server's own topics are not created again"
     await kafka.restart()
     assert str(made) in Path(f"/proc/{kafka.pid}/cmdline").read_text()
     await kafka.stop()

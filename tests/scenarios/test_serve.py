@@ -20,6 +20,7 @@ from broker.core.circuit import TRIP_AFTER_NEW
 from broker.kafka.ports import free_port
 from broker.sealing import new_sealing_key
 from cli.processes.first_start import EMAIL
+from cli.processes.python_version import outdated
 from tests.kafka_clients import sasl_variables
 from tests.listeners import nobody
 from tests.scenarios.running import STOPS_WITHIN_S, Running, alone, everput, is_running, said, wait_until
@@ -143,6 +144,12 @@ def test_a_directory_that_others_can_write_to_is_a_clear_error(tmp_path: Path):
     said = f"everput: other users can write to the directory {tmp_path}: run `chmod go-w {tmp_path}`\n"
     assert refused.stderr.endswith(said)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_python_with_known_faults_is_warned_of_once(server: Running):
+    assert server.url
+    warnings = [line for line in server.stderr if "python.outdated" in line]
+    assert [line.split()[2] for line in warnings] == ([] if outdated(sys.version_info[:3]) is None else ["serve"])
 
 
 def test_a_second_server_on_the_same_directory_is_a_clear_error(server: Running):

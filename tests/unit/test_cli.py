@@ -229,9 +229,22 @@ def test_a_secret_is_written_for_its_owner_only_and_read_again(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        ([], {"EVERPUT_SEALING_KEY": "short"}, "openssl rand -base64 32 | tr '+/' '-_'"),
+        (["--kafka-security-protocol", "SASL_SSL"], {}, "needs --kafka-sasl-username"),
+    ],
+)
+def test_init_checks_its_settings_before_it_asks_for_a_password(arguments, environment, said):
+    given = ["init", "--kafka", "127.0.0.1:1", "--email", "ann@example.com", *arguments]
+    done = CliRunner().invoke(everput, given, env=environment, input="")
+    assert (done.exit_code, said in done.stderr, "Password" in done.output) == (2, True, False), done.output
+
+
 def test_the_sealing_key_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(files.SEALING_KEY_VARIABLE, raising=False)
-    with pytest.raises(ConfigurationError, match="no sealing key"):
+    with pytest.raises(ConfigurationError, match=r"no sealing key.*openssl rand -base64 32"):
         files.sealing_key(tmp_path)
     made = files.sealing_key(tmp_path, make=True)
     assert files.sealing_key(tmp_path, make=True) == made

@@ -69,7 +69,7 @@ def test_a_queue_is_made_shown_listed_renamed_and_deleted(run: Run):
     assert "orders" in run("queues", "list").stdout
     assert "orders" in run("queues", "get", made["id"]).stdout
     run("queues", "rename", "orders", "others")
-    run("queues", "delete", "others", "--yes")
+    assert run("queues", "delete", "others", "--yes").stdout == f"deleted the queue others {made['id']}\n"
     missing = run("queues", "get", made["id"], code=1)
     assert missing.stderr.startswith("everput: no queue that the API key can read has the name or ID")
 
@@ -112,8 +112,12 @@ def test_a_listener_is_made_shown_changed_paused_and_deleted(run: Run):
     rotated = told(run("listeners", "rotate-secret", "listened", "bills", "--json"))[0]["secret"]
     assert rotated != made["secret"]
     assert "refused" in run("listeners", "test", "listened", "bills", code=1).stdout
-    assert "bills" in run("listeners", "get", "listened", "bills").stdout
-    run("listeners", "delete", "listened", made["id"], "--yes")
+    got = run("listeners", "get", "listened", "bills").stdout
+    assert "bills" in got
+    rows = [line.split() for line in got.splitlines()]
+    assert [row for row in rows if row[0] in ("state", "health", "circuit")] == [["state", "new"], ["circuit", "live"]]
+    deleted = run("listeners", "delete", "listened", made["id"], "--yes").stdout
+    assert deleted == f"deleted the listener bills {made['id']}\n"
     assert run("listeners", "list", "listened", "--json").stdout == ""
 
 

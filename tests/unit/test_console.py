@@ -65,7 +65,7 @@ async def test_the_page_and_its_files_are_served_and_may_load_nothing_else():
         assert (policy["require-trusted-types-for"], policy["trusted-types"]) == ("'script'", "'none'")
         assert policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
         assert "set-cookie" not in answer.headers
-    for other in ("/console/", "/console/index.html", "/console/..%2Fapp.py", "/console/../app.py", "/console/x.js"):
+    for other in ("/console/index.html", "/console/..%2Fapp.py", "/console/../app.py", "/console/x.js"):
         problem(await api.bare.get(other), 404)
     assert (await api.bare.post("/console")).status_code == 405
 
@@ -83,6 +83,9 @@ async def test_the_root_leads_to_the_console_also_behind_a_proxys_path():
     api = await make_api()
     answer = await api.bare.get("/")
     assert (answer.status_code, answer.headers["location"]) == (307, "console")
+    answer = await api.bare.get("/console/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "../console")
+    assert (await api.bare.get("/console/", follow_redirects=True)).url.path == "/console"
 
 
 async def test_a_file_is_sent_compressed_to_a_browser_that_accepts_it_with_a_tag_of_its_own():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.processes.process import outdated
+from cli.processes.python_version import outdated
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
 async def _use(kafka: KafkaSettings) -> None:
     """Send Kafka typical requests of API processes and workers, so that Java records the classes that answer them."""
     table = topics(kafka)
-    await ensure_topics(kafka, table)
+    await ensure_topics(kafka, table, quiet=True)  # in the log, they would look like the server's own topics
     options = client_options(kafka)
     async with AIOKafkaProducer(**options, enable_idempotence=True) as producer:
         await producer.send_and_wait(table.messages.name, b"a record")
