@@ -41,11 +41,11 @@ _ID_VALID_MS: Final = 5 * 60_000
 
 @dataclass(frozen=True, slots=True)
 class AlertMessages:
-    """The messages about alerts that one worker puts.
+    """The part of a worker that puts messages about alerts into the organizations' queues for alerts.
 
-    `home` returns the partition into which the messages about a listener's, an API key's or an organization's alerts
-    are put. `owns` returns whether the worker owns a partition. `assure` raises LogUnavailable if another worker may
-    own this worker's partitions by now.
+    `home` returns the partition for the messages about the alerts of a listener, an API key or an organization. `owns`
+    returns whether the worker owns a partition. `assure` raises LogUnavailable if another worker may own this worker's
+    partitions by now.
     """
 
     log: Log
@@ -70,10 +70,11 @@ class AlertMessages:
             _log_failure(event, error)
 
     async def put_missing(self, at_ms: int) -> None:
-        """Put the missing messages about alerts of this worker's partitions: about each alert whose newest event is at
-        least 30 s old, if the log does not say that the message about this event was put.
+        """Put the missing messages about alerts. A message is missing if the alert's newest event is at least 30 s old,
+        and the log does not say that the message about this event was put.
 
-        After a BrokerError, this call skips the other messages that belong to the same partition.
+        Only alerts of this worker's partitions are checked. After a BrokerError, this call skips the other messages
+        that belong to the same partition.
         """
         episodes = list(self._directory.alerts.episodes.items())
         missing = [
@@ -144,8 +145,11 @@ class AlertMessages:
 
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
-    """Return the times to try in the id of an alert's message: the time of the alert's event, and the newest two of
-    the times that follow in steps of five minutes until `at_ms`. A message that is put at `at_ms` gets the latest one.
+    """Return the times that the id of an alert's message may contain: the time of the alert's event, and at most two
+    later times. Later times lie five minutes apart, counted from the event; only the newest two until `at_ms` are
+    returned.
+
+    A message that is put at `at_ms` gets the newest of the times.
     """
     late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
     return [event_at_ms + number * _ID_VALID_MS for number in sorted({0, max(0, late - 1), late})]

@@ -73,8 +73,8 @@ class Sources:
     """The functions that give one worker the facts for its alerts.
 
     `owns` returns whether the worker owns a partition of `messages`. `assure` raises LogUnavailable if another worker
-    may own its partitions by now. `disk` returns the free bytes of the disk, and the number of free bytes below which
-    puts are refused. Without an embedded Kafka, `disk` is None.
+    may own the worker's partitions by now. `disk` returns two numbers of bytes: the free bytes of the disk, and the
+    limit below which puts are refused. Without an embedded Kafka, `disk` is None.
     """
 
     cursors: Cursors
@@ -102,10 +102,11 @@ class Subject:
 
 @dataclass(slots=True)
 class _Allowance:
-    """A token bucket that limits alerts: a burst of `burst`, and `per_s` a second after that.
+    """A token bucket that limits how many alerts begin or end: `burst` alerts at once, and `per_s` alerts a second
+    after that.
 
-    In each worker, each organization has a bucket for the alerts that begin. All organizations except the operator's
-    share one more bucket, for the beginnings and ends of alerts about the installation.
+    In each worker, each organization has one bucket, for its alerts that begin. All organizations except the operator's
+    share one more bucket, for the beginnings and ends of alerts about the installation, such as a nearly full disk.
     """
 
     at_ms: int
@@ -130,7 +131,7 @@ class AlertWatch:
     """The part of a worker that begins and ends alerts about its share of the listeners, API keys and organizations.
 
     `partitions` is the number of partitions of `messages`. Links in the alerts' messages begin with `public_url`.
-    `count` is called with the organization and the size of each message.
+    `count` is called for each message with the organization and the size of the message's record, in bytes.
     """
 
     log: Log
@@ -167,12 +168,13 @@ class AlertWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look(self, at_ms: int | None = None) -> None:
-        """Check the conditions of this worker's alerts once, and put the messages about alerts that begin or end. A
-        call checks all listeners that have waiting messages, or an alert that is open or may begin soon, but at most
-        200 other listeners.
+        """Check the conditions of this worker's alerts once. Put messages about alerts that begin or end.
 
-        `at_ms` is the current time; if it is None, the clock is read. Raises a BrokerError if Kafka does not answer. If
-        Kafka does not answer for some listeners, the other listeners are checked before the error is raised.
+        A call checks all listeners that have waiting messages, or an alert that is open or may begin soon. It checks at
+        most 200 of the other listeners. `at_ms` is the current time; if it is None, the clock is read.
+
+        Raises a BrokerError if Kafka does not answer. If Kafka does not answer for some listeners, the other listeners
+        are checked before the error is raised.
         """
         await self._messages.put_missing(at_ms or now_ms())
         await self._judge_installation(at_ms or now_ms())
@@ -193,8 +195,8 @@ class AlertWatch:
             raise failure
 
     def _due(self) -> list[Listener]:
-        """Return the listeners to check for alerts now: all listeners that have waiting messages, or an alert that is
-        open or may begin soon, and at most 200 other listeners, in turn.
+        """Return the listeners to check for alerts now: all that have waiting messages, or an alert that is open or may
+        begin soon. At most 200 of the other listeners are added, in turn.
         """
         pressing: list[Listener] = []
         others: list[Listener] = []
@@ -305,8 +307,8 @@ class AlertWatch:
                 await asyncio.sleep(0)
 
     def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
-        """Return whether this worker must check the alerts about the installation for this organization: one of them
-        is open, or may begin.
+        """Return whether this worker must check the alerts about the installation for this organization, such as an
+        alert about a nearly full disk. It must if one of these alerts is open, or may begin.
 
         Such an alert begins only for the operator's organizations, and for organizations that have a queue for alerts.
         Return False for an organization whose alerts another worker checks.
@@ -324,8 +326,8 @@ class AlertWatch:
     async def _judge(
         self, subject: Subject, now: Mapping[Kind, Reading], facts: Mapping[str, int | str], at_ms: int
     ) -> None:
-        """Begin or end the alerts about one listener, API key or organization. `now` has the kinds of alerts to check,
-        and the present level of each one's condition. The events about these alerts get the `facts`.
+        """Begin or end the alerts about one listener, API key or organization. `now` maps each kind of alert to check
+        to the present level of its condition. The events about these alerts get the `facts`.
         """
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
@@ -349,8 +351,8 @@ class AlertWatch:
         """Return whether the alert is allowed to begin or end now. If not, the next check tries again.
 
         An alert waits until the message about its previous change is put. Otherwise that message would be lost, because
-        only the newest change is kept. An alert about the whole installation also waits if many such alerts change,
-        except for the operator's organizations. No alert begins while this worker has begun too many alerts of the
+        only the newest change is kept. If many alerts about the whole installation change, some of them wait; those of
+        the operator's organizations do not. An alert does not begin while this worker has begun too many alerts of the
         organization.
         """
         if not self._directory.alerts.is_told(kind, subject.id):

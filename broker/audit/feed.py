@@ -42,8 +42,8 @@ CHANGES_MAX: Final = 500
 class Change(NamedTuple):
     """A change: the kind of thing that changed, and its queue and its listener, if they are known.
 
-    The kind is `queue`, `listener`, `message`, `delivery`, `replay` and so on: mostly the first word of the event's
-    type.
+    The kind is `queue`, `listener`, `message`, `delivery`, `replay` and so on. Usually, it is the first word of the
+    event's type.
     """
 
     kind: str
@@ -85,7 +85,7 @@ _KINDS: Final = {"deliveries": "delivery", "answers": "delivery", "change": "mes
 class ChangeFeed:
     """The changes in the log, for all organizations that have a client waiting in this process.
 
-    `table` has the topics that are read, by their short names. They are read only while a client waits.
+    `table` has the topics that are read, by their short names. The topics are read only while a client waits.
     """
 
     def __init__(
@@ -111,8 +111,8 @@ class ChangeFeed:
 
     @contextlib.asynccontextmanager
     async def waiting(self, organization_id: str) -> AsyncIterator[None]:
-        """Read the changes in the log for an organization while the `with` block runs. Raises LogUnavailable if Kafka
-        does not answer.
+        """Collect the changes of an organization from the log while the `with` block runs, so that since() can return
+        them. Raises LogUnavailable if Kafka does not answer.
         """
         known = self._waiting[organization_id] > 0
         self._waiting[organization_id] += 1
@@ -134,8 +134,9 @@ class ChangeFeed:
     def since(self, organization_id: str, position: str | None) -> Changes:
         """Return an organization's changes since a position that an earlier call has returned, and the new position.
 
-        The changes are None if they are unknown: the position is missing, too old or of another process, some records
-        were skipped, or one check of the log found more than CHANGES_MAX changes of the organization.
+        The changes are None if they are unknown. This is so if the position is missing, too old or of another process.
+        It is also so if some records were skipped, or if one check of the log found more than CHANGES_MAX changes of
+        the organization.
         """
         now = f"{self._epoch}-{self._number}"
         epoch, _, number = (position or "").partition("-")
@@ -272,8 +273,8 @@ class ChangeFeed:
                 yield event.organization_id, self._change(event)
 
     def _change(self, event: _Peek) -> Change:
-        """Return the change that an event of the log stands for. An event about a replay's deliveries stands for a
-        change of the replay.
+        """Return the change that clients get for an event of the log. For an event about a replay's deliveries, this is
+        a change of the replay.
         """
         state = self._view.state
         noun = event.type.partition(".")[0]

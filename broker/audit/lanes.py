@@ -84,10 +84,11 @@ class Rests:
 
 
 class LaneReader:
-    """The reader of the partitions that one request for the log needs. Call stop() at the end.
+    """The reader of the partitions that one request for the log needs. It adds their records to a Merge, which puts the
+    records of all partitions into one order. Call stop() at the end.
 
-    At most about `share_bytes` bytes of each partition's records wait in the merged order. Further records wait in the
-    shared cache `rests`.
+    At most about `share_bytes` bytes of each partition's records wait in the Merge. Further records wait in the shared
+    cache `rests`.
     """
 
     def __init__(
@@ -108,8 +109,8 @@ class LaneReader:
         self._lanes: Sequence[Lane[Event]] = ()
 
     async def read(self, merge: Merge[Event], lane: Lane[Event], pace: Pace) -> None:
-        """Read the next records of a partition from the cache or from Kafka, and add the wanted records to the merged
-        order. If the next records are damaged, add one event that says so.
+        """Read the next records of a partition from the cache or from Kafka. Add the wanted ones to `merge`, which puts
+        the records of all partitions into one order. If the next records are damaged, add one event that says so.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -181,8 +182,8 @@ class LaneReader:
         return await ahead.fetched
 
     def _give(self, merge: Merge[Event], lane: Lane[Event], fetched: FetchResult) -> None:
-        """Add the fetched records to the merged order, as many as the partition is allowed to have there. Put the
-        remaining records into the cache.
+        """Add the fetched records to `merge`, as many as one partition may have there. Put the remaining records into
+        the cache.
         """
         rows: list[tuple[int, int, int, Event | None]] = []
         # Skipped records may also lie beyond the requested range. This is harmless: none of them matches the request.

@@ -40,7 +40,8 @@ class _Queue:
 
 
 class Listeners:
-    """A cache of the ids of all listeners that up to 128 queues have or have had, including deleted listeners.
+    """A cache of the listeners of up to 128 queues. For each queue, it has the ids of all listeners that the queue has
+    or ever had, including deleted listeners.
 
     If a queue is in the cache, a request reads only the records of `control` that are newer than the cache's entry.
     """
@@ -59,8 +60,9 @@ class Listeners:
         """Return the ids of all listeners that the queue ever had, and of their replays. Return None if there never was
         such a queue.
 
-        If the queue is not in the cache, the events since its creation are read from the topic `control`, or all events
-        if there is no such queue now. Raises Unavailable if Kafka does not answer, or if too many reads are running.
+        If the queue is not in the cache, the topic `control` is read from the queue's creation on. If there is no such
+        queue now, the topic is read from its start. Raises Unavailable if Kafka does not answer, or if too many reads
+        are running.
         """
         place = organization_id, queue_id
         before = self._kept.pop(place, None) or await self._unread(organization_id, queue_id)
@@ -112,8 +114,8 @@ class Listeners:
         return False
 
     async def _unread(self, organization_id: str, queue_id: str) -> _Queue:
-        """Return a new cache entry for a queue. The entry has no listeners yet. It has the offset of `control` from
-        which on the queue's events must be read.
+        """Return a new cache entry for a queue, which has no listeners yet. It says from which offset of `control` on
+        the queue's events must be read.
         """
         live = self._view.state.queue(organization_id, queue_id)
         if live is None:

@@ -31,8 +31,8 @@ class Others:
 
 
 class Pace:
-    """A limit that gives a long piece of work about half of the event loop's time. The other half is for requests,
-    while there are any.
+    """A limit for a long piece of work on the event loop. While requests arrive, the work gets about half of the loop's
+    time, and the requests get the other half.
 
     Each step of the work is a `with` block without await.
     """
@@ -48,12 +48,12 @@ class Pace:
         self._busy_s += time.perf_counter() - self._began_s
 
     async def give_way(self, *, after_s: float = 0.0) -> None:
-        """Pause the work for as long as it took since the last pause, so that the event loop can serve requests. Do
-        nothing if the work took less than `after_s`.
+        """Pause the work for as long as it ran since the last pause, so that the event loop can serve requests. Do
+        nothing if the work ran for less than `after_s`.
 
-        The pause continues even if the event loop is idle, because a put uses the loop many times. Without this, a put
-        took three times as long while a client read the log. If no other request came within a second, the pause is a
-        single turn of the loop.
+        The pause continues even if the event loop is idle, because a put uses the loop many times. With shorter pauses,
+        a put took three times as long while a client read the log. If no other request came within the last second, the
+        pause is a single turn of the loop.
         """
         if self._busy_s < after_s:
             return

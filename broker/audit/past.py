@@ -50,8 +50,8 @@ class PastView:
 
 
 class Past:
-    """The computation of the directory at past times, from the topic `control`: for one organization, and for one
-    request at a time.
+    """The computation of one organization's directory, such as its queues and listeners, at a past time. It reads the
+    topic `control`, for one request at a time.
 
     `tenant_of` maps an organization id to its tenant.
     """

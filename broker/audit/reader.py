@@ -60,7 +60,7 @@ class Entry(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """The next events for a reader of the log, and the token of the page after them.
+    """The next events for a reader of the log, and the page token with which the next read continues after them.
 
     `complete` is true if the requested range has no events after these.
     """
@@ -76,8 +76,8 @@ Hears = Callable[[str, str, str], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """The range of the log that a client reads: from the time `begin_ms` until before `end_ms`, or from the beginning
-    of the log if `begin_ms` is None. It ends with the newest events at the time of the request at the latest.
+    """The range of the log that a client reads. It begins at the time `begin_ms`, or at the beginning of the log if
+    `begin_ms` is None. It ends before the time `end_ms`, and it has no events from after the request.
 
     With `page_token`, the range begins at the page token instead. `limit` is the largest number of events.
     """
@@ -92,8 +92,9 @@ class Range:
 class ReaderTuning:
     """The limits for reading the log in one process.
 
-    Kafka acknowledges an append within `settle_ms`, with rare exceptions, so older events have their final order. A
-    request that waits for the final order, or for a slow client, still counts towards `open_max` and `open_each_max`.
+    Kafka acknowledges an append within `settle_ms`, with rare exceptions. The order of events that are older is
+    therefore final. A request that waits for the final order, or for a slow client, still counts towards `open_max` and
+    `open_each_max`.
     """
 
     settle_ms: int = 2_000
@@ -138,9 +139,9 @@ class LogReader:
         """Yield the matching events in the order of the log, in slices. The last slice is marked as complete, unless
         `limit` ends the reading earlier.
 
-        Without an end, the range ends with the events that were acknowledged before the call. In this case, a
-        complete slice comes `settle_ms` after the call at the earliest, except for the history of one message. A slice
-        may have no events, but its page token has advanced.
+        Without an end, the range ends with the events that were acknowledged before the call. The complete slice then
+        comes at least `settle_ms` after the call. For the history of one message, it may come earlier. A slice may have
+        no events, but its page token has advanced.
 
         Raises Busy if too many requests read the log, NotFound if the wanted queue or listener never existed,
         WrongCursor if the page token does not fit this request, and Unavailable if Kafka does not answer.
@@ -291,10 +292,11 @@ class _Reading:
         ]
 
     async def _offsets(self, at_ms: int, *, confirmed: bool = False) -> list[int]:
-        """Return the offset of each partition at a time, or at its start or end if `at_ms` is EARLIEST or LATEST.
+        """Return each partition's offset at the time `at_ms`. For EARLIEST, this is the partition's start; for LATEST,
+        its end.
 
         With `confirmed`, the offset is checked against the times of records, because Kafka's time index may be damaged.
-        If all records of a partition are older, its offset is -1, or its end offset with `confirmed`.
+        If all records of a partition are older than `at_ms`, its offset is -1; with `confirmed`, it is the end offset.
         """
         found: dict[tuple[str, int], int] = {}
         for topic in dict.fromkeys(one.name for one in self._partitions):
@@ -335,8 +337,8 @@ class _Reading:
         return entries, more
 
     async def _told(self, story: Story, event: Event, hears: Hears) -> bool:
-        """Return whether an event belongs to the message's history. The method must get the events in the order of the
-        log.
+        """Return whether an event belongs to the message's history. Call this method with the events in the order of
+        the log.
         """
         if not story.tells(event):
             return False

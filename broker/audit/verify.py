@@ -41,8 +41,8 @@ class State(NamedTuple):
 class Verifier:
     """The check of a whole log, for `everput verify`.
 
-    `read` is called with the number of offsets of each read. After findings() has ended, `control.state` is the
-    directory.
+    `read` is called after each read, with the number of its offsets. After findings() has ended, `control.state` is the
+    directory: the accounts, queues, listeners and more that the events of `control` result in.
     """
 
     def __init__(
@@ -207,8 +207,8 @@ class Verifier:
                 yield finding
 
     async def _lost_ends(self, number: int, latest: int) -> list[Finding]:
-        """Return a finding if workers have committed an offset beyond the end of this partition of `messages`, because
-        Kafka has then lost messages. Otherwise return an empty list.
+        """Check whether workers have committed an offset beyond the end of this partition of `messages`. If so, Kafka
+        has lost messages, and a finding that says so is returned. Otherwise return an empty list.
         """
         topic = self._topics["messages"].name
         rows = await self._requests.groups.committed(self._workers_group, topic, [number])
@@ -224,8 +224,8 @@ class Verifier:
     async def _checked(self, checks: Checks, topic: Topic, begin: int, end: int) -> AsyncGenerator[Finding, None]:
         """Check a partition from `begin` to `end`, and yield the findings.
 
-        The topic `outstanding` is read until its current end, because compaction may have removed a delivery that was
-        written again after `end`.
+        The topic `outstanding` is read beyond `end`, until its current end. If a delivery was written again after
+        `end`, compaction may have removed its earlier record.
         """
         while True:
             reached = end

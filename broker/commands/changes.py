@@ -41,7 +41,7 @@ _CHANGED: Final = (
 
 
 class _Place(msgspec.Struct):
-    """The fields that say to which queue a message belongs. The event of the message has them in every version."""
+    """The fields that say to which queue a message belongs. The event of a put has these fields in every version."""
 
     organization_id: str
     queue_id: str
@@ -112,8 +112,8 @@ async def newest_messages(
     """Return a page of the queue's messages with their current data. Also return, for each partition, the offset before
     which the messages of the next page lie.
 
-    Left out are deleted messages, messages that this version can't read, and records for whose value `wanted` returns
-    False. Raises Unavailable if Kafka does not answer.
+    The page has no deleted messages, no messages that this version can't read, and no records for whose value `wanted`
+    returns False. Raises Unavailable if Kafka does not answer.
     """
     while True:
         records, rest = await log.messages.newest(
@@ -220,8 +220,8 @@ async def _change(
 
 
 def _expected(found: StoredMessage, if_match: Versions | None) -> int | UnsetType:
-    """Return the version of a message that a change replaces. If another request changes the message first, the change
-    has no effect. Without `if_match`, return UNSET: the change then replaces any version.
+    """Return the version that the message must still have when a change is applied. If another request changes the
+    message first, the change has no effect. Without `if_match`, return UNSET: the change then replaces any version.
 
     Raises Changed if the message does not have a version in `if_match`.
     """
@@ -245,7 +245,8 @@ def _stored(put: MessagePut, change: CountingChange | None, *, partition: int, o
 
 
 def _is_of(queue: Queue, value: bytes) -> bool:
-    """Return whether the event of any version in a record belongs to this queue."""
+    """Return whether the message in a record belongs to this queue. Any version of Everput may have written the record.
+    """
     try:
         of = _place.decode(value)
     except msgspec.MsgspecError:

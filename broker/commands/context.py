@@ -119,8 +119,9 @@ async def record(control: ControlLog, view: DirectoryView, event: ControlEvent) 
 
 
 def expected_version(item: Queue | Listener, if_match: Versions | None) -> int | UnsetType:
-    """Return the version that a change of a queue or listener replaces. If another request changes the queue or
-    listener first, the change has no effect. Without `if_match`, return UNSET: the change then replaces any version.
+    """Return the version that the queue or listener must still have when a change is applied. If another request
+    changes the queue or listener first, the change has no effect. Without `if_match`, return UNSET: the change then
+    replaces any version.
 
     Raises Changed if the queue or listener does not have a version in `if_match`.
     """

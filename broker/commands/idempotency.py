@@ -44,9 +44,9 @@ class Stored(NamedTuple):
 class Idempotency:
     """The puts of requests with an Idempotency-Key. For 24 hours, a repeated request stores its messages only once.
 
-    A process begins to put the messages of a key at most `append_timeout_ms` after its claim of the key. `check_room`
-    raises an error if the organization may store nothing more. `count` is called with the organization, and with the
-    size of each claim in bytes.
+    Before a process puts the messages of a key, it claims the key with an event in the log. It puts no messages if more
+    than `append_timeout_ms` have passed since its claim. `check_room` raises an error if the organization may store
+    nothing more. `count` is called with the organization, and with the size of each claim in bytes.
     """
 
     def __init__(

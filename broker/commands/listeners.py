@@ -233,8 +233,8 @@ class ListenerCommands:
     async def redrive_listener(
         self, context: Context, queue_id: str, listener_id: str, message_ids: Sequence[str]
     ) -> None:
-        """Record that the listener's retrying and parked deliveries are to be attempted now: those of the messages in
-        `message_ids`, or all if it is empty. Raises NotFound if there is no such listener.
+        """Record a redrive: the listener's retrying and parked deliveries are to be attempted now. If `message_ids` is
+        not empty, only the deliveries of these messages are redriven. Raises NotFound if there is no such listener.
         """
         await find_listener(self._view, context.organization_id, queue_id, listener_id)
         event = ev.ListenerRedriven(

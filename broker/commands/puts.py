@@ -60,7 +60,7 @@ class Put:
     """A message that is about to be stored. When its record is built, it gets its `id`, and a `name` if it has none.
 
     `count` is called with the organization and the size of the record, in bytes, when the record is first built.
-    `traceparent` names the trace span to which the attempts will belong, and may be changed before that.
+    `traceparent` names the trace span to which the attempts will belong. It may be changed until the record is built.
     """
 
     __slots__ = (
@@ -241,8 +241,9 @@ def new_batch(
 async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | None = None) -> None:
     """Append messages, and return once all in-sync replicas have stored them.
 
-    Messages without an ordering key go into `partition`, or into a partition that is chosen for them, and into one
-    record batch if they fit. Raises LogUnavailable only if nothing was stored, and InDoubt otherwise.
+    Messages without an ordering key go into one record batch if they fit. They go into `partition`, or into a partition
+    that is chosen for them if `partition` is None. Raises LogUnavailable only if nothing was stored, and InDoubt
+    otherwise.
     """
     together: dict[int | None, list[Put]] = {}
     for put in puts:

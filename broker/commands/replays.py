@@ -34,8 +34,9 @@ _PAGE: Final = 1000
 class ReplayInput:
     """The values of a replay in a request.
 
-    The replay takes messages that were put from `from_ms` until before `to_ms`, or until now if `to_ms` is None or
-    later. `only` selects `all` of these messages, or those that have `failed` or are `undelivered`.
+    The replay takes messages that were put at `from_ms` or later, and before `to_ms`. If `to_ms` is None or in the
+    future, it takes the messages until now. `only` selects `all` of these messages, or those that have `failed` or are
+    `undelivered`.
     """
 
     from_ms: int
@@ -173,8 +174,8 @@ class ReplayCommands:
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return the fraction of the offsets in the replay's range whose deliveries have ended, from 0 to 1. For a
-        cancelled replay, only the partitions that were finished count.
+        """Return how much of the replay is done, from 0 to 1: the fraction of the offsets in its range whose deliveries
+        have ended. For a cancelled replay, only the partitions that were finished count.
 
         Raises LogUnavailable if Kafka does not answer.
         """

@@ -37,12 +37,11 @@ class SecretCommands:
     async def rotate(
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
-        """Give the listener a new signing secret. Return the listener and the secret.
+        """Give the listener a new signing secret. Return the listener and the secret. For at most `overlap_s` seconds,
+        requests are also signed with the former secrets.
 
-        Raises Refused if the new secret is not valid, NotFound if there is no such listener, and QuotaReached if
+        Raises Refused if the new secret is not valid, and NotFound if there is no such listener. Raises QuotaReached if
         `overlap_s` is not 0 and FORMER_MAX former secrets still sign requests.
-
-        For at most `overlap_s` seconds, requests are also signed with the former secrets.
         """
         new = signing_secret(secret)
         await self._view.caught_up()

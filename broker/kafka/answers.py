@@ -24,8 +24,8 @@ _MARK: Final = b'"type":"answers.kept"'
 
 
 class AnswersOfMessage:
-    """The stored HTTP answers of these listeners to the failed attempts of one message. Collect the attempts first, and
-    then find the answers.
+    """The stored HTTP answers of these listeners to the failed attempts of one message. Call collect() with the events
+    about attempts first, and find() after that.
     """
 
     def __init__(self, offset: int, listener_ids: Collection[str]) -> None:
@@ -61,8 +61,9 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Read the HTTP answers of which only the partition and the time are known so far. In each partition, make at
-        most four reads of 1 MiB, one after another. An answer that is not found in them stays unknown.
+        """Find the HTTP answers that are not in the collected events. Only the partition and the time of these answers
+        are known. In each partition, make at most four reads of 1 MiB, one after another. An answer that is not found
+        in them stays unknown.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -89,7 +90,7 @@ class AnswersOfMessage:
 
     def of(self, listener_id: str, attempt: Attempt) -> Attempt:
         """Return the attempt with the listener's stored answer, and with the durations of the DNS look-up, connecting
-        and the TLS handshake. What is not known stays None.
+        and the TLS handshake. Values that are not known stay None.
         """
         found = self._attempts.get((listener_id, attempt.number))
         if found is None:
