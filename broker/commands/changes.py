@@ -245,8 +245,7 @@ def _stored(put: MessagePut, change: CountingChange | None, *, partition: int, o
 
 
 def _is_of(queue: Queue, value: bytes) -> bool:
-    """Return whether the message in a record belongs to this queue. Any version of Everput may have written the record.
-    """
+    """Return whether the message in a record belongs to this queue. Any version of Everput may have written it."""
     try:
         of = _place.decode(value)
     except msgspec.MsgspecError:
