@@ -32,8 +32,8 @@ MAKE_KEY: Final = "openssl rand -base64 32 | tr '+/' '-_'"  # the shell command 
 class Sealer:
     """The encryption and decryption of listeners' secrets in the log.
 
-    `sealing_keys` is one Fernet key, or several keys with commas between them. The first key encrypts. Raises
-    ConfigurationError if a key is not valid.
+    `sealing_keys` is one Fernet key, or several keys with commas between them. The first key encrypts. To decrypt, all
+    keys are tried. Raises ConfigurationError if a key is not valid.
     """
 
     def __init__(self, sealing_keys: str) -> None:

@@ -14,11 +14,12 @@ from broker.errors import BrokerError
 
 
 class TenantSlots:
-    """A fixed number of slots, shared by tenants. Half of the slots are reserved for tenants that hold no slot. A
-    tenant that holds *n* slots gets another one only while more than *n* slots of the other half are free.
+    """A limit on requests, streams or tunnels that are open at the same time. Each of them holds one of `total` slots,
+    which tenants share.
 
-    An organization may hold at most `each` of the `total` slots. `tenant_of` maps an organization id to its tenant.
-    `refusal` creates the error for an organization that gets no slot.
+    Half of the slots are reserved for tenants that hold no slot. A tenant that holds *n* slots gets another one only
+    while more than *n* slots of the other half are free. An organization may hold at most `each` slots. `tenant_of`
+    maps an organization id to its tenant. `refusal` creates the error for an organization that gets no slot.
     """
 
     def __init__(

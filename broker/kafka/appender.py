@@ -58,8 +58,8 @@ class Appender:
         await self._bounded([write(partition, records) for partition, records in outcomes.items()])
 
     async def append_one(self, partition: int, key: bytes, value: bytes, *, urgent: bool = False) -> int:
-        """Append a record to a partition and return its offset. Return -1 if Kafka recognizes a repeat but no longer
-        knows its offset.
+        """Append a record to a partition and return its offset. Return -1 if Kafka says that it already has this
+        record, but no longer knows at which offset.
 
         Raises LogUnavailable if Kafka does not acknowledge in time. Raises DiskNearlyFull if the disk has too little
         space for the record; `urgent` records may use more of the disk.

@@ -38,8 +38,8 @@ class Together(Append):
     """A group of messages that should be in one record batch. If one batch can't hold these messages, they use as few
     batches as possible.
 
-    The future `done` gets None when Kafka has stored every message. `builds` makes the records of the messages that are
-    in no batch yet.
+    The future `done` gets None when Kafka has stored every message. `builds` has a function for each message that is in
+    no batch yet. This function makes the message's record.
     """
 
     __slots__ = ("_unacknowledged", "begun", "builds", "count", "together")
@@ -63,11 +63,10 @@ class Together(Append):
         return Part(self.build, done, self.deadline, count)
 
     def add_to(self, batch: Any, items: list[Append], partition: int) -> bool:
-        """Add this group's messages to a record batch: all of them, or none if the batch already has other messages and
-        the group does not fit.
+        """Add this group's messages to a record batch. If the batch already has other messages, add the whole group, or
+        nothing if it does not fit. If the batch is empty, add as many messages as fit.
 
-        If the group is too large for any batch, as many messages as fit go into an empty one. Return True if no message
-        is left to add: all are in batches, or the group has failed.
+        Return True if no message is left to add: all are in batches, or the group has failed.
         """
         try:
             # Compare the sizes first, because building the records would take more time.

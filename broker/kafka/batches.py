@@ -41,8 +41,9 @@ async def parse(
     """Parse the record batches before the first damaged one, and return their records. Return None if the first batch
     is damaged, or if Kafka sent no bytes although the partition should have more records.
 
-    `holes` says that offsets may be missing, as in a compacted topic. If `worth(raw)` is False, the bytes are checked
-    but no record is parsed, unless a batch may be compressed.
+    `holes` says that offsets may be missing, as in a compacted topic. `worth(raw)` returns False if no record in the
+    bytes is wanted: the batches are then checked, but their records are not parsed. If a batch may be compressed,
+    `worth` is not asked.
     """
     batches, next_offset, left = list[Any](), offset, _CHECKED_AT_ONCE
     for batch, size in good(raw, offset, end_offset, holes=holes):
@@ -75,7 +76,8 @@ def good(raw: bytes, offset: int, end_offset: int, *, holes: bool) -> Iterator[t
     """Yield the record batches before the first damaged one, each with its size in bytes.
 
     Damaged batches at the beginning of the bytes are skipped only if a later batch begins exactly at `offset`. With
-    `holes`, offsets may be missing before a batch, but not after a damaged one: they could be that batch's.
+    `holes`, offsets may be missing before a batch, as in a compacted topic. After a damaged batch, offsets may not be
+    missing, because they could be those of the damaged batch.
     """
     began = passed = False
     for batch, follows_at, size in _framed(raw):
@@ -104,8 +106,8 @@ def _is_good(batch: Any, follows_at: int | None, offset: int, end_offset: int, *
 
 
 def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Return the offset after a single record batch, and the batch's size in bytes. The caller must fetch the next
-    batch from that offset, to confirm this batch's base offset. Return None if that is not needed.
+    """Check whether the next record batch must be fetched, too, to confirm the base offset of a single batch. If so,
+    return the offset of the next batch, and the size of this batch in bytes. Otherwise return None.
 
     A batch that begins before the requested offset is trusted only if the next batch begins exactly where this batch
     ends.
@@ -153,8 +155,8 @@ def _framed(raw: bytes) -> Iterator[tuple[Any, int | None, int]]:
     """Split fetched bytes into record batches by their length fields. Yield each batch, the base offset of the next
     batch, and the size of the yielded batch in bytes.
 
-    The batch is None if the bytes can't be a batch. The base offset is None where the bytes end. Kafka cuts its answer
-    at the requested size, so an incomplete batch after the first one is left out.
+    The batch is None if the bytes can't be a batch. The base offset is None if the bytes end before the next batch.
+    Kafka cuts its answer at the requested size, so an incomplete batch after the first one is left out.
     """
     at = 0
     while len(raw) - at > _MAGIC_AT:
@@ -186,8 +188,8 @@ def _base(batch: Any, otherwise: int) -> int:
 
 
 def _first(batch: Any, offset: int, after: int) -> int:
-    """Return the first unreadable offset of a damaged batch. This is the offset in the batch's header if the header
-    agrees with the next batch, and else the requested offset.
+    """Return the first unreadable offset of a damaged batch. If the batch's header agrees with the next batch, this is
+    the first offset in the header. Otherwise it is the requested offset.
     """
     if batch is None or batch.next_offset != after:
         return offset

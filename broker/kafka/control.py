@@ -33,7 +33,8 @@ class ControlTopic:
 
     async def append(self, event: ControlEvent) -> int:
         """Append an event to the topic `control`, and return its offset once all in-sync replicas have stored it. If
-        Kafka recognizes a repeat but no longer knows its offset, return the offset of the topic's newest record.
+        Kafka says that it already has this event, but no longer knows at which offset, return the offset of the topic's
+        newest record.
 
         Raises InDoubt if Kafka does not acknowledge, because the event may be stored. Raises DiskNearlyFull if the disk
         has too little space for the event; urgent events may use more of the disk.

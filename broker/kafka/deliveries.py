@@ -222,8 +222,8 @@ class KafkaDeliveries:
         """Count the messages of each listener's queue in a partition, from the listener's position on, and add the
         counts to `found`.
 
-        Listeners whose positions are close together share the reads. If there are not enough reads for all records, a
-        count is too low.
+        Listeners whose positions are close together share the reads. The number of reads is limited, so a count can be
+        too low.
         """
         left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
         for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
@@ -327,10 +327,11 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 
 
 def _settled_state(known: DeliveryState, row: OutstandingDelivery | None, *, complete: bool) -> DeliveryState:
-    """Return the state of a delivery whose last attempt may not have been found, although its message is before the
-    listener's committed offset in `messages`.
+    """Return the state of a delivery whose message is before the listener's committed offset in `messages`. The
+    delivery's last attempt may not have been found, so its state is taken from the topic `outstanding`.
 
-    `row` is the delivery in the topic `outstanding`. If it is None, `complete` says whether it is certainly not there.
+    `row` is the delivery in `outstanding`, or None. If it is None, the delivery is `delivered` if `complete` says that
+    it is certainly not in `outstanding`, and else `unknown`.
     """
     if row is not None:
         return DeliveryState(state=row.state, attempts=known.attempts, next_attempt_at_ms=row.next_attempt_at_ms)

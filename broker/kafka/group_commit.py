@@ -134,8 +134,8 @@ class GroupCommit:
         return zlib.crc32(ordering_key.encode()) % self._partitions
 
     def some_partition(self) -> int:
-        """Return a partition; if possible, one whose leader is not late with an acknowledgement. Successive calls
-        return different partitions in turn.
+        """Return a partition for a message. If possible, choose one whose leader is not late with an acknowledgement.
+        Successive calls return different partitions in turn.
         """
         usable = self._trusted() or self._led()
         self._turn += 1
@@ -324,7 +324,7 @@ class GroupCommit:
     def _choose_partition(self) -> int:
         """Return the partition that gets the next record batch; -1 if no batch can be sent now.
 
-        Partitions come first if messages wait that must go to them, such as messages with an ordering key. The other
+        A partition comes first if a waiting message must go to it, for example because of its ordering key. The other
         partitions take turns.
         """
         if not (self._keyed or self._unkeyed):
@@ -350,8 +350,8 @@ class GroupCommit:
         return -1
 
     def _judge(self) -> None:
-        """Update two sets of brokers: brokers that are late with an acknowledgement, and brokers that are so late that
-        new messages for their partitions are refused.
+        """Update the sets `suspects` and `away`. The brokers in `suspects` are late with an acknowledgement. The
+        brokers in `away` are so late that new messages for their partitions are refused.
         """
         before_s = _now_s() - self.timeout_s
         owing = [

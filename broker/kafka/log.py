@@ -25,7 +25,7 @@ from broker.settings import KafkaSettings
 
 
 class KafkaLog:
-    """The access of one process to everything it writes to Kafka: one producer, and one object for each topic. An
+    """The Kafka topics that one process writes to: one producer for all of them, and one object for each topic. An
     append waits at most `append_timeout_ms` for Kafka's acknowledgement.
     """
 

@@ -112,7 +112,7 @@ class MessagesTopic:
         return await self._kept(partition, message_id, organization_id)
 
     async def _may_have_gone(self, partition: int, at_ms: int) -> bool:
-        """Return whether Kafka may have deleted all records that this partition had at this time."""
+        """Return whether Kafka may have deleted the records that were put into this partition at this time."""
         if partition >= self._partitions:
             return False
         begin = (await self._requests.offsets(self._topic, {partition: EARLIEST}))[partition]
@@ -145,7 +145,7 @@ class MessagesTopic:
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
         """Search a partition for the wanted messages, from an offset on. Return the found messages, and the first
-        unreadable range that was met, or None. Ranges that were given up do not count.
+        unreadable range that was met, or None. Ranges that were given up as lost are ignored.
         """
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None

@@ -198,8 +198,8 @@ class KafkaOutstanding:
         return found, incomplete
 
     async def message(self, partition: int, message_id: str, organization_id: str) -> tuple[int, bytes] | None:
-        """Return the offset and the event of a message that Kafka has deleted from `messages`, from the copy in the
-        record of a delivery in `outstanding`.
+        """Find a message that Kafka has deleted from `messages`, in the copy that a record of a delivery in
+        `outstanding` has. Return the message's offset and event.
 
         Return None if no such delivery has the message, or if another organization owns it. Raises Unavailable if Kafka
         does not answer or no read slot is free.

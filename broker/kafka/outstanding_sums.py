@@ -15,9 +15,8 @@ from broker.kafka.topics import topics, workers_group
 
 
 async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum | None:
-    """Return the fingerprint of a partition of `outstanding` that its owner has committed; None if there is none.
-
-    Raises LogUnavailable if Kafka does not answer.
+    """Return the fingerprint (number and hash) of the deliveries in a partition of `outstanding` that its owner has
+    committed; None if there is none. Raises LogUnavailable if Kafka does not answer.
     """
     messages, group = topics(requests.kafka).messages.name, workers_group(requests.kafka)
     rows = await requests.groups.committed(group, messages, [partition])

@@ -53,7 +53,7 @@ async def of_those_that_answer(options: dict[str, Any], *, within_s: float = _MO
 async def why_not(options: dict[str, Any]) -> str:
     """Explain for each bootstrap server why it can't be reached.
 
-    Raises ConfigurationError if no server answers, and a wrong setting is the reason for one of them: the password, the
+    Raises ConfigurationError if no server answers, and the reason for one of them is a wrong setting: the password, the
     SASL mechanism, the security protocol, or a certificate that is not trusted.
     """
     hosts = collect_hosts(options["bootstrap_servers"], randomize=False)

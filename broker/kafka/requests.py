@@ -259,8 +259,8 @@ class KafkaRequests:
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
         """Return the first offset after a damaged batch at which an intact batch begins, or else the end offset.
 
-        After a damaged length field, Kafka can read again from the next entry of its offset index. All offsets from
-        there on are taken for readable, so a binary search finds the first.
+        After a damaged length field, Kafka can read again from the next entry of its offset index. This search assumes
+        that all offsets from there on are readable, so it can be a binary search.
         """
         leader, holes = self._leader(topic, partition), topic in self._compacted
 

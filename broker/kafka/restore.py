@@ -24,11 +24,11 @@ _FILL_AT_ONCE: Final = 100_000
 async def fill(
     kafka: KafkaSettings, topic: str, partition: int, count: int, *, at_ms: int = 0, key: bytes | None = None
 ) -> None:
-    """Write `count` nearly empty records to a partition, so that they take its next offsets. Raises LogUnavailable if
-    Kafka does not store the records.
+    """Write `count` nearly empty records to a partition, so that they take its next offsets. An import writes them so
+    that the exported records get their old offsets, and deletes them later. A compacted topic accepts only records with
+    a key.
 
-    For example, an import writes such records first, so that the exported records get their old offsets, and later
-    deletes the nearly empty records. A compacted topic accepts only records with a key.
+    Raises LogUnavailable if Kafka does not store the records.
     """
     nothing = Record(0, at_ms, key, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:

@@ -43,13 +43,14 @@ async def scan(
     ahead: bool = False,
 ) -> AsyncGenerator[FetchResult, None]:
     """Read a partition from `offset` to `end`, one read after another, and yield the results. Without `end`, stop at
-    the partition's end. With `reads_max`, stop after this many reads.
+    the partition's end. With `reads_max`, stop after this many reads. With `ahead`, the next read begins while the
+    caller handles a result.
 
     `damaged` is called for an unreadable range, and raises LogDamaged by default. If `damaged` returns, the scan
     continues after the range.
 
-    Raises LogUnavailable if a new leader does not report the records before `end` within `patience_s`. If `patience_s`
-    is None, the scan then ends. With `ahead`, the next read begins while the caller handles a result.
+    A new leader may lack the records before `end` for a moment. If it does not have them within `patience_s`,
+    LogUnavailable is raised. If `patience_s` is None, the scan ends instead.
     """
     reads, patient_until_s = 0, 0.0
     begun: asyncio.Task[FetchResult] | None = None

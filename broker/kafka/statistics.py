@@ -74,7 +74,7 @@ def _event(record: Record) -> StatisticsCounted | None:
 
 
 class _Follower:
-    """A reader of the topic `statistics`. It knows which events there are valid."""
+    """A reader of the topic `statistics`. It knows which events there are valid, so that no record is counted twice."""
 
     def __init__(self, requests: KafkaRequests, topic: str, begin: int) -> None:
         self._requests = requests

@@ -51,7 +51,8 @@ GivenUp = Callable[[Collection[int]], Awaitable[None]]
 class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of the workers' consumer group. It reads new messages of the partitions that Kafka assigns to it.
 
-    `name` is a client id. At the start, members with the same id are taken for dead and removed from the group.
+    `name` is a client id. At the start, members with the same id are removed from the group, because they are taken for
+    dead.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, *, name: str | None = None) -> None:

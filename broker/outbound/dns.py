@@ -31,9 +31,9 @@ _REMEMBERED_MAX: Final = 16_384  # names
 class DnsTuning:
     """The limits of DNS look-ups.
 
-    Each host name is in one of three pools. The newest look-up of a name in the known pool was answered quickly. A name
-    in the new pool was not looked up before, or only its newest look-up got no quick answer. The newest look-ups of a
-    name in the slow pool, `slow_after` or more, got no answer in time.
+    Each host name is in one of three pools. It is in the known pool if its newest look-up was answered quickly. It is
+    in the slow pool if its newest `slow_after` or more look-ups got no answer in time. All other names are in the new
+    pool.
     """
 
     quick_s: float = 1.0  # A host name is known (quickly answered) if its newest look-up took less time than this.

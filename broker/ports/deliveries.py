@@ -202,7 +202,9 @@ Position = tuple[int, int]
 
 
 class Outstanding(Protocol):
-    """The deliveries in the topic `outstanding`, which wait or are parked, for finding and counting them."""
+    """The reader of the deliveries in the topic `outstanding`, which wait for an attempt or are parked. It finds and
+    counts them.
+    """
 
     async def page(
         self, listener: Listener, *, state: str | None, after: Position, limit: int

@@ -124,8 +124,8 @@ class DirectoryView(Protocol):
 
 
 class ControlLog(Protocol):
-    """The topic `control`, which holds the directory (such as accounts, queues and listeners), for appending events and
-    for checks.
+    """The access to the topic `control`, for appending events and for checks. The topic holds the directory (such as
+    accounts, queues and listeners).
     """
 
     async def append(self, event: ControlEvent) -> int:
@@ -277,18 +277,21 @@ class MessageLog(Protocol):
 
 
 class ClaimLog(Protocol):
-    """The topic `claims`, which holds the Idempotency-Keys that were used recently, for appending and reading."""
+    """The access to the topic `claims`, for appending and reading. The topic holds the Idempotency-Keys that were used
+    recently.
+    """
 
     async def append(self, claim: PutClaimed) -> None:
-        """Append a claim of an Idempotency-Key. Return once all in-sync replicas have stored it.
+        """Append a claim of an Idempotency-Key: an event that says that this process is about to put the key's
+        messages. Return once all in-sync replicas have stored it.
 
         Raises ShareUsed if the organization has too many keys in use, Unavailable if it is not certain that the claim
         is stored.
         """
 
     async def claims(self, digest: bytes) -> Sequence[PutClaimed]:
-        """Return the claims of an Idempotency-Key, given by its hash, in the order of the log: those of the last 24
-        hours at least.
+        """Return the claims of an Idempotency-Key in the order of the log, at least those of the last 24 hours.
+        `digest` is the hash of the key.
 
         Raises Unavailable if Kafka does not answer.
         """
@@ -308,7 +311,9 @@ class CountingChange(NamedTuple):
 
 
 class ChangeLog(Protocol):
-    """The topic `changes`, for appending updates and deletions of messages, and the workers' answers to them."""
+    """The access to the topic `changes`, for appending updates and deletions of messages, and for reading the workers'
+    answers to them.
+    """
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
         """Append a change of a message. Return its offset (-1 if unknown), and the offset of `deliveries` from which to
@@ -335,8 +340,8 @@ class ChangeLog(Protocol):
     async def latest(
         self, places: Mapping[str, tuple[int, int]], *, organization_id: str, bytes_max: int | None = None
     ) -> dict[str, CountingChange]:
-        """Return, by message id, the change of each of these messages that counts: its deletion, or else its newest
-        valid update. Messages without a change are left out.
+        """Return the change that decides the present state of each of these messages, by message id. It is the
+        message's deletion, or else its newest valid update. Messages without a change are left out.
 
         `places` maps a message id to the message's time and partition. Changes are read from that time on. Raises
         TooMuch if the new data of several messages has more than `bytes_max` bytes, Unavailable if Kafka does not
@@ -356,14 +361,18 @@ class ChangeLog(Protocol):
 
 
 class ListenerTestLog(Protocol):
-    """The log's results of listener tests, for writing. A test sends one message to a listener, bypassing its queue."""
+    """The part of the log that stores the results of listener tests. A test sends one message to a listener, bypassing
+    its queue.
+    """
 
     async def append(self, event: ListenerTested) -> None:
         """Append the event of a test. Raises Unavailable if Kafka does not store it, or if the disk is nearly full."""
 
 
 class Log(Protocol):
-    """The topics of the log that requests of the API write to, and find messages and changes in."""
+    """The topics of the log that requests of the API use. The requests write to these topics, and find messages and
+    changes in them.
+    """
 
     @property
     def control(self) -> ControlLog: ...

@@ -24,8 +24,8 @@ _TIME: Final = struct.Struct(">qi")
 class WrongIndex(NamedTuple):
     """An index file of Kafka that contradicts the record batches of its segment.
 
-    `offset` is the first offset for which it has a wrong entry. If the index only ends too early, `offset` is the
-    segment's first offset.
+    `offset` is the first offset for which the index has a wrong entry. If the only fault is that the index ends too
+    early, `offset` is the segment's first offset.
     """
 
     topic: str
@@ -101,8 +101,10 @@ def _wrong_time(raw: bytes, batches: _Batches, base: int, *, compacted: bool) ->
 
 
 def _ends_early(raw: bytes, batches: _Batches) -> int | None:
-    """Return the first offset of a segment that Kafka does not write to any more, if its time index ends before the
-    segment's highest record time. Return None if the index is complete.
+    """Check whether the time index of a finished segment ends before the segment's highest record time. If so, return
+    the segment's first offset. Otherwise return None.
+
+    A segment is finished when Kafka writes no more records to it.
     """
     last_ms = max((at_ms for at_ms, _ in _entries(raw, _TIME)), default=-1)
     return batches.first[0] if batches.first and last_ms != batches.youngest_ms[-1] else None

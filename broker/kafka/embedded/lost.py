@@ -44,7 +44,7 @@ def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost
     """Yield the ranges of offsets that a partition's files have lost. Don't call this for a compacted topic, in which
     offsets are missing normally.
 
-    All records below the offset `noted` were acknowledged, as the broker has noted. `begin` is the partition's first
+    `noted` is the offset up to which the broker has noted all records as acknowledged. `begin` is the partition's first
     offset; None if Kafka may have deleted old records.
     """
     at = begin

@@ -131,12 +131,12 @@ def _begin(row: _Row | None, *, after: int) -> int | None:
 
 
 def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
-    """Yield each partition's name and the damaged record batch at which a broker would cut the partition off if it
-    started now. Yield nothing after a clean stop.
+    """Yield the partitions that a Kafka broker would cut off if it started now: each partition's name, and the damaged
+    record batch at which the broker would cut. Yield nothing after a clean stop.
 
     After a crash, the broker reads the batches that may not have been synced to disk, and treats the first damaged one
     as the end of the partition. Kafka's own topics are not checked. A damaged batch without batches after it is left
-    out.
+    out, because the crash may have interrupted its write.
     """
     if not log_dir.is_dir() or (log_dir / _CLEAN).exists():
         return
@@ -149,9 +149,9 @@ def cut_off(log_dir: Path) -> Iterator[tuple[str, DamagedBatch]]:
 
 
 def lying_indexes(log_dir: Path) -> Iterator[Path]:
-    """Yield the offset indexes whose last entry points to no batch. After a clean stop, Kafka finds the end of a
-    partition by this entry, so it would assume a wrong end. After a crash, yield nothing, because Kafka rebuilds its
-    indexes.
+    """Yield the offset indexes whose last entry points to no batch. After a clean stop, Kafka takes the end of a
+    partition from this entry, so a wrong entry would give a wrong end. After a crash, yield nothing, because Kafka
+    rebuilds its indexes.
     """
     if not (log_dir / _CLEAN).exists():  # After a crash, Kafka rebuilds its offset indexes itself.
         return
