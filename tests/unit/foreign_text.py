@@ -155,7 +155,7 @@ OURS: Final[dict[str, str]] = {
     "is_loopback": "the operator's option",
     "Address.convert": "the user's own option",
     "whole_id": "an ID that the user pasted; fixed length",
-    "_is_here": "a file in the user's working directory",
+    "is_here": "a file in the user's working directory",
     "messages_in": "a body that the API made, orjson",
     "notifications": "a body that the API made, orjson",
     "_store_cursors": "lines of an export, orjson",
