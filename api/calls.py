@@ -199,8 +199,8 @@ class Call:
 
     def check_still_in(self) -> None:
         """Check that the API key or the session is still valid. With a session, the account must also still be a member
-        of the organization, and its role must still permit the request. Raises Unauthenticated, NoSession, NotFound or
-        Forbidden.
+        of the organization, and the account's role there must still permit the request. Raises Unauthenticated,
+        NoSession, NotFound or Forbidden.
 
         The check is repeated after the body has arrived and while an answer is streamed, because a body may take a
         minute and a streamed answer hours.

@@ -34,8 +34,8 @@ _SEALED: Final = re.compile(r"damaged-([A-Za-z0-9_-]{62})", re.ASCII)
 
 
 class DamagedIds:
-    """The encryption of ids that stand for ranges of damaged messages. Such an id contains Kafka offsets. The newest
-    sealing key encrypts an id, and every sealing key can decrypt it.
+    """The encryption of ids that stand for ranges of damaged messages. Such an id contains Kafka offsets, so clients
+    see it only encrypted. The newest sealing key encrypts an id, and every sealing key can decrypt it.
     """
 
     def __init__(self, sealer: Sealer) -> None:

@@ -26,7 +26,9 @@ _OFFSET_MAX: Final = 2**63 - 1
 
 
 class OutstandingDeliveries:
-    """Handlers for a listener's deliveries in the topic `outstanding`, and for redrives of them."""
+    """Handlers for the deliveries to a listener that Everput keeps for later in the topic `outstanding`, and for
+    redrives of these deliveries.
+    """
 
     def __init__(
         self,

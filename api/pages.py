@@ -26,7 +26,9 @@ _TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class Listed(Protocol):
-    """The interface of items of a list, which is sorted by creation time, and within the same millisecond by id."""
+    """The interface of the items of a list. Such a list is sorted by creation time. Items of the same millisecond are
+    sorted by id.
+    """
 
     @property
     def id(self) -> str: ...

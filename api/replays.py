@@ -25,7 +25,7 @@ EXPECTED_PER_S: Final = 2_000.0
 
 class Replays:
     """Handlers for the replays of a listener. For each new replay, `count` is called with the organization, and with
-    the size in bytes of the selected range of offsets. The replay is so counted against the organization's limits.
+    the size in bytes of the selected range of offsets. The replay then counts against the organization's limits.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:

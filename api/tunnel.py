@@ -59,7 +59,8 @@ class Room:
     """The memory that requests through tunnels share: a bounded number of bytes. Each request waits until enough bytes
     are free for it. The requests get their memory in the order of arrival.
 
-    A request that is larger than the bound waits until all bytes are free.
+    A request that is larger than the bound waits until all bytes are free. A tunnel is the WebSocket of a client such
+    as `everput listen`.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -94,8 +95,9 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelBounds:
-    """The bounds of the tunnels in one API process. The bounds in bytes limit the requests that are not sent to a
-    tunnel's client yet. Such a request takes about three times its size in memory.
+    """The bounds of the tunnels in one API process. A tunnel is the WebSocket of a client such as `everput listen`. The
+    bounds in bytes limit the requests that are not sent to a tunnel's client yet. Such a request takes about three
+    times its size in memory.
     """
 
     # Seconds between two checks that a tunnel's API key or session is valid, and that its listener leads to the tunnel.

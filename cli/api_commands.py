@@ -198,7 +198,8 @@ def show_deleted(kind: str, item: Answer, *, as_json: bool) -> None:
 
 def show_all(items: Iterable[Answer], columns: Mapping[str, str], *, as_json: bool) -> None:
     """Print several items: a table with a row for each item, or a line of JSON for each with `as_json`. `columns` maps
-    the headings of the table to field names. On a narrow terminal, each item is a block of lines.
+    the headings of the table to field names. On a narrow terminal, each item is printed as a block of lines instead of
+    a table row.
     """
     if as_json:
         for item in items:

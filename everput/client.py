@@ -368,8 +368,8 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _following(request: Request[T], page: T) -> Request[T] | None:
-    """Return the request for the next page, or None if this page is the last. The request is the given one with the
-    query of the page's link `next`.
+    """Return the request for the next page, or None if this page is the last. It is the given request with the query of
+    the link `next` in this page.
     """
     link = getattr(getattr(page, "links", None), "next", None)
     if not link:

@@ -107,8 +107,9 @@ def command(
 
 
 def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Return the names of queues by id, the names of listeners by id, and the queues' ids by the ids of their
-    listeners, of at most the oldest 10,000 queues. All are empty if the API key has no right to read queues.
+    """Return three dicts about the oldest queues, at most 10,000: the names of queues by queue id, the names of
+    listeners by listener id, and the queue ids by listener id. All are empty if the API key has no right to read
+    queues.
     """
     queues: dict[str, str] = {}
     listeners: dict[str, str] = {}
@@ -133,10 +134,9 @@ def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str], d
 
 
 def _id_of(text: str, names: dict[str, str]) -> str:
-    """Return the id of the queue or listener with this name. Raises ConfigurationError if several listeners have it.
-
-    If there is none, return the text itself, because it may be the id of a deleted queue or listener. A short id
-    becomes the whole one.
+    """Return the id of the queue or listener with this name. Raises ConfigurationError if several listeners have this
+    name. If nothing has this name, return the text itself, because it may be the id of a deleted queue or listener. A
+    short id becomes the whole one.
     """
     found = [one for one, name in names.items() if name == text]
     if len(found) > 1:

@@ -162,8 +162,8 @@ async def _partition(
     """Write the rest of a partition, one file at a time. Yield how many offsets each fetch covered.
 
     Without `end`, read the partition to its current end. The export of a compacted topic then has the newest record of
-    each key. With an older end offset, a record could be missing: compaction removes it if the key was written again
-    later.
+    each key. With an older end offset, the record of a key could be missing: compaction deletes a record after its key
+    is written again.
     """
     mine = sum(one.topic == name and one.partition == number for one in made.files)
     at = made.next.get(f"{name}/{number}", (await requests.offsets(topic.name, {number: EARLIEST}))[number])
