@@ -174,8 +174,8 @@ class InstallationFacts:
     def shown(self, kind: Kind, *, operator: bool) -> dict[str, int | str]:
         """Return the facts for an alert of this kind.
 
-        Only the operator's organizations see the damaged offsets and the free bytes. Partitions and the disk hold the
-        data of all organizations, so other organizations could learn about each other.
+        Only the operator's organizations see the damaged offsets and the free bytes. Otherwise, organizations could
+        learn about each other, because they share the partitions and the disk.
         """
         shown: dict[str, int | str] = {}
         if kind is Kind.DISK or (operator and self.free_bytes is not None):
@@ -234,7 +234,9 @@ class Trigger:
         return self.open or self._level is Level.HIGH
 
     def agrees(self, recorded: Trigger) -> bool:
-        """Return whether the log has recorded the same beginning of the alert, and the same end."""
+        """Return whether the log's record of the alert agrees with this state: it has the same beginning, and the same
+        end.
+        """
         return (self.open, self.begun_at_ms) == (recorded.open, recorded.begun_at_ms)
 
     def step(self, reading: Reading, at_ms: int) -> Step | None:

@@ -28,8 +28,9 @@ class FormingBatch:
     """A batch that takes deliveries in order until it is full.
 
     If a message has failed k times since its last redrive, its batch has at most max_messages / 2^k messages, and at
-    least one. Otherwise, a message that the listener can't process would use up the attempts of all its neighbors. For
-    the same reason, a message that has failed before is alone in the last attempt that it may have (halvings()).
+    least one. Without this limit, a message that the listener can't process would use up the attempts of the other
+    messages in its batch. For the same reason, a message that has failed before is alone in the last attempt that it
+    may have (halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")

@@ -34,8 +34,8 @@ class Claim(NamedTuple):
     messages.
 
     `first` is the claim of the first request with the key. `holder` is the newest claim that is valid: its process may
-    put the messages now. The ids of the messages were computed from one of the claims in `ids`. The oldest claim is the
-    first item of `ids`, and each later item has another seed for message ids than the claim before it.
+    put the messages now. `ids` has the claims from which the ids of the messages may have been computed. It begins with
+    the oldest claim. Each later claim in it has another seed for message ids than the claim before.
     """
 
     first: PutClaimed

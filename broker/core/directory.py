@@ -38,8 +38,8 @@ class Directory:
     keys, queues, listeners, replays, unreadable ranges of the log, and alerts.
 
     `initialized` says that a command of the operator has created an organization or a key. `given_up` holds the
-    unreadable ranges of the log that an operator has given up as lost or retention has deleted, and `damage` all
-    others. `alerts` holds the newest state of each alert.
+    unreadable ranges of the log that an operator has given up as lost, or that retention has deleted. `damage` holds
+    all other unreadable ranges. `alerts` holds the newest state of each alert.
     """
 
     def __init__(self) -> None:

@@ -227,8 +227,8 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
     of the message, unless the message can't be read or decoded.
 
     `number` counts the attempts made. `forgiven` counts the attempts before the last redrive, which no longer count
-    against the limit of attempts. `redrives` is the number of the listener's redrives that the worker had seen when it
-    wrote the event, so that a later redrive also applies to this delivery.
+    against the limit of attempts. `redrives` is how many redrives of the listener the worker had seen when it wrote the
+    event. So a later redrive also applies to this delivery.
     """
 
     listener_id: str

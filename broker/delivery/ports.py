@@ -154,7 +154,8 @@ class Membership(Protocol):
         """Join the consumer group. Raises LogUnavailable if Kafka does not answer.
 
         `gained` is called when partitions are assigned; reading starts only with `begin()`. `given_up` is awaited
-        before Kafka may assign the partitions to another member, unless it takes longer than the session timeout.
+        before Kafka may assign the partitions to another member. If it takes longer than the session timeout, Kafka
+        does not wait for its end.
         """
 
     async def stop(self) -> None:

@@ -136,8 +136,8 @@ def waiting(dispatcher: Dispatcher, partitions: dict[int, Partition]) -> int:
     """Return how many messages in the worker's partitions wait for the listener, without those in the topic
     `outstanding`.
 
-    The number can be too high, because some records of other queues are counted where the listener lags. Messages that
-    the worker has not read from Kafka yet are not counted.
+    In partitions where the listener lags, some records of other queues are counted, too, so the number can be too high.
+    Messages that the worker has not read from Kafka yet are not counted.
     """
     messages = 0
     for number, stream in dispatcher.streams.items():

@@ -96,9 +96,8 @@ class Admissions:
         return BEGIN
 
     def _is_slow(self, key: str, at_s: float) -> bool:
-        """Return whether a delivery of this ordering key must not wait in memory. That is so if one delivery has
-        blocked the key for `key_slow_s` seconds, and too many of the listener's deliveries wait for earlier ones of
-        their keys.
+        """Return whether a delivery of this ordering key must not wait in memory: another delivery has blocked the key
+        for `key_slow_s` seconds, and too many of the listener's deliveries wait for earlier ones of their keys.
         """
         return self._room.many_wait and self._deliveries.keys.taken_for_s(key, at_s) >= self._room.tuning.key_slow_s
 

@@ -185,8 +185,9 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return whether this delivery must not be sent, because its message was updated or deleted, or the delivery
-        was dropped, while the connection was being opened. Cancel the delivery, or begin to read the new data.
+        """Return whether this delivery must not be sent now. While the connection was being opened, its message may
+        have been updated or deleted, or the delivery may have been dropped. After an update, begin to read the new
+        data; after a deletion, cancel the delivery.
         """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)

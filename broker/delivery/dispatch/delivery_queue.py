@@ -34,7 +34,7 @@ class DeliveryQueue:
         self.leaving_first: set[Delivery] = set()
 
     def put_first(self, *deliveries: Delivery) -> None:
-        """Make deliveries ready, ahead of all others and in this order."""
+        """Make these deliveries ready for an attempt. They come before all other ready deliveries, in the given order."""
         for delivery in reversed(deliveries):
             delivery.state = READY
             self.ready.appendleft(delivery)

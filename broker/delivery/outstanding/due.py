@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Pass:
     """The progress of a loop over the due deliveries of one listener. The loop pauses after it has chosen
-    `due_each_at_once` deliveries or looked at `looks_each_max`, so that other listeners are served.
+    `due_each_at_once` deliveries, or examined `looks_each_max`. In the pause, other listeners are served.
     """
 
     until_ms: int  # when this pass began, in ms; it includes only deliveries that were due by then

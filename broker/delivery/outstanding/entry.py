@@ -71,8 +71,8 @@ class OutstandingEntry:
         return self.number == 0 and self.due_ms is not None
 
     def waits_at(self, at_ms: int) -> bool:
-        """Return whether the message waits for the listener at the time `at_ms`. A parked delivery does not. A message
-        before its first attempt does so only from its `deliver_at` on.
+        """Return whether the message waits for the listener at the time `at_ms`. A message whose delivery is parked
+        does not wait. A message that was not attempted yet waits only from its `deliver_at` on.
         """
         return self.due_ms is not None and (self.number > 0 or self.due_ms <= at_ms)
 

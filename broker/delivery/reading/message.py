@@ -90,8 +90,8 @@ class Message:
 
 
 def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -> Iterator[Message]:
-    """Yield the messages in these Kafka records, only those of the given queues. If `queue_ids` is None, yield all. The
-    first header of a record is the queue's id.
+    """Yield the messages of the given queues that are in these Kafka records. If `queue_ids` is None, yield all
+    messages. The first header of a record holds the id of the message's queue.
     """
     wanted = None if queue_ids is None else {queue_id.encode() for queue_id in queue_ids}
     for record in records:
