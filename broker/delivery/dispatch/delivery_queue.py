@@ -34,7 +34,7 @@ class DeliveryQueue:
         self.leaving_first: set[Delivery] = set()
 
     def put_first(self, *deliveries: Delivery) -> None:
-        """Make these deliveries ready for an attempt. They come before all other ready deliveries, in the given order."""
+        """Make these deliveries ready for an attempt, in the given order, and before all other ready deliveries."""
         for delivery in reversed(deliveries):
             delivery.state = READY
             self.ready.appendleft(delivery)
