@@ -185,9 +185,8 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return whether this delivery must not be sent now. While the connection was being opened, its message may
-        have been updated or deleted, or the delivery may have been dropped. After an update, begin to read the new
-        data; after a deletion, cancel the delivery.
+        """Return whether this delivery must not be sent now. While the connection was being opened, the message may
+        have been updated or deleted, or the delivery dropped. Cancel the delivery, or begin to read the new data.
         """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
@@ -336,8 +335,7 @@ class Attempts:
         self, deliveries: Sequence[Delivery], failure: Failure, took_ms: int, *, limited: bool = True
     ) -> list[Delivery]:
         """Decide what follows a failed attempt of these deliveries, and do it. Return the deliveries for which this
-        attempt counts. It does not count, for example, for a delivery that is attempted again at once. For a delivery
-        that was dropped meanwhile, nothing changes.
+        attempt counts. It does not count for a delivery that was dropped, or is attempted again at once, for example.
 
         If `limited` is true, the failure counts once for the listener's limits and its circuit breaker. All deliveries
         share one jitter (a random factor of the wait), so that those with equally many attempts are retried together.
