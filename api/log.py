@@ -86,8 +86,8 @@ class EventLog:
             return PageToken.from_text(text)
         except ValueError:
             raise BadParameter(
-                "The cursor is not valid for /v1/log. Take one from a line of an earlier answer with the same "
-                "filters, or leave it out to start at the beginning.",
+                "The cursor is not valid for /v1/log. Take a cursor from a line of an earlier answer with the same "
+                "filters, or leave the cursor out to start at the beginning.",
                 parameter="cursor",
             ) from None
 

@@ -57,8 +57,8 @@ class PageTokens:
                 except InvalidTag:
                     continue
         raise BadParameter(
-            "The cursor is not valid for this request. Take one from an earlier answer of the same list or log, or "
-            "leave it out to start at the beginning.",
+            "The cursor is not valid for this request. Take a cursor from an earlier answer of the same list or log, "
+            "or leave the cursor out to start at the beginning.",
             parameter="cursor",
         )
 

@@ -98,8 +98,8 @@ def _step_ms(text: str | None, span_ms: int) -> int:
     step_ms = 0 if found is None else int(found[1]) * _UNITS_MS[found[2]]
     if not 0 < step_ms <= _DAYS_MAX * _DAY_MS:
         raise BadParameter(
-            "The parameter `step` must be a number of 1 to 4 digits, not beginning with 0, and then m, h or d, such as "
-            f"1m or 6h. It may be at most {_DAYS_MAX}d.",
+            "The parameter `step` must be a whole number from 1 to 9999 and a unit (m, h or d), such as 1m or 6h. "
+            f"A step may be at most {_DAYS_MAX}d.",
             parameter="step",
         )
     return step_ms

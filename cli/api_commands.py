@@ -144,8 +144,8 @@ def find_queue(client: Client, queue: str) -> str:
             return queue
         raise NoNames(queue) from error
     raise NotFound(
-        f"no queue that the API key can read has the name or ID {queue}; `everput queues list` shows those that it "
-        "can read"
+        f"no queue that the API key can read has the name or ID {queue}; `everput queues list` shows the queues that "
+        "it can read"
     )
 
 

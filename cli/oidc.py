@@ -36,7 +36,7 @@ def oidc_settings(given: _Given) -> OidcSettings | None:
     if given.oidc_issuer is None:
         if given.oidc_client_id or given.oidc_name or given.oidc_domain:
             raise ConfigurationError(
-                "the options --oidc-… work only with --oidc-issuer: set it, or leave the others out"
+                "the other --oidc-… options work only with --oidc-issuer: set --oidc-issuer, or leave them out"
             )
         return None
     if given.oidc_client_id is None or given.public_url is None:

@@ -39,8 +39,8 @@ def kafka_of(options: Options) -> KafkaSettings:
     embedded = written_access(options.data_dir / "kafka")
     if embedded is None:
         raise ConfigurationError(
-            "no Kafka: give --kafka HOST:PORT, or give with --data-dir the data directory of an `everput serve` that "
-            f"runs its own Kafka (none has run in {options.data_dir})"
+            "no Kafka: give --kafka HOST:PORT. For an `everput serve` with an embedded Kafka, give its data directory "
+            f"as --data-dir; no embedded Kafka has run in {options.data_dir}"
         )
     return options.kafka_settings(embedded)
 
@@ -65,8 +65,8 @@ async def cluster(options: Options) -> AsyncIterator[Cluster]:
         partitions = requests.partitions(table.messages.name)
         if partitions == 0:
             raise ConfigurationError(
-                f"Kafka at {kafka.bootstrap} has no topic {table.messages.name}: check --topic-prefix. If it is "
-                "right, Everput was never started on this Kafka"
+                f"Kafka at {kafka.bootstrap} has no topic {table.messages.name}: check --topic-prefix. If Everput has "
+                "never run on this Kafka, start it there first"
             )
         kafka = replace(kafka, partitions=partitions)
         yield Cluster(kafka, requests, topics(kafka))

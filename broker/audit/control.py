@@ -26,4 +26,4 @@ async def control_records(
         at = fetched.next_offset
         yield fetched.records
     if at < end:
-        raise Unavailable("Kafka returned fewer records of the topic control than it had reported. Try again.")
+        raise Unavailable("Kafka returned fewer records of the topic `control` than the topic has. Try again.")

@@ -147,8 +147,8 @@ class AccountCommands:
         # Newer sessions have replaced this one, because an account's sessions are limited. Or all of them were ended.
         if session is None:
             raise Unavailable(
-                "This new session has ended already: newer sessions have replaced it, because an account has at most "
-                f"{SESSIONS_MAX}, or all sessions of the account were ended. Sign in again."
+                f"This new session has already ended. An account has at most {SESSIONS_MAX} sessions, and newer ones "
+                "have replaced it; or all sessions of the account were ended. Sign in again."
             )
         return session, token
 
@@ -200,9 +200,9 @@ class AccountCommands:
             raise Refused("This account is not linked with an OpenID Connect provider, so there is no link to remove.")
         if not account.has_password:
             raise Refused(
-                "This account has no permanent password, so without its OpenID Connect provider nobody could sign in "
-                "to it. Set a password first: reset it by e-mail, or ask the operator of this server for a one-time "
-                "password, sign in with it and change it."
+                "This account has no permanent password. Without the link to its OpenID Connect provider, nobody could "
+                "sign in to it. Set a password first: reset it by e-mail. Or ask the operator of this server for a "
+                "one-time password, sign in with it, and change it."
             )
         await self._check_own_password(account, password)
         event = ev.AccountIdentityUnlinked(
@@ -213,8 +213,8 @@ class AccountCommands:
     async def _check_own_password(self, account: Account, password: str) -> None:
         if not await self._passwords.fits(password, account.password_hash or None):
             raise Refused(
-                "The password is wrong. Give the account's current password. If the account has none, set one first: "
-                "reset it by e-mail, or ask the operator of this server.",
+                "The password is wrong. Give the account's current password. If the account has no password, set one "
+                "first: reset it by e-mail, or ask the operator of this server for a one-time password.",
                 pointer="/password",
             )
 
@@ -280,8 +280,8 @@ class AccountCommands:
         event = ev.AccountDeleted(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
             raise Unavailable(
-                "In the meantime, the account has become the last owner of an organization who can sign in, "
-                "or another request has deleted the account. Try again."
+                "While this request was running, another request deleted the account, or the account became an "
+                "organization's last owner who can sign in. Try again."
             )
         return left
 

@@ -54,9 +54,9 @@ class IdentityCommands:
             found = self._known(identity)
         if found is None:
             raise IdentityRefused(
-                "The account with this e-mail address is linked to another identity, or was deleted in the meantime. "
-                "Sign in again. If that fails, sign in with the account's password and remove the link; "
-                "`everput accounts reset-password` gives the account a one-time password.",
+                "The account with this e-mail address is linked to another identity, or was deleted during this "
+                "sign-in. Sign in again. If that fails, sign in with the account's password and remove the link. If "
+                "the account has no password, the operator gives it one with `everput accounts reset-password`.",
                 reason="taken",
             )
         _check_unblocked(found)
@@ -80,8 +80,8 @@ class IdentityCommands:
         account = self._view.state.accounts.account(identity.email)
         if account is None:
             raise IdentityRefused(
-                "The new account of this person was deleted before the sign-in was complete. At the next sign-in, the "
-                "person gets another account.",
+                "This sign-in created an account, but the account was deleted before the sign-in was complete. The "
+                "next sign-in creates another account.",
                 reason="unknown",
             )
         return account

@@ -170,8 +170,8 @@ class ListenerCommands:
             expected_version(listener, if_match)
             if tunnel and not listener.notify_url.startswith(f"{TUNNEL}:"):
                 raise NameTaken(
-                    f"The listener {listener.name!r} of this queue has a URL of its own, so a tunnel can't use it. "
-                    "Choose another name."
+                    f"The listener {listener.name!r} of this queue sends its messages to a URL, so `everput listen` "
+                    "can't use this listener. Choose another name."
                 )
             name = listener.name if asked.name is None else asked.name
             queue = queue_now(self._view, context, queue_id)
@@ -275,8 +275,8 @@ class ListenerCommands:
         for name, value in (asked or {}).items():
             if value == HIDDEN and name not in known:
                 raise Refused(
-                    f"The value … keeps a header's stored value, but the header {shortened(name)} has no stored value. "
-                    "Enter its value.",
+                    f"The value `…` means that the header keeps its stored value. The header {shortened(name)} has no "
+                    "stored value. Enter its value.",
                     pointer=f"/headers/{name}",
                 )
             headers[name] = known[name] if value == HIDDEN else self._sealer.seal(value)
@@ -312,8 +312,8 @@ class ListenerCommands:
                 )
             if not self._mail_for(queue.organization_id):
                 raise Refused(
-                    "This organization can't have a mailto: URL. For this, the operator must set --smtp-url and "
-                    "--mail-from, and must either have created the organization or set --no-registration. "
+                    "Listeners of this organization can't have a mailto: URL. The operator must set --smtp-url and "
+                    "--mail-from. The operator must also have created the organization, or set --no-registration. "
                     "Ask the operator, or use an http or https URL.",
                     pointer=pointer,
                 )

@@ -138,8 +138,8 @@ class ReplayCommands:
         ):
             if running >= most:
                 raise Refused(
-                    f"{whose.capitalize()} already has {running} replays that run or are paused, which is the limit. "
-                    "Cancel one, or wait until one ends."
+                    f"{whose.capitalize()} already has {running} running or paused replays. This is the limit. "
+                    "Cancel a replay, or wait until one ends."
                 )
         event = await self.plan(context, listener, asked)
         count(context.organization_id, sum(map(len, event.picked or ())))
@@ -254,8 +254,8 @@ class ReplayCommands:
                     found.add((parts[1], row.offset))
             if len(found) > _PICKED_MAX:
                 raise Refused(
-                    f"More than {_PICKED_MAX} messages of this time range have not been accepted by the listener. "
-                    "Choose a shorter time range.",
+                    f"The listener has not accepted more than {_PICKED_MAX} messages of this time range. This is too "
+                    "many for one replay. Choose a shorter time range.",
                     pointer="/from",
                 )
         offsets: list[list[int]] = [[] for _ in end]

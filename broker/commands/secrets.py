@@ -49,8 +49,8 @@ class SecretCommands:
         going_on = [ends for _, ends in listener.former_secrets if ends > context.at_ms]
         if overlap_s and len(going_on) >= FORMER_MAX:
             raise QuotaReached(
-                f"{FORMER_MAX} former secrets still sign this listener's requests, which is the limit. Wait until "
-                "one of them expires, or set `overlap_s` to 0, which ends all of them now.",
+                f"Requests to this listener are already signed with {FORMER_MAX} former secrets. This is the limit. "
+                "Wait until a former secret expires, or set `overlap_s` to 0 to end all former secrets now.",
                 pointer="/overlap_s",
             )
         event = ev.ListenerSecretRotated(

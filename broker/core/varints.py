@@ -39,10 +39,10 @@ def _numbers(packed: bytes) -> list[int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if shift > _BITS_MAX:
-            raise ValueError("the numbers of a cursor, replay or page token are damaged: one has more than 63 bits")
+            raise ValueError("a cursor, replay or page token is damaged: one of its numbers has more than 63 bits")
         if byte < 0x80:
             numbers.append(number)
             number = shift = 0
     if shift:
-        raise ValueError("the numbers of a cursor, replay or page token are damaged: the last one is incomplete")
+        raise ValueError("a cursor, replay or page token is damaged: its last number is incomplete")
     return numbers

@@ -56,7 +56,8 @@ class Fence:
             raise
         if ask is not self._ask:
             raise LogUnavailable(
-                "this worker gave its partitions up during this check; their next owner sends the messages"
+                "this worker handed over or lost its partitions during this check; the worker that owns them next "
+                "sends their messages"
             )
         self._asked_at = asked_at
 

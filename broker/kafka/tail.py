@@ -167,8 +167,8 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
             self._failing_since = self._failing_since or now
             if now - self._failing_since > FAILING_S_MAX:
                 raise LogUnavailable(
-                    "this worker can't stay in the workers' consumer group, so it ends and must be started again: "
-                    f"{error}"
+                    "this worker can't stay in the workers' consumer group, so it ends. A supervisor such as "
+                    f"`everput serve` restarts it; without a supervisor, start it again. The error: {error}"
                 ) from error
             await asyncio.sleep(_FAILED_PAUSE_S)
             return {}

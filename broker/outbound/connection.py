@@ -297,7 +297,7 @@ class TunnelConnection(Connection):
     def on_headers_complete(self) -> None:
         if not self._answered and self._proof not in b"".join(self._head):
             raise ValueError(
-                f"the answer has no valid header {TUNNEL_PROOF}, so another program than Everput's tunnel sent it"
+                f"the answer has no valid header {TUNNEL_PROOF}, so it does not come from an API process of Everput"
             )
         super().on_headers_complete()
 

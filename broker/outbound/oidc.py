@@ -129,15 +129,16 @@ class Provider:
         # Only the JSON value true counts as verified, because some providers send a text.
         if not isinstance(email, str) or refuse_email(email) or claims.get("email_verified") is not True:
             raise IdentityRefused(
-                "The OpenID Connect provider's ID token has no valid claim `email` with `email_verified` true. Verify "
-                "the address at the provider, and let the provider put both claims into the ID token.",
+                "The OpenID Connect provider's ID token has no claim `email` with a valid address, or its claim "
+                "`email_verified` is not true. Verify the address at the provider, and let the provider put both "
+                "claims into the ID token.",
                 reason="email",
             )
         domains = self._settings.domains
         if domains and email.lower().rpartition("@")[2] not in domains:
             raise IdentityRefused(
-                "The domain of this e-mail address is not one of --oidc-domain. Sign in with another address, or add "
-                "the domain.",
+                "The option --oidc-domain does not list the domain of this e-mail address. Sign in with another "
+                "address, or add the domain to --oidc-domain.",
                 reason="domain",
             )
         return Identity(self._settings.issuer, subject, email)

@@ -105,7 +105,7 @@ async def _give_up(opened: OpenDirectory, one: DamagedRange) -> None:
     if not opened.view.state.damage.covers(one):
         known = ", ".join(map(str, opened.view.state.damage)) or "none"
         raise ConfigurationError(
-            f"not every offset of the range {one} is known to be damaged, so nothing is given up; known damaged "
+            f"the range {one} has offsets outside the known damaged ranges, so nothing is given up; known damaged "
             f"ranges: {known}"
         )
     await opened.control.append(mended(one, given_up=True, actor="shell"))
@@ -132,8 +132,8 @@ def _give_up_control(options: Options, one: DamagedRange) -> None:
         else:
             known = ", ".join(f"{CONTROL}/0:{first}-{last}" for first, last in sorted({*damaged, *missing})) or "none"
             raise ConfigurationError(
-                f"the range {one} is not exactly one of the damaged ranges, so nothing is given up; damaged ranges: "
-                f"{known}"
+                f"the range {one} differs from each damaged range, so nothing is given up; give one of the damaged "
+                f"ranges: {known}"
             )
 
 

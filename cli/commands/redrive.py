@@ -44,7 +44,8 @@ def command(
     """
     if cancel and messages:
         raise click.UsageError(
-            "--cancel cancels all redrives of the listener, not those of single messages. Leave MESSAGE out."
+            "--cancel cancels all redrives of the listener. It can't cancel those of single messages. Leave "
+            "MESSAGE out."
         )
     ids = find_listener(client, queue, listener)
     if cancel:

@@ -63,8 +63,8 @@ def all_app(children: Sequence[Child]) -> Starlette:
         missing = [child.name for child in children if not answers[child.name]]
         if missing:
             raise Unavailable(
-                f"these processes gave no state: {', '.join(missing)}. Try again later, or read the log of "
-                "`everput serve`."
+                f"these processes did not report their state: {', '.join(missing)}. Try again later, or read the log "
+                "of `everput serve`."
             )
         return {name: next(iter(orjson.loads(text)["states"].values())) for name, text in answers.items()}
 

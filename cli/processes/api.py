@@ -132,8 +132,8 @@ async def _serve(process: Process, options: Options) -> None:
             task.cancel()
         if crashed.done() and not process.stop.is_set():
             raise RuntimeError(
-                "this API process can no longer read the topic `control`, so it ends; start it again, unless a "
-                "supervisor such as `everput serve` does that"
+                "this API process can no longer read the topic `control`, so it ends. A supervisor such as "
+                "`everput serve` restarts it; without a supervisor, start it again"
             ) from crashed.result()
         crashed.cancel()
 

@@ -102,7 +102,7 @@ def test_a_queue_that_is_not_there_is_a_clear_error(server: Running, tmp_path: P
     assert done.returncode == 2
     assert (
         done.stderr == "everput: no queue that the API key can read has the name or ID nowhere; `everput queues list` "
-        "shows those that it can read; with --create, this command creates the queue\n"
+        "shows the queues that it can read; with --create, this command creates the queue\n"
     )
 
 

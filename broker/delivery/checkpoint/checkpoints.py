@@ -160,7 +160,8 @@ class Checkpoints:
             self.suspended = True
             raise Suspended(
                 f"this process was suspended for {stood_still_s:.0f} s, so other workers may own its partitions; "
-                "the process ends, and must be started again"
+                "the process ends. A supervisor such as `everput serve` restarts it; without a supervisor, start it "
+                "again"
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:

@@ -171,7 +171,7 @@ class OutstandingRecords:
         if message is None and behind:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._topic.name}/{entry.partition} at offset {entry.record_offset}, "
-                "although it should have one; Everput will try the read again"
+                "although the partition should have a record there; Everput will try the read again"
             )
         return message
 
@@ -202,7 +202,7 @@ class OutstandingRecords:
             if fetched.next_offset <= at:
                 raise LogUnavailable(
                     f"Kafka returned no record of {self._messages_topic}/{partition} from offset {at} on, "
-                    "although it should have one; Everput will try the read again"
+                    "although the partition should have a record there; Everput will try the read again"
                 )
             found += (message for message in messages(fetched.records) if message.offset <= last)
             at = fetched.next_offset
@@ -219,7 +219,7 @@ class OutstandingRecords:
         if fetched.end_offset <= place:
             raise LogUnavailable(
                 f"Kafka returned no record of {self._messages_topic}/{partition} from offset {place} on, "
-                "although it should have one; Everput will try the read again"
+                "although the partition should have a record there; Everput will try the read again"
             )
         return next((message for message in messages(fetched.records) if message.offset == place), None)
 
