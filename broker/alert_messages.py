@@ -61,8 +61,8 @@ class AlertMessages:
         return self.view.state
 
     async def put(self, event: AlertRaised | AlertCleared) -> None:
-        """Put the message about an alert that was just recorded. After a BrokerError, return, so that other alerts need
-        not wait. A later call of put_missing() then tries again.
+        """Put the message about an alert that was just recorded. A BrokerError is only logged, so that other alerts
+        need not wait; a later call of put_missing() then tries again.
         """
         try:
             await self._put(event, again=False)
@@ -124,8 +124,8 @@ class AlertMessages:
         await record(self.log.control, self.view, told)
 
     async def _find(self, ids: Mapping[int, str], partition: int, organization_id: str) -> str | None:
-        """Return the first of these message ids for which a message exists, or None. `ids` maps the time in an id to
-        the id.
+        """Return the first of these message ids that is the id of a stored message; None if there is none. `ids` maps
+        the time in an id to the id.
 
         A message that may be in an unreadable range counts as missing, because a repeated alert is better than a lost
         one.

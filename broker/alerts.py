@@ -211,8 +211,8 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether a listener must be checked for alerts now: messages wait for it, or one of its alerts is open
-        or may begin soon.
+        """Return whether a listener must be checked for alerts now. It must if messages wait for it, or if one of its
+        alerts is open or may begin soon.
         """
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
@@ -235,8 +235,8 @@ class AlertWatch:
     # Facts
 
     async def _judge_listeners(self, several: Sequence[Listener], at_ms: int | None) -> None:
-        """Check some listeners for alerts. If the cursors of one listener can't be read, first check the other
-        listeners, and then raise the BrokerError.
+        """Check some listeners for alerts. If the cursors of one listener can't be read, the other listeners are
+        checked first, and then the BrokerError is raised.
         """
         loads = (self.sources.cursors.load([one.id], range(self.partitions)) for one in several)
         results = await asyncio.gather(*loads, return_exceptions=True)
@@ -397,8 +397,8 @@ class AlertWatch:
             await self._messages.put(event)
 
     def _forget(self) -> None:
-        """Drop what this worker remembers of alerts about deleted listeners, API keys and organizations, and of alerts
-        that another worker checks now.
+        """Drop what this worker remembers of alerts that it need not check any more: alerts about deleted listeners,
+        API keys and organizations, and alerts that another worker checks now.
         """
         state = self._directory
         for subject_id in list(self._triggers):

@@ -33,7 +33,7 @@ class Marks(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The reason why events are refused at the moment. `urgent` says that even urgent events are refused."""
+    """The reason why events are refused at the moment. If `urgent` is true, even urgent events are refused."""
 
     reason: str
     urgent: bool
@@ -60,7 +60,8 @@ async def watch(
 ) -> None:
     """Check the free disk space every `look_s` seconds.
 
-    Whenever the space crosses a limit, call refuse() with the new refusal, or with None if nothing is refused.
+    Whenever the space crosses one of the two limits, call refuse() with the new refusal, or with None if nothing is
+    refused any more.
     """
     before: bool | None = None  # whether the newest refusal was `urgent`; None while nothing is refused
     while True:

@@ -117,9 +117,9 @@ class Busy(Unavailable):
 
 
 class LogUnavailable(Unavailable):
-    """Kafka can't be reached, has no leader or refused a request, or this process may not own the partition.
-
-    If records may have been stored in spite of this error, the method that raises it says so.
+    """Kafka can't be reached, has no leader or refused a request. It is also raised if another worker may own this
+    process's partitions by now. If records may have been stored in spite of this error, the method that raises it says
+    so.
     """
 
     code = "log-unavailable"
@@ -170,7 +170,7 @@ class StorageFull(BrokerError):
 
 
 class InDoubt(Unavailable):
-    """The request may have had an effect. Mostly, Kafka did not acknowledge an event in time."""
+    """It is unknown whether the request had an effect. Usually, Kafka did not acknowledge an event in time."""
 
     code = "in-doubt"
 

@@ -117,8 +117,8 @@ def refuse_password(password: str, about: Sequence[str] = ()) -> str | None:
 def _judged(password: str) -> str:
     """Return the beginning of a password, which is the part that is judged, so that zxcvbn needs only limited time.
 
-    The part has at most JUDGED_CHARS_MAX characters. It ends earlier, before the first character with which the symbols
-    of the password could be read as letters (`4` as `a`) in more than _READINGS_MAX ways.
+    The part has at most JUDGED_CHARS_MAX characters. It is shorter if its symbols could be read as letters (`4` as `a`)
+    in too many ways. It then ends before the first character with which there are more than _READINGS_MAX ways.
     """
     from zxcvbn.matching import L33T_TABLE
 

@@ -147,7 +147,8 @@ class StoredBytes:
     def bound(self, organization_id: str) -> int | None:
         """Return how many bytes the organization may store at most; None means no limit.
 
-        The limit is for all organizations of a tenant, so what its other organizations store is subtracted.
+        The limit is for all organizations of a tenant together, so the bytes of the tenant's other organizations are
+        subtracted.
         """
         bound = self._bound_of(organization_id)
         if bound is None:

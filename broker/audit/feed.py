@@ -52,8 +52,8 @@ class Change(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """The changes in the log since a client's position, and the client's next position. `changes` is None if the
-    changes are unknown: the client must then assume that everything has changed.
+    """The changes in the log since a client's position, and the position from which the client asks next. `changes` is
+    None if the changes are unknown. The client must then assume that everything has changed.
     """
 
     position: str
@@ -61,7 +61,9 @@ class Changes(NamedTuple):
 
 
 class _Peek(msgspec.Struct):
-    """The fields of an event that are decoded, to learn which queue, listener or replay of an organization changed."""
+    """The few fields of an event that are decoded. They say which queue, listener or replay of an
+    organization changed.
+    """
 
     type: str = ""
     organization_id: str = ""
@@ -250,8 +252,8 @@ class ChangeFeed:
             self._looked = asyncio.Event()
 
     async def _read(self, topic: str, partition: int, offset: int) -> tuple[Iterable[Record], int] | None:
-        """Return the next records of a partition, and the offset after them. Records of organizations without a waiting
-        client may be left out. Return None if the next records are damaged or deleted.
+        """Return the next records of a partition, and the offset after them. Records of organizations for which no
+        client waits may be left out. Return None if the next records are damaged or deleted.
         """
         ids = [one.encode() for one in self._waiting]
         searched = topic != "control" and len(ids) <= SEARCHED_MAX

@@ -64,8 +64,8 @@ class Rests:
 
     def keep(self, lane: Lane[Event], fetched: FetchResult, index: int) -> None:
         """Put the records of a fetch into the cache, without the first `index` records. The next read of this partition
-        then takes them from the cache instead of Kafka. If the cache has more than `bytes_max` bytes then, drop the
-        oldest fetches.
+        then takes them from the cache instead of Kafka. If the cache has more than `bytes_max` bytes after that, drop
+        the oldest fetches.
         """
         records = fetched.records[index:]
         rest = fetched._replace(records=records, size=fetched.size * len(records) // len(fetched.records))

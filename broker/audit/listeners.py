@@ -30,8 +30,9 @@ _MADE: Final = frozenset({wire_name(QueueCreated), wire_name(ListenerCreated), w
 
 @dataclass(slots=True)
 class _Queue:
-    """An entry of the cache of listeners: the ids of all listeners and replays of one queue that were created before
-    the offset `next` of the topic `control`. The next read of the topic for this queue begins at this offset.
+    """An entry of the cache of listeners, for one queue. It has the ids of all listeners and replays of the queue that
+    were created before the offset `next` of the topic `control`. The next read of the topic for this queue begins at
+    this offset.
     """
 
     next: int

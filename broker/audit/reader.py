@@ -266,7 +266,7 @@ class _Reading:
         self._merge = Merge(lanes, passed_ms=0 if page_token is None else page_token.passed_ms)
 
     async def _starts(self, begin_ms: int | None, first: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
-        """Return the offset at which the read of each partition begins."""
+        """Return, for each partition, the offset at which the read begins."""
         if begin_ms is None:
             return first
         found = await self._offsets(begin_ms, confirmed=True)
@@ -282,7 +282,7 @@ class _Reading:
         return starts
 
     async def _ends(self) -> list[int]:
-        """Return the offset before which the read of each partition ends. For one message's history, the read of
+        """Return, for each partition, the offset before which the read ends. For one message's history, the read of
         `messages` ends after this message.
         """
         message = self._wanted.message

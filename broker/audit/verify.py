@@ -29,8 +29,9 @@ from broker.settings import KafkaSettings
 
 
 class State(NamedTuple):
-    """The hash of the directory that results from all events of `control` before the offset `position`. `digests` has a
-    checksum of each field, so that two different directories can be compared field by field.
+    """The directory (such as accounts, queues and listeners) after all events of `control` before the offset
+    `position`, as a hash. `digests` has a checksum of each field of the directory, so that two different directories
+    can be compared field by field.
     """
 
     position: int
@@ -74,9 +75,9 @@ class Verifier:
         return size
 
     async def findings(self, positions: Collection[int] = ()) -> AsyncGenerator[Finding | State, None]:
-        """Yield what the check finds wrong with the log, and which parts can't be checked, in the order of reading. At
-        each offset of `control` in `positions`, also yield the state of the directory. Raises LogUnavailable if Kafka
-        does not answer.
+        """Yield what the check finds wrong with the log, and which parts of it can't be checked, in the order of
+        reading. At each offset of `control` in `positions`, also yield the state of the directory. Raises
+        LogUnavailable if Kafka does not answer.
         """
         messages = await self._bounds(self._topics["messages"])
         for name, topic in self._topics.items():

@@ -65,7 +65,7 @@ class LastMember(Refused):
 
 
 class AccountCommands:
-    """The commands on accounts, sessions and memberships. They write their events to the topic `control`."""
+    """The commands on accounts, sessions and memberships. Each command writes an event to the topic `control`."""
 
     def __init__(self, control: ControlLog, view: DirectoryView, passwords: Passwords | None = None) -> None:
         self._control = control

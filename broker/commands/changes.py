@@ -69,8 +69,8 @@ class StoredMessage:
 async def find_message(log: Log, queue: Queue, message_id: str) -> StoredMessage:
     """Return the queue's message with its current data.
 
-    Raises NotFound if the message does not exist or was deleted, Unreadable if only a newer version can read it, and
-    another Unavailable if Kafka does not answer.
+    Raises NotFound if the message does not exist or was deleted. Raises Unreadable if a newer version of Everput wrote
+    it, and another Unavailable if Kafka does not answer.
     """
     place = parse_message_id(message_id)
     if place is None:

@@ -131,8 +131,8 @@ class Idempotency:
         return await self._append(held, puts, await self._find(held, puts))
 
     async def _claim(self, digest: bytes, mine: PutClaimed) -> Claim:
-        """Append a claim for an Idempotency-Key, and return the claim that holds the key now: this claim or an earlier
-        claim.
+        """Append a claim for an Idempotency-Key. Return the claim that holds the key now: the appended one, or an
+        earlier one.
 
         Raises StorageFull if the organization may store nothing more, and ViewBehind if the new claim is not readable
         yet.
@@ -162,7 +162,9 @@ class Idempotency:
         return [found.get(number) or Stored(put.id, put.name) for number, put in enumerate(puts)]
 
     async def _find(self, held: Claim, puts: Sequence[Put]) -> dict[int, Stored]:
-        """Return the messages of a request that are already stored in the log, by their number in the request."""
+        """Return the messages of a request that are already stored in the log. Each is returned by its number in the
+        request.
+        """
         found: dict[int, Stored] = {}
         for claim in held.ids:
             wanted: dict[int, dict[str, int]] = {}
@@ -189,8 +191,8 @@ def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
     """Return the claim with which this process takes an Idempotency-Key over from another process. A claim is an event
     of a process that is about to put the messages of the key.
 
-    If the key's message ids are less than IDS_KEPT_MS old, the new claim keeps them. A message that the other process
-    stores late then has the same id. Older ids are replaced by new ones, because an id contains its time, and a search
+    If the key's message ids are less than IDS_KEPT_MS old, the new claim keeps them. If the other process then stores a
+    message late, the message has the same id. Older ids are replaced by new ones: an id contains its time, and a search
     for a message reads the log from this time on.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}

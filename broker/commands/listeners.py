@@ -334,8 +334,8 @@ class ListenerCommands:
 
 
 def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
-    """Return a listener's new settings. Raises Refused if they turn batches on, but a request to this listener can't
-    carry several messages.
+    """Return a listener's new settings. Raises Refused if the settings turn batches on, but a request to this listener
+    can't carry several messages.
     """
     if settings.batch is not msgspec.UNSET:
         if settings.format is not msgspec.UNSET:
@@ -350,9 +350,8 @@ def _checked(settings: ListenerSettings, notify_url: str) -> ListenerSettings:
 
 
 def _check_headers_named(listener: Listener, asked: ListenerInput) -> None:
-    """Raise Refused if stored header values would be sent to another origin.
-
-    If the origin of the URL changes, the request must give all header values again.
+    """Raise Refused if stored header values, which may be secrets, would be sent to another origin. If the origin of
+    the URL changes, the request must give all header values again.
     """
     settings = listener.settings
     if asked.notify_url is None or same_origin(asked.notify_url, listener.notify_url):

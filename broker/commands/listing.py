@@ -35,8 +35,9 @@ _BYTES_MAX: Final = 8 << 20
 class MessageFilter:
     """The filter of a list of messages. A message must match every field that is set.
 
-    `name` and `key` are compared exactly. `text` is a part of the name or the ordering key, in upper or lower case, or
-    the beginning of the id. `state` is one of STATES; a message has it if any of its deliveries has it.
+    `name` and `key` are compared exactly. `text` matches if it is part of the name or of the ordering key, in upper or
+    lower case, or if the id begins with it. `state` is one of STATES. A message has a state if any of its deliveries
+    has it.
     """
 
     name: str | None = None
@@ -50,8 +51,8 @@ class MessageFilter:
         return self.name is not None or self.key is not None or self.text is not None
 
     def takes(self, value: bytes) -> bool:
-        """Return whether the filter accepts the message in a record. The filter's state is not checked here. Return
-        False for a message that this version of Everput can't read.
+        """Return whether the filter accepts the message in a record. Return False for a message that this version of
+        Everput can't read. The field `state` of the filter is not checked here.
         """
         try:
             put = decode_message(value)
@@ -84,7 +85,7 @@ async def list_messages(
     with_states: bool,
     at_ms: int,
 ) -> tuple[list[ListedMessage], tuple[int, ...], tuple[int, ...]]:
-    """Return a page of the queue's messages, newest first, and the range of offsets for the later pages.
+    """Return a page of the queue's messages, newest first, and the range of offsets that later pages must search.
 
     The page holds messages in the offsets [begin, end) that the filter accepts. The states are those of deliveries to
     `listeners`. Raises Unavailable if Kafka does not answer.

@@ -39,8 +39,8 @@ _POOL_BYTES: Final = 4096
 
 
 class _RandomBits:
-    """A source of random 64-bit numbers. It asks the operating system for many bytes in one call, because a call for
-    each message id would be slow.
+    """A source of random 64-bit numbers for message ids. It gets many bytes from the operating system with one call,
+    because a call for each id would be slow.
     """
 
     def __init__(self) -> None:
@@ -115,8 +115,8 @@ class Put:
         self._random_bits = random_bits
 
     def build(self, partition: int) -> tuple[bytes, bytes, bytes]:
-        """Build the message's Kafka record: its key, its value and the queue's id. The message id contains the
-        partition, so it is created here.
+        """Build the message's Kafka record: its key, its value and the queue's id. The message id is created here,
+        because it contains the partition.
         """
         queue = self._queue
         self.id = made = message_id(at_ms=self._at_ms, partition=partition, random_bits=self._random_bits)

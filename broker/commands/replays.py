@@ -121,13 +121,12 @@ class ReplayCommands:
         asked: ReplayInput,
         count: Count = lambda _, __: None,
     ) -> Replay:
-        """Start a replay, and return it.
+        """Start a replay, and return it. Before the replay is stored, `count` is called with the organization, and with
+        the number of bytes that the selected offsets take in the event. `count` may raise an error to refuse the
+        replay.
 
         Raises Refused if a value is not valid or too many replays are running, NotFound if there is no such listener,
         and Unavailable if Kafka does not answer.
-
-        Before the replay is stored, `count` is called with the organization, and with the bytes that the selected
-        offsets take in the event. `count` may raise an error to refuse the replay.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -225,10 +224,13 @@ class ReplayCommands:
     ) -> tuple[tuple[int, ...], tuple[int, ...], list[list[int]]]:
         """Choose the failed or undelivered messages in the offsets [begin, end) of each partition.
 
-        Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes three groups
-        of messages. Below the lower offset are messages from before the listener's start. From the upper offset on are
-        messages that the listener has not received. At the offsets in the list are messages that the listener has not
-        accepted. With `failed`, the first two groups are empty, and the list has only messages that were attempted.
+        Return a lower offset, an upper offset and a list of offsets for each partition. The replay takes all messages
+        below the lower offset: they were put before the listener's start. It takes all messages from the upper offset
+        on: the listener has not received them. It also takes the messages at the offsets in the list: the listener has
+        not accepted them.
+
+        With `failed`, the replay takes only the messages at the offsets in the list, and the list has only messages
+        that were attempted.
         """
         # Read the committed offsets before `outstanding`, so that a delivery that moves there meanwhile is not missed.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})

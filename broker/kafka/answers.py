@@ -51,7 +51,7 @@ class AnswersOfMessage:
                 self._told[event.listener_id, answer[0]] = answer
 
     def _missing(self) -> dict[int, int]:
-        """Return the partitions in which stored HTTP answers must still be found, each with the time from which on its
+        """Return the partitions that must be searched for stored HTTP answers, each with the time from which its
         records must be read.
         """
         since: dict[int, int] = {}

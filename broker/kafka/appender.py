@@ -44,8 +44,8 @@ class Appender:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
-        """Write the (key, value) records in `outcomes`, which maps a partition to its records. Remove each partition
-        from `outcomes` when all its records are written. A value of None writes a tombstone.
+        """Write the (key, value) records in `outcomes`, which maps a partition to its records. A value of None writes a
+        tombstone. When all records of a partition are written, remove the partition from `outcomes`.
 
         Raises LogUnavailable if Kafka does not acknowledge all records in time. It is then unknown whether the records
         that are left in `outcomes` were written.
@@ -124,7 +124,7 @@ class Appender:
                 one.offset.set_result(first if first < 0 else first + number)
 
     async def _bounded(self, sends: Iterable[Awaitable[T]]) -> list[T]:
-        """Wait at most `timeout_s` for these writes, because aiokafka retries for much longer.
+        """Wait at most `timeout_s` for these writes. aiokafka itself would retry for much longer.
 
         A write that Kafka has already received may be stored after that time, and a retry then stores it twice. A write
         that still waits behind another batch is withdrawn, so that retries during an outage do not add copies.

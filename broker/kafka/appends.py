@@ -21,7 +21,9 @@ _RECORD_BYTES_EXTRA: Final = 40
 
 
 class Append:
-    """A message that waits for its record batch, or is in one. `done` gets the message's (partition, offset)."""
+    """A message that waits for its record batch, or is in one. `done` gets the message's (partition, offset) when Kafka
+    has stored the message.
+    """
 
     __slots__ = ("build", "deadline", "done", "size")
     count = 1  # messages; a Part may have several
@@ -146,8 +148,8 @@ class AppendQueue:
 
 
 def fail(items: Sequence[Append], error: Exception) -> int:
-    """Raise the error in each caller that still waits for one of these messages. If some messages of a group are in
-    batches already, its caller gets InDoubt instead. Return the number of callers that got an error.
+    """Raise the error in each caller that still waits for one of these messages. If some messages of a group are in a
+    record batch already, the group's caller gets InDoubt instead. Return the number of callers that got an error.
     """
     waiting = [item for item in items if not item.done.done()]
     for item in waiting:

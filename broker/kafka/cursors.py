@@ -21,10 +21,9 @@ _UNDER_WAY_MAX: Final = 32
 
 
 class KafkaCursors:
-    """The cursors of all listeners, kept in Kafka as committed offsets. A cursor says how far a listener has received a
-    partition.
-
-    Each listener has its own consumer group, `<prefix>listener.<id>`, on the topic `messages`.
+    """The cursors of all listeners, kept in Kafka as committed offsets. A cursor says up to which offset of a partition
+    a listener has received the messages. Each listener has its own consumer group, `<prefix>listener.<id>`, on the
+    topic `messages`.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:

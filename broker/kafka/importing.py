@@ -64,8 +64,8 @@ async def refuse_unfinished(kafka: KafkaSettings) -> None:
 
 
 async def _topic_names(kafka: KafkaSettings) -> list[str]:
-    """Return the names of all topics. A request for one topic is no alternative: on many clusters, it would create the
-    topic if it is missing.
+    """Return the names of all topics. Do not ask for a single topic instead: on many clusters, this would create a
+    missing topic.
     """
     async with _admin(kafka, "list its topics") as admin:
         return list(await admin.list_topics())
@@ -73,10 +73,9 @@ async def _topic_names(kafka: KafkaSettings) -> list[str]:
 
 @asynccontextmanager
 async def _admin(kafka: KafkaSettings, what: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Connect a Kafka admin client for the requests in the `async with` block. `what` says in the error what Kafka did
-    not do.
-
-    Raises LogUnavailable if Kafka can't be reached, or if the requests fail or are not finished in time.
+    """Connect a Kafka admin client for the requests in the `async with` block. Raises LogUnavailable if Kafka can't be
+    reached, or if the requests fail or are not finished in time. `what` is the part of the error's text that says what
+    Kafka did not do.
     """
     try:
         async with asyncio.timeout(_WITHIN_S), connected(client_options(kafka)) as admin:

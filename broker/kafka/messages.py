@@ -88,8 +88,8 @@ class MessagesTopic:
         return tuple(found[partition] for partition in range(self._partitions))
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return the first offset at or after a time, for each partition. If there is no later record, this is the end
-        offset. If Kafka's time index is damaged, the offset may be earlier.
+        """Return, for each partition, the first offset at or after a time. If a partition has no such record, this is
+        its end offset. If Kafka's time index is damaged, the offset may be earlier.
 
         Time 0 stands for the beginning of the log.
         """

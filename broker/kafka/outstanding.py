@@ -31,9 +31,7 @@ _SEPARATOR: Final = b":"
 
 class KafkaOutstanding:
     """The reader of the deliveries in the Kafka topic `outstanding`: parked and scheduled deliveries, and retrying ones
-    that were set aside.
-
-    It keeps no state of its own.
+    that wait there for their next attempt. It keeps no state of its own.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
@@ -152,9 +150,10 @@ class KafkaOutstanding:
         reads_max: int,
     ) -> tuple[dict[tuple[str, str], OutstandingDelivery], set[int]]:
         """Return the deliveries to listeners of one organization in the topic `outstanding`, by (listener id, message
-        id). Also return the partitions that could not be read completely. Their deliveries are left out.
+        id). Also return the partitions that could not be read completely. The deliveries in these partitions are left
+        out.
 
-        `since_ms` has a time for each partition to read: at or before the put of the first message in question. With
+        `since_ms` maps each partition to read to a time: at or before the put of the first message in question. With
         `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made. Raises
         Unavailable if Kafka does not answer or no read slot is free.
         """

@@ -171,7 +171,9 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
             self._release(sent.tp)
 
     async def _repeat(self, sent: MessageBatch) -> None:
-        """Let aiokafka's sender task send the batch again, with the same sequence number."""
+        """Let aiokafka's sender task send the batch again, with the same sequence number, by which Kafka recognizes a
+        repeat.
+        """
         await asyncio.sleep(self._sender._retry_backoff)
         if not self._sender.sender_task.done():
             self._message_accumulator.reenqueue(sent)

@@ -45,7 +45,8 @@ class _Position(NamedTuple):
 
 
 class KafkaQueueStates:
-    """A reader for one API request, which finds in Kafka the state of messages' deliveries to each listener of a queue.
+    """The reader of the states of a queue's deliveries, for one API request. It finds in Kafka the state of each
+    message's delivery to each listener.
 
     A call makes at most `reads_max` reads of 1 MiB of the topic `outstanding`, in all partitions together.
     """
@@ -138,7 +139,8 @@ class KafkaQueueStates:
 
     async def _kept(self, settled: Sequence[PlacedMessage]) -> tuple[Rows, set[int]]:
         """Return the deliveries of these messages in the topic `outstanding`, and the partitions that could not be read
-        completely. If narrowed() has read the deliveries of all messages already, return all of them.
+        completely. If narrowed() has already read the deliveries of all messages, return the deliveries of all
+        messages.
         """
         if self._all is not None:
             return self._all

@@ -69,7 +69,7 @@ def copies(kafka: KafkaSettings, brokers: int) -> Iterator[str]:
 
 
 def _fewer(kafka: KafkaSettings, copies: int) -> str:
-    """Return the command options with which Everput accepts this number of replicas, fewer than configured."""
+    """Return the command options with which Everput accepts fewer replicas than configured, namely this number."""
     said = f"--replication {copies}"
     if kafka.min_insync > copies:
         said += f" --min-insync {copies}"

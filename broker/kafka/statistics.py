@@ -345,7 +345,9 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the newest minute whose records have all arrived, because enough time has passed since."""
+    """Return the number of the minute that it was _WAIT_S seconds ago. When this number changes, all records of the
+    earlier minute have arrived.
+    """
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 
 

@@ -63,7 +63,7 @@ async def ask(
     timeout_s: float,
     keeps: bool = False,
 ) -> Answer:
-    """Send one HTTP request to an allowed address of the target, and return the answer. If there is none, the result
+    """Send one HTTP request to an allowed address of the target, and return the answer. If no answer comes, the result
     has an error and no status.
 
     With `keeps`, wait up to a second for the rest of the answer, and return the answer's first bytes, too.

@@ -50,8 +50,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryState:
-    """The state of a delivery: pending, retrying, parked, delivered or cancelled; or `unknown` if it could not be found
-    out, for example because too many records would have to be read.
+    """The state of a delivery: pending, retrying, parked, delivered or cancelled. It is `unknown` if it could not be
+    found out, for example because too many records would have to be read.
 
     `attempts` holds the known attempts, oldest first.
     """
@@ -128,8 +128,8 @@ class Deliveries(Protocol):
 class ListenerCondition:
     """The condition of a listener: live, down or paused, and how many of its messages wait.
 
-    `lag` counts the messages that were not yet delivered, parked or cancelled. `lag` leaves out those in the topic
-    `outstanding` whose `deliver_at` is later.
+    `lag` counts the messages that were not yet delivered, parked or cancelled. Messages in the topic `outstanding`
+    whose `deliver_at` is in the future are not counted.
     """
 
     state: str

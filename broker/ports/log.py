@@ -109,10 +109,9 @@ class DirectoryView(Protocol):
         """
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event at this offset of `control` had no effect, such as an event with a name that was
-        taken.
-
-        Only recent offsets are known, so call this right after seen() has returned for the same offset.
+        """Return whether the event at this offset of `control` had no effect, for example because it creates a queue
+        with a name that was taken. Only recent offsets are known, so call this right after seen() has returned for the
+        same offset.
         """
 
     async def caught_up(self, *, timeout_s: float = 2.0) -> None:
@@ -169,7 +168,7 @@ BuildRecord = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 class Acknowledged(Protocol):
-    """An object that gets the result of an append to Kafka, in less time than a future. Unless done() returns True,
+    """A receiver of the result of an append to Kafka, which takes less time than a future. Unless done() returns True,
     either set_result() or set_exception() is called, once. None of these methods may raise.
     """
 
@@ -316,8 +315,8 @@ class ChangeLog(Protocol):
     """
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
-        """Append a change of a message. Return its offset (-1 if unknown), and the offset of `deliveries` from which to
-        look for the answer.
+        """Append a change of a message. Return its offset (-1 if unknown), and the offset of the topic `deliveries`
+        from which to look for the worker's answer.
 
         Raises InDoubt if the change may have been stored, and any other Unavailable if it was not stored.
         """
@@ -351,12 +350,12 @@ class ChangeLog(Protocol):
     async def deleted(
         self, queue_id: str, *, begin: Sequence[int], end: Sequence[int], since_ms: int, organization_id: str
     ) -> tuple[int, bool]:
-        """Count the queue's deleted messages. Return the count, and whether it is exact. It is too low if there are
-        more changes than one request may read.
+        """Count the queue's deleted messages among those at the offsets from `begin` up to, but not including, `end`.
+        Both have one offset of each partition of `messages`. `since_ms` is a time at or before the put of the first of
+        these messages.
 
-        `begin` and `end` have one offset of each partition of `messages`: messages at the offsets from `begin` up to,
-        but not including, `end` are counted. `since_ms` is a time at or before the put of the first of them. Raises
-        Unavailable if Kafka does not answer.
+        Return the count, and whether it is exact. The count is too low if there are more changes than one request may
+        read. Raises Unavailable if Kafka does not answer.
         """
 
 

@@ -61,10 +61,10 @@ def existing(jars: Sequence[Path]) -> Path | None:
 
 
 async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S, idle_within_s: float = _IDLE_WITHIN_S) -> None:
-    """Create Java's class archive, a cache of Kafka's classes, with processes of the lowest priority. It takes about 10
-    s of processor time, once.
+    """Create Java's class archive, a cache of Kafka's classes, with processes of the lowest priority. This takes about
+    10 s of processor time, once.
 
-    A busy machine gets the archive later, by at most `idle_within_s`, because this work slows down puts.
+    On a busy machine, the work begins up to `idle_within_s` seconds later, because it would slow down puts.
 
     Do nothing if another process is creating the archive. Errors are only logged, and the caller may cancel at any
     time.
@@ -115,8 +115,8 @@ def discard(path: Path | None) -> None:
 def _path(jars: Sequence[Path]) -> Path:
     """Return the path of Java's class archive, a cache of Kafka's classes.
 
-    The file's name has a hash of the files and options that decide whether an archive fits. Java accepts an archive
-    only with the same class path, modules and options. With other settings or requests, Kafka would load other classes.
+    The file's name has a hash, which changes when a new archive is needed. Java accepts an archive only with the same
+    class path, modules and options. With other settings or requests, Kafka would load other classes.
     """
     modules = java_home() / "lib" / "modules"
     facts = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in (modules, *jars)]

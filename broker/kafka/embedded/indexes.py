@@ -55,8 +55,8 @@ class _Batches(NamedTuple):
 
 
 def wrong_indexes(log_dir: Path, topic: str, *, compacted: bool = False) -> Iterator[WrongIndex]:
-    """Yield each index file of a topic that has a wrong entry, and each time index that lacks the end of a finished
-    segment.
+    """Yield each index file of a topic that has a wrong entry. Also yield each time index that ends too early, if Kafka
+    writes no more records to its segment.
 
     In a compacted topic, entries for removed records are not wrong, and the end of a time index is not checked.
     """

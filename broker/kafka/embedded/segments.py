@@ -222,8 +222,8 @@ def end_of(path: Path) -> tuple[int, int]:
 
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
-    """Return whether the batch at this byte of a segment file contains an offset. The offset is relative to the
-    segment's first.
+    """Return whether an index entry is right: whether the batch at this byte of the segment file contains the entry's
+    offset. The offset is relative to the segment's first offset.
     """
     try:
         with index.with_suffix(".log").open("rb") as file:
@@ -249,8 +249,8 @@ def _checkpoint(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _goes_on(folder: Path, batch: DamagedBatch) -> bool:
-    """Return whether an intact batch follows a damaged one in its file, or a later file has a batch. If neither is so,
-    the damaged batch may be the last one, whose write a crash has cut off.
+    """Return whether an intact batch follows a damaged one in its file, or a later file has a batch. Otherwise, the
+    damaged batch may be the last one, and a crash may have interrupted its write.
     """
     if any(next(_batches(path), None) is not None for path in _files(folder, 0) if path.name > batch.path.name):
         return True
