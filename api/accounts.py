@@ -168,8 +168,8 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def unlink(self, call: Call) -> Any:
-        """Unlink the account from the OpenID Connect provider, so that only its password signs in. End the account's
-        other sessions, but not this one.
+        """Unlink the account from the OpenID Connect provider. From then on, the person can sign in only with the
+        account's password. End the account's other sessions, but not this one.
         """
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)

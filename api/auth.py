@@ -254,8 +254,8 @@ class Sessions:
         return b"set-cookie", cookie.encode()
 
     def _token(self, scope: Scope) -> Token | None:
-        """Return the session's token from the header `Authorization: Bearer evs_…`, or else from the cookie; None if
-        both are missing.
+        """Return the session's token from the header `Authorization: Bearer evs_…`, or else from the cookie. Return
+        None if both are missing.
         """
         headers = dict(scope["headers"])
         authorization = headers.get(b"authorization", b"").decode("latin-1")
@@ -288,11 +288,9 @@ class Sessions:
 
 
 def cookie(text: str, name: str) -> str | None:
-    """Return a cookie's value from the header `Cookie`; None if it is missing. If the name is repeated, the last value
-    counts.
-
-    Python's own parser takes quadratic time before 3.11.10 and 3.12.6 (CVE-2024-7592). This function does not remove
-    quotes, because the cookies of Everput have none.
+    """Return a cookie's value from the header `Cookie`. Return None if the cookie is missing. If the name is repeated,
+    the last value counts. Python's own parser is not used, because it takes quadratic time before 3.11.10 and 3.12.6
+    (CVE-2024-7592). This function does not remove quotes, because the cookies of Everput have none.
     """
     value = None
     for pair in text.split(";"):

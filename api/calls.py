@@ -296,8 +296,8 @@ class Call:
         return await self.json(shape)
 
     def declared_length(self) -> int | None:
-        """Return the size of the body in bytes from the header Content-Length; None without this header. Raises
-        Malformed if the header is no number.
+        """Return the size of the body in bytes from the header Content-Length. Return None if this header is missing.
+        Raises Malformed if the header is no number.
         """
         length = self.sent.get(b"content-length")
         if length is None:

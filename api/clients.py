@@ -39,7 +39,7 @@ class Clients:
         self._unknown = behind_proxy and not trusted
 
     def name(self, scope: Scope) -> str | None:
-        """Return the client's IPv4 address or its IPv6 network (/64); None if it is unknown.
+        """Return the client's IPv4 address or its IPv6 network (/64). Return None if the client's address is unknown.
 
         A loopback address that is no trusted proxy is unknown, because it may be a proxy or any user of this machine.
         """
@@ -47,8 +47,8 @@ class Clients:
         return None if address is None else _name(address)
 
     def network(self, scope: Scope) -> str | None:
-        """Return the client's network of a size that is commonly assigned: /24 for IPv4, /48 for IPv6. None if it is
-        unknown.
+        """Return the client's network of a size that is commonly assigned: /24 for IPv4, /48 for IPv6. Return None if
+        the client's address is unknown.
 
         The owner of one address in a network may well own other addresses in it.
         """
@@ -115,7 +115,9 @@ def _hops(scope: Scope) -> Iterator[str]:
 
 
 def _for(element: str) -> str:
-    """Return the address of one element of the header `Forwarded` (RFC 7239, 5.2); empty if it has none."""
+    """Return the address of one element of the header `Forwarded` (RFC 7239, 5.2). Return an empty text if the element
+    has no address.
+    """
     for pair in element.split(";"):
         name, _, value = pair.partition("=")
         if name.strip().lower() == "for":
@@ -124,8 +126,8 @@ def _for(element: str) -> str:
 
 
 def parse_address(text: str) -> Address | None:
-    """Parse an IP address with or without a port and quotes, such as `192.0.2.1:80` or `[2001:db8::1]:80`; None if
-    invalid.
+    """Parse an IP address with or without a port and quotes, such as `192.0.2.1:80` or `[2001:db8::1]:80`. Return None
+    if the text is not valid.
     """
     text = text.strip().strip('"')
     if len(text) > _ADDRESS_CHARS_MAX or "%" in text:

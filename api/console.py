@@ -32,7 +32,7 @@ def console_routes(*, registration: bool, mail: bool = False, oidc: str = "") ->
     """Return the routes of the console: `/console`, its files, and `/` and `/console/`, which lead there.
 
     `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
-    `oidc` is the name of the OpenID Connect provider for sign-in; empty without a provider.
+    `oidc` is the name of the OpenID Connect provider for sign-in. It is empty if there is no provider.
     """
     routes = [Route(path, _to_console) for path in ("/", "/console/")]
     routes.append(static_route("/console/samples.json", "application/json", _samples()))

@@ -118,6 +118,8 @@ async def backlogs_of(status: ListenerStatus, listeners: Sequence[Listener]) -> 
 
 
 def _by_state(states: Iterable[str]) -> dict[str, int]:
-    """Return the number of listeners with each health, from worst to best. Leave out a health that no listener has."""
+    """Return the number of listeners with each health, in the order from the worst health to the best. Leave out a
+    health that no listener has.
+    """
     counts = Counter(states)
     return {str(state): counts[state] for state in Health if counts[state]}

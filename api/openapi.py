@@ -181,7 +181,7 @@ def _is_ours(shape: type) -> bool:
 
 
 def described(shape: type) -> tuple[str, dict[str, str]]:
-    """Return the docstring of a class, and by field name the docstrings of its own attributes."""
+    """Return the docstring of a class, and a dict with the docstring of each of its own attributes by name."""
     return _one_line(shape.__doc__ or ""), _field_docstrings(shape.__module__)[shape.__name__]
 
 

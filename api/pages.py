@@ -101,8 +101,8 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
 
 
 def time_parameter(query: Mapping[str, str], name: str) -> int | None:
-    """Return a time in the query, in milliseconds since the epoch; None if it is missing. Raises BadParameter if the
-    text is no time, or has no time zone.
+    """Return a time in the query, in milliseconds since the epoch. Return None if the parameter is missing. Raises
+    BadParameter if the text is no time, or has no time zone.
     """
     if name not in query:
         return None

@@ -28,7 +28,7 @@ class RequestCounts:
         self.took: dict[tuple[str, str], Histogram] = {}
 
     def add(self, method: str, route: str, status: int, begun_s: float) -> None:
-        """Count one request. `begun_s` is its start by `perf_counter`."""
+        """Count one request. `begun_s` is the time at which the request began, in seconds of `perf_counter()`."""
         self.answered[method, route, status] += 1
         took = self.took.get((method, route))
         if took is None:

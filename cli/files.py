@@ -36,10 +36,10 @@ def sealing_key_file(data_dir: Path) -> Path:
 
 
 def secret_setting(variable: str) -> str | None:
-    """Return a secret from an environment variable, or from the file that `<variable>_FILE` names; None if both are
-    unset.
+    """Return a secret from an environment variable, or from the file that `<variable>_FILE` names. Return None if both
+    variables are unset.
 
-    Raises ConfigurationError if both are set, or if the file is missing, unreadable or empty.
+    Raises ConfigurationError if both variables are set, or if the file is missing, unreadable or empty.
     """
     secret, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
     if secret and file:

@@ -29,7 +29,7 @@ class _Given(Protocol):
 
 
 def oidc_settings(given: _Given) -> OidcSettings | None:
-    """Return the provider that the options name; None without the options.
+    """Return the OpenID Connect provider that the options name, or None without these options.
 
     Raises ConfigurationError if an option or the client secret is missing, or if an option is wrong.
     """

@@ -126,7 +126,7 @@ def _of_queue(queue_id: str, name: str) -> dict[str, str]:
 
 
 def _context(traceparent: str | None) -> SpanContext | None:
-    """Convert a `traceparent` to OpenTelemetry's context; None for a missing or invalid one."""
+    """Convert a `traceparent` to OpenTelemetry's context. Return None if the `traceparent` is missing or not valid."""
     place = None if traceparent is None else trace.parse(traceparent.encode())
     if place is None:
         return None

@@ -55,7 +55,7 @@ class _Console(Console):
 
 
 def terminal_width() -> int | None:
-    """Return the width of the terminal in columns; None if standard output is no terminal."""
+    """Return the width of the terminal in columns. Return None if standard output is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

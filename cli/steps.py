@@ -20,8 +20,8 @@ def result(status: int | None, error: str | None) -> str:
 
 
 def steps(attempt: AttemptFields | TrialFields) -> str:
-    """Return the known durations of an attempt's steps as text, such as ` (DNS 3 ms, connect 5 ms)`; empty if none is
-    known.
+    """Return the known durations of an attempt's steps as text, such as ` (DNS 3 ms, connect 5 ms)`. Return an empty
+    text if no duration is known.
     """
     found = {"DNS": attempt.dns_ms, "connect": attempt.connect_ms, "TLS": attempt.tls_ms}
     said = ", ".join(f"{name} {took(ms)}" for name, ms in found.items() if ms is not UNSET)

@@ -22,7 +22,7 @@ def visible(text: str, *, layout: bool = False) -> str:
 
 
 def visible_json(text: str) -> str:
-    r"""Escape control characters in a line of JSON as JSON does: `\u009b`. JSON itself escapes only control characters
-    below 32.
+    r"""Escape control characters in a line of JSON with JSON's escapes, such as `\u009b`. JSON encoders escape only the
+    control characters below 32.
     """
     return _CONTROL_BUT_LAYOUT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -298,7 +298,7 @@ def list_messages(
 ) -> Request[answers.MessagesAnswer]:
     """List a queue's messages, newest first. `begin` and `end` are RFC 3339 times.
 
-    The other filters: the `state` of a delivery, the listener of that delivery, the exact `name`, the exact ordering
+    The other filters are the `state` of a delivery, the listener of that delivery, the exact `name`, the exact ordering
     `key`, and `text`. `text` is a part of the name or the key, or the beginning of the ID. With `deliveries`, each
     message has the states of its deliveries. Without `data`, the data is empty.
     """

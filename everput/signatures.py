@@ -154,8 +154,8 @@ def _batch_message(element: _Element) -> BatchMessage:
 
 
 def _secret_bytes(secret: str) -> bytes:
-    """Decode a signing secret, by the server's rules, but also without the prefix `whsec_`. Raises ValueError if
-    the secret is not valid.
+    """Decode a signing secret by the rules of the server. Unlike the server, accept a secret without the prefix
+    `whsec_`, too. Raises ValueError if the secret is not valid.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)

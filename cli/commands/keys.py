@@ -63,7 +63,7 @@ def create(
 ) -> None:
     """Create an API key and show it. The key is shown only once.
 
-    The new key can have only scopes that your own key has, and can't outlive it.
+    The new key can have only scopes that your own key has, and can't be valid for longer than your own key.
     """
     ids = [find_queue(client, queue) for queue in queues] or None
     request = everput.create_key(_own(client), name, scopes or None, queues=ids, expires_at=expires)

@@ -40,7 +40,7 @@ def command(
 
     MESSAGE is a message's ID. Without MESSAGE, all parked and retrying deliveries are retried. Each delivery starts
     again with all its attempts. --cancel cancels all redrives of the listener: deliveries that were not attempted since
-    the redrive are parked or retrying as before it.
+    the redrive are then parked or retrying again, as before the redrive.
     """
     if cancel and messages:
         raise click.UsageError(

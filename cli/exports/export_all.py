@@ -44,7 +44,7 @@ _MOMENTS_MAX: Final = 20
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @shared_options
 def command(options: Options, folder: Path) -> None:
-    """Back up the whole log and the listeners' cursors to DIR: all organizations, sealed secrets and hashes of keys.
+    """Back up the whole log and the listeners' cursors to DIR: all organizations, encrypted secrets and hashes of keys.
 
     The installation may keep running. The command copies the topic `outstanding` first, and then chooses where the
     backup ends; later events are not in the backup. An interrupted backup continues when the command is repeated. Keep

@@ -62,7 +62,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 def load(folder: Path) -> Manifest | None:
-    """Load the manifest of a folder; None if the folder is missing, empty, or holds only unfinished files.
+    """Load the manifest of a folder. Return None if the folder is missing or empty, or holds only unfinished files.
 
     Raises ConfigurationError if the folder holds something else or an export in another format, or if the manifest
     can't be read.

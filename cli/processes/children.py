@@ -56,8 +56,8 @@ class Child:
     or None if `everput serve` uses a Kafka cluster. The process gets the environment variables in `environment`, and
     none of the supervisor's.
 
-    `descriptors` are open files that the process gets. Each key is an environment variable, and the process finds the
-    number of the file descriptor in it. If there is a `prefork`, the first start takes a forked process from it.
+    `descriptors` maps names of environment variables to open files that the process gets. The process finds the number
+    of a file descriptor in its variable. If there is a `prefork`, the first start takes a forked process from it.
     Restarts do not.
     """
 

@@ -282,7 +282,7 @@ def _retrying(troubles: Iterable[Trouble]) -> list[int]:
 
 
 def _worst(troubles: Iterable[Trouble], counts: Iterable[int]) -> list[Trouble]:
-    """Return at most LISTENERS_SHOWN listeners: those with the highest counts, without counts of zero.
+    """Return the listeners with the highest counts, at most LISTENERS_SHOWN. A listener with the count 0 is left out.
 
     `counts` has one number for each of `troubles`, in the same order.
     """

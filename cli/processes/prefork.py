@@ -78,8 +78,8 @@ class Prefork:
     ) -> tuple[ForkedProcess, socket.socket] | None:
         """Let a forked process run `everput` with these arguments. Return the process and the socket to it.
 
-        The process gets copies of the file descriptors, and finds their numbers in the environment by the names in
-        `descriptors`. Return None if no forked process is left.
+        The process gets copies of the file descriptors, and finds their numbers in the environment variables that
+        `descriptors` names. Return None if no forked process is left.
         """
         if not self._links:
             return None

@@ -68,8 +68,8 @@ class Server(uvicorn.Server):
 
     `accepts` is called once, when the server accepts requests. A client has `request_s` seconds to send a request, and
     must read its answer at a minimum rate. A request for a host that is not in `hosts` is answered 421. With `clients`,
-    one client may have at most half of `connections_max`. `direct_puts` answers small, valid puts that need not wait,
-    without the app.
+    one client may have at most half of the `connections_max` connections. `direct_puts` answers small, valid puts that
+    need not wait, without the app.
     """
 
     config: _Config

@@ -31,7 +31,7 @@ class Link:
 
     @classmethod
     def from_environment(cls) -> Link | None:
-        """Return the connection to the supervisor; None if no supervisor started this process."""
+        """Return the connection to the supervisor. Return None if no supervisor started this process."""
         descriptor = os.environ.pop(VARIABLE, None)
         return None if descriptor is None else cls(int(descriptor))
 
