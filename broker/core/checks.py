@@ -81,7 +81,7 @@ class Checks(ABC):
 
     @property
     def end(self) -> int:
-        """Offset after the last record that was checked."""
+        """The offset of the next record to check."""
         return self._next
 
     def check(self, records: Iterable[Seen]) -> Iterator[Finding]:
@@ -149,10 +149,10 @@ class Checks(ABC):
 
     @abstractmethod
     def event(self, record: Seen, event: Event) -> Iterable[str]:
-        """Yield what is wrong with this event."""
+        """Check an event against the rules of its topic, and yield a text for each error."""
 
     def buried(self, record: Seen) -> None:  # noqa: B027 - most topics have no tombstones
-        """Check a tombstone of a compacted topic."""
+        """Process a tombstone (a record without a value) of a compacted topic."""
 
     def _finding(self, offset: int, what: str) -> Finding:
         return Finding(self.topic, self.partition, offset, what)

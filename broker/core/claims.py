@@ -153,7 +153,7 @@ class ClaimIndex:
         return len(self._recent.places) + sum(len(run.places) for run in self.runs)
 
     def count(self, owner: str) -> int:
-        """Return how many claims this organization has."""
+        """Return how many claims of Idempotency-Keys this organization has."""
         return self._owners.count(owner)
 
     def add(self, digest: bytes, partition: int, offset: int, at_ms: int, owner: str) -> None:

@@ -45,7 +45,9 @@ class Cursor:
 
     @property
     def offset(self) -> int:
-        """Committed offset, below which every delivery is settled."""
+        """The committed offset. Below it, every delivery is settled: delivered, parked, cancelled or kept in
+        `outstanding`.
+        """
         return self.open[0] if self.open else self.top
 
     def settled(self, offset: int) -> bool:

@@ -81,7 +81,7 @@ class Damage:
         return left != before
 
     def offsets(self) -> Mapping[str, int]:
-        """Count the unreadable offsets of each topic."""
+        """Return the number of unreadable offsets of each topic."""
         found: dict[str, int] = {}
         for one in self:
             found[one.topic] = found.get(one.topic, 0) + one.last - one.first + 1

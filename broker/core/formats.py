@@ -63,7 +63,7 @@ def mail_text(body: bytes) -> tuple[str, str]:
 
 
 def _line(text: str) -> str:
-    """Return a text as one line."""
+    """Return the text with its lines joined into one line."""
     return " ".join(text.split())
 
 

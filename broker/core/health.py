@@ -59,7 +59,7 @@ class Facts:
 
     @property
     def failing(self) -> bool:
-        """Whether too many of the latest attempts failed."""
+        """Whether the listener counts as failing, because too many of its latest attempts failed."""
         if self.accepted_at_ms - self.refused_at_ms >= MENDED_MS:
             return False
         attempts = self.accepted + self.refused
@@ -99,7 +99,7 @@ class Recent:
         self._text = ""
 
     def add(self, at_ms: int, *, accepted: int = 0, refused: int = 0) -> None:
-        """Count attempts that ended at about this time."""
+        """Add to the counts of accepted and failed attempts, for attempts that ended at about this time."""
         if accepted:
             self.accepted_at_ms = max(self.accepted_at_ms, at_ms)
         if refused:

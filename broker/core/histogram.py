@@ -29,7 +29,7 @@ class Histogram:
         self.total_ms += took_ms
 
     def add_all(self, took_ms: Sequence[float]) -> None:
-        """Add many durations at once."""
+        """Add these durations, in milliseconds, to the histogram."""
         for bucket, number in buckets(took_ms):
             self.counts[bucket] += number
         self.total_ms += sum(took_ms)

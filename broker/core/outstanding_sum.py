@@ -76,7 +76,7 @@ class LiveKeys:
         self.lost: set[bytes] = set()
 
     def note(self, key: bytes | None, value: bytes | None) -> None:
-        """Process the next record of the partition."""
+        """Add or remove the key of a delivery, as the partition's next record says."""
         key = key or b""
         self._keys.discard(key)
         self.lost.discard(key)

@@ -139,12 +139,12 @@ class Replays:
         return [self._drop(replay_id) for replay_id in self._of.pop(listener_id, ())]
 
     def everything(self) -> list[Replay]:
-        """Return all replays in a fixed order."""
+        """Return all replays in a fixed order, so that two states can be compared by a hash."""
         return sorted(self._by_id.values(), key=lambda replay: replay.id)
 
 
 def started(event: ev.ReplayStarted) -> Replay:
-    """Return the replay that an event starts."""
+    """Return the replay that this event says has begun."""
     return Replay(
         id=event.replay_id,
         organization_id=event.organization_id,

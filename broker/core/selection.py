@@ -112,7 +112,7 @@ class Selection:
             object.__setattr__(self, name, value)
 
     def topics(self) -> tuple[str, ...]:
-        """Return the topics that can hold matching events."""
+        """Return the topics of the log that can hold events which match the filter."""
         types = frozenset(CLASSES) if self.types is None else self.types
         if self.listener_id is not None:
             types &= _OF_A_LISTENER

@@ -120,7 +120,7 @@ class Totals:
 
     @property
     def moved(self) -> bool:
-        """Whether any record was counted."""
+        """Whether these counts cover any Kafka record."""
         return self.positions != self.begins
 
     def at(self, key: Key) -> Counts:
@@ -186,8 +186,8 @@ class Totals:
         return 0 if at is None else at.minute
 
     def counted(self, at_ms: int, after: int) -> StatisticsCounted:
-        """Return the event that stores these counts. `after` is the offset of the topic `statistics` below which this
-        worker has read everything.
+        """Return the event that stores these counts in the topic `statistics`. This process has read all records of
+        that topic before the offset `after`.
         """
         ranges = tuple(
             (lane.topic, lane.partition, self.begins.get(lane, Position(0)).offset, end.offset, end.minute)

@@ -191,10 +191,10 @@ class Window(Generic[D]):
         return offset < self.top(tail) and offset not in self.open
 
     def opened(self) -> tuple[int, ...]:
-        """Return the open offsets in ascending order."""
+        """Return the offsets of the listener's open deliveries, in ascending order."""
         return tuple(sorted(self.open))
 
     @property
     def first(self) -> int | None:
-        """Lowest open offset; None if there is none."""
+        """The lowest offset of an open delivery; None if no delivery is open."""
         return min(self.open, default=None)

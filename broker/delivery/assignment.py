@@ -108,7 +108,7 @@ class Assignment:
         self.loops = {self._shared.run(loop()) for loop in loops}
 
     async def pause(self) -> None:
-        """Cancel the loops. Attempts in flight continue."""
+        """Stop the loops that serve the assigned partitions. Attempts in flight continue."""
         for task in self.loops:
             task.cancel()
         await asyncio.gather(*self.loops, return_exceptions=True)

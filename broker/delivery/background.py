@@ -16,7 +16,7 @@ class Background:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a background task."""
+        """Start a background task, which is cancelled when the worker stops."""
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._ended)

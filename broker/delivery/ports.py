@@ -83,7 +83,7 @@ class Appender(Protocol):
 
 
 class Messages(Protocol):
-    """The topic `messages`."""
+    """The topic `messages`, which holds the messages that were put."""
 
     @property
     def name(self) -> str: ...
@@ -93,7 +93,7 @@ class Messages(Protocol):
 
 
 class Control(Protocol):
-    """The topic `control`."""
+    """The topic `control`, which holds events about queues, listeners, accounts and more."""
 
     async def append(self, event: ControlEvent) -> int:
         """Store the event, and return its offset in the topic `control`. Raises LogUnavailable if the event is not
@@ -209,7 +209,7 @@ class CursorStore(Protocol):
         """
 
     async def delete(self, listener_id: str) -> None:
-        """Delete a listener's cursors. Raises LogUnavailable."""
+        """Delete a listener's committed offsets. Raises LogUnavailable if Kafka does not answer."""
 
 
 class ChangeFeed(Protocol):

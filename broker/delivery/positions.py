@@ -30,7 +30,7 @@ class Positions:
     ends: Sequence[int]  # end offsets of all partitions
 
     def of(self, listener_id: str) -> Mapping[int, Cursor]:
-        """Return a listener's cursors."""
+        """Return a listener's committed offsets, with their metadata, by partition."""
         return self.cursors.get(listener_id, {})
 
     def streams(self, partition: int) -> list[tuple[Listener, Cursor]]:

@@ -264,7 +264,7 @@ class Roster:
             dispatcher.wake()
 
     def let_send(self, *, sending: bool) -> None:
-        """Allow attempts to begin, or forbid it."""
+        """Allow all dispatchers of the worker to begin attempts, or forbid it."""
         self.sending = sending
         for dispatcher in self.dispatchers.values():
             dispatcher.sending = sending

@@ -93,13 +93,13 @@ class Worker:
         self._begin_assignment()  # without partitions
 
     def _begin_assignment(self) -> Assignment:
-        """Start without partitions, until Kafka assigns new ones."""
+        """Set an assignment without partitions, until Kafka assigns partitions to this worker."""
         self.assignment = self.roster.assignment = Assignment(self._shared)
         return self.assignment
 
     @property
     def dispatchers(self) -> Mapping[str, Dispatcher]:
-        """The dispatchers, by listener id."""
+        """The dispatchers (senders of one listener's messages each), by listener id."""
         return self.roster.dispatchers
 
     @property

@@ -385,8 +385,8 @@ class Checkpoints:
         return stream.cursor(partition.tail, waiting=waiting, since_ms=since_ms, parked=parked, retrying=retrying)
 
     def _written_cursors(self, dispatcher: Dispatching) -> dict[int, Cursor]:
-        """Return a listener's offsets to commit, by partition. Leave out partitions where its deliveries have changed
-        since their last checkpoint, because results may not be written yet.
+        """Return a listener's offsets to commit, by partition. Leave out partitions where deliveries have changed since
+        their last checkpoint, because results may not be written yet.
         """
         streams = dispatcher.streams.values()
         kept = {one.partition: self._cursor(one, self._partitions[one.partition]) for one in streams if not one.dirty}

@@ -191,7 +191,7 @@ async def condition(
 
 
 def _judge(now: Condition, dispatcher: Dispatcher, outstanding: Outstanding) -> None:
-    """Add the listener's health to the condition."""
+    """Add a listener's health and recent attempts to the state of the worker."""
     listener = dispatcher.listener
     parked, retrying = outstanding.held_of(listener.id)
     known = facts(

@@ -43,7 +43,7 @@ _QUEUED: Final = Admission.QUEUED
 
 
 class Admissions:
-    """The admission check of one listener's deliveries."""
+    """The check whether an attempt of a listener's delivery may begin now."""
 
     __slots__ = ("_deliveries", "_loop", "_queue", "_room")
 

@@ -384,7 +384,7 @@ class Dispatcher:
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
-        """Drop a partition's deliveries, as it was handed over or the listener gets no more. Ignore late answers."""
+        """Drop a partition's deliveries: it was handed over, or the listener gets no more. Ignore late answers."""
         self.streams.pop(stream.partition, None)
         self.answers.forget(stream.partition)
         self.behind.pop(stream, None)

@@ -34,7 +34,7 @@ class Ticks:
         self._rested: asyncio.Event | None = None
 
     def __len__(self) -> int:
-        """Count the dispatchers that need ticks."""
+        """Return the number of dispatchers that need regular calls of tick()."""
         return len(self._active)
 
     def add(self, dispatcher: Dispatcher) -> None:

@@ -64,11 +64,11 @@ class EndedListeners:
         self._wake = asyncio.Event()
 
     def look(self) -> None:
-        """Look soon for deleted listeners."""
+        """Make run() look soon for deleted listeners, without the usual wait."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Clean up regularly, in an endless loop."""
+        """Delete the data of deleted listeners regularly, in an endless loop."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tuning.ended_look_s):

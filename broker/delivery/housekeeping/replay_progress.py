@@ -47,7 +47,7 @@ class ReplayProgress:
         self._outstanding = outstanding
 
     async def run(self) -> None:
-        """Report progress regularly, in an endless loop."""
+        """Record the progress of replays regularly, in an endless loop."""
         while True:
             await asyncio.sleep(self._look_s)
             for replay_id in [

@@ -278,7 +278,7 @@ class Due:
             self.advance(entry.key_queue)
 
     def remove(self, entry: OutstandingEntry) -> bool:
-        """Remove a delivery from the index."""
+        """Remove a delivery from the SQLite index. Return False if it was removed or replaced before."""
         if not self._index.remove(entry):
             return False
         self.taken.pop(entry.id, None)

@@ -60,7 +60,7 @@ class OutstandingEntry:
 
     @property
     def key(self) -> bytes:
-        """The key of the Kafka record."""
+        """The key of the delivery's record in the topic `outstanding`."""
         return entry_key(self.listener_id, self.message_id)
 
     @property

@@ -43,7 +43,7 @@ class Outcomes:
         return byte < len(bits) and bool(bits[byte] >> bit & 1)
 
     def note(self, value: bytes) -> None:
-        """Apply a record of the topic `deliveries`."""
+        """Add the results of attempts in a record of the topic `deliveries`."""
         try:
             event = decode(value)
         except (UnknownEvent, msgspec.MsgspecError):

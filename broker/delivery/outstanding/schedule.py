@@ -145,7 +145,7 @@ class Outstanding:
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
-        """Withdraw expect(), because the delivery was not stored."""
+        """Undo expect(), because the delivery was not stored. Later ones of its ordering key no longer wait for it."""
         key_queue = _key_queue(delivery)
         if key_queue is not None:
             self._coming.leave(key_queue, delivery.offset)
@@ -264,7 +264,7 @@ class Outstanding:
         return (0, 0) if count is None else (count.parked.get(partition, 0), count.retrying.get(partition, 0))
 
     def held_of(self, listener_id: str) -> tuple[int, int]:
-        """Count as held() does, over all partitions."""
+        """Return the numbers of the listener's parked and retrying deliveries in all partitions of this worker."""
         count = self._index.counts.get(listener_id)
         return (0, 0) if count is None else (sum(count.parked.values()), sum(count.retrying.values()))
 

@@ -135,7 +135,7 @@ class Partition:
         self._fed.get(dispatcher.listener.queue_id, {}).pop(dispatcher, None)
 
     def placed(self, dispatcher: Dispatching) -> bool:
-        """Return whether the dispatcher's cursor is known."""
+        """Return whether the committed offset of this dispatcher's listener on the partition is loaded."""
         return dispatcher in self._placed
 
     def feeds(self, dispatcher: Dispatching) -> bool:
