@@ -25,7 +25,7 @@ from broker.core.entities import Queue
 from broker.core.events import MessagePut
 from broker.core.ids import message_id
 from broker.core.names import NAME_CHARS_MAX, refuse_name
-from broker.errors import InDoubt, LogUnavailable, Refused
+from broker.errors import InDoubt, Refused, Unavailable
 from broker.ports import Count, MessageLog
 
 DATA_BYTES_MAX: Final = 1 << 20
@@ -226,7 +226,7 @@ def new_batch(
     """Check and prepare the messages of a batch.
 
     Raises Refused if a value is not valid. The error's pointer names the message by its position in the batch, counted
-    from 0, such as `/messages/3/data`.
+    from 0, such as `/messages/3/data`. Raises Refused without a pointer if the queue is the one for alerts.
     """
     puts = []
     for number, message in enumerate(messages):
@@ -234,6 +234,8 @@ def new_batch(
             said = message.data, message.name, message.key
             puts.append(new_put(queue, *said, actor, request_id, message.deliver_at, count))
         except Refused as error:
+            if error.pointer is None:  # The queue is wrong, not the message.
+                raise
             raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
     return puts
 
@@ -242,8 +244,8 @@ async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | Non
     """Append messages, and return once all in-sync replicas have stored them.
 
     Messages without an ordering key go into one record batch if they fit. They go into `partition`, or into a partition
-    that is chosen for them if `partition` is None. Raises LogUnavailable only if nothing was stored, and InDoubt
-    otherwise.
+    that is chosen for them if `partition` is None. Raises InDoubt if some of the messages may have been stored, and any
+    other Unavailable only if nothing was stored.
     """
     together: dict[int | None, list[Put]] = {}
     for put in puts:
@@ -258,7 +260,9 @@ async def append_puts(log: MessageLog, puts: Sequence[Put], partition: int | Non
     results = await asyncio.gather(*starmap(append, together.items()), return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
     if failures:
-        nothing = len(failures) == len(results) and all(isinstance(error, LogUnavailable) for error in failures)
+        nothing = len(failures) == len(results) and all(
+            isinstance(error, Unavailable) and not isinstance(error, InDoubt) for error in failures
+        )
         raise (
             failures[0]
             if nothing

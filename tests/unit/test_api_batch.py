@@ -6,7 +6,7 @@ import pytest
 from api_client import make_api
 
 from broker.core.codec import decode_message
-from broker.errors import InDoubt, LogUnavailable
+from broker.errors import DiskNearlyFull, InDoubt, LogUnavailable
 
 
 def stored(api) -> list[str]:
@@ -60,6 +60,17 @@ async def test_one_that_is_refused_refuses_all(bad, pointer: str):
     assert stored(api) == []
 
 
+async def test_a_batch_for_the_queue_of_the_alerts_is_refused_as_a_whole():
+    api = await make_api()
+    path = f"/v1/queues/{await api.queue('everput.alerts')}/messages"
+    one = await api.put(path, json={"data": "x"})
+    batch = await api.request("POST", f"{path}/batch", json={"messages": [{"data": "x"}]})
+    assert one.status_code == batch.status_code == 422
+    assert one.json()["detail"] == batch.json()["detail"]
+    assert "errors" not in one.json()
+    assert "errors" not in batch.json()
+
+
 @pytest.mark.parametrize("count", [0, 1001])
 async def test_a_batch_has_1_to_1000_messages(count: int):
     api = await make_api()
@@ -80,11 +91,18 @@ async def test_a_batch_may_be_larger_than_a_put_and_not_larger_than_its_own_limi
     assert len(stored(api)) == 3
 
 
-@pytest.mark.parametrize(("failing", "code"), [(LogUnavailable("x"), "log-unavailable"), (InDoubt("x"), "in-doubt")])
+@pytest.mark.parametrize(
+    ("failing", "code"),
+    [
+        (LogUnavailable("x"), "log-unavailable"),
+        (DiskNearlyFull("x"), "disk-nearly-full"),
+        (InDoubt("x"), "in-doubt"),
+    ],
+)
 async def test_what_kafka_does_not_take_is_not_a_200(failing, code: str):
     api = await make_api()
     path = f"/v1/queues/{await api.queue()}/messages/batch"
     api.log.messages.failing = failing
     answer = await api.request("POST", path, json={"messages": [{"data": "x"}, {"data": "y", "key": "k"}]})
     assert answer.status_code == 503
-    assert answer.json()["type"] == ("/problems/in-doubt" if code == "in-doubt" else "/problems/log-unavailable")
+    assert answer.json()["type"] == f"/problems/{code}"
