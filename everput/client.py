@@ -147,8 +147,11 @@ class AsyncClient:
         """Create a client for the API at the base URL `url`. The arguments are those of Client.
 
         `batches_in_flight` is the largest number of requests with joined messages that are in flight for one queue at
-        the same time. With 0, send() makes each put a request of its own, and submit() can't be used.
+        the same time. With 0, send() makes each put a request of its own, and submit() can't be used. Raises ValueError
+        if `batches_in_flight` is negative.
         """
+        if batches_in_flight < 0:
+            raise ValueError(f"batches_in_flight is {batches_in_flight}, but must be at least 0; 0 joins no puts")
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
         self._http = httpx.AsyncClient(**_options(url, key, organization), transport=transport)
@@ -181,8 +184,11 @@ class AsyncClient:
 
     def submit(self, request: Request[PutAnswer]) -> asyncio.Future[PutAnswer]:
         """Begin a put, and return the future of its answer. `request` comes from put_message(), without an idempotency
-        key of its own. A call takes less processor time than a task that calls send().
+        key of its own. A call takes less processor time than a task that calls send(). Raises ValueError for any other
+        request, and for a client with `batches_in_flight=0`.
         """
+        if not self._joins:
+            raise ValueError("submit() can't be used with batches_in_flight=0; use send(), or allow at least 1 batch")
         return self._puts.put(request)
 
     async def _send(self, request: Request[T]) -> T:
@@ -244,6 +250,7 @@ class _Tries:
         self._refused_at_once = refused_at_once
         self._repeatable = request.repeatable
         self._give_up_after_s = give_up_after_s
+        self._sent = False  # True if any try may have reached the server
         self._begin()
 
     def _begin(self) -> None:
@@ -252,13 +259,15 @@ class _Tries:
 
     def after_error(self, error: httpx.TransportError) -> float:
         not_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        failure = (NotReached if not_sent else NoAnswer)(f"{type(error).__name__}: {error}")
+        self._sent = self._sent or not not_sent
+        failure = (NoAnswer if self._sent else NotReached)(f"{type(error).__name__}: {error}")
         refused = self._refused_at_once and isinstance(error, httpx.ConnectError)
         if refused or isinstance(error, httpx.UnsupportedProtocol) or not (self._repeatable or not_sent):
             raise failure from error
         return self._wait(failure, 0.0)
 
     def after_problem(self, response: httpx.Response) -> float:
+        self._sent = True
         failure = _problem(response)
         code = failure.code if isinstance(failure, Problem) else ""
         again = response.status_code in AGAIN or code == _IN_FLIGHT

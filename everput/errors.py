@@ -16,9 +16,7 @@ class NoAnswer(EverputError):
 
 
 class NotReached(NoAnswer):
-    """The error of a request whose last try could not open a connection to the server, and so sent nothing. An earlier
-    try of the same request may have been sent.
-    """
+    """The error of a request for which no try could open a connection to the server, so that nothing was sent."""
 
 
 class Problem(EverputError):

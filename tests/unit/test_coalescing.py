@@ -149,3 +149,12 @@ async def test_only_a_put_without_a_key_of_its_own_may_be_submitted(served):
     async with client(served) as sending:
         with pytest.raises(ValueError, match="idempotency key"):
             sending.submit(put_message(served.queue_id, "d", idempotency_key="k"))
+
+
+async def test_a_client_that_joins_no_puts_refuses_submit(served):
+    async with client(served, batches_in_flight=0) as sending:
+        with pytest.raises(ValueError, match="batches_in_flight=0"):
+            sending.submit(put_message(served.queue_id, "d"))
+    assert stored(served) == []
+    with pytest.raises(ValueError, match="at least 0"):
+        client(served, batches_in_flight=-1)

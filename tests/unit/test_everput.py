@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import inspect
@@ -17,7 +18,17 @@ from api_client import make_api
 import everput
 from api.reference import OPERATION_DOCS
 from broker.core import signing
-from everput import AsyncClient, BatchMessage, Client, InvalidSignature, NoAnswer, Problem, verify, verify_batch
+from everput import (
+    AsyncClient,
+    BatchMessage,
+    Client,
+    InvalidSignature,
+    NoAnswer,
+    NotReached,
+    Problem,
+    verify,
+    verify_batch,
+)
 
 
 @pytest.fixture
@@ -170,6 +181,23 @@ def test_what_was_certainly_not_done_is_sent_again():
     with pytest.raises(Problem, match="422"):
         send(network, everput.create_queue("orders"))
     assert len(network.asked) == 3
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 Down\r\ncontent-length: 0\r\n\r\n"])
+async def test_a_request_that_was_sent_once_is_not_said_to_have_reached_nobody(answer: bytes):
+    async def serve_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"data")
+        server.close()
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve_once, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for kind in (NoAnswer, NotReached):  # In the second round, no server listens any more.
+        async with AsyncClient(url, "k", give_up_after_s=1.0) as client:
+            with pytest.raises(NoAnswer, match="ConnectError") as failed:
+                await client.send(everput.put_message("q", "data", idempotency_key="k"))
+        assert type(failed.value) is kind
 
 
 def test_it_waits_as_long_as_it_is_asked_to_and_not_for_ever():
