@@ -5,8 +5,8 @@ message (broker/core/alerts.py).
 
 An alert is recorded in three steps: the event `alert.raised` or `alert.cleared`, the message, the event `alert.told`.
 After a crash between them, the next owner of the alert puts the message. The message's id depends on the event, so that
-a message that was put already is usually found. It is not found in an unreadable range, or if its id has a time that
-_id_times() no longer returns. Then the message is put twice.
+a message that was put already is usually found. It is put twice if the first copy is in an unreadable range. It is also
+put twice if it was first put more than five minutes after the event, and more than an hour ago.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 _SETTLED_MS: Final = 30_000
 # A message's id has a time, which must be close to the put. So a put that is 5 minutes later uses a different id.
 _ID_VALID_MS: Final = 5 * 60_000
+# Search for the ids of this many 5-minute steps before the current one: of the last hour. Each id needs its own search.
+_EARLIER_STEPS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +147,14 @@ class AlertMessages:
 
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
-    """Return the times that the id of an alert's message may contain: the time of the alert's event, and at most two
-    later times. Later times lie five minutes apart, counted from the event; only the newest two until `at_ms` are
-    returned.
+    """Return the times that the id of an alert's message may contain: the time of the alert's event, and later times.
+    Later times lie five minutes apart, counted from the event; only those of the last hour before `at_ms` are returned.
 
     A message that is put at `at_ms` gets the newest of the times.
     """
     late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
-    return [event_at_ms + number * _ID_VALID_MS for number in sorted({0, max(0, late - 1), late})]
+    steps = range(max(0, late - _EARLIER_STEPS), late + 1)
+    return [event_at_ms + number * _ID_VALID_MS for number in sorted({0, *steps})]
 
 
 def _log_failure(event: AlertRaised | AlertCleared, error: BrokerError) -> None:

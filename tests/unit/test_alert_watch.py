@@ -112,6 +112,21 @@ async def test_an_alert_that_was_put_late_and_not_noted_is_not_put_again():
     assert all(episode.told for episode in one.view.state.alerts.episodes.values())
 
 
+async def test_an_alert_that_was_put_late_is_found_after_an_outage(monkeypatch: pytest.MonkeyPatch):
+    one = await Installation.make()
+    monkeypatch.setattr("broker.alert_messages.now_ms", lambda: one.at_ms)
+    one.log.messages.failing = LogUnavailable("away")
+    await down(one)
+    one.log.messages.failing = None
+    with cannot_note(one):
+        await one.look(12 * 60_000)
+    assert len(one.told()) == 1
+    one.watch = one.new_watch()
+    await one.look(40 * 60_000)
+    assert len(one.told()) == 1
+    assert all(episode.told for episode in one.view.state.alerts.episodes.values())
+
+
 async def test_an_alert_whose_message_may_be_in_an_unreadable_range_is_put_again():
     one = await Installation.make()
     one.log.messages.failing = LogUnavailable("away")
