@@ -65,11 +65,9 @@ class Verifier:
         self._damage: list[LogDamaged] = []  # unreadable ranges, not reported yet
 
     async def size(self) -> int:
-        """Return about how many offsets `everput verify` must read, without those of the topic `claims`. Raises
-        LogUnavailable if Kafka does not answer.
-        """
+        """Return about how many offsets findings() reads. Raises LogUnavailable if Kafka does not answer."""
         size = 0
-        for topic in self._topics.values():
+        for topic in (*self._topics.values(), self._claims_topic):
             begins, ends = await self._bounds(topic)
             size += sum(ends) - sum(begins)
         return size

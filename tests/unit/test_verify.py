@@ -604,6 +604,15 @@ async def test_what_can_t_be_read_is_named_and_what_speaks_of_it_is_not_wrong_fo
         assert told == []
 
 
+async def test_the_size_is_what_the_reads_of_a_check_add_up_to(log: Log):
+    log.records["claims", 1] = [Record(number, 1, b"k", b"v", ()) for number in range(5)]
+    reads: list[int] = []
+    verifier = Verifier(KAFKA, log, topics(KAFKA), reads.append)  # type: ignore[arg-type]
+    size = await verifier.size()
+    assert [one async for one in verifier.findings()] == []
+    assert size == sum(reads) == sum(map(len, log.records.values()))
+
+
 async def test_claims_that_can_t_be_read_are_named(log: Log):
     log.records["claims", 1] = [Record(number, 1, b"k", b"v", ()) for number in range(5)]
     log.damage["claims", 1] = (3, 4)
