@@ -51,8 +51,7 @@ class Replays:
         if body.dry_run:
             listener = await find_listener(self._view, call.organization_id, *ids)
             planned = await self._commands.plan(call.context(), listener, replay_input)
-            rate_per_s = planned.rate_per_s or listener.settings.rate_per_s
-            return {"replay": _planned(planned, rate_per_s)}
+            return {"replay": _planned(planned, listener)}
         return await self._answer(call, await self._commands.start(call.context(), *ids, replay_input, self._count))
 
     async def list(self, call: Call) -> Any:
@@ -127,18 +126,19 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
     }
 
 
-def _planned(planned: ReplayStarted, rate_per_s: float | None) -> dict[str, Any]:
-    """Return a planned replay as JSON. The estimated duration assumes EXPECTED_PER_S messages a second, or `rate_per_s`
-    if that is lower. `rate_per_s` is the rate limit of the replay or, without one, that of the listener.
+def _planned(planned: ReplayStarted, listener: Listener) -> dict[str, Any]:
+    """Return a planned replay as JSON. The estimated duration assumes EXPECTED_PER_S messages a second, or the rate
+    limit if that is lower: the limit of the replay or, without one, that of the listener.
     """
+    limit_per_s = planned.rate_per_s or listener.settings.rate_per_s or EXPECTED_PER_S
     return {
         "from": rfc3339(planned.from_ms),
         "to": rfc3339(planned.to_ms),
         "only": planned.only,
         "count": planned.count,
         "count_is_exact": planned.counted_all,
-        "rate_per_s": rate_per_s,
-        "estimated_s": round(planned.count / min(rate_per_s or EXPECTED_PER_S, EXPECTED_PER_S), 1),
+        "rate_per_s": planned.rate_per_s,
+        "estimated_s": round(planned.count / min(limit_per_s, EXPECTED_PER_S), 1),
     }
 
 

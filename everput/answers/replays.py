@@ -19,7 +19,7 @@ class ReplaySpan(Answer):
     only: str
     """The choice of messages: `all`, `failed` or `undelivered`."""
     rate_per_s: float | None
-    """The replay's own limit of deliveries per second; null for none."""
+    """The replay's own limit of deliveries per second; null for the listener's limit."""
     count: Count
     """The number of messages, counted at the start."""
     count_is_exact: bool
@@ -67,8 +67,8 @@ class ReplayBegun(ReplaySpan):
     """
 
     estimated_s: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
-    """The expected duration in seconds: at `rate_per_s`, and at 2,000 per second at most. A slow listener takes
-    longer.
+    """The expected duration in seconds, at the limit of the replay or else of the listener, but at most 2,000
+    deliveries per second. A slow listener takes longer.
     """
     id: Id | UnsetType = UNSET
     """The replay's ID."""

@@ -68,6 +68,17 @@ async def test_a_dry_run_counts_and_estimates_and_begins_nothing(api):
     assert replays_in(api) == 0
 
 
+async def test_a_dry_run_shows_the_rate_limit_that_the_replay_then_shows(api):
+    _, path = await listener_of(api, messages=6)
+    assert (await api.put(path, json={"rate_per_s": 0.5})).status_code == 200
+    planned, begun = await replay(api, path, dry_run=True), await replay(api, path)
+    assert (planned["rate_per_s"], planned["estimated_s"]) == (None, 12.0)
+    assert begun["rate_per_s"] is None
+    planned, begun = await replay(api, path, dry_run=True, rate_per_s=2), await replay(api, path, rate_per_s=2)
+    assert (planned["rate_per_s"], planned["estimated_s"]) == (2.0, 3.0)
+    assert begun["rate_per_s"] == 2.0
+
+
 async def test_it_begins_is_listed_and_shown_with_its_progress(api, cursors):
     _, path = await listener_of(api, messages=4)
     begun = await replay(api, path)
