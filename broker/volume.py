@@ -128,8 +128,8 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Check an organization's limit of stored bytes again at its next put, if the event says how many bytes a
-        process has stored for it.
+        """If the event says how many bytes a process has stored for an organization, check the organization's limit
+        again at its next put.
 
         This method is called with every event of the log.
         """

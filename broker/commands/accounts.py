@@ -120,10 +120,12 @@ class AccountCommands:
     ) -> tuple[Session, str]:
         """Start a session of the account. Return the session and its token, which is not available later.
 
-        `by_identity` says that an OpenID Connect provider has signed the person in, and not a password. Raises
-        AccountBlocked if the account is blocked by now. Raises WrongPassword if the account was deleted or its password
-        was changed since the check, or if its temporary password was used or has expired. Raises Unavailable if the
-        new session has ended already, for example because the account started too many sessions at the same time.
+        `by_identity` says that an OpenID Connect provider has signed the person in, and not a password.
+
+        Raises AccountBlocked if the account is blocked by now. Raises WrongPassword if the account was deleted, or its
+        password was changed, after the password was checked. Raises it, too, if the account's temporary password was
+        used or has expired. Raises Unavailable if the new session has ended already, for example because the account
+        started too many sessions at the same time.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _without_organization(account.id, request_id)
@@ -302,8 +304,9 @@ class AccountCommands:
     async def leave(self, context: Context, account_id: str, *, even_if_last: bool = False) -> None:
         """Remove the account from the organization of the context.
 
-        Raises NotFound if the account is not a member. Raises LastMember if it is the last owner who can sign in, and
-        `even_if_last` is not set. Raises Changed if the account is removed by another member who is no owner any more.
+        Raises NotFound if the account is not a member. Raises LastMember if the account is the last owner who can sign
+        in, and `even_if_last` is not set. Raises Changed if another member removes the account, but is no owner any
+        more.
         """
         event = ev.OrganizationLeft(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if await record(self._control, self._view, event):

@@ -58,8 +58,8 @@ class _AnswerHeader(NamedTuple):
 
 
 def open_connection(client: Any, node: int | None, group: object, api_key: int, version: int) -> Any:
-    """Return an aiokafka client's connection to a broker. Return None if none is open, or if the broker does not know
-    this version of the request.
+    """Return an aiokafka client's connection to a broker. Return None if no connection is open, or if the broker does
+    not know this version of the request.
     """
     connection = client._conns.get((node, group))
     if connection is None or not connection.connected():

@@ -165,8 +165,8 @@ def _topic_problems(kafka: KafkaSettings, topic: Topic, now: FoundTopic) -> Iter
 
 
 def _holds(setting: str, wanted: str, now: str) -> bool:
-    """Return whether a topic's setting is acceptable. Some settings may be safer than the required one; the others must
-    be equal to it.
+    """Return whether a topic's setting is acceptable. For some settings, a value that is safer than the required one is
+    acceptable, too.
     """
     match setting:
         case "min.insync.replicas" | "max.message.bytes":

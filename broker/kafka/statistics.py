@@ -227,7 +227,7 @@ class Counting:
 
     @property
     def behind(self) -> bool:
-        """Whether some partitions have records that were not read yet."""
+        """Return whether some partitions have records that were not read yet."""
         return any(at < self._ends.get(lane, 0) for lane, at in self._fetched.items())
 
     async def _ask_ends(self) -> dict[Lane, int]:
@@ -290,8 +290,8 @@ class Counting:
 
     @property
     def due(self) -> bool:
-        """Whether the counts must be written now. They are written once a minute, shortly after the minute has ended.
-        If many counts are in memory, they are written immediately.
+        """Return whether the counts must be written now. They are written once a minute, shortly after the minute has
+        ended. If many counts are in memory, they are written immediately.
         """
         totals = self._totals
         if not totals.moved:

@@ -139,7 +139,9 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection. It calls the owner's failed() if a request has no answer yet, and then lost()."""
+        """Close the connection. If a request has no answer yet, the connection calls the owner's failed(). After that,
+        it calls lost().
+        """
         if self._transport is not None:
             self.cut = True
             self._transport.abort()
@@ -169,7 +171,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def fresh(self) -> bool:
-        """Whether the listener has sent nothing yet in answer to the current request."""
+        """Return whether the listener has sent nothing yet in answer to the current request."""
         return self._bytes == 0
 
     # asyncio calls these
@@ -284,8 +286,8 @@ class _Keeping:
 
 
 class TunnelConnection(Connection):
-    """A connection to a tunnel of an API process. A request fails if its answer lacks the header that proves the
-    answer's origin (docs/decisions/0060).
+    """A connection to a tunnel of an API process, which passes requests on to a developer's machine. A request fails if
+    its answer lacks the header that proves the answer's origin (docs/decisions/0060).
     """
 
     __slots__ = ("_proof",)

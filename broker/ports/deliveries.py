@@ -191,8 +191,8 @@ class OutstandingDelivery:
 
     @property
     def redriven(self) -> bool:
-        """Whether the delivery is due immediately after a redrive (a request to retry now), and was not attempted
-        since.
+        """Return whether the delivery is due immediately because of a redrive (a request to retry now), and was not
+        attempted since the redrive.
         """
         return self.state == "retrying" and self.next_attempt_at_ms is None
 

@@ -93,13 +93,15 @@ class DirectoryView(Protocol):
 
     @property
     def position(self) -> int:
-        """Next offset of the topic `control` to apply. The state includes every event before it that this program can
-        decode.
+        """Return the offset of the topic `control` that this process applies next. The state includes every event
+        before this offset that this program can decode.
         """
 
     @property
     def complete(self) -> bool:
-        """Whether this program could decode every event of `control` so far. If not, `state` may be incomplete."""
+        """Return whether this program could decode every event of `control` so far. If not, `state` may be
+        incomplete.
+        """
 
     async def seen(self, offset: int, *, timeout_s: float | None = 2.0) -> None:
         """Wait until this process has applied the event at this offset of `control`. `timeout_s` may be None for no
@@ -224,8 +226,8 @@ class MessageLog(Protocol):
         """Return the end offset of each partition of `messages`. Raises LogUnavailable if Kafka does not answer."""
 
     async def offsets_at(self, at_ms: int) -> tuple[int, ...]:
-        """Return the first offset at or after a time, for each partition, or the end offset if there is none. Time 0 is
-        the beginning.
+        """Return, for each partition, the first offset at or after a time. If a partition has no such record, this is
+        its end offset. Time 0 is the beginning.
 
         Raises LogUnavailable if Kafka does not answer.
         """
@@ -330,8 +332,8 @@ class ChangeLog(Protocol):
         """
 
     async def counted(self, event: MessageChange) -> int | None:
-        """Return the offset at which the topic `changes` has this appended change of a message. Return None if the
-        change has no effect.
+        """Find an appended change of a message in the topic `changes`, and return its offset. Return None if the change
+        has no effect.
 
         Raises Unavailable if Kafka does not answer.
         """

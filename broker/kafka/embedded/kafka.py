@@ -75,21 +75,23 @@ class EmbeddedKafka:
 
     @property
     def bootstrap(self) -> str:
-        """Address of the broker, `127.0.0.1:port`. Raises RuntimeError before the first start if no port was given."""
+        """Return the broker's address, `127.0.0.1:port`. Raises RuntimeError before the first start if no port was
+        given.
+        """
         if self._port is None:
             raise RuntimeError("Kafka's port is not known before start()")
         return f"127.0.0.1:{self._port}"
 
     @property
     def access(self) -> EmbeddedAccess:
-        """Address and password for clients. Raises RuntimeError before the first start."""
+        """Return the address of Kafka and the password for its clients. Raises RuntimeError before the first start."""
         if not self._password:
             raise RuntimeError("Kafka has not been started; call start() first")
         return EmbeddedAccess(self.bootstrap, self._password)
 
     @property
     def pid(self) -> int:
-        """Process id of Java. Raises RuntimeError before start() and after stop()."""
+        """Return the process id of Java. Raises RuntimeError before start() and after stop()."""
         return self.running_process.running.pid
 
     async def start(self) -> None:
