@@ -128,8 +128,8 @@ class StoredBytes:
         self.add(organization_id, size)
 
     def follow(self, event: Event) -> None:
-        """Follow the events about stored bytes. If an event says how many bytes a process has stored for an organization,
-        the organization's limit is checked again at its next put.
+        """Follow the events about stored bytes. If an event says how many bytes a process has stored for an
+        organization, the organization's limit is checked again at its next put.
 
         This method is called with every event of the log.
         """
