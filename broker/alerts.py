@@ -211,8 +211,8 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether a listener must be checked for alerts now. It must if messages wait for it, or if one of its
-        alerts is open or may begin soon.
+        """Return whether a listener must be checked for alerts now. A check is needed if messages wait for the
+        listener, or if one of its alerts is open or may begin soon.
         """
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())
@@ -308,7 +308,7 @@ class AlertWatch:
 
     def _is_concerned(self, organization: Organization, now: Mapping[Kind, Reading]) -> bool:
         """Return whether this worker must check the alerts about the installation for this organization, such as an
-        alert about a nearly full disk. It must if one of these alerts is open, or may begin.
+        alert about a nearly full disk. A check is needed if one of these alerts is open, or may begin.
 
         Such an alert begins only for the operator's organizations, and for organizations that have a queue for alerts.
         Return False for an organization whose alerts another worker checks.

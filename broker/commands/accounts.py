@@ -65,7 +65,7 @@ class LastMember(Refused):
 
 
 class AccountCommands:
-    """The commands on accounts, sessions and memberships. Each command writes an event to the topic `control`."""
+    """The commands on accounts, sessions and memberships. Their events are written to the topic `control`."""
 
     def __init__(self, control: ControlLog, view: DirectoryView, passwords: Passwords | None = None) -> None:
         self._control = control
@@ -123,8 +123,8 @@ class AccountCommands:
         `by_identity` says that an OpenID Connect provider has signed the person in, and not a password.
 
         Raises AccountBlocked if the account is blocked by now. Raises WrongPassword if the account was deleted, or its
-        password was changed, after the password was checked. Raises it, too, if the account's temporary password was
-        used or has expired. Raises Unavailable if the new session has ended already, for example because the account
+        password was changed, after the password was checked. WrongPassword is also raised if the account's temporary
+        password was used or has expired. Raises Unavailable if the new session has ended already, for example because the account
         started too many sessions at the same time.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)

@@ -35,8 +35,8 @@ class ReplayInput:
     """The values of a replay in a request.
 
     The replay takes messages that were put at `from_ms` or later, and before `to_ms`. If `to_ms` is None or in the
-    future, it takes the messages until now. `only` selects `all` of these messages, or those that have `failed` or are
-    `undelivered`.
+    future, the replay takes the messages until now. `only` selects `all` of these messages, or those that have `failed`
+    or are `undelivered`.
     """
 
     from_ms: int

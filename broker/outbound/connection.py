@@ -139,9 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection. If a request has no answer yet, the connection calls the owner's failed(). After that,
-        it calls lost().
-        """
+        """Close the connection. It calls the owner's failed() if a request has no answer, and lost() after that."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()
