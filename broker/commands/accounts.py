@@ -124,8 +124,8 @@ class AccountCommands:
 
         Raises AccountBlocked if the account is blocked by now. Raises WrongPassword if the account was deleted, or its
         password was changed, after the password was checked. WrongPassword is also raised if the account's temporary
-        password was used or has expired. Raises Unavailable if the new session has ended already, for example because the account
-        started too many sessions at the same time.
+        password was used or has expired. Raises Unavailable if the new session has ended already, for example because
+        the account started too many sessions at the same time.
         """
         token = keys.key_text(os.urandom(keys.RANDOM_BYTES), prefix=keys.SESSION_PREFIX)
         context = _without_organization(account.id, request_id)
