@@ -118,8 +118,8 @@ class Busy(Unavailable):
 
 class LogUnavailable(Unavailable):
     """Kafka can't be reached, has no leader or refused a request. This error is also raised if another worker may own
-    this process's partitions by now. If records may have been stored in spite of this error, the method that raises it says
-    so.
+    this process's partitions by now. If records may have been stored in spite of this error, the method that raises it
+    says so.
     """
 
     code = "log-unavailable"
