@@ -26,7 +26,7 @@ from broker.volume import StoredBytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountLimits:
-    """The rate limits of one process on checks of passwords and on registrations.
+    """The rate limits on checks of passwords and on registrations. Each process counts on its own.
 
     A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
     """

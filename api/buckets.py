@@ -24,8 +24,8 @@ class Allowance(NamedTuple):
 
 
 class Buckets:
-    """Rate limits by name, such as a client's address, counted by the generic cell rate algorithm. Every name has the
-    same limit. One number is kept for each name.
+    """A set of rate limits, one for each name, such as a client's address. Every name has the same limit. The generic
+    cell rate algorithm counts the uses, and keeps one number for each name.
     """
 
     def __init__(self, size: int, *, per_s: float) -> None:

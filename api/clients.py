@@ -28,7 +28,7 @@ _FORWARDED: Final = b"forwarded"
 
 
 class Clients:
-    """The network addresses of clients, as names for rate limits.
+    """The network addresses of clients. Rate limits count by these addresses.
 
     Header fields such as `X-Forwarded-For` count only if a proxy in the networks `trusted` sends them. `behind_proxy`
     says that there is a proxy. If there is one, but `trusted` is empty, the addresses of all clients are unknown.

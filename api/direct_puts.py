@@ -169,7 +169,7 @@ class DirectPuts:
 
     def target(self, url: bytes, sent: Mapping[bytes, bytes]) -> tuple[ApiKey, Queue] | None:
         """Return the API key and the queue of a put. Return None if the key is not in the cache, has expired, or may
-        not put on this queue, or if this process knows no such queue.
+        not put on this queue. Also return None if this process knows no such queue.
         """
         api_key = self._keys.remembered(sent.get(b"x-api-key", b""))
         if api_key is None or not covers(api_key.scopes, _SCOPE):

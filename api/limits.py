@@ -17,8 +17,9 @@ EVERYBODY: Final = ""  # the name under which a rate limit counts all clients to
 
 
 class Recent:
-    """The number of recent attempts of each network to sign in, to confirm a password or to register. Limit.check() and
-    Limit.take() get this number as `left`, so that networks with few recent attempts are served first.
+    """The number of recent attempts of each network: to sign in, to confirm a password or to register. Callers pass a
+    network's number to Limit.check() and Limit.take() as `left`, so that networks with few recent attempts are served
+    first.
 
     One attempt of each network is forgotten every `each_s` seconds. At most `most` attempts of a network are
     remembered.

@@ -93,7 +93,7 @@ class EventLog:
 
     async def _lines(self, call: Call, first: Slice, rest: AsyncGenerator[Slice, None]) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a streamed answer. The answer ends early if the client's API key or session becomes
-        invalid, or if its account may not read the organization's log any more.
+        invalid, or if the session's account may not read the organization's log any more.
         """
         yield self._slice_lines(first, call.organization_id)
         async for one in rest:

@@ -74,8 +74,8 @@ class PasswordResets:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def ask(self, call: Call) -> Any:
-        """Send a mail with a link for a new password, if the account exists and is not blocked. While 20 mails are
-        being sent, send none. The answer does not tell whether the account exists.
+        """Send a mail with a link for a new password, if the account exists and is not blocked. Send no mail while 20
+        other mails are being sent. The answer does not tell whether the account exists.
         """
         body = await call.json(ResetBody, small=True)
         mailer, public_url = self._mailer, self._public_url

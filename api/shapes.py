@@ -41,8 +41,8 @@ Email = Annotated[str, Meta(extra_json_schema={"format": "email"})]
 
 
 class AlertsBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The thresholds from which Everput alerts about a listener. 0 means never. If a threshold is left out or null, the
-    threshold of the listener's queue applies, or else the default.
+    """The thresholds at which Everput alerts about a listener. A threshold of 0 means that there is no alert. If a
+    threshold is left out or null, the threshold of the listener's queue applies, or else the default.
     """
 
     lag_messages: Annotated[int, Meta(ge=0, le=2**53)] | None = None
@@ -336,7 +336,7 @@ def parse(body: bytes, shape: type[T]) -> T:
 def _refusal(message: str) -> Refused:
     """Turn a message of msgspec, such as "Expected `str`, got `int` - at `$.data`", into an error with a pointer.
 
-    The message quotes the client's text, so only a short path at its very end is taken for the pointer.
+    The message quotes the client's text, so only a short path at the very end of the message is used as the pointer.
     """
     detail, at, place = message.rpartition(" - at `")
     if not at or len(place) > _DETAIL_CHARS_MAX:

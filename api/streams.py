@@ -36,7 +36,7 @@ class Stream(NamedTuple):
 async def answer_stream(
     scope: Scope, receive: Receive, send: Send, stream: Stream, request_id: bytes, more: Headers
 ) -> None:
-    """Send status 200 and all chunks; to a HEAD request, only the headers.
+    """Send the status 200, the headers and all chunks. For a HEAD request, send no chunks.
 
     An error while chunks are created or sent is logged, not raised. The connection then closes without the last
     HTTP/1.1 chunk, so that a client can tell that the answer is incomplete.

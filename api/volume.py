@@ -18,8 +18,8 @@ _WINDOW_S: Final = 10
 
 
 class Volume:
-    """The rate limit on the bytes with which each organization puts and changes messages, counted in this process.
-    `bytes_max` is the size of the largest body.
+    """The rate limit on the bytes of the requests with which each organization puts and changes messages. Each process
+    counts on its own. `bytes_max` is the size of the largest body.
     """
 
     def __init__(self, bytes_per_s: int, *, bytes_max: int) -> None:

@@ -71,7 +71,7 @@ def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]
 
 def run_quietly(name: str, options: Options, work: Awaitable[T]) -> T:
     """Run the work of a command that prints its own result. With the default log level `info`, log only warnings and
-    errors. If the work raises Unavailable, raise ConfigurationError.
+    errors. If the work raises Unavailable, raise ConfigurationError instead.
     """
     logs.set_up(name, "warning" if options.log_level == "info" else options.log_level)
     # Use the same event loop (uvloop) as API processes and workers.

@@ -125,7 +125,8 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
     """Return a function that tests whether a line belongs to the message in the query. Return None if the query names
     no message.
 
-    After a cursor, the API can't make this test itself, because it does not know which events it sent before.
+    In a request with a cursor, the API can't make this test itself, because it does not know which events it sent
+    before.
     """
     parts = parse_message_id(query.get("message", ""))
     if parts is None:

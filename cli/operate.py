@@ -49,7 +49,7 @@ def kafka_of(options: Options) -> KafkaSettings:
 async def cluster(options: Options) -> AsyncIterator[Cluster]:
     """Connect to Kafka, and yield it with its topics.
 
-    Raises ConfigurationError if Kafka can't be reached or lacks Everput's topics, or if an import into it is
+    Raises ConfigurationError if Kafka can't be reached or lacks Everput's topics, or if an import into this Kafka is
     unfinished.
     """
     kafka = kafka_of(options)

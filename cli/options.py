@@ -209,8 +209,8 @@ class Options:
         return self.registration and (self.public_url is not None or not is_loopback(self.host))
 
     def kafka_settings(self, embedded: EmbeddedAccess | None = None) -> KafkaSettings:
-        """Return the settings for Kafka. If `--kafka` is the address of the embedded Kafka in `--data-dir`, they
-        contain its password. Raises ConfigurationError if a setting is missing or wrong.
+        """Return the settings for Kafka. If `--kafka` is the address of the embedded Kafka in `--data-dir`, the
+        settings contain the password of the embedded Kafka. Raises ConfigurationError if a setting is missing or wrong.
         """
         if embedded is None and self.kafka is not None:
             embedded = written_access(self.data_dir / "kafka", bootstrap=self.kafka)

@@ -66,8 +66,8 @@ Settled = Callable[[TextLine, str | None], None]
 class Publisher:
     """The publisher of many lines as messages. It is an async context manager.
 
-    `concurrency` is the most requests in flight.
-    `give_up_after_s` is the most seconds for a request and its repeats. `transport` replaces the network in tests.
+    `concurrency` is the largest number of requests in flight. `give_up_after_s` is the time limit in seconds for a
+    request together with its retries. `transport` replaces the network in tests.
     """
 
     def __init__(

@@ -40,8 +40,8 @@ def use(name: str) -> None:
 @command.command("remove", epilog=examples("everput profiles remove shop"))
 @click.argument("name")
 def remove(name: str) -> None:
-    """Delete this profile. If commands used it by default, they use another saved profile from now on. Its API key
-    stays valid; to revoke the key, use `everput keys revoke`.
+    """Delete this profile. If commands used it by default, they use another saved profile from now on. The profile's
+    API key stays valid; to revoke the key, use `everput keys revoke`.
     """
     known = profiles.load()
     known.find(name)

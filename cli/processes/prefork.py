@@ -117,7 +117,7 @@ def prefork(count: int, import_code: Callable[[], None] = import_code) -> Prefor
     """Fork a process that calls `import_code`, and then forks `count` child processes.
 
     Call this while the process has one thread and no event loop. Return None if the operating system does not support
-    it.
+    this.
     """
     if not _supported():
         return None
