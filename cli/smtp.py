@@ -37,8 +37,8 @@ def smtp_settings(url: str | None, sender: str | None) -> SmtpSettings | None:
     password = secret_setting(SMTP_PASSWORD)
     if bool(parts.username) != bool(password):
         raise ConfigurationError(
-            f"to sign in to the mail server, set both USER@ in --smtp-url and the password in {SMTP_PASSWORD}; for a "
-            "mail server without sign-in, set neither"
+            f"only one of USER@ in --smtp-url and the password in {SMTP_PASSWORD} is set: set both, or neither for a "
+            "mail server without sign-in"
         )
     if refuse_email(sender):
         raise ConfigurationError("--mail-from must be an e-mail address such as everput@example.com")

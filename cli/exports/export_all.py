@@ -131,8 +131,9 @@ async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]
             break
     else:
         raise LogUnavailable(
-            f"the topic `control` got new events during each of {_MOMENTS_MAX} attempts to choose where the backup "
-            "ends: repeat the command when fewer queues, listeners, accounts and keys are being changed"
+            f"can't choose where the backup ends, because the topic `control` got new events during each of "
+            f"{_MOMENTS_MAX} attempts: repeat the command when fewer queues, listeners, accounts and keys are being "
+            "changed"
         )
     claims = await _ends(requests, table.claims)
     return {"control": control, "messages": messages, "changes": changes, "claims": claims, "deliveries": deliveries}

@@ -156,7 +156,7 @@ async def test_a_deleted_password_is_another_one_after_the_next_start_but_not_af
 
     await asyncio.to_thread(password_file(kafka.data_dir).unlink)
     await kafka.stop()
-    with pytest.raises(ConfigurationError, match=r"password is missing: start `everput serve`, and stop it first"):
+    with pytest.raises(ConfigurationError, match=r"password is missing: start `everput serve`, or restart it"):
         written_access(kafka.data_dir)
     await kafka.start()
     assert kafka.access.password != before.password

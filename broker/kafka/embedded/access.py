@@ -117,7 +117,7 @@ def written_access(directory: Path, *, bootstrap: str | None = None) -> Embedded
     password = read_secret(password_file(directory))
     if password is None:
         raise ConfigurationError(
-            f"{password_file(directory)} is missing: start `everput serve`, and stop it first if it is running"
+            f"{password_file(directory)} is missing: start `everput serve`, or restart it if it is running"
         )
     return EmbeddedAccess(found[1], password)
 
