@@ -166,7 +166,7 @@ class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
     repeated answer once a minute, and a limited number of different answers.
 
     Each of `attempts` refers to its answer by three values: the answer's id, the partition of the event that holds the
-    answer, and the time since which the answer is stored. The id is empty if no answer is stored for the attempt.
+    answer, and the time at which the answer was stored. The id is empty if no answer is stored for the attempt.
     """
 
     listener_id: str

@@ -191,9 +191,8 @@ class Roster:
     # Dispatchers
 
     def add(self, listener: Listener) -> None:
-        """Create the listener's dispatcher, or update the existing one. The dispatcher's streams are not started yet.
-
-        If the listener's secrets can't be decrypted, it gets no dispatcher, and an existing one is stopped.
+        """Create the listener's dispatcher, or update the existing one. Delivery does not start yet. If the listener's
+        secrets can't be decrypted, the listener gets no dispatcher, and an existing one is stopped.
         """
         dispatcher, assignment = self.dispatchers.get(listener.id), self.assignment
         self.unusable.discard(listener.id)

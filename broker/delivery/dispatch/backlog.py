@@ -58,8 +58,8 @@ class Backlog:
 
     def refill(self) -> None:
         """Request older messages for the partitions in which the listener lags, as long as room_for() allows. Stop
-        after the first request that memory can't answer: only one request of a listener waits for a read from Kafka at
-        a time.
+        after the first request for messages that are not in memory: only one request of a listener waits for a read
+        from Kafka at a time.
         """
         behind = self.behind
         if not self._dispatcher.sending or any(stream.requested for stream in behind):
@@ -90,8 +90,8 @@ class Backlog:
 
     def set_aside_before(self, partition: int, below: int) -> None:
         """Begin to move the listener's unfinished deliveries below this offset of a partition to the topic
-        `outstanding`. A delivery moves when its message is in memory and it is ready for an attempt. With offset 0,
-        stop moving deliveries.
+        `outstanding`. A delivery moves when its message is in memory and the delivery is ready for an attempt. With
+        offset 0, stop moving deliveries.
         """
         dispatcher = self._dispatcher
         stream = dispatcher.streams.get(partition)

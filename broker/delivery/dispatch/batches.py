@@ -70,7 +70,7 @@ class Batches:
         self.setting: Batch | None = None
 
     def update(self, setting: Batch | None) -> None:
-        """Apply a change of the listener's setting `batch`, also to deliveries that are ready already."""
+        """Apply a change of the listener's setting `batch`, also to deliveries that are ready for an attempt."""
         self._dispatcher.memory.batch_max = 0 if setting is None else setting.max_messages
         if setting != self.setting:
             self.setting = setting
@@ -78,8 +78,8 @@ class Batches:
             self._loop.call_soon(self._dispatcher.pump)
 
     def added(self, batch: Batch) -> None:
-        """Process one more delivery that is ready. If the ready deliveries fill a batch by their number, call pump()
-        now. Otherwise, call pump() as soon as all messages of the same read were handed over.
+        """Process one more delivery that is ready for an attempt. If enough deliveries are ready to fill a batch by
+        their number, call pump() now. Otherwise, call pump() as soon as all messages of the same read were handed over.
         """
         if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:
             self._dispatcher.pump()
@@ -173,8 +173,8 @@ class Batches:
         self._timer, self._due = None, False
 
     def _sends(self, batch: Batch) -> bool:
-        """Return whether a batch of the deliveries that are ready must be sent now, instead of waiting for more
-        messages.
+        """Return whether a batch of the deliveries that are ready for an attempt must be sent now, instead of waiting
+        for more messages.
         """
         if self._due:
             return True

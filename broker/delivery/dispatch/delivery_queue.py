@@ -45,7 +45,7 @@ class DeliveryQueue:
         heapq.heappush(self.retries, (due_ms, next(self._numbers), delivery))
 
     def due(self, at_ms: int) -> bool:
-        """Make the deliveries ready that are due by now. Return whether there were any."""
+        """Make the deliveries that are due by now ready for an attempt. Return whether there were any."""
         retries = self.retries
         if not retries or retries[0][0] > at_ms:
             return False
@@ -127,7 +127,9 @@ class DeliveryQueue:
         heapq.heapify(self.retries)
 
     def clear(self) -> None:
-        """Remove the deliveries that are ready, wait for a time, or wait for the new data of their message."""
+        """Remove the deliveries that are ready for an attempt, wait for a time, or wait for the new data of their
+        message.
+        """
         self.ready.clear()
         self.retries.clear()
         self.renewing.clear()

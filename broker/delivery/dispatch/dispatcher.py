@@ -124,7 +124,7 @@ class Dispatcher:
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
     def stream(self, partition: int) -> Stream:
-        """Return the listener's delivery stream of a partition. If it is new, it begins with the next new message."""
+        """Return the delivery stream of a partition. A stream that is new begins with the next new message."""
         stream = self.streams.get(partition)
         if stream is None:
             stream = self.streams[partition] = Stream(self, partition, Window())
@@ -403,8 +403,8 @@ class Dispatcher:
 
 
 def _return_cancelled(dispatcher: Dispatcher) -> None:
-    """Put deliveries that are ready back into the index of the topic `outstanding`, because their redrive was cancelled
-    before an attempt began.
+    """Put ready deliveries back into the index of the topic `outstanding`, because their redrive was cancelled before
+    an attempt began.
     """
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]

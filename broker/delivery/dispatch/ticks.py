@@ -95,7 +95,7 @@ class Ticks:
     async def _tick_some(self, dispatchers: Iterable[Dispatcher], number: int, *, late: bool) -> list[Dispatcher]:
         """Call tick() of these dispatchers, and return those for which it returned True: they still have something to
         do. Slow and failing listeners take part in only one of `share_ticks` calls. Yield to the event loop whenever
-        this has taken `turn_s` seconds, because hundreds of attempts may time out together.
+        the calls have taken `turn_s` seconds, because hundreds of attempts may time out together.
         """
         time, still_active = asyncio.get_running_loop().time, list[Dispatcher]()
         at_ms, began_s = now_ms(), time()

@@ -269,8 +269,8 @@ class Outstanding:
         return (0, 0) if count is None else (sum(count.parked.values()), sum(count.retrying.values()))
 
     def take_changed(self) -> dict[str, set[int]]:
-        """Return, by listener id, the partitions in which the listener's stored deliveries have changed since this
-        method was called before.
+        """Return, by listener id, the partitions in which the listener's stored deliveries have changed since the
+        previous call of this method.
         """
         changed, self._index.changed = self._index.changed, {}
         return changed
