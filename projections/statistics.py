@@ -36,15 +36,15 @@ from projections.app import faust_app
 
 log = logging.getLogger(__name__)
 
-# If the reader keeps up, it pauses this many seconds after each read, because many records in one read cost less.
+# If the statistics reader keeps up, it pauses for this long after each read: many records in one read take less work.
 _IDLE_S: Final = 2.0
-# If the statistics reader keeps up, it pauses this long after each read: many records in one read take less work.
+# If the statistics reader is behind, it pauses this many times as long as each read took, because deliveries come first.
 _DUTY: Final = 2.0
-# If the statistics reader is behind, it pauses twice as long as each read took, because deliveries come first.
+# aiokafka's consumer leaves its group if it is not polled for this long. Everput does not poll it: it fetches itself.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
-# aiokafka's consumer leaves its group if it is not polled for this long. Everput does not poll it: it fetches itself.
-# After two rebalances in quick succession, Faust's consumer can wait forever, and then only a restart helps.
+# After two rebalances in quick succession, Faust's consumer can wait forever.
+# If Faust's consumer has asked for no records for this long, Everput restarts the Faust app.
 _STALLED_S: Final = 60.0
 _LAST_WRITE_S: Final = 2.0
 _STOP_S: Final = 3.0
