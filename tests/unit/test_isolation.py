@@ -121,7 +121,7 @@ OPEN = {
 }
 OPEN |= {f"GET /docs/{file}" for file in ("reference.css", "reference.js", "reference.json", "schemas.js", "try.js")}
 # The console's files know nobody: what they show they ask the API for, as whoever is signed in.
-OPEN |= {"GET /", "GET /problems", "GET /console/samples.json"} | {
+OPEN |= {"GET /", "GET /problems", "GET /console/", "GET /console/samples.json"} | {
     f"GET /problems/{code}" for code in (*PROBLEM_TYPES, *SAME_AS)
 }
 OPEN |= {f"GET /console/{file.name}".removesuffix("/index.html") for file in console.console_files()}
