@@ -28,9 +28,9 @@ class _Administrator(NamedTuple):
 
     organization_id: str
     actor: str
-    # The scopes (rights) that the request may give to a new API key.
-    scopes: tuple[str, ...]
     # The scopes (rights) that this request may give to a new API key.
+    scopes: tuple[str, ...]
+    # The latest expiry that this request may give to a new API key, in ms since the UTC epoch; None for no limit.
     expires_at_ms: int | None = None
 
 

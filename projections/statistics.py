@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 # If the statistics reader keeps up, it pauses for this long after each read: many records in one read take less work.
 _IDLE_S: Final = 2.0
-# If the statistics reader is behind, it pauses this many times as long as each read took, because deliveries come first.
+# If the statistics reader is behind, it pauses this many times as long as a read took, because deliveries come first.
 _DUTY: Final = 2.0
 # aiokafka's consumer leaves its group if it is not polled for this long. Everput does not poll it: it fetches itself.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
