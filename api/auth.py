@@ -78,8 +78,8 @@ class ApiKeys:
     async def _look_up(self, text: bytes, request_id: bytes) -> ApiKey:
         if not text:
             raise Unauthenticated(
-                "Send an API key in the header X-API-KEY. Or send a session's token in the header Authorization, and "
-                "the organization's ID in the header Everput-Organization."
+                "Send an API key in the header X-API-KEY. Or send a session's token as `Authorization: Bearer evs_…`, "
+                "and the organization's ID in the header Everput-Organization."
             )
         decoded = text.decode("latin-1")
         if not is_key(decoded):

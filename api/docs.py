@@ -38,7 +38,8 @@ class Reference:
 
     async def get(self, call: Call) -> Stream:
         """Stream the OpenAPI document in small pieces, so that a slow client takes little of the server's memory."""
-        server = orjson.dumps(call.href(""))[1:-1]  # escape the URL, which may hold the client's header Host
+        # Escape the URL for JSON, because it may hold any text of the client's header Host.
+        server = orjson.dumps(call.href(""))[1:-1]
         return Stream(b"application/json", self._pieces(server), _nothing_to_close)
 
     async def _pieces(self, server: bytes) -> AsyncGenerator[bytes, None]:

@@ -72,7 +72,8 @@ class Watch:
             try:
                 call.check_still_in()
             except BrokerError:
-                return  # The client connects again, and the answer then says why it may no longer read the changes.
+                # End the stream. The client then connects again, and gets an error that says why it has no access.
+                return
             told = self._feed.since(call.organization_id, told.position)
             changes = _seen(call, told)
             if changes is None or changes:

@@ -80,7 +80,9 @@ class Settings:
     bytes_per_s: int | None = None  # bytes of an organization's messages
     queues_max: int = 10_000  # queues of one organization
     listeners_max: int = 10_000  # listeners of one organization
-    changes_per_min: int | None = None  # changes of queues, listeners and keys per minute by one organization
+    # How many queues, listeners, API keys and replays one organization may create or change in a minute.
+    # Each full 4 KiB of a request's body counts as one more change.
+    changes_per_min: int | None = None
     organization_bytes_max: int | None = None  # bytes that all organizations created by an account store together
     retain_messages_s: int | None = None  # None keeps all messages
     append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement

@@ -31,8 +31,7 @@ STEP_BYTES_MIN: Final = 1 << 20
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# If a tenant has no limit, its stored bytes are recorded in `control` each time they have grown by 1/64.
-# If a tenant has no limit, and has stored less than 1 GiB, its bytes are recorded after each further 16 MiB.
+# If a tenant has no limit, its bytes are recorded in `control` after each growth by 1/64 of them, at least 16 MiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 # After this many seconds, a process also records a growth of stored bytes that is smaller than a step.
 RECORD_S: Final = 6 * 3600.0

@@ -25,9 +25,9 @@ _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
 _TYPE_WIDTH: Final = max(map(len, CLASSES))
-# On a terminal with fewer than _WIDE columns, lines have no milliseconds and narrow gaps. The few types that are longer
-# than _NARROW_TYPE_WIDTH push the rest of their lines to the right. At 80 columns, an id and an attempt's outcome
-# or the actor then fit.
+# On a terminal with fewer than _WIDE columns, the lines of events have no milliseconds, and narrow gaps.
+# Event types longer than _NARROW_TYPE_WIDTH then push the rest of their lines to the right.
+# So an event's id and the outcome of an attempt, or the actor, fit on a line of 80 columns.
 _WIDE: Final = 120
 _NARROW_TYPE_WIDTH: Final = len("delivery.attempted")
 _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "deleted": "magenta", "settled": "green"}

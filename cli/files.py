@@ -101,7 +101,8 @@ def sealing_key(data_dir: Path, *, make: bool = False) -> str:
     """Return the sealing key from the environment, or else from the file DIR/sealing-key. With `make`, create a missing
     key.
 
-    Raises ConfigurationError if there is no key, if the key is invalid, or if other users can read it.
+    Raises ConfigurationError if there is no key, if the key is invalid, or if it is in DIR/sealing-key and other users
+    can read this file.
     """
     path = sealing_key_file(data_dir)
     sealing_key = secret_setting(SEALING_KEY_VARIABLE)

@@ -117,7 +117,7 @@ class Client:
                         if reading.complete:
                             return
                         raise httpx.RemoteProtocolError(
-                            "the server closed the connection before the answer was complete"
+                            "Everput closed the connection before the log was complete; continue at the newest `cursor`"
                         )
                     response.read()
                     wait_s = reading.after_problem(response)
@@ -232,7 +232,7 @@ class AsyncClient:
                         if reading.complete:
                             return
                         raise httpx.RemoteProtocolError(
-                            "the server closed the connection before the answer was complete"
+                            "Everput closed the connection before the log was complete; continue at the newest `cursor`"
                         )
                     await response.aread()
                     wait_s = reading.after_problem(response)

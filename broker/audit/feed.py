@@ -195,7 +195,7 @@ class ChangeFeed:
         self._again = {}
 
     async def _ends(self) -> dict[tuple[str, int], int]:
-        """Return the end offset of each partition of the topics that are read."""
+        """Return the end offset of each partition of the topics that this feed reads, as Kafka has it now."""
         names = list(self._table)
         found = await asyncio.gather(
             *(

@@ -97,7 +97,8 @@ class Selection:
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
-    # A matching record contains a text of `_places`, or its type is in `_OF_MANY`. Empty `_places` exclude nothing.
+    # A record that contains none of the texts in `_places` can match the filter only if its type is in `_OF_MANY`.
+    # If `_places` is empty, it excludes no record.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

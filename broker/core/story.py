@@ -1,4 +1,4 @@
-"""The rule for which events that do not name a message still belong to its history.
+"""The rule that tells which events belong to a message's history although they do not name the message.
 
 For: redrives of all deliveries of a listener and their cancellation, which concern the message only if it was
 outstanding, and replays that include the message. Pure; events must come in the order of the log. Not for: finding the
@@ -19,8 +19,8 @@ from broker.core.replays import started
 
 
 class Story:
-    """The history of one message: the events that concern it. `whole` says that the events are read from the message's
-    put on, so that none is missing.
+    """The rule that tells which events belong to the history of one message. `whole` says that the caller reads the
+    events from the message's put on, so that none is missing.
     """
 
     def __init__(self, *, whole: bool) -> None:

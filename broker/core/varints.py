@@ -39,10 +39,12 @@ def _numbers(packed: bytes) -> list[int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if shift > _BITS_MAX:
-            raise ValueError("a cursor, replay or page token is damaged: one of its numbers has more than 63 bits")
+            raise ValueError(
+                "a stored cursor, replay or page token is damaged (a number has over 63 bits): run `everput verify`"
+            )
         if byte < 0x80:
             numbers.append(number)
             number = shift = 0
     if shift:
-        raise ValueError("a cursor, replay or page token is damaged: its last number is incomplete")
+        raise ValueError("a stored cursor, replay or page token is damaged (its end is missing): run `everput verify`")
     return numbers

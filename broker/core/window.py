@@ -49,8 +49,9 @@ class Window(Generic[D]):
         self.missing: set[int] = set()
 
     def restore(self, cursor: Cursor, tail: int, opened: Iterable[tuple[int, D]]) -> None:
-        """Restore a listener's open deliveries in a partition from its stored progress (cursor). `opened` has a
-        delivery for each open offset of the cursor. `tail` is the offset up to which this worker has read new messages.
+        """Restore a listener's open deliveries in a partition, and the offset where its delivery continues, from its
+        stored progress (cursor). `opened` has a delivery for each open offset of the cursor. `tail` is the offset up to
+        which this worker has read new messages, or the end offset of a replay.
         """
         self.open = dict(opened)
         self.missing = set(self.open)

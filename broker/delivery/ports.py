@@ -186,7 +186,7 @@ class Membership(Protocol):
 
     async def share(self, partitions: Collection[int]) -> Share:
         """Return the fraction of all partitions that this worker owns, the number of workers that own partitions, and
-        this worker's number among them. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
+        this worker's place among them, from 0. Raises LogUnavailable if Kafka does not answer, or during a rebalance.
         """
 
 

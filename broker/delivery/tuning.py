@@ -46,7 +46,7 @@ class Tuning:
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
     # When deliveries move to `outstanding` (dispatch/dispatcher.py)
-    # A delivery moves to `outstanding` if its next attempt is due this long or longer after its first attempt.
+    # A delivery moves to the topic `outstanding` if its next attempt is due at least this long after its first attempt.
     set_aside_after_ms: int = 60_000
     # A message waits in memory if its `deliver_at` is at most this far away, and half of the listener's memory is free.
     near_ms: int = 10_000

@@ -40,7 +40,7 @@ _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # If this many messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # If the waiting messages have this many bytes together, new messages are refused.
-# Messages that must go to a certain partition can use about half of the limits on waiting messages.
+# The messages that must go to one certain partition can use about half of the limits on waiting messages.
 _QUEUE_SHARE: Final = 2
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5

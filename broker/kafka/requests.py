@@ -259,8 +259,8 @@ class KafkaRequests:
     async def _next_readable(self, topic: str, partition: int, offset: int, end: int) -> int:
         """Return the first offset after a damaged batch at which an intact batch begins, or else the end offset.
 
-        After a damaged length field, Kafka can read again from the next entry of its offset index. This search assumes
-        that all offsets from there on are readable, so it can be a binary search.
+        If the batch's length field is damaged, Kafka can't read on before the next entry of its offset index. This is a
+        binary search: it assumes that all offsets after the first readable one are readable, too.
         """
         leader, holes = self._leader(topic, partition), topic in self._compacted
 

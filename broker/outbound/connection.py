@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._again_status = 0
         self._keeps = 0  # at most this many bytes of the current HTTP answer are collected
         self.times = REUSED  # how long the steps of opening the connection took
-        self.work: Any = None  # the owner's object for the request in progress; None after the end of the answer
+        self.work: Any = None  # the object that the caller gave to send(), until the answer ends; then None
         self.at = 0.0  # when the request was sent
         self.cut = False  # True if the connection broke, or this side has closed it
         self.used = 0  # number of finished requests
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
-        """Write one request. `work` is the owner's object for it, and `at` the event loop's time in seconds."""
+        """Write one request. `work` is any object of the caller for it, and `at` the event loop's time in seconds."""
         self.work = work
         self.at = at
         self._answered = False

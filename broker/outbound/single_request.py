@@ -19,7 +19,7 @@ class Answer(NamedTuple):
     status: int | None  # the HTTP status of the answer; None if there was no valid answer
     error: str | None  # if there was no valid answer
     times: Times = REUSED  # durations of the steps of connecting
-    at_s: float = 0.0  # when the status line of the answer arrived, on the event loop's clock
+    at_s: float = 0.0  # when the answer's status line and headers had arrived, on the event loop's clock
     received: bytes = b""  # the first bytes of the HTTP answer, if the caller has asked for them
 
 
@@ -30,7 +30,7 @@ class _SingleRequest:
         self._loop = asyncio.get_running_loop()
         self._keeps = keeps
         self.done: asyncio.Future[Answer] = self._loop.create_future()
-        # The answer without `received`; None until the answer's status line arrives.
+        # The answer without `received`; None until the answer's status line and headers have arrived.
         self.answer: Answer | None = None
 
     def answered(self, connection: Connection, status: int, _retry_after_s: int | None) -> None:

@@ -326,9 +326,8 @@ class ChangeLog(Protocol):
     async def answer(
         self, partition: int, change_offset: int, message_id: str, *, answers_from: int, within_s: float
     ) -> ChangeApplied | None:
-        """Wait until the worker that owns the message's partition answers a change.
-
-        Return None if no answer comes in time.
+        """Wait for the worker's answer to a change of a message. The answer comes from the worker that owns the
+        message's partition. Return None if no answer comes within `within_s` seconds, or if Kafka does not answer.
         """
 
     async def counted(self, event: MessageChange) -> int | None:

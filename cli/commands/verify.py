@@ -98,7 +98,7 @@ async def _verify(options: Options, lives: Lives) -> int:
                         tell(text)
             for name, live in left.items():
                 tell(f"{name} is at offset {live['position']} of control, which is not in the log")
-            # A Kafka cluster's index files can't be checked: they are usually on other machines
+            # Check only the embedded Kafka's index files: those of a Kafka cluster are usually on other machines.
             if options.kafka is None:
                 for text in await asyncio.to_thread(wrong_files, options.data_dir / "kafka" / "kafka", table):
                     tell(text)

@@ -42,7 +42,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     # The kind of export: `organization` for events of one organization, `all` for a whole installation.
     kind: str
-    # For events of one organization: the `format` of the files, and the parameters `from` and `to` of `/v1/log`.
+    # For an export of one organization: the files' `format`, and the `from` and `to` with which it reads `/v1/log`.
     query: dict[str, str] = {}
     files: list[File] = []
     complete: bool = False

@@ -32,7 +32,8 @@ HEAD_BYTES_MAX: Final = 32 << 10
 REQUEST_S: Final = 60.0
 # The most bytes of a chunked request that belong neither to its head nor to its body: chunk extensions and trailers.
 FRAMING_BYTES_MAX: Final = 32 << 10
-_CHUNK_BYTES: Final = 20  # the most bytes around one chunk of a body: its size with up to 16 digits, and two line ends
+# These bytes of each chunk of a body do not count as framing: 16 digits for the chunk's size, and two line ends.
+_CHUNK_BYTES: Final = 20
 # A connection may have this many pipelined requests (sent before the answers to earlier ones)
 PIPELINED_MAX: Final = 32
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only short WebSocket messages

@@ -69,7 +69,8 @@ class KeptAnswers:
         self._request = shown_headers(opened)
         self._secrets = secrets_of(value for _, value in opened.headers)
         self._url = hidden(masked_url(shown_url(listener.notify_url)), self._secrets)
-        self._kept.clear()  # Forget these answers, because they belong to requests with the former settings.
+        # Later attempts must not refer to the stored HTTP answers to requests with the former settings.
+        self._kept.clear()
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:

@@ -29,7 +29,8 @@ class Room:
         self.held = self.held_bytes = 0  # messages in memory, and their size
         self.bytes_share = tuning.held_bytes_max  # the limit of `held_bytes`
         self.batch_max = 0  # the most messages in a batch of the listener; 0 if the listener gets no batches
-        # The deliveries that are being written to `outstanding` before Kafka deletes their messages, with their bytes.
+        # The deliveries that move to the topic `outstanding` now, because Kafka will delete their messages soon.
+        # The value of each delivery is its message's size in bytes.
         self.setting_aside: dict[Delivery, int] = {}
 
     @property

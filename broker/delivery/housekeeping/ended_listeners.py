@@ -112,7 +112,7 @@ class EndedListeners:
                 return
             try:
                 await self._cursors.delete(listener_id)
-            # Try again later, for example if another consumer uses the listener's consumer group.
+            # Try this deletion again later. It can fail because another consumer uses the listener's consumer group.
             except LogUnavailable as error:
                 log.warning("endings.wait listener=%s error=%s", listener_id, error)
             else:

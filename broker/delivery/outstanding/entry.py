@@ -46,7 +46,7 @@ class OutstandingEntry:
     # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
     # `bare` is UNREAD if the delivery is parked because its message, an update or earlier results are unreadable.
     bare: int = False
-    # To undo redrives: `forgiven`, `since_ms` and `due_ms` as before the first redrive since the newest attempt.
+    # To undo redrives, the fields `undo_…` hold values from before the first redrive after the newest attempt.
     # If there was no redrive since the newest attempt, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0

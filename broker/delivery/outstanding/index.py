@@ -218,8 +218,8 @@ class OutstandingIndex:
         )
 
     def redriven_until(self, listener_id: str, redrive: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return the listener's deliveries that became due by this redrive (a request to retry now) or an earlier one,
-        and were not attempted since. They are in the order of their row ids.
+        """Return the listener's deliveries that this redrive (a request to retry now) or an earlier one made due, if
+        they were not attempted since. Sort them by their row ids.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND undo_forgiven IS NOT NULL AND redrives <= ? AND id > ?"

@@ -125,7 +125,9 @@ class CatchUp:
 
     @property
     def waiting(self) -> int:
-        """The number of waiting requests for older messages: one partition's messages for one listener each."""
+        """The number of requests for older messages that are queued. Each request is for one listener in one partition.
+        A request that another read has served meanwhile also counts, until its turn comes.
+        """
         return len(self._queue)
 
     async def serve_next(self, *, first: bool) -> None:

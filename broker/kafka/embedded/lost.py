@@ -123,7 +123,7 @@ def replace(batch: DamagedBatch, batches: bytes) -> None:
     if batch.at >= behind or behind > len(raw) or (any(following) and following != (batch.last + 1).to_bytes(8)):
         raise ConfigurationError(
             f"the damaged batch at byte {batch.at} of {batch.path} has a wrong length field, so its end is unknown and "
-            "Everput can't give it up: restore the batch with `everput mend --export DIR`"
+            "Everput can't give it up: restore the batch from an export in DIR with `everput mend --export DIR`"
         )
     draft = batch.path.with_suffix(".log.mending")
     with draft.open("wb") as file:

@@ -222,8 +222,8 @@ def end_of(path: Path) -> tuple[int, int]:
 
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
-    """Return whether an index entry is right: whether the batch at this byte of the segment file contains the entry's
-    offset. The offset is relative to the segment's first offset.
+    """Return whether an index entry is right: whether the segment file's batch at the byte `at` contains the entry's
+    `offset`. This offset is relative to the segment's first offset.
     """
     try:
         with index.with_suffix(".log").open("rb") as file:
