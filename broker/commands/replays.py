@@ -256,8 +256,8 @@ class ReplayCommands:
                     found.add((parts[1], row.offset))
             if len(found) > _PICKED_MAX:
                 raise Refused(
-                    f"The listener has not accepted more than {_PICKED_MAX} messages of this time range. This is too "
-                    "many for one replay. Choose a shorter time range.",
+                    f"Over {_PICKED_MAX} messages of this time range are not accepted by the listener yet. This is "
+                    "too many for one replay. Choose a shorter time range.",
                     pointer="/from",
                 )
         offsets: list[list[int]] = [[] for _ in end]

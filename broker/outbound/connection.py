@@ -3,7 +3,7 @@
 For: connecting (TLS, checked addresses), writing a request, and reporting the answer's status, the end of the answer
 and the end of the connection to its owner. Not for: what is sent when and what an answer means (broker/delivery).
 
-The status line settles a request. The rest of the answer is read, up to BODY_BYTES_MAX, only to reuse the connection.
+The answer's head (status, headers) settles a request. Its body is read, up to BODY_BYTES_MAX, to reuse the connection.
 If a listener answers 200 and does not end its answer within a second, the message counts as delivered and the
 connection is closed.
 """

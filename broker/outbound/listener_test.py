@@ -40,7 +40,7 @@ class ListenerTest(NamedTuple):
     batch_id: str | None  # None if the message was not sent in a batch
     status: int | None  # None if there was no answer
     error: str | None  # why no answer came; `failed-in-batch` if the answer to a batch rejects its message
-    took_ms: int  # milliseconds from the start of connecting to the status line or the failure
+    took_ms: int  # milliseconds from the start of connecting to the end of the answer's headers, or to the failure
     times: Times  # durations of the steps of connecting
     answer: Answer | None  # with secrets hidden
     request: Headers  # with secrets hidden

@@ -244,8 +244,8 @@ class Attempts:
     # The following methods handle the answer to an attempt, or its failure. A connection calls most of them.
 
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None:
-        """Handle the status line of an answer, which decides the outcome of the attempt. The body may follow later. If
-        the status accepts a batch, the body decides which of its messages are accepted.
+        """Handle the status of an answer when its headers are complete. The status decides the outcome of the attempt.
+        The body may follow later. If the status accepts a batch, the body decides which of its messages are accepted.
         """
         deliveries: tuple[Delivery, ...] = connection.work
         took_ms = int((self._loop.time() - connection.at) * 1000)
