@@ -90,7 +90,7 @@ class ApiKeys:
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
             # Another process may have created this API key just now.
-            # So wait until this process has read the topic `control` to its end, and look the API key up again.
+            # Wait until this process has read the topic `control` to its end, and then look the API key up again.
             await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:

@@ -79,8 +79,9 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     ),
     "getOverview": (
         "Gets the counts of all queues together over time, the number of listeners by health, and the listeners that "
-        "need attention: those that are down, failing or paused, and those with parked deliveries. The health and the "
-        "backlog are those of at most 1,000 listeners. The counts are those of `getQueueStatistics`."
+        "need attention: those that are down, failing or paused, and those with parked deliveries. It lists at most "
+        "100 of these, the worst first. The health and the backlog are those of at most 1,000 listeners. The counts "
+        "are those of `getQueueStatistics`."
     ),
     "getQueueStatistics": (
         "Gets a queue's counts over time: messages put, deliveries by all of its listeners, failed attempts by answer, "

@@ -30,8 +30,8 @@ from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
 
-# In a table, the state of a listener is its health, as in all other commands and in the console. The field `state` says
-# whether the listener's circuit breaker is open.
+# In a table, the state of a listener is its health, as in all other commands and in the console.
+# The field `state` of a listener says whether its circuit breaker is open, so tables call it `circuit`.
 _LISTENER_NAMES: Final = {"health": "state", "state": "circuit"}
 
 T = TypeVar("T")

@@ -43,7 +43,7 @@ _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # The server looks for slow and idle clients once in this many of uvicorn's ticks of 100 ms.
 
 # uvicorn logs lines that begin with these texts if a client breaks the protocol, does not read, or is refused.
-# These lines of uvicorn are not logged, because any client can cause thousands of them.
+# Everput drops log lines of uvicorn that begin with these texts, because any client can cause thousands of such lines.
 # When an error of a client matters to the operator, Everput itself logs it.
 _CLIENTS_FAULTS: Final = (
     # uvicorn logs this text if an answer was cut off, or if a WebSocket was refused
