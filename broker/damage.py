@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from broker.core import events as ev
-from broker.core.damage import Damage, DamagedRange
+from broker.core.damage import Damage, DamagedRange, joined
 from broker.errors import BrokerError, LogDamaged
 from broker.kafka.outstanding_sums import holds_all
 from broker.kafka.requests import EARLIEST, KafkaRequests
@@ -97,7 +97,11 @@ class DamageReports:
 
     def _known(self, one: DamagedRange) -> bool:
         state = self._view.state
-        return state.damage.covers(one) or state.given_up.covers(one)
+        if state.damage.covers(one) or state.given_up.covers(one):
+            return True
+        # If a part of a damaged batch was given up, for example because retention has deleted it, the reads still
+        # report the whole batch.
+        return joined(state.damage, state.given_up).covers(one)
 
     async def _tell(self) -> None:
         while True:

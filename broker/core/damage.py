@@ -86,3 +86,12 @@ class Damage:
         for one in self:
             found[one.topic] = found.get(one.topic, 0) + one.last - one.first + 1
         return found
+
+
+def joined(*parts: Damage) -> Damage:
+    """Return a set of all ranges in these sets."""
+    whole = Damage()
+    for part in parts:
+        for one in part:
+            whole.add(one)
+    return whole

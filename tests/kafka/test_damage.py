@@ -354,6 +354,41 @@ async def test_once_a_part_of_a_range_is_deleted_the_rest_is_delivered_when_it_i
             assert not await parked(rig, listener)
 
 
+async def test_a_damaged_batch_of_which_retention_has_deleted_a_part_is_reported_once(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        requests, name = rig.log.requests, table.deliveries.name
+        await rig.log.deliveries.append({0: [(b"key", b"value %d" % number) for number in range(6)]})
+        partition, batch = with_text(kafka.data_dir, name, b"value 3")
+        assert (partition, batch.first) == (0, 0), "all records are in one batch"
+        await rig.log.deliveries.append({0: [(b"key", b"later")]})
+        flip(batch)
+        state = rig.projections.directory.state
+        reports = DamageReports(requests, rig.log.control, rig.projections.directory, table)
+
+        async def end() -> int:
+            return (await requests.offsets(table.control.name, {0: LATEST}))[0]
+
+        async with reports.running():
+            with pytest.raises(LogDamaged):
+                await requests.read(name, 0, 0)
+            await until(lambda: list(state.damage) == [DamagedRange("deliveries", 0, 0, 5)], what="it is known")
+            await requests.delete_before(name, 0, 3)
+            await reports.look_again(list(state.damage))
+            await until(lambda: list(state.given_up) == [DamagedRange("deliveries", 0, 0, 2)], what="what is deleted")
+            before = await end()
+            await reports.look_again(list(state.damage))
+            with pytest.raises(LogDamaged):
+                await requests.read(name, 0, 4)
+            # New damage is reported after all that was found before.
+            flip(with_text(kafka.data_dir, name, b"later")[1])
+            with pytest.raises(LogDamaged):
+                await requests.read(name, 0, 6)
+            await until(lambda: list(state.damage) == [DamagedRange("deliveries", 0, 3, 6)], what="the rest is known")
+            assert await end() == before + 1
+
+
 async def test_after_a_crash_kafka_is_not_let_cut_off_what_follows_an_altered_batch(kafka, settings):
     table = topics(settings)
     await ensure_topics(settings, table)
