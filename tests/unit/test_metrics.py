@@ -6,6 +6,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter
+from itertools import product
 from types import SimpleNamespace
 
 import httpx
@@ -24,6 +25,7 @@ from broker.core.health import Health as State
 from broker.core.histogram import BOUNDS_MS, Histogram
 from broker.core.ids import message_id
 from broker.delivery.checkpoint.metrics import Condition, Lag, Metrics, Trouble, condition
+from broker.delivery.outstanding.entry import OutstandingEntry
 from broker.delivery.outstanding.schedule import Outstanding
 from broker.errors import LogUnavailable
 from cli.processes.admin import Health, process_app, serving
@@ -254,6 +256,38 @@ async def test_whoever_asks_how_thousands_of_listeners_are_stops_nobody():
         turns += 1
     assert turns > 10
     assert (await looking).listeners == {"live": 1000}
+
+
+async def test_whoever_asks_while_very_many_become_due_together_lets_others_run_between_the_partitions():
+    turn, counted_at = 0, list[int]()
+
+    class Noting(Outstanding):
+        def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
+            counted_at.append(turn)
+            return super().waiting(partition, listener_id)
+
+    outstanding = Noting(None, None, "", {}, {}, None)
+    dispatchers, ids = [], ("l-1", "l-2")
+    for listener_id in ids:
+        listener = SimpleNamespace(id=listener_id, queue_id="q", paused=None)
+        counted = {"held": 0, "memory": SimpleNamespace(held_bytes=0), "behind": (), "streams": {}, "recent": {}}
+        dispatchers.append(SimpleNamespace(circuit=Circuit(), listener=listener, **counted))
+    partitions = {number: SimpleNamespace(recent=0, recent_bytes=0) for number in range(4)}
+    for partition, listener_id in product(partitions, ids):
+        rows = [scheduled(listener_id, number, partition) for number in range(20)]
+        outstanding._index.write(partition, {(listener_id, one.message_id): one for one in rows}, at_ms=1)
+    looking = asyncio.create_task(condition(dispatchers, partitions, outstanding))
+    while not looking.done():
+        await asyncio.sleep(0)
+        turn += 1
+    assert [(one.listener_id, one.messages) for one in (await looking).lags] == [("l-1", 80), ("l-2", 80)]
+    assert len(counted_at) == len(set(counted_at)) == 8
+
+
+def scheduled(listener_id: str, number: int, partition: int) -> OutstandingEntry:
+    """A delivery whose message has a `deliver_at` that has passed by now."""
+    one, due_ms = message_id(at_ms=1_000, partition=partition, random_bits=number), 60_000
+    return OutstandingEntry(0, partition, listener_id, one, number, None, 7, 0, 0, 0, 0, 0, due_ms, due_ms, 0, None)
 
 
 async def test_a_process_is_ready_once_it_said_so_and_while_its_projections_catch_up():

@@ -155,8 +155,8 @@ async def condition(
     *,
     at_once: int = TUNED.conditions_at_once,
 ) -> Condition:
-    """Return the state of the worker and its listeners. Yield to the event loop after every few dispatchers, so that
-    delivery continues.
+    """Return the state of the worker and its listeners. Yield to the event loop after every few dispatchers, and after
+    each partition where deliveries wait in the topic `outstanding`, so that delivery continues.
     """
     now = Condition(partitions=len(partitions), outstanding=len(outstanding), damaged=outstanding.damaged())
     for partition in partitions.values():
@@ -179,6 +179,8 @@ async def condition(
                 oldest.append(since_ms)
         for number in list(partitions):
             count, since_ms = outstanding.waiting(number, dispatcher.listener.id)
+            if count:  # the call may have counted many deliveries, which takes some milliseconds
+                await asyncio.sleep(0)
             messages += count
             if since_ms is not None:
                 oldest.append(since_ms)

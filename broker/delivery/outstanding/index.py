@@ -34,7 +34,7 @@ _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "waits"
 _SCHEDULED: Final = "due_ms IS NOT NULL AND NOT waits"
 # One step counts at most this many deliveries whose `deliver_at` has come. It takes some milliseconds.
-_COUNTED_AT_ONCE: Final = 2_000
+_COUNTED_AT_ONCE: Final = 500
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
