@@ -108,7 +108,8 @@ def command(
     terminal = not as_json and sys.stdout.isatty() and is_ours(sys.stdin.fileno())
     places = _places(url, key, queues, list(zip(names, to, strict=True)))
     say(risk(url, queues, to), err=True)
-    listening = _Listening(Show(body=body, as_json=as_json), once=once, terminal=terminal)
+    show = Show(body=body, as_json=as_json)
+    listening = _Listening(show, once=once, terminal=terminal, new_names=temporary and not name)
     ours = True
     try:
         with contextlib.suppress(KeyboardInterrupt):
@@ -177,15 +178,16 @@ class _Listening:
     """A run of `everput listen`. At a terminal, it reads key presses, and gives each request a number.
 
     `served` has the listeners that were served, by id. `created` has the ids of the listeners that did not exist before
-    this run.
+    this run. With `new_names`, the listeners' names have a random part, so no listener existed before.
     """
 
-    def __init__(self, show: Show, *, once: bool, terminal: bool) -> None:
+    def __init__(self, show: Show, *, once: bool, terminal: bool, new_names: bool) -> None:
         self.served: dict[str, _Place] = {}
         self.created: set[str] = set()
         self._show = show
         self._once = once
         self._terminal = terminal
+        self._new_names = new_names
         self._end = asyncio.Event()
         self._history = History()
         self._keyboard = Keyboard()
@@ -208,8 +210,9 @@ class _Listening:
 
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening":
-                # An older server does not say whether it created the listener. Then the listener is never deleted.
-                if fields.get("created", False):
+                # If a connection ends before the client reads that the listener was created, the next connection says
+                # that the listener existed. An older server never says whether it created the listener.
+                if self._new_names or fields.get("created", False):
                     self.created.add(fields["id"])
                 if fields["id"] not in self.served:
                     self.served[fields["id"]] = place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -423,6 +425,47 @@ async def test_a_temporary_listener_is_gone_at_the_end_and_one_of_before_is_not(
         assert "Deleted the temporary listener new of" in said
         assert f"The listener {before['name']} of temporary stays" in said
         assert (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"] == [before]
+
+
+async def test_a_temporary_listener_is_gone_although_the_first_connection_ended_before_it_was_said_to_be_new(
+    server: Running, client: httpx.AsyncClient
+):
+    queue_id = await new_queue(client, "cut off")
+    port, cut = urlsplit(server.url).port, False
+
+    async def listeners() -> list[Any]:
+        return (await client.get(f"/queues/{queue_id}/listeners")).json()["listeners"]
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass all on, but of the first tunnel only what is asked: it ends once there is a listener."""
+        nonlocal cut
+        asked = await reader.readuntil(b"\r\n\r\n")
+        there, thither = await asyncio.open_connection("127.0.0.1", port)
+        thither.write(asked)
+        if b"/listen?" in asked and not cut:
+            cut = True
+            await until(listeners, what="the listener is made")
+            thither.close()
+            writer.close()
+            return
+        with contextlib.suppress(OSError):
+            await asyncio.gather(passed(reader, thither), passed(there, writer))
+
+    async with Listeners() as local, await asyncio.start_server(serve, "127.0.0.1", 0) as between:
+        url = f"http://127.0.0.1:{between.sockets[0].getsockname()[1]}"
+        async with Listen(server, "cut off", "--to", local.url("hook"), "--temporary", url=url) as listen:
+            assert listen.events("disconnected")
+            listen.process.send_signal(signal.SIGTERM)
+            # The command still needs the proxy, so wait for its end without stopping this event loop.
+            await until(lambda: listen.process.poll() is not None, what="it ends")
+            assert "Deleted the temporary listener" in stderr_of(listen)
+        assert await listeners() == []
 
 
 async def test_several_queues_are_listened_to_and_a_filter_passes_on_what_it_names(
