@@ -131,8 +131,9 @@ def find_queue(client: Client, queue: str) -> str:
     An API key that may not read queues can't check an id, so the id is then returned unchecked. Raises NotFound if no
     queue has this id or name, or NoNames if the API key has no right to look up the name.
     """
+    queue_id = whole_id(queue)
     try:
-        if is_id(queue_id := whole_id(queue)) and _is_there(client, queue_id):
+        if is_id(queue_id) and _is_there(client, queue_id):
             return queue_id
         for page in client.pages(list_queues(name=queue)):
             for found in page.queues:
@@ -140,8 +141,8 @@ def find_queue(client: Client, queue: str) -> str:
     except Problem as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        if is_id(queue):  # if the key may only put messages, it can't look names up, but it can use a queue's id
-            return queue
+        if is_id(queue_id):  # if the key may only put messages, it can't look names up, but it can use a queue's id
+            return queue_id
         raise NoNames(queue) from error
     raise NotFound(
         f"no queue that the API key can read has the name or ID {queue}; `everput queues list` shows the queues that "

@@ -81,15 +81,17 @@ class Publisher:
     ) -> None:
         self.concurrency = concurrency
         self._stack = AsyncExitStack()
+        # Each client gets an equal share of the lines, so their shares of the concurrency differ by at most one.
+        count = -(-concurrency // CONNECTIONS_EACH)
         self._clients = [
             AsyncClient(
                 url,
                 key,
                 give_up_after_s=give_up_after_s,
                 transport=transport,
-                batches_in_flight=min(concurrency - others, CONNECTIONS_EACH),
+                batches_in_flight=(concurrency + number) // count,
             )
-            for others in range(0, concurrency, CONNECTIONS_EACH)
+            for number in range(count)
         ]
 
     async def __aenter__(self) -> Self:

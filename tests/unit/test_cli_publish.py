@@ -18,7 +18,8 @@ from cli.api_commands import api_client, errors_as_refusals
 from cli.commands.put import _queue as queue_of
 from cli.lines import TextLine
 from cli.publish import Publisher, Tally
-from everput import Client
+from cli.short_ids import short_id
+from everput import Client, put_message
 from everput.coalescing import CHARS_MAX, MESSAGES_MAX
 
 QUEUE_ID = "0180994c-b6b2-4d0e-b7ad-414716e83386"
@@ -154,6 +155,29 @@ async def test_no_more_requests_are_in_flight_than_were_asked_for():
     assert most == 5
 
 
+async def test_the_clients_share_the_concurrency_evenly_because_they_share_the_lines_evenly():
+    stores, in_flight, go_on = Stores(), 0, asyncio.Event()
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal in_flight
+        in_flight += 1
+        await go_on.wait()
+        return stores(request)
+
+    shares, puts = [], []
+    async with Publisher("http://api.test", "key", concurrency=5, transport=httpx.MockTransport(handler)) as sending:
+        for number in range(2):
+            before = in_flight
+            for line in range(10):
+                puts.append(sending.client(number).submit(put_message(QUEUE_ID, f"{number} {line}")))
+                for _ in range(50):
+                    await asyncio.sleep(0)  # each has begun before the next comes
+            shares.append(in_flight - before)
+        go_on.set()
+        await asyncio.gather(*puts)
+    assert sorted(shares) == [2, 3]
+
+
 async def test_long_lines_go_in_small_batches():
     stores = Stores()
     await put_all(stores, [TextLine(n, "x" * (CHARS_MAX // 4)) for n in range(1, 41)])
@@ -214,6 +238,7 @@ def test_a_queue_is_found_by_its_id_by_its_name_or_made():
 def test_a_key_that_may_not_look_queues_up_uses_one_by_its_id():
     with client(answering(problem(403, "lacks the scope"))) as asked:
         assert queue_of(asked, QUEUE_ID, create=False) == QUEUE_ID
+        assert queue_of(asked, short_id(QUEUE_ID), create=False) == QUEUE_ID
         with pytest.raises(ConfigurationError, match="give the queue's ID"):
             queue_of(asked, "orders", create=True)
 
