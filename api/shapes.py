@@ -33,7 +33,7 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\[\]]*)\]")
 
 T = TypeVar("T")
 
-# These constraints are only for the API reference. The commands check them instead of msgspec, with clearer errors.
+# The API reference shows these constraints. The commands check them, with clearer errors than those of msgspec.
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARS_MAX})]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "pattern": "^(https?://|mailto:)"})]
 Role = Annotated[str, Meta(extra_json_schema={"enum": [*ROLES]})]

@@ -342,8 +342,9 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     "listeners_max": {"type": _count, "default": 10_000, "help": "Most listeners of an organization."},
     "changes_per_min": {
         "type": click.IntRange(min=0),
-        "help": "Most changes per minute of queues, listeners and keys by an organization through each API process; 0 "
-        f"for no limit. Default: {CHANGES_PER_MIN} where strangers may register (see above); otherwise no limit.",
+        "help": "Most changes per minute of queues, listeners, keys and replays by an organization through each API "
+        f"process; 0 for no limit. Default: {CHANGES_PER_MIN} where strangers may register (see above); otherwise no "
+        "limit.",
         "show_default": False,
     },
     "organization_bytes_max": {

@@ -183,7 +183,7 @@ class Verifier:
         if named > latest:
             yield Finding("messages", number, None, f"the {who} names offset {named}, after the end of the topic")
         # Retention may delete a message during this check, while Kafka still has records about its deliveries.
-        # So read the partition's first offset again. Do not report a message below this offset as missing.
+        # Read the partition's first offset again, because messages below it are not missing but deleted by retention.
         messages.begin = max(messages.begin, (await self._requests.offsets(topic.name, {number: EARLIEST}))[number])
         for listener in listeners.values():
             cursor = cursors[listener.id].get(number)

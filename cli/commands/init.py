@@ -59,7 +59,7 @@ def command(options: Options, organization: str | None, name: str | None, email:
             "--organization (an existing organization's ID) and --name exclude each other; leave one out"
         )
     given = files.secret_setting(files.SEALING_KEY_VARIABLE)
-    if given is not None:  # this command needs no sealing key, but API processes and workers do
+    if given is not None:  # Refuse an invalid sealing key now, because API processes and workers will need a valid one.
         Sealer(given)
     # Ask for the password only after Kafka has answered.
     kafka = run_quietly("init", options, _reach(options))
