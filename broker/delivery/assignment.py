@@ -60,6 +60,7 @@ class Assignment:
         self._shared = shared
         self.dispatchers = dispatchers
         self.partitions: dict[int, Partition] = {}  # empty until they are taken over
+        self._dropped = False  # whether this worker has handed the partitions over or lost them
         self.share = WHOLE  # its part of listeners' limits
         self.loops: set[asyncio.Task[None]] = set()
         self.leaving: set[asyncio.Task[None]] = set()  # writes to `outstanding` in flight
@@ -115,6 +116,7 @@ class Assignment:
 
     def drop(self) -> None:
         """Stop all work for the partitions, because this worker has handed them over or lost them."""
+        self._dropped = True
         self.fence.end()
         for task in self.loops:
             task.cancel()
@@ -140,7 +142,7 @@ class Assignment:
         and the listener's committed offset is loaded.
         """
         partition = self.partitions.get(number)
-        return partition is not None and partition.placed(dispatcher)
+        return not self._dropped and partition is not None and partition.placed(dispatcher)
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
         """Yield the dispatchers of a queue's listeners. Leave out listeners whose committed offset on this partition is

@@ -239,6 +239,9 @@ class Roster:
         if dispatcher is None:
             return
         for number, partition in self.assignment.partitions.items():
+            stale = dispatcher.streams.get(number)
+            if stale is not None and stale.assignment is not self.assignment:
+                dispatcher.drop(stale)
             cursor = listener.stands_at(cursors, number)
             dispatcher.recent.pop(number, None)
             if cursor.counts:

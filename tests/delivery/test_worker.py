@@ -309,6 +309,30 @@ async def test_work_of_an_earlier_assignment_reaches_no_later_one(owner):
     await later.fence.assure()
 
 
+async def test_an_answer_that_ends_between_two_take_overs_begins_no_stream(owner):
+    worker = owner.worker
+    dispatcher = worker.dispatchers["l-1"]
+    assert dispatcher.touch(0)
+    await owner.membership.given_up([0])
+    assert not dispatcher.touch(0)
+    assert not dispatcher.streams
+    owner.membership.gained([0])
+    await owner.owns()
+    assert dispatcher.touch(0)
+    assert dispatcher.streams[0].assignment is worker.assignment
+
+
+async def test_a_stream_of_an_earlier_assignment_is_left_to_no_listener_at_a_take_over(owner):
+    worker = owner.worker
+    dispatcher = worker.dispatchers["l-1"]
+    await owner.membership.given_up([0])
+    stale = dispatcher.stream(0)
+    owner.membership.gained([0])
+    await owner.owns()
+    assert stale not in dispatcher.streams.values()
+    assert dispatcher.stream(0).assignment is worker.assignment
+
+
 async def test_records_of_a_read_that_began_before_the_take_over_are_not_left_out(place):
     worker, may_read = place.worker, asyncio.Event()
     read = worker.kafka.membership.read
