@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from broker.core import health
@@ -138,11 +139,16 @@ class Roster:
         if isinstance(event, LogMended):
             if event.partition in assignment.partitions:
                 partition, first, last = event.partition, event.first_offset, event.last_offset
+                review = partial(
+                    assignment.outstanding.review, partition, self._directory.damage, self._directory.given_up
+                )
                 if event.topic == "messages":
-                    damage, given_up = self._directory.damage, self._directory.given_up
-                    self._means.run(assignment.outstanding.review(partition, damage, given_up, first=first, last=last))
+                    self._means.run(review(first=first, last=last))
                 elif event.topic == "changes":
                     self._means.run(self._changes_mended(partition, first, last))
+                elif event.topic in ("outstanding", "deliveries"):
+                    # Deliveries stayed parked while results in the partition were unreadable, whatever their messages.
+                    self._means.run(review())
         elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
             assignment.ended_listeners.look()
 

@@ -19,7 +19,7 @@ from broker.kafka.outstanding import KafkaOutstanding
 from broker.kafka.topics import topics
 from tests.damage import batches, cut, flip, partition_folder, with_text
 from tests.kafka.rig import Rig, running
-from tests.kafka.test_damage import kafka, settings
+from tests.kafka.test_damage import kafka, parked, settings
 from tests.kafka.test_damage_elsewhere import wrong
 from tests.kafka.test_damage_of_files import with_many_segments
 from tests.listeners import until
@@ -116,6 +116,50 @@ async def test_what_was_parked_or_waited_is_known_though_a_file_has_lost_its_rec
                 return not directory.state.damage
 
             await until(mended, what="nothing is missing any more")
+
+
+async def test_a_delivery_is_retried_once_all_is_mended_and_its_message_before_the_results(kafka, settings):
+    table = topics(settings)
+    await ensure_topics(settings, table)
+    async with running(settings) as rig:
+        queue = await rig.queue()
+        listener = await rig.listen(queue, "it", max_attempts=1)
+        rig.listeners.status["it"] = 400
+        worker = await rig.work()
+        ids = list[str]()
+        for number in (0, 1):  # one by one and with one key, so that each has batches of its own in one partition
+            ids += await rig.put(queue, f"message-{number}", key="k")
+            await until(lambda before=number: len(worker.assignment.outstanding) > before, what="it is parked")
+        rig.listeners.status.clear()
+        directory = rig.projections.directory
+        reports = DamageReports(rig.log.requests, rig.log.control, directory, table)
+        async with reports.running():
+            altered = [
+                with_text(kafka.data_dir, topic.name, b"message-0")[1] for topic in (table.messages, table.outstanding)
+            ]
+            for batch in altered:
+                flip(batch)
+            await rig.commands.redrive_listener(rig.context, queue.id, listener.id, ids[:1])
+
+            async def parked_again() -> bool:
+                await noted(rig, worker)
+                return "damaged" in {row.error for row in await parked(rig, listener)}
+
+            await until(parked_again, what="it is parked again, because nothing has its message")
+            await until(
+                lambda: {"messages", "outstanding"} <= set(directory.state.damage.offsets()), what="the damage is known"
+            )
+            for batch in altered:
+                flip(batch)
+
+            async def mended() -> bool:
+                await noted(rig, worker)  # what the worker has in `outstanding` has a sum that a checkpoint writes
+                await reports.look_again(list(directory.state.damage))
+                return not directory.state.damage
+
+            await until(mended, what="nothing is damaged any more")
+            await until(lambda: rig.listeners.ids("it") == {ids[0]: 1}, what="it is retried")
+            assert {one.data for one in rig.listeners.taken("it")} == {"message-0"}
 
 
 async def test_a_delivery_whose_record_is_damaged_is_not_shown_as_delivered(kafka, settings):
