@@ -76,7 +76,7 @@ class Settings:
     public_url: str | None = None  # None: the request's address
     trusted_proxies: tuple[Network, ...] = ()  # proxies with X-Forwarded-For
     registration: bool = True  # accounts may be created
-    requests_per_s: float | None = None  # requests of an organization's API keys
+    requests_per_s: float | None = None  # requests of an organization's API keys, and as many of its members
     bytes_per_s: int | None = None  # bytes of an organization's messages
     queues_max: int = 10_000  # queues of one organization
     listeners_max: int = 10_000  # listeners of one organization

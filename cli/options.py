@@ -326,9 +326,9 @@ _ARGUMENTS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "requests_per_s": {
         "type": click.FloatRange(min=0),
-        "help": "Most requests per second of an organization's keys to each API process, in bursts of ten seconds; "
-        f"0 for no limit. Default: {REQUESTS_PER_S:g} where strangers may register, that is with --registration and "
-        "either a --public-url or a --host that is not loopback; otherwise no limit.",
+        "help": "Most requests per second of an organization's keys, and as many of its members, to each API process, "
+        f"in bursts of ten seconds; 0 for no limit. Default: {REQUESTS_PER_S:g} where strangers may register, that is "
+        "with --registration and either a --public-url or a --host that is not loopback; otherwise no limit.",
         "show_default": False,
     },
     "bytes_per_s": {
