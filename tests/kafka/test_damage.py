@@ -326,7 +326,8 @@ async def test_once_a_part_of_a_range_is_deleted_the_rest_is_delivered_when_it_i
     await ensure_topics(settings, table)
     async with running(settings) as rig:
         queue = await rig.queue()
-        ids = await rig.put(queue, *(f"message-{number}" for number in range(3)), key="k")  # all in one partition
+        # One by one and with one key, so that each has a batch of its own in one partition.
+        ids = [one for number in range(3) for one in await rig.put(queue, f"message-{number}", key="k")]
         altered = [with_text(kafka.data_dir, table.messages.name, f"message-{number}".encode()) for number in range(3)]
         for _, batch in altered:
             flip(batch)
