@@ -84,7 +84,7 @@ class ApiKeys:
         decoded = text.decode("latin-1")
         if not is_key(decoded):
             raise Unauthenticated(
-                "The header X-API-KEY holds no API key of Everput. Check that the key was copied whole."
+                "The value of the header X-API-KEY is not an API key of Everput. Check that the key was copied whole."
             )
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)

@@ -272,9 +272,10 @@ class Call:
         return links
 
     async def json(self, shape: type[T], *, times_bytes_max: int = 1, small: bool = False) -> T:
-        """Read the request's JSON body into this class. Raises NotJson, TooLarge, Malformed, Refused or
-        TooMuchUnderWay, and what check_still_in() raises. `times_bytes_max` allows a multiple of the usual size limit.
-        `small` lowers the limit to 16 KiB.
+        """Read the request's JSON body into this class. The body may be `times_bytes_max` times as large as usual, or
+        at most 16 KiB with `small`.
+
+        Raises NotJson, TooLarge, Malformed, Refused, TooMuchUnderWay or Disconnected, and what check_still_in() raises.
         """
         self._check_json()
         limit = self._service.body_bytes_max * times_bytes_max

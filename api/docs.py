@@ -29,8 +29,8 @@ _FOLDER: Final = Path(__file__).parent / "reference_files"
 
 
 class Reference:
-    """The handler for /v1/openapi.json. `routes` returns the HTTP method, the path and the required scope of each
-    operation.
+    """The handler for `GET /v1/openapi.json`, which returns the OpenAPI document. `routes` is a function that returns
+    the HTTP method, the path and the required scope of each operation.
     """
 
     def __init__(self, routes: Callable[[], Iterable[tuple[str, str, str | None]]]) -> None:

@@ -26,8 +26,9 @@ _BACKLOGS_S: Final = 3.0
 async def health_fields(
     view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
 ) -> list[dict[str, Any]]:
-    """Return a dict of JSON fields for each listener: its health, and the counts, times and error of its deliveries. If
-    Kafka does not answer in time, each dict is empty.
+    """Return a dict of JSON fields for each listener: its health, how many deliveries are parked or retrying, and how
+    many recent attempts were made and failed. The fields also have the times of the newest success and failure, and the
+    newest error. If Kafka does not answer in time, each dict is empty.
     """
     try:
         async with asyncio.timeout(_FACTS_S):
@@ -38,7 +39,10 @@ async def health_fields(
 
 
 def listener_health(view: DirectoryView, listener: Listener, facts: Facts) -> dict[str, Any]:
-    """Return a listener's health, and the counts, times and error of its deliveries, as JSON fields."""
+    """Return JSON fields of a listener: its health, how many deliveries are parked or retrying, and how many recent
+    attempts were made and failed. The fields also have the times of the newest success and failure, and the newest
+    error.
+    """
     replaying = any(replay.state == "running" for replay in view.state.replays.of(listener.id))
     return {
         "health": str(facts.health(paused=listener.paused is not None, replaying=replaying)),

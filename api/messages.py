@@ -271,7 +271,9 @@ def _fields(message: StoredMessage) -> dict[str, Any]:
 
 
 def _listed(one: ListedMessage, asked_for: Filters) -> dict[str, Any]:
-    """Return the JSON fields of a message in a list."""
+    """Return the JSON fields of one message in a list of messages. `asked_for` says whether the fields include the
+    message's data and the states of its deliveries.
+    """
     fields = _fields(one.message)
     if not asked_for.data:
         fields["data"] = ""

@@ -75,7 +75,8 @@ class OperationDoc(NamedTuple):
     tagged: bool = False
     sets_cookie: bool = False
     body_required: bool = True
-    # The new resource's id: its name as a path parameter, and where it is in the answer (JSON pointer, RFC 6901).
+    # If the operation creates a resource, `makes` says how links to other operations get the new resource's id.
+    # `makes` has the name of the path parameter for the id, and a JSON pointer (RFC 6901) to the id in the answer.
     makes: tuple[str, str] | None = None
 
 

@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # For each record, Kafka stores at most 192 bytes in addition to the record's value.
-# The 192 bytes are 61 for a batch of one record, 27 for lengths and times, 77 for key and headers, and a reserve.
+# Of the 192 bytes, 61 are a batch's header, 27 lengths and times, 77 the record's key and headers, and 27 a reserve.
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
 # If a tenant has no limit, its bytes are recorded in `control` after each growth by 1/64 of them, at least 16 MiB.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
-# After this many seconds, a process also records a growth of stored bytes that is smaller than a step.
+# Every RECORD_S seconds, a process records all growths of stored bytes that it has not recorded yet.
 RECORD_S: Final = 6 * 3600.0
 # Changes of queues, listeners and keys may exceed the limit by a tenth, so that a full organization can make them.
 _CHANGES_PART: Final = 10

@@ -27,7 +27,7 @@ _VALUE_CHARS_MAX: Final = 60
 _TYPE_WIDTH: Final = max(map(len, CLASSES))
 # On a terminal with fewer than _WIDE columns, the lines of events have no milliseconds, and narrow gaps.
 # Event types longer than _NARROW_TYPE_WIDTH then push the rest of their lines to the right.
-# So an event's id and the outcome of an attempt, or the actor, fit on a line of 80 columns.
+# On a terminal with 80 columns, 52 are usually left after an event's time and type. A short id takes 22 of them.
 _WIDE: Final = 120
 _NARROW_TYPE_WIDTH: Final = len("delivery.attempted")
 _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "deleted": "magenta", "settled": "green"}
@@ -86,7 +86,7 @@ class EventLines:
         where = " > ".join(self._name(event[name]) for name in _NAMED if event.get(name))
         shown = (*_COMMON, subject, *_NAMED)
         fields = {name: value for name, value in event.items() if name not in shown and value not in ("", None)}
-        # Long names come late, because a narrow terminal cuts the end of the line.
+        # Put names late in the line: they can be long, and a narrow terminal cuts the end of the line.
         rest = [self._id(event.get(subject, "")), details]
         rest.append(f"by {self._actor(event['actor'])}" if event["actor"] != "worker" else "")
         rest += [where, *(f"{name}={self._value(value)}" for name, value in fields.items())]

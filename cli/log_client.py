@@ -137,7 +137,8 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
     def tells(line: bytes) -> bool:
         try:
             return story.tells(decode(orjson.dumps(orjson.loads(line)["event"])))
-        except UnknownEvent:  # show also the events that only a newer version of Everput can read
+        except UnknownEvent:
+            # Only a newer version of Everput can read this event. Show the event: it may belong to the message.
             return True
 
     return tells

@@ -160,7 +160,8 @@ class LaneReader:
                 again = self._wanted.take(fetched.records[0].value) if fetched.records else None
                 if again is None:
                     raise Unavailable(
-                        "Kafka no longer returns a record that it returned before. Repeat the request without a cursor."
+                        "Kafka no longer returns a record that this request has read. Repeat the request. If it had a "
+                        "cursor, leave the cursor out."
                     )
                 found[index] = again
         return found

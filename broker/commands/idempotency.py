@@ -188,12 +188,12 @@ class Idempotency:
 
 
 def _taking_over(held: Claim, mine: PutClaimed) -> PutClaimed:
-    """Return the claim with which this process takes an Idempotency-Key over from another process. A claim is an event
-    of a process that is about to put the messages of the key.
+    """Return the claim with which a request takes an Idempotency-Key over from an earlier request. A claim is an event
+    of a request that is about to put the messages of the key.
 
-    If the key's message ids are less than IDS_KEPT_MS old, the new claim keeps them. If the other process then stores a
-    message late, the message has the same id. Older ids are replaced by new ones: an id contains its time, and a search
-    for a message reads the log from this time on.
+    If the key's message ids are less than IDS_KEPT_MS old, the new claim keeps them. If the earlier request then stores
+    a message late, the message has the same id. Older ids are replaced by new ones, because an id contains a time, and
+    a search for a message reads the whole log from this time on.
     """
     next_one: dict[str, Any] = {"number": held.holder.number + 1, "of": held.first.claim_id}
     if mine.at_ms - held.holder.ids_at_ms < IDS_KEPT_MS:

@@ -68,8 +68,8 @@ class Level(IntEnum):
 class Reading:
     """The level of one condition that can cause an alert, at one time.
 
-    The alert begins when the level has been HIGH for `hold_ms`, but at most once in INTERVAL_MS. The alert ends when
-    the level has been LOW for `calm_ms`, or is OFF.
+    The alert begins when the level has been HIGH for `hold_ms`, if INTERVAL_MS have passed since it last began. The
+    alert ends when the level has been LOW for `calm_ms`, or as soon as the level is OFF.
     """
 
     level: Level

@@ -153,9 +153,9 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted
 
 
-# A row for an attempt begins with message offset, attempt number, answer_id, and partition and time of that answer.
-# A row for an attempt ends with the ms of DNS look-up, connecting and TLS handshake; None for a step that was absent.
-# The `answer_id` is empty if no answer is stored for the attempt.
+# An attempt's row begins with the message's offset, the attempt's number, and the answer's id, partition and time.
+# An attempt's row ends with the ms of DNS look-up, connecting and TLS handshake; None for a step that was absent.
+# In an attempt's row, the answer's id is empty if no answer is stored for the attempt.
 AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
 # A row for a stored answer: answer_id, status, headers, body, whether the body was cut, URL, and request headers.
 KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[tuple[str, str], ...]]
@@ -195,9 +195,9 @@ class ListenerTested(Event, frozen=True, kw_only=True, tag="listener.tested"):
     answers: tuple[KeptAnswer, ...]
 
 
-# A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, and times.
+# A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, histogram.
 # In a row of statistics, `failures` counts the failed attempts by HTTP status or error.
-# In a row of statistics, `times` counts deliveries by their `waited_ms`, in the buckets of a histogram.
+# In a row of statistics, the histogram has the number of deliveries in each range of `waited_ms`.
 # The `waited_ms` of a delivery is the time from the message's put, or its `deliver_at`, to the acceptance.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 

@@ -76,7 +76,9 @@ class LiveKeys:
         self.lost: set[bytes] = set()
 
     def note(self, key: bytes | None, value: bytes | None) -> None:
-        """Add or remove the key of a delivery, as the partition's next record says."""
+        """Apply the partition's next record to the keys. A record without a value removes its key. A record with a
+        value adds its key, and a record with an empty value adds its key to `lost`.
+        """
         key = key or b""
         self._keys.discard(key)
         self.lost.discard(key)

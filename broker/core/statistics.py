@@ -80,8 +80,8 @@ class Counts:
             self.waited[bucket] = self.waited.get(bucket, 0) + number
 
     def took(self, waited_ms: Sequence[int]) -> None:
-        """Count these deliveries. Each is given by its delivery time in ms: from the message's put, or its
-        `deliver_at`, to the acceptance.
+        """Add these delivery times to their sum and their histogram. The caller counts the deliveries in `delivered`.
+        A delivery time is the ms from the message's put, or its `deliver_at`, to the acceptance.
         """
         for bucket, number in buckets(waited_ms):
             self.waited[bucket] = self.waited.get(bucket, 0) + number

@@ -61,9 +61,9 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Find the HTTP answers that are not in the collected events. Only the partition and the time of these answers
-        are known. In each partition, make at most four reads of 1 MiB, one after another. An answer that is not found
-        in them stays unknown.
+        """Find the HTTP answers to which the collected events refer only by partition and time. In each partition, make
+        at most four reads of 1 MiB from this time on, one after another. An answer that is not found in them stays
+        unknown.
 
         Raises LogUnavailable if Kafka does not answer.
         """

@@ -32,7 +32,7 @@ _POLL_S: Final = 0.02
 class ChangesTopic:
     """The Kafka topic `changes`, which holds the updates and deletions of messages.
 
-    The worker that owns a message's partition answers new changes in the topic `deliveries`.
+    The worker that owns a message's partition applies new changes, and writes their results to the topic `deliveries`.
     """
 
     def __init__(

@@ -237,7 +237,7 @@ class KafkaDeliveries:
                     rows[0].append(last)
                     rows[1].append(record.timestamp)
             oldest = {one: list(accumulate(reversed(times), min))[::-1] for one, (_, times) in read.items()}
-            # If records are left, the next round counts for listeners that start in the second half of this read.
+            # If another round of reads follows, it counts the messages of listeners whose position is after `middle`.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, queue_id in left:
                 offsets = read[queue_id][0]

@@ -124,7 +124,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         sent = MessageBatch(where, batch, self._message_accumulator._batch_ttl, 0)
         sent.set_producer_state(ids.producer_id, ids.producer_epoch, ids.sequence_number(where))
         ids.increment_sequence_number(where, sent.record_count)
-        # Mark the batch as sent. Otherwise, aiokafka's sender would give it a new sequence number.
+        # Mark the batch as sent. Otherwise, aiokafka's sender would give it a new sequence number when it is repeated.
         sent.drain_ready()
         pending.add(sent)  # The producer stops only after this batch was acknowledged or has failed.
         sent.future.add_done_callback(lambda _: pending.discard(sent))

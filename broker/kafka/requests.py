@@ -132,9 +132,12 @@ class KafkaRequests:
         """Read records from this offset on: as many as fit into `bytes_max`, but at least one if there is any.
 
         Every record batch is checked, and the result ends before a damaged one. If the first batch is damaged, the
-        followers are asked. Raises LogDamaged if it is damaged on every replica; continue after the last offset that
-        the error names. If `worth` returns False for the fetched bytes, their records are skipped without parsing,
-        unless they are compressed.
+        followers are asked. `worth` is called with the fetched bytes. If it returns False, their records are skipped
+        without parsing, unless they are compressed.
+
+        Raises LogDamaged if the first batch is damaged on every replica; continue after the last offset that the error
+        names. Raises OffsetTooOld if this offset was deleted or is beyond the partition's end. Raises LogUnavailable if
+        Kafka does not answer.
         """
         holes = topic in self._compacted
 

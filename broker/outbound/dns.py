@@ -37,9 +37,9 @@ class DnsTuning:
     """
 
     quick_s: float = 1.0  # A host name is known (quickly answered) if its newest look-up took less time than this.
-    # If the look-up of a known name takes longer than this, it moves to the slow pool, if that has room.
+    # A look-up of a known name moves to the slow pool after this many seconds, or later when that pool has room.
     known_leaves_s: float = 1.0
-    # If the look-up of a new name takes longer than this, it moves to the slow pool, if that has room.
+    # A look-up of a new name moves to the slow pool after this many seconds, or later when that pool has room.
     new_leaves_s: float = 0.25
     # If a look-up got no answer, but had less time than this, its host name does not count as failed.
     asked_s: float = 0.5
@@ -79,7 +79,7 @@ class Pool:
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
-        # A DNS look-up that takes longer moves to the slow pool, unless that has `hanging_max` look-ups.
+        # After `leaves_s`, a DNS look-up moves to the slow pool, or later when that has under `hanging_max` look-ups.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0

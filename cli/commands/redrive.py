@@ -44,8 +44,7 @@ def command(
     """
     if cancel and messages:
         raise click.UsageError(
-            "--cancel cancels all redrives of the listener. It can't cancel those of single messages. Leave "
-            "MESSAGE out."
+            "--cancel cancels all redrives of the listener, and can't be limited to some messages. Leave MESSAGE out."
         )
     ids = find_listener(client, queue, listener)
     if cancel:

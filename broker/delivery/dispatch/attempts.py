@@ -216,8 +216,8 @@ class Attempts:
         number: int,
         body: bytes,
     ) -> None:
-        """Sign a request and send it. `head` holds the request's first lines. `header` is the name of another header,
-        whose value is `number`.
+        """Sign an HTTP request with these deliveries, and send it. `head` holds the first lines of the request. The
+        headers of the signature follow, and then the header that `header` names, with the value `number`.
         """
         timestamp = b"%d" % time.time()
         signed = self._signer.sign(webhook_id, timestamp, body)

@@ -83,8 +83,8 @@ class KeptAnswers:
                     self._attempts[partition].append((offset, number, "", 0, 0, *times))
 
     def answered(self, attempts: Sequence[Attempt], connection: Connection) -> None:
-        """Record the beginning of the listener's answer to a request, when the answer or its connection has ended.
-        `attempts` are the attempts for the messages of this request.
+        """Arrange that the beginning of a listener's answer is stored when the answer, or its connection, has ended.
+        Call this when the status of the answer has arrived. `attempts` has the attempt of each message in the request.
         """
         times = connection.times if connection.used == 0 else REUSED
         connection.keep(lambda raw: self._ended(attempts, times, raw))

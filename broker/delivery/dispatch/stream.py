@@ -170,7 +170,8 @@ class Stream:
         self.attempts: list[Made] = []  # all other attempts
         self.behind_since_ms = 0  # when the oldest lagging message was put, in ms; 0 if none lags or it is unknown
         self.dirty = False  # True if the stream has changes that no checkpoint has collected yet
-        self.pressing = False  # True if the next checkpoint must include it, even if the listener is slow or failing
+        # True if the next checkpoint must include this stream, even if the listener is slow or failing
+        self.pressing = False
         self.requested = False  # waits for a catch-up reader
         self.fetch_bytes = dispatcher.tuning.fetch_bytes_first  # bytes of the next catch-up read
         # Unfinished deliveries below this offset move to `outstanding`, because Kafka will soon delete their messages.

@@ -115,8 +115,8 @@ class Outstanding:
         self._index.close()
 
     async def note(self) -> None:
-        """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). A
-        fingerprint stays as it is while the partition's records are being written, or may not be stored.
+        """Update the fingerprint of each partition: the number of its stored deliveries, and a hash of their keys. A
+        partition keeps its former fingerprint if it is not certain what is stored, such as during a write.
         """
         await self._sync.note(one for one in self._owned if one not in self._settled)
 

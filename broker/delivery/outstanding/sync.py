@@ -112,7 +112,7 @@ class IndexSync:
         # The count in `_known` says how many records this worker had written to the partition when it noted the offset.
         self._known: dict[int, tuple[int, int]] = {}
         # For each partition of `outstanding`, a count of changes, and the newest fingerprint of its deliveries as text.
-        # The count in `_noted` is the value that `_written.changes` had when the fingerprint was computed, or _UNKNOWN.
+        # A partition needs a new fingerprint if its count in `_noted` is not its present count in `_written.changes`.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
@@ -171,9 +171,9 @@ class IndexSync:
         return {partition: text for partition, (_, text) in self._noted.items()}
 
     async def note(self, partitions: Iterable[int]) -> None:
-        """Update each partition's fingerprint (the number of its stored deliveries, and a hash of their keys). A
-        partition keeps its former fingerprint while records are being written to it, or while it is unknown whether
-        they are stored.
+        """Update the fingerprint of each partition: the number of its stored deliveries, and a hash of their keys. A
+        partition keeps its former fingerprint while it is uncertain which records are stored, if Kafka does not answer,
+        or if the index and Kafka disagree.
         """
         changes = {one: self._written.changes[one] for one in partitions}
         quiet = [
