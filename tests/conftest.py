@@ -4,10 +4,11 @@ For: the fixtures of every folder. Each test has topics of its own, by a prefix 
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -38,6 +39,15 @@ async def end_of_chromium() -> AsyncIterator[None]:
         from tests.browser import end_chromium
 
         await end_chromium()
+
+
+@pytest.fixture(autouse=True)
+def event_loop_policy_kept() -> Iterator[None]:
+    """A command that a test runs in this process sets uvloop's, with which the next test could start no process."""
+    before = asyncio.get_event_loop_policy()
+    yield
+    if asyncio.get_event_loop_policy() is not before:
+        asyncio.set_event_loop_policy(before)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from tests.listeners import until
 HAPPY_MAX = 18
 LEAVES_MAX = 8
 # Of all modules in which anything is called, core/ and the reading from Kafka included.
-HAPPY_CALLED_MAX, LEAVES_CALLED_MAX = 44, 34
+HAPPY_CALLED_MAX, LEAVES_CALLED_MAX = 45, 35
 ROOT = f"{Path(broker.__file__).parent}/"
 CARRIERS = (DefaultRecord, Message, Delivery, Stream, Cursor)
 PUT = {"kafka/group_commit.py", "kafka/appends.py"}  # the API's side, which runs in the same process here
@@ -127,7 +127,7 @@ async def test_a_delivery_that_leaves_its_window_goes_through_few_modules(rig: R
     await rig.put(queue, "m")
     await bring(worker)
     await until(lambda: rig.listeners.hanging, what="it is under way")
-    (delivery,) = worker.dispatchers[listener.id].under_way()
+    (delivery,) = worker.dispatchers[listener.id].attempts.under_way()
     with traced() as way:
         rig.listeners.let_go()
         await until(lambda: delivery.state is KEPT, what="it is in outstanding, and has left its window")
