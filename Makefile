@@ -36,7 +36,7 @@ else
 endif
 
 KAFKA := $(wildcard tests/kafka/test_[a-d]*.py)
-LOG := $(wildcard tests/kafka/test_[e-z]*.py) tests/samples tests/contracts
+LOG := $(wildcard tests/kafka/test_[e-z]*.py tests/scenarios/test_[ab]*.py) tests/samples tests/contracts tests/upgrades
 OTHERS := tests/delivery tests/stateful tests/unit tests/scenarios/test_faults.py
 
 test-kafka: $(READY)

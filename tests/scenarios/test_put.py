@@ -68,7 +68,8 @@ def test_every_line_is_put_once_and_empty_ones_are_counted(server: Running, tmp_
     done = put(server, "--create", "all of them", str(tmp_path / "lines"))
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert done.stderr.startswith("500 put in ")
+    assert done.stderr.startswith("the queue all of them has no listeners; nobody gets these messages unless ")
+    assert "\n500 put in " in done.stderr
     assert "499 empty lines skipped" in done.stderr
     assert sorted(messages_of(server, "all of them")) == sorted(lines)
 
