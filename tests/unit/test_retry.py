@@ -57,7 +57,7 @@ def test_retry_after_never_makes_a_wait_shorter(policy, number, asked, jitter):
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_attempts_are_numbered_from_1(number):
-    with pytest.raises(ValueError, match="numbered from 1"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         delay_ms(RetryPolicy(), number, retry_after_s=None, jitter=0.5)
 
 
