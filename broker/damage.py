@@ -97,8 +97,6 @@ class DamageReports:
 
     def _known(self, one: DamagedRange) -> bool:
         state = self._view.state
-        if state.damage.covers(one) or state.given_up.covers(one):
-            return True
         # If a part of a damaged batch was given up, for example because retention has deleted it, the reads still
         # report the whole batch.
         return joined(state.damage, state.given_up).covers(one)

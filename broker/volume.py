@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 STEPS: Final = 64
 STEP_BYTES_MIN: Final = 1 << 20
 # For each record, Kafka stores at most 192 bytes in addition to the record's value.
-# Of the 192 bytes, 61 are a batch's header, 27 lengths and times, 77 the record's key and headers, and 27 a reserve.
+# A batch's header takes 61 of the 192 bytes, lengths and times 27, the key and headers 77. The other 27 are a reserve.
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128

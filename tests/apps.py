@@ -109,7 +109,7 @@ class CountedStatistics:
 
 
 def said_to_clients(error: Exception) -> str:
-    """What an answer of the API says of an error."""
+    """Return the `detail` of the API's answer to this error."""
     return str(orjson.loads(problem(error).body)["detail"])
 
 

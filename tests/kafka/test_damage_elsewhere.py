@@ -58,7 +58,7 @@ async def wrong(rig: Rig) -> set[tuple[str, int | None]]:
 
 
 async def shown(rig: Rig, path: str) -> httpx.Response:
-    """What the API answers to the owner of the rig's queues."""
+    """Ask the API as the owner of the rig's queues, and return its answer."""
     view = rig.projections.directory
     _, secret = await create_key(rig.log.control, view, organization_id=rig.context.organization_id, name="mine")
     settings = replace(rig.settings, sealing_key=new_sealing_key())

@@ -272,7 +272,8 @@ class Changes:
     async def run(self) -> None:
         """Read new updates and deletions of messages, apply them, and answer them, in an endless loop."""
         while True:
-            by_partition, before = dict[int, list[ChangeReply]](), time.monotonic()
+            by_partition: dict[int, list[ChangeReply]] = {}
+            before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
                 # The process was suspended and may have lost its partitions. Normally, Checkpoints._pause() ends it.
