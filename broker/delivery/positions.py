@@ -58,7 +58,7 @@ class Positions:
         """Log a warning if listeners that were created before this time have no committed offset on a partition with
         messages for them. They get all messages from their start offsets on, even those that they had received before.
         """
-        # These listeners lack a committed offset: Kafka has lost it, or no worker has run since they were created.
+        # Kafka has lost an offset of these listeners, or none was stored yet, for example because no worker ran.
         missing = [
             listener.id
             for listener in self.listeners

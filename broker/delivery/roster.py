@@ -77,7 +77,7 @@ class Roster:
         self.sending = False  # whether attempts may begin
         self.unusable: set[str] = set()  # listeners whose secret can't be decrypted
         self._replays: set[str] = set()  # ids of replays
-        # The listeners whose committed offsets are not loaded yet, so that delivery to them has not begun.
+        # The ids of listeners to which delivery begins as soon as admit() has loaded their committed offsets.
         self._arrivals: dict[str, None] = {}
         self._arrived = asyncio.Event()
 
@@ -112,7 +112,7 @@ class Roster:
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # A rebalance, or the call for another event, has already given the dispatcher this state.
+            return  # The dispatcher already has this state, for example since a rebalance.
         self.add(listener)
         if before.redrives.cancelled != listener.redrives.cancelled:
             self._means.run(self.assignment.outstanding.undo_cancelled(listener))
@@ -147,7 +147,7 @@ class Roster:
                 elif event.topic == "changes":
                     self._means.run(self._changes_mended(partition, first, last))
                 elif event.topic in ("outstanding", "deliveries"):
-                    # Deliveries stayed parked while results in the partition were unreadable, whatever their messages.
+                    # Deliveries with unreadable data had to stay parked until now, even if that data is readable again.
                     self._means.run(review())
         elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
             assignment.ended_listeners.look()
@@ -204,7 +204,7 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        # If the secret of one listener can't be decrypted, only this listener gets no messages.
+        # If the secrets or headers of one listener can't be decrypted, only this listener gets no messages.
         except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)
@@ -252,7 +252,8 @@ class Roster:
             dispatcher.recent.pop(number, None)
             if cursor.counts:
                 dispatcher.recent[number] = health.read(cursor.counts).recent
-            if cursor.state == "down":  # the former owner of the partition found the listener down
+            # If the partition's former owner committed that the listener is down, commit its present state soon.
+            if cursor.state == "down":
                 self.assignment.checkpoints.changed(listener.id, (number,))
             reach = listener.reach(number, partition.tail)
             if cursor.top != reach or cursor.open:
@@ -268,7 +269,7 @@ class Roster:
                     dispatcher.behind[stream] = None
             partition.place(dispatcher)
         if dispatcher.behind:
-            # Request the missing messages now. The dispatcher's tick() requests them again if necessary.
+            # Request the messages that the listener still needs. The dispatcher's tick() makes further requests.
             dispatcher.wake()
 
     def let_send(self, *, sending: bool) -> None:
@@ -297,4 +298,4 @@ class Roster:
         try:
             await self._control.append(event)
         except BrokerError:
-            dispatcher.said_gone = False  # Pausing failed: at the listener's next 410, the worker tries again.
+            dispatcher.said_gone = False  # If the pause failed, the listener's next 410 makes the worker try again.

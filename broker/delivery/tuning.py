@@ -24,24 +24,25 @@ class Tuning:
     """
 
     # Memory of one listener (dispatch/room.py)
-    # A worker holds at most this many messages for a listener in memory, unless the listener gets large batches.
+    # The usual limit on the messages that a worker holds in memory for one listener. Large batches raise it.
     held_max: int = 512
     # For a listener with batches, a worker holds up to this many full batches in memory, if that exceeds `held_max`.
     batches_held: int = 4
-    # For a listener that is new or was just down, a worker holds this many messages for each permitted attempt.
+    # For a listener that is new or was just down, a worker holds at most this many messages per permitted attempt.
     # Messages that wait for a retry do not count for `held_per_attempt`.
     held_per_attempt: int = 4
-    # While this many bytes of a listener's messages are in memory, no more are loaded. Decoded, they take twice that.
+    # The highest limit on the bytes of one listener's messages in memory. Decoded, the messages take twice that.
     held_bytes_max: int = 4 << 20
     # The limit on the bytes of a listener's messages in memory is never below this, even if the worker has little left.
     held_bytes_min: int = 64 << 10
     # A worker divides this many bytes of memory among its listeners. Each gets at least `held_bytes_min` in any case.
     all_held_bytes_max: int = 128 << 20
     # At most this many deliveries of a listener, or one full batch if that is more, wait in memory for a retry.
-    # Deliveries that wait for retries take at most half of a listener's memory. Further ones move to `outstanding`.
+    # At most half of the messages that a listener may have in memory wait for a retry. Others move to `outstanding`.
     retries_max: int = 128
-    # If this many of a listener's deliveries are blocked by ordering keys, those of slow keys move to `outstanding`.
-    # Half of the listener's messages allowed in memory is the limit instead, if it is below `key_waiting_max`.
+    # If ordering keys block this many deliveries of a listener, those of slow keys move to `outstanding`.
+    # Half of the messages that the listener may have in memory is the limit if that is less than `key_waiting_max`.
+    # While a listener is new, `key_waiting_max` does not apply to it.
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 
@@ -65,8 +66,8 @@ class Tuning:
     # A new listener may never answer, so it has at most this many attempts in flight.
     # A listener is new until it answers this worker with a status below 500, and again after it was down.
     attempts_new_max: int = 2
-    slow_ms: int = 250  # A listener counts as slow if its answers take this long or longer on average.
-    # A slower answer counts as this time in the average, so that one slow answer does not make a fast listener slow.
+    slow_ms: int = 250  # A listener that is not failing is slow if its answers take this long or longer on average.
+    # An answer that takes longer counts as this time in the average, so that one slow answer changes it less.
     took_ms_max: int = 500
     # A listener counts as failing, with the lowest priority, if more than this fraction of its recent attempts fail.
     failing: float = 0.25
@@ -79,18 +80,20 @@ class Tuning:
     rate_min_per_s: float = 0.001  # A worker's part of a listener's rate limit is never less than this.
 
     # Connections and sockets (dispatch/connections.py and fairness.py)
-    connection_idle_s: float = 30.0  # An idle connection is closed after this time. Most servers keep it for longer.
+    connection_idle_s: float = 30.0  # An idle connection is closed after this time, or a few seconds later.
     # This many file descriptors are kept for other uses than connections to listeners, such as Kafka and probes.
     sockets_kept: int = 256
 
     # The following settings are mostly for ticks: a worker's regular work for its listeners (dispatch/ticks.py).
-    tick_s: float = 0.05  # A worker begins a tick (regular work for listeners) at this interval.
+    # About this often, a worker begins a tick (regular work for listeners), except while no listener needs ticks.
+    tick_s: float = 0.05
     # A tick (regular work for listeners) has this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5
-    # In one of this many ticks (50 ms each), a worker divides resources among listeners, and serves low-priority ones.
+    # Once in this many ticks of 50 ms, a worker divides resources among listeners, and serves each low-priority one.
     share_ticks: int = 5
     begun_at_once: int = 8
-    turn_s: float = 0.002  # After this time, a tick (regular work) yields to the event loop, so that answers are read.
+    # Whenever a tick (regular work) has run for this long, it yields to the event loop, so that answers are read.
+    turn_s: float = 0.002
     # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.
     stood_still_s: float = 0.1
     # While no listener needs regular work (ticks), idle connections are closed at this interval. With 0, ticks go on.
@@ -101,12 +104,13 @@ class Tuning:
     log_lines_per_min: int = 3
 
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
-    probes_max: int = 50  # In each tick (50 ms), a worker starts at most this many probes if the machine is idle.
-    # If the machine is idle, the time between two probes of a listener is at most n / `probes_calm` ticks.
-    # In the limit n / `probes_calm` ticks, n is the number of listeners that are down. It is at least PROBE_MS_FIRST.
+    # In each tick (50 ms), a worker starts at most this many probes, and fewer on a busy machine.
+    probes_max: int = 50
+    # On an idle machine, a listener's next probe waits at most n / `probes_calm` ticks, or PROBE_MS_FIRST if longer.
+    # In n / `probes_calm`, n is the number of listeners that are down: a few such listeners are probed often.
     probes_calm: int = 10
     probes_min: int = 2  # In each tick (50 ms), a worker can start this many probes even on a busy machine.
-    # On a busy machine, the attempts permitted to low-priority listeners, divided by this, limit the probes of a tick.
+    # The number of attempts that a tick permits to low-priority listeners, divided by this, is its limit of probes.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.
@@ -120,7 +124,7 @@ class Tuning:
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
     fetch_bytes_max: int = 1 << 20
-    # After a catch-up read that failed, or had no message that the listener needs, the next one waits this long.
+    # If Kafka did not answer a catch-up read, or the read did not reach the needed offset, the next waits this long.
     stuck_pause_s: float = 0.05
     streams_at_once: int = 8  # served by a catch-up reader
     messages_at_once: int = 500  # decoded from one read
@@ -130,7 +134,7 @@ class Tuning:
     serve_s: float = 0.05
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    # A worker takes due deliveries from `outstanding` in rounds. A round with this many begins with no other listener.
+    # A worker takes due deliveries from `outstanding` in rounds. A round that has this many turns to no other listener.
     due_at_once: int = 16
     due_each_at_once: int = 8  # A round of taking due deliveries takes at most this many of one listener.
     # A round of taking due deliveries ends with the current listener after examining this many (a few milliseconds).
@@ -151,12 +155,14 @@ class Tuning:
     record_bytes_more: int = 1 << 20
 
     # Checkpoints (checkpoint/)
-    # A worker makes a checkpoint at this interval. After a crash, deliveries since a listener's newest commit repeat.
+    # A worker begins a checkpoint this long after its previous checkpoint has ended.
+    # After a crash, the deliveries since a listener's newest commit repeat.
     checkpoint_s: float = 1.0
-    low_priority_s: float = 3.0  # The offsets of slow and failing listeners are committed at this interval.
+    # Usually, the offsets of a slow or failing listener are committed at most once in this time.
+    low_priority_s: float = 3.0
     # The offsets of a slow or failing listener are committed sooner if at least this many results wait to be written.
     outcomes_waiting_max: int = 64
-    # A worker that was suspended for longer than this assumes that other workers own its partitions.
+    # A worker that finds that it was suspended for longer than this ends: other workers may own its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
     # This many listeners' offsets are committed at once, or more if many are due. 16 would delay Kafka's other answers.
@@ -164,19 +170,19 @@ class Tuning:
     commit_pauses_max: int = 48  # A checkpoint makes at most this many pauses, even if it commits many offsets.
     commit_pause_s: float = 0.02
     idle_commit_pause_s: float = 0.005  # short, because checkpoints wait for it
-    # The offset of an idle listener is committed again after this time, because Kafka deletes old committed offsets.
+    # The offset of an idle listener is committed again after about this time, because Kafka deletes old commits.
     idle_checkpoint_s: float = 60.0
     conditions_at_once: int = 16  # listeners between two yields
 
     # The fence (fence.py)
-    # After a worker sends an ownership check that Kafka confirms, no other worker gets its partitions for this time.
+    # Unless it hands partitions over, a worker owns them for this time after sending an ownership check that succeeds.
     sure_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
-    # The worker asks Kafka at this interval whether it owns its partitions, so that deliveries need not ask and wait.
+    # At this interval, the worker asks Kafka whether it owns its partitions, so that deliveries seldom wait for this.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # At a take-over, a catch-up reader serves listeners that are more offsets behind than this. Others need not wait.
+    # At a take-over, listeners that are at most this many offsets behind are served by the reader of new messages.
     tail_backlog_max: int = 10_000
     # A listener without a committed offset is logged only if it was created longer ago than this.
     no_cursor_ms: int = 180_000
@@ -187,7 +193,7 @@ class Tuning:
     # At a rebalance, a worker waits at most this long for its attempts in flight. The other workers wait for it.
     hand_over_s: float = 2.0
     # At a rebalance, a worker stops waiting for a listener when all its attempts have run for longer than this.
-    # When a worker stops, it waits no longer for a failing listener whose attempts all have run for longer than this.
+    # When a worker stops, it stops waiting for a failing listener whose attempts have all run for longer than this.
     hanging_s: float = 1.0
     # The final checkpoint, before a worker hands over its partitions or stops, takes at most this long.
     # The sum of `last_checkpoint_s_max` and `hand_over_s` is less than Kafka's session timeout.
@@ -206,7 +212,7 @@ class Tuning:
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
-    # If a deleted listener was found, or Kafka failed, the worker looks again for deleted listeners after this time.
+    # If committed offsets of a deleted listener were found, or Kafka failed, the worker looks again after this time.
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0

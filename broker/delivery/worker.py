@@ -206,7 +206,7 @@ class Worker:
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
         """Stop sending, make a final checkpoint, and forget the state of the partitions."""
         assignment = self.assignment
-        if assignment.partitions:  # If the worker owns no partitions, there is nothing to write.
+        if assignment.partitions:  # Until the partitions are taken over, there is nothing to write.
             await self._drain(assignment, at_end=at_end)
             await self._commit_last(assignment)
         if partitions:

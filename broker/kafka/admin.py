@@ -178,6 +178,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
             if not quiet:
                 _log.info("topic.created name=%s", name)
         # It is no error if another process has created the topic at the same time.
+        # After a retriable error, the caller looks at the topics again, and tries again to create the missing ones.
         elif error.__name__ != _EXISTS and not getattr(error, "retriable", False):
             raise ConfigurationError(
                 f"Kafka refused to create the topic {name}: {message or error.__name__}; correct the cause, and "

@@ -222,7 +222,7 @@ class ChangesTopic:
                 return event if isinstance(event, MessageChange) else None
         except OffsetTooOld:
             begins = await self._requests.offsets(self._topic.name, {partition: EARLIEST})
-            # Only a new partition leader that lacks the record for a moment may have it later.
+            # A record that was not deleted may only be missing for a moment, on a new partition leader: try again.
             if offset >= begins[partition]:
                 raise
         else:

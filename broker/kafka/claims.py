@@ -125,7 +125,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            # Kafka has deleted the record at which this process would continue. The next read finds an offset by time.
+            # Kafka lacks the record at which this process would continue. The next read finds an offset by time.
             except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise

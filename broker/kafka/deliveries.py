@@ -37,10 +37,10 @@ from broker.time_offsets import offsets_since
 
 _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # the states that are final even after a redrive
-# To find one message's deliveries, at most this many reads of 1 MiB are made in `deliveries`, and in `outstanding`.
+# To find a message's deliveries, at most this many reads of 1 MiB are made in each of `deliveries` and `outstanding`.
 _READS_MAX: Final = 64
 # A count of waiting messages makes at most four reads of 1 MiB in a partition (for several listeners: in each round).
-# If the allowed reads do not reach the end of the partition, the count of waiting messages is too low.
+# If the allowed reads do not reach the end of the partition, the count of waiting messages can be too low.
 _LAG_READS_MAX: Final = 4
 # To count for several listeners, a partition is read in up to eight rounds: the listeners' offsets can be far apart.
 _LAG_ROUNDS_MAX: Final = 8

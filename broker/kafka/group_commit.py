@@ -33,14 +33,14 @@ from broker.ports import Acknowledged, BuildRecord
 
 log = logging.getLogger(__name__)
 
-# After a batch with three or more puts, wait at least 4 ms before the next batch to the same broker.
+# Usually, the next batch to a broker is sent at least 4 ms after a batch with three or more puts.
 PAUSE_S: Final = 0.004
 _COMPANY: Final = 3  # a broker gets a pause after a batch with this many puts; a put of several messages counts as one
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # If this many messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # If the waiting messages have this many bytes together, new messages are refused.
-# The messages that must go to one certain partition can use about half of the limits on waiting messages.
+# The messages that must go to one certain partition can use at most about half of the limits on waiting messages.
 _QUEUE_SHARE: Final = 2
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
@@ -107,7 +107,7 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if a group of messages for any partition did not fit into the newest batch. The next one begins with it.
+        # True if a group for any partition did not fit into the newest batch: the group begins the next batch.
         self._left_out = False
 
     def start(self) -> None:
@@ -234,7 +234,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # `batch` is None if no caller waits for these messages any more. Then there is nothing to send.
+                # `batch` is None if no message is left to send, for example because no caller waits for one any more.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -301,7 +301,7 @@ class GroupCommit:
                     continue
                 if item.together is not None:
                     if not item.together.add_to(batch, items, partition):
-                        # The group of messages does not fit into this batch. It is the first in the next batch.
+                        # The group does not fit into this batch, or not completely. A later batch begins with the rest.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)

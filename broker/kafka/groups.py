@@ -112,7 +112,7 @@ class KafkaGroups:
             found = [member[0] for member in members if member[1] == client_id]
             for member_id in found:
                 code = (await self._ask_coordinator(group, LeaveGroupRequest(group, member_id))).error_code
-                # Kafka no longer knows this member if the member has left the group by itself.
+                # It is no error if the member has left the group by itself meanwhile.
                 if kafka_errors.for_code(code) is not kafka_errors.UnknownMemberIdError:
                     check(code)
             return len(found)
@@ -174,7 +174,7 @@ class KafkaGroups:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            # Ask for the coordinator once, even of a single broker: the request makes Kafka create its offsets topic.
+            # Ask for the coordinator once, even if there is only one broker: then Kafka creates its offsets topic.
             if len(brokers) == 1 and self._coordinators:
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))

@@ -20,7 +20,7 @@ from broker.kafka.client import client_options
 from broker.kafka.topics import import_mark
 from broker.settings import KafkaSettings
 
-_WITHIN_S: Final = 30.0  # for one step, including the time until Kafka can be reached
+_WITHIN_S: Final = 30.0  # seconds to create, delete or list topics, including the time until Kafka can be reached
 _REQUEST_MS: Final = 10_000
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from broker.errors import Busy
 
-# The API requests of a process make at most four large reads concurrently.
+# Except for /v1/log, which has its own slot, the API requests of a process make at most four large reads at a time.
 # A large read takes 1 or 2 MiB of memory, and keeps the event loop busy for some ms.
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant

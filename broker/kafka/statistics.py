@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# Wait this many seconds after a minute's end before its counts are written, because records still arrive.
+# A minute's counts are usually written this many seconds after the minute's end, or later: records still arrive.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
 # Faust may lose records that were read. So those not yet counted are read again at this interval in seconds.
@@ -45,7 +45,7 @@ _LOOK_BACK: Final = 1_000
 _CLOCKS_MS: Final = 600_000
 # After each 64 records, which take about a millisecond, a reader of statistics yields to the event loop.
 _RECORDS_AT_ONCE: Final = 64
-_SERIES_READS_MAX: Final = 1_024  # An API request makes at most this many reads of 1 MiB.
+_SERIES_READS_MAX: Final = 1_024  # A request for statistics makes at most this many reads of 1 MiB.
 
 
 class Batch(NamedTuple):
@@ -127,7 +127,7 @@ class Counting:
         self._follower: _Follower | None = None
         self._totals = Totals()
         self._fetched: dict[Lane, int] = {}
-        self._ends: dict[Lane, int] = {}  # By partition: the end offset that Kafka has reported most recently.
+        self._ends: dict[Lane, int] = {}  # by partition: the end offset in Kafka, as of the newest read
         self._assignment = 0
         self._looked_s = 0.0
         self._first_folded_s = 0.0

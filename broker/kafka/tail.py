@@ -39,7 +39,7 @@ _FAILED_PAUSE_S: Final = 0.5
 _IDLE_MS: Final = 60_000
 # The timeout of all requests of a group member. A join takes as long as the slowest worker's hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000
-# If reads have only failed for nine seconds, raise LogUnavailable, because the consumer may not recover by itself.
+# If all polls of the consumer fail for nine seconds, raise LogUnavailable: the consumer may not recover by itself.
 FAILING_S_MAX: Final = 9.0
 
 _NO_NOTES: Final[Mapping[int, str]] = {}

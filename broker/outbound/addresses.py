@@ -44,7 +44,7 @@ _MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-
 
 Address = IPv4Address | IPv6Address
 
-# Without --allow-network, no listener may be in these networks. Python's `is_global` takes some of them as global.
+# Listeners may be in these networks only if --allow-network names them. Python's `is_global` takes some as global.
 # Some of the refused IPv6 prefixes, such as those of NAT64 and 6to4, can lead to any IPv4 address.
 _REFUSED: Final = tuple(
     map(

@@ -28,7 +28,7 @@ from broker.outbound.retry_after import retry_after_s
 
 log = logging.getLogger(__name__)
 
-# The error of an attempt if the listener's host has no known address, or only addresses that are not allowed.
+# The error of an attempt if DNS gives no address of the listener's host, or only addresses that are not allowed.
 # Unknown and forbidden hosts have the same error. Otherwise, users could find out which names an internal DNS has.
 # The debug log has the reason.
 NO_ADDRESS: Final = "no-address"
@@ -39,7 +39,7 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection remembers its newest HTTP answer of at most this many bytes, and does not parse an equal next answer.
+# A connection may remember an HTTP answer of at most this many bytes, so that an equal next one is not parsed.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 

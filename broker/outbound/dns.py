@@ -41,7 +41,7 @@ class DnsTuning:
     known_leaves_s: float = 1.0
     # A look-up of a new name moves to the slow pool after this many seconds, or later when that pool has room.
     new_leaves_s: float = 0.25
-    # If a look-up got no answer, but had less time than this, its host name does not count as failed.
+    # A look-up that has run for less than this says nothing about its host name, unless the name counts as slow.
     asked_s: float = 0.5
     # A DNS look-up that waits for a thread is dropped if no caller has asked for it for this long.
     wanted_s: float = 15.0

@@ -41,7 +41,7 @@ class Attempt:
     status: int | None
     took_ms: int
     error: str | None
-    # The values that follow are None if they are not known for the attempt.
+    # Each of the following values is None if it is not known, or if the attempt did not have this step.
     dns_ms: int | None = None
     connect_ms: int | None = None
     tls_ms: int | None = None

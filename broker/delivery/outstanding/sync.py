@@ -111,8 +111,8 @@ class IndexSync:
         # For each partition of `outstanding`, an offset up to which the index has all records, and a count of records.
         # The count in `_known` says how many records this worker had written to the partition when it noted the offset.
         self._known: dict[int, tuple[int, int]] = {}
-        # For each partition of `outstanding`, a count of changes, and the newest fingerprint of its deliveries as text.
-        # A partition needs a new fingerprint if its count in `_noted` is not its present count in `_written.changes`.
+        # By partition of `outstanding`: `_written.changes` at its newest fingerprint, and this fingerprint as text.
+        # A partition needs a new fingerprint if the value of `_written.changes` has changed since.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
@@ -129,7 +129,7 @@ class IndexSync:
 
         while current() and (
             before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
-        ):  # Remove these rows, which an earlier read that failed has left in the index.
+        ):  # Remove these rows, which an earlier try of the take-over has left in the index.
             for entry in before:
                 self._index.remove(entry)
             await asyncio.sleep(0)
@@ -157,7 +157,7 @@ class IndexSync:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # As the first of its ordering key, this delivery waits for no other.
+                entry.queued_ms = entry.due_ms  # No earlier delivery of its ordering key waits in the index.
         for before in self._index.write(partition, rows, now_ms()):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)

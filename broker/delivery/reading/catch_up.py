@@ -22,7 +22,7 @@ from broker.errors import LogDamaged, LogUnavailable
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES_MIN: Final = 128  # The smallest number of bytes that a message's record can have.
+_RECORD_BYTES_MIN: Final = 128  # A message's record always has more bytes than this.
 
 
 class Source(Protocol):
@@ -101,7 +101,7 @@ class CatchUp:
     def loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops of the two catch-up readers (readers of older messages), each to be run as a task."""
         # The first catch-up reader always prefers fast listeners.
-        # The second catch-up reader alternately prefers fast listeners and all others, so that these are served, too.
+        # The second catch-up reader alternately prefers fast listeners and all others, so that all are served.
         turns = (itertools.repeat(True), itertools.cycle((True, False)))
         return [partial(self._run, first) for first in turns]
 
@@ -136,7 +136,7 @@ class CatchUp:
         """
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # This listener needs no read any more, for example because another read has returned its messages.
+            return  # This request is over, for example because another read has returned its messages.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -167,14 +167,14 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # This listener needs no read any more, for example because another read has served it.
+                continue  # This request is over, for example because another read has served it.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
                 # The read searched only for messages of `queue_ids`, and this listener's queue is not among them.
                 continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
-                # Remember that the listener was served, because refill() may immediately request its next read.
+                # Remember that the listener was served, because refill() may immediately set `requested` again.
                 was_served = was_served or other is stream
                 if wanted is not None and other.current:
                     partition.bring(other, messages, start, end)
@@ -182,7 +182,7 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # The read had no message that the listener needs, so the listener may request the next read only after a pause.
+        # The read did not reach the offset that the listener needs, so its next read may begin only after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 

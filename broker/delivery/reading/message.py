@@ -39,7 +39,7 @@ class Message:
         self._body = b""
         self.key: str | None = None
         self.deliver_at_ms = 0  # 0: deliver at once
-        self.traceparent: str | None = None  # the W3C trace context (`traceparent`) of the request that put the message
+        self.traceparent: str | None = None  # the W3C trace context for the message's attempts; None if there is none
         self._change = -1
 
     def body(self, queue: Queue) -> bytes:

@@ -39,7 +39,7 @@ class TailLoop:
     async def read_once(self) -> None:
         """Read new Kafka records once, and hand them to the partitions that they belong to."""
         try:
-            # Hand over all records, also those of partitions that the worker has taken over during this read.
+            # The worker may gain or lose partitions during the read, so _feed() looks up its partitions after the read.
             await self._feed(await self._membership.read())
         except LogDamaged as damage:
             self._pass_over(damage)
@@ -51,7 +51,7 @@ class TailLoop:
         assignment = self._roster.assignment
         owned = {number: assignment.partitions[number] for number in read if number in assignment.partitions}
         try:
-            # Ask Kafka first, because a process that was suspended may have lost these messages' partitions.
+            # Make sure of the ownership first: a process that was suspended may have lost these messages' partitions.
             if owned:
                 await assignment.fence.assure()
         except LogUnavailable as error:

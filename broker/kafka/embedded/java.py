@@ -31,7 +31,7 @@ JAVA_OPTIONS: Final = (
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # no file in the temporary directory
     "-Djava.awt.headless=true",
-    # Java keeps buffers of at most this many bytes for a thread. Without the limit, it would never free a large buffer.
+    # For each thread, Java keeps only buffers of at most this many bytes for reuse, and frees larger ones after use.
     "-Djdk.nio.maxCachedBufferSize=262144",
     # Without this option, Java 25 prints a warning: Kafka calls sun.misc.Unsafe to unmap files.
     "--sun-misc-unsafe-memory-access=allow",

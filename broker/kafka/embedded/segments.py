@@ -51,7 +51,7 @@ class DamagedBatch(NamedTuple):
     header: bytes
 
 
-# The position, header, and bytes of a record batch. The bytes are None if a length field can't be right.
+# The position, header, and bytes of a record batch. The bytes are None if the header can't be right.
 _Row = tuple[int, bytes, bytes | None]
 
 
