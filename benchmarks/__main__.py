@@ -69,7 +69,8 @@ def main() -> None:
     one.add_argument("--queues", type=int, default=1_000)
     one.add_argument("--log", type=int, default=5_000_000, help="messages; 0 skips it")
     one = which.add_parser(
-        "scaling", help="what a put, a delivery and a record batch cost, and how well that predicts other loads"
+        "scaling",
+        help="what a put, a delivery, a record batch and a commit cost, and what that predicts of other loads",
     )
     one.add_argument("--messages", type=int, default=10_000)
     one.add_argument("--rounds", type=int, default=3)

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,7 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
     """
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(sinking())
-        empty_port = free_port()
-        empty = stack.enter_context(process("-m", "benchmarks.limits", "empty", str(empty_port), ready=""))
-        wait_for_port(empty_port)
+        empty = stack.enter_context(emptying())
         installations = {}
         for name, checkout in {"this": "", "other": beside}.items():
             if name == "this" or checkout:
@@ -57,10 +55,9 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
             everput.put_and_deliver(10, messages // 4)
         rows: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in installations}
         empties = []
-        put = ("benchmarks.publish", "none", str(messages), str(PUBLISHERS), str(SIZE))
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
-            empties.append(_empty(empty.pid, put, f"http://127.0.0.1:{empty_port}/v1/queues/q/messages", messages))
+            empties.append(empty_put_us(empty, messages))
             shapes: dict[str, tuple[int, int, float]] = {
                 "one": (1, messages, 0),
                 "ten": (10, messages // 4, 0),
@@ -78,10 +75,21 @@ def cost(*, beside: str, messages: int, rounds: int, rates: list[int], idle_s: i
     return _report(rows, empties) | {"idle_cores": idle}
 
 
-def _empty(pid: int, put: tuple[str, ...], url: str, messages: int) -> float:
-    """Return the microseconds of processor time that an empty PUT costs its server."""
+@contextlib.contextmanager
+def emptying() -> Iterator[tuple[int, int]]:
+    """Run a server that answers an empty PUT, and yield its process id and port."""
+    port = free_port()
+    with process("-m", "benchmarks.limits", "empty", str(port), ready="") as server:
+        wait_for_port(port)
+        yield server.pid, port
+
+
+def empty_put_us(server: tuple[int, int], messages: int) -> float:
+    """Return the microseconds of processor time that an empty PUT costs its server, which is one of emptying()."""
+    pid, port = server
     before = processor_s([pid])
-    run(*put, given=url)
+    put = ("benchmarks.publish", "none", str(messages), str(PUBLISHERS), str(SIZE))
+    run(*put, given=f"http://127.0.0.1:{port}/v1/queues/q/messages")
     return round((processor_s([pid]) - before) * 1e6 / messages, 1)
 
 
