@@ -32,12 +32,12 @@ from broker.ports import Count, DirectoryView, Log
 
 log = logging.getLogger(__name__)
 
-# If an alert's message is missing, a worker puts it only when the alert's newest event is at least 30 s old.
-# After 30 s, Kafka has stored or dropped any message about the alert that another worker has sent.
+# If the put of an alert's message right after the alert's event fails, the next try is at least 30 s after the event.
+# After 30 s, Kafka has usually stored or dropped the first put, so that a search for the message finds out which.
 _SETTLED_MS: Final = 30_000
-# A message's id has a time, which must be close to the put. So a put that is 5 minutes later uses a different id.
+# A message's id contains a time close to the put. So the id changes with each 5 minutes from the alert's event on.
 _ID_VALID_MS: Final = 5 * 60_000
-# Search for the ids of this many 5-minute steps before the current one: of the last hour. Each id needs its own search.
+# A search tries an alert's first message id, its newest one, and this many before that: those of the last hour.
 _EARLIER_STEPS: Final = 12
 
 

@@ -50,16 +50,16 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 10.0
 # To find alerts, a worker loads the cursors of at most this many listeners at once, so as not to delay deliveries.
 _AT_ONCE: Final = 10
-# If more than ten listeners are due, a worker checks ten at a time, and pauses nine times as long as each check took.
+# If more than ten listeners are due, a worker checks ten at a time, and pauses nine times as long as these ten took.
 _PAUSE_PART: Final = 9.0
-# A check for alerts includes at most this many listeners that have no waiting messages and no alert.
+# A check includes at most this many listeners with no waiting messages, and no alert that is open or may begin soon.
 _OTHERS_MAX: Final = 200
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # Each worker begins at most this many alerts of an organization in a burst.
 _PER_S: Final = 0.1  # After a burst, a worker begins at most this many alerts of an organization per second.
 # A worker begins or ends at most 100 alerts about the disk or a damaged log per check (the operator's are not counted).
-# An alert about the disk or a damaged log takes about 2 KiB in Kafka, and can concern every organization.
+# Without this limit, such an alert could begin for every organization at once, with about 2 KiB in Kafka for each.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
@@ -143,7 +143,7 @@ class AlertWatch:
     _messages: AlertMessages = field(init=False)
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
-    # The next check continues at this position among the listeners that have no waiting messages and no alerts.
+    # Listeners without waiting messages and alerts are checked in turn. The next check continues at this position.
     _others_checked: int = 0
     _shared: _Allowance = field(default_factory=lambda: _Allowance(0, _SHARED_BURST, _SHARED_PER_S))
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
 LOOK_S: Final = 30.0
-# To report an unreadable range, read `control` to its end first. If this takes longer, try again a second later.
+# To report an unreadable range, read `control` to its end first. If this takes over 5 s, try again a second later.
 _BEHIND_S: Final = 5.0
 
 
@@ -97,8 +97,7 @@ class DamageReports:
 
     def _known(self, one: DamagedRange) -> bool:
         state = self._view.state
-        # If a part of a damaged batch was given up, for example because retention has deleted it, the reads still
-        # report the whole batch.
+        # Reads report a whole damaged batch, even if retention has deleted a part of it or an operator gave a part up.
         return joined(state.damage, state.given_up).covers(one)
 
     async def _tell(self) -> None:

@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
-# If a client reconnects after more checks of the log than this, it is told only that the changes are unknown.
+# The results of this many checks of the log are kept. For an older position, since() says that changes are unknown.
 LOOKS_MAX: Final = 300
-# With more organizations than this, decode each record batch: searching it for every organization's id takes longer.
+# If clients of more organizations wait, decode each record batch: searching it for all their ids takes longer.
 SEARCHED_MAX: Final = 16
 # If a check of the log finds more changes of an organization than this, tell its clients that changes are unknown.
 CHANGES_MAX: Final = 500
@@ -103,9 +103,9 @@ class ChangeFeed:
         self._positions: dict[tuple[str, int], int] = {}
         self._looks: deque[_Look] = deque(maxlen=LOOKS_MAX)
         self._epoch = secrets.token_hex(6)
-        self._number = 0  # the number of completed checks of the log in this epoch
+        self._number = 0  # the number of completed checks of the log since `_epoch` changed
         self._looking = False  # True while the log is read
-        # By organization with waiting clients: the number of the newest check of the log that may lack its records.
+        # By organization with waiting clients: the number of the newest check that may lack the organization's records.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}

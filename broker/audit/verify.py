@@ -171,7 +171,7 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # A message's queue may have been created after `control` was read. So leave errors to the next check.
+                # A message's queue may have been created after `control` was read. So leave errors to the next run.
                 if not finding.wrong:
                     yield finding
             for checks in others:

@@ -149,7 +149,7 @@ class Idempotency:
 
     async def _append(self, held: Claim, puts: Sequence[Put], found: Mapping[int, Stored]) -> list[Stored]:
         """Put the messages that are not stored yet."""
-        # If a put begins too long after the claim, another process can take the Idempotency-Key over before it ends.
+        # If a put began long after the claim, another process could take the Idempotency-Key over before the put ends.
         if self._clock() - held.holder.at_ms > self._append_timeout_ms:
             raise LogUnavailable(
                 "Kafka is too slow at the moment, so this request put no messages. "

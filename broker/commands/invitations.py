@@ -23,7 +23,7 @@ from broker.ports import ControlLog, DirectoryView
 
 VALID_S: Final = 7 * 86_400  # how long a link works
 OPEN_MAX: Final = 100  # open invitations of one organization
-# An organization has at most this many members. A further invitation is not accepted.
+# While an organization has this many members, nobody can accept an invitation to it.
 MEMBERS_MAX: Final = 1_000
 _SUBJECT: Final = "Everput: invitation to an organization"
 _TEXT: Final = """\

@@ -26,8 +26,9 @@ from broker.core.event import Event
 # Every organization's queue for alerts has this name. No other queue can have it.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
-BACK_MS: Final = 30_000  # When the listener has been healthy for 30 s, an alert DOWN or FAILING ends with a message.
-# An alert LAG, PARKED, SECRET, KEY or DISK ends when its condition has been over (level LOW) for a minute.
+# How long a listener must be healthy, or replay, before its alert DOWN or FAILING ends with a message.
+BACK_MS: Final = 30_000
+# How long the level must be LOW before an alert LAG, PARKED, SECRET, KEY or DISK ends. At OFF, it ends at once.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -114,7 +115,7 @@ class ListenerFacts:
     lag: int = 0  # at least this many messages wait
     oldest_at_ms: int | None = None  # when the oldest waiting message was put, in ms since the UTC epoch
     parked: int = 0  # parked deliveries
-    error: str | None = None  # error or HTTP status of the newest finished attempt; None if the attempt was accepted
+    error: str | None = None  # error or HTTP status of a failed attempt, if a cursor of the listener has one
     secret_ends_at_ms: int | None = None  # end of the next former secret
 
 

@@ -42,7 +42,7 @@ class FormingBatch:
         # `_limit` is the most messages that the listener's setting `batch` allows in any batch.
         self._messages_max = self._limit = batch.max_messages
         self.messages = 0
-        self.full = False  # True if the batch takes no more messages
+        self.full = False
 
     def takes(self, size: int, failed: int) -> bool:
         """Add a message to the batch, and return True. Return False if it must go into the next batch.

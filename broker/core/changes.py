@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from broker.core.events import MessageChange, MessageDeleted
 
-# A search for a message's changes starts ten minutes before the message's put, because clocks of processes differ.
+# Everput assumes that clocks differ by at most this. A search for a message's changes begins this long before its put.
 CLOCK_SKEW_MS: Final = 10 * 60_000
 
 

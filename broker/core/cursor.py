@@ -37,9 +37,9 @@ class Cursor:
     top: int
     open: tuple[int, ...] = ()
     pending: int = 0  # waiting messages below `top`
-    oldest_at_ms: int | None = None  # when the oldest pending message was put, in ms since the UTC epoch
+    oldest_at_ms: int | None = None  # when the oldest pending message was put, in UTC epoch ms; None if unknown
     state: str = "live"  # `live` or `down`
-    error: str | None = None  # error or HTTP status of the newest finished attempt; None if the attempt was accepted
+    error: str | None = None  # error or HTTP status of the newest failure; None after an accepted attempt
     attempts: tuple[int, ...] = ()  # finished attempts, by open offset
     counts: str = ""  # deliveries and attempts, see health.py
 

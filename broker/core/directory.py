@@ -57,7 +57,7 @@ class Directory:
         self.keys_by_sha256 = self._api_keys.by_sha256
         self.queues: dict[str, Queue] = {}
         self.queues_by_name: dict[tuple[str, str], Queue] = {}
-        self.listeners: dict[str, Listener] = {}  # includes the temporary listeners of running replays
+        self.listeners: dict[str, Listener] = {}  # includes a temporary listener for each replay that has not ended
         self.listeners_by_name: dict[tuple[str, str], Listener] = {}
         self.replays = Replays()
         self.damage = Damage()

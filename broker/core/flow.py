@@ -11,12 +11,12 @@ from typing import Final
 
 FIRST: Final = 8
 _DECREASE: Final = 0.5
-# The limit on concurrent attempts is halved at most once in this time.
+# A listener's limit on concurrent attempts is halved at most once in this time.
 # Answers shortly after a halving belong to attempts from before it, so they must not halve the limit again.
 _DECREASE_PAUSE_MS: Final = 1_000
 # If the event loop is more than 1 ms late on average, a worker starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001
-# The machine counts as busy if a worker waited for a processor for over 5 % of the time since the previous check.
+# If a worker waited for a processor for over 5 % of a tick, it starts fewer attempts to slow and failing listeners.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512

@@ -41,7 +41,7 @@ class PutClaimed(Event, frozen=True, kw_only=True, tag="put.claimed"):
     queue_id: str
     digest: str
     body_sha256: str
-    ids_at_ms: int  # `ids_at_ms`, `ids_seed` and `partition` determine the message ids
+    ids_at_ms: int  # the time in the messages' ids, whose random bits are computed from `ids_seed`
     ids_seed: str
     partition: int
     number: int = 1
@@ -217,7 +217,7 @@ class StatisticsCounted(Event, frozen=True, kw_only=True, tag="statistics.counte
 
 # The error of a delivery whose message can't be decoded, for example because a newer version of Everput wrote it.
 UNDECODABLE: Final = "undecodable"
-# The error of a delivery whose message, or the update of its message, is damaged in Kafka and can't be read.
+# The error of a parked delivery whose message, the message's update or earlier results are damaged in Kafka.
 DAMAGED: Final = "damaged"
 BARE: Final = (UNDECODABLE, DAMAGED)  # errors without a stored message
 

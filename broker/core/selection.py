@@ -48,7 +48,7 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# Redrives, their cancellations and replays can concern a message without naming it. So every history checks them.
+# Redrives, their cancellations and replays can concern an unnamed message. So a message's history must check each.
 _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )

@@ -25,7 +25,7 @@ class Story:
 
     def __init__(self, *, whole: bool) -> None:
         self._owed: dict[str, bool] = {}  # last attempt failed, by listener
-        self._redriven: dict[str, bool] = {}  # by listener: whether a redrive came after the newest attempt
+        self._redriven: dict[str, bool] = {}  # by listener: whether its delivery was redriven after the newest attempt
         self._whole = whole
 
     def tells(self, event: Event) -> bool:

@@ -276,7 +276,7 @@ class Changes:
             before = time.monotonic()
             events = await self._tail.read()
             if time.monotonic() - before > self._tuning.suspended_s:
-                # The process was suspended and may have lost its partitions. Normally, Checkpoints._pause() ends it.
+                # A suspended process may have lost its partitions. Normally, Checkpoints._pause() ends the process.
                 # If this worker goes on after a suspension, it reads the events again, so that none is lost.
                 self._tail.follow({one: at for one, at in self._positions.items() if one in self._partitions})
                 continue

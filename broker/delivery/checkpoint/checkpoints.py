@@ -328,7 +328,7 @@ class Checkpoints:
             turn = (turn + 1) % rounds
             async with self.quiet:
                 dispatchers = list(self._dispatchers.values())[turn::rounds]
-                # Commit for listeners whose deliveries all wait, too, because Kafka deletes old committed offsets.
+                # Let the next checkpoints commit unchanged offsets, too, because Kafka deletes old committed offsets.
                 self._touch(dispatchers)
                 cursors = self._idle(dispatchers)
                 # If a commit fails, the older commit stays valid, and the next commit follows in a minute.

@@ -47,7 +47,7 @@ class Metrics:
         # The number of attempts, by outcome and class of HTTP status: `2xx`, for example, or `none` without an answer.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
-        # The counts of attempts, by listener id. A listener's counts begin when its first attempt ends.
+        # The counts of attempts, by listener id. They begin when a checkpoint collects the listener's first result.
         self.by_listener: dict[str, ListenerCounts] = {}
         self.checkpoints = Histogram()  # duration in ms
         self.checkpoints_failed = 0
@@ -87,7 +87,7 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # How many messages wait for the listener. Unread records of all queues are included, so the number can be too high.
+    # How many messages wait for the listener. If it lags, records of other queues may be counted, too.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 

@@ -110,7 +110,7 @@ class Attempts:
         self._tuning = dispatcher.tuning
         self._dice = dice  # draws the jitter of retries
         self._loop = loop
-        self.error: str | None = None  # error or HTTP status of the newest finished attempt; None if it was accepted
+        self.error: str | None = None  # error or HTTP status of the newest failure; None after an accepted attempt
         self.spans = Spans(network.tracing)
         self.answers = KeptAnswers(dispatcher.touch)
         target = parse_url(dispatcher.listener.notify_url)

@@ -365,7 +365,7 @@ class Dispatcher:
 
     @property
     def error(self) -> str | None:
-        """The error or HTTP status of the newest finished attempt; None if it was accepted, or if there was none."""
+        """The error or HTTP status of the newest failure; None if an attempt was accepted later, or if none failed."""
         return self.attempts.error
 
     @property

@@ -22,11 +22,11 @@ from broker.outbound.answer import hidden, read_answer, secrets_of
 from broker.outbound.connection import KEPT_BYTES_MAX, REUSED, Connection, Times
 from broker.outbound.request import Opened, shown_headers
 
-# A worker stores at most this many different HTTP answers of a listener in a minute.
+# Usually, a worker stores at most this many different HTTP answers of a listener in a minute.
 # A rebalance or a change of the listener resets the counts of stored and parsed HTTP answers to 0.
 ANSWERS_MAX: Final = 20
 BYTES_MAX: Final = 64 << 10  # A worker stores at most this many bytes of one listener's HTTP answers in a minute.
-# A worker parses at most this many different HTTP answers of one listener in a minute. Equal bytes are parsed once.
+# Usually, a worker parses at most this many different HTTP answers of one listener in a minute; equal bytes only once.
 PARSED_MAX: Final = 100
 # Until the next checkpoint, the answers to at most this many attempts are kept, for each listener and partition.
 ROWS_MAX: Final = 5_000
@@ -54,7 +54,7 @@ class KeptAnswers:
     )
 
     def __init__(self, touch: Callable[[int], bool]) -> None:
-        # `touch` includes a partition in the next checkpoint, or returns False if this worker does not deliver it.
+        # `touch` includes a partition in a checkpoint soon. It returns False if the worker does not deliver it.
         self._touch = touch
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}

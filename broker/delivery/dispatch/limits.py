@@ -52,7 +52,7 @@ class Limits:
         self.flow = Flow(settings.max_in_flight)
         self.share = tuning.attempts_max  # the most attempts in flight that the worker allows this listener
         self.permits = 1
-        self.took_ms: float | None = None  # average ms that answers below status 500 took; None if none came
+        self.took_ms: float | None = None  # average ms of answers below status 500, and of timeouts; None while new
         self._samples = tuning.answers_weighed
         self.failing = 0.0  # moving average of the fraction of attempts that failed
         self._pace: Pace | None = None

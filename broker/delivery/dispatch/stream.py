@@ -111,13 +111,13 @@ class Delivery:
         self.offset = offset
         self.message = message  # None if the message is not in memory, because the delivery's state does not need it
         self.state: State = MISSING
-        self.number = 0  # number of attempts that sent a request, or could not open a connection
+        self.number = 0  # attempts that count: the request was sent, or no connection could be opened
         # True if an attempt was repeated at once, because the listener had closed the idle connection.
         self.again = False
         self.first_of_key = False  # True while the delivery blocks later deliveries with its ordering key
         self.entry: OutstandingEntry | None = None  # its row in the index if it comes from `outstanding`, else None
-        self.first_at_ms = 0  # when the first attempt began, in ms; 0 if there was none yet
-        self.put_at_ms = 0  # when the message was put, in ms, for use while `message` is None
+        self.first_at_ms = 0  # when the first attempt began, in ms; 0 until it has failed
+        self.put_at_ms = 0  # when the message was put, in ms, for use while `message` is None; 0 if unknown
 
 
 class DeliveryBatch(tuple[Delivery, ...]):
@@ -229,7 +229,7 @@ class Stream:
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
             return ()
-        # An attempt is finished when the status of the answer has come. The body of the answer may still be arriving.
+        # In the state SENT, the newest attempt has no result yet, so it is not a finished attempt.
         made = tuple(delivery.number - (delivery.state is SENT) for delivery in deliveries)
         return made if any(made) else ()
 

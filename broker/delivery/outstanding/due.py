@@ -178,7 +178,7 @@ class Due:
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # A delivery must wait if it is not the next of its ordering key, or its dispatcher has too many of the key.
+        # A delivery waits while an earlier one of its ordering key comes first, or its dispatcher has many of the key.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -243,7 +243,7 @@ class Due:
         """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
-            return True  # The delivery was cancelled or replaced meanwhile, or its listener was deleted.
+            return True  # For example, the delivery was cancelled or replaced meanwhile.
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
             self.remove(entry)
@@ -265,7 +265,7 @@ class Due:
         redrive that was cancelled, undo the redrive instead.
         """
         if self.taken.get(entry.id) is not entry:
-            return  # The delivery was cancelled or replaced meanwhile, or its partition was handed over.
+            return  # For example, the delivery was cancelled or replaced meanwhile.
         del self.taken[entry.id]
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.is_cancelled(dispatcher.listener.redrives):

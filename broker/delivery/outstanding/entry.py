@@ -39,11 +39,11 @@ class OutstandingEntry:
     first_at_ms: int
     due_ms: int | None  # None if the delivery is parked
     queued_ms: int | None  # when the row is examined next
-    # `found` is 1 if this worker read the record in `outstanding` when it took the partition over, else 0.
+    # `found` is 1 if this worker read or rebuilt the delivery when it took the partition over, else 0.
     # If `found` is 1, the delivery waits until the listener's stream of new messages has passed the message.
     found: int
     record: bytes | None  # the value of the Kafka record, kept only if the record's offset is unknown
-    # `bare` is true if the record has no copy of the message's data. Kafka must then keep the message itself.
+    # `bare` is true if the record has no copy of the message's data. Retention then keeps the message in `messages`.
     # `bare` is UNREAD if the delivery is parked because its message, an update or earlier results are unreadable.
     bare: int = False
     # To undo redrives, the fields `undo_…` hold values from before the first redrive after the newest attempt.

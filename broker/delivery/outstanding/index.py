@@ -27,7 +27,7 @@ LAST_OFFSET: Final = (1 << 63) - 1  # the highest offset that a Kafka partition 
 
 # The column `queued_ms` is the time at which the worker looks at the delivery next.
 # `queued_ms` is null if the delivery is parked or with its dispatcher, or waits for an earlier one of its ordering key.
-# The column `waits` is true if the message waits for its listener, not only for the message's `deliver_at` time.
+# The column `waits` is true if the message is counted as waiting: not parked, and its `deliver_at` has come.
 # Each of the conditions _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED has a partial index of the rows that match it.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"

@@ -145,7 +145,7 @@ class OutstandingRecords:
         key, at, size, buried, behind = entry.key, entry.record_offset, _RECORD_BYTES, False, False
         damaged = at < 0  # If `at` is negative, the record was unreadable or missing at the take-over of the partition.
         try:
-            # Search up to the end of the partition, because a later record can have the same key.
+            # Search up to the end of the partition, because Kafka may have kept only a later record with the same key.
             while not damaged:
                 fetched = await self._requests.read(self._topic.name, entry.partition, at, bytes_max=size)
                 for record in fetched.records:
@@ -194,7 +194,7 @@ class OutstandingRecords:
                 fetched = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
             except OffsetTooOld:
                 begin = (await self._requests.offsets(self._messages_topic, {partition: EARLIEST}))[partition]
-                # Only a new partition leader that lacks the offset for a moment may have it later.
+                # The offset is not too low. A new partition leader may lack it for a moment: let the caller try again.
                 if at >= begin:
                     raise
                 at = begin

@@ -380,7 +380,7 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
-                # The delivery leaves the index, but Kafka may keep its record. Note that they may differ in this key.
+                # The delivery leaves the index, but Kafka may keep its record. Note that both may differ in this key.
                 if message is None:
                     self._written.doubt(entry.partition, entry.key)
             except LogDamaged:
