@@ -110,7 +110,7 @@ class Tuning:
     # In n / `probes_calm`, n is the number of listeners that are down: a few such listeners are probed often.
     probes_calm: int = 10
     probes_min: int = 2  # In each tick (50 ms), a worker can start this many probes even on a busy machine.
-    # The number of attempts that a tick permits to low-priority listeners, divided by this, is its limit of probes.
+    # A tick's probes are at most its permitted low-priority attempts divided by this (or `probes_min` if that is more).
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.
