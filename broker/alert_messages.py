@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _SETTLED_MS: Final = 30_000
 # A message's id contains a time close to the put. So the id changes with each 5 minutes from the alert's event on.
 _ID_VALID_MS: Final = 5 * 60_000
-# A search tries an alert's first message id, its newest one, and this many before that: those of the last hour.
+# A search tries an alert's first message id, its newest one, and up to this many before that: those of the last hour.
 _EARLIER_STEPS: Final = 12
 
 

@@ -33,7 +33,7 @@ LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
 # The results of this many checks of the log are kept. For an older position, since() says that changes are unknown.
 LOOKS_MAX: Final = 300
-# If clients of more organizations wait, decode each record batch: searching it for all their ids takes longer.
+# If clients of more organizations than this wait, decode each record batch: a search for all their ids takes longer.
 SEARCHED_MAX: Final = 16
 # If a check of the log finds more changes of an organization than this, tell its clients that changes are unknown.
 CHANGES_MAX: Final = 500
