@@ -301,7 +301,7 @@ class MessageBody(Struct, forbid_unknown_fields=True):
     key: Name | None = None
     """The ordering key. Messages of a queue with the same key are delivered one at a time, in order."""
     deliver_at: Annotated[datetime, Meta(tz=True)] | None = None
-    """The time before which the message is not delivered, up to 366 days ahead. Default: now."""
+    """The time before which the message is not delivered, at most 366 days ahead. Refused with `key`. Default: now."""
 
 
 class MessageDataBody(Struct, forbid_unknown_fields=True):
