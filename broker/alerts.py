@@ -59,7 +59,7 @@ _GONE: Final = "the listener answered 410"
 _BURST: Final = 100.0  # Each worker begins at most this many alerts of an organization in a burst.
 _PER_S: Final = 0.1  # After a burst, a worker begins at most this many alerts of an organization per second.
 # A worker begins or ends at most 100 alerts about the disk or a damaged log per check (the operator's are not counted).
-# Without _SHARED_BURST, an alert about the disk could begin for all organizations at once, with 2 KiB in Kafka for each.
+# Without _SHARED_BURST, an alert about the disk could begin for all organizations at once: 2 KiB in Kafka for each.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
