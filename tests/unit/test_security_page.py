@@ -71,7 +71,7 @@ def test_the_bounds_are_those_of_the_code():
     assert f"{LIMITS.guesses_at_once} for one e-mail address" in sign_in
     assert f"{LIMITS.clients_guesses_at_once} for one client address" in sign_in
     about_networks = " ".join(
-        PAGE.partition("**One network can't use up a limit for all.**")[2].partition("\n## ")[0].split()
+        PAGE.partition("**One network can't use up the limit of sign-ins")[2].partition("\n## ")[0].split()
     )
     for text in (
         f"up to {LIMITS.all_guesses_at_once // 2} attempts for each network, and {buckets.NAMES_MAX:,} networks",
