@@ -42,8 +42,9 @@ class Sealer:
             fernets = [Fernet(key) for key in keys]
         except ValueError:
             raise ConfigurationError(
-                "the sealing key must be 32 bytes in url-safe base64: check EVERPUT_SEALING_KEY, or the file "
-                f"`sealing-key` in the data directory. This command makes a new key: {MAKE_KEY}"
+                "the sealing key must be 32 bytes in url-safe base64: check it where it is set (EVERPUT_SEALING_KEY, "
+                "EVERPUT_SEALING_KEY_FILE, or the file `sealing-key` in the data directory). For a new installation, "
+                f"this command makes a key: {MAKE_KEY}"
             ) from None
         self._newest = fernets[0]
         self._any = MultiFernet(fernets)
@@ -60,8 +61,9 @@ class Sealer:
             return self._any.decrypt(sealed).decode()
         except InvalidToken:
             raise ConfigurationError(
-                "the log holds secrets that no given sealing key can decrypt: add the missing key after a comma, in "
-                "EVERPUT_SEALING_KEY or in the file `sealing-key` in the data directory, and start again"
+                "the log holds secrets that no given sealing key can decrypt: add the missing key after a comma, where "
+                "the sealing key is set (EVERPUT_SEALING_KEY, EVERPUT_SEALING_KEY_FILE, or the file `sealing-key` in "
+                "the data directory), and start again"
             ) from None
 
     def derived_keys(self, purpose: str) -> list[bytes]:

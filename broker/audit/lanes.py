@@ -160,8 +160,8 @@ class LaneReader:
                 again = self._wanted.take(fetched.records[0].value) if fetched.records else None
                 if again is None:
                     raise Unavailable(
-                        "Kafka no longer returns a record that this request has read. Repeat the request. If it had a "
-                        "cursor, leave the cursor out."
+                        "Kafka no longer returns a record that this request has read. Repeat the request, with the "
+                        "newest cursor that you have got, if any."
                     )
                 found[index] = again
         return found
@@ -219,6 +219,7 @@ class LaneReader:
                 return fetched
             await asyncio.sleep(_PAUSE_S)
         raise Unavailable(
-            f"Kafka returned no records of {name}/{lane.partition} from offset {offset} on. Try again.",
+            f"Kafka returned no records of {name}/{lane.partition} from offset {offset} on, although the partition "
+            "should have records there. The client may repeat its request; if this continues, check Kafka's brokers.",
             public="Kafka does not return records that it should have. Try again.",
         )

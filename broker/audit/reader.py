@@ -175,7 +175,7 @@ class LogReader:
             # For one message's history, do not look the listener up: this may take a read of the whole topic `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
-            raise NotFound("No listener of this organization has, or had, this ID. Check the ID.")
+            raise NotFound("No listener or replay of this organization has, or had, this ID. Check the ID.")
         return wanted
 
     def _lanes(self, wanted: Selection) -> list[LogPartition]:

@@ -348,7 +348,9 @@ class AccountCommands:
         organization = state.organizations[organization_id]
         if role != OWNER and state.is_last(organization, account_id):
             raise LastMember(
-                f"{_last([organization])} First make another member an owner, or invite an owner.", pointer="/role"
+                f"{_last([organization])} First make another member an owner, or invite an owner and wait until the "
+                "invitation is accepted.",
+                pointer="/role",
             )
         return before == role
 

@@ -201,8 +201,8 @@ async def _change(
             counted = await changes.counted(event)
         except Unavailable as error:
             raise InDoubt(
-                "The change is stored. It has no effect if another change of the message was stored before it. "
-                "Read the message to see its present state."
+                "The change is stored, but it has no effect if the message did not have the version of If-Match any "
+                "more. Read the message to see its present state."
             ) from error
         if counted is None:
             raise Changed(_CHANGED)

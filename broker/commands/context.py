@@ -97,7 +97,7 @@ def queue_now(view: DirectoryView, context: Context, queue_id: str) -> Queue:
     """Return the current state of a queue, as this process knows it. Raises NotFound if the queue was deleted."""
     queue = view.state.queue(context.organization_id, queue_id)
     if queue is None:
-        raise NotFound("No queue of this organization has this ID. Check the ID.")
+        raise NotFound("The queue was deleted while this request was running.")
     return queue
 
 

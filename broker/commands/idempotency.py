@@ -143,7 +143,8 @@ class Idempotency:
         held = decide(await self._claims.claims(digest), mine.at_ms)
         if held is None:
             raise ViewBehind(
-                "The Idempotency-Key was stored, but is not readable yet. Repeat the request with the same key."
+                "The Idempotency-Key was stored, but is not readable yet, so this request put no messages. Repeat the "
+                "request with the same Idempotency-Key; at first, the answer may be 409."
             )
         return held
 
@@ -152,8 +153,9 @@ class Idempotency:
         # If a put began long after the claim, another process could take the Idempotency-Key over before the put ends.
         if self._clock() - held.holder.at_ms > self._append_timeout_ms:
             raise LogUnavailable(
-                "Kafka is too slow at the moment, so this request put no messages. "
-                "Repeat the request with the same Idempotency-Key."
+                f"Over {self._append_timeout_ms / 1000:g} s have passed since this request stored its Idempotency-Key, "
+                "so it put no messages. Repeat the request with the same Idempotency-Key; at first, the answer may be "
+                "409."
             )
         missing = [number for number in range(len(puts)) if number not in found]
         for number in missing:

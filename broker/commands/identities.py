@@ -54,9 +54,10 @@ class IdentityCommands:
             found = self._known(identity)
         if found is None:
             raise IdentityRefused(
-                "The account with this e-mail address is linked to another identity, or was deleted during this "
-                "sign-in. Sign in again. If that fails, sign in with the account's password and remove the link. If "
-                "the account has no password, the operator gives it one with `everput accounts reset-password`.",
+                "The account with the person's e-mail address is linked to another identity, or was deleted during "
+                "this sign-in. An owner of the account with a new identity signs in with the password, removes the "
+                "link, and signs in with the provider again. For an account without a password, `everput accounts "
+                "reset-password` prints a one-time password, which the owner must replace before removing the link.",
                 reason="taken",
             )
         _check_unblocked(found)
@@ -68,8 +69,9 @@ class IdentityCommands:
     async def _create(self, identity: Identity, *, may_create: bool, request_id: str) -> Account:
         if not may_create or not self._view.state.initialized:
             raise IdentityRefused(
-                "No account has this e-mail address, and registration is closed. Ask the operator for an account, "
-                "or an owner of an organization for an invitation.",
+                "No account has the person's e-mail address, and this person may not create one, because registration "
+                "is closed, or nobody has run `everput init` yet. Invite the person (`everput organizations invite`), "
+                "or run `everput init` first.",
                 reason="unknown",
             )
         account_id = str(uuid4())
@@ -80,8 +82,8 @@ class IdentityCommands:
         account = self._view.state.accounts.account(identity.email)
         if account is None:
             raise IdentityRefused(
-                "This sign-in created an account, but the account was deleted before the sign-in was complete. The "
-                "next sign-in creates another account.",
+                "This sign-in created an account, but the account was deleted before the sign-in was complete. If the "
+                "person signs in again, another account is created.",
                 reason="unknown",
             )
         return account
@@ -89,7 +91,7 @@ class IdentityCommands:
 
 def _check_unblocked(account: Account) -> None:
     if account.blocked:
-        raise IdentityRefused("This account is blocked. Ask the operator of this server.", reason="blocked")
+        raise IdentityRefused("The account is blocked. `everput accounts unblock` unblocks it.", reason="blocked")
 
 
 def _by(account_id: str, request_id: str) -> Fields:

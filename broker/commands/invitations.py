@@ -89,7 +89,10 @@ class InvitationCommands:
         invitation = self._view.state.invitations.find(context.organization_id, invitation_id)
         event = ev.InvitationRevoked(**event_fields(context), invitation_id=invitation_id)
         if invitation is None or not await record(self._control, self._view, event):
-            raise NotFound("No open invitation of this organization has this ID. Check the ID.")
+            raise NotFound(
+                "No open invitation of this organization has this ID. It was accepted, revoked or removed, or the ID "
+                "is wrong."
+            )
         return invitation
 
     async def find(self, token: str) -> Invitation:

@@ -171,7 +171,7 @@ class ListenerCommands:
             if tunnel and not listener.notify_url.startswith(f"{TUNNEL}:"):
                 raise NameTaken(
                     f"The listener {listener.name!r} of this queue sends its messages to a URL, so `everput listen` "
-                    "can't use this listener. Choose another name."
+                    "can't use this listener. Choose another name with --name."
                 )
             name = listener.name if asked.name is None else asked.name
             queue = queue_now(self._view, context, queue_id)
@@ -241,7 +241,7 @@ class ListenerCommands:
             **event_fields(context), listener_id=listener_id, message_ids=tuple(dict.fromkeys(message_ids))
         )
         if not await self._record(event):
-            raise NotFound("No listener of this queue has this ID. Check the ID.")
+            raise NotFound("The listener was deleted while this request was running.")
 
     async def cancel_redrives(self, context: Context, queue_id: str, listener_id: str) -> None:
         """Cancel the listener's redrives: deliveries that were not attempted since the redrive are parked or retrying
@@ -326,7 +326,7 @@ class ListenerCommands:
     def _listener_now(self, context: Context, listener_id: str) -> Listener:
         listener = self._view.state.listener(context.organization_id, listener_id)
         if listener is None:
-            raise NotFound("No listener of this queue has this ID. Check the ID.")
+            raise NotFound("The listener was deleted while this request was running.")
         return listener
 
     async def _record(self, event: ControlEvent) -> bool:

@@ -123,4 +123,7 @@ async def revoke_key(control: ControlLog, view: DirectoryView, context: Context,
     there is no such key.
     """
     if not await record(control, view, ev.KeyRevoked(**event_fields(context), key_id=key_id)):
-        raise NotFound("No API key of this organization has this ID. Check the ID.")
+        raise NotFound(
+            "No API key of this organization has this ID. It was revoked, it expired and was removed, or the ID is "
+            "wrong."
+        )

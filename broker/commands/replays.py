@@ -17,7 +17,7 @@ from broker.core import events as ev
 from broker.core.cursor import Cursor
 from broker.core.entities import Listener
 from broker.core.ids import parse_message_id
-from broker.core.replays import Replay, pick
+from broker.core.replays import ENDED_MAX, Replay, pick
 from broker.errors import NotFound, Refused
 from broker.outbound.addresses import refuse_url
 from broker.ports import Count, Cursors, DirectoryView, Log, Outstanding
@@ -138,12 +138,12 @@ class ReplayCommands:
             if running >= most:
                 raise Refused(
                     f"{whose.capitalize()} already has {running} running or paused replays. This is the limit. "
-                    "Cancel a replay, or wait until one ends."
+                    "Cancel a replay, or wait until a running one ends."
                 )
         event = await self.plan(context, listener, asked)
         count(context.organization_id, sum(map(len, event.picked or ())))
         if not await record(self._log.control, self._view, event):
-            raise NotFound("No listener of this queue has this ID. Check the ID.")
+            raise NotFound("The listener was deleted while this request was running.")
         return self._now(event)
 
     async def find(self, organization_id: str, queue_id: str, listener_id: str, replay_id: str) -> Replay:
@@ -151,7 +151,10 @@ class ReplayCommands:
         await find_listener(self._view, organization_id, queue_id, listener_id)
         replay = self._view.state.replays.find(organization_id, replay_id)
         if replay is None or replay.listener_id != listener_id:
-            raise NotFound("No replay of this listener has this ID. Check the ID.")
+            raise NotFound(
+                "No replay of this listener has this ID. Check the ID; of an organization's ended replays, Everput "
+                f"keeps only the newest {ENDED_MAX:,}."
+            )
         return replay
 
     async def pause(self, context: Context, replay: Replay) -> Replay:
@@ -203,7 +206,7 @@ class ReplayCommands:
     def _now(self, event: ev.ReplayEvent) -> Replay:
         replay = self._view.state.replays.find(event.organization_id, event.replay_id)
         if replay is None:
-            raise NotFound("No replay of this listener has this ID. Check the ID.")
+            raise NotFound("The replay's listener was deleted while this request was running.")
         return replay
 
     async def _count(

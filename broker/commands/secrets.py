@@ -50,7 +50,8 @@ class SecretCommands:
         if overlap_s and len(going_on) >= FORMER_MAX:
             raise QuotaReached(
                 f"Requests to this listener are already signed with {FORMER_MAX} former secrets. This is the limit. "
-                "Wait until a former secret expires, or set `overlap_s` to 0 to end all former secrets now.",
+                "Wait until a former secret expires, or set `overlap_s` to 0: then only the new secret signs from now "
+                "on.",
                 pointer="/overlap_s",
             )
         event = ev.ListenerSecretRotated(
@@ -61,6 +62,6 @@ class SecretCommands:
         )
         await record(self._control, self._view, event)
         rotated = self._view.state.listener(context.organization_id, listener_id)
-        if rotated is None:  # The listener was deleted meanwhile.
-            raise NotFound("No listener of this queue has this ID. Check the ID.")
+        if rotated is None:
+            raise NotFound("The listener was deleted while this request was running.")
         return rotated, new

@@ -101,7 +101,7 @@ class PageToken(NamedTuple):
         numbers = unpack(text)
         head = {_WITHOUT_CHECKSUM: 3, _VERSION: 4}.get(numbers[0] if numbers else 0, 0)
         if not head or len(numbers) < head or len(numbers) != head + 2 * numbers[head - 1]:
-            raise ValueError("this text is not a page token of the log; take a page token from an earlier answer")
+            raise ValueError("this text is not a page token of the log")
         passed_ms, checksum = numbers[1], numbers[2] if numbers[0] == _VERSION else None
         lanes = ((numbers[i], passed_ms + numbers[i + 1]) for i in range(head, len(numbers), 2))
         return cls(passed_ms, tuple(lanes), checksum)

@@ -39,12 +39,10 @@ def _numbers(packed: bytes) -> list[int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if shift > _BITS_MAX:
-            raise ValueError(
-                "a stored cursor, replay or page token is damaged (a number has over 63 bits): run `everput verify`"
-            )
+            raise ValueError("a text with packed numbers is damaged: a number has over 63 bits")
         if byte < 0x80:
             numbers.append(number)
             number = shift = 0
     if shift:
-        raise ValueError("a stored cursor, replay or page token is damaged (its end is missing): run `everput verify`")
+        raise ValueError("a text with packed numbers is damaged: the end of its last number is missing")
     return numbers

@@ -18,7 +18,10 @@ from broker.ports import NoMember
 
 
 async def _handed_over() -> None:
-    raise LogUnavailable("this worker does not own the partitions any more: it has handed them over or lost them")
+    raise LogUnavailable(
+        "this worker does not own the partitions any more: it has handed them over or lost them; the worker that owns "
+        "them next sends their messages"
+    )
 
 
 class Fence:
@@ -56,8 +59,8 @@ class Fence:
             raise
         if ask is not self._ask:
             raise LogUnavailable(
-                "this worker handed over or lost its partitions during this check; the worker that owns them next "
-                "sends their messages"
+                "this worker handed over or lost its partitions while it asked Kafka whether it owns them; the worker "
+                "that owns them next sends their messages"
             )
         self._asked_at = asked_at
 

@@ -19,7 +19,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 
 T = TypeVar("T")
 
-_LATE: Final = "Kafka did not acknowledge the records in time"
+_LATE: Final = "Kafka did not acknowledge the records in time, but may have stored some of them"
 # Small records share batches of at most about 16 KiB: to read one record, a reader must fetch its whole batch.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
@@ -138,7 +138,9 @@ class Appender:
         for error in ended:
             if isinstance(error, kafka_errors.KafkaError):
                 self._producer.failed(producer, error)
-                raise LogUnavailable(f"Kafka did not acknowledge the records: {type(error).__name__}") from error
+                raise LogUnavailable(
+                    f"Kafka did not acknowledge the records ({type(error).__name__}), but may have stored some of them"
+                ) from error
         failed = next((error for error in ended if isinstance(error, BaseException)), None)
         if failed is not None:
             raise failed

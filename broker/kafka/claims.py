@@ -82,16 +82,17 @@ class ClaimsTopic:
         mine = self._index.count(claim.organization_id)
         if not has_room(mine, len(self._index), claims_max=self._claims_max, few=self._few):
             raise ShareUsed(
-                f"This organization has used {mine} Idempotency-Keys in about the last day, and can't use more now. "
-                "Try again later, when some of these keys are more than a day old."
+                f"This organization has used {mine} Idempotency-Keys in about the last day, and there is no room for "
+                "more now. Keys that are more than a day old make room again. Try again later, or put the messages "
+                "without an Idempotency-Key."
             )
         digest = bytes.fromhex(claim.digest)
         try:
             await self._writer.append_one(self._partition(digest), digest, encode(claim))
         except LogUnavailable as error:  # Kafka may have stored the claim, but this request has put no message yet.
             raise LogUnavailable(
-                "Kafka did not acknowledge the record of the Idempotency-Key in time, so this request put no messages. "
-                "Repeat the request with the same Idempotency-Key."
+                "Kafka did not acknowledge the record of the Idempotency-Key, so this request put no messages. Repeat "
+                "the request with the same Idempotency-Key; at first, the answer may be 409."
             ) from error
 
     async def claims(self, digest: bytes) -> list[PutClaimed]:
@@ -107,7 +108,7 @@ class ClaimsTopic:
         except TimeoutError:
             raise ViewBehind(
                 "This server could not compare the Idempotency-Key with the newest keys in Kafka within "
-                f"{_LOOK_S:g} s. Repeat the request with the same key."
+                f"{_LOOK_S:g} s, so this request put no messages. Repeat the request with the same Idempotency-Key."
             ) from None
 
     def _partition(self, digest: bytes) -> int:

@@ -31,14 +31,15 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     protocol = kafka.security_protocol
     if protocol not in SECURITY_PROTOCOLS:
         raise ConfigurationError(
-            f"Kafka has no security protocol {protocol!r}; use one of {', '.join(SECURITY_PROTOCOLS)}"
+            f"Kafka has no security protocol {protocol!r}: set --kafka-security-protocol to one of "
+            f"{', '.join(SECURITY_PROTOCOLS)}"
         )
     servers = [server for server in (part.strip() for part in kafka.bootstrap.split(",")) if server]
     if not servers:
         raise ConfigurationError("no Kafka server is set; give --kafka at least one as host:port")
     for server in servers:
         if not _SERVER.fullmatch(server) or int(server.rpartition(":")[2]) not in range(1, 65_536):
-            raise ConfigurationError(f"the Kafka server {server!r} is not valid; write it as host:port")
+            raise ConfigurationError(f"the server {server!r} in --kafka is not valid; write it as host:port")
     options: dict[str, Any] = {"bootstrap_servers": servers, "security_protocol": protocol}
     if protocol.startswith("SASL_"):
         options |= _sasl(kafka)

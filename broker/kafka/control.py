@@ -88,8 +88,8 @@ class ControlTopic:
                 pass
         except LogDamaged as damage:
             raise ConfigurationError(
-                f"{damage}. Everput computes all state from the topic `control`, so no process can start: restore the "
-                "records from another broker's copy or from an export (`everput mend --help`)"
+                f"{damage}. Everput computes all state from the topic `control`, so no process can start until these "
+                "records are restored or, with the embedded Kafka, given up (`everput mend --help`)"
             ) from damage
         return all(topic != self._topic for topic, *_ in self._requests.bad_copies)
 

@@ -174,7 +174,7 @@ class KafkaRequests:
         if error is kafka_errors.OffsetOutOfRangeError:
             raise OffsetTooOld(
                 f"Kafka has no offset {offset} of {topic}/{partition}: its record was deleted, or the partition ends "
-                "before this offset; read an offset that the partition has"
+                "before this offset"
             )
         # If the broker says that its copy is damaged, ignore its bytes, and return bytes that parse() rejects.
         if error is kafka_errors.CorruptRecordException:

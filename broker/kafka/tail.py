@@ -124,7 +124,9 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         Kafka's tools show the offsets as the group's progress. `notes` are the metadata of these commits.
         """
         if not offsets:
-            raise LogUnavailable("this worker owns no partitions of the topic `messages` now; wait for a rebalance")
+            raise LogUnavailable(
+                "this worker owns no partitions of the topic `messages` now; the next rebalance may give it some"
+            )
         cursors = {partition: (offset, notes.get(partition, "")) for partition, offset in offsets.items()}
         try:
             await self._requests.groups.commit(self._group, self._topic, cursors, member=self._member)

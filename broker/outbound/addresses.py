@@ -285,7 +285,7 @@ class Resolver:
                 elif isinstance(error, NotAsked) or (
                     isinstance(error, TimeoutError) and self.lookups.kept_waiting(host)
                 ):
-                    raise NotAsked(f"no thread was free in time to look up {host} in DNS; try again") from None
+                    raise NotAsked(f"no thread was free in time to look up {host} in DNS") from None
                 else:
                     said = "DNS did not answer in time" if isinstance(error, TimeoutError) else str(error)
                     kept = self._keep(host, [], said)

@@ -106,8 +106,8 @@ class Provider:
         if 400 <= status < 500:
             log.warning("oidc.code_refused status=%d", status)
             raise _refused(
-                "The OpenID Connect provider refused the authorization code or the client secret. Sign in again. "
-                "If that fails, check EVERPUT_OIDC_CLIENT_SECRET and --oidc-client-id."
+                "The OpenID Connect provider refused the authorization code or the client secret. If this happens at "
+                "each sign-in, check EVERPUT_OIDC_CLIENT_SECRET and --oidc-client-id."
             )
         if status != 200:
             raise _unavailable(endpoints["token_endpoint"], status)
@@ -130,15 +130,15 @@ class Provider:
         if not isinstance(email, str) or refuse_email(email) or claims.get("email_verified") is not True:
             raise IdentityRefused(
                 "The OpenID Connect provider's ID token has no claim `email` with a valid address, or its claim "
-                "`email_verified` is not true. Verify the address at the provider, and let the provider put both "
-                "claims into the ID token.",
+                "`email_verified` is not true. Let the person verify the address at the provider, and let the provider "
+                "put both claims into the ID token.",
                 reason="email",
             )
         domains = self._settings.domains
         if domains and email.lower().rpartition("@")[2] not in domains:
             raise IdentityRefused(
-                "The option --oidc-domain does not list the domain of this e-mail address. Sign in with another "
-                "address, or add the domain to --oidc-domain.",
+                "The option --oidc-domain does not list the domain of the person's e-mail address. If people of this "
+                "domain may sign in, add it to --oidc-domain.",
                 reason="domain",
             )
         return Identity(self._settings.issuer, subject, email)
@@ -168,7 +168,7 @@ class Provider:
         except (JoseError, ValueError, TypeError, KeyError) as error:
             log.warning("oidc.id_token_refused error=%s", type(error).__name__)
             raise _refused(
-                "The OpenID Connect provider's ID token is not valid. Sign in again. If that fails, check this "
+                "The OpenID Connect provider's ID token is not valid. If this happens at each sign-in, check this "
                 "machine's clock, --oidc-issuer and --oidc-client-id."
             ) from error
         return claims
@@ -231,7 +231,9 @@ class _Bounded(httpx.AsyncBaseTransport):
         try:
             if answer.headers.get("content-encoding", "identity") != "identity":
                 raise httpx.DecodingError(
-                    "the OpenID Connect provider's answer is compressed, which Everput does not accept", request=request
+                    "the OpenID Connect provider's answer is compressed, although Everput has asked for an "
+                    "uncompressed one: turn compression off at the provider, or at the proxy before it",
+                    request=request,
                 )
             body = bytearray()
             async for part in answer.stream:  # type: ignore[union-attr]

@@ -205,7 +205,7 @@ def test_a_key_of_the_scope_audit_is_all_that_a_story_needs(server: Running, que
         (["--message", "x"], "No message of this organization has this ID."),
         (["--message", "019b76d9-05ab-7003-8123-456789abcdef"], "No message of this organization has this ID."),
         (["--queue", "nobody's"], "No queue of this organization has, or had, this ID."),
-        (["--listener", "x"], "No listener of this organization has, or had, this ID."),
+        (["--listener", "x"], "No listener or replay of this organization has, or had, this ID."),
         (["--actor", "somebody"], "`actor` must be"),
         (["--from", "tomorrow"], "is not a time"),
         (["--follow", "--to", "1s"], "does not end"),

@@ -159,8 +159,8 @@ class Checkpoints:
         if stood_still_s > self._tuning.suspended_s:
             self.suspended = True
             raise Suspended(
-                f"this process was suspended for {stood_still_s:.0f} s, so other workers may own its partitions. This "
-                "process ends; a supervisor such as `everput serve` restarts it; without a supervisor, start it again"
+                f"this process was suspended or too busy for {stood_still_s:.0f} s, so other workers may own its "
+                "partitions. The process ends; a supervisor such as `everput serve` restarts it; else start it again"
             )
 
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:

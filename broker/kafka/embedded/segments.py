@@ -73,8 +73,8 @@ def stopped(log_dir: Path) -> Iterator[None]:
     """
     if not (log_dir / "meta.properties").is_file():
         raise ConfigurationError(
-            f"{log_dir} is no log directory of a Kafka broker (it has no meta.properties); "
-            "choose one of the broker's log.dirs"
+            f"{log_dir} is no log directory of a Kafka broker (it has no meta.properties): choose another --data-dir, "
+            "or one of the broker's log.dirs with --log-dir"
         )
     try:
         # While no broker runs, the lock file may be missing. Opening it for appending creates it.
@@ -87,7 +87,7 @@ def stopped(log_dir: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigurationError(f"a Kafka broker is using {log_dir}: stop it first") from None
+            raise ConfigurationError(f"a Kafka broker or another `everput mend` uses {log_dir}: stop it") from None
         yield
 
 
