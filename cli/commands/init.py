@@ -25,6 +25,7 @@ from cli.operate import cluster
 from cli.options import Options, shared_options
 from cli.printing import say
 from cli.processes.first_start import new_key
+from cli.short_ids import Id
 
 PASSWORD: Final = "EVERPUT_PASSWORD"  # noqa: S105 - the variable's name
 
@@ -33,7 +34,7 @@ PASSWORD: Final = "EVERPUT_PASSWORD"  # noqa: S105 - the variable's name
     "init",
     epilog=examples("everput init", "everput init --kafka kafka-1:9092 --email ann@shop.example --name shop"),
 )
-@click.option("--organization", metavar="ID", help="Create the key for this organization.")
+@click.option("--organization", metavar="ID", type=Id(), help="Create the key for this organization.")
 @click.option("--name", metavar="NAME", help="Name of the operator's organization.  [default: default]")
 @click.option(
     "--email", metavar="ADDRESS", help="Make this account a member of the organization. A missing account is created."

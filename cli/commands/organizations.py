@@ -85,7 +85,7 @@ def list_(options: Options, *, as_json: bool) -> None:
 @command.command(
     "remove-member", epilog=examples("everput organizations remove-member ORGANIZATION_ID ann@shop.example")
 )
-@click.argument("organization_id")
+@click.argument("organization_id", type=Id())
 @click.argument("account", metavar="ACCOUNT")
 @click.option("--even-if-last", is_flag=True, help="Remove the account even if no other owner can sign in.")
 @shared_options
@@ -107,7 +107,7 @@ def remove_member(options: Options, organization_id: str, account: str, *, even_
 @command.command(
     "set-role", epilog=examples("everput organizations set-role ORGANIZATION_ID ann@shop.example operator")
 )
-@click.argument("organization_id")
+@click.argument("organization_id", type=Id())
 @click.argument("account", metavar="ACCOUNT")
 @click.argument("role", type=click.Choice([*ROLES]))
 @shared_options
@@ -123,7 +123,7 @@ def set_role(options: Options, organization_id: str, account: str, role: str) ->
 
 
 @command.command("invite", epilog=examples("everput organizations invite ORGANIZATION_ID bob@shop.example"))
-@click.argument("organization_id")
+@click.argument("organization_id", type=Id())
 @click.argument("email")
 @click.option("--role", type=click.Choice([*ROLES]), default=OWNER, show_default=True, help="Role of the new member.")
 @shared_options
@@ -157,7 +157,7 @@ def invite(options: Options, organization_id: str, email: str, role: str) -> Non
 
 
 @command.command("invitations", epilog=examples("everput organizations invitations ORGANIZATION_ID"))
-@click.argument("organization_id")
+@click.argument("organization_id", type=Id())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @shared_options
 def invitations(options: Options, organization_id: str, *, as_json: bool) -> None:
@@ -182,7 +182,7 @@ def invitations(options: Options, organization_id: str, *, as_json: bool) -> Non
 
 
 @command.command("revoke-invitation", epilog=examples("everput organizations revoke-invitation INVITATION_ID"))
-@click.argument("invitation_id")
+@click.argument("invitation_id", type=Id())
 @shared_options
 def revoke_invitation(options: Options, invitation_id: str) -> None:
     """Revoke an invitation to any organization, so that nobody can accept it any more."""

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from cli import app
 from cli.app import everput
+from cli.short_ids import Id
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -94,3 +95,10 @@ def test_what_was_mistyped_is_answered_with_what_was_meant(typed: list[str], mea
 def test_nothing_is_suggested_for_what_resembles_nothing():
     result = CliRunner().invoke(everput, ["xyzzy"])
     assert (result.exit_code, "Did you mean" in result.stderr) == (2, False)
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_each_id_can_be_given_as_the_short_one_that_a_terminal_shows(path):
+    ids = [one for one in LEAVES[path].params if (one.name or "").endswith("_id") or one.metavar == "ID"]
+    ids = [one for one in ids if one.name != "oidc_client_id"]  # the provider's
+    assert [one.name for one in ids if not isinstance(one.type, Id)] == []

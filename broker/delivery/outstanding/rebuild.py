@@ -116,6 +116,7 @@ async def rebuilt(
             (event.listener_id, event.message_id): _entry_after(event)
             for event in some
             if passed[event.listener_id].passed(event.offset)
+            and not outcomes.delivered(event.listener_id, event.offset)
         }
 
 
