@@ -135,7 +135,10 @@ class Accounts:
         if not self._view.state.initialized:
             await self._view.caught_up()
         if not self._view.state.initialized:
-            raise Forbidden("Registration opens once the operator has run `everput init`.")
+            raise Forbidden(
+                "Nobody can register before the operator has created an organization (by `everput init`, or by the "
+                "first start of `everput serve`)."
+            )
         body = await call.json(AccountBody, small=True)
         self._count_registration(call)
         account = await self._commands.create_account(body.email, body.password, request_id=call.request_text)

@@ -84,7 +84,8 @@ class ApiKeys:
         decoded = text.decode("latin-1")
         if not is_key(decoded):
             raise Unauthenticated(
-                "The value of the header X-API-KEY is not an API key of Everput. Check that the key was copied whole."
+                "The value of the header X-API-KEY is not an API key of Everput. A key begins with `evp_`, and has 53 "
+                "characters. Send the whole key."
             )
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
@@ -174,7 +175,8 @@ def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None
     if queue_id is None:
         if not narrows:
             raise Forbidden(
-                "This operation needs an API key for all queues, and this key is restricted to some. Use another key."
+                "This operation needs an API key for all queues, but this key is restricted to some. Use an "
+                "unrestricted key."
             )
     elif queue_id not in api_key.queue_ids:
         raise NotFound("No queue that this API key may use has this ID. Check the ID, or use another key.")
@@ -232,7 +234,7 @@ class Sessions:
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
                 "This request has a session's cookie, but was not sent by this server's own pages. Open the console at "
-                "this server's public URL, or send an API key or a session's token instead."
+                "this server's public URL, or send the session's token in the header Authorization."
             )
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):

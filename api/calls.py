@@ -494,7 +494,7 @@ def _check_parameters(query: Mapping[str, str], known: Collection[str]) -> None:
         if name not in known:
             quoted = shortened(name)
             raise BadParameter(
-                f"This operation has no parameter {quoted}. /docs lists its parameters.", parameter=quoted
+                f"This operation has no query parameter {quoted!r}. /docs lists its parameters.", parameter=quoted
             )
 
 

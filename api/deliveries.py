@@ -125,8 +125,8 @@ def _position(position: bytes) -> Position:
     digits = all(part.isascii() and part.isdigit() and len(part) <= 19 for part in (partition, offset))
     if not digits or int(partition) >= PARTITIONS_MAX or int(offset) > _OFFSET_MAX:
         raise BadParameter(
-            "The cursor is not valid for this list. Take it from `_links.next`, or leave it out to start at the first "
-            "page.",
+            "The cursor is not valid for this list. Take it from the URL in `_links.next`, or leave it out to start at "
+            "the first page.",
             parameter="cursor",
         )
     return int(partition), int(offset)

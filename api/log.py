@@ -143,7 +143,8 @@ def _types(query: dict[str, str]) -> frozenset[str] | None:
         named = types_named(text)
         if named is None:
             raise BadParameter(
-                f"{shortened(text)!r} is not a type of event in the log. `everput events` prints the types.",
+                f"{shortened(text)!r} is not a type of event in /v1/log. `everput events` prints the types; /v1/log "
+                "has none of the topics `claims`, `statistics` and `outstanding`.",
                 parameter="type",
             )
         found |= named

@@ -95,8 +95,8 @@ class OidcSignIn:
             raise Forbidden(_NONE)
         if not self._sessions.same_origin(call.scope):
             raise Forbidden(
-                "Only this server's own pages can begin a sign-in. Open the console at this server's public URL, and "
-                "sign in there."
+                "Only this server's own pages can begin a sign-in with OpenID Connect. Open the console at this "
+                "server's public URL, and sign in there."
             )
         self._count(call.scope, call.headers)
         state, nonce, verifier = (secrets.token_urlsafe(_RANDOM_BYTES) for _ in range(3))
@@ -151,7 +151,9 @@ class OidcSignIn:
         code = request.query_params.get("code", "")
         if "error" in request.query_params or not 1 <= len(code) <= _TEXT_CHARS_MAX:
             raise IdentityRefused(
-                "The OpenID Connect provider did not sign the person in. Try again.", reason="cancelled"
+                "The OpenID Connect provider sent the browser back with an error, or without a usable authorization "
+                "code.",
+                reason="cancelled",
             )
         identity = await self._provider.identity(
             code=code, redirect_uri=self._redirect_uri, nonce=nonce, verifier=verifier

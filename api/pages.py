@@ -84,8 +84,8 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
         made = msgspec.json.decode(position, type=Span)
     except ValueError:
         raise BadParameter(
-            "The cursor is not valid for this list. Take it from `_links.next`, or leave it out to start at the first "
-            "page.",
+            "The cursor is not valid for this list. Take it from the URL in `_links.next`, or leave it out to start at "
+            "the first page.",
             parameter="cursor",
         ) from None
     sizes = {len(made.begin), len(made.end)}
@@ -93,8 +93,8 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
         not 0 <= at <= end for offsets in made for at, end in zip(offsets, ends, strict=True)
     ):
         raise BadParameter(
-            "The cursor is not valid for this list. Take it from `_links.next`, or leave it out to start at the first "
-            "page.",
+            "The cursor is not valid for this list. Take it from the URL in `_links.next`, or leave it out to start at "
+            "the first page.",
             parameter="cursor",
         )
     return made
@@ -137,10 +137,10 @@ def rfc3339_ms(text: str) -> int:
     """
     at = datetime.fromisoformat(text)
     if at.tzinfo is None or "T" not in text.upper():
-        raise ValueError("A time needs a date, a T and a time zone, as in 2026-01-31T12:00:00Z.")
+        raise ValueError("the text has no T or no time zone")
     at_ms = max(0, int(at.timestamp() * 1000))
     if at_ms > _TIME_MS_MAX:
-        raise ValueError("The time is after the year 9999 in UTC. Give an earlier time.")
+        raise ValueError("the time is after the year 9999 in UTC")
     return at_ms
 
 
@@ -173,8 +173,8 @@ def _position(page_token: str) -> tuple[int, str]:
     at_ms, _, item_id = text.partition(".")
     if not (at_ms.isascii() and at_ms.isdigit() and len(at_ms) <= 15):
         raise BadParameter(
-            "The cursor is not valid for this list. Take it from `_links.next`, or leave it out to start at the first "
-            "page.",
+            "The cursor is not valid for this list. Take it from the URL in `_links.next`, or leave it out to start at "
+            "the first page.",
             parameter="cursor",
         )
     return int(at_ms), item_id

@@ -72,7 +72,9 @@ def time_steps(now: int, query: Mapping[str, str]) -> tuple[int, int, int]:
     if from_ms > to_ms:
         raise BadParameter("The parameter `from` must not be later than `to`, nor in the future.", parameter="from")
     if now - from_ms > KEPT_MS + _DAY_MS:
-        raise BadParameter(f"Statistics are kept for {_DAYS_MAX} days. Ask for a later time range.", parameter="from")
+        raise BadParameter(
+            f"Statistics are kept for {_DAYS_MAX} days. Ask for a time range that begins later.", parameter="from"
+        )
     step_ms = _step_ms(query.get("step"), to_ms - from_ms)
     from_ms -= from_ms % step_ms
     number = max(1, -(-(to_ms - from_ms) // step_ms))

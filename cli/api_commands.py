@@ -80,18 +80,19 @@ def api_client(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) 
 
 def check_address(url: str, key: str) -> None:
     """Raise ConfigurationError if no HTTP client can use this address of the API, or send this API key."""
-    where = "--url, EVERPUT_URL or the profile"
+    where = "where you set it, such as --url, EVERPUT_URL or the profile"
     try:
         parts = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"the API's address {url} is not a URL: {error}; correct it in {where}") from error
+        raise ConfigurationError(f"the API's address {url} is not a URL: {error}; correct it {where}") from error
     if parts.scheme not in ("http", "https") or not parts.host:
         raise ConfigurationError(
-            f"the API's address {url} is not a URL such as http://127.0.0.1:8080; correct it in {where}"
+            f"the API's address {url} is not a URL such as http://127.0.0.1:8080; correct it {where}"
         )
     if not (key.isascii() and key.isprintable()):
         raise ConfigurationError(
-            "the API key has a character that no API key can have; correct it in --key, EVERPUT_API_KEY or the profile"
+            "the API key has a character that no API key can have; copy the key again to where you set it, such as "
+            "--key, EVERPUT_API_KEY or the profile"
         )
 
 
@@ -116,7 +117,8 @@ def errors_as_refusals(url: str) -> Iterator[None]:
         raise nothing_answers(url, error) from error
     except NoAnswer as error:
         raise ConfigurationError(
-            f"the API at {url} gave no usable answer: {error}; check the URL, or try again later"
+            f"the API at {url} gave no usable answer: {error}; check the URL. If the command changes something, check "
+            "whether it did before you repeat it"
         ) from error
 
 

@@ -115,8 +115,8 @@ def sealing_key(data_dir: Path, *, make: bool = False) -> str:
     if sealing_key is None:
         raise ConfigurationError(
             f"no sealing key: set {SEALING_KEY_VARIABLE} or {SEALING_KEY_VARIABLE}_FILE, or put the key into {path}. "
-            "All processes of an installation need the same key: 32 bytes in url-safe base64. This command makes a new "
-            f"key: {MAKE_KEY}"
+            "All processes of an installation need the same key: 32 bytes in url-safe base64. Only for a new "
+            f"installation, make a key with this command: {MAKE_KEY}"
         )
     Sealer(sealing_key)
     return sealing_key

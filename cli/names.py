@@ -25,4 +25,6 @@ class NoNames(ConfigurationError):
     """
 
     def __init__(self, queue: str) -> None:
-        super().__init__(f"this API key lacks the scope 'queues', so it can't look up {queue}: give the queue's ID")
+        super().__init__(
+            f"this API key lacks the scope 'queues:read', so it can't look up {queue}: give the queue's ID"
+        )

@@ -117,7 +117,7 @@ class Client:
                         if reading.complete:
                             return
                         raise httpx.RemoteProtocolError(
-                            "Everput closed the connection before the log was complete; continue at the newest `cursor`"
+                            "the answer ended before the log was complete; call lines() again, from the newest `cursor`"
                         )
                     response.read()
                     wait_s = reading.after_problem(response)
@@ -151,7 +151,10 @@ class AsyncClient:
         if `batches_in_flight` is negative.
         """
         if batches_in_flight < 0:
-            raise ValueError(f"batches_in_flight is {batches_in_flight}, but must be at least 0; 0 joins no puts")
+            raise ValueError(
+                f"batches_in_flight is {batches_in_flight}, but must be at least 0; with 0, puts are not joined into "
+                "batches"
+            )
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
         self._http = httpx.AsyncClient(**_options(url, key, organization), transport=transport)
@@ -188,7 +191,7 @@ class AsyncClient:
         request, and for a client with `batches_in_flight=0`.
         """
         if not self._joins:
-            raise ValueError("submit() can't be used with batches_in_flight=0; use send(), or allow at least 1 batch")
+            raise ValueError("submit() can't be used with batches_in_flight=0; use send(), or set it to 1 or more")
         return self._puts.put(request)
 
     async def _send(self, request: Request[T]) -> T:
@@ -232,7 +235,7 @@ class AsyncClient:
                         if reading.complete:
                             return
                         raise httpx.RemoteProtocolError(
-                            "Everput closed the connection before the log was complete; continue at the newest `cursor`"
+                            "the answer ended before the log was complete; call lines() again, from the newest `cursor`"
                         )
                     await response.aread()
                     wait_s = reading.after_problem(response)

@@ -76,7 +76,8 @@ class Coalescer:
         """
         if request.joins is None:
             raise ValueError(
-                "submit() takes only a put without an idempotency key of its own; send any other request with send()"
+                "submit() takes only a request from put_message() without an idempotency key; send any other request "
+                "with send()"
             )
         loop = asyncio.get_running_loop()
         done: asyncio.Future[PutAnswer] = loop.create_future()

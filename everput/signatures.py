@@ -93,7 +93,8 @@ def verify(
     wanted = b"v1," + base64.b64encode(hmac.digest(key, content, "sha256"))
     if not any(hmac.compare_digest(wanted, one) for one in given):
         raise InvalidSignature(
-            "no signature in webhook-signature is valid: check the secret, and pass the body as it was received"
+            "no signature in webhook-signature is valid, so reject the request; if Everput sent it, check the secret, "
+            "and pass the body as it was received"
         )
     return message_id
 

@@ -101,8 +101,8 @@ class Projections:
         except TimeoutError:
             await self.stop()
             raise LogUnavailable(
-                f"Kafka did not assign the topic `control` to this process within {timeout_s:g} s; start the process "
-                "again"
+                f"Kafka did not assign the topic `control` to this process within {timeout_s:g} s; without a "
+                "supervisor such as `everput serve`, start the process again"
             ) from None
         except BaseException:
             await self.stop()
@@ -177,7 +177,7 @@ class Projections:
             task.cancel()
             raise LogUnavailable(
                 f"this process can't start: its reader of the topic `control` ended with {self._ended.result()!r}. "
-                "Check that Kafka is reachable, and start the process again"
+                "Check that Kafka is reachable. Without a supervisor such as `everput serve`, start the process again"
             )
 
     async def _on_assigned(self, *_app_and_partitions: Any, **_more: Any) -> None:

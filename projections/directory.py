@@ -88,7 +88,7 @@ class DirectoryProjection:
         except TimeoutError:
             raise ViewBehind(
                 f"this process has not applied offset {offset} of the topic `control` yet: the next offset to apply is "
-                f"{self.position}; retry",
+                f"{self.position}; repeat the request or command",
                 public="This process has not yet read the newest part of the log. Try again.",
             ) from None
 
@@ -101,7 +101,8 @@ class DirectoryProjection:
                 end = await self._end_offset()
         except TimeoutError:
             raise ViewBehind(
-                f"Kafka did not return the end offset of the topic `control` within {timeout_s:g} s; retry"
+                f"Kafka did not return the end offset of the topic `control` within {timeout_s:g} s; repeat the "
+                "request or command"
             ) from None
         await self.seen(end - 1, timeout_s=timeout_s)
 

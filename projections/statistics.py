@@ -103,7 +103,10 @@ class Statistics:
                 ending = {ended, feed.broken}
                 while not (await asyncio.wait(ending, timeout=_STALLED_S, return_when=asyncio.FIRST_COMPLETED))[0]:
                     if self.counting.lanes and time.monotonic() - feed.asked_s > _STALLED_S:
-                        raise RuntimeError(f"Faust has asked for no records for {_STALLED_S:g} s, so it is restarted")
+                        raise RuntimeError(
+                            f"Faust, which counts the statistics, has asked for no records for {_STALLED_S:g} s, so it "
+                            "is restarted"
+                        )
             finally:
                 ended.cancel()
             raise app.crash_reason or (feed.broken.result() if feed.broken.done() else RuntimeError("Faust stopped"))

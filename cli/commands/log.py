@@ -71,7 +71,7 @@ def command(
     New events are shown after two seconds, because until then an earlier event of another process may still arrive. The
     events of one message (--message) are shown at once.
 
-    On a terminal, each line is cut to the terminal's width, and IDs are short. Other commands also take short IDs.
+    On a terminal, each line is cut to the terminal's width, and IDs are short. Most commands also take short IDs.
     Without a terminal, lines and IDs are whole. Shown times are UTC.
     """
     if follow and end is not None:

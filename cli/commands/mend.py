@@ -132,7 +132,7 @@ def _give_up_control(options: Options, one: DamagedRange) -> None:
         else:
             known = ", ".join(f"{CONTROL}/0:{first}-{last}" for first, last in sorted({*damaged, *missing})) or "none"
             raise ConfigurationError(
-                f"the range {one} differs from each damaged range, so nothing is given up; give one of the damaged "
+                f"the range {one} is not one of the damaged ranges of `control`, so nothing is given up; damaged "
                 f"ranges: {known}"
             )
 

@@ -209,7 +209,10 @@ def revoke(options: Options, key_id: str) -> None:
     async def work(opened: OpenDirectory) -> None:
         api_key = opened.view.state.keys.get(key_id)
         if api_key is None:
-            raise NotFound(f"no API key has the ID {key_id}; `everput keys list` shows an organization's keys")
+            raise NotFound(
+                f"no API key has the ID {key_id}; `everput keys list` shows the keys of the organization whose API key "
+                "it uses"
+            )
         await revoke_key(opened.control, opened.view, shell_context(api_key.organization_id), api_key.id)
         say(f"revoked the key {api_key.name} of the organization {api_key.organization_id}")
 

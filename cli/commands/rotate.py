@@ -50,8 +50,8 @@ def command(options: Options) -> None:
             sealer = Sealer(files.sealing_key(options.data_dir))
             if sealer.keys == 1:
                 raise ConfigurationError(
-                    f"there is only one sealing key: set {files.SEALING_KEY_VARIABLE}=NEW,OLD for all processes, "
-                    "restart them, then repeat this command"
+                    f"there is only one sealing key: set {files.SEALING_KEY_VARIABLE}=NEW,OLD for this command and for "
+                    "all processes, restart the processes, then repeat this command"
                 )
             count = asyncio.run(reseal(options.kafka_settings(), sealer))
     except Unavailable as error:
@@ -70,8 +70,9 @@ def _embedded(options: Options) -> int:
     for variable in (files.SEALING_KEY_VARIABLE, f"{files.SEALING_KEY_VARIABLE}_FILE"):
         if variable in os.environ:
             raise ConfigurationError(
-                f"while {variable} is set, Everput ignores the file {path}, in which this command replaces the sealing "
-                "key (without --kafka): put the present key into this file, unset the variable, and try again"
+                f"without --kafka, this command replaces the sealing key in the file {path}, which Everput ignores "
+                f"while {variable} is set: put the present key into this file, unset the variable here and for "
+                "`everput serve`, and repeat this command"
             )
     with files.lock(options.data_dir):
         sealing_keys = files.sealing_key(options.data_dir)
@@ -126,8 +127,8 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
         left = sum(1 for listener in view.state.listeners.values() if sealer.reseal(listener.sealed()))
     if left:
         raise ConfigurationError(
-            f"{left} listeners still have secrets that are encrypted with an old key: some processes still encrypt "
-            f"with it. Set {files.SEALING_KEY_VARIABLE}=NEW,OLD for these processes, restart them, and repeat this "
-            "command"
+            f"{left} listeners still have secrets that are encrypted with an old key, because some processes still "
+            f"encrypt with it. Set {files.SEALING_KEY_VARIABLE}=NEW,OLD for all processes, restart them, and repeat "
+            "this command"
         )
     return count

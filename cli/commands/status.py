@@ -151,7 +151,8 @@ class _Status:
             )
         if self._queue is not None and not seen:
             raise ConfigurationError(
-                f"no queue with the name or ID {self._queue} has a listener; `everput queues list` shows all queues"
+                f"no queue that the API key can read has the name or ID {self._queue} and a listener; `everput queues "
+                "list` shows the queues that it can read"
             )
         wrongs = [*(row.wrong for row in seen), stored.wrong, *(row.wrong for row in behind)]
         self.wrong = any(wrongs) or stored.log_damaged

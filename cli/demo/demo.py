@@ -82,9 +82,7 @@ def command(*, file: Path, messages: int | None, pace_s: float) -> None:
     """
     lines = [line for line in file.read_text().splitlines() if line]
     if not lines:
-        raise ConfigurationError(
-            f"{file} holds no messages, because all its lines are empty: write one message on each line"
-        )
+        raise ConfigurationError(f"{file} holds no messages: write one message on each line")
     total = messages or len(lines)
     with tempfile.TemporaryDirectory(prefix="everput-demo-") as folder:
         try:

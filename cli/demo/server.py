@@ -163,7 +163,9 @@ class DemoListeners:
         await asyncio.wait([started, self._follow], return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
             started.cancel()
-            raise ConfigurationError("the process of the demo's listeners ended at its start; the lines above say why")
+            raise ConfigurationError(
+                "the process of the demo's listeners ended at its start; the lines above may say why"
+            )
 
     def tell(self, order: dict[str, Any]) -> None:
         """Tell the process of the demo's listeners to let a listener refuse or accept messages: `{"refuse": name}` or

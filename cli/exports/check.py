@@ -41,7 +41,10 @@ def command(folder: Path) -> None:
                 )
             bar.advance(task, size)
     if not made.complete:
-        raise ConfigurationError(f"the files in {folder} are intact, but the export is incomplete: repeat the export")
+        raise ConfigurationError(
+            f"the files in {folder} are intact, but the export is incomplete: to complete it, repeat the command that "
+            "wrote it"
+        )
     say(f"{sum(one.rows for one in made.files):,} rows in {len(made.files):,} files match the manifest")
 
 

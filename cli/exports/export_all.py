@@ -180,8 +180,10 @@ async def _partition(
             if end is None:
                 fetched = fetched._replace(end_offset=(await _ends(requests, topic))[number])
         except OffsetTooOld as error:
-            gone = f"Kafka has deleted records that the export still needs, {name}/{number} from offset {at} on"
-            raise ConfigurationError(f"{gone}; repeat the export to another folder") from error
+            raise ConfigurationError(
+                f"Kafka has deleted the record at offset {at} of {name}/{number}, which the export still needs; repeat "
+                "the export to another folder"
+            ) from error
         last = fetched.end_offset if end is None else end
         whole = fetched.next_offset >= last
         if fetched.next_offset <= at and not whole:

@@ -64,7 +64,7 @@ def command(options: Options, folder: Path) -> None:
     if made.damaged:
         raise ConfigurationError(
             f"the backup in {folder} is not complete, because records of the log were damaged when it was made: "
-            f"{'; '.join(made.damaged)}. Mend them with `everput mend`, and make another backup"
+            f"{'; '.join(made.damaged)}. Mend them with `everput mend`, and make another backup, or import an older one"
         )
     rows = asyncio.run(_import(options, folder, made))
     say(f"restored {rows:,} records; the listeners continue where they were", err=True)

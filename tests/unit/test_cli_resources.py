@@ -257,7 +257,7 @@ def test_a_key_for_messages_alone_uses_a_queue_by_its_id(run: Run, tmp_path: Pat
     for command in (("messages", "put", "by id", "x"), ("put", "by id", str(tmp_path / "lines"))):
         refused = run(*command, code=2, **mine)
         assert refused.stderr == (
-            "everput: this API key lacks the scope 'queues', so it can't look up by id: give the queue's ID\n"
+            "everput: this API key lacks the scope 'queues:read', so it can't look up by id: give the queue's ID\n"
         )
     forbidden = run("queues", "list", code=2, **mine).stderr
     assert "the API key has no right to do this: 403" in forbidden
