@@ -38,7 +38,8 @@ class AccountCreated(AccountEvent, frozen=True, kw_only=True, tag="account.creat
 class AccountPasswordChanged(AccountEvent, frozen=True, kw_only=True, tag="account.password_changed"):
     """The event that an account's password was changed. All other sessions of the account end.
 
-    `session_id` is the session in which the password was changed.
+    `session_id` is the session in which the password was changed. The event has an effect only if this session has not
+    ended.
     """
 
     session_id: str
@@ -172,8 +173,9 @@ class InvitationEvent(Event, frozen=True, kw_only=True):
 class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitation.created"):
     """The event that a person was invited to an organization.
 
-    No event holds the invitation's token: `token_sha256` is its SHA-256 in hex. `email` is the address that was
-    invited. The token is invalid from `expires_at_ms` on. The person gets the role `role` (roles.py).
+    No event holds the invitation's token: `token_sha256` is its SHA-256 in hex. The token is invalid from
+    `expires_at_ms` on. `email` is the address that was invited. Any account that has the token can accept the
+    invitation, and then gets the role `role` (roles.py).
     """
 
     email: str

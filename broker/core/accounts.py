@@ -54,8 +54,8 @@ class Account:
         return bool(self.password_hash) and self.one_time_until_ms is None
 
     def may_sign_in(self, at_ms: int) -> bool:
-        """Return whether the account's password is allowed to start a session at this time. A temporary password does
-        so only once, before it expires. A blocked account starts no session.
+        """Return whether a correct password may start a session of the account at this time. The caller must check the
+        password. A temporary password starts only one session, before it expires. A blocked account starts none.
         """
         return not self.blocked and (self.one_time_until_ms is None or at_ms < self.one_time_until_ms)
 

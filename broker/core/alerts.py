@@ -235,8 +235,8 @@ class Trigger:
         return self.open or self._level is Level.HIGH
 
     def agrees(self, recorded: Trigger) -> bool:
-        """Return whether the log's record of the alert agrees with this state: it has the same beginning, and the same
-        end.
+        """Return whether the log's record of the alert agrees with this state: the newest beginning has the same time,
+        and the alert is open in both or in neither.
         """
         return (self.open, self.begun_at_ms) == (recorded.open, recorded.begun_at_ms)
 
@@ -346,7 +346,7 @@ class Alerts:
         return episode is not None and episode.open
 
     def is_told(self, kind: Kind, subject_id: str) -> bool:
-        """Return whether the alert's newest beginning or end needs no message any more."""
+        """Return whether no message about the alert's newest event is missing. True if the alert never began."""
         episode = self.episodes.get((kind, subject_id))
         return episode is None or episode.told
 

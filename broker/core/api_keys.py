@@ -45,7 +45,7 @@ class ApiKey:
 
 
 class ApiKeys:
-    """The API keys of all organizations, computed from the events of the topic `control`."""
+    """The API keys of all organizations, without the revoked keys, computed from the events of the topic `control`."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, ApiKey] = {}

@@ -29,8 +29,8 @@ class FormingBatch:
 
     If a message has failed k times since its last redrive, its batch has at most max_messages / 2^k messages, and at
     least one. Without this limit, a message that the listener can't process would use up the attempts of the other
-    messages in its batch. For the same reason, a message that has failed before is alone in the last attempt that it
-    may have (halvings()).
+    messages in its batch. For the same reason, a message that has failed before is alone in the last attempt that
+    `max_attempts` allows (halvings()).
     """
 
     __slots__ = ("_bytes", "_bytes_max", "_limit", "_messages_max", "full", "messages")
@@ -89,7 +89,7 @@ def batch_id(message_ids: Iterable[bytes]) -> bytes:
 
 
 def element(message_id: bytes, body: bytes, attempt: int, traceparent: str | None) -> bytes:
-    """Return the JSON object of one message in a batch. `body` is the JSON of a request with this message alone."""
+    """Return the JSON object of one message in a batch. `body` is the body of a request with this message alone."""
     trace = b"" if traceparent is None else b'"traceparent":"%b",' % traceparent.encode()
     return b'{"id":"%b","content_type":"application/json","attempt":%d,%b"body":%b}' % (
         message_id,

@@ -149,7 +149,7 @@ class Checks(ABC):
 
     @abstractmethod
     def event(self, record: Seen, event: Event) -> Iterable[str]:
-        """Check an event against the rules of its topic, and yield a text for each error."""
+        """Check an event against the rules of its topic, and return a text for each error that is found."""
 
     def buried(self, record: Seen) -> None:  # noqa: B027 - most topics have no tombstones
         """Process a tombstone (a record without a value) of a compacted topic."""
@@ -159,8 +159,8 @@ class Checks(ABC):
 
 
 class ReadableChecks(Checks):
-    """The check of a partition of the topic `claims` by `everput verify`. It finds unreadable and lost records, and
-    does not check the events.
+    """The checks of `everput verify` for a partition of the topic `claims`: only the checks that apply to the records
+    of every topic. For example, they find missing and unreadable records.
     """
 
     def event(self, record: Seen, event: Event) -> Iterable[str]:  # noqa: ARG002 - all events are correct here
@@ -255,7 +255,9 @@ class MessageChecks(Checks):
 
     @property
     def complete(self) -> bool:
-        """Whether all messages that this partition ever had could be read, so that a missing one is an error."""
+        """Whether the check began at offset 0 and found no damage. Then, a message that it has not found by the end of
+        the partition is missing.
+        """
         return self.begin == 0 and not self._damage
 
     def _unread(self, offset: int) -> bool:
@@ -289,7 +291,8 @@ class MessageChecks(Checks):
     def has(self, offset: int, queue_id: str) -> bool:
         """Return whether a message of this queue is at this offset.
 
-        Return True for an offset that could not be read, because nothing is known to be wrong there.
+        Return True for a damaged offset, and for an offset before `begin`, because nothing is known to be wrong there.
+        Return False for an offset that was not read yet.
         """
         if self._unread(offset):
             return True
@@ -300,7 +303,8 @@ class MessageChecks(Checks):
     def is_at(self, offset: int, message_id: str) -> bool:
         """Return whether this message is at this offset.
 
-        Return True for an offset that could not be read, because nothing is known to be wrong there.
+        Return True for a damaged offset, and for an offset before `begin`, because nothing is known to be wrong there.
+        Return False for an offset that was not read yet.
         """
         return self._unread(offset) or self.place(message_id) == offset
 

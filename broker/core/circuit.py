@@ -33,11 +33,11 @@ class State(Enum):
 
 
 class Circuit:
-    """The circuit breaker of one listener. While it is open, the listener counts as down and gets only probes.
+    """The circuit breaker of one listener. While it is open, no attempt begins, and the listener gets only probes.
 
     `allowance` limits the attempts in flight; None means no limit. `down_since_ms` is the time at which the listener
-    went down. A good probe does not set it to 0 again: the first attempt after the probe does that, if the attempt ends
-    without a fault of the listener.
+    went down; 0 if it is not down. A good probe does not set it to 0: the first attempt after the probe that ends
+    without a fault of the listener does.
     """
 
     __slots__ = ("allowance", "down_since_ms", "faults", "probe_at_ms", "relapses", "state")
@@ -72,9 +72,9 @@ class Circuit:
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
         """Tell the circuit breaker that an attempt failed through a fault of the listener.
 
-        Return whether this failure opened the circuit breaker. `new` says that this listener has not answered any
-        attempt with a status below 500 yet. Fewer failures then open the circuit breaker, as they do shortly after a
-        successful probe.
+        Return whether this failure opened the circuit breaker. `new` says that this worker has got no answer
+        with a status below 500 from the listener yet, or none since the listener was last down. Fewer failures in a row
+        then open the circuit breaker, as they do shortly after a successful probe.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER
@@ -86,8 +86,8 @@ class Circuit:
         return True
 
     def trip(self, at_ms: int) -> bool:
-        """Open the circuit breaker immediately, because the listener can't be reached. Return False if it was open
-        already.
+        """Open the circuit breaker immediately, because the listener's tunnel can't be reached or has no client. Return
+        False if the circuit breaker was open already.
         """
         self.relapses = 0
         if self.state is State.OPEN:

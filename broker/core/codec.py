@@ -95,7 +95,7 @@ def decode(value: bytes) -> Event:
 
 
 def _decode_other(value: bytes) -> Event:
-    """Decode an event of an old version. Raises UnknownEvent for any other bytes."""
+    """Decode an event of an old version. Raises UnknownEvent for bytes that are no event of a known version."""
     try:
         fields = orjson.loads(value)
         name, version = fields["type"], fields["v"]

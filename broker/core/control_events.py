@@ -253,7 +253,7 @@ class ReplayCancelled(ReplayEvent, frozen=True, kw_only=True, tag="replay.cancel
 class LogDamaged(Event, frozen=True, kw_only=True, tag="log.damaged"):
     """The event which says that a range of the log is damaged: no replica has unaltered copies of its records.
     `first_offset` and `last_offset` both belong to the range. A second event for the same range changes nothing, unless
-    the range was mended in between.
+    an event `log.mended` in between says that the range can be read again.
 
     The topic is named without the prefix of the installation's topics.
     """

@@ -77,7 +77,7 @@ class Leaving(State):
     """The state of a delivery whose record is being written to the topic `outstanding`.
 
     `due_ms` is when its next attempt is due; None means that it is parked. `status` and `error` are those of the failed
-    attempt before; both are None if the delivery moves for another reason.
+    attempt before. If the message can't be read or decoded, `error` says so. Both are None if nothing has failed.
     """
 
     __slots__ = ("due_ms", "error", "status")
@@ -253,7 +253,7 @@ class History:
     """The facts about a delivery's earlier attempts from which judge() decides what follows the current attempt.
 
     `number` counts the attempts since the last redrive, including the current one. The delivery's age counts from
-    `since_ms`, which is the time of its first attempt or of its last redrive.
+    `since_ms`: the time of its first attempt or of its last redrive, whichever is later.
     """
 
     number: int

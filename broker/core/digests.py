@@ -109,7 +109,7 @@ def fields_hash() -> str:
     """Return a short hash of the names and types of the fields that the directory's accounts, sessions, organizations,
     API keys, invitations, queues, listeners and replays have.
 
-    From the same log, two versions of Everput with different fields compute different state hashes.
+    From the same log, two versions of Everput with different fields may compute different state hashes.
     """
     _, components = msgspec.json.schema_components(_TYPES.values())
     return f"{crc32(_encode({name: one['properties'] for name, one in components.items()})):08x}"

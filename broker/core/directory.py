@@ -39,7 +39,7 @@ class Directory:
 
     `initialized` says that a command of the operator has created an organization or a key. `given_up` holds the
     unreadable ranges of the log that an operator has given up as lost, or that retention has deleted. `damage` holds
-    all other unreadable ranges. `alerts` holds the newest state of each alert.
+    the other unreadable ranges that were found. `alerts` holds the newest state of each alert.
     """
 
     def __init__(self) -> None:
@@ -321,8 +321,8 @@ class Directory:
         return replay is not None
 
     def _deliver(self, replay: Replay) -> None:
-        """Create, change or remove the temporary listener of a replay, through which its messages are delivered while
-        it runs.
+        """Create, change or remove the temporary listener of a replay, through which its messages are delivered. A
+        replay that has ended has no temporary listener.
         """
         if replay.ended is not None:
             self.listeners.pop(replay.id, None)
@@ -353,7 +353,7 @@ def _at(item: Queue | Listener, version: int | UnsetType) -> bool:
 def _as_listener(replay: Replay, listener: Listener) -> Listener:
     """Return a temporary listener for a replay of `listener`'s messages. Workers deliver to it as to any listener.
 
-    If the replay goes to another URL than `listener`'s, it continues while `listener` is paused.
+    While `listener` is paused, the replay is paused, too, unless the replay has a `notify_url` of its own.
     """
     settings = listener.settings
     urls = (listener.notify_url, listener.liveness_url)

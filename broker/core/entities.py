@@ -39,7 +39,9 @@ class Organization:
     bytes_by_day: Mapping[int, int] = field(default_factory=dict)
 
     def bytes_since(self, at_ms: int) -> int:
-        """Return how many bytes the organization has stored since the start of the UTC day that contains `at_ms`."""
+        """Return how many bytes the organization has stored since the start of the UTC day that contains `at_ms`, as
+        far as the events `volume.recorded` tell.
+        """
         day = at_ms // DAY_MS
         return sum(size for one, size in self.bytes_by_day.items() if one >= day)
 
@@ -83,8 +85,8 @@ class Listener:
 
     @property
     def has_liveness_url(self) -> bool:
-        """Whether the listener has a liveness_url of its own. If not, probes go to the notify_url, which need not
-        support GET.
+        """Whether the listener has a liveness_url. Only the temporary listener of a replay to another URL can lack one:
+        its probes then go to its notify_url, which need not support GET.
         """
         replay = self.replay
         return replay is None or replay.notify_url is None or replay.liveness_url is not None

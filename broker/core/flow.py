@@ -114,9 +114,9 @@ WHOLE: Final = Share()
 class Gate:
     """The number of attempts that a worker's slow and failing listeners together may start in one tick (50 ms).
 
-    After a tick that was late by more than LATE_S, the number falls by 30 %, but not below GATE_LEAST. It also falls if
-    the worker waited for a processor for more than the fraction WAITED_MAX of the tick. After any other tick, the
-    number grows by one, up to GATE_MOST.
+    The number falls by 30 %, but not below GATE_LEAST, after a tick in which the event loop was late by more than
+    LATE_S on average. It also falls if the worker waited for a processor for more than the fraction WAITED_MAX of the
+    tick. After any other tick, the number grows by one, up to GATE_MOST.
     """
 
     __slots__ = ("_exact",)

@@ -63,7 +63,7 @@ def mail_text(body: bytes) -> tuple[str, str]:
 
 
 def _line(text: str) -> str:
-    """Return the text with its lines joined into one line."""
+    """Return the text as one line: each run of white space becomes one space."""
     return " ".join(text.split())
 
 

@@ -44,8 +44,8 @@ class Facts:
 
     `down` becomes False when the liveness_url answers 2xx, even if attempts still fail. It can become True again when
     the liveness_url no longer answers 2xx. `accepted` and `refused` count the attempts of the last MINUTES minutes.
-    `error` is the error or HTTP status of the newest failed attempt; None if it is not known, or if a later attempt was
-    accepted.
+    `error` is the error or HTTP status of one of the latest failed attempts. It is None if none is known, and usually
+    also if a later attempt was accepted.
     """
 
     down: bool = False
@@ -114,7 +114,7 @@ class Recent:
 
     def text(self, parked: int, retrying: int, *, alive: bool) -> str:
         """Return the counts of attempts, and the numbers of parked and retrying deliveries, as a text that is stored
-        beside a committed offset. `alive` says that the liveness_url has answered 2xx although no attempts are made.
+        beside a committed offset. `alive` says that the newest probe has succeeded, but attempts after it have failed.
         """
         if self._with != (parked, retrying, alive):
             numbers = [int(alive), parked, retrying, self.accepted_at_ms, self.refused_at_ms]
@@ -130,7 +130,7 @@ class Counts(NamedTuple):
     """The numbers of a listener's parked and retrying deliveries in a partition, and its recent attempts there. Kafka
     stores them beside the listener's committed offset.
 
-    `alive` says that the liveness_url answers 2xx although no attempts are made.
+    `alive` says that the newest probe has succeeded, but attempts after it have failed, so that no more are made.
     """
 
     alive: bool

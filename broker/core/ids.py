@@ -26,7 +26,7 @@ _BEGINNING: Final = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})(?:-7([0-9a-f]{3})[-
 def message_id(*, at_ms: int, partition: int, random_bits: int) -> str:
     """Return a message id: a UUIDv7 (RFC 9562, 5.7) as text, which contains the time and the partition.
 
-    Raises ValueError for a partition above 4,095. The low 62 bits of `random_bits` are used.
+    Raises ValueError for a partition that is not in 0 to 4,095. The low 62 bits of `random_bits` are used.
     """
     if not 0 <= partition < PARTITIONS_MAX:
         raise ValueError(f"partition {partition} does not fit into a message id: it must be 0 to {PARTITIONS_MAX - 1}")

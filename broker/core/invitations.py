@@ -35,7 +35,7 @@ class Invitation:
 
 
 class Invitations:
-    """The invitations of all organizations that are neither accepted nor revoked. Some of them may have expired."""
+    """The open invitations of all organizations, and some that have expired."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, Invitation] = {}
@@ -47,8 +47,8 @@ class Invitations:
         return iter(self._of.get(organization_id, {}).values())
 
     def find(self, organization_id: str, invitation_id: str) -> Invitation | None:
-        """Return the invitation with this ID, which may have expired. Return None if the organization has none, or if
-        it was accepted or revoked.
+        """Return the organization's invitation with this ID, which may have expired. Return None for an invitation that
+        was accepted or revoked, and if there is no such invitation.
         """
         found = self.by_id.get(invitation_id)
         return found if found is not None and found.organization_id == organization_id else None

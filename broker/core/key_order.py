@@ -48,8 +48,8 @@ class KeyOrder(Generic[D]):
         return False
 
     def taken_for_s(self, key: str, at_s: float) -> float:
-        """Return how long the current delivery of this ordering key has been in progress; 0 if there is no such
-        delivery.
+        """Return for how many seconds the current delivery of this ordering key has been in progress; 0 if there is no
+        such delivery.
         """
         return at_s - self._since_s.get(key, at_s)
 
@@ -88,7 +88,8 @@ class KeyOrder(Generic[D]):
     def restart(self, held: Iterable[str]) -> list[D]:
         """Remove and return all waiting deliveries, in order within each ordering key.
 
-        Only the ordering keys in `held` still block later deliveries, because a message of each of them is being sent.
+        Only the ordering keys in `held` still block later deliveries, because a delivery of each of them is in an
+        attempt, or is being written to the topic `outstanding`.
         """
         away = [delivery for waiting in self._waiting.values() for delivery in waiting]
         self._waiting = {key: deque() for key in held}

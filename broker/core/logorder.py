@@ -38,8 +38,8 @@ class Held(NamedTuple, Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A partition of the log in a merge. The merge brings the records of all partitions into the order of time. The
-    partition is read from the offset `at` to the offset `end`.
+    """A partition of the log in a merge. The merge brings the records of all partitions into the order of time.
+    `at` is the offset of the next record to read, and reading ends before the offset `end`.
 
     `rank` is the position of its topic in the order of topics. `floor_ms` is the highest time of a record that was
     read from the partition.
@@ -80,7 +80,7 @@ class PageToken(NamedTuple):
 
     def is_of(self, partitions: Iterable[tuple[int, int]]) -> bool:
         """Return whether the token belongs to a request that reads these partitions, each given by its topic's position
-        in the order of topics and by its number.
+        in the order of topics and by its number. For a token of an older version, only their number is compared.
         """
         places = list(partitions)
         return len(self.lanes) == len(places) and self.checksum in (None, _checksum(places))

@@ -118,7 +118,7 @@ class PartitionHandedOver(Event, frozen=True, kw_only=True, tag="partition.hande
 
 
 class DeliveriesSettled(Event, frozen=True, kw_only=True, tag="deliveries.settled"):
-    """The event of several deliveries to one listener that were accepted at the first attempt.
+    """The event of one or more deliveries to one listener that were accepted at the first attempt.
 
     Each row is (offset of the message, time of its acceptance, HTTP status, duration of the attempt in ms). `waited_ms`
     has one number for each row: how many ms passed from the message's put, or from its `deliver_at_ms`, until it was
@@ -163,7 +163,7 @@ KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[
 
 class AnswersKept(Event, frozen=True, kw_only=True, tag="answers.kept"):
     """The event that stores answers of a listener to failed attempts, in the topic `deliveries`. A worker stores a
-    repeated answer once a minute, and a limited number of different answers.
+    repeated answer about once a minute, and a limited number of different answers.
 
     Each of `attempts` refers to its answer by three values: the answer's id, the partition of the event that holds the
     answer, and the time at which the answer was stored. The id is empty if no answer is stored for the attempt.

@@ -56,7 +56,7 @@ class Organizations:
         )
 
     def tenant_of(self, organization_id: str) -> str:
-        """Return the tenant whose limits the organization uses up: the account that created the organization, or else
+        """Return the tenant whose limits apply to the organization: the account that created the organization, or else
         the organization itself.
         """
         organization = self.by_id.get(organization_id)
@@ -67,8 +67,8 @@ class Organizations:
         return self._founded[account_id]
 
     def bytes_of(self, tenant: str, at_ms: int) -> int:
-        """Return how many bytes all organizations of a tenant have stored since the beginning (in UTC) of the day that
-        contains the time `at_ms`.
+        """Return how many bytes all organizations of a tenant have stored since the start of the UTC day that contains
+        `at_ms`, as far as the events `volume.recorded` tell.
         """
         day = at_ms // DAY_MS
         return sum(size for one, size in self._bytes_of.get(tenant, {}).items() if one >= day)

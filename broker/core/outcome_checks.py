@@ -178,8 +178,8 @@ def noun_of(listener: Listener) -> str:
 def unaccounted(
     listener: Listener, cursor: Cursor | None, messages: MessageChecks, others: Sequence[OutcomeChecks]
 ) -> Iterator[Finding]:
-    """Find the messages that a listener has passed in a partition (they are below the `top` of its cursor), but for
-    which the log has no result. If there are any, yield one finding about all of them.
+    """Find the messages of a partition that a listener's cursor says are settled, but for which the log has no result.
+    If there are any, yield one finding about all of them.
     """
     start = listener.start_offsets[messages.partition]
     place = cursor or Cursor(top=start)

@@ -76,8 +76,8 @@ class LiveKeys:
         self.lost: set[bytes] = set()
 
     def note(self, key: bytes | None, value: bytes | None) -> None:
-        """Apply the partition's next record to the keys. A record without a value removes its key. A record with a
-        value adds its key, and a record with an empty value adds its key to `lost`.
+        """Apply the partition's next record to the keys. A record without a value (a tombstone) removes its key. A
+        record with an empty value adds its key to `lost`. Any other record adds its key to the keys of deliveries.
         """
         key = key or b""
         self._keys.discard(key)

@@ -68,7 +68,7 @@ def newest(chunks: Sequence[Chunk[T]], limit: int, *, bytes_max: int | None = No
 
 
 def _times_ms(chunk: Chunk[T]) -> Iterator[int]:
-    """Yield a time for each message of the chunk. It is the message's own time, or the time yielded before it, if that
-    is later. So the times never fall.
+    """Yield a time for each message of the chunk: the latest of `oldest_at_ms` and the times of the messages up to this
+    one. So the times never fall.
     """
     return islice(accumulate((one.at_ms for one in chunk.found), max, initial=chunk.oldest_at_ms or 0), 1, None)

@@ -23,7 +23,7 @@ def interval_ms(down_ms: int, *, listeners: int, per_s: int) -> int:
     """Return the time between two probes of a listener that has been down for `down_ms`.
 
     It is a twentieth of `down_ms`, but at most PROBE_MS_MAX, and at most the time that `listeners` probes take at
-    `per_s` probes a second. It is at least PROBE_MS_FIRST.
+    `per_s` probes a second. `listeners` is the number of listeners that are down. The time is at least PROBE_MS_FIRST.
 
     If only a few listeners are down, they are therefore probed often, even if they have been down for long.
     """

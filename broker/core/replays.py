@@ -26,9 +26,10 @@ ENDED_MAX: Final = 1_000
 class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    `only` says which messages it delivers: `all`, `failed` or `undelivered`. If `picked` is not None, it delivers three
-    groups of messages: those at the offsets in `picked`, those below `before_offsets`, and those from `after_offsets`
-    on.
+    `only` says which messages it delivers: `all`, `failed` or `undelivered`. Their offsets are
+    in the range from `start_offsets` to before `end_offsets`. If `picked` is not None, the replay delivers three groups
+    of messages in this range: those at the offsets in `picked`, those below `before_offsets`, and those from
+    `after_offsets` on.
     """
 
     id: str
@@ -55,8 +56,8 @@ class Replay:
     ended_at_ms: int | None = None
 
     def chooser(self, partition: int) -> Callable[[int], bool] | None:
-        """Return a function that says whether the replay takes the message at an offset of this partition. Return None
-        if the replay takes all messages.
+        """Return a function that says whether the replay takes the message at an offset of its range in this partition.
+        Return None if the replay takes all messages of its range.
         """
         if self.picked is None:
             return None
@@ -112,7 +113,9 @@ class Replays:
         return now
 
     def _keep_ended(self, replay: Replay) -> None:
-        """Record that a replay has ended. If the organization has too many ended replays, forget the oldest."""
+        """Record that a replay has ended. If the organization has too many ended replays, forget the one that ended
+        first.
+        """
         self._running[replay.organization_id] -= 1
         self._by_id[replay.id] = replace(replay, picked=None)
         ended = self._ended_of.setdefault(replay.organization_id, {})

@@ -46,8 +46,8 @@ def next_at_ms(
 ) -> int | None:
     """Return the time at which the next attempt is due. Return None if the delivery must be parked.
 
-    `number` counts the attempts so far. The delivery's age counts from `since_ms`, which is the time of its first
-    attempt or of its last redrive.
+    `number` counts the attempts so far. The delivery's age counts from `since_ms`: the time of its first attempt
+    or of its last redrive, whichever is later.
     """
     if policy.max_attempts is not None and number >= policy.max_attempts:
         return None

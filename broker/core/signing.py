@@ -18,9 +18,9 @@ _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def secret_bytes(secret: str) -> bytes:
-    """Return the bytes of a `whsec_…` signing secret.
+    """Return the bytes of a signing secret: `whsec_` and the base64 of 24 to 64 bytes.
 
-    Raises ValueError unless it is base64 of 24 to 64 bytes.
+    Raises ValueError for any other text.
     """
     if not secret.startswith(PREFIX):
         raise ValueError(f"a signing secret must start with {PREFIX}")

@@ -176,7 +176,9 @@ class Totals:
         self.positions[lane] = Position(offset, self._minute(lane))
 
     def unreadable(self, lane: Lane, first: int, last: int) -> None:
-        """Record unreadable offsets of a partition. The counts of the minute before them are then incomplete."""
+        """Record unreadable offsets of a partition. The minute of the newest record counted before them is then marked
+        as incomplete.
+        """
         minute = self._minute(lane)
         self.at(Key(minute, "", "")).put += last - first + 1
         self.positions[lane] = Position(last + 1, minute)

@@ -32,9 +32,9 @@ class Story:
         """Return whether an event that the filter has accepted belongs to the message's history. Call this for all
         events in their order.
 
-        Return False in two cases. One is a redrive of all deliveries of a listener that had no unfinished delivery of
-        this message at that time. The other is a cancellation of a listener's redrives, if no redriven delivery of this
-        message waited for an attempt.
+        Return False in two cases. One is a redrive of all deliveries of a listener, if no delivery of this message to
+        the listener was retrying or parked at that time. The other is a cancellation of a listener's redrives, if no
+        redriven delivery of this message waited for an attempt.
         """
         if isinstance(event, DeliveriesSettled | DeliveryAttempted):
             self._owed[event.listener_id] = isinstance(event, DeliveryAttempted) and event.outcome != "delivered"

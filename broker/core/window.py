@@ -83,7 +83,7 @@ class Window(Generic[D]):
         the delivery of the message begins now.
 
         The delivery does not begin if the offset is below the listener's start. Nor does it begin if the message must
-        be read again later: older messages come first, or `delivery` is None because the listener's memory is full.
+        be read again later: older messages come first, or `delivery` is None because there is no room for it.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
@@ -133,7 +133,7 @@ class Window(Generic[D]):
                 self.scan_from = None
 
     def gone(self, offset: int) -> None:
-        """Forget an offset at which the listener needs a message, because the log no longer has the message."""
+        """Forget an offset at which the listener needs a message, and its open delivery: the message can't be read."""
         self.missing.discard(offset)
         if self.behind and self.behind[0] == offset:
             self.behind.popleft()
@@ -141,14 +141,15 @@ class Window(Generic[D]):
 
     def scan(self, offset: int) -> None:
         """Record that a catch-up reader (a reader of older messages) must read all messages for this listener from this
-        offset on, because it is not known which of them the listener needs.
+        offset on, because it is not known which of them the listener needs. Do nothing if such an offset is recorded
+        already.
         """
         if self.scan_from is None:
             self.scan_from = max(offset, self.begin)
 
     def within(self, first: int, last: int) -> tuple[list[int], int | None]:
         """Return the offsets in this range that must be read again for the listener. Also return the offset from which
-        on all records must be searched for its messages, or None if none must be searched.
+        on all records must be searched for its messages, or None if this offset is not in the range.
         """
         own = sorted(offset for offset in (*self.missing, *self.behind) if first <= offset <= last)
         begin = self.scan_from
