@@ -148,7 +148,7 @@ class AlertMessages:
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
     """Return the times that the id of an alert's message may contain: the time of the alert's event, and later times.
-    Later times lie five minutes apart, counted from the event; only those of the last hour before `at_ms` are returned.
+    Later times lie five minutes apart, counted from the event; only the newest 13 up to `at_ms` are returned.
 
     A message that is put at `at_ms` gets the newest of the times.
     """

@@ -170,8 +170,9 @@ class AlertWatch:
     async def look(self, at_ms: int | None = None) -> None:
         """Check the conditions of this worker's alerts once. Put messages about alerts that begin or end.
 
-        A call checks all listeners that have waiting messages, or an alert that is open or may begin soon. It checks at
-        most 200 of the other listeners. `at_ms` is the current time; if it is None, the clock is read.
+        A call checks the listeners of this worker's share for which messages wait in its partitions, or which have an
+        alert that is open or may begin soon. It checks at most 200 others of the share. `at_ms` is the current time; if
+        it is None, the clock is read.
 
         Raises a BrokerError if Kafka does not answer. If Kafka does not answer for some listeners, the other listeners
         are checked before the error is raised.
@@ -195,8 +196,10 @@ class AlertWatch:
             raise failure
 
     def _due(self) -> list[Listener]:
-        """Return the listeners to check for alerts now: all that have waiting messages, or an alert that is open or may
-        begin soon. At most 200 of the other listeners are added, in turn.
+        """Return the listeners to check for alerts now: those for which this worker has waiting messages, and those
+        with an alert that is open or may begin soon. At most 200 of the other listeners are added, in turn.
+
+        Replays and the listeners of the queue for alerts are never checked.
         """
         pressing: list[Listener] = []
         others: list[Listener] = []
@@ -211,8 +214,8 @@ class AlertWatch:
         return [*pressing, *others]
 
     def _presses(self, listener: Listener) -> bool:
-        """Return whether a listener must be checked for alerts now. A check is needed if messages wait for the
-        listener, or if one of its alerts is open or may begin soon.
+        """Return whether a listener must be checked for alerts now. A check is needed if messages of this worker's
+        partitions wait for the listener, or if one of its alerts is open or may begin soon.
         """
         triggers = self._triggers.get(listener.id, {})
         return bool(self.sources.lag(listener.id)) or any(one.pressing for one in triggers.values())

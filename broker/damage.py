@@ -75,8 +75,8 @@ class DamageReports:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def found(self, damage: LogDamaged) -> None:
-        """Remember an unreadable range that a read has found, so that it is reported soon. Do nothing if the range was
-        reported or given up before.
+        """Remember an unreadable range that a read has found, so that it is reported soon. Do nothing if the range is
+        reported as unreadable already, or was given up.
 
         Damage in the topic `statistics` is only logged, because that topic can be computed again.
         """

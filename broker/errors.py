@@ -83,7 +83,7 @@ class InFlight(BrokerError):
 
 
 class Changed(BrokerError):
-    """The resource was changed since the client read it, so the request no longer applies."""
+    """The resource was changed since the client read it, or the client's account is no owner any more."""
 
     code = "precondition-failed"
 
@@ -117,9 +117,9 @@ class Busy(Unavailable):
 
 
 class LogUnavailable(Unavailable):
-    """Kafka can't be reached, has no leader or refused a request. This error is also raised if another worker may own
-    this process's partitions by now. If records may have been stored in spite of this error, the method that raises it
-    says so.
+    """Kafka can't be reached, a partition has no leader, or Kafka refused a request. This error is also raised if
+    another worker may own this process's partitions by now. If records may have been stored in spite of this error, the
+    method that raises it says so.
     """
 
     code = "log-unavailable"
@@ -161,9 +161,9 @@ class DiskNearlyFull(Unavailable):
 
 
 class StorageFull(BrokerError):
-    """The organization's account has reached its limit of stored bytes. Nothing was stored.
+    """The account that created the organization has reached its limit of stored bytes. Nothing was stored.
 
-    The limit holds for all organizations that the account created.
+    The limit is for all organizations that the account created together.
     """
 
     code = "storage-full"

@@ -66,7 +66,7 @@ class OidcSettings:
 class Settings:
     """The settings of one process of Everput. A limit of None means no limit.
 
-    The rate limits apply to each API process alone. Each allows a burst of ten seconds' worth of its rate;
+    The rate limits apply to each API process alone. Each allows a burst of at least ten seconds' worth of its rate;
     `changes_per_min` allows a burst of one minute's worth.
     """
 

@@ -106,7 +106,9 @@ class StoredBytes:
         counts[organization_id] += size
 
     def count(self, organization_id: str, size: int) -> None:
-        """Count the bytes of a worker's record about deliveries. Such a record is stored even at the limit."""
+        """Count the bytes of a worker's record, such as about deliveries or an alert. Such a record is stored even at
+        the limit.
+        """
         self.add(organization_id, size)
         tenant = self._tenant_of(organization_id)
         if self._left[tenant] <= 0:
@@ -115,7 +117,7 @@ class StoredBytes:
                 self._start_recording(tenant)
 
     def count_change(self, organization_id: str, size: int) -> None:
-        """Count the bytes of a change of queues, listeners or API keys.
+        """Count the bytes of a change such as a new queue, a listener's update or a replay.
 
         Raises StorageFull if the organization's tenant is at least 10 % above its limit.
         """

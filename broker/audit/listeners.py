@@ -41,8 +41,8 @@ class _Queue:
 
 
 class Listeners:
-    """A cache of the listeners of up to 128 queues. For each queue, it has the ids of all listeners that the queue has
-    or ever had, including deleted listeners.
+    """A cache of the listeners of up to 128 queues. For each queue, it has the ids of the queue's listeners and
+    replays, including deleted listeners and ended replays.
 
     If a queue is in the cache, a request reads only the records of `control` that are newer than the cache's entry.
     """
@@ -61,9 +61,9 @@ class Listeners:
         """Return the ids of all listeners that the queue ever had, and of their replays. Return None if there never was
         such a queue.
 
-        If the queue is not in the cache, the topic `control` is read from the queue's creation on. If there is no such
-        queue now, the topic is read from its start. Raises Unavailable if Kafka does not answer, or if too many reads
-        are running.
+        For a queue in the cache, only new records of the topic `control` are read. Otherwise, the topic is read from
+        the queue's creation on, or from its start if there is no such queue now. Raises Unavailable if Kafka does not
+        answer, or if too many reads are running.
         """
         place = organization_id, queue_id
         before = self._kept.pop(place, None) or await self._unread(organization_id, queue_id)

@@ -42,8 +42,8 @@ class State(NamedTuple):
 class Verifier:
     """The check of a whole log, for `everput verify`.
 
-    `read` is called after each read, with the number of its offsets. After findings() has ended, `control.state` is the
-    directory: the accounts, queues, listeners and more that the events of `control` result in.
+    To show progress, `read` is called with the number of offsets that were just read. After findings() has ended,
+    `control.state` is the directory: the accounts, queues, listeners and more that the events of `control` result in.
     """
 
     def __init__(

@@ -113,7 +113,8 @@ async def newest_messages(
     which the messages of the next page lie.
 
     The page has no deleted messages, no messages that this version can't read, and no records for whose value `wanted`
-    returns False. Raises Unavailable if Kafka does not answer.
+    returns False. It may have fewer than `limit` messages, or none, although more follow. Raises Unavailable if Kafka
+    does not answer.
     """
     while True:
         records, rest = await log.messages.newest(
@@ -149,8 +150,9 @@ async def update_message(
     sends the new data. A listener with `unknown` may have got the old data. Raises Changed if the message does not have
     a version in `if_match`.
 
-    Raises Refused if the data is not valid, and NotFound if the message does not exist or was deleted. Raises InDoubt
-    if it is unknown whether the change was stored or has an effect, and any other Unavailable if nothing was stored.
+    Raises Refused if the data is not valid or the queue is the one for alerts, and NotFound if the message does not
+    exist or was deleted. Raises InDoubt if it is unknown whether the change was stored or has an effect, and any other
+    Unavailable if nothing was stored.
     """
     # Check the new data of an updated message by the same rules as the data of a put.
     new_put(queue, data, None, None, "", "")

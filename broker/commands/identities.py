@@ -30,8 +30,8 @@ class IdentityCommands:
         """Return the account of a person, whose e-mail address the provider has verified.
 
         If no account is linked to the person yet, link the account that has this address. If there is no such account
-        either, create it, provided that `may_create` is set. Raises IdentityRefused if the person may not sign in, and
-        Refused if the address is not valid.
+        either, create it if `may_create` is set and the operator has created an organization or an API key. Raises
+        IdentityRefused if the person may not sign in, and Refused if the address is not valid.
         """
         check_email(identity.email)
         await self._view.caught_up()

@@ -135,10 +135,11 @@ class InvitationCommands:
         return state.organizations[invitation.organization_id]
 
     async def register(self, invitation: Invitation, password: str, *, request_id: str) -> tuple[Account, Organization]:
-        """Create the account of the invited e-mail address, and make it a member.
+        """Create the account of the invited e-mail address, and then make it a member.
 
-        Raises Refused if the password is not valid or the invitation is not open any more, EmailTaken if the account
-        exists already, and QuotaReached if the organization has too many members.
+        Raises Refused if the password is not valid, and EmailTaken if the account exists already. Raises Refused if the
+        invitation is not open any more, and QuotaReached if the organization has too many members. In these two cases,
+        the new account remains, without the membership.
         """
         account = await self._accounts.create_account(invitation.email, password, request_id=request_id)
         return account, await self.accept(invitation, account.id, request_id=request_id)

@@ -87,8 +87,9 @@ async def list_messages(
 ) -> tuple[list[ListedMessage], tuple[int, ...], tuple[int, ...]]:
     """Return a page of the queue's messages, newest first, and the range of offsets that later pages must search.
 
-    The page holds messages in the offsets [begin, end) that the filter accepts. The states are those of deliveries to
-    `listeners`. Raises Unavailable if Kafka does not answer.
+    The page holds messages in the offsets [begin, end) that the filter accepts. It may have fewer than `limit`
+    messages, or none, although later pages have some. The states are those of deliveries to `listeners`. Raises
+    Unavailable if Kafka does not answer.
     """
     takes = wanted.takes if wanted.reads_values else None
     states = deliveries.of_queue(listeners) if with_states or wanted.state is not None else None

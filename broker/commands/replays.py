@@ -70,7 +70,7 @@ class ReplayCommands:
 
     async def plan(self, context: Context, listener: Listener, asked: ReplayInput) -> ev.ReplayStarted:
         """Return the event with which the replay would start now, without recording it. Raises Refused if a value is
-        not valid, Unavailable if Kafka does not answer.
+        not valid or too many messages are selected, Unavailable if Kafka does not answer.
         """
         self._check(asked)
         to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
@@ -125,8 +125,8 @@ class ReplayCommands:
         the number of bytes that the selected offsets take in the event. `count` may raise an error to refuse the
         replay.
 
-        Raises Refused if a value is not valid or too many replays are running, NotFound if there is no such listener,
-        and Unavailable if Kafka does not answer.
+        Raises Refused if a value is not valid, too many replays are running or too many messages are selected. Raises
+        NotFound if there is no such listener, and Unavailable if Kafka does not answer.
         """
         await self._view.caught_up()
         listener = await find_listener(self._view, context.organization_id, queue_id, listener_id)
@@ -176,8 +176,8 @@ class ReplayCommands:
         return await self._change(ev.ReplayCancelled(**event_fields(context), replay_id=replay.id))
 
     async def progress(self, replay: Replay) -> float:
-        """Return how much of the replay is done, from 0 to 1: the fraction of the offsets in its range whose deliveries
-        have ended. For a cancelled replay, only the partitions that were finished count.
+        """Return how much of the replay is done, from 0 to 1: the fraction of the offsets in its range that its
+        committed offsets have passed. For a cancelled replay, only the partitions that were finished count.
 
         Raises LogUnavailable if Kafka does not answer.
         """

@@ -177,7 +177,7 @@ def literal_address(host: str) -> Address | None:
 
 
 def is_https_or_loopback(url: str) -> bool:
-    """Return whether a URL uses https, or http on a loopback address of this machine."""
+    """Return whether a URL uses https, or http with `localhost` or a loopback address."""
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname or "", parts.port
@@ -189,8 +189,10 @@ def is_https_or_loopback(url: str) -> bool:
 
 
 def refuse_url(url: str, allow: Sequence[Network], *, mail: bool = False) -> str | None:
-    """Return a sentence that says why a listener can't have this URL, or None if it can. This check does
-    not use DNS.
+    """Return a sentence that says what is wrong with a listener's URL, or None if nothing is wrong. A `mailto:` URL is
+    accepted only with `mail`.
+
+    This check does not use DNS, so a host name's addresses may be refused later, when a connection is opened.
     """
     try:
         target = parse_url(url)

@@ -72,7 +72,7 @@ class _Parsed:
 
 
 class Body(NamedTuple):
-    """The body of a listener's answer. `complete` is False if the connection ended before the end of the body."""
+    """The body of a listener's answer. `complete` is False if `data` may lack a part of the body."""
 
     data: bytes
     complete: bool
@@ -137,8 +137,8 @@ def hidden(text: str, secrets: Sequence[str]) -> str:
 
 
 def without_beginning(text: str, secrets: Sequence[str]) -> str:
-    """Hide the end of a text if it is the beginning of a secret, because the text may have been cut inside
-    the secret.
+    """Hide the end of a text if it is the beginning of a secret (at least four characters), because the text may have
+    been cut inside the secret.
     """
     for secret in secrets:
         at = text.find(secret[:_SECRET_CHARS_MIN], max(0, len(text) - len(secret)))

@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         return self._owned
 
     def send(self, request: bytes, work: Any, at: float) -> None:
-        """Write one request. `work` is any object of the caller for it, and `at` the event loop's time in seconds."""
+        """Write one request. `work` is the caller's object for it, not None. `at` is the event loop's time in s."""
         self.work = work
         self.at = at
         self._answered = False
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close the connection. It calls the owner's failed() if a request has no answer, and lost() after that."""
+        """Close the connection. Soon it calls the owner's failed() if a request has no answer, and then lost()."""
         if self._transport is not None:
             self.cut = True
             self._transport.abort()

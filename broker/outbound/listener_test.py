@@ -72,8 +72,8 @@ async def try_out(
     sealer: Sealer, queue: Queue, listener: Listener, resolver: Resolver, tls: ssl.SSLContext
 ) -> ListenerTest:
     """Send the listener a test message with the header `everput-test: true`, and return the result of the test. A
-    listener with batches gets a batch of only this message. Raises ConfigurationError if the listener's secret can't be
-    decrypted.
+    listener with batches gets a batch of only this message. Raises ConfigurationError if the listener's secrets or
+    headers can't be decrypted.
     """
     opened = open_listener(sealer, listener)
     target = parse_url(listener.notify_url)

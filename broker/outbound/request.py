@@ -54,7 +54,9 @@ def shown_headers(opened: Opened) -> tuple[tuple[str, str], ...]:
 
 
 def same_seals(one: Listener, other: Listener) -> bool:
-    """Return whether both listeners have the same secrets and headers."""
+    """Return whether both listeners have the same secrets and headers. The stored, encrypted texts are compared, so a
+    secret that was encrypted again counts as another.
+    """
     return (
         one.sealed_secret == other.sealed_secret
         and one.former_secrets == other.former_secrets

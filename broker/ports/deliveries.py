@@ -218,14 +218,17 @@ class Outstanding(Protocol):
         """
 
     async def count(self, listener: Listener, *, redriven: bool = False) -> int:
-        """Count the listener's retrying and parked deliveries. With `redriven`, count only the deliveries that a client
-        has redriven, and that have not been attempted since.
+        """Count the listener's retrying and parked deliveries in the topic `outstanding`. With `redriven`, count only
+        the deliveries that a client has redriven, and that have not been attempted since.
+
+        Retrying deliveries that wait in a worker's memory, and not in this topic, are not counted.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """
 
     async def those(self, listener: Listener, message_ids: Sequence[str]) -> list[str]:
-        """Return the given message ids whose delivery to the listener is retrying or parked, each of them once.
+        """Return the given message ids whose delivery to the listener is in the topic `outstanding` and is retrying or
+        parked, each of them once.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

@@ -238,7 +238,8 @@ class MessageLog(Protocol):
         """Return (offset, value) of a message, or None if there is no such message.
 
         The partition is read from the time in the message's id on. In one process, all organizations of one account
-        together may run two large reads at a time. Raises Unavailable if Kafka does not answer.
+        together may run two large reads at a time. Raises Unavailable if Kafka does not answer, or if the message may
+        be in an unreadable range.
         """
 
     async def find_all(
