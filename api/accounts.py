@@ -31,13 +31,13 @@ class AccountLimits:
     A field `*_at_once` is the largest burst. A field `*_per_s` is the rate per second after the burst.
     """
 
-    # The rate limit on password checks for one e-mail address. Known browsers and sessions have a limit of their own.
+    # The rate limit on password checks for one e-mail address. Sessions and known browsers have a second, equal limit.
     guesses_at_once: int = 10
     guesses_per_s: float = 0.1
-    # The rate limit on password checks of all clients together. Known browsers and sessions have a limit of their own.
+    # The rate limit on password checks of all clients together. Sessions and known browsers have a second, equal limit.
     all_guesses_at_once: int = 50
     all_guesses_per_s: float = 3.0
-    # The rate limit on sign-in attempts from one client's IPv4 address or IPv6 network. Known browsers are exempt.
+    # The rate limit on sign-ins from one client's IPv4 address or IPv6 network. An account's known browsers are exempt.
     clients_guesses_at_once: int = 20
     clients_guesses_per_s: float = 0.5
     # Registrations from one client's network address.
@@ -47,7 +47,7 @@ class AccountLimits:
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
     # A process counts password checks and registrations by network. Every `recent_s` seconds, each count falls by one.
-    # When a limit for all clients together is nearly used up, the networks with high counts are refused first.
+    # A network's attempt must leave as many attempts as its count free in each limit for all clients, or half of it.
     recent_s: float = 600.0
 
 
@@ -216,7 +216,7 @@ class Accounts:
         else:
             kept = session.id if which == "others" else ""
             every = self._view.state.accounts.sessions_of(session.account_id)
-            # If there is no session to end, store no event in the log.
+            # end_sessions() would store an event in the log even if there is no session to end.
             if any(one.id != kept for one in every):
                 await self._commands.end_sessions(session.account_id, but=kept, request_id=call.request_text)
         if which != "others":

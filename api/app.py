@@ -95,7 +95,7 @@ def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> 
 def _provider(settings: OidcSettings | None) -> Provider | None:
     if settings is None:
         return None
-    # Import late: only a server with an OpenID Connect provider needs these libraries.
+    # Import the module here: only a server with an OpenID Connect provider needs it and its libraries.
     from broker.outbound.oidc import Provider
 
     return Provider(settings)
@@ -378,7 +378,7 @@ class _App(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # The path is compared before percent-decoding, because no path of this API needs an encoded character.
+            # Compare the path as it was sent. No path of this API needs percent-encoding, so a path with it is unknown.
             path = scope["raw_path"]
             if path != _LOG:
                 self._came()

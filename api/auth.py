@@ -26,16 +26,16 @@ from broker.ports import ControlLog, DirectoryView
 
 log = logging.getLogger(__name__)
 
-# In this header, a request with a session names its organization, because paths such as `/v1/queues` do not.
+# In this header, a request with a session names its organization if the path does not, as in `/v1/queues`.
 ORGANIZATION: Final = b"everput-organization"
 COOKIE: Final = "everput_session"
 # Browsers accept a cookie named `__Host-…` only over TLS and for the host that sets it, so no other host can set it.
 COOKIE_HTTPS: Final = f"__Host-{COOKIE}"
 _REMEMBERED_MAX: Final = 10_000
 _USE_NOTED_S: Final = 3600
-_WINDOW_S: Final = 10  # A burst may have as many requests as the rate limit allows in this many seconds.
+_WINDOW_S: Final = 10  # A burst may have as many requests as the rate allows in this many seconds, but at least 1.
 _BEARER: Final = "bearer "
-# The rate limit on an account's requests that have a session, but need no header `Everput-Organization`.
+# The rate limit on an account's requests with a session to operations that need no header `Everput-Organization`.
 _SESSION_CALLS_AT_ONCE: Final = 60
 _SESSION_CALLS_PER_S: Final = 1.0
 
@@ -90,8 +90,7 @@ class ApiKeys:
         sha256 = key_sha256(decoded)
         api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
-            # Another process may have created this API key just now.
-            # Wait until this process has read the topic `control` to its end, and then look the API key up again.
+            # Another process may have created this API key just now. So read `control` to its end, and look again.
             await self._view.caught_up()
             api_key = self._view.state.keys_by_sha256.get(sha256)
         if api_key is None:
@@ -124,7 +123,7 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        # If Kafka does not store the event `key.used`, it is not sent again. A later use of the API key is recorded.
+        # If Kafka does not store the event `key.used`, do not send it again: a use about an hour later is recorded.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 
@@ -186,7 +185,7 @@ class Token(NamedTuple):
     """A session's token, as a request holds it."""
 
     text: str
-    # True if the token came in a cookie. Browsers may send a cookie also with requests from other sites' pages.
+    # True if the token came in a cookie. Then another site's page may have made the browser send the request.
     by_cookie: bool
 
 
@@ -229,8 +228,7 @@ class Sessions:
                 "This request holds no token of a session. Sign in, and send the token in the header Authorization, "
                 "as `Bearer evs_…`."
             )
-        # A page of another origin may open a WebSocket to this server, and the browser may send the session's cookie.
-        # So WebSockets are checked, too.
+        # Check WebSockets, too: a page of another origin may open one, and the browser may send the session's cookie.
         if token.by_cookie and scope.get("method") not in ("GET", "HEAD") and not self.same_origin(scope):
             raise Forbidden(
                 "This request has a session's cookie, but was not sent by this server's own pages. Open the console at "
@@ -239,8 +237,7 @@ class Sessions:
         session = None
         if is_key(token.text, prefix=SESSION_PREFIX):
             sha256 = key_sha256(token.text)
-            # Another process may just have started or ended this session.
-            # Wait until this process has read the topic `control` to its end before the session is looked up.
+            # Another process may just have started or ended this session. So read `control` to its end first.
             await self._view.caught_up()
             session = self._view.state.accounts.sessions_by_sha256.get(sha256)
         if session is None or session.expires_at_ms <= now_ms():

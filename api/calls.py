@@ -52,12 +52,12 @@ _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
 _LENGTH_DIGITS_MAX: Final = 19  # digits of the header Content-Length
 _READS: Final = ("GET", "HEAD")
-# A cache does not know that an answer depends on X-API-KEY. So caches must not keep answers for other clients.
+# No cache may store an answer without an entity tag: a cache does not know that the answer depends on X-API-KEY.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
-# The client may keep the answer. Before it uses the answer again, it must ask the server, with the entity tag.
+# The client may keep an answer with an entity tag. Before each further use, it must ask the server, with the tag.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
 SMALL_BYTES_MAX: Final = 16 << 10
-# A request id that looks like a secret is replaced by a new id, because request ids are logged and stored.
+# A request id that may be an API key or a session's token is replaced, because request ids are logged and stored.
 # This regular expression takes linear time on any input, because it searches for one of two fixed words.
 _SECRET = re.compile(rf"{PREFIX}|{SESSION_PREFIX}".encode())
 # This regular expression takes linear time on any input, because it repeats one set of characters, at most 128 times.
@@ -75,7 +75,7 @@ class Service(NamedTuple):
     keys: ApiKeys
     members: Members
     view: DirectoryView
-    # The base URL of the links in answers. If it is None, links use the host in the request's header Host.
+    # The base URL of the links in answers. If it is None, links use the request's scheme and header Host.
     public_url: str | None
     body_bytes_max: int
     bodies: Bodies
@@ -373,7 +373,7 @@ class Method(NamedTuple):
     handler: Handler
     # The scope that the API key or the member's role must have. None: the handler checks the request itself, if needed.
     scope: str | None
-    # True if API keys for only some queues may use a path that names no queue. The answer shows only their queues.
+    # True if an API key for only some queues may use a path that names no queue. The handler must show only its queues.
     narrows: bool = False
 
 
@@ -414,7 +414,7 @@ class Resource:
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 await call.admit(method.scope, narrows=method.narrows)
-                # A GET waits until this process has read `control` to its end. After a long wait, the answer is 503.
+                # Before a GET, read `control` to its end, so that it shows earlier changes. If this fails, answer 503.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:

@@ -97,7 +97,7 @@ class DirectPut:
                 base = f"{self.scheme}://{self.sent[b'host'].decode('latin-1')}"
             queue_id = self.url[len(_BEFORE) : -len(_AFTER)].decode()
             self._finish(200, self._headers, _JSON, orjson.dumps(put_answer(base, queue_id, self._put)))
-        # The group commit calls this method after Kafka has stored a batch. An exception here must not stop it.
+        # An exception here must not stop the group commit, which calls this method after Kafka has stored a batch.
         except Exception:
             log.exception("put.not_answered id=%s", self._request_id.decode())
 

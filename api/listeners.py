@@ -31,7 +31,7 @@ _HEADER_VALUE_CHARS_MAX: Final = 1024
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, 5.6.2
 # This regular expression takes linear time on any input: it is matched once, from the start, with one repetition.
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")  # RFC 9110, 5.5, without obs-text
-# A listener can't have these headers: Everput sets some itself, and HTTP uses the rest to control the connection.
+# A listener's own headers can't have these names: they describe the connection, the body or Everput itself.
 _HEADERS_OURS: Final = frozenset(
     [
         *("connection", "content-encoding", "content-length", "content-type", "expect", "host", "keep-alive"),

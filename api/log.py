@@ -39,7 +39,7 @@ _LIMIT_MAX: Final = 1_000_000
 _NO_MESSAGE: Final = (
     "No message of this organization has this ID. Check the ID; retention may have deleted an old message."
 )
-# Clocks of processes differ, so an event about a message may have a time before the time in the message's id.
+# Clocks of processes may differ by this much, so an event about a message may be older than the message's own time.
 _CLOCK_SKEW_MS: Final = 60_000
 
 
@@ -71,8 +71,7 @@ class EventLog:
             wanted, span = await self._story(query["message"], wanted, span)
         slices = self._reader.read(wanted, span)
         try:
-            # Fetch the first line before the answer begins. Then an error in it still gets its own HTTP status.
-            # Later, when a part of the streamed answer was sent, an error can only cut the answer off.
+            # Fetch the first line before the answer begins, so that an error until then gets its own HTTP status.
             first = await anext(slices)
         except WrongCursor as error:
             raise BadParameter(str(error), parameter="cursor") from None

@@ -17,7 +17,7 @@ from broker.core.ids import parse_id_beginning
 from broker.core.names import NAME_CHARS_MAX
 from broker.ports import MessageLog
 
-# A message may be stored this long before or after the time in its id: clocks differ, and a repeated put keeps its id.
+# A message may be stored up to this long before or after its id's time: clocks differ, and repeated puts keep ids.
 _STORED_MS_MAX: Final = 600_000
 
 

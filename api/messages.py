@@ -154,7 +154,7 @@ class Messages:
         asked_for = filters(query, queue)
         begin_ms, end_ms = time_parameter(query, "from"), time_parameter(query, "to")
         if "cursor" in query:
-            # Kafka may have deleted old messages since the previous page. If so, begin at the oldest message it has.
+            # Kafka may have deleted old messages since the previous page. If so, begin at the oldest message left.
             first, last = await self._log.offsets_at(0), await self._log.end_offsets()
             made = span(self._tokens.open(query["cursor"], queue.organization_id, path), last)
             asked = Span(tuple(map(max, made.begin, first)), tuple(map(max, made.end, first)))

@@ -32,7 +32,7 @@ KEY: Final = "key"  # The operation needs an API key, or a session together with
 SESSION: Final = "session"
 SESSION_OR_KEY: Final = "session or key"
 
-# These operations add events that are never deleted. If the organization is at its limit on bytes, they answer 507.
+# These operations may answer 507, from 10 % above the limit on stored bytes: their events are never deleted.
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
@@ -75,8 +75,7 @@ class OperationDoc(NamedTuple):
     tagged: bool = False
     sets_cookie: bool = False
     body_required: bool = True
-    # If the operation creates a resource, `makes` says how links to other operations get the new resource's id.
-    # `makes` has the name of the path parameter for the id, and a JSON pointer (RFC 6901) to the id in the answer.
+    # If the operation creates a resource: the path parameter for its id, and a JSON pointer to the id in the answer.
     makes: tuple[str, str] | None = None
 
 

@@ -27,7 +27,7 @@ from broker.ports import Answer, DirectoryView, ListenerTestLog
 from broker.sealing import Sealer
 from broker.tenant_slots import TenantSlots
 
-_TESTS_AT_ONCE: Final = 5  # In each process, at most this many tests of one listener can run in a burst.
+_TESTS_AT_ONCE: Final = 5  # In each process, at most this many tests of one listener can start in a burst.
 _TESTS_PER_S: Final = 0.5
 _TESTS_UNDER_WAY_MAX: Final = 20  # tests of all listeners
 _TESTS_EACH_MAX: Final = 5  # tests of one organization's listeners

@@ -178,7 +178,7 @@ class Tunnels:
         self.address = address
         self.bounds = bounds
         self._open: dict[str, Tunnel] = {}
-        # A tenant's count of bytes is dropped when the tenant has no tunnel and no request any more.
+        # A tenant's Room is dropped when the tenant has no tunnel and no request in this process any more.
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         self._room = Room(bounds.all_bytes_max)
         routes = [Route("/{token}/notify", self._notify, methods=["POST"]), Route("/{token}/live", self._live)]

@@ -13,7 +13,7 @@ from api.calls import Call, Handler
 from api.limits import Limit
 from api.problems import Headers
 
-# A burst may have as many bytes as the rate limit allows in this many seconds, but always one whole body.
+# A burst may have as many bytes as the rate allows in this many seconds, or as the largest body if that is more.
 _WINDOW_S: Final = 10
 
 

@@ -30,7 +30,7 @@ from everput.client import AGAIN
 
 GIVE_UP_AFTER_S: Final = 30.0
 
-# In a table, the state of a listener is its health, as in all other commands and in the console.
+# In a table, the state of a listener is its health, as in `everput status` and in the console.
 # The field `state` of a listener says whether its circuit breaker is open, so tables call it `circuit`.
 _LISTENER_NAMES: Final = {"health": "state", "state": "circuit"}
 
@@ -143,7 +143,7 @@ def find_queue(client: Client, queue: str) -> str:
     except Problem as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
-        if is_id(queue_id):  # if the key may only put messages, it can't look names up, but it can use a queue's id
+        if is_id(queue_id):  # a key that may not read queues can't look names up, but can use a queue's id
             return queue_id
         raise NoNames(queue) from error
     raise NotFound(

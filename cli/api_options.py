@@ -131,7 +131,7 @@ def _same_server(one: str, other: str) -> bool:
     """
     try:
         return _origin(one) == _origin(other)
-    except ValueError:  # one of them is not a URL
+    except ValueError:  # one of the two texts is not a valid URL
         return False
 
 

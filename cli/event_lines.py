@@ -20,13 +20,13 @@ from cli.visible import visible
 Part = str | tuple[str, str]  # one part of an output line: its text, and its color if it has one
 
 _COMMON: Final = ("type", "v", "at_ms", "organization_id", "actor", "request_id")
-# Fields with ids, most important first. The line of an event shows the first without its name, and others as NAME=ID.
+# Fields with ids. An event's line shows the first that the event has without its name, and others as NAME=ID.
 _SUBJECTS: Final = ("message_id", "replay_id", "key_id", "account_id", "session_id")
 _NAMED: Final = ("queue_id", "listener_id")
 _VALUE_CHARS_MAX: Final = 60
 _TYPE_WIDTH: Final = max(map(len, CLASSES))
 # On a terminal with fewer than _WIDE columns, the lines of events have no milliseconds, and narrow gaps.
-# Event types longer than _NARROW_TYPE_WIDTH then push the rest of their lines to the right.
+# On such a narrow terminal, an event type longer than _NARROW_TYPE_WIDTH pushes the rest of its line to the right.
 # On a terminal with 80 columns, 52 are usually left after an event's time and type. A short id takes 22 of them.
 _WIDE: Final = 120
 _NARROW_TYPE_WIDTH: Final = len("delivery.attempted")

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import IO, Final
 
-LINE_BYTES_MAX: Final = 4 << 20  # the most bytes of an input line, because no message has more
+LINE_BYTES_MAX: Final = 4 << 20  # the most bytes of an input line; a message's data has 1 MiB at most
 _CHUNK_BYTES: Final = 1 << 18
 
 

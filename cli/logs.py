@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from cli.visible import visible
 
-LINES_MAX: Final = 10_000  # the most log lines that may wait to be written
+LINES_MAX: Final = 10_000  # the most log lines that may wait to be written; further lines are dropped
 _LAST_S: Final = 2.0  # at the end of a process, the most seconds to wait until all log lines are written
 _LOOK_S: Final = 0.005
 _STDERR: Final = 2
@@ -30,8 +30,7 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
 # The lowest level at which each of these loggers logs, unless Everput's own log level is debug.
-# Events below these levels need no line of these loggers: Everput logs them itself.
-# At a lower level, aiokafka would log each failed connection while Kafka is down.
+# At a level below CRITICAL, aiokafka would log each failed connection while Kafka is down.
 _QUIETER = {
     "aiokafka": logging.CRITICAL,
     "faust": logging.ERROR,

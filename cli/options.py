@@ -35,7 +35,7 @@ REPLICATION: Final = 3
 MIN_INSYNC: Final = 2
 SASL_PASSWORD: Final = "EVERPUT_KAFKA_SASL_PASSWORD"  # noqa: S105 - the variable's name
 
-# The default rate limits of a server where strangers may register. Most clients need far less.
+# The default rate limits of an organization where strangers may register. Elsewhere, there is no limit by default.
 REQUESTS_PER_S: Final = 1_000.0
 BYTES_PER_S: Final = 16 << 20
 CHANGES_PER_MIN: Final = 600

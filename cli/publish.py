@@ -59,7 +59,7 @@ class Tally:
         return ", ".join(parts)
 
 
-# A function that is called with each line, and with None if the line was put, or with the error if it was not.
+# A function that is called with a line, and with None if the line was put, or with the error if it was not.
 Settled = Callable[[TextLine, str | None], None]
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cli.visible import visible
 
-# In a column of a table, a word with more characters than this may be broken into several lines.
+# Except in columns with `whole`, a word with more characters than this may be broken into several lines.
 _WORD_WIDTH_MAX: Final = 20
 _BORDERS_WIDTH: Final = 3  # of each column: a border and two spaces
 

@@ -94,7 +94,7 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
         async for record in stream.noack().events():
             offset = record.message.offset
             if offset < done:
-                # After a rebalance, Faust reads `control` from its beginning. So skip an event that was handled before.
+                # After a rebalance, Faust reads records of `control` again. So skip an event that was handled before.
                 continue
             try:
                 event = decode(record.message.value)

@@ -52,7 +52,7 @@ class DirectoryProjection:
         version of Everput can decode it. An event that was applied before changes nothing.
         """
         if offset < self.position:
-            # After a rebalance, Faust reads the topic from its beginning. So skip events that were applied before.
+            # After a rebalance, Faust reads records of `control` again. So skip an event that was applied before.
             return
         if event is None:
             self.complete = False

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 _IDLE_S: Final = 2.0
 # If the statistics reader is behind, it pauses this many times as long as a read took, because deliveries come first.
 _DUTY: Final = 2.0
-# aiokafka's consumer leaves its group if it is not polled for this long. Everput does not poll it: it fetches itself.
+# aiokafka's consumer leaves its group if it is not polled for this long: ten years, because Everput never polls it.
 _NEVER_S: Final = 10 * 365 * 24 * 3600.0
 _AGAIN_S: Final = 10.0  # pause after a failure
 # After two rebalances in quick succession, Faust's consumer can wait forever.
@@ -224,7 +224,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         """Do nothing. Faust's own method would warn that aiokafka fetches nothing, but Everput fetches by itself."""
 
 
-_Consumer.logger = driver.logger  # Faust's own logger would log each start at level INFO
+_Consumer.logger = driver.logger  # Faust's own logger would log each start of a consumer at level INFO
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]

@@ -62,7 +62,7 @@ def command(options: Options, organization: str | None, name: str | None, email:
     given = files.secret_setting(files.SEALING_KEY_VARIABLE)
     if given is not None:  # Refuse an invalid sealing key now, because API processes and workers will need a valid one.
         Sealer(given)
-    # Ask for the password only after Kafka has answered.
+    # Ask for the password only after Kafka has answered, so that nobody types it in vain.
     kafka = run_quietly("init", options, _reach(options))
     owner = None if email is None else (email, _password())
     try:
@@ -80,7 +80,7 @@ def _password() -> str:
 
 async def _reach(options: Options) -> KafkaSettings:
     """Return the settings of the Kafka that the options name, in which all topics exist."""
-    if options.kafka is None:  # the topics exist already, because `everput serve` is running
+    if options.kafka is None:  # cluster() raises an error if the topics do not exist
         async with cluster(options) as found:
             return found.kafka
     kafka = options.kafka_settings()

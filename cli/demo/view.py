@@ -30,7 +30,7 @@ class Row:
     received: int
     # the number of messages that were put and that this listener has not accepted yet
     waiting: int
-    # the number of requests that this listener answered with 503
+    # the number of attempts (without probes) that this listener answered with 503
     refused: int
     # the number of accepted requests that were retries
     retries: int

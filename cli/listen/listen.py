@@ -210,8 +210,7 @@ class _Listening:
 
         def on_event(place: _Place, event: str, **fields: Any) -> None:
             if event == "listening":
-                # If a connection ends before the client reads that the listener was created, the next connection says
-                # that the listener existed. An older server never says whether it created the listener.
+                # A new name proves that this run created the listener, even if a connection was lost before it said so.
                 if self._new_names or fields.get("created", False):
                     self.created.add(fields["id"])
                 if fields["id"] not in self.served:

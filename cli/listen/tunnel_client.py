@@ -160,7 +160,7 @@ class TunnelClient:
             after = int(text) if text.isdecimal() else None
             if is_batch(headers.get("webhook-id")) and answer.is_success:
                 failed = failed_in(answer.content, body)
-        # The local program can't be reached, so it has received nothing. Everput keeps the message, and sends it later.
+        # The local program can't be reached, so it has received nothing. Answer `away`: the attempt does not count.
         except httpx.ConnectError:
             status, error = int(HTTPStatus.BAD_GATEWAY), "nobody-there"
         except httpx.HTTPError as failure:

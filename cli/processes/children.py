@@ -25,7 +25,7 @@ from cli.processes.prefork import ForkedProcess, Prefork
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
-STEADY_S: Final = 10.0  # if a process ran for at least 10 s, it is restarted after the shortest pause
+STEADY_S: Final = 10.0  # the pause before a restart is the shortest if the process ran for at least 10 s
 EXIT_CONFIGURATION: Final = 2
 
 _NO_DESCRIPTORS: Final[Mapping[str, int]] = MappingProxyType({})
@@ -177,7 +177,7 @@ class Child:
     async def _go(self, ours: socket.socket) -> None:
         access = await asyncio.shield(self._kafka)
         go = {"embedded": None if access is None else asdict(access)}
-        with suppress(OSError):  # if the child process has died already, keep() restarts it
+        with suppress(OSError):  # the child process has died already; keep() notices its end
             await asyncio.get_running_loop().sock_sendall(ours, json.dumps(go).encode() + b"\n")
 
     def _heard(self, message: dict[str, object]) -> None:

@@ -24,7 +24,7 @@ from api.problems import Headers
 
 log = logging.getLogger(__name__)
 
-DIRECT_PUTS_MAX: Final = 32  # a connection may have this many unanswered puts; the next request waits
+DIRECT_PUTS_MAX: Final = 32  # a connection may have this many unanswered direct puts; uvicorn answers the next request
 
 
 class DirectConfig(uvicorn.Config):

@@ -32,8 +32,7 @@ if TYPE_CHECKING:  # not imported at run time: the supervisor imports this modul
     from broker.volume import StoredBytes
 
 ORGANIZATIONS_SHOWN: Final = 20
-# Each metric of listeners shows at most this many listeners: those with the highest values.
-# If listeners are chosen by two values, such as attempts and failed attempts, each value chooses at most this many.
+# A metric shows at most this many listeners, or twice as many if two values choose them (attempts and failures).
 LISTENERS_SHOWN: Final = 20
 # These are fewer buckets than BOUNDS_MS has: each listener with metrics adds a time series for each bucket.
 _LISTENER_BOUNDS_MS: Final = (5, 20, 100, 500, 2_000, 10_000, 60_000)
@@ -55,7 +54,7 @@ class _Collector(Collector):
         self._make = make
 
     def describe(self) -> Iterable[Metric]:
-        # A registry with `auto_describe` calls describe() instead of collect(), which has no counts yet.
+        # Without describe(), a registry with `auto_describe` would call collect(), which has no counts yet.
         return []
 
     def collect(self) -> Iterable[Metric]:

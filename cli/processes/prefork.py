@@ -56,7 +56,7 @@ class ForkedProcess:
         return await asyncio.shield(self._code)
 
     def send_signal(self, number: signal.Signals) -> None:
-        # The process id is still this process's, because only _reap() frees it.
+        # The process id still belongs to this process: only _reap() frees it, and callers check `returncode` first.
         os.kill(self.pid, number)
 
     def _reap(self, descriptor: int) -> None:

@@ -70,7 +70,7 @@ def run(name: str, options: Options, work: Callable[[Process], Awaitable[None]])
     if link is None:  # a supervisor has already warned
         warn_if_outdated()
     try:
-        # Wait until the embedded Kafka runs, which starts while this process imports its modules.
+        # With a supervisor, wait until its embedded Kafka runs, which starts while this process imports its modules.
         embedded = link.wait_for_go() if link is not None else None
         settings = options.settings(sealing_key=files.sealing_key(options.data_dir), embedded=embedded)
         _raise_limits()

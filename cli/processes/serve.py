@@ -42,8 +42,8 @@ KAFKA_STOP_S: Final = 9.0
 
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
-# The embedded Kafka waits this long for a second worker to join the consumer group before it assigns partitions.
-# Without this delay, the first worker would get all partitions, and the second would wait for up to a second.
+# With several workers, the embedded Kafka waits this long for others to join a group before it assigns partitions.
+# If Kafka did not wait, the first worker would get all partitions, and the second would wait for up to a second.
 _JOIN_DELAY_MS: Final = 100
 
 _log = Logger(__name__)

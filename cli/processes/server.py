@@ -34,17 +34,16 @@ REQUEST_S: Final = 60.0
 FRAMING_BYTES_MAX: Final = 32 << 10
 # These bytes of each chunk of a body do not count as framing: 16 digits for the chunk's size, and two line ends.
 _CHUNK_BYTES: Final = 20
-# A connection may have this many pipelined requests (sent before the answers to earlier ones)
+# A connection may have this many pipelined requests (sent before the answers to earlier ones). Others are dropped.
 PIPELINED_MAX: Final = 32
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only short WebSocket messages
-# A client that reads fewer bytes of its answer than this in `request_s` seconds is disconnected.
+# A client that reads fewer bytes than this of a waiting answer in `request_s` seconds is disconnected.
 _READ_BYTES_MIN: Final = 64 << 10
 _TICKS_PER_S: Final = 10  # uvicorn counts ten ticks a second
 _LOOK_TICKS: Final = 20  # The server looks for slow and idle clients once in this many of uvicorn's ticks of 100 ms.
 
 # uvicorn logs lines that begin with these texts if a client breaks the protocol, does not read, or is refused.
 # Everput drops log lines of uvicorn that begin with these texts, because any client can cause thousands of such lines.
-# When an error of a client matters to the operator, Everput itself logs it.
 _CLIENTS_FAULTS: Final = (
     # uvicorn logs this text if an answer was cut off, or if a WebSocket was refused
     "ASGI callable returned without completing",

@@ -61,5 +61,5 @@ class Link:
                     self._go.set_result(None if embedded is None else EmbeddedAccess(**embedded))
         except OSError:
             pass
-        # The supervisor has died. So its embedded Kafka dies too, and there is nothing to clean up.
+        # The supervisor has died, and an embedded Kafka dies with it. End at once, without cleaning up.
         os._exit(1)
