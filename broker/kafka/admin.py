@@ -44,11 +44,13 @@ async def ensure_topics(
     brokers_within_s: float = _BROKERS_WITHIN_S,
     quiet: bool = False,
 ) -> None:
-    """Create the missing Kafka topics of Everput, wait until every topic has leaders, and check the cluster's settings.
-    Several processes may call this at the same time. With `quiet`, do not log which topics are created.
+    """Create the missing Kafka topics of Everput, wait until every topic has leaders, and check the settings of the
+    topics and brokers. Existing topics are not changed. Several processes may call this at the same time. With `quiet`,
+    do not log which topics are created.
 
-    Raises LogUnavailable if this takes longer than `within_s`. Raises ConfigurationError if settings are wrong or
-    unsafe, if Kafka refuses the password or a new topic, or if an import is unfinished (unless `importing`).
+    Raises LogUnavailable if this takes longer than `within_s`. Raises ConfigurationError if settings of Everput or
+    Kafka are wrong or unsafe, or if a topic is missing and there are too few brokers for its replicas. Also raises
+    ConfigurationError if Kafka refuses the password or a new topic, or if an import is unfinished (unless `importing`).
     """
     options = client_options(kafka)
     try:
@@ -76,7 +78,7 @@ def _refuse(problems: list[str]) -> None:
 
 
 def refuse_half_import(kafka: KafkaSettings, names: Iterable[str]) -> None:
-    """Raise ConfigurationError if a topic of the cluster marks an import as unfinished."""
+    """Raise ConfigurationError if one of these topic names marks an unfinished import into this installation."""
     if any(name.startswith(import_mark(kafka)) for name in names):
         raise ConfigurationError(
             f"the topics {kafka.topic_prefix}* hold an unfinished import: if it is still running, wait for its end; "
@@ -116,8 +118,8 @@ async def connected(options: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClien
 
 
 async def _enough_brokers(admin: AIOKafkaAdminClient, kafka: KafkaSettings, within_s: float) -> int:
-    """Return the number of Kafka brokers. Wait up to `within_s` until there are as many brokers as each topic has
-    replicas.
+    """Wait until there are as many Kafka brokers as each topic has replicas, but at most `within_s`. Return the number
+    of brokers that Kafka named last; 0 if Kafka did not answer.
     """
     brokers = 0
     with suppress(TimeoutError):
@@ -217,8 +219,8 @@ async def _features(admin: AIOKafkaAdminClient) -> Mapping[str, int] | None:
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str], brokers: list[int]) -> dict[str, dict[str, str]]:
-    """Return the settings of topics and brokers, by topic name or broker id. Log and leave out settings that Kafka does
-    not let this user read.
+    """Return all settings of the topics, and the BROKER_SETTINGS of the brokers, by topic name or broker id. If Kafka
+    does not tell the settings of a topic or broker, log a warning and leave it out. Retry until Kafka answers.
     """
     wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     asked = dict.fromkeys(safety.BROKER_SETTINGS, "")

@@ -24,8 +24,8 @@ _MARK: Final = b'"type":"answers.kept"'
 
 
 class AnswersOfMessage:
-    """The stored HTTP answers of these listeners to the failed attempts of one message. Call collect() with the events
-    about attempts first, and find() after that.
+    """The stored HTTP answers of these listeners to the failed attempts of one message. Call collect() with each event
+    `answers.kept` of the message's partition, then find() once, and then of() for each attempt.
     """
 
     def __init__(self, offset: int, listener_ids: Collection[str]) -> None:
@@ -61,8 +61,8 @@ class AnswersOfMessage:
         return since
 
     async def find(self, requests: KafkaRequests, topic: str) -> None:
-        """Find the HTTP answers to which the collected events refer only by partition and time. In each partition, make
-        at most four reads of 1 MiB from this time on, one after another. An answer that is not found in them stays
+        """Find the HTTP answers to which the collected events refer only by partition and time. In each such partition,
+        make at most four reads of 1 MiB, from the earliest of these times on. An answer that is not found in them stays
         unknown.
 
         Raises LogUnavailable if Kafka does not answer.
@@ -90,7 +90,7 @@ class AnswersOfMessage:
 
     def of(self, listener_id: str, attempt: Attempt) -> Attempt:
         """Return the attempt with the listener's stored answer, and with the durations of the DNS look-up, connecting
-        and the TLS handshake. Values that are not known stay None.
+        and the TLS handshake. A value stays None if it is not known, or if the attempt had no such step.
         """
         found = self._attempts.get((listener_id, attempt.number))
         if found is None:

@@ -45,10 +45,10 @@ class Appender:
 
     async def append(self, outcomes: MutableMapping[int, list[KeyAndValue]]) -> None:
         """Write the (key, value) records in `outcomes`, which maps a partition to its records. A value of None writes a
-        tombstone. When all records of a partition are written, remove the partition from `outcomes`.
+        tombstone. When Kafka has acknowledged all records of a partition, remove the partition from `outcomes`.
 
-        Raises LogUnavailable if Kafka does not acknowledge all records in time. It is then unknown whether the records
-        that are left in `outcomes` were written.
+        Raises LogUnavailable if Kafka refuses records, or does not acknowledge all of them in time. It is then unknown
+        whether the records that are left in `outcomes` were written.
         """
 
         async def write(partition: int, records: Sequence[KeyAndValue]) -> None:
@@ -61,8 +61,9 @@ class Appender:
         """Append a record to a partition and return its offset. Return -1 if Kafka says that it already has this
         record, but no longer knows at which offset.
 
-        Raises LogUnavailable if Kafka does not acknowledge in time. Raises DiskNearlyFull if the disk has too little
-        space for the record; `urgent` records may use more of the disk.
+        Raises LogUnavailable if Kafka refuses the record, or does not acknowledge it in time. After this error, the
+        record may have been stored. Raises DiskNearlyFull if the disk has too little space for the record; `urgent`
+        records may use more of the disk.
         """
         if self.refusal is not None:
             self.refusal.check(urgent=urgent)
@@ -94,8 +95,8 @@ class Appender:
             del self._waiting[partition]
 
     async def _tell(self, batch: Sequence[_Waiting], send: Awaitable[int]) -> None:
-        """Pass the result of a batch to the callers of its records. If all callers have stopped waiting, cancel the
-        batch.
+        """Pass the result of a batch to the callers of its records. If all callers have stopped waiting, stop waiting
+        for the batch. If the batch still waits behind another one, it is then not sent.
         """
         sending = asyncio.create_task(self._bounded([send]))
         left = len(batch)

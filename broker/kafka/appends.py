@@ -118,7 +118,7 @@ class Part(Append):
 
 class AppendQueue:
     """A first-in, first-out queue of messages that wait for a record batch. `count` is the number of messages, and
-    `size` the number of their bytes.
+    `size` the number of their bytes. A group counts in full until all its messages are in batches.
     """
 
     __slots__ = ("_items", "count", "size")

@@ -38,8 +38,8 @@ RECORDS_AT_ONCE: Final = 500  # parsed before a yield
 async def parse(
     raw: bytes, offset: int, end_offset: int, worth: Callable[[bytes], bool] | None = None, *, holes: bool
 ) -> FetchResult | None:
-    """Parse the record batches before the first damaged one, and return their records. Return None if the first batch
-    is damaged, or if Kafka sent no bytes although the partition should have more records.
+    """Parse the record batches before the first damaged one, and return their records from `offset` on. Return None if
+    the first batch is damaged, or if Kafka sent no bytes although the partition should have more records.
 
     `holes` says that offsets may be missing, as in a compacted topic. `worth(raw)` returns False if no record in the
     bytes is wanted: the batches are then checked, but their records are not parsed. If a batch may be compressed,
@@ -123,8 +123,8 @@ def to_confirm(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | No
 
 
 def damaged_range(raw: bytes, offset: int, end_offset: int) -> tuple[int, int] | None:
-    """Return the first and last unreadable offset if these bytes begin with a damaged batch. Return None if the bytes
-    do not show where the damage ends.
+    """Return the first and last unreadable offset of bytes that begin with a damaged batch. Return None if the bytes do
+    not show where the damage ends.
     """
     first = None
     for number, (batch, follows_at, _) in enumerate(_framed(raw)):

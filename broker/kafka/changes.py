@@ -190,7 +190,7 @@ class ChangesTopic:
         return {number: (first, ends[number]) for number, first in firsts.items() if first < ends[number]}
 
     async def end_offsets(self, partitions: list[int]) -> dict[int, int]:
-        """Return the end offset of each partition of `changes`. Raises LogUnavailable if Kafka does not answer."""
+        """Return the end offsets of these partitions of `changes`. Raises LogUnavailable if Kafka does not answer."""
         return await self._requests.offsets(self._topic.name, dict.fromkeys(partitions, LATEST))
 
     async def since(

@@ -74,7 +74,7 @@ class ClaimsTopic:
             await asyncio.gather(self._following, return_exceptions=True)
 
     def refuse(self, refusal: Refusal | None) -> None:
-        """Refuse new Idempotency-Keys for this reason. Pass None to accept new keys again."""
+        """Refuse to append claims of Idempotency-Keys, for this reason. Pass None to accept claims again."""
         self._writer.refusal = refusal
 
     async def append(self, claim: PutClaimed) -> None:
@@ -158,7 +158,9 @@ class ClaimsTopic:
         return None
 
     async def _follow(self) -> None:
-        """Read new claims of Idempotency-Keys every 30 seconds, so that no request has to read a whole day of them."""
+        """Read new claims of Idempotency-Keys at once, and then about every 30 seconds, so that a request has few
+        claims left to read.
+        """
         while True:
             for partition in range(self._partitions):
                 with contextlib.suppress(BrokerError):

@@ -71,10 +71,11 @@ class ControlTopic:
         return offset
 
     async def check(self) -> bool:
-        """Read the whole topic `control` once, while this process starts. Return whether a consumer can read it from
-        the leader.
+        """Read the whole topic `control` once, while this process starts. Return False if a damaged copy was found: a
+        consumer may then be unable to read the topic from the leader.
 
-        Raises ConfigurationError if the topic is unreadable on every replica, or if its first events are lost.
+        Raises ConfigurationError if some records are unreadable on every replica, or if the topic's first events are
+        lost.
         """
         begin = (await self._requests.offsets(self._topic, {0: EARLIEST}))[0]
         if begin > 0:

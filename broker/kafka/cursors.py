@@ -21,9 +21,9 @@ _UNDER_WAY_MAX: Final = 32
 
 
 class KafkaCursors:
-    """The cursors of all listeners, kept in Kafka as committed offsets. A cursor says up to which offset of a partition
-    a listener has received the messages. Each listener has its own consumer group, `<prefix>listener.<id>`, on the
-    topic `messages`.
+    """The cursors of all listeners, kept in Kafka as committed offsets. Below a cursor's offset in a partition, all
+    deliveries to the listener are settled: delivered, parked, cancelled or kept in the topic `outstanding`. Each
+    listener has its own consumer group, `<prefix>listener.<id>`, on the topic `messages`.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests) -> None:
@@ -73,8 +73,8 @@ class KafkaCursors:
             raise NotStored(failed)
 
     async def listeners(self) -> set[str]:
-        """Return the ids of all listeners with committed offsets, including deleted listeners and ended replays. Raises
-        LogUnavailable if Kafka does not answer.
+        """Return the ids of all listeners with committed offsets. They include deleted listeners and ended replays
+        whose offsets were not deleted yet. Raises LogUnavailable if Kafka does not answer.
         """
         found = (group_listener(self._kafka, group) for group in await self._requests.groups.names())
         return {listener_id for listener_id in found if listener_id is not None}

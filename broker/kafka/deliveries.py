@@ -125,9 +125,10 @@ class KafkaDeliveries:
         listeners: Sequence[Listener],
         answers: AnswersOfMessage,
     ) -> tuple[dict[str, list[tuple[str, Attempt, int | None]]], bool]:
-        """Read the recorded attempts of one message, up to the last attempt of each delivery.
+        """Read the recorded attempts of one message. Stop when the last attempt of each delivery was found, at the end
+        of the partition, or after the allowed number of reads.
 
-        Return (outcome, attempt, time of the next attempt) by listener id, and whether everything could be read.
+        Return (outcome, attempt, time of the next attempt) by listener id, and whether no attempt can be missing.
         `final` has the outcomes after which no attempt follows, by listener id.
         """
         found: dict[str, list[tuple[str, Attempt, int | None]]] = {listener_id: [] for listener_id in final}
@@ -327,11 +328,12 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
 
 
 def _settled_state(known: DeliveryState, row: OutstandingDelivery | None, *, complete: bool) -> DeliveryState:
-    """Return the state of a delivery whose message is before the listener's committed offset in `messages`. The
-    delivery's last attempt may not have been found, so its state is taken from the topic `outstanding`.
+    """Return the state of a delivery that the listener's cursor counts as settled: delivered, parked, cancelled or kept
+    in the topic `outstanding`. The delivery's last attempt may not have been found, so its state is taken from
+    `outstanding`.
 
-    `row` is the delivery in `outstanding`, or None. If it is None, the delivery is `delivered` if `complete` says that
-    it is certainly not in `outstanding`, and else `unknown`.
+    `row` is the delivery in `outstanding`, or None. If it is None, the returned state is `delivered` if `complete` says
+    that the delivery is certainly not in `outstanding`, and else `unknown`.
     """
     if row is not None:
         return DeliveryState(state=row.state, attempts=known.attempts, next_attempt_at_ms=row.next_attempt_at_ms)

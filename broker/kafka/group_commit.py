@@ -135,7 +135,7 @@ class GroupCommit:
 
     def some_partition(self) -> int:
         """Return a partition for a message. If possible, choose one whose leader is not late with an acknowledgement.
-        Successive calls return different partitions in turn.
+        Successive calls usually return different partitions.
         """
         usable = self._trusted() or self._led()
         self._turn += 1
@@ -144,7 +144,8 @@ class GroupCommit:
     def append(
         self, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> Awaitable[tuple[int, int]]:
-        """Append a message, and return an awaitable of its (partition, offset).
+        """Append a message, and return an awaitable of its (partition, offset). The awaitable raises LogUnavailable if
+        the message was not sent in time, and InDoubt if it was sent and may have been stored.
 
         Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
         Raises DiskNearlyFull immediately while the disk is nearly full.
@@ -156,7 +157,9 @@ class GroupCommit:
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message, and pass the result to the object `writer` instead of a future.
+        """Append a message, and pass the result to the object `writer` instead of a future. The result is the message's
+        (partition, offset), LogUnavailable if the message was not sent in time, or InDoubt if it was sent and may have
+        been stored.
 
         Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
         Raises DiskNearlyFull immediately while the disk is nearly full.
@@ -167,7 +170,8 @@ class GroupCommit:
     def append_together(
         self, builds: Sequence[BuildRecord], *, partition: int | None = None, size: int = 0
     ) -> Awaitable[None]:
-        """Append messages that should share one record batch. The awaitable ends when Kafka has stored all of them.
+        """Append messages that should share one record batch. The awaitable ends when Kafka has stored all of them. It
+        raises LogUnavailable if none was sent in time, and InDoubt if some may have been stored.
 
         Raises LogUnavailable immediately while Kafka does not acknowledge writes, or while too many messages wait.
         Raises DiskNearlyFull immediately while the disk is nearly full.
@@ -351,7 +355,7 @@ class GroupCommit:
 
     def _judge(self) -> None:
         """Update the sets `suspects` and `away`. The brokers in `suspects` are late with an acknowledgement. The
-        brokers in `away` are so late that new messages for their partitions are refused.
+        brokers in `away` are so late that new messages which must go to their partitions are refused.
         """
         before_s = _now_s() - self.timeout_s
         owing = [
@@ -364,7 +368,8 @@ class GroupCommit:
 
     async def _sweep(self) -> None:
         """Fail the messages that have waited longer than `timeout_s`. A message that is in no batch was not stored, so
-        its caller gets LogUnavailable. A message that was sent may have been stored, so its caller gets InDoubt.
+        its caller gets LogUnavailable. A message that was sent may have been stored, so its caller gets InDoubt. The
+        caller of a group gets InDoubt if any message of the group was sent.
         """
         while True:
             await self._busy.wait()

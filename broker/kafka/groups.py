@@ -67,7 +67,8 @@ class KafkaGroups:
         """Commit (offset, metadata) by partition for a consumer group.
 
         `member` is the generation and id of a group member; leave it out if the group has no members. Raises
-        LogUnavailable if Kafka does not answer, or if `member` is no longer in the group.
+        LogUnavailable if Kafka does not answer, or refuses the commit, for example because `member` is no longer in the
+        group.
         """
         wanted = [(topic, [(partition, offset, text) for partition, (offset, text) in cursors.items()])]
 

@@ -223,9 +223,9 @@ class MessagesTopic:
         self, partition: int, queue_id: str, begin: int, end: int, wanted: Callable[[bytes], bool] | None
     ) -> Chunk[StoredRecord]:
         """Return the queue's messages among the last _CHUNK records of a partition before `end`, and the range that
-        they come from. With `wanted`, leave out messages for which this function returns False.
+        they come from. With `wanted`, leave out messages for which `wanted` returns False.
 
-        If these messages are too large together, the oldest ones are left out.
+        If these messages are too large together, the oldest ones are left out, and the range begins after them.
         """
         start = max(begin, end - _CHUNK)
         found: deque[Found[StoredRecord]] = deque()

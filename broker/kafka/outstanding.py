@@ -153,8 +153,8 @@ class KafkaOutstanding:
         id). Also return the partitions that could not be read completely. The deliveries in these partitions are left
         out.
 
-        `since_ms` maps each partition to read to a time: at or before the put of the first message in question. With
-        `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made. Raises
+        `since_ms` has the partitions to read. Each has a time at or before the put of the first message in question.
+        With `message_ids`, only deliveries of these messages are returned. At most `reads_max` reads are made. Raises
         Unavailable if Kafka does not answer or no read slot is free.
         """
         found: dict[tuple[str, str], OutstandingDelivery] = {}

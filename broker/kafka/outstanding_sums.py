@@ -15,8 +15,9 @@ from broker.kafka.topics import topics, workers_group
 
 
 async def noted_sum(requests: KafkaRequests, partition: int) -> OutstandingSum | None:
-    """Return the fingerprint (number and hash) of the deliveries in a partition of `outstanding` that its owner has
-    committed; None if there is none. Raises LogUnavailable if Kafka does not answer.
+    """Return the fingerprint that the owner of a partition of `outstanding` has committed: the number of the
+    partition's deliveries, and a hash. Return None if there is no fingerprint. Raises LogUnavailable if Kafka does not
+    answer.
     """
     messages, group = topics(requests.kafka).messages.name, workers_group(requests.kafka)
     rows = await requests.groups.committed(group, messages, [partition])
@@ -27,8 +28,9 @@ async def incomplete_copies(requests: KafkaRequests, partition: int) -> list[int
     """Return the brokers whose copy of a partition of `outstanding` lacks deliveries. Each copy is compared with the
     fingerprint that the partition's worker has committed. Without a fingerprint, return an empty list.
 
-    None in the result stands for a leader that is not known. Raises LogUnavailable if Kafka does not answer, LogDamaged
-    if a range is unreadable.
+    A copy is left out if records were written to it after the fingerprint, or if a follower's copy could not be read up
+    to the fingerprint's end offset. None in the result stands for a leader that is not known. Raises LogUnavailable if
+    Kafka does not answer, LogDamaged if a range is unreadable.
     """
     # Read the committed fingerprint before the end offset, because a worker may write records between the two reads.
     noted = await noted_sum(requests, partition)

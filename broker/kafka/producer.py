@@ -92,8 +92,8 @@ class Producer:
                 await asyncio.sleep(_RENEW_PAUSE_S)
 
     def send_all(self, topic: str, partition: int, records: Sequence[KeyAndValue]) -> list[Awaitable[int]]:
-        """Send (key, value) records as whole batches. Return an awaitable of the first record's offset for each
-        batch.
+        """Put (key, value) records into batches. Return an awaitable for each batch: awaiting it sends the batch, and
+        returns the offset of the batch's first record.
         """
         sends: list[Awaitable[int]] = []
         at = 0
@@ -110,9 +110,10 @@ class Producer:
         begin: int = 0,
         bytes_max: int = BATCH_BYTES_MAX,
     ) -> tuple[int, Awaitable[int]]:
-        """Send as many records as fit into one batch, but at least one, from the list index `begin` on.
+        """Put as many records as fit into one batch, but at least one, from the list index `begin` on.
 
-        Return the list index of the first record that was not sent, and an awaitable of the first sent record's offset.
+        Return the list index of the first record that is not in the batch, and an awaitable. Awaiting it sends the
+        batch, and returns the offset of the batch's first record.
         """
         batch = self._current.create_batch()
         end = begin

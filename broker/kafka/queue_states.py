@@ -35,7 +35,8 @@ class _Position(NamedTuple):
     """A listener's progress in a partition: it receives messages from the offset `start` on.
 
     The deliveries from `start` up to, but not including, `top` are settled (delivered, parked, cancelled or kept in
-    `outstanding`), except those in `open`. `open` maps the offset of each such delivery to its finished attempts.
+    `outstanding`), except those in `open`. `open` maps the offset of each such delivery to the number of its finished
+    attempts.
     """
 
     listener_id: str

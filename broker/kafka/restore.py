@@ -28,7 +28,7 @@ async def fill(
     that the exported records get their old offsets, and deletes them later. A compacted topic accepts only records with
     a key.
 
-    Raises LogUnavailable if Kafka does not store the records.
+    Raises LogUnavailable if Kafka does not acknowledge all records; some may then be stored.
     """
     nothing = Record(0, at_ms, key, b"", ())
     async with Restorer(kafka, compression="gzip") as restorer:
@@ -66,7 +66,7 @@ class Restorer:
         """Append records with their old keys, values, times and headers.
 
         Return the offset of the first record once all in-sync replicas have stored all records. Raises LogUnavailable
-        if Kafka does not store them.
+        if Kafka does not acknowledge all records; some may then be stored.
         """
         first = -1
         try:

@@ -115,7 +115,8 @@ def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str
 
 def doubts(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
     """Yield a warning if the cluster does not say whether it has eligible leader replicas (KIP-966). Yield a warning if
-    fewer replicas acknowledge committed offsets than messages, because deliveries may then repeat.
+    fewer replicas must acknowledge committed offsets than messages: deliveries may repeat when committed offsets are
+    lost.
     """
     if _needs_eligible_leaders(kafka) and cluster.features is None:
         yield f"the cluster does not say whether it has eligible leader replicas ({ELIGIBLE_LEADERS})"

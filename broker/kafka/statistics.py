@@ -172,7 +172,7 @@ class Counting:
 
     async def _found(self, lanes: Collection[Lane]) -> _Follower:
         """Return a reader of the topic `statistics`. It knows the offset up to which each of these partitions is
-        counted.
+        counted, except for partitions that were never counted.
         """
         topic = self._writer.name
         first = (await self._requests.offsets(topic, {0: EARLIEST}))[0]
@@ -227,7 +227,9 @@ class Counting:
 
     @property
     def behind(self) -> bool:
-        """Return whether some partitions have records that were not read yet."""
+        """Return whether some partitions have records that were not read yet, as of the end offsets that Kafka returned
+        last.
+        """
         return any(at < self._ends.get(lane, 0) for lane, at in self._fetched.items())
 
     async def _ask_ends(self) -> dict[Lane, int]:
@@ -307,9 +309,11 @@ class Counting:
             await self.write()
 
     async def write(self) -> bool:
-        """Write the counts to Kafka. Return False if another process has already counted some of the same records.
+        """Write the counts to Kafka. If another process has already counted some of the same records, drop the counts
+        and return False.
 
-        Raises LogUnavailable if Kafka does not answer.
+        Raises LogUnavailable if Kafka does not answer. After an error, the records are counted again unless Kafka has
+        stored their counts.
         """
         async with self._writing:
             return await self._write()
@@ -345,8 +349,8 @@ def _now_ms() -> int:
 
 
 def _minute_now() -> int:
-    """Return the number of the minute that it was _WAIT_S seconds ago. When this number changes, all records of the
-    earlier minute have arrived.
+    """Return the number of the minute that it was _WAIT_S seconds ago. When this number changes, the records of the
+    earlier minute have usually arrived.
     """
     return int((_now_ms() - _WAIT_S * 1000) // MINUTE_MS)
 

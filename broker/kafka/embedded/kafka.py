@@ -193,7 +193,8 @@ class EmbeddedKafka:
         """Start Kafka, in at most three tries. Try again if another program has taken a port or killed Kafka. If Java's
         class archive may be the reason for a failure, try again without it.
 
-        Raises ConfigurationError if Kafka's port was given, or used by an earlier start, and is now taken.
+        Raises ConfigurationError if Kafka's files do not allow a safe start, or if the last try fails. Raises it
+        without another try if Kafka's port was given, or used by an earlier start, and is now taken.
         """
         started = time.monotonic()
         await asyncio.to_thread(_refuse_to_cut, self.data_dir / "kafka")

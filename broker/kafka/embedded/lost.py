@@ -57,8 +57,8 @@ def lost(folder: Path, noted: int, *, begin: int | None = None) -> Iterator[Lost
 
 
 def refuse_lost_control(log_dir: Path) -> None:
-    """Raise ConfigurationError if the files of the topic `control` lack offsets. Everput computes all its state from
-    this topic.
+    """Raise ConfigurationError if the files of the topic `control` lack offsets. Everput computes accounts, queues and
+    listeners from this topic.
     """
     noted = {f"{topic}-{number}": offset for (topic, number), offset in segments.acknowledged(log_dir).items()}
     names = {path.name for path in log_dir.glob(f"*{CONTROL}-0")} | noted.keys()

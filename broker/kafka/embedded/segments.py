@@ -173,8 +173,8 @@ class LostEnd(NamedTuple):
 
 
 def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
-    """Yield the partitions whose files have lost records: the files end before the offset up to which the broker noted
-    all records as acknowledged.
+    """Yield the partitions whose files have lost their last records: the files end before the offset up to which the
+    broker noted all records as acknowledged. Kafka's own topics are not checked.
 
     If each batch is synced to disk, a crash can't cause this. Kafka does not notice the loss, and would give the same
     offsets to new records.
@@ -223,7 +223,7 @@ def end_of(path: Path) -> tuple[int, int]:
 
 def _names_a_batch(index: Path, offset: int, at: int) -> bool:
     """Return whether an index entry is right: whether the segment file's batch at the byte `at` contains the entry's
-    `offset`. This offset is relative to the segment's first offset.
+    `offset`. This offset is relative to the segment's first offset. If there is no segment file, return True.
     """
     try:
         with index.with_suffix(".log").open("rb") as file:
