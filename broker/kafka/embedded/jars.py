@@ -229,7 +229,7 @@ def _fetch(pin: Pin, staging: Path, advance: Callable[[int], None]) -> Path:
 
 @contextmanager
 def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar for `total` bytes. Yield a function with which any thread adds the bytes that it downloads."""
+    """Show a progress bar for `total` bytes. Yield a function with which any thread adds downloaded bytes."""
     if not shown:
         yield lambda _size: None
         return
