@@ -124,7 +124,8 @@ class OidcSignIn:
             page = f"#/signin/{error.reason}"
         except TooManyRequests:
             page = "#/signin/busy"
-        except Unavailable:
+        except Unavailable as error:
+            log.warning("oidc.unavailable id=%s error=%s", request_id, error)
             page = "#/signin/unavailable"
         except BrokerError as error:
             log.warning("oidc.refused id=%s error=%r", request_id, error)

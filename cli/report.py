@@ -17,6 +17,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.errors import ConfigurationError
+from cli.short_ids import whole_id
 from everput import AsyncClient, Problem, get_listener, list_listeners, list_organizations, list_queues
 
 AT_ONCE: Final = 16
@@ -100,8 +101,8 @@ class Limits:
 
 
 async def listeners(client: AsyncClient, limits: Limits, queue: str | None = None) -> list[ListenerRow]:
-    """Return the listeners of all queues, or of one queue that is given by id or name. Raises EverputError if the
-    request fails.
+    """Return the listeners of all queues, or of one queue that is given by its name, id or short id. Raises
+    EverputError if the request fails.
     """
     turns = asyncio.Semaphore(AT_ONCE)
 
@@ -118,7 +119,7 @@ async def listeners(client: AsyncClient, limits: Limits, queue: str | None = Non
     asked = []
     async for page in client.pages(list_queues()):
         for found in page.queues:
-            if queue in (None, found.id, found.name):
+            if queue is None or found.name == queue or found.id == whole_id(queue):
                 async for listed in client.pages(list_listeners(found.id)):
                     asked += [(found.id, found.name, each.id) for each in listed.listeners]
     rows = await asyncio.gather(*(one(*each) for each in asked))

@@ -14,6 +14,7 @@ import click
 from broker.commands.accounts import AccountCommands
 from broker.commands.context import now_ms
 from broker.core.accounts import Account
+from broker.core.api_keys import ApiKey
 from broker.core.directory import Directory
 from broker.core.entities import Organization
 from broker.errors import NotFound
@@ -182,11 +183,15 @@ def _say_ownerless(organizations: Iterable[Organization]) -> None:
 
 
 def _say_keys(state: Directory, account: Account) -> None:
-    """Print the names and ids of the valid API keys that the account created, because anybody who has such a key can
-    still use it.
+    """Print the names and ids of the valid API keys that the account created, and of those created with such keys,
+    because anybody who has one can still use it.
     """
-    at_ms, creator = now_ms(), f"account:{account.id}"
-    made = [one for one in state.keys.values() if one.created_by == creator and not one.has_expired(at_ms)]
+    at_ms, creators, made = now_ms(), {f"account:{account.id}"}, list[ApiKey]()
+    for one in state.keys.values():  # in the order of their creation
+        if one.created_by in creators:
+            creators.add(f"key:{one.id}")
+            if not one.has_expired(at_ms):
+                made.append(one)
     for api_key in made:
         name = state.organizations[api_key.organization_id].name
         say(f"still valid: the key {api_key.name} ({api_key.id}) of the organization {name}", err=True)

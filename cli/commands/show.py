@@ -17,6 +17,7 @@ from cli.api_options import api_options
 from cli.arguments import queue_argument
 from cli.groups import Group, examples
 from cli.printing import say, say_json
+from cli.short_ids import whole_id
 from cli.times import Time
 
 _SHOWN = ("name", "id", "notify_url", "liveness_url", "state", "paused", "lag", "max_in_flight", "rate_per_s", "batch")
@@ -71,7 +72,7 @@ def _find(http_client: httpx.Client, queue: str, then: dict[str, str]) -> dict[s
     if named is not None and named["queues"]:
         found: dict[str, Any] = named["queues"][0]
         return found
-    answer = log_client.ask(http_client, f"/v1/queues/{queue}", **then)
+    answer = log_client.ask(http_client, f"/v1/queues/{whole_id(queue)}", **then)
     if answer is None:
         at = f" at {then['at']}" if then else ""
         raise NotFound(f"no queue that the API key can read has the name or ID {queue}{at}")

@@ -110,7 +110,13 @@ async def test_what_the_shell_does_to_an_account_counts_in_every_process_at_once
             made = await client.put(f"{urls[0]}/v1/organizations", json={"name": "Ann's"}, headers=session)
             organization = made.json()["organization"]["id"]
             keys = f"{urls[1]}/v1/organizations/{organization}/keys"
-            key = (await client.put(keys, json={"name": "deploy"}, headers=session)).json()["key"]
+            key = (
+                await client.put(keys, json={"name": "deploy", "scopes": ["queues", "keys"]}, headers=session)
+            ).json()["key"]
+            made_with = {"x-api-key": key["secret"]}
+            second = (await client.put(keys, json={"name": "second", "scopes": ["queues"]}, headers=made_with)).json()[
+                "key"
+            ]
             soon = {"name": "expired", "expires_at": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()}
             expired = (await client.put(keys, json=soon, headers=session)).json()["key"]
 
@@ -121,6 +127,7 @@ async def test_what_the_shell_does_to_an_account_counts_in_every_process_at_once
             blocked = await asyncio.to_thread(everput, "accounts", "block", ann["email"], *options)
             assert "has no owner left who can sign in" in blocked.stderr
             assert f"still valid: the key deploy ({key['id']})" in blocked.stderr
+            assert f"still valid: the key second ({second['id']})" in blocked.stderr
             assert expired["id"] not in blocked.stderr
             assert await statuses(session) == {401}
             assert await statuses({"x-api-key": key["secret"]}, "/v1/queues") == {200}

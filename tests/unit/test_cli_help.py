@@ -102,3 +102,10 @@ def test_each_id_can_be_given_as_the_short_one_that_a_terminal_shows(path):
     ids = [one for one in LEAVES[path].params if (one.name or "").endswith("_id") or one.metavar == "ID"]
     ids = [one for one in ids if one.name != "oidc_client_id"]  # the provider's
     assert [one.name for one in ids if not isinstance(one.type, Id)] == []
+
+
+@pytest.mark.parametrize("other", ["--export", "--log-dir"])
+def test_what_mend_gives_up_is_in_no_export_and_no_other_folder(tmp_path, other):
+    result = CliRunner().invoke(everput, ["mend", "--give-up", "control/0:1-2", other, str(tmp_path)])
+    assert result.exit_code == 2
+    assert "can't be combined" in " ".join(result.stderr.split())

@@ -296,7 +296,7 @@ async def test_without_a_provider_nobody_signs_in_with_one():
     assert await comes_back(api, "/console/oidc?code=x&state=y") == "provider"
 
 
-async def test_a_provider_that_is_down_is_a_clear_error(acme):
+async def test_a_provider_that_is_down_is_a_clear_error(acme, caplog):
     api = await app(acme)
     acme.down = True
     problem(await api.bare.post(START, json={}, headers=SAME), 503, "unavailable")
@@ -304,6 +304,7 @@ async def test_a_provider_that_is_down_is_a_clear_error(acme):
     place = await at_provider(api)
     acme.down = True
     assert await comes_back(api, place) == "unavailable"
+    assert "oidc.unavailable" in caplog.text
     assert await signed_in(api) is None
 
 
