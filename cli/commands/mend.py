@@ -74,8 +74,8 @@ def command(options: Options, folder: Path | None, log_dir: Path | None, give_up
     if give_up is not None:
         if folder is not None or log_dir is not None:
             raise click.UsageError(
-                "--give-up can't be combined with --export or --log-dir: offsets of the topic `control` can be given up "
-                "only in the embedded Kafka of --data-dir, and those of other topics only in a running installation"
+                "--give-up can't be combined with --export or --log-dir: offsets of the topic `control` can be given "
+                "up only in the embedded Kafka of --data-dir, and those of other topics only in a running installation"
             )
         one = _range(give_up)
         if one.topic == CONTROL:

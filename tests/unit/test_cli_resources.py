@@ -238,7 +238,7 @@ def test_a_short_id_is_taken_for_the_whole_one(run: Run):
     assert [len(one) for one in short] == [22] * 3
     assert told(run("queues", "get", short[0], "--json"))[0]["id"] == queue["id"]
     assert told(run("show", "queue", short[0], "--json"))[0]["queue"]["id"] == queue["id"]
-    assert told(run("status", short[0], "--json"))[0]["queue"] == "short"
+    assert told(run("status", short[0], "--json"))[0]["listeners"][0]["queue"] == "short"
     assert told(run("listeners", "get", *short[:2], "--json"))[0]["id"] == listener["id"]
     assert told(run("keys", "get", short[2], "--json"))[0]["id"] == key["id"]
     run("keys", "revoke", short[2], "--yes")
