@@ -132,7 +132,7 @@ class StoredBytes:
         """Follow the events about stored bytes. If an event says how many bytes a process has stored for an
         organization, the organization's limit is checked again at its next put.
 
-        This method is called with every event of the log.
+        An API process calls this method with each event of the topic `control`.
         """
         if isinstance(event, VolumeRecorded):
             self._left.pop(self._tenant_of(event.organization_id), None)

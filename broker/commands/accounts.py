@@ -391,8 +391,8 @@ class AccountCommands:
         return await self.join(account_id, made.id, request_id=request_id)
 
     async def join(self, account_id: str, organization_id: str, *, request_id: str = "") -> Organization:
-        """Make the account a member of the organization, with the role `owner`. Raises NotFound if the organization or
-        the account does not exist.
+        """Make the account a member of the organization, with the role `owner`. An account that is a member already
+        keeps its role. Raises NotFound if the organization or the account does not exist.
         """
         context = Context(
             organization_id=organization_id, actor=_actor(account_id, request_id), request_id=request_id, at_ms=now_ms()

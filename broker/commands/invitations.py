@@ -85,7 +85,9 @@ class InvitationCommands:
         return [one for one in self._view.state.invitations.of(organization_id) if not one.has_expired(at_ms)]
 
     async def revoke(self, context: Context, invitation_id: str) -> Invitation:
-        """Revoke an invitation, and return it as it was. Raises NotFound if there is no such open invitation."""
+        """Revoke an invitation, and return it as it was. Raises NotFound if there is no such invitation, or if it was
+        accepted or revoked before.
+        """
         invitation = self._view.state.invitations.find(context.organization_id, invitation_id)
         event = ev.InvitationRevoked(**event_fields(context), invitation_id=invitation_id)
         if invitation is None or not await record(self._control, self._view, event):

@@ -220,7 +220,8 @@ class MessageLog(Protocol):
         """Return the partition for messages with this ordering key."""
 
     def some_partition(self) -> int:
-        """Return a partition whose leader acknowledges writes, as far as is known."""
+        """Return a partition for a message without an ordering key: if possible, one whose leader acknowledges
+        writes."""
 
     async def end_offsets(self) -> tuple[int, ...]:
         """Return the end offset of each partition of `messages`. Raises LogUnavailable if Kafka does not answer."""
@@ -367,7 +368,9 @@ class ListenerTestLog(Protocol):
     """
 
     async def append(self, event: ListenerTested) -> None:
-        """Append the event of a test. Raises Unavailable if Kafka does not store it, or if the disk is nearly full."""
+        """Append the event of a test. Raises InDoubt if Kafka does not acknowledge it, so that it may have been stored.
+        Raises DiskNearlyFull if the disk is nearly full.
+        """
 
 
 class Log(Protocol):
