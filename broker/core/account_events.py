@@ -133,7 +133,9 @@ class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
 
 
 class OrganizationJoined(Event, frozen=True, kw_only=True, tag="organization.joined"):
-    """The event which says that an account became a member of an organization, with the role `owner`."""
+    """The event which says that an account became a member of an organization without an invitation, with the role
+    `owner`. For example, the account created the organization.
+    """
 
     account_id: str
 

@@ -69,8 +69,8 @@ class Level(IntEnum):
 class Reading:
     """The level of one condition that can cause an alert, at one time.
 
-    The alert begins when the level has been HIGH for `hold_ms`, if INTERVAL_MS have passed since it last began. The
-    alert ends when the level has been LOW for `calm_ms`, or as soon as the level is OFF.
+    The alert begins when the level has been HIGH for `hold_ms`, if INTERVAL_MS (10 minutes) have passed since it last
+    began. The alert ends when the level has been LOW for `calm_ms`, or as soon as the level is OFF.
     """
 
     level: Level

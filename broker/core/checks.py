@@ -127,7 +127,9 @@ class Checks(ABC):
         self._next = offset
 
     def damaged(self, first: int, last: int) -> Finding:
-        """Return the finding for a range of records that are damaged or missing on every replica."""
+        """Return the finding for a range of records that are damaged or missing on every replica. The check continues
+        after this range.
+        """
         self._next = max(self._next, last + 1)
         offsets = "this record is" if first == last else f"the records from here to offset {last} are"
         return self._finding(first, f"{offsets} altered or missing: see `everput mend`")

@@ -44,8 +44,8 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _queue_values(queue: Queue) -> list[Any]:
-    """Return the values of a queue from which its checksum is computed. Its listeners are left out, because each has a
-    checksum of its own.
+    """Return the values of a queue from which its checksum is computed. They contain only the ids of its listeners,
+    because each listener has a checksum of its own.
     """
     return [
         *(queue.id, queue.organization_id, queue.name, queue.created_at_ms, [*queue.listeners], queue.version),

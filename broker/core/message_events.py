@@ -83,7 +83,7 @@ class ChangeApplied(Event, frozen=True, kw_only=True, tag="change.applied"):
     message.
 
     `applied` is False if the update or deletion has no effect. `listeners` gives, for the id of each listener that gets
-    the message, the state of its delivery at that time.
+    the message, the state of its delivery at that time; `unknown` if the state is not certain.
     """
 
     queue_id: str
@@ -280,5 +280,6 @@ class DeliverySetAside(KeptDelivery, frozen=True, kw_only=True, tag="delivery.se
 
 class DeliveryParked(KeptDelivery, frozen=True, kw_only=True, tag="delivery.parked"):
     """The event which says that a delivery is parked: it has no attempts or no time left, or its message can't be read
-    or decoded. It stays in the topic `outstanding` until it is redriven, or its message, listener or queue is deleted.
+    or decoded. The topic `outstanding` keeps it until, for example, it is redriven, its message, listener or queue is
+    deleted, or its replay ends.
     """

@@ -100,7 +100,9 @@ class Organizations:
                 return self._volume_recorded(event)
 
     def account_deleted(self, event: ev.AccountDeleted) -> bool:
-        """Remove a deleted account from all its organizations. Return False if it must stay as a last owner."""
+        """Remove a deleted account from all its organizations. Do nothing and return False if the event has no effect,
+        because the account is the last owner of an organization.
+        """
         organizations = list(self.of_account(event.account_id))
         if not event.even_if_last and any(self.is_last(one, event.account_id) for one in organizations):
             return False

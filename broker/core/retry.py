@@ -16,6 +16,9 @@ class RetryPolicy:
     The wait before a retry is random. After the first failure, it is at most `delay_ms_first`. This limit doubles with
     each failure, up to `delay_ms_max`. No wait is shorter than `delay_ms_min`. A Retry-After in the answer can make a
     wait longer, but not longer than `delay_ms_max`.
+
+    A delivery is parked if attempt number `max_attempts` fails, or if an attempt fails `max_age_ms` or longer after the
+    first attempt. A redrive restarts both.
     """
 
     delay_ms_first: int = 1_000

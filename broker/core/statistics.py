@@ -271,7 +271,7 @@ class Series:
     """The statistics of one queue or listener over time, in steps of at least a minute.
 
     `points` has the counts of each step. `complete` is False for each step of which counts are known to be missing.
-    `written_at_ms` is the time at which the newest added event of statistics was written; None without one.
+    `written_at_ms` is the time at which the newest added event of statistics was written; None if there is none.
     """
 
     def __init__(self, from_ms: int, step_ms: int, number: int, queue_id: str, listener_id: str | None = None) -> None:
@@ -401,7 +401,8 @@ class QueuesSeries(Series):
 
     def backlog_of(self, lags: Mapping[str, int]) -> list[int]:
         """Return how many deliveries waited at the end of each step of time, calculated backwards from the number that
-        waits for each listener now. Redrives and deleted messages are not counted.
+        waits for each listener now. Redrives and deleted messages are not counted, so the numbers may be too high or
+        too low.
         """
         growths = [*self._growths]
         for listeners in self._queues.values():
