@@ -46,7 +46,7 @@ from broker.tenant_slots import TenantSlots
 
 ANSWER_S_MAX: Final = 125.0  # longer than any listener's `timeout_ms`
 LIVE_S: Final = 2.5  # A tunnel's client must answer a probe within this time, because the worker waits only 3 s.
-# A tunnel's WebSocket close codes: key or session not valid now; listener deleted; another client took the tunnel over.
+# A tunnel's WebSocket close codes: key or session not permitted now; listener deleted; taken over by another client.
 REVOKED: Final = 4401
 DELETED: Final = 4404
 TAKEN_OVER: Final = 4409

@@ -154,7 +154,7 @@ def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None
 
     Most deliveries that have failed for less than a minute are not listed, nor are most messages of the backlog.
     """
-    # The server reads all listed deliveries of the listener for each page. So request large pages.
+    # For each page, the server reads at least one partition of `outstanding` to its end. So request large pages.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
     path = _listener(queue_id, listener_id, "deliveries")
     return Request(method="GET", path=path, answer=answers.DeliveriesAnswer, query=query)
