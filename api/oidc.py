@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/console/oidc"
 VALID_S: Final = 600  # a person must sign in at the OpenID Connect provider within this many seconds
-# A process's rate limits on beginning or completing OpenID Connect sign-ins: of one client, and of all together.
+# A process's rate limits on OpenID Connect sign-ins of one client and of all together. A whole sign-in counts twice.
 CLIENTS_AT_ONCE, CLIENTS_PER_S = 20, 0.5
 ALL_AT_ONCE, ALL_PER_S = 50, 3.0
 _COOKIE: Final = "everput_oidc"
