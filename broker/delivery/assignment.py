@@ -36,7 +36,9 @@ from broker.ports import EARLIEST, Count, DirectoryView, NoMember, OffsetTooOld
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """The parts of a worker that do not change at a rebalance, when the worker gets other partitions."""
+    """The objects and settings that a worker hands to each new assignment. An assignment is what the worker owns
+    between two rebalances.
+    """
 
     kafka: Ports
     view: DirectoryView
@@ -91,8 +93,8 @@ class Assignment:
     # Start and end
 
     def start(self) -> None:
-        """Start the loops that serve the assigned partitions. The worker calls this when it has read the listeners'
-        committed offsets.
+        """Start the loops that serve the assigned partitions. Call this in a take-over, when the deliveries to each
+        listener are set up from its committed offsets.
         """
         loops = (
             self._serve_outstanding,
@@ -109,13 +111,17 @@ class Assignment:
         self.loops = {self._shared.run(loop()) for loop in loops}
 
     async def pause(self) -> None:
-        """Stop the loops that serve the assigned partitions. Attempts in flight continue."""
+        """Cancel the loops that serve the assigned partitions, and wait until they have ended. This ends no attempt,
+        and attempts can still begin.
+        """
         for task in self.loops:
             task.cancel()
         await asyncio.gather(*self.loops, return_exceptions=True)
 
     def drop(self) -> None:
-        """Stop all work for the partitions, because this worker has handed them over or lost them."""
+        """Stop the loops and drop all deliveries of the partitions, because this worker has handed them over or lost
+        them. Requests in flight are not aborted, but their answers no longer change a delivery.
+        """
         self._dropped = True
         self.fence.end()
         for task in self.loops:
@@ -126,8 +132,8 @@ class Assignment:
         self.outstanding.close()
 
     async def _ask(self) -> None:
-        """Ask Kafka whether the worker still owns its partitions. If not, let no more attempts begin, and raise
-        NoMember.
+        """Ask Kafka whether the worker still owns its partitions. If it has lost them, let no more attempts begin, and
+        raise NoMember. Raises another LogUnavailable if Kafka does not answer or the worker has no partitions.
         """
         try:
             await self._shared.kafka.membership.confirm(
@@ -138,15 +144,16 @@ class Assignment:
             raise
 
     def delivers(self, number: int, dispatcher: Dispatching) -> bool:
-        """Return whether this worker delivers a partition's messages to the listener: the worker owns the partition,
-        and the listener's committed offset is loaded.
+        """Return whether this worker delivers a partition's messages to the listener: the partition is in this
+        assignment, and the listener's committed offset is loaded. This is also true while the listener is paused or
+        down.
         """
         partition = self.partitions.get(number)
         return not self._dropped and partition is not None and partition.placed(dispatcher)
 
     def placed(self, number: int, queue_id: str) -> Iterator[Dispatcher]:
-        """Yield the dispatchers of a queue's listeners. Leave out listeners whose committed offset on this partition is
-        not loaded yet.
+        """Yield the dispatchers of a queue's listeners, but not those of replays. Leave out listeners whose committed
+        offset on this partition is not loaded yet.
         """
         partition, queue = self.partitions[number], self._shared.view.state.queues.get(queue_id)
         for listener_id in () if queue is None else queue.listeners:
@@ -157,8 +164,12 @@ class Assignment:
     async def fetch(
         self, partition: int, offset: int, bytes_max: int, queue_ids: Collection[str]
     ) -> tuple[Sequence[Message], int]:
-        """Read messages of these queues from Kafka, from `offset` on, for listeners that lag. Return the messages, and
-        the offset of the next read. If retention has deleted the offset, read from the partition's first record.
+        """Read messages of these queues from Kafka in one fetch of about `bytes_max` bytes, from `offset` on. Return
+        the messages, possibly none, and the offset of the next read. If Kafka has deleted the offset, read from the
+        partition's first record.
+
+        Raises LogDamaged if the first records are unreadable, and LogUnavailable if Kafka does not answer or the worker
+        has lost the partition.
         """
         log = self._shared.kafka.log
         requests, name, worth = log.requests, log.messages.name, may_be_in(queue_ids)
@@ -177,8 +188,10 @@ class Assignment:
         return found, fetched.next_offset
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
-        """Park the deliveries whose messages can't be read from Kafka: keep them without further attempts. Return False
-        if the worker no longer owns the partition.
+        """Park the deliveries whose messages can't be read from Kafka: keep them without further attempts. Each of
+        `ranges` is a listener's dispatcher with the first and the last unreadable offset. Return False if this worker
+        has not taken the partition over. Raises LogUnavailable if Kafka does not answer or the worker has lost the
+        partition.
         """
         return await self.outstanding.park_damaged(
             partition, [(one.listener, first, last) for one, first, last in ranges]
@@ -187,8 +200,9 @@ class Assignment:
     # Deliveries that leave their window
 
     def set_aside(self, delivery: Delivery, status: int | None, error: str | None, due_ms: int | None) -> None:
-        """Start to write the delivery to the topic `outstanding`, where it waits for an attempt at `due_ms` (ms since
-        the epoch). If `due_ms` is None, the delivery is parked.
+        """Start to write the delivery to the topic `outstanding`, in a background task. Its next attempt is due at
+        `due_ms` (ms since the epoch). If `due_ms` is None, the delivery is parked. Do nothing if its message is not in
+        memory.
         """
         if delivery.message is None:
             return
@@ -199,7 +213,7 @@ class Assignment:
 
     async def _set_aside_now(self, delivery: Delivery, event: KeptDelivery) -> None:
         """Write the delivery to the topic `outstanding`, and only then let the committed offset pass its message. If
-        the message was deleted, cancel the delivery instead.
+        the message was deleted, cancel the delivery instead. If the delivery was dropped before the write, do nothing.
         """
         dispatcher = delivery.stream.dispatcher
         if self.known_changes and self.changes.deleted(delivery):

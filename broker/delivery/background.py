@@ -8,7 +8,9 @@ from typing import Any
 
 
 class Background:
-    """The background tasks of a worker. They are cancelled when the worker stops."""
+    """The background tasks of a worker. The first error of a task ends the worker's process. When the worker stops, it
+    cancels all tasks.
+    """
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
@@ -16,7 +18,9 @@ class Background:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a background task, which is cancelled when the worker stops."""
+        """Start a background task, which is cancelled when the worker stops. If the task raises an error, the worker's
+        process ends.
+        """
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._ended)

@@ -28,7 +28,7 @@ class LogReader(Protocol):
     async def offsets(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
         """Return, for each partition, the offset of its first record at or after a time in ms. Return -1 for a
         partition without such a record. The time may also be `EARLIEST` or `LATEST`, for the partition's first or end
-        offset.
+        offset. Raises LogUnavailable if Kafka does not answer.
         """
 
     async def read(
@@ -108,10 +108,12 @@ class Changes(Protocol):
     def name(self) -> str: ...
 
     async def end_offsets(self, partitions: list[int]) -> Mapping[int, int]:
-        """Return the end offset of each partition. Raises LogUnavailable if Kafka does not answer."""
+        """Return the end offset of each of these partitions of `changes`. Raises LogUnavailable if Kafka does not
+        answer.
+        """
 
     def since(self, partition: int, at_ms: int, begin: int, end: int) -> AsyncIterator[tuple[int, int, MessageChange]]:
-        """Yield the changes recorded since a time, as (offset, recorded at, event), from offset `begin` to before
+        """Yield the changes recorded since a time, as (offset, recorded at in ms, event), from offset `begin` to before
         `end`. Changes from before this time can be among them. Unreadable changes are left out. Raises LogUnavailable
         if Kafka does not answer.
         """
@@ -162,7 +164,9 @@ class Membership(Protocol):
         """Leave the consumer group, so that other members take the partitions over immediately."""
 
     def begin(self, offsets: Mapping[int, int]) -> None:
-        """Read these partitions, each from the given offset on."""
+        """Read these partitions, each from the given offset on. Other partitions are read as before. Partitions that
+        are not assigned to this member are left out.
+        """
 
     async def read(self) -> Mapping[int, Iterable[Record]]:
         """Return new Kafka records by partition, after a short wait at most. Raises LogUnavailable if this member has

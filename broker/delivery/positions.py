@@ -44,8 +44,8 @@ class Positions:
         return {one: min(self.ends[one], lowest(self.listeners, self.cursors, one)) for one in self.partitions}
 
     def tail(self, partition: int, *, backlog_max: int) -> int:
-        """Return the offset at which the reader of new messages must begin. This reader serves every listener that is
-        at most `backlog_max` offsets behind.
+        """Return the offset at which the reader of new messages must begin, so that it serves the listeners that are at
+        most `backlog_max` offsets behind. Catch-up readers serve replays, and listeners that are further behind.
         """
         end = self.ends[partition]
         tops = (cursor.top for _, cursor in self.streams(partition))

@@ -101,7 +101,9 @@ class Roster:
         return listener_id in self.dispatchers
 
     def start(self, listener: Listener) -> None:
-        """Start delivery to the listener as soon as its committed offsets are loaded."""
+        """Start delivery to the listener as soon as its committed offsets are loaded. While the worker may not send, do
+        nothing: the next take-over starts the delivery.
+        """
         if self.sending:  # Otherwise the next take-over starts it.
             self._arrivals[listener.id] = None
             self._arrived.set()

@@ -107,8 +107,9 @@ class Worker:
         return self._view.state
 
     async def start(self) -> None:
-        """Join the consumer group, and wait until the listeners' offsets on the assigned partitions are loaded and
-        delivery has begun. Raises LogUnavailable if Kafka does not answer, or the error of a loop that fails meanwhile.
+        """Join the consumer group. Wait until the listeners' offsets on the assigned partitions are loaded and delivery
+        has begun, or until Kafka has assigned no partitions to this worker. Raises LogUnavailable if Kafka can't be
+        reached, or the error of a loop that fails meanwhile.
         """
         await self.join()
         loops = {
@@ -204,7 +205,9 @@ class Worker:
         await self._let_go(partitions)
 
     async def _let_go(self, partitions: Collection[int], *, at_end: bool = False) -> None:
-        """Stop sending, make a final checkpoint, and forget the state of the partitions."""
+        """Begin no more attempts, wait a limited time for those in flight, make a final checkpoint, and forget the
+        state of the partitions.
+        """
         assignment = self.assignment
         if assignment.partitions:  # Until the partitions are taken over, there is nothing to write.
             await self._drain(assignment, at_end=at_end)

@@ -28,8 +28,8 @@ Placed = Callable[[int, str], Iterable[Dispatcher]]
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A delivery attempt that was in flight when an update or deletion of its message arrived. `number`, and `again` if
-    the attempt was repeated at once, distinguish it from later attempts of the same delivery.
+    """A delivery attempt that was in flight when the worker got an update or deletion of its message. `number` and
+    `again` are those of the delivery at that time. If one of them has changed, this attempt has ended.
     """
 
     delivery: Delivery
@@ -71,8 +71,9 @@ class Answers:
         self._partitions = partitions
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
-        """Return the reply to an update or deletion of a message, with the current state of each delivery of the
-        message. The state of a delivery with an attempt in flight stays open until the attempt has ended.
+        """Return the reply to an update or deletion of a message, with the current state of the message's delivery to
+        each listener of its queue. Replays are left out. If an attempt is in flight, the state stays open until tell()
+        decides it.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):
@@ -88,8 +89,10 @@ class Answers:
 
     async def tell(self, partition: int, changes: Iterable[ChangeReply]) -> None:
         """Write the worker's answer to each of these updates and deletions of messages to the topic `deliveries`. An
-        answer is written as soon as the states of all deliveries of the message are known. After `answer_s` seconds, it
-        is written in any case, with the state `unknown` for each delivery whose state is still open.
+        answer is written as soon as the states of all deliveries of the message are known. After `answer_s` seconds,
+        each open state becomes `unknown`.
+
+        An answer that Kafka does not store is not written again.
         """
         deadline = time.monotonic() + self._tuning.answer_s
         waiting = list(changes)
@@ -126,8 +129,9 @@ class Answers:
                 del reply.under_way[listener_id]
 
     def _outcome(self, attempt: _UnderWay, message_id: str) -> str | None:
-        """Return the delivery's state, or None while the attempt is in flight. The state is `delivered` if the listener
-        accepted the message as it was before the update or deletion.
+        """Return the state of the delivery after this attempt, or None while the attempt is in flight. The state is
+        `delivered` if the listener accepted the message as it was before the update or deletion, and `unknown` if the
+        delivery was dropped.
         """
         delivery, stream = attempt.delivery, attempt.delivery.stream
         if delivery.state is DROPPED:

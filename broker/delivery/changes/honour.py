@@ -45,8 +45,8 @@ _LOOK_BACK: Final = 100  # records
 
 @dataclass(slots=True)
 class Taken:
-    """The updates and deletions of one partition's messages. The worker reads them before it begins to deliver these
-    messages.
+    """The updates and deletions of one partition's messages that a worker has read, at a take-over or for new
+    listeners.
     """
 
     floor: int  # For changed messages from this offset in `messages` on, `found` has the change in effect.
@@ -97,8 +97,8 @@ class Changes:
     # Ownership
 
     async def read(self, lows: Mapping[int, int], ends: Sequence[int]) -> dict[int, Taken]:
-        """Read the updates and deletions of messages that the worker must know before it delivers the messages of these
-        partitions. The deliveries of the topic `outstanding` must have been read before. Raises LogUnavailable.
+        """Read the updates and deletions of messages that the worker must know before it delivers messages of these
+        partitions. The deliveries of `outstanding` must have been read before. Raises LogUnavailable if Kafka fails.
 
         `lows` has for each partition the lowest offset from which a listener continues, and `ends` the partition's end
         offset.
@@ -114,8 +114,8 @@ class Changes:
         return dict(await asyncio.gather(*(one(partition, low) for partition, low in lows.items())))
 
     async def say_taken(self, partitions: Iterable[int]) -> None:
-        """Write the event which says that this worker owns the partitions, before the worker's first attempt. If the
-        worker crashes, the next owner learns from the event that messages may have been sent. Raises LogUnavailable.
+        """Record that this worker owns the partitions. Call this before the first attempt: after a crash, the record
+        tells the next owner that messages may have been sent. Raises LogUnavailable if Kafka does not store it.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         await self._log.deliveries.append(
@@ -123,7 +123,9 @@ class Changes:
         )
 
     def take_over(self, taken: Mapping[int, Taken]) -> None:
-        """Apply from now on the updates and deletions that read() has returned. The worker now owns the partitions."""
+        """Begin to apply new updates and deletions in these partitions, and those that read() has returned. Call this
+        when the worker owns the partitions, and placed() later.
+        """
         for partition, one in taken.items():
             self._floors[partition] = one.floor
             self._positions[partition] = one.position
@@ -133,8 +135,8 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer the newest updates and deletions of messages, whose clients may still wait. Cancel the stored
-        deliveries of deleted messages. Call this when the committed offsets of the listeners are known.
+        """Answer the newest updates and deletions of messages, whose clients may still wait. Cancel stored deliveries
+        of deleted messages, but none of replays. Call this when the listeners' committed offsets are known.
         """
         for partition, one in taken.items():
             recent = []
@@ -148,8 +150,8 @@ class Changes:
                 self._run(self._answers.tell(partition, recent))
 
     async def hand_over(self) -> None:
-        """Record that the results of all attempts in these partitions are stored. From this event, the next owner knows
-        which messages were sent. Raises LogUnavailable.
+        """Record that the results of all attempts in the worker's partitions are stored, after the final checkpoint.
+        Call this only if no attempt is in flight. Raises LogUnavailable if Kafka does not store the event.
         """
         by: Fields = {"at_ms": now_ms(), "organization_id": "", "actor": "worker"}
         handed_over = {
@@ -164,8 +166,8 @@ class Changes:
         await self._log.deliveries.append({one: [(_OWNERSHIP, encode(event))] for one, event in handed_over.items()})
 
     async def cover(self, lows: Mapping[int, int]) -> None:
-        """Read older updates and deletions of messages, which new listeners need. `lows` has the lowest start offset of
-        these listeners for each partition. Raises LogUnavailable.
+        """Read and apply older updates and deletions of messages, which new listeners need. `lows` has, for each
+        partition, the lowest offset from which one of them continues. Raises LogUnavailable if Kafka does not answer.
         """
         self._covering += 1
         try:
@@ -250,9 +252,9 @@ class Changes:
             self._ids[partition, offset] = message_id
 
     def _note(self, partition: int, offset: int, event: MessageChange) -> bool:
-        """Apply the update or deletion at this offset of `changes` to the message's later attempts. Return False if it
-        has no effect: the message was deleted before, or the change is for another version of the message than the
-        current one.
+        """Apply the update or deletion at this offset of `changes` to later attempts. A deletion also cancels stored
+        deliveries, except those of replays. Return False if it has no effect: the message was deleted before, or the
+        change is for another version of the message than the current one.
         """
         place, new = (partition, event.offset), change(offset, event)
         before = self.known.get(place)
@@ -375,7 +377,7 @@ class Changes:
     # Forgetting settled messages
 
     async def prune(self) -> None:
-        """Forget the updates and deletions of messages that no listener needs any more, in an endless loop."""
+        """Forget the updates and deletions of messages that no delivery needs any more, in an endless loop."""
         while True:
             await asyncio.sleep(self._tuning.prune_s)
             for number in list(self._partitions) if self.known else ():
@@ -385,7 +387,9 @@ class Changes:
                 log.warning("changes.many count=%d", len(self.known))
 
     def forget_settled(self, number: int) -> None:
-        """Forget the updates and deletions in this partition that no delivery needs any more."""
+        """Forget the updates and deletions in this partition that no delivery needs any more. Until the committed
+        offsets of all listeners are loaded, keep all of them.
+        """
         partition = self._partitions.get(number)
         if partition is None or number not in self._floors or self._covering:
             return

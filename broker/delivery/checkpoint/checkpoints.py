@@ -100,14 +100,14 @@ class Checkpoints:
         self._changed.setdefault(listener_id, set()).update(self._partitions if partitions is None else partitions)
 
     def removed(self, listener_id: str) -> None:
-        """Forget a listener to which the worker stops delivery."""
+        """Forget a listener's metrics and the offsets to commit for it, because the worker stops delivery to it."""
         self.stored_at_s.pop(listener_id, None)
         self._changed.pop(listener_id, None)
         self._metrics.removed(listener_id)
 
     async def last(self) -> None:
-        """Make the final checkpoint, without pauses, before the partitions are handed over. Raises LogUnavailable if
-        the checkpoint failed, or if Kafka does not confirm afterwards that the worker still owns the partitions.
+        """Make the final checkpoint, without pauses, before a hand-over; if `suspended` is true, make none. Raises
+        LogUnavailable if it failed, or if Kafka does not confirm afterwards that the worker owns the partitions.
         """
         self._hurried = True
         try:
@@ -119,7 +119,7 @@ class Checkpoints:
 
     async def once_more(self) -> None:
         """Commit again the offsets that this worker has committed, before the partitions are handed over. A delayed
-        commit of an earlier owner may have set an offset back.
+        commit of an earlier owner may have set an offset back. Errors are ignored.
         """
         dispatchers = [
             dispatcher for dispatcher in self._dispatchers.values() if dispatcher.listener.id in self.stored_at_s
@@ -166,7 +166,7 @@ class Checkpoints:
     async def checkpoint(self, *, pause_s: float = 0.0) -> None:
         """Write the results of attempts, and then commit the listeners' offsets that have changed and are due. Pause
         for `pause_s` seconds after every few commits. Raises LogUnavailable if Kafka has not stored everything, or if
-        the worker no longer owns its partitions.
+        the worker no longer owns its partitions. The next checkpoint then tries again.
         """
         async with self.quiet:
             if self.suspended:

@@ -55,7 +55,7 @@ class Admissions:
 
     def of(self, delivery: Delivery) -> Admission:
         """Decide whether an attempt of this delivery may begin as soon as the listener's limits allow, and if not, what
-        happens to the delivery.
+        happens to the delivery. Updates and deletions of the message are not checked here.
         """
         message, stream, in_window = message_of(delivery), delivery.stream, delivery.entry is None
         if not in_window and is_cancelled(delivery):
@@ -111,8 +111,9 @@ class Admissions:
         return Admission.NEAR if near else Admission.FAR
 
     def crowd(self) -> list[Delivery]:
-        """Remove and return the deliveries that must leave memory: an earlier delivery has blocked their ordering key
-        for `key_slow_s` seconds. Leave out deliveries that came from the topic `outstanding`, because they are few.
+        """Remove and return the deliveries that must leave memory if too many wait for earlier ones of their ordering
+        keys: an earlier delivery has blocked their key for `key_slow_s` seconds. Leave out deliveries that came from
+        the topic `outstanding`, because they are few.
         """
         at_s, keys = self._loop.time(), self._deliveries.keys
         leave = list[Delivery]()

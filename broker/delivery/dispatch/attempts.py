@@ -185,8 +185,8 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return whether this delivery must not be sent now. While the connection was being opened, the message may
-        have been updated or deleted, or the delivery dropped. Cancel the delivery, or begin to read the new data.
+        """Return whether this delivery must not be sent. While the connection was being opened, its message may have
+        been deleted (then cancel the delivery) or updated (then read the new data), or the delivery dropped.
         """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)
@@ -235,7 +235,7 @@ class Attempts:
         )
 
     def expire(self) -> None:
-        """End the attempts that have timed out: their requests were sent longer ago than the listener's timeout."""
+        """Time out the requests that were sent longer ago than the listener's timeout, and close their connections."""
         before_s = self._loop.time() - self._timeout_s
         while (connection := self.connections.expired(before_s)) is not None:
             connection.expire()
@@ -291,7 +291,7 @@ class Attempts:
             self.answers.unanswered(attempts_of(counted), connection.times)
 
     def released(self, connection: Connection) -> None:
-        """Handle the end of an answer. Keep the connection for another request, or close it if it is not needed."""
+        """Handle the end of an answer. Keep the connection, or close it if its address is old or sockets are scarce."""
         self._note_took(connection)
         connection.at = self._loop.time()
         self.connections.release(connection)

@@ -35,8 +35,8 @@ class Backlog:
     """The partitions in which one listener lags, so that it needs older messages from Kafka.
 
     Before retention deletes such messages, their deliveries move to the topic `outstanding` with their data. If the
-    listener has no room in memory, messages are still loaded for this move, but only a few at a time: fewer than
-    `set_aside_together` messages with less than `set_aside_bytes_max` bytes.
+    listener has no room in memory, messages are still loaded for this move. But the next is loaded only while fewer
+    than `set_aside_together` messages, with less than `set_aside_bytes_max` bytes, are being moved.
     """
 
     __slots__ = ("_dispatcher", "behind")

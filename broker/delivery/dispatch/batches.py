@@ -78,8 +78,9 @@ class Batches:
             self._loop.call_soon(self._dispatcher.pump)
 
     def added(self, batch: Batch) -> None:
-        """Process one more delivery that is ready for an attempt. If enough deliveries are ready to fill a batch by
-        their number, call pump() now. Otherwise, call pump() as soon as all messages of the same read were handed over.
+        """Process one more delivery that is ready for an attempt. If the ready deliveries fill a whole number of
+        batches, call pump() now. Otherwise, call it soon, so that messages that are handed over together can share a
+        batch.
         """
         if len(self._dispatcher.deliveries.ready) % batch.max_messages == 0:
             self._dispatcher.pump()
@@ -138,8 +139,8 @@ class Batches:
 
         If the connection was closed before the end of the body, the attempt has failed for all messages, because the
         missing part may reject some of them. Only the first BODY_BYTES_MAX bytes of an answer are read. If these bytes
-        end within a JSON object, the attempt has failed for all messages, too. Any other long answer rejects no
-        message.
+        end within a JSON object, the attempt has failed for all messages, too. Any other longer answer is handled as if
+        it ended there.
         """
         attempts, body, error = self._dispatcher.attempts, read_body(raw, cut=connection.cut), None
         if not body.complete:
@@ -165,9 +166,7 @@ class Batches:
             attempts.answers.refused(attempts_of(counted), raw)
 
     def forget(self) -> None:
-        """Stop the timer of a batch, because no delivery is ready or the setting has changed. When a delivery is ready,
-        the next call of pump() starts the timer again.
-        """
+        """Stop the timer of the next batch. The next call of pump() with a ready delivery starts it again."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._due = None, False
@@ -192,10 +191,8 @@ class Batches:
         return no_more or dispatcher.deliveries.keys.waiting > 0
 
     def _next(self, batch: Batch) -> DeliveryBatch:
-        """Remove and return the deliveries of the next batch.
-
-        The batch can be empty: some of the ready deliveries may not begin, and the others must wait for more messages.
-        They wait because they do not fill a batch, and the batch's waiting time is not over.
+        """Remove and return the deliveries of the next batch. The batch is empty if no delivery may begin. It is also
+        empty if some deliveries may not begin, and the others don't fill a batch and can still wait for more messages.
         """
         ready, queue, forming = self._dispatcher.deliveries.ready, self._dispatcher.queue, FormingBatch(batch)
         chosen, turned_away = list[Delivery](), False

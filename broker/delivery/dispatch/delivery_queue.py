@@ -56,8 +56,8 @@ class DeliveryQueue:
         return True
 
     def hurry(self, concerns: Callable[[str], bool]) -> None:
-        """Make deliveries ready that wait for a retry or for another time: those for whose message id `concerns`
-        returns true.
+        """Make deliveries ready that wait in memory for a time, such as the time of their retry: those for whose
+        message id `concerns` returns true.
         """
         later = []
         for row in self.retries:

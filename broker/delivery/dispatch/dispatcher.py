@@ -333,11 +333,9 @@ class Dispatcher:
             self._wants_tick(self)
 
     def tick(self, at_ms: int, *, late: bool = False) -> bool:
-        """Handle timeouts, and start retries that are due. The worker calls this several times a second, until it
-        returns False.
-
-        If `late` is true, the event loop is late, and answers may have arrived that were not read. In this case, the
-        call ends no attempt because of its timeout.
+        """Handle timeouts, and start attempts that are due, such as retries. The worker calls this several times a
+        second, until it returns False. If `late` is true, the event loop is late, and answers may have arrived that
+        were not read. In this case, the call ends no attempt because of its timeout.
         """
         if not late:
             self.attempts.expire()
@@ -384,7 +382,9 @@ class Dispatcher:
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
-        """Drop a partition's deliveries: it was handed over, or the listener gets no more. Ignore late answers."""
+        """Drop a partition's deliveries: it was handed over, or delivery to the listener ends. Late answers are
+        ignored.
+        """
         self.streams.pop(stream.partition, None)
         self.answers.forget(stream.partition)
         self.behind.pop(stream, None)
@@ -395,7 +395,7 @@ class Dispatcher:
         stream.from_outstanding.clear()
 
     def close(self) -> None:
-        """End all attempts and close all connections, because the worker stops delivery to the listener."""
+        """Drop all deliveries and close all connections, because the worker stops delivery to the listener."""
         for stream in list(self.streams.values()):
             self.drop(stream)
         self.deliveries.clear()

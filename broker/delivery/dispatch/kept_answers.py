@@ -83,8 +83,9 @@ class KeptAnswers:
                     self._attempts[partition].append((offset, number, "", 0, 0, *times))
 
     def answered(self, attempts: Sequence[Attempt], connection: Connection) -> None:
-        """Arrange that the beginning of a listener's answer is stored when the answer, or its connection, has ended.
-        Call this when the status of the answer has arrived. `attempts` has the attempt of each message in the request.
+        """Arrange that the beginning of a listener's answer is stored, within the limits, when the answer or its
+        connection has ended. Call this when the status of the answer has arrived. `attempts` has the attempt of each
+        message in the request.
         """
         times = connection.times if connection.used == 0 else REUSED
         connection.keep(lambda raw: self._ended(attempts, times, raw))
@@ -112,8 +113,9 @@ class KeptAnswers:
         return len(attempts) < ROWS_MAX and self._touch(partition)
 
     def _find(self, partition: int, raw: bytes) -> _Found | None:
-        """Return the id, the partition and the time of the stored copy of this HTTP answer. If there is none, store a
-        copy now. Return None if that would exceed the limits on HTTP answers that are parsed or stored in a minute.
+        """Return the id, the partition and the time of the stored copy of this HTTP answer. If there is none, keep a
+        copy for the next checkpoint to store. Return None if that would exceed the limits on HTTP answers that are
+        parsed or stored in a minute.
         """
         at_ms = now_ms()
         if at_ms - self._since_ms >= _MINUTE_MS or at_ms < self._since_ms:
@@ -142,8 +144,8 @@ class KeptAnswers:
         return found
 
     def forget(self, partition: int) -> None:
-        """Drop the HTTP answers of a partition that are not written to Kafka yet, because the partition was handed over
-        or the listener was deleted.
+        """Drop the HTTP answers and connection times of a partition that are not written to Kafka yet, because the
+        worker stops delivery of its messages to the listener.
         """
         self._attempts.pop(partition, None)
         self._answers.pop(partition, None)

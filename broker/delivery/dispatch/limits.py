@@ -120,7 +120,7 @@ class Limits:
 
     def timed_out(self, took_ms: int) -> None:
         """Record an attempt that got no answer in time. The average counts it like an answer after `took_ms`, unless
-        the listener is new (no answer below status 500 yet).
+        the listener is new (no answer below status 500 yet, or none since it was last down).
         """
         if not self.new:
             self.took(took_ms)
@@ -155,8 +155,8 @@ class Limits:
 
     def let_wait(self, busy: int) -> bool:
         """Return whether no attempt for the listener can start soon: it is down, it has asked for a pause with
-        `Retry-After`, or it is new (no answer below status 500 yet) and has all attempts in flight that a new listener
-        may have.
+        `Retry-After`, or it is new (no answer below status 500 yet, or none since it was last down) and has all
+        attempts in flight that a new listener may have.
         """
         return self._circuit.state is State.OPEN or self._pushed_back_until_ms > 0 or (self.new and busy >= self.able)
 
@@ -182,15 +182,17 @@ class Limits:
 
     def pushed_back(self, at_ms: int, retry_after_s: int | None) -> None:
         """Slow down, because the listener is overloaded: it answered 429 or 503, or not in time. If the listener has
-        asked for a pause of `retry_after_s` seconds, send nothing for this time, or for `push_back_s_max` if that is
-        shorter.
+        asked for a pause of `retry_after_s` seconds, begin no attempt for this time, or for `push_back_s_max` if that
+        is shorter.
         """
         self.flow.pushed_back(at_ms)
         if retry_after_s:
             self._pushed_back_until_ms = at_ms + min(retry_after_s, self._tuning.push_back_s_max) * 1000
 
     def let_alone(self, at_ms: int) -> bool:
-        """Return whether the pause that the listener has requested with Retry-After is not over yet."""
+        """Return whether the pause that the listener has requested with Retry-After is not over yet. If it is over,
+        attempts may begin again from this call on.
+        """
         if self._pushed_back_until_ms <= at_ms:
             self._pushed_back_until_ms = 0
         return self._pushed_back_until_ms > 0

@@ -18,7 +18,7 @@ _RESULTS_MAX: Final = 8
 
 
 class LogRateLimit:
-    """A limit on one kind of log line about one listener."""
+    """A limit on one kind of log line about one listener: `log_lines_per_min` lines in a minute."""
 
     __slots__ = ("_left_out", "_lines_max", "_logged", "_minute")
 

@@ -55,7 +55,9 @@ class Room:
 
     @property
     def many_fail(self) -> bool:
-        """Whether deliveries that wait for a retry take too much of the listener's memory."""
+        """Whether deliveries that wait in memory for a time, such as the time of their retry, take too much of the
+        listener's memory.
+        """
         most = self.held_max
         retries_max = max(self.tuning.retries_max, self.batch_max)
         return most > 0 and len(self._deliveries.retries) >= max(1, min(retries_max, most // 2))
@@ -63,7 +65,7 @@ class Room:
     @property
     def many_wait(self) -> bool:
         """Whether too much of the listener's memory is in use by deliveries that wait until an earlier delivery with
-        the same ordering key has ended.
+        the same ordering key has ended. False for a new listener.
         """
         waiting = self._deliveries.keys.waiting
         if not waiting:  # the usual case

@@ -335,8 +335,8 @@ def take_outcomes(stream: Stream) -> tuple[list[Row], list[Made]]:
 
 
 def outcome_events(stream: Stream, rows: Sequence[Row], attempts: Sequence[Made], at_ms: int) -> list[Event]:
-    """Return the events that a checkpoint writes to the topic `deliveries` for one partition and listener. No event is
-    larger than Kafka accepts by default.
+    """Return the events that a checkpoint writes to the topic `deliveries` for one partition and listener. The kept
+    HTTP answers of the partition are removed with this call. No event is larger than Kafka accepts by default.
     """
     listener = stream.dispatcher.listener
     settled = [

@@ -89,7 +89,7 @@ class EndedListeners:
         committed offsets, even if their deletion has failed and must be tried again.
 
         Raises LogUnavailable if Kafka does not answer, and ViewBehind if this process has not read the topic `control`
-        to its end.
+        to its end. Delete nothing if `control` has an event that only a newer version of Everput can read.
         """
         if not self._partitions:
             return False

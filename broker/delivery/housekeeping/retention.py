@@ -89,9 +89,11 @@ class Retention:
 
     async def sweep(self, before_ms: int) -> None:
         """Delete the messages from before this time, if no listener needs them any more. Messages that a listener still
-        needs are first copied to the topic `outstanding` for it, and deleted later. Raises LogUnavailable if Kafka does
-        not answer or the worker has lost its partitions, and ViewBehind if this process has not read `control` to its
-        end.
+        needs are first copied to the topic `outstanding` for it, and deleted by a later call. Delete nothing if
+        `control` has an event that only a newer version of Everput can read.
+
+        Raises LogUnavailable if Kafka does not answer or the worker has lost its partitions, and ViewBehind if this
+        process has not read `control` to its end.
         """
         owned = dict(self._partitions)
         partitions = await self._with_old(list(owned), before_ms)
@@ -159,8 +161,8 @@ class Retention:
     async def _delete(self, partition: int, before_ms: int, low: int, *, changes_ms: int) -> None:
         """Delete messages below the offset `low` that were put before `before_ms`.
 
-        Also delete the results of attempts that are older than `before_ms` and than all messages left. Delete updates
-        and deletions of messages in the same way, if they are also older than `changes_ms`.
+        If there are any, also delete the results of attempts that are older than `before_ms` and than all messages
+        left. Delete updates and deletions of messages in the same way, if they are also older than `changes_ms`.
         """
         begin = (await self._requests.offsets(self._messages, {partition: EARLIEST}))[partition]
         first = (await offsets_since(self._requests, self._messages, {partition: before_ms}))[partition]

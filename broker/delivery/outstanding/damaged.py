@@ -46,9 +46,10 @@ class DamagedDeliveries:
 
     async def park(self, partition: int, ranges: Iterable[tuple[Listener, int, int]]) -> list[KeptDelivery]:
         """Park the deliveries that these listeners may have in unreadable ranges: write records that keep the
-        deliveries without further attempts. Return the events in these records.
+        deliveries without further attempts. Return the events in these records, which the caller must add to the index.
 
-        Each range is given by its first and last offset. Raises LogUnavailable.
+        Each range is given by its first and last offset. Raises LogUnavailable if Kafka does not answer or the worker
+        has lost the partition.
         """
         # This method writes only the records. The caller updates the index if the worker still owns the partition.
         events = [_parked(listener, partition, first, last) for listener, first, last in ranges]
@@ -68,8 +69,9 @@ class DamagedDeliveries:
         await self._write(entry, [event])
 
     async def again(self, entry: OutstandingEntry) -> None:
-        """Schedule the deliveries of messages that were unreadable and can be read again. Leave out messages that the
-        listener is not meant to receive. Raises LogDamaged if the messages are still unreadable.
+        """Replace the record of an unreadable range of messages with a record for each of the listener's deliveries
+        there, because the messages can be read again. Leave out messages that the listener is not meant to receive.
+        Raises LogDamaged if the messages are still unreadable.
         """
         where, dispatcher = parse_damaged_id(entry.message_id), self._dispatchers.get(entry.listener_id)
         if where is None or dispatcher is None:
@@ -139,7 +141,9 @@ def _parked(
 
 
 def _set_aside(listener: Listener, partition: int, message: Message) -> DeliverySetAside:
-    """Return the event of a delivery that is due now, or at the message's `deliver_at`. Call message.body() first."""
+    """Return the event that keeps a delivery and its message in the topic `outstanding`. The delivery is due now, or at
+    the message's `deliver_at`. Call message.body() first.
+    """
     name, data = message.name_and_data()
     return DeliverySetAside(
         at_ms=now_ms(),

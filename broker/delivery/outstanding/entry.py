@@ -78,8 +78,8 @@ class OutstandingEntry:
 
     def redrive(self, redrives: Redrives, at_ms: int) -> bool:
         """Apply the listener's redrives, which are requests to retry deliveries now. Return True if a redrive makes
-        this delivery due now, with all its attempts again. A delivery that waits for its first attempt does not become
-        due.
+        this delivery due now, with all its attempts again. The caller must then update the row in the index. A delivery
+        that waits for its first attempt does not become due.
         """
         since = self.redrives
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):

@@ -115,8 +115,8 @@ class OutstandingIndex:
         return self._one("SELECT * FROM entries WHERE id = ?", (row_id,))
 
     def write(self, partition: int, rows: Mapping[Key, OutstandingEntry | None], at_ms: int) -> list[OutstandingEntry]:
-        """Write or replace rows of the SQLite index. A row whose value is None is removed. Return the former rows. A
-        replaced row gets a new id. `at_ms` is the time now.
+        """Write or replace rows of the SQLite index. A row whose value is None is removed. Return the former rows that
+        were replaced or removed. A replaced row gets a new id. `at_ms` is the time now.
         """
         written = [entry for entry in rows.values() if entry is not None]
         for entry in written:
@@ -164,7 +164,9 @@ class OutstandingIndex:
         return gone
 
     def queue(self, entry: OutstandingEntry, queued_ms: int | None) -> None:
-        """Set the time at which the worker looks at this delivery next. With None, the worker does not look at it."""
+        """Set the time at which the worker looks at this delivery next. With None, the worker does not look at it until
+        a later call sets a time.
+        """
         entry.queued_ms = queued_ms
         self._database.execute("UPDATE entries SET queued_ms = ? WHERE id = ?", (queued_ms, entry.id))
 
@@ -192,8 +194,8 @@ class OutstandingIndex:
     # Rows of a listener
 
     def due(self, listener_id: str, at_ms: int, *, after: tuple[int, int], limit: int) -> list[OutstandingEntry]:
-        """Return the SQLite rows of the listener's deliveries that the worker must look at now, the earliest first.
-        `after` is the (queued_ms, id) of the last row that the previous call returned.
+        """Return at most `limit` SQLite rows of the listener's deliveries that the worker must look at now, the
+        earliest first. `after` is the (queued_ms, id) of the last row that the previous call returned, or BEGIN.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND queued_ms <= ? AND (queued_ms, id) > (?, ?)"
@@ -209,8 +211,8 @@ class OutstandingIndex:
         return next((row[0] for row in self._rows_of(sql, (self._numbers.get(listener_id),))), None)
 
     def attempted_before(self, listener_id: str, redrive: int, *, limit: int) -> list[OutstandingEntry]:
-        """Return the listener's deliveries that are parked or were attempted, and to which this redrive (a request to
-        retry now) was not applied yet.
+        """Return at most `limit` of the listener's deliveries that are parked or were attempted, and to which this
+        redrive (a request to retry now) was not applied yet.
         """
         return self._some(
             f"SELECT * FROM entries WHERE listener = ? AND redrives < ? AND {_ATTEMPTED} LIMIT ?",
@@ -219,7 +221,8 @@ class OutstandingIndex:
 
     def redriven_until(self, listener_id: str, redrive: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
         """Return the listener's deliveries that this redrive (a request to retry now) or an earlier one made due, if
-        they were not attempted since. Sort them by their row ids.
+        they were not attempted since. Sort them by their row ids. Return at most `limit` deliveries with row ids above
+        `after_id`.
         """
         return self._some(
             "SELECT * FROM entries WHERE listener = ? AND undo_forgiven IS NOT NULL AND redrives <= ? AND id > ?"
@@ -233,8 +236,8 @@ class OutstandingIndex:
     # Rows of an ordering key
 
     def offsets(self, key_queue: KeyQueue, limit: int) -> list[tuple[int, int]]:
-        """Return (row id, message offset) of the first deliveries of an ordering key to one listener, in the order of
-        their messages. Parked deliveries are left out.
+        """Return (row id, message offset) of the first deliveries of an ordering key to one listener, at most `limit`,
+        in the order of their messages. Parked deliveries are left out.
         """
         sql = f"SELECT id, message_offset FROM entries WHERE {_KEY_QUEUE} ORDER BY message_offset LIMIT ?"
         return self._rows_of(sql, (*self._of(key_queue), limit))
@@ -255,20 +258,20 @@ class OutstandingIndex:
         return self._some("SELECT * FROM entries WHERE partition = ? LIMIT ?", (partition, limit))
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Return whether the topic `outstanding` has a delivery of this message to any listener."""
+        """Return whether this partition of the topic `outstanding` has a delivery of this message to any listener."""
         sql = "SELECT 1 FROM entries WHERE partition = ? AND message = ? LIMIT 1"
         return bool(self._rows) and bool(self._rows_of(sql, (partition, message_id)))
 
     @property
     def newest_id(self) -> int:
-        """The id of the newest row. The row may have been removed since."""
+        """The id of the newest row, or 0 if there was none. The row may have been removed since."""
         return self._last_id
 
     def unread(self, partition: int, first: int, last: int, *, after_id: int, limit: int) -> list[OutstandingEntry]:
-        """Return deliveries that are parked because their message, its update or earlier results could not be read, in
-        the order of their row ids. Only deliveries of the messages at the offsets from `first` to `last` are returned,
-        with one exception: a row that stands for a range of unreadable messages is returned even if its range ends
-        before `first`.
+        """Return deliveries that are parked because their message, its update or earlier results could not be read: at
+        most `limit`, in the order of their row ids, which are above `after_id`. Only deliveries of the messages at the
+        offsets from `first` to `last` are returned, with one exception: a row that stands for a range of unreadable
+        messages is returned even if its range ends before `first`.
         """
         sql = (
             "SELECT * FROM entries WHERE partition = ? AND bare = ? AND due_ms IS NULL AND message_offset <= ? AND"
@@ -277,22 +280,22 @@ class OutstandingIndex:
         return self._some(sql, (partition, UNREAD, last, first, after_id, limit))
 
     def damaged(self, partition: int) -> int:
-        """Return how many rows of the SQLite index stand for a range of unreadable messages instead of one delivery."""
+        """Return how many rows of a partition stand for a range of unreadable messages instead of one delivery."""
         sql = f"SELECT COUNT(*) FROM entries WHERE {_DAMAGED}"
         return next((int(row[0]) for row in self._rows_of(sql, (partition,))), 0)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return the time of the put of the oldest message that has a delivery in the topic `outstanding`. Return None
-        if there is no delivery, and 0 if a row stands for a range of unreadable messages.
+        """Return the time of the put of the oldest message that has a delivery in this partition of the topic
+        `outstanding`. Return None if there is no delivery, and 0 if a row stands for a range of unreadable messages.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
         return self._put_ms("SELECT message FROM entries WHERE partition = ? ORDER BY message LIMIT 1", (partition,))
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return the time of the put of the oldest message whose data is only in the topic `messages`, because its
-        record in `outstanding` has no copy. Return None if there is no such message, and 0 if a row stands for a range
-        of unreadable messages.
+        """Return the time of the put of the oldest message of a partition whose data is only in the topic `messages`,
+        because its record in `outstanding` has no copy. Return None if there is no such message, and 0 if a row stands
+        for a range of unreadable messages.
         """
         if self._rows_of(f"SELECT 1 FROM entries WHERE {_DAMAGED} LIMIT 1", (partition,)):
             return 0
@@ -300,8 +303,10 @@ class OutstandingIndex:
         return self._put_ms(sql, (partition,))
 
     def waiting(self, partition: int, listener_id: str, at_ms: int) -> tuple[int, int | None]:
-        """Return how many messages wait for this listener at the time `at_ms`, and when the oldest of them was put.
-        Parked deliveries, and messages whose `deliver_at` is later, do not wait for the listener.
+        """Return how many messages of a partition wait for this listener at the time `at_ms`, and when the oldest of
+        them was put. Parked deliveries, and messages whose `deliver_at` is later, do not wait for the listener.
+
+        If many messages have become due, a call counts only some of them, and later calls count the rest.
         """
         count = self.counts.get(listener_id)
         if count is None or not count.due.get(partition):

@@ -90,7 +90,7 @@ async def rebuilt(
     The deliveries are computed from the messages and the results of attempts. Deliveries of readable messages come
     first, in the order of the messages.
 
-    `topic` is the name of the topic `messages`. Raises LogUnavailable.
+    `topic` is the name of the topic `messages`. Raises LogUnavailable if Kafka does not answer.
     """
     begin, end = [(await requests.offsets(topic, {partition: moment}))[partition] for moment in (EARLIEST, LATEST)]
     by_queue: dict[bytes, list[_Stream]] = {}

@@ -62,9 +62,9 @@ class OutstandingRecords:
         noted: OutstandingSum | None = None,
         found: Callable[[], KeySum | None] = KeySum,
     ) -> AsyncIterator[dict[Key, OutstandingEntry | None]]:
-        """Yield the deliveries of a partition in batches, in the order of their records in the topic `outstanding`. The
-        value None means that the delivery has ended, or that only a newer version can decode its record. Raises
-        LogUnavailable.
+        """Yield the deliveries of a partition in batches, in the order of their records in the topic `outstanding`. A
+        later value for a delivery replaces an earlier one. The value None means that the delivery has ended, or that
+        only a newer version can decode its record. Raises LogUnavailable if Kafka does not answer.
 
         If records are unreadable or missing, then yield deliveries that are computed from other topics, and after them
         all readable records from the beginning on.

@@ -103,7 +103,9 @@ class Redrives:
         return len(named)
 
     def _where(self, message_id: str) -> list[int]:
-        """Return the partitions that can hold a message with this id: usually only the partition in the id."""
+        """Return the partitions that can hold a message with this id: usually only the partition in the id. If the id
+        has none, return all partitions of this worker.
+        """
         place = partition_of(message_id)
         return [place] if place is not None else list(self._owned)
 

@@ -136,7 +136,7 @@ class Outstanding:
         self, delivery: Delivery, message: Message, status: int | None, error: str | None, due_ms: int | None
     ) -> KeptDelivery:
         """Announce that a delivery will be written to the topic `outstanding`, and return its event. Later deliveries
-        of its ordering key then wait for it, unless it is parked.
+        of its ordering key then wait for it, unless it is parked. Call expect_no_more() if it is not written.
         """
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
@@ -186,7 +186,7 @@ class Outstanding:
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Listener, int, int]]) -> bool:
         """Park the deliveries that these listeners may have at unreadable offsets: keep them without further attempts.
-        Return False if the worker no longer owns the partition. Raises LogUnavailable if Kafka does not answer.
+        Return False if this worker has not taken the partition over. Raises LogUnavailable if Kafka does not answer.
         """
         events = await self._damaged.park(partition, ranges)
         if partition not in self._owned:
@@ -196,7 +196,7 @@ class Outstanding:
         return True
 
     def damaged(self) -> int:
-        """Return how many rows of the SQLite index stand for a range of unreadable messages, not for one delivery."""
+        """Return how many deliveries in the index stand for a range of unreadable messages."""
         return sum(map(self._index.damaged, self._owned))
 
     def _enter(self, entry: OutstandingEntry) -> None:
@@ -251,8 +251,8 @@ class Outstanding:
         return count is not None and (listener_id in self._redrives or count.due.get(partition, 0) > 0)
 
     def waiting(self, partition: int, listener_id: str) -> tuple[int, int | None]:
-        """Return how many messages of the topic `outstanding` wait for this listener, and when the oldest of them was
-        put. Parked deliveries, and messages whose `deliver_at` is later, do not wait for the listener.
+        """Return how many messages wait for this listener in the partition's part of `outstanding`, and when the oldest
+        of them was put. Parked deliveries, and messages whose `deliver_at` is later, do not wait.
         """
         return self._index.waiting(partition, listener_id, now_ms())
 
@@ -280,17 +280,17 @@ class Outstanding:
         return set(self._index.counts)
 
     def has_message(self, partition: int, message_id: str) -> bool:
-        """Return whether the topic `outstanding` has a delivery of this message to any listener."""
+        """Return whether this partition of `outstanding` has a delivery of this message to any listener."""
         return self._index.has_message(partition, message_id)
 
     def oldest_put_ms(self, partition: int) -> int | None:
-        """Return the time of the put of the oldest message that has a delivery in the topic `outstanding`. Return None
-        if there is no delivery, and 0 if one delivery stands for a range of unreadable messages.
+        """Return when the oldest message that has a delivery in this partition of `outstanding` was put. Return None if
+        there is no delivery, and 0 if one delivery stands for a range of unreadable messages.
         """
         return self._index.oldest_put_ms(partition)
 
     def oldest_bare_put_ms(self, partition: int) -> int | None:
-        """Return the time of the put of the oldest message whose data is only in the topic `messages`, because its
+        """Return when the oldest message of a partition was put whose data is only in the topic `messages`, because its
         record in `outstanding` has no copy. Return None if there is no such message, and 0 if one delivery stands for a
         range of unreadable messages.
         """
@@ -299,8 +299,8 @@ class Outstanding:
     # Deliveries that end
 
     def delivered(self, delivery: Delivery) -> None:
-        """Remove a delivery that was stored in the topic `outstanding`, because the listener has accepted it. The next
-        flush() writes its tombstone.
+        """End a delivery that came from the topic `outstanding`: the listener has accepted it, or its message was
+        deleted. The next flush() writes its tombstone.
         """
         if delivery.entry is not None:
             self.cancel(delivery.entry.partition, delivery.entry.listener_id, delivery.entry.message_id)
@@ -339,8 +339,8 @@ class Outstanding:
                 raise
 
     def returned(self, delivery: Delivery) -> None:
-        """Schedule a delivery that was taken from the topic `outstanding` and could not be attempted now. The delivery
-        is attempted as soon as the listener can take it.
+        """Schedule a delivery that came from the topic `outstanding` and could not be attempted now. It is attempted as
+        soon as the listener can take it, unless only a cancelled redrive made it due.
         """
         if delivery.entry is not None:
             self._due.put_back(delivery.entry)

@@ -42,8 +42,8 @@ class Source(Protocol):
 
     async def park_damaged(self, partition: int, ranges: Sequence[tuple[Dispatching, int, int]]) -> bool:
         """Park deliveries whose messages can't be read: keep them without further attempts. Each of `ranges` is a
-        listener's dispatcher with the first and the last unreadable offset. Return False if the worker has lost the
-        partition. Raises LogUnavailable if Kafka does not answer.
+        listener's dispatcher with the first and the last unreadable offset. Return False if this worker has not taken
+        the partition over. Raises LogUnavailable if Kafka does not answer or the worker has lost the partition.
         """
 
 
@@ -77,9 +77,9 @@ class CatchUpQueue:
         self._some.release()
 
     async def next(self, *, first: bool) -> Stream:
-        """Wait until a delivery stream (one partition's messages to one listener) needs a read. Remove and return the
-        stream that has waited longest. If `first` is true, prefer streams to fast listeners, else prefer all other
-        streams.
+        """Wait until a delivery stream (one partition's messages to one listener) needs a read, and remove and return
+        it. If `first` is true, streams to fast listeners come first, else all other streams. Among equals, the stream
+        that has waited longest comes first.
         """
         await self._some.acquire()
         wanted, instead = self._waiting if first else reversed(self._waiting)
@@ -188,7 +188,8 @@ class CatchUp:
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
         """Park the deliveries of these unreadable records for all listeners that wait for the records, and let the
-        listeners continue after the damaged range. Do nothing if the worker has lost the partition.
+        listeners continue after the damaged range. Raises LogUnavailable if Kafka does not answer or the worker has
+        lost the partition.
         """
         found = []
         for stream in list(self._lagging.get(partition.number, ())):

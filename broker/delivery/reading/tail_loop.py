@@ -31,7 +31,9 @@ class TailLoop:
         self._pause_s = tuning.load_pause_s
 
     async def run(self) -> None:
-        """Read new messages in an endless loop. Raises LogUnavailable if Kafka does not answer for long."""
+        """Read new messages in an endless loop. Raises LogUnavailable if the worker gets only errors from its consumer
+        group for many seconds. The process must then end and be started again.
+        """
         while True:
             await self.read_once()
             await asyncio.sleep(0)  # Yield to the event loop after each read, even if more records are available.
