@@ -176,8 +176,8 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
     """The event that a person was invited to an organization.
 
     No event holds the invitation's token: `token_sha256` is its SHA-256 in hex. The token is invalid from
-    `expires_at_ms` on. `email` is the address that was invited. Any account that has the token can accept the
-    invitation, and then gets the role `role` (roles.py).
+    `expires_at_ms` on. `email` is the address that was invited, but any account can accept the invitation with
+    the token. This account gets the role `role` (roles.py).
     """
 
     email: str

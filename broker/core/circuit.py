@@ -72,9 +72,9 @@ class Circuit:
     def failed(self, at_ms: int, *, new: bool = False) -> bool:
         """Tell the circuit breaker that an attempt failed through a fault of the listener.
 
-        Return whether this failure opened the circuit breaker. `new` says that this worker has got no answer
-        with a status below 500 from the listener yet, or none since the listener was last down. Fewer failures in a row
-        then open the circuit breaker, as they do shortly after a successful probe.
+        Return whether this failure opened the circuit breaker. `new` says that this worker has got no answer with a
+        status below 500 from the listener yet, or none since the listener was last down. Fewer failures in a row then
+        open the circuit breaker, as they do shortly after a successful probe.
         """
         self.faults += 1
         most = TRIP_AFTER_NEW if new or self.state is State.PROBATION else TRIP_AFTER

@@ -26,10 +26,9 @@ ENDED_MAX: Final = 1_000
 class Replay:
     """A replay: a range of a queue's messages that is delivered again, to the listener or to another URL.
 
-    `only` says which messages it delivers: `all`, `failed` or `undelivered`. Their offsets are
-    in the range from `start_offsets` to before `end_offsets`. If `picked` is not None, the replay delivers three groups
-    of messages in this range: those at the offsets in `picked`, those below `before_offsets`, and those from
-    `after_offsets` on.
+    `only` says which messages it delivers: `all`, `failed` or `undelivered`. Their offsets are in the range from
+    `start_offsets` to before `end_offsets`. If `picked` is not None, the replay delivers three groups of messages in
+    this range: those at the offsets in `picked`, those below `before_offsets`, and those from `after_offsets` on.
     """
 
     id: str

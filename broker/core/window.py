@@ -83,7 +83,8 @@ class Window(Generic[D]):
         the delivery of the message begins now.
 
         The delivery does not begin if the offset is below the listener's start. Nor does it begin if the message must
-        be read again later: older messages come first, or `delivery` is None because there is no room for it.
+        be read again later: older messages come first, or `delivery` is None. It is None if the listener has no room
+        for the message, or is paused.
         """
         if offset < self.begin or self.scan_from is not None:
             return False
