@@ -80,7 +80,8 @@ class PageToken(NamedTuple):
 
     def is_of(self, partitions: Iterable[tuple[int, int]]) -> bool:
         """Return whether the token belongs to a request that reads these partitions, each given by its topic's position
-        in the order of topics and by its number. For a token of an older version, only how many partitions there are is compared.
+        in the order of topics and by its number. A token of an older version is compared by the number of partitions
+        only.
         """
         places = list(partitions)
         return len(self.lanes) == len(places) and self.checksum in (None, _checksum(places))
