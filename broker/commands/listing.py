@@ -47,7 +47,7 @@ class MessageFilter:
 
     @property
     def reads_values(self) -> bool:
-        """Return whether the filter looks at the content of messages, so that their records must be read."""
+        """Return whether the filter looks at names, ordering keys or ids, so that takes() must check each message."""
         return self.name is not None or self.key is not None or self.text is not None
 
     def takes(self, value: bytes) -> bool:

@@ -125,8 +125,8 @@ class DirectoryView(Protocol):
 
 
 class ControlLog(Protocol):
-    """The access to the topic `control`, for appending events and for checks. The topic holds the directory (such as
-    accounts, queues and listeners).
+    """The access to the topic `control`, for appending events and for checks. The directory (such as accounts, queues
+    and listeners) is computed from the events of this topic.
     """
 
     async def append(self, event: ControlEvent) -> int:
