@@ -145,7 +145,7 @@ class Accounts:
         return {"account": _account_fields(account)}
 
     async def start_session(self, call: Call) -> Any:
-        """Sign in, and answer with a new session. The token is in the body for programs, and in a cookie for
+        """Sign in, and answer with a new session. The answer has the token twice: in the body, and in a cookie for
         browsers.
         """
         body = await call.json(AccountBody, small=True)
@@ -171,8 +171,8 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def unlink(self, call: Call) -> Any:
-        """Unlink the account from the OpenID Connect provider. From then on, the person can sign in only with the
-        account's password. End the account's other sessions, but not this one.
+        """Unlink the account from the OpenID Connect provider, and end the account's other sessions. The person can
+        then sign in with the account's password. The next sign-in with the provider links the account again.
         """
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
@@ -183,7 +183,9 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def delete(self, call: Call) -> Any:
-        """Delete the account. The answer lists the organizations in which no owner can sign in any more."""
+        """Delete the account. The answer lists the account's organizations in which no owner can sign in any more. If
+        there would be such an organization, the request is refused unless its body sets `even_if_last`.
+        """
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
         body = await call.json(DeletionBody, small=True)
@@ -252,9 +254,9 @@ class Accounts:
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
         """Count one check of a password against the rate limits. Raises TooManyRequests if a limit is exceeded.
 
-        `known` says that the request has a session, or that somebody has signed in to this account in this browser
-        before. Such checks have limits of their own, so that strangers can't lock the account's owner out. A check that
-        one limit refuses is not counted for the other limits.
+        `known` says that the request has a session, or a cookie that proves an earlier sign-in to this account. Such
+        checks have limits of their own, so that strangers can't lock the account's owner out. A check that one limit
+        refuses is not counted for the other limits.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)

@@ -356,8 +356,8 @@ def make_app(
 
 
 def operations(app: Starlette) -> Iterator[tuple[str, str, str | None]]:
-    """Yield the HTTP method, the path and the required scope of each operation of the API. Leave out `/v1/openapi.json`
-    and the WebSocket. The scope is None if the handler itself checks the caller, or if anybody may call the operation.
+    """Yield the HTTP method, the path and the required scope of each operation that the OpenAPI document describes. The
+    scope is None if the handler itself checks the caller, or if anybody may call the operation.
     """
     for route in app.routes:
         if isinstance(route, Route) and isinstance(route.endpoint, Resource) and route.path != "/v1/openapi.json":

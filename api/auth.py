@@ -210,7 +210,8 @@ class Sessions:
         """Return the session whose token the request holds, and count the request.
 
         Raises NoSession if the request holds no valid token, and TooManyRequests beyond the rate limit. Raises
-        Forbidden if a cookie holds the token, but a page of another site may have sent the request.
+        Forbidden if a cookie holds the token, and a page of another site may have sent the request. GET and HEAD are
+        not checked for this.
         """
         session = await self.look_up(scope)
         self._limit.take(headers, session.account_id)
@@ -219,8 +220,8 @@ class Sessions:
     async def look_up(self, scope: Scope) -> Session:
         """Return the session whose token the request holds. Do not count the request for the rate limit.
 
-        Raises NoSession if the request holds no valid token. Raises Forbidden if a cookie holds the token, but a page
-        of another site may have sent the request.
+        Raises NoSession if the request holds no valid token. Raises Forbidden if a cookie holds the token, and a page
+        of another site may have sent the request. GET and HEAD are not checked for this.
         """
         token = self._token(scope)
         if token is None:

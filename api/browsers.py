@@ -25,8 +25,8 @@ _TEXT_CHARS_MAX: Final = 200
 
 
 class Browsers:
-    """The signed cookies of known browsers. An account knows a browser after somebody has signed in to the account in
-    this browser. The first of `keys` signs new cookies. A cookie that any of `keys` has signed is valid.
+    """The signed cookies of known browsers. An account knows a browser in which the newest sign-in was to this account.
+    The first of `keys` signs new cookies. A cookie that any of `keys` has signed is valid.
     """
 
     def __init__(self, keys: Sequence[bytes], *, known_s: int = KNOWN_S) -> None:
@@ -35,7 +35,7 @@ class Browsers:
 
     def cookie(self, email: str, *, https: bool) -> tuple[bytes, bytes]:
         """Return the `Set-Cookie` header that marks this browser as known to an account for `known_s` seconds, by
-        default a year.
+        default a year. The browser replaces its cookie for another account.
         """
         claim = f"{int(time.time()) + self._known_s}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
         value = f"{claim}.{_signature(self._keys[0], claim, email)}"

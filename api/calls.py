@@ -198,11 +198,11 @@ class Call:
             )
 
     def check_still_in(self) -> None:
-        """Check that the API key or the session is still valid. With a session, the account must also still be a member
-        of the organization, and the account's role there must still permit the request. Raises Unauthenticated,
-        NoSession, NotFound or Forbidden.
+        """Check that the API key or the session is still valid. If a session acts in an organization, the account must
+        also still be a member, and its role must still permit the request. Raises Unauthenticated, NoSession, NotFound
+        or Forbidden.
 
-        The check is repeated after the body has arrived and while an answer is streamed, because a body may take a
+        The check is repeated after a JSON body has arrived and while an answer is streamed, because a body may take a
         minute and a streamed answer hours.
         """
         state = self._service.view.state

@@ -24,7 +24,7 @@ _BODY_BYTES: Final = 4 << 10
 
 class Changes:
     """The limits on the changes that an organization makes, such as a new queue, a listener's update or a replay.
-    Changes of messages are not counted here. Each process has counts of its own.
+    Deleting, pausing and changes of messages are not counted here. Each process has counts of its own.
 
     `per_min` is the rate limit for each organization, with a burst of one minute's worth. None means no rate limit.
     """

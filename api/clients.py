@@ -97,7 +97,8 @@ def _name(address: Address) -> str:
 
 
 def _hops(scope: Scope) -> Iterator[str]:
-    """Yield the addresses that proxies have added to a request's headers, nearest proxy first.
+    """Yield the addresses in a request's header `X-Forwarded-For` or `Forwarded`, from the last to the first. The
+    nearest proxy has added the last one.
 
     If a request has both `Forwarded` and `X-Forwarded-For`, the client may have forged one of them. In that case,
     neither is believed, and the proxy counts as the client.

@@ -57,7 +57,9 @@ def console_files() -> list[Path]:
 
 
 def _samples() -> bytes:
-    """Return code samples that put a message, and three placeholders in them. The console replaces the placeholders."""
+    """Return JSON with code samples that put a message, and the three placeholders that the console replaces in the
+    samples.
+    """
     url = f"{_SERVER}/v1/queues/{_QUEUE_ID}/messages"
     made = samples("PUT", url, [("X-API-KEY", _KEY)], {"data": "Hello, Everput"})
     return orjson.dumps({"server": _SERVER, "key": _KEY, "queue_id": _QUEUE_ID, "samples": made})

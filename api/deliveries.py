@@ -65,9 +65,10 @@ class OutstandingDeliveries:
         return {"deliveries": shown, "_links": links}
 
     async def redrive(self, call: Call) -> Any:
-        """Retry the listener's parked and retrying deliveries now: those of the messages that the request's body names,
-        or all if it names none. The answer has the number of these deliveries. The stored event has only the ids of
-        messages with a parked or retrying delivery, because every process keeps these ids in memory.
+        """Retry the listener's parked and retrying deliveries in the topic `outstanding` now: those of the messages
+        that the request's body names, or all if it names none. The answer has the number of these deliveries. Named
+        messages without such a delivery are left out of the stored event, because every process keeps its ids in
+        memory.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = list[str]()

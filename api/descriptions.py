@@ -150,8 +150,9 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "resetPassword": "Sets the password with the token in the link of the mail, and ends all sessions of the account.",
     "changePassword": "Changes the password of the signed-in account. Its other sessions end.",
     "unlinkIdentity": (
-        "Unlinks the signed-in account from its OpenID Connect provider, so that only its password signs in. Its other "
-        "sessions end. The account must have a password, and `identity` of the account says whether it has."
+        "Unlinks the signed-in account from its OpenID Connect provider. The person then signs in with the password. "
+        "The next sign-in with the provider links the account again. The account's other sessions end. The account "
+        "must have a password, and `identity` of the account says whether it has."
     ),
     "deleteAccount": (
         "Deletes the signed-in account. API keys stay, because they belong to organizations. If an organization "

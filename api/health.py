@@ -26,9 +26,9 @@ _BACKLOGS_S: Final = 3.0
 async def health_fields(
     view: DirectoryView, status: ListenerStatus, listeners: Sequence[Listener]
 ) -> list[dict[str, Any]]:
-    """Return a dict of JSON fields for each listener: its health, how many deliveries are parked or retrying, and how
-    many recent attempts were made and failed. The fields also have the times of the newest success and failure, and the
-    newest error. If Kafka does not answer in time, each dict is empty.
+    """Return a dict of JSON fields for each listener: its health, the number of parked and of retrying deliveries, the
+    number of recent attempts, and how many of them have failed. The fields also have the times of the newest success
+    and failure, and the newest error. If Kafka does not answer in time, each dict is empty.
     """
     try:
         async with asyncio.timeout(_FACTS_S):
@@ -39,9 +39,9 @@ async def health_fields(
 
 
 def listener_health(view: DirectoryView, listener: Listener, facts: Facts) -> dict[str, Any]:
-    """Return JSON fields of a listener: its health, how many deliveries are parked or retrying, and how many recent
-    attempts were made and failed. The fields also have the times of the newest success and failure, and the newest
-    error.
+    """Return JSON fields of a listener: its health, the number of parked and of retrying deliveries, the number of
+    recent attempts, and how many of them have failed. The fields also have the times of the newest success and failure,
+    and the newest error.
     """
     replaying = any(replay.state == "running" for replay in view.state.replays.of(listener.id))
     return {

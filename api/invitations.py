@@ -72,8 +72,9 @@ class Invitations:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def create(self, call: Call) -> Any:
-        """Create an invitation for an e-mail address, and send it by mail if that is possible. The answer holds the
-        invitation's token and, if there is a public URL, its link. Later answers leave out both.
+        """Create an invitation for an e-mail address. If Everput has a public URL and may send e-mail for the
+        organization, begin to mail the link. The answer holds the invitation's token and, if there is a public URL, its
+        link. Later answers leave out both.
         """
         await as_member(call, self._sessions, self._view, MEMBERS)
         body = await call.json(InvitationBody, small=True)

@@ -105,8 +105,9 @@ class OrganizationKeys:
     async def _administrator(self, call: Call) -> _Administrator:
         """Return the sender of this request: an API key or a member of the path's organization.
 
-        Raises Unauthenticated or NoSession without valid credentials, and NotFound for another organization. Raises
-        Forbidden without the scope `keys`, or for an API key that is restricted to some queues.
+        Raises Unauthenticated or NoSession without valid credentials, TooManyRequests beyond the rate limit, and
+        NotFound for another organization. Raises Forbidden without the scope `keys`, or for an API key that is
+        restricted to some queues.
         """
         await self._view.caught_up()
         organization_id = call.path("organization_id")

@@ -41,11 +41,10 @@ class Recent:
 
 
 class Limit:
-    """A rate limit that permits bursts. It counts separately for each name, such as an address, an account or an
-    organization.
+    """A rate limit that permits bursts. It counts separately for each client, account or organization, for example.
 
-    `name` and `unit` appear in the `RateLimit` headers. Without a unit, the limit counts requests. `refusal` is the
-    error text for a client that exceeds the limit.
+    `name` (the limit's own name) and `unit` appear in the `RateLimit` headers. Without a unit, the limit counts
+    requests. `refusal` is the error text for a client that exceeds the limit.
     """
 
     def __init__(self, name: str, size: int, *, per_s: float, refusal: str, unit: str | None = None) -> None:
@@ -61,8 +60,8 @@ class Limit:
         return self._buckets.size
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
-        """Count `count` uses for this name, and append the `RateLimit` headers. Raises TooManyRequests if the limit
-        does not permit them.
+        """Count `count` uses by `whose`, and append the `RateLimit` headers. Raises TooManyRequests if the limit does
+        not permit them.
 
         A limit that all clients share appears in the headers only when it refuses the request. `left` uses must stay
         free for other clients, up to half of the limit.

@@ -51,7 +51,9 @@ class Listeners:
         self._views = views
 
     async def create(self, call: Call) -> Any:
-        """Create a listener. The answer holds its signing secret, which later answers about the listener leave out."""
+        """Create a listener. The answer holds its signing secret. Later, only the listener's path `/secret` shows the
+        secret.
+        """
         body = await call.json(NewListenerBody)
         listener_input = ListenerInput(
             name=body.name,

@@ -51,7 +51,9 @@ class OrganizationMembers:
         return {"member": self._fields(call, account)}
 
     async def remove(self, call: Call) -> Any:
-        """Remove a member from the organization. Members may remove themselves. The answer shows the removed member."""
+        """Remove a member from the organization. Members may remove themselves. The last owner who can sign in is
+        removed only with `even_if_last=true`. The answer shows the removed member.
+        """
         await as_member(call, self._sessions, self._view)
         account_id = call.path("account_id")
         if call.actor != f"account:{account_id}":

@@ -191,7 +191,9 @@ class Messages:
         return _answer(call, message, listeners)
 
     async def update(self, call: Call) -> Any:
-        """Change the data of a message. The answer says `delivered` for listeners that already have the old data."""
+        """Change the data of a message. The answer says `delivered` for listeners that already have the old data, and
+        `unknown` for listeners that may have it.
+        """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         body = await call.json(MessageDataBody)
         self._check_room(call.organization_id)
@@ -202,7 +204,9 @@ class Messages:
         return _answer(call, message, _states(queue, states))
 
     async def delete(self, call: Call) -> Any:
-        """Delete a message, and answer with it. The answer says `delivered` for listeners that already have it."""
+        """Delete a message, and answer with it. The answer says `delivered` for listeners that already have the
+        message, and `unknown` for listeners that may have it.
+        """
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         ids = queue, call.path("message_id")
         message, states = await delete_message(

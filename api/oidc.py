@@ -53,8 +53,8 @@ _NONE: Final = "This server has no OpenID Connect provider. Sign in with a passw
 class OidcSignIn:
     """Handlers for sign-in with the OpenID Connect provider. `provider` is None if the operator has set none.
 
-    `may_create` says whether any person whom the provider signs in may get a new account. Otherwise, only a person with
-    an invitation for the same e-mail address gets a new account.
+    `may_create` says whether any person whom the provider signs in may get a new account. Otherwise, a person gets a
+    new account only by signing in from the link of an invitation for the same e-mail address.
     """
 
     def __init__(

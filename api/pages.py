@@ -102,7 +102,7 @@ def span(position: bytes, ends: Sequence[int]) -> Span:
 
 def time_parameter(query: Mapping[str, str], name: str) -> int | None:
     """Return a time in the query, in milliseconds since the epoch. Return None if the parameter is missing. Raises
-    BadParameter if the text is no time, or has no time zone.
+    BadParameter if rfc3339_ms() does not accept the text.
     """
     if name not in query:
         return None

@@ -74,8 +74,8 @@ class PasswordResets:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def ask(self, call: Call) -> Any:
-        """Send a mail with a link for a new password, if the account exists and is not blocked. Send no mail while 20
-        other mails are being sent. The answer does not tell whether the account exists.
+        """Begin to send a mail with a link for a new password, if the account exists and is not blocked. Send none
+        while this process is sending 20 other reset mails. The answer does not tell whether the account exists.
         """
         body = await call.json(ResetBody, small=True)
         mailer, public_url = self._mailer, self._public_url
@@ -116,8 +116,8 @@ class PasswordResets:
         return {"account": {"id": account.id, "email": account.email}}
 
     async def _account(self, token: str) -> Account:
-        """Return the account that a token is for. Raises Refused if the token is invalid, has expired or was used, or
-        if the account is blocked or deleted.
+        """Return the account that a token is for. Raises Refused if the token is invalid or has expired, if the
+        password has changed since the mail, or if the account is blocked or deleted.
         """
         wrong = Refused("This link is not valid any more. Ask for another one.", pointer="/token")
         try:

@@ -24,8 +24,9 @@ EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for the replays of a listener. For each new replay, `count` is called with the organization, and with
-    the size in bytes of the selected range of offsets. The replay then counts against the organization's limits.
+    """Handlers for the replays of a listener. Before a new replay is stored, `count` is called with the organization,
+    and with the bytes that the selected offsets take in the event. So the replay counts against the organization's
+    limits.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:

@@ -298,7 +298,8 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
 
 class Listen:
     """The WebSocket at /v1/queues/{queue_id}/listen?name=…&organization=…. The server connects the client with the
-    listener of this name, and creates the listener if it does not exist.
+    listener of this name. It creates the listener if it does not exist, and refuses a listener whose URLs are not those
+    of a tunnel.
     """
 
     def __init__(
@@ -349,7 +350,8 @@ class Listen:
 
     async def _listener(self, call: Call, name: str, url: str) -> tuple[Listener, bool]:
         """Return the listener of this name, and whether it was created. If there is no such listener, create it.
-        Otherwise, change its URLs, so that they lead to this process.
+        Otherwise, change its URLs, so that they lead to this process. Raises NameTaken if the listener's URLs are not
+        those of a tunnel.
         """
         if not name:
             raise Refused("The listener needs a name. Add the parameter `name`.")
@@ -365,8 +367,8 @@ class Listen:
         return await commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True), False
 
     async def _watch(self, websocket: WebSocket, call: Call, listener: Listener) -> None:
-        """Wait until the API key or the session may not use the tunnel any more, the listener is deleted, or another
-        client takes over the listener. Then close the WebSocket.
+        """Wait until the API key or the session may not use the tunnel any more, the listener is deleted, or its
+        `notify_url` is changed (mostly because another client takes the listener over). Then close the WebSocket.
         """
         while (end := self._end(call, listener)) is None:
             await asyncio.sleep(self._tunnels.bounds.look_s)

@@ -49,8 +49,8 @@ class Watch:
         )
 
     async def watch(self, call: Call) -> Any:
-        """Stream the changes until the client disconnects, its key or session becomes invalid, 15 minutes have passed,
-        or this process stops.
+        """Stream the changes until the client disconnects, its key, session or role stops permitting the request, 15
+        minutes have passed, or this process stops.
 
         An API key that is restricted to some queues gets the changes of these queues. Raises Busy if too many streams
         are open, and LogUnavailable if Kafka does not answer.

@@ -53,8 +53,9 @@ class Client:
 
         `key` is an API key, a session's token, or None for requests that need neither. `organization` is the id of the
         organization in which a session acts. No retry begins more than `give_up_after_s` seconds after the request was
-        first sent; a single try may wait 30 seconds for its answer. With `refused_at_once`, a refused first connection
-        raises NotReached without retries. `transport` replaces the network in tests.
+        first sent. In lines(), this time begins again with each cursor. A single try may wait 30 seconds for its
+        answer. With `refused_at_once`, a refused connection raises NotReached without retries, until the server has
+        answered for the first time. `transport` replaces the network in tests.
         """
         self._give_up_after_s = give_up_after_s
         self._refused_at_once = refused_at_once
@@ -172,7 +173,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Fail all puts that have no answer yet, and close all connections."""
+        """Close all connections. Puts that have no answer yet fail with NoAnswer, but their messages may be stored."""
         await self._puts.close()
         await self._http.aclose()
 

@@ -58,9 +58,10 @@ class _Lane:
 class Coalescer:
     """The part of AsyncClient that joins puts to the same queue into batches.
 
-    Puts on a queue that begin in the same turn of the event loop share a request, of at most 100 messages. While
-    `in_flight_max` requests for the queue are in flight, further puts wait, and then share the next request. Otherwise,
-    a put is sent immediately. A put that has waited for `give_up_after_s` seconds fails, and is not sent.
+    Puts on a queue that begin in the same turn of the event loop share a request, of at most MESSAGES_MAX messages and
+    CHARS_MAX characters of data. While `in_flight_max` requests for the queue are in flight, further puts wait, and
+    then share the next request. Otherwise, a put is sent immediately. A put that has waited for `give_up_after_s`
+    seconds fails, and is not sent.
     """
 
     def __init__(self, send: Send, *, in_flight_max: int, give_up_after_s: float) -> None:
@@ -141,8 +142,8 @@ class Coalescer:
                 await self._send_one(item)
 
     async def _send_batch(self, queue_id: str, items: Sequence[_Item]) -> bool:
-        """Send a batch. Return False if the server refused the whole batch, perhaps because of its size or of one
-        message. The caller then sends each put alone.
+        """Send a batch, and settle its puts. Return False instead if the HTTP status is one of _ONE_BY_ONE: the server
+        may have refused the batch because of its size or of one message. The caller then sends each put alone.
         """
         try:
             answer = await self._send(put_batch(queue_id, [item.request.body or {} for item in items]))

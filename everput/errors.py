@@ -12,7 +12,9 @@ class EverputError(Exception):
 
 
 class NoAnswer(EverputError):
-    """The error for a request without an answer in time, or with an answer that is not from Everput."""
+    """The error for a request without an answer in time, or with an answer that is not from Everput. Unless the error
+    is NotReached, the server may have carried out the request.
+    """
 
 
 class NotReached(NoAnswer):
@@ -20,7 +22,9 @@ class NotReached(NoAnswer):
 
 
 class Problem(EverputError):
-    """The error of a request that the server has refused, with the server's problem details (RFC 9457)."""
+    """The error of a request that the server answered with problem details (RFC 9457). With the code `in-doubt`, the
+    server may have carried out the request.
+    """
 
     def __init__(self, answer: ProblemAnswer) -> None:
         self.status = answer.status

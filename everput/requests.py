@@ -258,7 +258,8 @@ def put_message(
     idempotency_key: str | None = None,
 ) -> Request[answers.PutAnswer]:
     """Put a message on a queue. `key` is the ordering key, and `deliver_at` the earliest time of delivery (RFC 3339).
-    If a request is repeated with the same idempotency key, its message is stored only once. None creates a new key.
+    If a request is repeated with the same idempotency key within 24 hours, its message is stored only once. None
+    creates a new key.
     """
     said = {"name": name, "key": key, "deliver_at": deliver_at}
     body = {"data": data} | {field: value for field, value in said.items() if value is not None}
@@ -348,8 +349,8 @@ def change_password(password: str, new_password: str) -> Request[answers.Account
 
 
 def unlink_identity(password: str) -> Request[answers.AccountAnswer]:
-    """Unlink the signed-in account from its OpenID Connect provider. The other sessions of the account end. `password`
-    is the account's password in Everput.
+    """Unlink the signed-in account from its OpenID Connect provider, until the next sign-in with the provider. The
+    other sessions of the account end. `password` is the account's password in Everput.
     """
     path = "/v1/accounts/unlink"
     return Request(
@@ -560,8 +561,9 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 
 def _condition(if_match: str | None) -> dict[str, Any]:
-    """Return the arguments that make a request depend on the version in `if_match`; none if it is None. Such a request
-    is not repeated, because its first try may have changed the version.
+    """Return the arguments that make a request depend on the version in `if_match`. Return an empty dict if `if_match`
+    is None. If it is unknown whether the server carried out such a request, the request is not sent again, because its
+    first try may have changed the version.
     """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}
 

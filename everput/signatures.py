@@ -65,8 +65,9 @@ def verify(
     tolerance_s: float = TOLERANCE_S,
     now_s: float | None = None,  # seconds since the epoch, for tests
 ) -> str:
-    """Check the signature of a request to a listener, and return the message's id. The id is the same in each attempt.
-    `body` is the request's body as received, byte for byte.
+    """Check the signature of a request with one message to a listener, and return the message's id. The id is the same
+    in each attempt. For a listener with batches, use verify_batch(). `body` is the request's body as received, byte for
+    byte.
 
     Raises InvalidSignature if the request is not signed with the secret, or was sent more than `tolerance_s` seconds
     from now. Raises ValueError if the secret is not base64 of 24 to 64 bytes.

@@ -85,7 +85,9 @@ class SentRequest(Answer):
 
 
 class ListenerReply(Answer):
-    """The answer of a listener. Secrets of the listener are shown as `…`."""
+    """The answer of a listener. In it, `…` replaces signatures, and the values of the listener's own `headers` (if they
+    have at least four characters).
+    """
 
     headers: list[HeaderField]
     """The headers."""

@@ -80,7 +80,9 @@ class NewListenerAnswer(Answer):
 
 
 class ListenerHealth(ListenerFields):
-    """A listener with its current health. In an answer about a past time, the fields about the health are missing."""
+    """A listener with its current health. The fields about the health are missing in an answer about a past time, and
+    in a list while Kafka does not answer in time. A list has `lag` and `oldest_pending_at` only with `backlog=true`.
+    """
 
     health: str | UnsetType = UNSET
     """The state: `healthy`; `failing`: it is sent messages and refuses more than a quarter of them; `down`: it is sent
@@ -215,7 +217,9 @@ class OutstandingFields(Answer):
 
 
 class DeliveriesAnswer(Answer):
-    """A page of the deliveries to a listener that are scheduled, retrying or parked."""
+    """A page of the deliveries to a listener that Everput keeps for later: scheduled, retrying or parked ones. Most
+    deliveries that have failed for less than a minute are not listed.
+    """
 
     deliveries: list[OutstandingFields]
     """The deliveries. A page may be short, or empty, while there is a next one."""

@@ -188,8 +188,8 @@ class BatchedMessage(Answer):
 
 
 class BatchReply(Answer):
-    """The answer of a listener to a batch. A listener may also answer without a body: it then accepts all messages with
-    a 2xx status, and rejects all with any other status.
+    """The body of a listener's 2xx answer to a batch. A 2xx answer with any other body, or without a body, accepts all
+    messages. An answer with another status rejects all.
     """
 
     failed: list[str]
