@@ -192,8 +192,8 @@ class Token(NamedTuple):
 class Sessions:
     """The look-up of sessions by their tokens, and the cookies that hold the tokens.
 
-    `public_url` is the URL that browsers use. If it is None, each request's scheme and its header `Host` are used
-    instead.
+    `public_url` is the URL that browsers use. It decides whether cookies need https, and which origin is the server's
+    own. If it is None, each request's scheme and its header `Host` decide instead.
     """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:

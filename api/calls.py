@@ -83,8 +83,8 @@ class Service(NamedTuple):
 
 
 def request_id_of(sent: Mapping[bytes, bytes]) -> bytes:
-    """Return the request id that the client has sent. Return a new one if the client's id is missing, is not valid, or
-    looks like a secret.
+    """Return the request id that the client has sent in the header `X-Request-Id`. Return a new id if the client's id
+    is missing, is not valid, or looks like a secret.
     """
     given = sent.get(b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given) and not _SECRET.search(given):

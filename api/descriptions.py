@@ -26,17 +26,17 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "`?at=2026-01-31T12:00:00Z`."
     ),
     "renameQueue": (
-        "Renames a queue. Its ID, messages and listeners stay. New attempts carry the new name. With `If-Match`, "
-        "the request is refused with 412 if somebody else has changed it in the meantime."
+        "Changes a queue's name, or its alert thresholds. Its ID, messages and listeners stay. New attempts carry the "
+        "new name. With `If-Match`, the request is refused with 412 if somebody else has changed it in the meantime."
     ),
     "deleteQueue": (
         "Deletes a queue and its listeners, and cancels all undelivered messages. The log keeps what happened. With"
         " `If-Match`, the request is refused with 412 if somebody else has changed it in the meantime."
     ),
     "createListener": (
-        "Creates a listener, which gets every message of the queue by HTTP POST. By default it gets the messages "
-        'put from now on; with `"from": "beginning"` it gets all. The answer holds the secret that signs the '
-        "requests. A URL whose address is not allowed is refused with 422."
+        "Creates a listener, which gets every message of the queue by HTTP POST. By default it gets the messages put "
+        'from now on; with `"from": "beginning"` it also gets all older messages that are still stored. The answer '
+        "holds the secret that signs the requests. A URL whose address is not allowed is refused with 422."
     ),
     "listListeners": (
         "Lists a queue's listeners, oldest first. Follow `_links.next` until it is missing to read all pages. With "
@@ -69,7 +69,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "three previous secrets sign at a time."
     ),
     "testListener": (
-        "Sends a listener one marked message and returns what it answered. The test bypasses the queue: it is not "
+        "Sends a listener one marked message and returns what it answered. The message bypasses the queue: it is not "
         "stored and not retried. The answer is 200 whatever the listener answered; see `test.status`."
     ),
     "listDeliveries": (
@@ -130,14 +130,14 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     ),
     "getMessage": "Returns a message and, for each listener, the state of its delivery and all attempts.",
     "updateMessage": (
-        "Changes a message's data. Deliveries that are not made yet get the new data. The answer names the "
-        "listeners that already had the old data as `delivered`. With `If-Match`, the request is refused with 412 "
-        "if somebody else has changed it in the meantime."
+        "Changes a message's data. Deliveries that are not made yet get the new data. In the answer, the state is "
+        "`delivered` for listeners that had the old data already, and `unknown` for those that may have it. With "
+        "`If-Match`, the request is refused with 412 if somebody else has changed it in the meantime."
     ),
     "deleteMessage": (
-        "Deletes a message and cancels the deliveries that are not made yet. The answer names the listeners that "
-        "already had it as `delivered`. The log keeps what happened. With `If-Match`, the request is refused with "
-        "412 if somebody else has changed it in the meantime."
+        "Deletes a message and cancels the deliveries that are not made yet. In the answer, the state is `delivered` "
+        "for listeners that had the message already, and `unknown` for those that may have it. The log keeps what "
+        "happened. With `If-Match`, the request is refused with 412 if somebody else has changed it in the meantime."
     ),
     "createAccount": (
         "Registers an account with an e-mail address and a password. If registration is closed, the answer is 403; "
@@ -213,7 +213,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
         "Returns an API key without its secret. With `at`, the answer shows the state at that time, for example "
         "`?at=2026-01-31T12:00:00Z`."
     ),
-    "revokeKey": "Revokes an API key. Requests with it are refused with 401 from then on. This can't be undone.",
+    "revokeKey": "Revokes an API key. Within a second, requests with it are refused with 401. This can't be undone.",
     "watchChanges": (
         "Streams server-sent events, one whenever something in the organization has changed, at most one a second. The"
         " `data` of an event is JSON: which queues, listeners, messages, deliveries and replays changed, without their"

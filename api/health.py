@@ -78,8 +78,8 @@ async def queue_health_fields(
 
 
 async def backlog_fields(status: ListenerStatus, listeners: Sequence[Listener]) -> list[dict[str, Any]]:
-    """Return the number of messages that wait for each listener of one organization, as a dict of JSON fields for each
-    listener. If the messages can't be counted now, each dict is empty.
+    """Return a dict of JSON fields for each listener of one organization: how many messages wait for the listener, and
+    when the oldest of them was put. If the messages can't be counted now, each dict is empty.
     """
     backlogs = await backlogs_of(status, listeners)
     if backlogs is None:
@@ -89,8 +89,8 @@ async def backlog_fields(status: ListenerStatus, listeners: Sequence[Listener]) 
 
 
 async def queue_backlog_fields(status: ListenerStatus, queues: Sequence[Queue]) -> list[dict[str, Any]]:
-    """Return a dict of JSON fields for each queue: how many messages wait for the queue's listeners, and when the
-    oldest of them was put. If the messages can't be counted now, each dict is empty.
+    """Return a dict of JSON fields for each queue: how many messages wait for its listeners, summed over the listeners,
+    and when the oldest waiting message was put. If the messages can't be counted now, each dict is empty.
     """
     backlogs = await backlogs_of(status, [one for queue in queues for one in queue.listeners.values()])
     if backlogs is None:

@@ -43,7 +43,7 @@ class StatisticsOf:
         self._status = status
 
     async def queue(self, call: Call) -> Any:
-        """Answer with the counts of a queue and all of its listeners."""
+        """Answer with the counts of a queue: its puts, and the sums over all of its listeners."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         series = Series(*time_steps(self._clock(), call.query()), queue.id)
         await self._statistics.read(queue.organization_id, series)

@@ -59,7 +59,7 @@ export async function showKeys({ main, signal }) {
     el(
       "p",
       { class: "quiet" },
-      "Programs send a key in the header X-API-KEY. “Last used” is up to an hour behind.",
+      "Programs send a key in the header X-API-KEY. “Last used” is up to 1.5 hours behind.",
     ),
     list,
   );

@@ -43,14 +43,14 @@ class ResetAskedAnswer(Answer):
     """The answer to a request for a password reset. It is the same whether the account exists or not."""
 
     sent_if_known: bool
-    """True. A mail is sent if there is such an account."""
+    """True. A mail is sent if an account has this e-mail address and is not blocked."""
 
 
 class SignInUrlAnswer(Answer):
     """The answer with the URL of the page at the OpenID Connect provider where the person signs in."""
 
     url: str
-    """The URL to send the browser to. The provider sends it back, within ten minutes."""
+    """The URL to send the browser to. The person must sign in there within ten minutes."""
 
 
 class DeletedAccountAnswer(Answer):
@@ -236,7 +236,7 @@ class KeyFields(Named):
     created_at: Time
     """The time at which the key was created."""
     last_used_at: Time | None
-    """The time at which the key was last used, up to an hour behind; null if never."""
+    """The time at which a use of the key was last recorded; null if never. The newest use may be 1.5 hours later."""
 
 
 class KeyAnswer(Answer):

@@ -85,15 +85,15 @@ class ListenerHealth(ListenerFields):
     """
 
     health: str | UnsetType = UNSET
-    """The state: `healthy`; `failing`: it is sent messages and refuses more than a quarter of them; `down`: it is sent
-    nothing until its liveness_url answers; `paused`; `replaying`: healthy, and a replay to it is running; `new`: no
-    attempt has ended yet.
+    """The state: `healthy`; `failing`: it is sent messages, but too many of the newest attempts have failed; `down`: it
+    is sent nothing until its liveness_url answers; `paused`; `replaying`: healthy, and a replay to it is running;
+    `new`: no attempt has ended yet.
     """
     parked: Count | UnsetType = UNSET
     """The number of parked deliveries."""
     retrying: Count | UnsetType = UNSET
-    """The number of deliveries with a failed attempt that are retried. In the list of deliveries, those of the last
-    minute are missing.
+    """The number of deliveries with a failed attempt that are retried. The list of deliveries leaves out most of those
+    that have failed for less than a minute.
     """
     recent_attempts: Count | UnsetType = UNSET
     """The attempts of the last 5 minutes."""
@@ -201,7 +201,7 @@ class OutstandingFields(Answer):
     message: Delivered
     """The message."""
     state: str
-    """The state: `retrying`, `parked`, or `pending` before the message's `deliver_at`."""
+    """The state: `retrying`, `parked`, or `pending` before the first attempt, mostly because of `deliver_at`."""
     attempts: int
     """The number of attempts so far."""
     last_status: int | None

@@ -188,8 +188,8 @@ class BatchedMessage(Answer):
 
 
 class BatchReply(Answer):
-    """The body of a listener's 2xx answer to a batch. A 2xx answer with any other body, or without a body, accepts all
-    messages. An answer with another status rejects all.
+    """The body of a listener's 2xx answer to a batch. A 2xx answer without a body accepts all messages. Any other
+    status rejects all messages.
     """
 
     failed: list[str]
