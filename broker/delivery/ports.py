@@ -96,8 +96,8 @@ class Control(Protocol):
     """The topic `control`, which holds events about queues, listeners, accounts and more."""
 
     async def append(self, event: ControlEvent) -> int:
-        """Store the event, and return its offset in the topic `control`. Raises LogUnavailable if the event is not
-        stored, or InDoubt if it may be stored.
+        """Store the event, and return its offset in the topic `control`. Raises InDoubt if the event may be stored, and
+        another BrokerError if it is not stored.
         """
 
 

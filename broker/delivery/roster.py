@@ -101,8 +101,8 @@ class Roster:
         return listener_id in self.dispatchers
 
     def start(self, listener: Listener) -> None:
-        """Start delivery to the listener as soon as its committed offsets are loaded. While the worker may not send, do
-        nothing: the next take-over starts the delivery.
+        """Start delivery to the listener as soon as its committed offsets are loaded. While the worker may begin no
+        attempts, do nothing: the next take-over starts the delivery.
         """
         if self.sending:  # Otherwise the next take-over starts it.
             self._arrivals[listener.id] = None
@@ -199,8 +199,9 @@ class Roster:
     # Dispatchers
 
     def add(self, listener: Listener) -> None:
-        """Create the listener's dispatcher, or update the existing one. Delivery does not start yet. If the listener's
-        secrets can't be decrypted, the listener gets no dispatcher, and an existing one is stopped.
+        """Create the listener's dispatcher, or update the existing one. Delivery by a new dispatcher starts with
+        place(). If the listener's secrets can't be decrypted, the listener gets no dispatcher, and an existing one is
+        stopped.
         """
         dispatcher, assignment = self.dispatchers.get(listener.id), self.assignment
         self.unusable.discard(listener.id)

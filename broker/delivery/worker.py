@@ -132,8 +132,8 @@ class Worker:
         await self.kafka.membership.start(self._gained, self._given_up)
 
     async def failed(self) -> None:
-        """Wait until one of the worker's loops fails, and raise its error. The process must then end and be started
-        again.
+        """Wait until one of the worker's loops or background tasks fails, and raise its error. The process must then
+        end and be started again.
         """
         done, _ = await asyncio.wait([*self._tasks, self._background.failed], return_when=asyncio.FIRST_COMPLETED)
         for task in done:

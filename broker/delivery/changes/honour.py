@@ -136,7 +136,7 @@ class Changes:
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
         """Answer the newest updates and deletions of messages, whose clients may still wait. Cancel stored deliveries
-        of deleted messages, but none of replays. Call this when the listeners' committed offsets are known.
+        of deleted messages, except those of replays. Call this when the listeners' committed offsets are loaded.
         """
         for partition, one in taken.items():
             recent = []
@@ -322,7 +322,7 @@ class Changes:
 
     def hold(self, delivery: Delivery) -> bool:
         """Return whether the delivery must not be attempted now. If its message was deleted, cancel the delivery. If
-        its message was updated, start to read the new data, with which the delivery is attempted later.
+        the data in memory lacks an update, start to read the new data, with which the delivery is attempted later.
         """
         counts, message = self.known.get((delivery.stream.partition, delivery.offset)), delivery.message
         if counts is None or message is None or message.change() == counts.offset:

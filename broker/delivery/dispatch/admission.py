@@ -111,8 +111,8 @@ class Admissions:
         return Admission.NEAR if near else Admission.FAR
 
     def crowd(self) -> list[Delivery]:
-        """Remove and return the deliveries that must leave memory if too many wait for earlier ones of their ordering
-        keys: an earlier delivery has blocked their key for `key_slow_s` seconds. Leave out deliveries that came from
+        """Remove and return the deliveries whose ordering key an earlier delivery has blocked for `key_slow_s` seconds.
+        Call this only if too many deliveries wait for earlier ones of their keys. Leave out deliveries that came from
         the topic `outstanding`, because they are few.
         """
         at_s, keys = self._loop.time(), self._deliveries.keys

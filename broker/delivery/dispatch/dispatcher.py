@@ -119,7 +119,7 @@ class Dispatcher:
     # A message comes
 
     def room(self) -> bool:
-        """Return whether the listener has room in memory for one more message; False if it is paused."""
+        """Return whether the listener has room in memory for one more message; False if it is down or paused."""
         memory = self.memory
         return memory.held < memory.held_max and memory.held_bytes < memory.bytes_share and self.listener.paused is None
 
@@ -382,8 +382,8 @@ class Dispatcher:
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:
-        """Drop a partition's deliveries: it was handed over, or delivery to the listener ends. Late answers are
-        ignored.
+        """Drop a partition's deliveries: it was handed over, or delivery to the listener ends. Late answers can't
+        change them.
         """
         self.streams.pop(stream.partition, None)
         self.answers.forget(stream.partition)

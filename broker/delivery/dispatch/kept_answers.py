@@ -74,8 +74,8 @@ class KeptAnswers:
         self._parsed.clear()
 
     def unanswered(self, attempts: Sequence[Attempt], times: Times) -> None:
-        """Record how long the DNS look-up, connecting and the TLS handshake took for an attempt without an answer.
-        `attempts` has the attempt of each message in the request.
+        """Record how long the DNS look-up, connecting and the TLS handshake took for an attempt without an answer. Do
+        nothing if its connection was open before. `attempts` has the attempt of each message in the request.
         """
         if times != REUSED:
             for partition, offset, number in attempts:

@@ -43,9 +43,10 @@ class Mending:
     async def review(
         self, partition: int, damage: Damage, given_up: Damage, *, first: int = 0, last: int = LAST_OFFSET
     ) -> None:
-        """Retry the deliveries that were parked because their message or its update was unreadable, if the message is
-        in no unreadable range any more. Cancel the deliveries of messages that were given up as lost. If results of
-        deliveries in the partition are unreadable, single deliveries stay parked, because they may have been delivered.
+        """Retry the deliveries that were parked because their message, its update or earlier results were unreadable,
+        if the message is in no unreadable range any more. Cancel the deliveries of messages that were given up as lost.
+        While records of `outstanding` or `deliveries` are unreadable in the partition, single deliveries stay parked,
+        because they may have been delivered.
 
         This concerns messages at the offsets from `first` to `last`. Deliveries that were parked for another reason
         stay as they are.

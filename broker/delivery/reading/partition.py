@@ -169,8 +169,8 @@ class Partition:
         return True
 
     def bring(self, stream: Stream, messages: Sequence[Message], start: int, end: int) -> None:
-        """Hand the listener as many as it can take of the messages that were read from offset `start` to
-        before `end`.
+        """Hand the listener as many as it can take of its queue's messages among those that were read from offset
+        `start` to before `end`.
         """
         window, dispatcher, wants = stream.window, stream.dispatcher, stream.wants
         queue_id = dispatcher.listener.queue_id
