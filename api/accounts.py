@@ -47,7 +47,7 @@ class AccountLimits:
     registrations_at_once: int = 20
     registrations_per_s: float = 1.0
     # A process counts password checks and registrations by network. Every `recent_s` seconds, each count falls by one.
-    # A network's attempt must leave as many attempts as its count free in each limit for all clients, or half of it.
+    # The higher a network's count, the smaller is its part of each limit for all clients together, but at least half.
     recent_s: float = 600.0
 
 

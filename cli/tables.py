@@ -17,7 +17,7 @@ from cli.visible import visible
 
 # Except in columns with `whole`, a word with more characters than this may be broken into several lines.
 _WORD_WIDTH_MAX: Final = 20
-_BORDERS_WIDTH: Final = 3  # of each column: a border and two spaces
+_BORDERS_WIDTH: Final = 3  # the width of a column's border and its two spaces
 
 
 class Column(NamedTuple):

@@ -51,7 +51,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     cursor: str = ""
     # For an export of a whole installation: the end offset of each partition of each exported topic.
     ends: dict[str, list[int]] = {}
-    # By TOPIC/PARTITION: the offset at which an interrupted export continues in this partition.
+    # The offset at which an interrupted export continues in a partition, by TOPIC/PARTITION.
     next: dict[str, int] = {}
     # For an export of a whole installation: the number of partitions of each exported topic except `control`.
     partitions: int = 0

@@ -225,10 +225,10 @@ class _Connection(_Written, DirectPutProtocol):
     config: _Config
     # The time since which the server waits for a first request, or for the rest of a request. None if it does not wait.
     _waiting_since: float | None = None
-    # The bytes of a request's head, without the socket read in which the head began; negative during that read.
+    # The bytes of a request's head that came after the socket read in which the head began; negative during that read.
     _head_bytes = 0
     _read_bytes = 0  # bytes of the current socket read
-    # The bytes of chunk sizes, extensions and trailers, without the socket read in which the request's head ended.
+    # The bytes of chunk sizes, extensions and trailers that came after the socket read in which the head ended.
     # In a chunked request, the content and 20 bytes (_CHUNK_BYTES) for each chunk do not count as framing.
     # The number of framing bytes can be negative: content in the read in which the head ended is also subtracted.
     _framing_bytes = 0
