@@ -189,9 +189,15 @@ async def _create(admin: AIOKafkaAdminClient, kafka: KafkaSettings, missing: lis
 
 
 async def _cluster(admin: AIOKafkaAdminClient, topics: Topics, found: Mapping[str, Any]) -> safety.Cluster:
-    """Collect the facts about the cluster from which `safety.problems` decides whether the cluster is safe."""
+    """Collect the facts about the cluster from which `safety.problems` decides whether the cluster is safe. Retry until
+    Kafka has named its brokers.
+    """
     names = [topic.name for topic in topics.all()]
-    brokers = [one["node_id"] for one in (await admin.describe_cluster())["brokers"]]
+    while True:
+        with suppress(KafkaError, OSError):
+            brokers = [one["node_id"] for one in (await admin.describe_cluster())["brokers"]]
+            break
+        await asyncio.sleep(_RETRY_S)
     kept = {*names, safety.OFFSETS_TOPIC}
     configs = await _configs(admin, [name for name in kept if name in found], brokers)
     return safety.Cluster(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from broker.errors import ConfigurationError, LogUnavailable
@@ -115,3 +116,18 @@ async def test_a_kafka_that_does_not_answer_is_waited_for_and_then_named(kafka_s
     with nobody() as port, pytest.raises(LogUnavailable, match=(nowhere := f"127.0.0.1:{port}")):
         await ensure_topics(replace(kafka_settings, bootstrap=nowhere), topics, within_s=1.0)
     assert time.monotonic() - started < 25  # not the 30 s of before
+
+
+async def test_a_connection_that_breaks_when_the_brokers_are_asked_for_is_made_anew(
+    kafka_settings, ready_topics, monkeypatch
+):
+    real, broken = AIOKafkaAdminClient.describe_cluster, [KafkaConnectionError("cut"), OSError("cut")]
+
+    async def describe_cluster(admin):
+        if broken:
+            raise broken.pop()
+        return await real(admin)
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_cluster", describe_cluster)
+    await ensure_topics(kafka_settings, ready_topics)
+    assert broken == []
