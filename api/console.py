@@ -29,7 +29,7 @@ _QUEUE_ID: Final = "QUEUE_ID"
 
 
 def console_routes(*, registration: bool, mail: bool = False, oidc: str = "") -> list[Route]:
-    """Return the routes of the console: `/console`, its files, and `/` and `/console/`, which lead there.
+    """Return the routes of the console: `/console`, its files, and redirects from `/` and `/console/`.
 
     `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
     `oidc` is the name of the OpenID Connect provider for sign-in. It is empty if there is no provider.

@@ -128,8 +128,8 @@ class DirectPut:
 class DirectPuts:
     """The part of the API that answers usual puts of messages without ASGI: it checks a put and appends its message.
 
-    `came` is called before each message is appended. `volume` is the rate limit on the bytes that each organization
-    puts; None means no limit.
+    `came` is called before each message is appended, so that readers of the log in this process slow down. `volume` is
+    the rate limit on the bytes that each organization puts; None means no limit.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Recent:
         self._buckets = Buckets(most, per_s=1 / each_s)
 
     def count(self, network: str | None) -> int:
-        """Return how many attempts of the network are remembered. An unknown network has 0."""
+        """Return how many attempts of the network are remembered. Return 0 if the network is None (unknown)."""
         if network is None:
             return 0
         return self._buckets.taken(network, asyncio.get_running_loop().time())

@@ -111,9 +111,9 @@ class OidcSignIn:
         return {"url": url}
 
     async def finish(self, request: Request) -> Response:
-        """Complete a sign-in: check the provider's answer, start a session, and lead the browser to the console.
+        """Complete a sign-in: check the provider's answer, start a session, and redirect the browser to the console.
 
-        If the sign-in fails, lead the browser to the sign-in page, which explains the reason.
+        If the sign-in fails, redirect the browser to the sign-in page, which explains the reason.
         """
         scope, headers = request.scope, list[tuple[bytes, bytes]]()
         request_id = str(request_id_of(dict(scope["headers"])), "ascii")

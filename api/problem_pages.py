@@ -46,12 +46,13 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         "The header X-API-KEY is missing, the key was cut off while copying, it was revoked or has expired, or the "
         "session has ended.",
         "Send a valid key in the header X-API-KEY. Create a new key in the console under “API keys”, or with "
-        "`everput keys create`.",
+        "`everput keys create`. If a session has ended, sign in again.",
     ),
     "wrong-password": ProblemType(
         401,
         "No account has this e-mail address and password.",
-        "One of the two is wrong. The answer does not say which, so that nobody can find out who has an account.",
+        "One of the two is wrong, or a one-time password was used already or has expired. The answer does not say "
+        "which, so that nobody can find out who has an account.",
         "Check both. If the installation can send mail, choose “Reset password” on the sign-in page. Otherwise ask the "
         "operator.",
     ),
@@ -77,8 +78,8 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
     "not-found": ProblemType(
         404,
         "Nothing with this ID or path exists for these credentials.",
-        "The resource was deleted, the ID is mistyped, or it belongs to another organization. The answer is the same "
-        "in all three cases.",
+        "The resource was deleted, the ID is mistyped, it belongs to another organization, or the API key is "
+        "restricted to other queues. The answer does not say which.",
         "Check the ID, and that the key belongs to the right organization. The API reference lists all paths.",
     ),
     "method-not-allowed": ProblemType(
@@ -101,8 +102,8 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
     ),
     "precondition-failed": ProblemType(
         412,
-        "The resource no longer has the version in If-Match. Nothing was changed.",
-        "Somebody else changed the resource after you had read it.",
+        "The resource no longer has the version in If-Match, or you are no owner any more. Nothing was changed.",
+        "Somebody else changed the resource, or your role, after you had read it.",
         "Read the resource again, apply your change to it, and send the new ETag in If-Match.",
     ),
     "too-large": ProblemType(
@@ -140,7 +141,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         422,
         "The name is already in use.",
         "Another queue of the organization, or another listener of the queue, has this name.",
-        "Choose another name, or use the resource that has it: GET lists accept the parameter `name`.",
+        "Choose another name, or use the resource that has it. The lists of queues and listeners show names and IDs.",
     ),
     "email-taken": ProblemType(
         422,
@@ -152,7 +153,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         422,
         "The limit for this kind of resource is reached.",
         "The organization has as many queues, listeners, keys or other resources as it may.",
-        "Delete what you no longer need, or ask the operator to raise the limit.",
+        "Read `detail`: it names the limit, and what you can do.",
     ),
     "idempotency-key-reused": ProblemType(
         422,
@@ -182,12 +183,14 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
         422,
         "After this change, no owner of an organization could sign in.",
         "The account is the last owner of an organization.",
-        "Make another member an owner first. To delete the account all the same, confirm with `even_if_last`.",
+        "Make another member an owner first. To delete the account or to remove the member all the same, set "
+        "`even_if_last` to true.",
     ),
     "too-many-requests": ProblemType(
         429,
         "More requests arrive than the limit allows.",
-        "The keys of an organization, the sessions of an account or the clients of a network send too many requests.",
+        "For example, the keys of an organization, the sessions of an account or the clients of a network send too "
+        "many requests or bytes.",
         "Wait for the seconds in Retry-After. The header RateLimit shows what is left. Put messages in batches.",
     ),
     "share-used": ProblemType(
@@ -272,9 +275,10 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {
     ),
     "storage-full": ProblemType(
         507,
-        "The organization has reached its limit of stored bytes. Nothing was stored.",
-        "Its messages are kept longer than the limit has room for.",
-        "Delete queues that you no longer need, or ask the operator to raise the limit.",
+        "The limit of stored bytes is reached. It is for all organizations of the account that created this "
+        "organization. Nothing was stored.",
+        "The messages are kept longer than the limit has room for.",
+        "Ask the operator to raise the limit, or to have messages deleted earlier. Deleting queues frees no bytes.",
     ),
 }
 # If Starlette or the HTTP server refuses a request, the problem type in the answer is named after the HTTP status.

@@ -31,7 +31,7 @@ _TESTS_AT_ONCE: Final = 5  # In each process, at most this many tests of one lis
 _TESTS_PER_S: Final = 0.5
 _TESTS_UNDER_WAY_MAX: Final = 20  # tests of all listeners
 _TESTS_EACH_MAX: Final = 5  # tests of one organization's listeners
-_TOO_MANY_TESTS: Final = "Too many tests of listeners are running at the moment. Try again later."
+_TOO_MANY_TESTS: Final = "Too many tests of listeners. Try again later."
 
 
 class Secrets:

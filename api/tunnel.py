@@ -52,6 +52,7 @@ DELETED: Final = 4404
 TAKEN_OVER: Final = 4409
 FAILED_MAX: Final = 1_000  # the most messages in a batch
 _ID_CHARS: Final = 36  # characters of a message's id
+_TOO_MANY_TUNNELS: Final = "Too many tunnels are open. Close one of this organization's tunnels, or try again later."
 _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "user-agent"})
 
 
@@ -314,7 +315,7 @@ class Listen:
             tunnels.bounds.tunnels_max,
             tunnels.bounds.each_max,
             tenant_of=view.state.tenant_of,
-            refusal=lambda: TooManyRequests("This organization holds as many tunnels here as it may.", retry_after_s=1),
+            refusal=lambda: TooManyRequests(_TOO_MANY_TUNNELS, retry_after_s=1),
         )
 
     async def serve(self, websocket: WebSocket) -> None:

@@ -17,7 +17,7 @@ class IdentityFields(Answer):
 
 
 class AccountFields(Answer):
-    """An account: a person who can sign in."""
+    """A person's account."""
 
     id: Id
     """The account's ID."""
