@@ -224,7 +224,9 @@ def make_app(
         public_url=public_url,
         may_create=settings.registration or (settings.oidc is not None and bool(settings.oidc.domains)),
     )
-    outstanding_deliveries = OutstandingDeliveries(listener_commands, view, outstanding, tokens, DamagedIds(sealer))
+    outstanding_deliveries = OutstandingDeliveries(
+        listener_commands, view, log.messages, cursors, outstanding, tokens, DamagedIds(sealer)
+    )
     counted = StatisticsOf(view, statistics, status, clock)
     replays = Replays(
         ReplayCommands(log, view, outstanding, cursors, allow_networks=settings.allow_networks), view, changes.take_more

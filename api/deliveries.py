@@ -6,6 +6,9 @@ For: /v1/queues/{queue_id}/listeners/{listener_id}/deliveries and /redrive. Not 
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from api.calls import Call
@@ -18,8 +21,8 @@ from broker.commands.context import find_listener
 from broker.commands.listeners import ListenerCommands
 from broker.core.entities import Listener
 from broker.core.ids import PARTITIONS_MAX, parse_message_id
-from broker.errors import Refused
-from broker.ports import DirectoryView, Outstanding, OutstandingDelivery, Position
+from broker.errors import LogDamaged, Refused
+from broker.ports import Cursors, DirectoryView, MessageLog, Outstanding, OutstandingDelivery, Position
 
 _STATES: Final = ("pending", "retrying", "parked")
 _OFFSET_MAX: Final = 2**63 - 1
@@ -34,12 +37,16 @@ class OutstandingDeliveries:
         self,
         commands: ListenerCommands,
         view: DirectoryView,
+        messages: MessageLog,
+        cursors: Cursors,
         outstanding: Outstanding,
         tokens: PageTokens,
         damaged_ids: DamagedIds,
     ) -> None:
         self._commands = commands
         self._view = view
+        self._messages = messages
+        self._cursors = cursors
         self._outstanding = outstanding
         self._tokens = tokens
         self._damaged_ids = damaged_ids
@@ -65,10 +72,12 @@ class OutstandingDeliveries:
         return {"deliveries": shown, "_links": links}
 
     async def redrive(self, call: Call) -> Any:
-        """Retry the listener's parked and retrying deliveries in the topic `outstanding` now: those of the messages
-        that the request's body names, or all if it names none. The answer has the number of these deliveries. Named
-        messages without such a delivery are left out of the stored event, because every process keeps its ids in
-        memory.
+        """Retry the listener's parked and retrying deliveries now: those of the messages that the request's body names,
+        or all if it names none.
+
+        The answer has the number of these deliveries. If the body names no messages, retries that wait in a worker's
+        memory are not counted. Named messages without such a delivery are left out of the stored event, because every
+        process keeps its ids in memory.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = list[str]()
@@ -81,11 +90,41 @@ class OutstandingDeliveries:
                 )
             named.append(message_id)
         listener = await find_listener(self._view, call.organization_id, *_ids(call))
-        found = await self._outstanding.those(listener, named)
+        found = await self._to_retry(listener, named)
         count = len(found) if named else await self._outstanding.count(listener)
         if found or not named:
             await self._commands.redrive_listener(call.context(), listener.queue_id, listener.id, found)
         return {"count": count, "_links": _links(call, listener)}
+
+    async def _to_retry(self, listener: Listener, named: Sequence[str]) -> Sequence[str]:
+        """Return the named message ids whose delivery to the listener is retrying or parked, each of them once."""
+        # A retrying delivery can move from a worker's memory to `outstanding`. So read the committed offsets first.
+        in_memory = await self._retried_from_memory(listener, named)
+        found = await self._outstanding.those(listener, named)
+        times: dict[tuple[int, int], set[str]] = defaultdict(set)  # ids by the partition and time in them
+        for message_id in set(named).difference(found):
+            at_ms, partition = parse_message_id(message_id) or (0, -1)
+            if in_memory.get(partition):
+                times[partition, at_ms].add(message_id)
+        for (partition, at_ms), ids in times.items():
+            with suppress(LogDamaged):
+                messages = await self._messages.find_all(
+                    partition=partition, at_ms=at_ms, message_ids=ids, organization_id=listener.organization_id
+                )
+                found += [one for one, (offset, _) in messages.items() if offset in in_memory[partition]]
+        return found
+
+    async def _retried_from_memory(self, listener: Listener, named: Sequence[str]) -> Mapping[int, set[int]]:
+        """Return the offsets of the messages that workers retry from their memory, by partition: those that have failed
+        attempts and that the listener's committed offset has not passed. Include only partitions of the named messages.
+        """
+        partitions = {place[1] for place in map(parse_message_id, named) if place is not None}
+        partitions &= set(range(len(listener.start_offsets)))
+        cursors = (await self._cursors.load([listener.id], partitions))[listener.id]
+        return {
+            partition: {offset for offset, attempts in zip(cursor.open, cursor.attempts, strict=False) if attempts}
+            for partition, cursor in cursors.items()
+        }
 
     async def cancel_redrives(self, call: Call) -> Any:
         """Cancel the listener's redrives. The answer has the number of deliveries that were redriven and have not been

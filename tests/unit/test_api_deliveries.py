@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from api_client import Api, make_api, problem
+from memory import MemoryCursors
 
+from broker.core.cursor import Cursor
 from broker.core.events import DeliveryParked, DeliverySetAside, KeptDelivery
 from broker.core.ids import message_id
 from broker.kafka.outstanding import KafkaOutstanding
@@ -153,6 +155,23 @@ async def test_a_redrive_of_messages_that_are_not_outstanding_is_neither_stored_
     assert (await api.request("POST", f"{path}/redrive", json=body)).json()["count"] == 0
     assert api.log.control.state.listeners[listener_id].redrives.count == 0
     assert b"listener.redriven" not in b"".join(api.log.control.records[before:])
+
+
+async def test_a_redrive_of_a_message_includes_a_retry_that_waits_in_a_workers_memory(topic):
+    kafka = KafkaSettings(bootstrap="unused", partitions=2)
+    cursors = MemoryCursors()
+    api = await make_api(outstanding=KafkaOutstanding(kafka, topic, ReadSlots()), cursors=cursors)
+    listener_id, path = await listener_of(api)
+    messages = path.split("/listeners")[0] + "/messages"
+    ids = [(await api.put(messages, json={"data": "x"})).json()["message"]["id"] for _ in range(8)]
+    there = [int(one[15:18], 16) for one in ids]
+    in_first = [one for one, partition in zip(ids, there, strict=True) if partition == 0]
+    retrying, waiting, delivered = in_first[:3]
+    # Of the first partition, the first message has failed twice, the second waits for its first attempt.
+    cursors.committed[listener_id] = {0: Cursor(top=len(in_first), open=(0, 1), attempts=(2, 0))}
+    body = {"messages": [delivered, retrying, waiting, retrying, message_id(at_ms=1, partition=0, random_bits=7)]}
+    assert (await api.request("POST", f"{path}/redrive", json=body)).json()["count"] == 1
+    assert dict(api.log.control.state.listeners[listener_id].redrives.of_messages) == {retrying: 1}
 
 
 async def test_what_is_redriven_counts_as_retrying_from_then_on_and_what_is_parked_later_as_parked(api, topic):
