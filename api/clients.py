@@ -50,7 +50,7 @@ class Clients:
         """Return the client's network of a size that is commonly assigned: /24 for IPv4, /48 for IPv6. Return None if
         the client's address is unknown.
 
-        The owner of one address in a network may well own other addresses in it.
+        All addresses of one network may belong to one client, so limits can count them together.
         """
         address = self._address(scope)
         if address is None:

@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 # If the put of an alert's message right after the alert's event fails, the next try is at least 30 s after the event.
 # After 30 s, Kafka has usually stored or dropped the first put, so that a search for the message finds out which.
 _SETTLED_MS: Final = 30_000
-# A message's id contains a time close to the put. So the id changes with each 5 minutes from the alert's event on.
+# A message's id contains the time of the alert's event plus whole steps of this length, close to the put. So the same
+# message gets another id if it is put again more than one step later.
 _ID_VALID_MS: Final = 5 * 60_000
 # A search tries an alert's first message id, its newest one, and up to this many before that: those of the last hour.
 _EARLIER_STEPS: Final = 12
@@ -147,10 +148,9 @@ class AlertMessages:
 
 
 def _id_times(event_at_ms: int, at_ms: int) -> list[int]:
-    """Return the times that the id of an alert's message may contain: the time of the alert's event, and later times.
-    Later times lie five minutes apart, counted from the event; only the newest 13 up to `at_ms` are returned.
-
-    A message that is put at `at_ms` gets the newest of the times.
+    """Return the times that the id of an alert's message may contain: the time of the alert's event, and of the times
+    at five-minute steps from it, the newest 13 up to `at_ms`. A message that is put at `at_ms` gets the newest of the
+    times.
     """
     late = max(0, at_ms - event_at_ms) // _ID_VALID_MS
     steps = range(max(0, late - _EARLIER_STEPS), late + 1)

@@ -80,7 +80,8 @@ class Settings:
     bytes_per_s: int | None = None  # bytes of an organization's messages
     queues_max: int = 10_000  # queues of one organization
     listeners_max: int = 10_000  # listeners of one organization
-    # How many changes, such as of queues, listeners, API keys and replays, one organization may make in a minute.
+    # How many changes, such as of queues, listeners, API keys and replays, one organization may make in a minute
+    # through each API process.
     # Each full 4 KiB of a change's body counts as one more change. Deletions and pauses do not count.
     changes_per_min: int | None = None
     organization_bytes_max: int | None = None  # bytes that all organizations created by an account store together

@@ -209,7 +209,7 @@ class Logger:
         self._say(logging.WARNING, event, fields)
 
     def error(self, event: str, error: BaseException | None = None, **fields: Any) -> None:
-        """Log an error. If an exception is given, its traceback follows the line."""
+        """Log an error, and the traceback of the exception if one is given."""
         self._say(logging.ERROR, event, fields, error)
 
     def _say(self, level: int, event: str, fields: dict[str, Any], error: BaseException | None = None) -> None:

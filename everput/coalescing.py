@@ -59,9 +59,9 @@ class Coalescer:
     """The part of AsyncClient that joins puts to the same queue into batches.
 
     Puts on a queue that begin in the same iteration of the event loop share a request, of at most MESSAGES_MAX messages
-    and CHARS_MAX characters of data. While `in_flight_max` requests for the queue are in flight, further puts wait, and
-    then share the next request. Otherwise, a put is sent immediately. A put that has waited for `give_up_after_s`
-    seconds fails, and is not sent.
+    and CHARS_MAX characters of data. A message with more data is sent alone. While `in_flight_max` requests for the
+    queue are in flight, further puts wait, and then share the next request. Otherwise, a put is sent immediately. A put
+    that has waited for more than `give_up_after_s` seconds when the next request begins fails, and is not sent.
     """
 
     def __init__(self, send: Send, *, in_flight_max: int, give_up_after_s: float) -> None:

@@ -224,7 +224,7 @@ class ChangeFeed:
         ends = await self._ends()
         moved = [(lane, at) for lane, end in ends.items() if (at := self._positions.get(lane, end)) < end]
         reads = await asyncio.gather(*(self._read(*lane, at) for lane, at in moved))
-        # An unexpected error has emptied `_positions`, and some of the events stored since then were not read.
+        # If `_positions` is empty, an unexpected error has emptied it, and some events since then were not read.
         # Without positions, tell clients that the changes are unknown, and continue at the partitions' current ends.
         unread = not self._positions
         found: dict[str, set[Change]] = {}

@@ -112,8 +112,8 @@ class InvitationCommands:
     async def accept(self, invitation: Invitation, account_id: str, *, request_id: str) -> Organization:
         """Make the account a member of the organization, and use up the invitation.
 
-        If the account is a member already, the invitation stays open. Raises Refused if the invitation is not open any
-        more, QuotaReached if the account has too many organizations or the organization too many members.
+        If the account is a member already, do nothing: the invitation stays open. Raises Refused if the invitation is
+        not open any more, QuotaReached if the account has too many organizations or the organization too many members.
         """
         state = self._view.state
         if not state.is_member(invitation.organization_id, account_id):

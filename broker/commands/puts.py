@@ -138,7 +138,8 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            # A record that does not fit into its batch is built again for the next batch. Do not count its bytes twice.
+            # A record that does not fit into Kafka's current batch is built once more for the next batch. Count its
+            # bytes only once.
             self._count = None
         return made.encode(), value, queue.id.encode()
 

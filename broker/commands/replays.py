@@ -76,7 +76,7 @@ class ReplayCommands:
         to_ms = context.at_ms if asked.to_ms is None else asked.to_ms
         if to_ms <= asked.from_ms:
             raise Refused(
-                "The time range must end after its start. Without the field `to`, it ends now.",
+                "The field `to` must be later than `from`. Without `to`, the time range ends now.",
                 pointer="/to" if asked.to_ms is not None else "/from",
             )
         messages = self._log.messages

@@ -37,8 +37,8 @@ class SecretCommands:
     async def rotate(
         self, context: Context, queue_id: str, listener_id: str, *, secret: str | None, overlap_s: int
     ) -> tuple[Listener, str]:
-        """Give the listener a new signing secret. Return the listener and the secret. For at most `overlap_s` seconds,
-        requests are also signed with the former secrets.
+        """Give the listener a new signing secret: the given one, or a random one. Return the listener and the secret.
+        For `overlap_s` seconds, requests are also signed with the former secrets, except those that end earlier.
 
         Raises Refused if the new secret is not valid, and NotFound if there is no such listener. Raises QuotaReached if
         `overlap_s` is not 0 and FORMER_MAX former secrets still sign requests.

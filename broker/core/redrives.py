@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-# For each listener, a process remembers at most the latest 10,000 messages that redrives have named.
+# A redrive can list the messages to retry. For each listener, a process remembers at most the 10,000 messages listed
+# last.
 MESSAGES_MAX: Final = 10_000
 
 

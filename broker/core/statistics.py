@@ -65,7 +65,7 @@ class Counts:
     put: int = 0
     delivered: int = 0
     parked: int = 0  # deliveries
-    waited_ms: int = 0  # sum of the ms from put, or `deliver_at`, to acceptance, over all accepted deliveries
+    waited_ms: int = 0  # sum of the ms from a message's `deliver_at`, or else its put, to its acceptance
     failed: dict[str, int] = field(default_factory=dict)  # attempts by HTTP status or error
     waited: dict[int, int] = field(default_factory=dict)  # deliveries by histogram bucket
 

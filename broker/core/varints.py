@@ -39,10 +39,10 @@ def _numbers(packed: bytes) -> list[int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if shift > _BITS_MAX:
-            raise ValueError("a text with packed numbers is damaged: a number has over 63 bits")
+            raise ValueError("a list of packed numbers is damaged: a number has over 63 bits")
         if byte < 0x80:
             numbers.append(number)
             number = shift = 0
     if shift:
-        raise ValueError("a text with packed numbers is damaged: the end of its last number is missing")
+        raise ValueError("a list of packed numbers is damaged: it ends within a number")
     return numbers

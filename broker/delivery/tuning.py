@@ -38,7 +38,8 @@ class Tuning:
     # A worker divides this many bytes of memory among its listeners. Each gets at least `held_bytes_min` in any case.
     all_held_bytes_max: int = 128 << 20
     # At most this many deliveries of a listener, or one full batch if that is more, wait in memory for a retry.
-    # At most half of the messages that a listener may have in memory wait for a retry. Others move to `outstanding`.
+    # At most half of the messages that a listener may have in memory wait for a retry. Further deliveries that must
+    # wait for a retry move to `outstanding`.
     retries_max: int = 128
     # If ordering keys block this many deliveries of a listener, those of slow keys move to `outstanding`.
     # Half of the messages that the listener may have in memory is the limit if that is less than `key_waiting_max`.

@@ -145,7 +145,8 @@ class MessagesTopic:
         self, partition: int, offset: int, at_ms: int, wanted: Collection[bytes], organization_id: str
     ) -> tuple[dict[str, tuple[int, bytes]], LogDamaged | None]:
         """Search a partition for the wanted messages, from an offset on. Return the found messages, and the first
-        unreadable range that was met, or None. Ranges that were given up as lost are ignored.
+        unreadable range that was met, or None. Ranges that were given up as lost are not returned. The search ends at
+        the first record that is too late to have a wanted id.
         """
         found: dict[str, tuple[int, bytes]] = {}
         damage: LogDamaged | None = None

@@ -127,7 +127,7 @@ class Counting:
         self._follower: _Follower | None = None
         self._totals = Totals()
         self._fetched: dict[Lane, int] = {}
-        self._ends: dict[Lane, int] = {}  # by partition: the end offset in Kafka, as of the newest read
+        self._ends: dict[Lane, int] = {}  # by partition: the newest known end offset in Kafka
         self._assignment = 0
         self._looked_s = 0.0
         self._first_folded_s = 0.0

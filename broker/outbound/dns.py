@@ -39,7 +39,8 @@ class DnsTuning:
     quick_s: float = 1.0  # A host name is known (quickly answered) if its newest look-up took less time than this.
     # A look-up of a known name moves to the slow pool after this many seconds, or later when that pool has room.
     known_leaves_s: float = 1.0
-    # A look-up of a new name moves to the slow pool after this many seconds, or later when that pool has room.
+    # A DNS look-up that begins in the pool for new names moves to the pool for slow names after this many seconds. If
+    # the latter is full, the look-up moves when there is room.
     new_leaves_s: float = 0.25
     # A look-up that has run for less than this says nothing about its host name, unless the name counts as slow.
     asked_s: float = 0.5

@@ -221,7 +221,7 @@ class Outstanding(Protocol):
         """Count the listener's retrying and parked deliveries in the topic `outstanding`. With `redriven`, count only
         the deliveries that a client has redriven, and that have not been attempted since.
 
-        Retrying deliveries that wait in a worker's memory, and not in this topic, are not counted.
+        A worker holds retrying deliveries whose next attempt is soon in memory only; these are not counted.
 
         Raises LogUnavailable if Kafka does not answer, Busy if too many large reads are running.
         """

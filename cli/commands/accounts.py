@@ -42,7 +42,8 @@ class _Row(Answer):
 def command() -> None:
     """List, block, unblock and delete accounts, reset a password, end sessions. ACCOUNT is an e-mail address or an ID.
 
-    The commands connect to Kafka: the cluster of --kafka, or the Kafka of the running `everput serve` on --data-dir.
+    The commands connect to Kafka: to the cluster of --kafka, or else to the Kafka of an `everput serve` that runs with
+    this --data-dir.
     """
 
 

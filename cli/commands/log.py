@@ -135,8 +135,8 @@ def _names(http_client: httpx.Client) -> tuple[dict[str, str], dict[str, str], d
 
 def _id_of(text: str, names: dict[str, str]) -> str:
     """Return the id of the queue or listener with this name. Raises ConfigurationError if several listeners have this
-    name. If nothing has this name, return the text itself, because it may be the id of a deleted queue or listener. A
-    short id becomes the whole one.
+    name. If nothing has this name, return the text itself, because it may be the id of a deleted queue or listener. If
+    the text is a short id, return the whole id.
     """
     found = [one for one, name in names.items() if name == text]
     if len(found) > 1:

@@ -89,7 +89,9 @@ def _tell(message: dict[str, Any]) -> None:
 
 
 async def _obey(listeners: Sequence[Listener]) -> None:
-    """Obey commands from stdin, one for each line: {"refuse": name}, {"accept": name} or {"everything": true}."""
+    """Obey commands from stdin, one for each line. {"refuse": name} and {"accept": name} make a listener refuse or
+    accept messages. {"everything": true} prints how often each listener got each message.
+    """
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     by_name = {listener.name: listener for listener in listeners}

@@ -77,7 +77,7 @@ def load(folder: Path) -> Manifest | None:
         ) from None
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigurationError(
-            f"can't read the manifest {folder / NAME}: {error}; restore it or choose another folder"
+            f"can't read the manifest {folder / NAME}: {error}; make it readable, or choose another folder"
         ) from error
     if manifest.format != FORMAT or manifest.version != 1:
         raise ConfigurationError(

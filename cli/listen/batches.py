@@ -35,7 +35,9 @@ def notifications(request: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def failed_in(answer: bytes, body: str) -> list[str]:
-    """Return the ids of the batch's messages that the local program's answer rejects: `{"failed": [ids]}`."""
+    """Return the ids of the batch's messages that the local program rejects with its answer `{"failed": [ids]}`. Other
+    ids in the answer are left out.
+    """
     rejected = failed_ids(answer)
     return [message["id"] for message in messages_in(body) if message["id"] in rejected]
 

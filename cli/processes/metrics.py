@@ -300,7 +300,7 @@ def _histogram(name: str, documentation: str, counted: Histogram) -> HistogramMe
 
 
 def _buckets(counted: Histogram, shown: Collection[int] = BOUNDS_MS) -> list[tuple[str, float]]:
-    """Return those buckets of the histogram that end at one of the `shown` bounds, and the last bucket. The counts are
+    """Return those buckets of the histogram whose upper bound is in `shown`, and the bucket `+Inf`. The counts are
     cumulative.
     """
     below = zip([*BOUNDS_MS, inf], accumulate(counted.counts), strict=True)

@@ -272,7 +272,7 @@ class Changes:
     # New changes
 
     async def run(self) -> None:
-        """Read new updates and deletions of messages, apply them, and answer them, in an endless loop."""
+        """Read new updates and deletions of messages, apply them, and write answers to `deliveries`, without end."""
         while True:
             by_partition: dict[int, list[ChangeReply]] = {}
             before = time.monotonic()

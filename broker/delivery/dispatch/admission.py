@@ -90,7 +90,8 @@ class Admissions:
             delivery.first_of_key = self._deliveries.keys.take(key, delivery, at_s)
             if not delivery.first_of_key:
                 return _QUEUED
-        # An earlier delivery with the same ordering key is in `outstanding` now. It must be attempted before this one.
+        # If this delivery came from `outstanding`, and an earlier one with the same ordering key is there now, put it
+        # back.
         if not in_window and assignment.overtakes(delivery):
             return Admission.RETURNED
         return BEGIN

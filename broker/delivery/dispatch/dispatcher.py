@@ -132,7 +132,7 @@ class Dispatcher:
 
     def accept(self, delivery: Delivery, message: Message) -> None:
         """Take a message into memory. It is sent when its ordering key, its `deliver_at` and the listener's limits
-        allow. If retention will soon delete the message, move its delivery to the topic `outstanding` instead.
+        allow. If Kafka will soon delete the message, do not send it now: move its delivery to the topic `outstanding`.
         """
         delivery.message = message
         delivery.state = READY

@@ -202,7 +202,7 @@ class Due:
         return may_leave(partition, dispatcher, entry)
 
     def _first(self, key_queue: KeyQueue) -> OutstandingEntry | None:
-        """Return the next delivery of an ordering key, if all earlier ones are already with the listener's dispatcher.
+        """Return the next delivery of an ordering key, if all earlier ones were handed to the listener's dispatcher.
 
         Return None if there is no next delivery, or if an earlier one is still being written to the topic
         `outstanding`. Also return None if the dispatcher already has `key_taken_max` deliveries of this ordering key.

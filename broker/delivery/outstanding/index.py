@@ -27,7 +27,7 @@ LAST_OFFSET: Final = (1 << 63) - 1  # the highest offset that a Kafka partition 
 
 # The column `queued_ms` is the time at which the worker looks at the delivery next.
 # `queued_ms` is null if the delivery is parked or with its dispatcher, or waits for an earlier one of its ordering key.
-# The column `waits` is true if the message is counted as waiting: not parked, and its `deliver_at` has come.
+# The column `waits` is true if the message counts as waiting. Parked messages do not, nor do those before `deliver_at`.
 # Each of the conditions _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED has a partial index of the rows that match it.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
@@ -83,7 +83,7 @@ class OutstandingIndex:
         self.queued_keys = 0
         # By listener id, the partitions with changed deliveries that no checkpoint has collected yet.
         self.changed: dict[str, set[int]] = {}
-        # A fingerprint of each partition's deliveries in the index: their number, and a hash of their keys.
+        # By partition: the number of deliveries in the index, and a hash of the keys of their records in `outstanding`.
         self.sums: defaultdict[int, KeySum] = defaultdict(KeySum)
         self._rows = 0
         self._last_id = 0

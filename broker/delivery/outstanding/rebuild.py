@@ -43,7 +43,9 @@ class Outcomes:
         return byte < len(bits) and bool(bits[byte] >> bit & 1)
 
     def note(self, value: bytes) -> None:
-        """Add the results of attempts in a record of the topic `deliveries`."""
+        """Read a record of the topic `deliveries`, and remember the results of attempts in it. Ignore a record that
+        can't be decoded.
+        """
         try:
             event = decode(value)
         except (UnknownEvent, msgspec.MsgspecError):
