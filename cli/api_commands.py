@@ -79,7 +79,9 @@ def api_client(url: str, key: str, *, give_up_after_s: float = GIVE_UP_AFTER_S) 
 
 
 def check_address(url: str, key: str) -> None:
-    """Raise ConfigurationError if no HTTP client can use this address of the API, or send this API key."""
+    """Raise ConfigurationError if the API's URL is not an http or https URL, or if the API key has a character that no
+    API key can have.
+    """
     where = "where you set it, such as --url, EVERPUT_URL or the profile"
     try:
         parts = httpx.URL(url)

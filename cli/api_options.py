@@ -41,7 +41,8 @@ _OPTIONS = (
         envvar="EVERPUT_PROFILE",
         show_envvar=True,
         metavar="NAME",
-        help="Profile of `everput login` to use. Default: DIR/api-key if there is one, else the profile used last.",
+        help="Profile of `everput login` to use. Default: DIR/api-key if there is one, else the profile that "
+        "`everput profiles list` marks.",
     ),
     click.option(
         "--data-dir",
@@ -65,7 +66,7 @@ class Connection(NamedTuple):
 
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
     """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key for that
-    server, or if the given profile is for another URL than `url`.
+    server, or if, without a given key, the given profile is for another URL than `url`.
 
     A given key is sent to any `url`. A stored key is sent only to its own server. The server of a profile's key is the
     URL of the profile. The server of the key in the file DIR/api-key is the URL in the file DIR/url, or URL_DEFAULT if

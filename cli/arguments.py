@@ -63,7 +63,7 @@ class QueueName(click.ParamType):
 
 class ListenerName(click.ParamType):
     """The type of an argument that is the name or id of a listener of the queue in the previous argument. A shell can
-    complete the name.
+    complete the name if the previous argument is the queue's name, not its id.
     """
 
     name = "listener"

@@ -37,7 +37,7 @@ class EventLines:
     """The formatter of events as lines. It learns the names of queues and listeners from the events.
 
     `width` is the width of the terminal in columns. Without a terminal, `width` is None: lines and ids are then not
-    shortened. The value of a field is always cut to 60 characters.
+    shortened. A value that is shown as NAME=VALUE is cut to 60 characters, with or without a terminal.
     """
 
     def __init__(self, names: dict[str, str], width: int | None) -> None:
@@ -46,8 +46,9 @@ class EventLines:
         self._date = ""
 
     def of(self, event: dict[str, Any]) -> Iterator[list[Part]]:
-        """Yield the lines of an event. An event that records several deliveries or attempts has a line for each, any
-        other event one line. On a terminal, a line with the date precedes the first event of each day.
+        """Yield the lines of an event. An event `deliveries.settled` has a line for each delivery, and an event
+        `answers.kept` a line for each attempt. Any other event has one line. On a terminal, a line with the date
+        precedes the first event of each day.
         """
         self._learn(event)
         if event["type"] == "deliveries.settled":

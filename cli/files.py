@@ -37,7 +37,7 @@ def sealing_key_file(data_dir: Path) -> Path:
 
 def secret_setting(variable: str) -> str | None:
     """Return a secret from an environment variable, or from the file that `<variable>_FILE` names. Return None if both
-    variables are unset.
+    variables are unset or empty.
 
     Raises ConfigurationError if both variables are set, or if the file is missing, unreadable or empty.
     """

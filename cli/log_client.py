@@ -60,7 +60,8 @@ def read(
     """Yield the parts of the log up to its end or the query's `limit`. With `follow`, do not end at the log's end, but
     wait for further events.
 
-    Raises Refused if the API refuses the request, or ConfigurationError if it does not answer in time.
+    Raises NotAllowed if the API key has no right to read the log, Refused if the API refuses the request for another
+    reason, or ConfigurationError if it does not answer in time.
     """
     query = dict(query)
     tells = _teller(query)

@@ -128,7 +128,8 @@ def _filled(template: str, arguments: Iterator[object]) -> object:
 
 
 class Writer(logging.Handler):
-    """A log handler that writes in a thread, because a pipe that nobody reads must not stop the event loop.
+    """A log handler that writes in a thread, because a pipe that nobody reads must not stop the event loop. While
+    `lines_max` lines wait to be written, further lines are dropped and counted.
 
     The module `logging` calls `flush` when the process ends, also after an error.
     """
@@ -184,7 +185,8 @@ def formatter(process: str, form: str) -> logging.Formatter:
 
 
 def set_up(process: str, level: str, form: str = "text") -> None:
-    """Write all log lines of this process from `level` on to stderr from now on.
+    """Write the log lines of this process from `level` on to stderr from now on. Some loggers of libraries have a
+    higher level of their own.
 
     `process` is the name in each line, such as `worker-1`. `level` is one of LEVELS, and `form` one of FORMATS.
     """

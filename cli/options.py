@@ -187,7 +187,9 @@ class Options:
         return Hosts([*self.allowed_host, *(name for name in own if name is not None)])
 
     def disk_marks(self) -> Marks:
-        """Return the amounts of free disk space below which writing is refused."""
+        """Return the two limits of free disk space in bytes. Below the first, only urgent events are stored; below the
+        second, none.
+        """
         return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 
     def _limit(self, said: N | None, default: N) -> N | None:
@@ -205,7 +207,9 @@ class Options:
 
     @property
     def _open_to_strangers(self) -> bool:
-        """Return whether people on other machines may register an account."""
+        """Return whether people on other machines may register an account. That is assumed if registration is open, and
+        --public-url is given or --host is not a loopback address.
+        """
         return self.registration and (self.public_url is not None or not is_loopback(self.host))
 
     def kafka_settings(self, embedded: EmbeddedAccess | None = None) -> KafkaSettings:

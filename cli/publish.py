@@ -66,8 +66,8 @@ Settled = Callable[[TextLine, str | None], None]
 class Publisher:
     """The publisher of many lines as messages. It is an async context manager.
 
-    `concurrency` is the largest number of requests in flight. `give_up_after_s` is the time limit in seconds for a
-    request together with its retries. `transport` replaces the network in tests.
+    `concurrency` is the largest number of requests in flight. No retry begins more than `give_up_after_s` seconds after
+    the request was first sent. `transport` replaces the network in tests.
     """
 
     def __init__(

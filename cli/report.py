@@ -169,7 +169,8 @@ async def storage(client: AsyncClient) -> StorageRow:
 
 async def processes(addresses: Sequence[str]) -> list[ProcessRow]:
     """Return the processes that each admin address reports. The address of a supervisor reports all of its processes.
-    Raises ConfigurationError if an address is not a URL.
+    If an address does not answer, return a row for it that says so. Raises ConfigurationError if an address is not a
+    URL.
     """
     async with httpx.AsyncClient(timeout=ASK_S, trust_env=False) as client:
         return [row for rows in await asyncio.gather(*(_behind(client, one) for one in addresses)) for row in rows]

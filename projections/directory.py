@@ -72,7 +72,7 @@ class DirectoryProjection:
 
     def passed_over(self, offset: int) -> bool:
         """Return whether the event at this offset had no effect. Only the last _PASSED_OVER_MAX such events are
-        remembered.
+        remembered; for an earlier one, return False.
         """
         return offset in self._passed_over
 

@@ -79,7 +79,9 @@ def _password() -> str:
 
 
 async def _reach(options: Options) -> KafkaSettings:
-    """Return the settings of the Kafka that the options name, in which all topics exist."""
+    """Return the settings of the Kafka that the options name. With --kafka, create its missing topics. Without --kafka,
+    raise ConfigurationError if Everput's topics do not exist.
+    """
     if options.kafka is None:  # cluster() raises an error if the topics do not exist
         async with cluster(options) as found:
             return found.kafka

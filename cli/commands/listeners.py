@@ -204,8 +204,9 @@ def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool,
 def update(client: Client, *, queue: str, listener: str, as_json: bool, **values: Any) -> None:
     """Change a listener. Settings without an option keep their values.
 
-    The --header options replace all headers. The --alert options replace all of the listener's own thresholds. With one
-    of the three --batch options, the other two become their defaults.
+    The --header options replace all headers. The --alert options replace all of the listener's own thresholds: those
+    without an option come from the queue again. With one of the three --batch options, the other two become their
+    defaults.
     """
     request = everput.update_listener(*find_listener(client, queue, listener), **_said(values))
     show(client.send(request).listener, as_json=as_json)
@@ -225,7 +226,7 @@ def delete(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 @listener_arguments
 @asks
 def pause(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Pause a listener: no message is delivered to it until it is resumed."""
+    """Pause a listener: its messages wait until it is resumed."""
     show(client.send(everput.pause_listener(*find_listener(client, queue, listener))).listener, as_json=as_json)
 
 

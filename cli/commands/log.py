@@ -72,7 +72,8 @@ def command(
     events of one message (--message) are shown at once.
 
     On a terminal, each line is cut to the terminal's width, and IDs are short. Most commands also take short IDs.
-    Without a terminal, lines and IDs are whole. Shown times are UTC.
+    Without a terminal, IDs are whole, but a value in NAME=VALUE still has at most 60 characters. Whole events are shown
+    with --json. Shown times are UTC.
     """
     if follow and end is not None:
         raise ConfigurationError("--follow does not end, so it can't be combined with --to: leave out one of them")

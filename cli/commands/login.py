@@ -26,8 +26,10 @@ from cli.printing import say
 @click.option("--url", envvar="EVERPUT_URL", show_envvar=True, default=URL_DEFAULT, show_default=True, help="Server.")
 @click.option("--profile", metavar="NAME", default=profiles.DEFAULT, show_default=True, help="Name of the profile.")
 def command(*, url: str, profile: str) -> None:
-    """Save the URL of a server and an API key as a profile, and use this profile from now on. Create a key in the
-    console, or with `everput keys create`.
+    """Save the URL of a server and an API key as a profile. Create a key in the console, or with `everput keys create`.
+
+    Commands use this profile by default from now on. But if their --data-dir (by default `data`) has a file `api-key`,
+    they use the key in it.
 
     The key is read from EVERPUT_API_KEY, or from the file that EVERPUT_API_KEY_FILE names. Otherwise, it is asked for
     at a terminal, or read from standard input. The key is saved only if the server accepts it. Profiles are in one file

@@ -18,7 +18,9 @@ def command() -> None:
 
 @command.command("list", epilog=examples("everput profiles list"))
 def list_() -> None:
-    """List the profiles. The profile that commands use by default is marked with *."""
+    """List the profiles. The current profile is marked with *. Commands use it by default. But if their --data-dir (by
+    default `data`) has a file `api-key`, they use the key in it.
+    """
     known = profiles.load()
     table = Table("", "profile", "url", "key", box=box.SIMPLE)
     for name, one in known.by_name.items():
@@ -29,7 +31,9 @@ def list_() -> None:
 @command.command("use", epilog=examples("everput profiles use shop"))
 @click.argument("name")
 def use(name: str) -> None:
-    """Use this profile from now on."""
+    """Use this profile by default from now on. But if the --data-dir of a command (by default `data`) has a file
+    `api-key`, the command uses the key in it.
+    """
     known = profiles.load()
     url = known.find(name).url
     known.current = name
@@ -40,8 +44,8 @@ def use(name: str) -> None:
 @command.command("remove", epilog=examples("everput profiles remove shop"))
 @click.argument("name")
 def remove(name: str) -> None:
-    """Delete this profile. If commands used it by default, they use another saved profile from now on. The profile's
-    API key stays valid; to revoke the key, use `everput keys revoke`.
+    """Delete this profile. If it is the current one, another saved profile becomes the current one. The deleted
+    profile's API key stays valid; to revoke the key, use `everput keys revoke`.
     """
     known = profiles.load()
     known.find(name)

@@ -66,8 +66,10 @@ def command(
 
     The order of the lines is not kept, because many requests run at a time. A request that is not answered, or answered
     429, 502, 503 or 504, is retried for up to --give-up-after-s seconds; its messages are stored at most once. Empty
-    lines are skipped; the summary has their number. The first 20 refused lines are shown with their numbers and the
-    reasons. The exit code is 1 if a line was refused.
+    lines are skipped; the summary has their number.
+
+    A line counts as refused also if its request got no answer in time; its message may then be stored. The first 20
+    refused lines are shown with their numbers and the reasons. The exit code is 1 if a line was refused.
     """
     with _open(file) as source:
         with api_client(url, key, give_up_after_s=give_up_after_s) as client:

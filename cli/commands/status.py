@@ -141,7 +141,7 @@ class _Status:
 
     async def look(self) -> tuple[list[ListenerRow], StorageRow, list[ProcessRow]]:
         """Return the rows of the current report: listeners, stored bytes and processes. Raises ConfigurationError if
-        the given queue has no listener.
+        the given queue does not exist, or has no listener.
 
         Set the attribute `wrong` of this object to True if the report shows a problem, and to False if it shows none.
         """

@@ -107,7 +107,9 @@ async def _verify(options: Options, lives: Lives) -> int:
 
 
 def wrong_files(log_dir: Path, table: Topics) -> list[str]:
-    """Return a text for each of Kafka's index files of these topics that has a wrong entry or lacks entries."""
+    """Return a text for each of Kafka's index files of these topics that has a wrong entry, and for each time index
+    that ends too early.
+    """
     return [
         f"{name}/{one.partition} offset {one.offset}: {one}"
         for name, topic in by_name(table).items()

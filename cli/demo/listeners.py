@@ -33,7 +33,7 @@ ENOUGH_S: Final = 0.5
 class Listener:
     """A listener of the demo.
 
-    `received` says for each message id how often the listener accepted the message. `refused` counts messages that were
+    `received` says for each message id how often the listener accepted the message. `refused` counts attempts that were
     answered 503, and `probes` counts requests to the liveness URL.
     """
 

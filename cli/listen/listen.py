@@ -98,8 +98,8 @@ def command(
 ) -> None:
     """Deliver the messages of each QUEUE (a name or an ID) to addresses on this machine.
 
-    Each --to becomes a listener of each queue. Without --temporary, the listener stays when the command ends; its
-    messages wait until the command is started again with the same name.
+    Each --to becomes a listener of each queue. A new listener gets the messages that are put from now on. Without
+    --temporary, the listener stays when the command ends; its messages wait until the same command is started again.
 
     Anybody who may put messages on the queue can send requests to these addresses while the command runs. At a
     terminal, press r to send the last request again, b to show bodies, l to list the requests, and q to quit.

@@ -43,8 +43,9 @@ class TunnelClient:
     """The client's end of one tunnel, which passes requests on to the local address `target`.
 
     `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants`
-    returns whether a message is passed on. If `wants` is None, all messages are passed on. A batch is passed on whole
-    if `wants` is true for one of its messages, because the signature is for the whole.
+    returns whether a message is passed on; other messages are accepted and dropped. If `wants` is None, all messages
+    are passed on. A batch is passed on whole if `wants` is true for one of its messages, because the signature is for
+    the whole.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class TunnelClient:
 
     async def run(self) -> None:
         """Keep the tunnel open until the task is cancelled. Raises Lost if the tunnel must not be opened again, and
-        ConfigurationError if the API refuses it.
+        ConfigurationError if the API refuses it with a status below 500 other than 429.
         """
         pause_s = PAUSE_S_MIN
         async with self._http:
@@ -85,7 +86,7 @@ class TunnelClient:
 
     async def _connected(self) -> str:
         """Serve one connection until it ends, and return the reason. Raises Lost if the tunnel must not be opened
-        again, and ConfigurationError if the API refuses it.
+        again, and ConfigurationError if the API refuses it with a status below 500 other than 429.
         """
         headers = {"x-api-key": self._key}
         try:

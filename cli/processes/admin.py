@@ -67,8 +67,8 @@ class Health:
             )
 
     def state(self) -> dict[str, Any]:
-        """Return the offset in `control` that this process has read, the hash of the state that it computed from
-        `control`, a hash of the fields of its items, and a digest of each item.
+        """Return the offset in `control` of the event that this process applies next, the hash of the state that it
+        computed from `control`, a hash of the fields of its items, and a digest of each item.
 
         Raises Unavailable while the process starts.
         """

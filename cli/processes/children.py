@@ -53,8 +53,8 @@ class Child:
     """A process that the supervisor starts, and restarts when it dies.
 
     `kafka` is a future that ends when Kafka is ready. Its result is the address and the password of the embedded Kafka,
-    or None if `everput serve` uses a Kafka cluster. The process gets the environment variables in `environment`, and
-    none of the supervisor's.
+    or None if `everput serve` uses a Kafka cluster. The process's
+    environment variables are those in `environment`, and those with the numbers of its open files.
 
     `descriptors` maps names of environment variables to open files that the process gets. The process finds the number
     of a file descriptor in its variable. If there is a `prefork`, the first start takes a forked process from it.

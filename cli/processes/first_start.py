@@ -71,8 +71,9 @@ async def new_key(
 def _of_the_shell(
     view: DirectoryView, *, name: str | None = None, member: Account | None = None
 ) -> Organization | None:
-    """Return the oldest organization that was created by the operator, not by an account. If a name or a member is
-    given, the organization must have this name or member. Return None if there is none.
+    """Return the oldest organization that was created by the operator, not by an account. If a name is given, the
+    organization must have this name. If a member is given, the organization must have this member. Return None if there
+    is none.
     """
     return next(
         (
@@ -85,8 +86,9 @@ def _of_the_shell(
 
 
 async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Path, password_file: Path) -> None:
-    """Create what the first start needs: the account of the console with its password file, an organization, and an API
-    key with its file.
+    """Create what the first start needs. If there is no account yet, create the account of the console with its
+    password file. If there is no file with an API key, create the key and its file, and an organization if the operator
+    has none yet.
 
     After a crash at any point, the next start creates what is missing.
     """

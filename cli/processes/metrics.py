@@ -243,7 +243,8 @@ def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
     """Yield the metrics of the attempts to the busiest listeners, and to those with the most failed attempts.
 
     The attempts of the last five minutes decide for which listeners there are metrics; if these are equal, the numbers
-    of all attempts decide. The worker counts the attempts of all listeners, so a counter never decreases.
+    of all attempts decide. The worker counts the attempts of all listeners, so a counter never decreases while the
+    worker runs.
     """
     found = metrics.by_listener
 

@@ -17,7 +17,7 @@ _log = Logger(__name__)
 
 
 def warn_if_outdated() -> None:
-    """Log a warning if the running Python lacks security fixes."""
+    """Log a warning if the running Python lacks the fixes of CVE-2024-7592 and CVE-2024-6232."""
     if sound := outdated(sys.version_info[:3]):
         _log.warning(
             "python.outdated", version=platform.python_version(), wanted=sound, because="CVE-2024-7592, CVE-2024-6232"
@@ -25,8 +25,8 @@ def warn_if_outdated() -> None:
 
 
 def outdated(version: tuple[int, int, int]) -> str | None:
-    """Return the first patch release of this Python version that has the security fixes. Return None if the running
-    Python has them.
+    """Return the first patch release of this Python version that has the fixes of CVE-2024-7592 and CVE-2024-6232.
+    Return None if `version` has them.
     """
     sound = _SOUND.get(version[:2], 0)
     return None if version[2] >= sound else f"{version[0]}.{version[1]}.{sound}"
