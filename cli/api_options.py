@@ -115,8 +115,8 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
 def is_here(url: str) -> bool:
     """Return whether the host of a URL is this machine: `localhost`, a loopback address, or 0.0.0.0 or ::.
 
-    Only then is a key that the user gave sent to the URL in the file DIR/url, because somebody else may have written a
-    file in the working directory.
+    A key that the user gave without a URL is sent to the URL in the file DIR/url only if this URL's host is this
+    machine. Otherwise, somebody who can write a file in the working directory could get the key.
     """
     host = urlsplit(url).hostname or ""
     try:

@@ -21,9 +21,7 @@ _BORDERS_WIDTH: Final = 3  # the width of a column's border and its two spaces
 
 
 class Column(NamedTuple):
-    """A column of a table. `whole` says whether its words are never broken into several lines, so that users can copy
-    them.
-    """
+    """A column of a table. With `whole`, its words are never broken into several lines, so that users can copy them."""
 
     heading: str
     right: bool = False

@@ -20,7 +20,7 @@ def _own(client: Client) -> str:
 
 @click.group("keys", cls=Group)
 def command() -> None:
-    """List, create, show and revoke the API keys of an organization. Your own key needs the scope `keys`."""
+    """List, create, show and revoke the API keys of your organization. Your own key needs the scope `keys`."""
 
 
 @command.command("list", epilog=examples("everput keys list"))

@@ -84,8 +84,8 @@ def command(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Deliver the messages of a time range again, to LISTENER of QUEUE (names or IDs) or to --notify-url, and show the
-    progress.
+    """Deliver the messages of a time range again to LISTENER of QUEUE (names or IDs), and show the progress. With
+    --notify-url, deliver them to this URL instead.
 
     Ctrl-C ends only the progress bar, not the replay. `everput replays` shows, pauses, resumes and cancels replays.
     """

@@ -37,8 +37,9 @@ def command(options: Options) -> None:
     repeated.
 
     With the embedded Kafka, stop `everput serve` first. The command creates the new key; afterwards, DIR/sealing-key
-    holds only the new key. With --kafka, set the sealing key of all processes to NEW,OLD and restart them. Then run
-    this command, also with NEW,OLD. At the end, set the key to NEW, and restart the processes again.
+    holds only the new key. With --kafka, set the sealing key of all processes to NEW,OLD and restart them; NEW is a
+    new key of 32 random bytes in url-safe base64. Then run this command, also with NEW,OLD. At the end, set the key to
+    NEW, and restart the processes again.
     """
     logs.set_up("rotate", "warning" if options.log_level == "info" else options.log_level)
     # Use the same event loop (uvloop) as API processes and workers.

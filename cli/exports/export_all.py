@@ -117,7 +117,8 @@ async def _begin(found: Cluster, folder: Path) -> Manifest:
 
 
 async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]]:
-    """Choose the end offsets of the topics. No exported event may refer to a record behind the end of another topic.
+    """Choose the end offsets of the topics. No exported event may refer to a record at or after the end offset of
+    another topic.
 
     The end of `control` must not be before that of `messages`, so that each message's queue is exported. No listener
     may begin after the end of `messages`, because it would miss messages of the restored installation.
