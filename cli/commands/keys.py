@@ -83,5 +83,7 @@ def get(client: Client, *, key_id: str, as_json: bool) -> None:
 @click.confirmation_option(prompt="Requests with this key are refused at once. Revoke it?")
 @asks
 def revoke(client: Client, *, key_id: str, as_json: bool) -> None:
-    """Revoke an API key. Within a second, every API process refuses requests with this key."""
+    """Revoke an API key. Each API process refuses requests with this key as soon as it has read the event, usually
+    within a second.
+    """
     show(client.send(everput.revoke_key(_own(client), key_id)).key, as_json=as_json)

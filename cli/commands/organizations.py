@@ -204,7 +204,9 @@ def revoke_invitation(options: Options, invitation_id: str) -> None:
 @click.argument("key_id", type=Id())
 @shared_options
 def revoke(options: Options, key_id: str) -> None:
-    """Revoke an API key of any organization. Within a second, every API process refuses requests with this key."""
+    """Revoke an API key of any organization. Each API process refuses requests with this key as soon as it has read the
+    event, usually within a second.
+    """
 
     async def work(opened: OpenDirectory) -> None:
         api_key = opened.view.state.keys.get(key_id)

@@ -38,8 +38,9 @@ def command(
 ) -> None:
     """Retry the parked and retrying deliveries of LISTENER of QUEUE (names or IDs) now.
 
-    MESSAGE is a message's ID. Without MESSAGE, all parked and retrying deliveries are retried. Each delivery starts
-    again with all its attempts. While the listener is down or paused, the deliveries wait.
+    MESSAGE is a message's ID. Without MESSAGE, all parked and retrying deliveries are retried; the number that is then
+    shown leaves out retries in a worker's memory. Each delivery starts again with all its attempts. While the listener
+    is down or paused, the deliveries wait.
 
     --cancel cancels all redrives of the listener: deliveries that were not attempted since the redrive are then parked
     or retrying again, as before the redrive.
