@@ -119,10 +119,7 @@ class InvitationCommands:
         if not state.is_member(invitation.organization_id, account_id):
             if sum(1 for _ in state.organizations_of(account_id)) >= ORGANIZATIONS_MAX:
                 raise QuotaReached(f"An account may be in at most {ORGANIZATIONS_MAX} organizations. Leave one first.")
-            if len(state.organizations[invitation.organization_id].members) >= MEMBERS_MAX:
-                raise QuotaReached(
-                    f"An organization may have at most {MEMBERS_MAX} members. Ask an owner to remove one first."
-                )
+            self._check_room(invitation.organization_id)
             event = ev.InvitationAccepted(
                 at_ms=now_ms(),
                 organization_id=invitation.organization_id,
@@ -139,12 +136,20 @@ class InvitationCommands:
     async def register(self, invitation: Invitation, password: str, *, request_id: str) -> tuple[Account, Organization]:
         """Create the account of the invited e-mail address, and then make it a member.
 
-        Raises Refused if the password is not valid, and EmailTaken if the account exists already. Raises Refused if the
-        invitation is not open any more, and QuotaReached if the organization has too many members. In these two cases,
-        the new account remains, without the membership.
+        Raises QuotaReached if the organization has too many members, Refused if the password is not valid, and
+        EmailTaken if the account exists already. Also raises Refused or QuotaReached if the invitation ends, or the
+        organization becomes full, after the account was created. Then the account remains, without the membership.
         """
+        self._check_room(invitation.organization_id)
         account = await self._accounts.create_account(invitation.email, password, request_id=request_id)
         return account, await self.accept(invitation, account.id, request_id=request_id)
+
+    def _check_room(self, organization_id: str) -> None:
+        """Raise QuotaReached if the organization has too many members for another one."""
+        if len(self._view.state.organizations[organization_id].members) >= MEMBERS_MAX:
+            raise QuotaReached(
+                f"An organization may have at most {MEMBERS_MAX} members. Ask an owner to remove one first."
+            )
 
 
 def invitation_mail(organization: str, link: str) -> tuple[str, str]:

@@ -132,6 +132,18 @@ async def test_one_link_makes_one_account_though_it_is_used_twice_at_once():
     assert len(control.state.organizations[shop].members) == 2
 
 
+async def test_an_invitation_to_a_full_organization_makes_no_account(monkeypatch):
+    api = await make_api(registration=False)
+    ann, shop = await ann_and_her_organization(api)
+    made = await ann.invite(shop)
+    monkeypatch.setattr("broker.commands.invitations.MEMBERS_MAX", 1)
+    full = await register(api, made["token"])
+    assert (full.status_code, full.json()["type"]) == (422, "/problems/quota-reached")
+    assert api.log.control.state.accounts.account(BOB) is None
+    monkeypatch.undo()
+    assert (await register(api, made["token"])).status_code == 200
+
+
 async def test_somebody_who_has_an_account_already_signs_in_and_accepts():
     api = await make_api()
     ann, shop = await ann_and_her_organization(api)
