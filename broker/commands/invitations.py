@@ -86,14 +86,15 @@ class InvitationCommands:
 
     async def revoke(self, context: Context, invitation_id: str) -> Invitation:
         """Revoke an invitation, and return it as it was. Raises NotFound if there is no such invitation, or if it was
-        accepted or revoked before.
+        accepted or revoked before, or has expired.
         """
         invitation = self._view.state.invitations.find(context.organization_id, invitation_id)
         event = ev.InvitationRevoked(**event_fields(context), invitation_id=invitation_id)
-        if invitation is None or not await record(self._control, self._view, event):
+        # An expired invitation stays in memory until the next one is created. It is not open, and no list shows it.
+        if invitation is None or invitation.has_expired(now_ms()) or not await record(self._control, self._view, event):
             raise NotFound(
-                "No open invitation of this organization has this ID. It was accepted, revoked or removed, or the ID "
-                "is wrong."
+                "No open invitation of this organization has this ID. It was accepted, revoked or removed, it has "
+                "expired, or the ID is wrong."
             )
         return invitation
 

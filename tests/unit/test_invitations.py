@@ -174,6 +174,8 @@ async def test_unknown_used_revoked_and_expired_tokens_get_the_same_answer(monke
     unknown = "evi_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3LP1ya"
     monkeypatch.setattr("broker.commands.invitations.now_ms", lambda: now_ms() + VALID_S * 1000)
     assert (await ann.ask("GET", f"/v1/organizations/{shop}/invitations")).json() == {"invitations": []}
+    expired = await ann.ask("DELETE", f"/v1/organizations/{shop}/invitations/{late['id']}")
+    assert expired.status_code == 404
     tokens = [used["token"], revoked["token"], late["token"], unknown, "", "é", bob.headers["authorization"]]
     texts = {refused(await bob.accept(token)) for token in tokens}
     texts |= {refused(await register(api, token)) for token in tokens}
