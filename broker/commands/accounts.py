@@ -210,7 +210,12 @@ class AccountCommands:
         event = ev.AccountIdentityUnlinked(
             **event_fields(_without_organization(account.id, request_id)), account_id=account.id, session_id=session.id
         )
-        return await record(self._control, self._view, event)
+        if await record(self._control, self._view, event):
+            return True
+        # Another request of this session can have unlinked the account meanwhile. The session then still exists.
+        accounts = self._view.state.accounts
+        now = accounts.by_id.get(account.id)
+        return now is not None and now.identity is None and session.id in accounts.sessions
 
     async def _check_own_password(self, account: Account, password: str) -> None:
         if not await self._passwords.fits(password, account.password_hash or None):

@@ -166,6 +166,33 @@ async def test_an_account_with_a_password_is_unlinked_and_its_other_sessions_end
     assert (await api.bare.post("/v1/sessions", json=who)).status_code == 200
 
 
+@pytest.mark.parametrize(("sessions", "status"), [(1, 200), (2, 401)])
+async def test_an_unlink_that_comes_second_succeeds_in_the_same_session_and_in_another_it_has_none(
+    acme, sessions, status
+):
+    api = await app(acme)
+    await comes_back(api, await at_provider(api))
+    await with_password(api)
+    await comes_back(api, await at_provider(api))
+    who = {"email": ANN, "password": "another horse battery"}
+    begun = [(await api.bare.post("/v1/sessions", json=who)).json()["session"] for _ in range(sessions)]
+    api.bare.cookies.clear()
+    control, first = api.log.control, []
+
+    async def unlink(session: dict) -> int:
+        headers = {"authorization": f"Bearer {session['token']}"}
+        body = {"password": who["password"]}
+        return (await api.bare.post("/v1/accounts/unlink", json=body, headers=headers)).status_code
+
+    async def come_first(_event) -> None:
+        control.before = None
+        first.append(await unlink(begun[0]))
+
+    control.before = come_first
+    assert (await unlink(begun[-1]), first) == (status, [200])
+    assert control.state.accounts.account(ANN).identity is None
+
+
 async def test_the_same_address_at_the_provider_may_be_linked_again_after_it_was_unlinked(acme):
     api = await app(acme)
     assert await comes_back(api, await at_provider(api)) == ""
