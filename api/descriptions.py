@@ -157,7 +157,8 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "deleteAccount": (
         "Deletes the signed-in account. API keys stay, because they belong to organizations. If an organization "
         "would be left with no owner who can sign in, the request is refused with 422 unless `even_if_last` is "
-        "true; the answer then names these organizations."
+        "true; the answer then names these organizations. The account leaves its organizations one by one before it "
+        "is deleted, so after an error it may have left some already: repeat the request."
     ),
     "startSession": (
         "Signs in and starts a session. Programs send the token as `Authorization: Bearer evs_…`; browsers get it "

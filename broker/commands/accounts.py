@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 from uuid import uuid4
@@ -270,7 +271,10 @@ class AccountCommands:
         """Delete the account, and return the organizations in which no owner can sign in any more.
 
         Raises LastMember if there are such organizations and `even_if_last` is not set. Raises NotFound if there is no
-        such account. The log of each organization first records that the account has left.
+        such account. Raises Unavailable if the account became a last owner during this call.
+
+        The log of each organization first records that the account has left. So if this call fails after such an event,
+        the account still exists, but has left some or all of its organizations. A second call completes the deletion.
         """
         await self._view.caught_up()
         left = [
@@ -283,12 +287,13 @@ class AccountCommands:
         context = _without_organization(account_id, request_id)
         for one in list(self._view.state.organizations_of(account_id)):
             within = replace(context, organization_id=one.id)
-            await self.leave(within, account_id, even_if_last=even_if_last)
+            with suppress(NotFound):  # Another request can have removed the account from the organization meanwhile.
+                await self.leave(within, account_id, even_if_last=even_if_last)
         event = ev.AccountDeleted(**event_fields(context), account_id=account_id, even_if_last=even_if_last)
         if not await self._record_of_account(event):
             raise Unavailable(
                 "While this request was running, another request deleted the account, or the account became an "
-                "organization's last owner who can sign in. Try again."
+                "organization's last owner who can sign in. The account has left its other organizations. Try again."
             )
         return left
 

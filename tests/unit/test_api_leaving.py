@@ -119,6 +119,20 @@ async def test_a_deleted_account_is_out_its_address_is_free_and_its_organization
     assert [one["name"] for one in answer["without_members"]] == ["Ann's"]
 
 
+async def test_an_account_is_deleted_though_it_is_removed_from_an_organization_meanwhile(api):
+    ann, bob, path = await two_members(api)
+    answers = []
+
+    async def remove_first(_event: Any) -> None:
+        api.log.control.before = None
+        answers.append(await delete(api, f"{path}/{account(api, BOB).id}", ann))
+
+    api.log.control.before = remove_first
+    answers.append(await api.bare.post("/v1/accounts/delete", json={"password": PASSWORD}, headers=bearer(bob)))
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert api.log.control.state.accounts.account(BOB) is None
+
+
 async def test_a_blocked_account_has_no_session_gets_none_and_only_it_is_told_so(api):
     token = await register(api)
     assert await people(api).block(account(api).id)
