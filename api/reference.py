@@ -36,8 +36,7 @@ SESSION_OR_KEY: Final = "session or key"
 CHANGES: Final = frozenset(
     {
         *("createQueue", "renameQueue", "createListener", "updateListener", "resumeListener", "rotateSecret"),
-        *("redriveListener", "replayToListener", "pauseReplay", "resumeReplay", "createKey"),
-        "changeMember",
+        *("redriveListener", "replayToListener", "resumeReplay", "createKey", "changeMember"),
     }
 )
 

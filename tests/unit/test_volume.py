@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import httpx
 import pytest
 from api_client import Api, make_api, problem
 from memory import MemoryControl
 
+from api.reference import CHANGES, OPERATION_DOCS
 from broker.commands.accounts import ORGANIZATIONS_MAX
 from broker.commands.context import now_ms
 from broker.commands.organizations import create_organization
@@ -290,3 +292,19 @@ async def test_status_shows_what_is_stored_and_that_it_is_wrong_at_the_bound():
         after = await storage(client)
     assert after.stored_bytes >= 50_000
     assert after.wrong
+
+
+async def test_the_reference_tells_of_507_where_a_change_is_refused_so_and_nowhere_else():
+    api = await make_api(organization_bytes_max=50_000)
+    headers, path = await stranger(api, "ann")
+    await put_until_refused(api, headers, path)
+    while (await api.bare.put("/v1/queues", json={"name": str(uuid4())}, headers=headers)).status_code == 200:
+        pass
+    ids = dict.fromkeys(("queue_id", "listener_id", "replay_id", "message_id"), "0")
+    refused = set()
+    for (method, where), doc in OPERATION_DOCS.items():
+        if method != "GET" and where.startswith("/v1/queues"):
+            answer = await api.bare.request(method, where.format_map(ids), headers=headers)
+            if answer.status_code == 507:
+                refused.add(doc.name)
+    assert refused == CHANGES - {"createKey", "changeMember"}  # which read their body first
