@@ -27,6 +27,7 @@ from cli.waiting import waiting
 from everput.client import AGAIN, PAUSE_S_MAX, PAUSE_S_MIN, TIMEOUT
 
 STORY_PAUSE_S: Final = 1.0  # seconds between two requests for the newest events of one message
+GIVE_UP_AFTER_S: Final = 60.0  # seconds without an answer
 _MARK: Final = b'{"cursor"'
 
 
@@ -55,7 +56,11 @@ def client(url: str, key: str) -> httpx.Client:
 
 
 def read(
-    http_client: httpx.Client, query: Mapping[str, str], *, follow: bool = False, give_up_after_s: float = 60.0
+    http_client: httpx.Client,
+    query: Mapping[str, str],
+    *,
+    follow: bool = False,
+    give_up_after_s: float = GIVE_UP_AFTER_S,
 ) -> Iterator[Part]:
     """Yield the parts of the log up to its end or the query's `limit`. With `follow`, do not end at the log's end, but
     wait for further events.
@@ -65,13 +70,13 @@ def read(
     """
     query = dict(query)
     tells = _teller(query)
-    pause_s, alive_s, reached, said = PAUSE_S_MIN, time.monotonic(), False, ""
+    retries, reached = _Retries(http_client, give_up_after_s), False
     while True:
         why = "the answer ended before it was complete"
         try:
             for part in _ask(http_client, query):
                 query["cursor"], reached = part.cursor, True
-                pause_s, alive_s = PAUSE_S_MIN, time.monotonic()
+                retries.begin()
                 lines = part.lines if tells is None else [line for line in part.lines if tells(line)]
                 yield part._replace(lines=lines)
                 if part.complete and not follow:
@@ -88,38 +93,59 @@ def read(
             if isinstance(error, httpx.ConnectError) and not reached:
                 raise nothing_answers(str(http_client.base_url), error) from error
             why = f"{type(error).__name__}: {error}"
-        if time.monotonic() - alive_s > give_up_after_s:
-            raise ConfigurationError(
-                f"the API at {http_client.base_url} gave no complete answer: {why}; check the URL, or try again later"
-            )
-        if why != said:
-            said = why
-            say(f"trying again: the API at {http_client.base_url} gave no complete answer: {why}", err=True)
-        time.sleep(random.uniform(0, pause_s))  # noqa: S311 - jitter
-        pause_s = min(pause_s * 2, PAUSE_S_MAX)
+        retries.wait(why)
 
 
-def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
+def ask(
+    http_client: httpx.Client, path: str, *, give_up_after_s: float = GIVE_UP_AFTER_S, **query: str
+) -> dict[str, Any] | None:
     """Return the JSON that the API answers for a path, or None for a 404.
 
     Raises NotAllowed if the API key has no right to read the path, Refused if the API refuses the request for another
-    reason, or ConfigurationError if it does not answer.
+    reason, or ConfigurationError if it does not answer in time.
     """
-    try:
-        with waiting(f"the API at {http_client.base_url}"):
-            answer = http_client.get(path, params=query)
-    except httpx.ConnectError as error:
-        raise nothing_answers(str(http_client.base_url), error) from error
-    except httpx.HTTPError as error:
-        raise ConfigurationError(
-            f"the API at {http_client.base_url} gave no complete answer: {type(error).__name__}: {error}; check the "
-            "URL, or try again later"
-        ) from error
+    retries = _Retries(http_client, give_up_after_s)
+    while True:
+        try:
+            with waiting(f"the API at {http_client.base_url}"):
+                answer = http_client.get(path, params=query)
+            _check_answers_now(answer)
+            break
+        except httpx.ConnectError as error:
+            raise nothing_answers(str(http_client.base_url), error) from error
+        except httpx.RequestError as error:
+            retries.wait(f"{type(error).__name__}: {error}")
     if answer.status_code == HTTPStatus.NOT_FOUND:
         return None
     _check(answer)
     found: dict[str, Any] = answer.json()
     return found
+
+
+class _Retries:
+    """The waits between the attempts of a request, and when to give the request up."""
+
+    def __init__(self, http_client: httpx.Client, give_up_after_s: float) -> None:
+        self._where = f"the API at {http_client.base_url}"
+        self._give_up_after_s = give_up_after_s
+        self._said = ""
+        self.begin()
+
+    def begin(self) -> None:
+        """Reset the pause and the time to give up, because the API has answered."""
+        self._pause_s, self._since_s = PAUSE_S_MIN, time.monotonic()
+
+    def wait(self, why: str) -> None:
+        """Wait before the next attempt, and print the reason `why`. Raise ConfigurationError if the API has not
+        answered for too long.
+        """
+        if time.monotonic() - self._since_s > self._give_up_after_s:
+            raise ConfigurationError(f"{self._where} gave no complete answer: {why}; check the URL, or try again later")
+        if why != self._said:
+            self._said = why
+            say(f"trying again: {self._where} gave no complete answer: {why}", err=True)
+        time.sleep(random.uniform(0, self._pause_s))  # noqa: S311 - jitter
+        self._pause_s = min(self._pause_s * 2, PAUSE_S_MAX)
 
 
 def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
@@ -149,8 +175,7 @@ def _ask(http_client: httpx.Client, query: Mapping[str, str]) -> Iterator[Part]:
     with ExitStack() as stack:
         with waiting(f"the API at {http_client.base_url}"):
             answer = stack.enter_context(http_client.stream("GET", "/v1/log", params=query))
-        if answer.status_code in AGAIN:
-            raise httpx.RemoteProtocolError(f"the API answered {answer.status_code} {answer.reason_phrase}")
+        _check_answers_now(answer)
         if answer.status_code != HTTPStatus.OK:
             answer.read()
             _check(answer)
@@ -174,6 +199,12 @@ def _lines(answer: httpx.Response) -> Iterator[list[bytes]]:
     for chunk in answer.iter_bytes():
         *whole, rest = (rest + chunk).split(b"\n")
         yield whole
+
+
+def _check_answers_now(answer: httpx.Response) -> None:
+    """Raise RemoteProtocolError if the status says that the API may answer the same request later."""
+    if answer.status_code in AGAIN:
+        raise httpx.RemoteProtocolError(f"the API answered {answer.status_code} {answer.reason_phrase}")
 
 
 def _check(answer: httpx.Response) -> None:

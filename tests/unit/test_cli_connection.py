@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from click.shell_completion import ShellComplete
@@ -18,7 +20,7 @@ from test_cli_resources import Run, run  # noqa: F401 - a fixture
 
 from broker.errors import ConfigurationError
 from broker.private_files import write_secret
-from cli import files, profiles
+from cli import files, log_client, profiles
 from cli.api_options import URL_DEFAULT, connection
 from cli.app import everput
 
@@ -236,6 +238,42 @@ def test_a_command_that_waits_for_an_answer_says_what_for(silent: str, tmp_path:
             line = process.stderr.readline()
             process.kill()
         assert line == f"waiting for the API at {silent} …\n", command
+
+
+class BusyAtFirst(BaseHTTPRequestHandler):
+    """An API that answers its first requests with these statuses, and then that it has no queue."""
+
+    statuses: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        status = self.statuses.pop(0) if self.statuses else 200
+        body = b'{"queues": [], "detail": "busy"}'
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None: ...
+
+
+def test_an_api_that_is_busy_is_asked_again_and_given_up_at_last(capsys: pytest.CaptureFixture[str]):
+    with ThreadingHTTPServer(("127.0.0.1", 0), BusyAtFirst) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with log_client.client(f"http://127.0.0.1:{server.server_port}", "k") as asking:
+                BusyAtFirst.statuses = [429, 503]
+                found = log_client.ask(asking, "/v1/queues")
+                assert (found or {})["queues"] == []
+                assert BusyAtFirst.statuses == []
+                assert capsys.readouterr().err.count("trying again") == 2
+                BusyAtFirst.statuses = [503]
+                with pytest.raises(ConfigurationError, match="answered 503"):
+                    log_client.ask(asking, "/v1/queues", give_up_after_s=-1)
+                BusyAtFirst.statuses = [401]
+                with pytest.raises(log_client.Refused, match="401 busy"):
+                    log_client.ask(asking, "/v1/queues")
+        finally:
+            server.shutdown()
 
 
 def completed(words: str, incomplete: str) -> list[str]:
