@@ -25,8 +25,8 @@ _NAMES_MAX: Final = 1_000
 
 
 def _names(context: click.Context, list_names: Callable[[Client], list[str]]) -> list[str]:
-    """Return at most _NAMES_MAX names from the API for shell completion. Return an empty list if the API refuses, or
-    does not answer within _ANSWER_S seconds.
+    """Return at most _NAMES_MAX of the names that `list_names` asks the API for, to complete a command line. Return an
+    empty list if the API refuses, or does not answer within _ANSWER_S seconds.
     """
     found: list[str] = []
 
