@@ -96,15 +96,13 @@ def read(
         retries.wait(why)
 
 
-def ask(
-    http_client: httpx.Client, path: str, *, give_up_after_s: float = GIVE_UP_AFTER_S, **query: str
-) -> dict[str, Any] | None:
+def ask(http_client: httpx.Client, path: str, **query: str) -> dict[str, Any] | None:
     """Return the JSON that the API answers for a path, or None for a 404.
 
     Raises NotAllowed if the API key has no right to read the path, Refused if the API refuses the request for another
     reason, or ConfigurationError if it does not answer in time.
     """
-    retries = _Retries(http_client, give_up_after_s)
+    retries = _Retries(http_client, GIVE_UP_AFTER_S)
     while True:
         try:
             with waiting(f"the API at {http_client.base_url}"):
