@@ -195,12 +195,12 @@ def _span(begin: str | None, end: str | None, step: str | None) -> dict[str, str
 
 
 def redrive_listener(
-    queue_id: str, listener_id: str, message_ids: Sequence[str] = ()
+    queue_id: str, listener_id: str, message_ids: Sequence[str] | None = None
 ) -> Request[answers.RedriveAnswer]:
-    """Retry the listener's retrying and parked deliveries now: those of the given messages, or all if no messages are
-    given.
+    """Retry the listener's retrying and parked deliveries now: those of the given messages, or all if `message_ids` is
+    None. The API refuses an empty list.
     """
-    body = {"messages": list(message_ids)} if message_ids else {}
+    body = {} if message_ids is None else {"messages": list(message_ids)}
     path = _listener(queue_id, listener_id, "redrive")
     return Request(method="POST", path=path, answer=answers.RedriveAnswer, body=body)
 

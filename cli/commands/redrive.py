@@ -53,7 +53,9 @@ def command(
     if cancel:
         count = client.send(everput.cancel_redrives(*ids)).count
     else:
-        parts = [messages[at : at + _MESSAGES_MAX] for at in range(0, len(messages), _MESSAGES_MAX)] or [()]
+        parts: list[tuple[str, ...] | None] = [None]
+        if messages:
+            parts = [messages[at : at + _MESSAGES_MAX] for at in range(0, len(messages), _MESSAGES_MAX)]
         count = sum([client.send(everput.redrive_listener(*ids, part)).count for part in parts])
     if as_json:
         say_json(orjson.dumps({"count": count}))

@@ -70,6 +70,17 @@ async def test_what_is_made_is_found_changed_and_deleted(api):
         assert refused.value.status == 404
 
 
+async def test_a_redrive_of_an_empty_list_is_not_one_of_all(api):
+    async with asked(api) as client:
+        queue = (await client.send(everput.create_queue("orders"))).queue
+        urls = {"notify_url": "https://8.8.8.8/n", "liveness_url": "https://8.8.8.8/l"}
+        made = (await client.send(everput.create_listener(queue.id, name="l", **urls))).listener
+        assert (await client.send(everput.redrive_listener(queue.id, made.id))).count == 0
+        with pytest.raises(Problem) as refused:
+            await client.send(everput.redrive_listener(queue.id, made.id, []))
+        assert refused.value.status == 422
+
+
 async def test_a_key_finds_its_organization_and_makes_another_key(api):
     api.key = await api.key_with(("keys", "queues"))
     async with asked(api) as client:
