@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from broker.core.codec import decode, encode
-from broker.core.events import Batch, DeliveryParked, DeliverySetAside, ListenerSettings
+from broker.core.damage import Damage
+from broker.core.events import DAMAGED, Batch, DeliveryParked, DeliverySetAside, ListenerSettings
 from broker.core.flow import WHOLE
 from broker.core.outstanding_sum import KeySum
 from broker.delivery.checkpoint.metrics import Metrics
@@ -842,6 +843,25 @@ async def test_a_burst_of_one_key_whose_first_fails_holds_nothing_else_up(serve,
     assert taker.taken[1:] == [f"m-{number}" for number in range(burst)]
     await office.outstanding.flush()
     assert not topic.kept()
+
+
+async def test_a_partition_that_is_lost_while_an_unreadable_delivery_is_parked_again_leaves_no_index(
+    serve, open_office, topic
+):
+    office = await open_office(await serve(Taker()), office={"topic": topic})
+    await own(office, topic)
+    office.outstanding._enter(entry_of(set_aside(1, parked=True, error=DAMAGED, data=""), -1, found=True))
+    append = topic.append
+
+    async def lose_it_meanwhile(rows) -> None:
+        await append(rows)
+        office.assignment.drop()
+
+    topic.append = lose_it_meanwhile
+    await office.outstanding.review(0, Damage(), Damage())
+    assert [event.error for event in topic.kept().values()] == [DAMAGED]
+    assert len(office.outstanding) == 0
+    assert office.outstanding._index._opened is None
 
 
 # Very many of them

@@ -8,7 +8,7 @@ Not for: finding the damage (broker/kafka), all other deliveries (schedule.py).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from broker.core.codec import encode
 from broker.core.entities import Listener
@@ -30,6 +30,7 @@ class DamagedDeliveries:
         self,
         topic: Appender,
         records: OutstandingRecords,
+        owned: Collection[int],
         dispatchers: Mapping[str, Dispatcher],
         enter: Callable[[OutstandingEntry], None],
         remove: Callable[[OutstandingEntry], bool],
@@ -39,6 +40,7 @@ class DamagedDeliveries:
         self._at_once = tuning.damaged_at_once
         self._topic = topic
         self._records = records
+        self._owned = owned  # the worker's partitions; empty after they were handed over or lost
         self._dispatchers = dispatchers
         self._enter = enter  # adds a record to the index
         self._remove = remove  # removes a record from the index
@@ -94,6 +96,8 @@ class DamagedDeliveries:
         rows = [_record(event) for event in events]
         replaced = any(key == entry.key for key, _ in rows)
         await self._topic.append({entry.partition: rows if replaced else [*rows, (entry.key, None)]})
+        if entry.partition not in self._owned:
+            return  # The worker lost the partition during the write, and the index is closed.
         for event, (_, value) in zip(events, rows, strict=True):
             self._enter(entry_of(event, -1, found=False, record=value))
         if not replaced:

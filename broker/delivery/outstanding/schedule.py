@@ -78,7 +78,8 @@ class Outstanding:
         self._sync = IndexSync(self._index, self._records, topic, requests, due, tuning)
         self.notes = self._sync.notes
         self._settled: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        self._damaged = DamagedDeliveries(topic, self._records, dispatchers, self._enter, due.remove, assure, tuning)
+        owned = self._owned, dispatchers
+        self._damaged = DamagedDeliveries(topic, self._records, *owned, self._enter, due.remove, assure, tuning)
         mending = Mending(self._index, due, self._owned, self._damaged.park_again, self.cancel, tuning)
         self.review = mending.review
 
@@ -111,6 +112,7 @@ class Outstanding:
         """Close the index, because the worker no longer owns the partitions. The index need not be saved: the next
         owner builds a new one from Kafka.
         """
+        self._owned.clear()
         self._sync.close()
         self._index.close()
 
