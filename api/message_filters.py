@@ -13,7 +13,7 @@ from api.pages import Span, flag_parameter
 from api.problems import BadParameter
 from broker.commands.listing import STATES, MessageFilter
 from broker.core.entities import Listener, Queue
-from broker.core.ids import parse_id_beginning
+from broker.core.ids import parse_message_id
 from broker.core.names import NAME_CHARS_MAX
 from broker.ports import MessageLog
 
@@ -58,13 +58,13 @@ async def narrowed(span: Span, asked: Filters, log: MessageLog, *, listener_give
     if listener_given:
         begin = list(map(max, begin, asked.listeners[0].start_offsets))
     key, text = asked.messages.key, asked.messages.text
-    of_id = None if text is None else parse_id_beginning(text)
+    of_id = None if text is None else parse_message_id(text)
     only = None if key is None else log.partition_of(key)
     if of_id is not None:
         at_ms, partition = of_id
         begin = list(map(max, begin, await log.offsets_at(max(1, at_ms - _STORED_MS_MAX))))
         end = list(map(min, end, await log.offsets_at(at_ms + _STORED_MS_MAX)))
-        only = only if partition is None else partition
+        only = partition
     if only is not None:
         end = [end[number] if number == only else begin[number] for number in partitions]
     return Span(tuple(begin), tuple(map(max, begin, end)))

@@ -26,8 +26,8 @@ _TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class Listed(Protocol):
-    """The interface of the items of a list. Such a list is sorted by creation time. Items of the same millisecond are
-    sorted by id.
+    """The fields of an item of a list that page() needs. It sorts the list by creation time, and items of the same
+    millisecond by id.
     """
 
     @property

@@ -143,7 +143,7 @@ _MESSAGE_FILTERS = (
     Parameter(
         "q",
         "Only messages whose name or ordering key contains this text, in upper or lower case, or whose ID begins with "
-        "it.",
+        "it. A whole message ID finds only the message with this ID.",
         _NAME_TEXT,
     ),
     Parameter(

@@ -66,7 +66,9 @@ class StaticFile:
 
 
 def static_route(path: str, media: str, content: bytes) -> Route:
-    """Return the route of a file. The file is compressed when a client first needs it compressed."""
+    """Return the route that answers with a file. It is compressed once, when the first client that accepts gzip asks
+    for it.
+    """
     return Route(path, StaticFile(media, content).send)
 
 

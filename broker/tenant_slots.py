@@ -18,8 +18,9 @@ class TenantSlots:
     which tenants share.
 
     Half of the slots are reserved for tenants that hold no slot. A tenant that holds *n* slots gets another one only
-    while more than *n* slots of the other half are free. An organization may hold at most `each` slots. `tenant_of`
-    maps an organization id to its tenant. `refusal` creates the error for an organization that gets no slot.
+    while more than *n* slots of the other half are free. With 8 slots, a tenant that holds 1 gets a second one while at
+    least 6 are free. An organization may hold at most `each` slots. `tenant_of` maps an organization id to its tenant.
+    `refusal` creates the error for an organization that gets no slot.
     """
 
     def __init__(

@@ -140,7 +140,7 @@ class Projections:
                 log.warning("projections.stop_failed error=%r", stopping.exception())
         group, self._group = self._group, None
         if group is not None:
-            with contextlib.suppress(LogUnavailable):  # Kafka itself deletes an unused group later.
+            with contextlib.suppress(LogUnavailable):  # If this fails, Kafka itself deletes the unused group later.
                 await self._control.delete_group(group)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)

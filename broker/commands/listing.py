@@ -18,6 +18,7 @@ from broker.commands.changes import StoredMessage, newest_messages
 from broker.core.codec import decode_message
 from broker.core.entities import Listener, Queue
 from broker.core.events import MessagePut
+from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 from broker.ports import Deliveries, DeliverySummary, Log, PlacedMessage
 
@@ -36,8 +37,8 @@ class MessageFilter:
     """The filter of a list of messages. A message must match every field that is set.
 
     `name` and `key` are compared exactly. `text` matches if it is part of the name or of the ordering key, in upper or
-    lower case, or if the id begins with it. `state` is one of STATES. A message has a state if any of its deliveries
-    has it.
+    lower case, or if the id begins with it. A text that is a whole message id matches only the message with this id.
+    `state` is one of STATES. A message has a state if any of its deliveries has it.
     """
 
     name: str | None = None
@@ -150,5 +151,7 @@ def _has_state(one: ListedMessage, state: str) -> bool:
 
 
 def _has_text(put: MessagePut, text: str) -> bool:
+    if parse_message_id(text) is not None:
+        return put.message_id == text
     sought = text.casefold()
     return put.message_id.startswith(sought) or sought in put.name.casefold() or sought in (put.key or "").casefold()

@@ -66,8 +66,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a listener that gets several messages in one request (a batch).
 
     Within the listener's limits, a batch is sent when it has `max_messages` messages or `max_bytes` bytes, or when its
-    first message has waited for `wait_ms`. It is sent earlier if no more messages can join it. A message that is larger
-    than `max_bytes` is sent alone.
+    first message has waited for `wait_ms`. If no request is in flight, it is sent earlier when the listener's memory is
+    full, or when a delivery waits for its ordering key. A message that is larger than `max_bytes` is sent alone.
     """
 
     max_messages: int = 100

@@ -19,8 +19,6 @@ _DAMAGED: Final = re.compile(r"damaged-(\d{1,4})-(\d{1,19})-(\d{1,19})", re.ASCI
 # This check of an id is several times as fast as uuid.UUID, and `everput verify` checks millions of message ids.
 # This regular expression takes linear time on any input, because each part of it repeats a fixed number of times.
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-# This regular expression takes linear time on any input, because all its repetitions are bounded.
-_BEGINNING: Final = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})(?:-7([0-9a-f]{3})[-0-9a-f]{0,18}|-7?[0-9a-f]{0,2})?")
 
 
 def message_id(*, at_ms: int, partition: int, random_bits: int) -> str:
@@ -40,17 +38,6 @@ def parse_message_id(text: str) -> tuple[int, int] | None:
     if _CANONICAL.fullmatch(text) is None:
         return None
     return int(text[:8] + text[9:13], 16), int(text[15:18], 16)
-
-
-def parse_id_beginning(text: str) -> tuple[int, int | None] | None:
-    """Return (time in ms, partition) from the beginning of a message id. The partition is None if it is not included.
-
-    Return None if the text does not include the whole time.
-    """
-    found = _BEGINNING.fullmatch(text)
-    if found is None:
-        return None
-    return int(found[1] + found[2], 16), None if found[3] is None else int(found[3], 16)
 
 
 def partition_of(text: str) -> int | None:

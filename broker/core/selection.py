@@ -139,7 +139,7 @@ class Selection:
         return self._story_of(event) if self._is(event) else None
 
     def may_be_in(self, values: bytes) -> bool:
-        """Return whether one of several records can match the filter, without decoding them.
+        """Return False if none of several records can match the filter, True if one may match. Nothing is decoded.
 
         The method can't be used for the topic `control`, because some of its events name neither a queue nor a message.
         """

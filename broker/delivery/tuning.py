@@ -55,7 +55,7 @@ class Tuning:
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
     # Before Kafka deletes messages, their unfinished deliveries move to the topic `outstanding`.
-    # If a listener's memory is full, at most this many of its old messages are loaded for `outstanding` at a time.
+    # If a listener's memory is full, at most this many old messages at a time are read to move them to `outstanding`.
     set_aside_together: int = 64
     # If a listener's memory is full, old messages are loaded for `outstanding` only while fewer bytes are on the way.
     set_aside_bytes_max: int = 1 << 20

@@ -107,7 +107,8 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if a group for any partition did not fit into the newest batch: the group begins the next batch.
+        # True if the newest batch had no room for a group of messages that may go to any partition. Such groups come
+        # first next.
         self._left_out = False
 
     def start(self) -> None:

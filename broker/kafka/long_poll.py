@@ -152,8 +152,8 @@ class LongPoll:
             raise damaged
 
     async def _take(self, row: Fetched, offset: int) -> None:
-        """Check the bytes of one partition, and keep their records. If Kafka does not have the offset, continue at the
-        partition's first offset.
+        """Check the bytes that a broker has returned for one partition, and keep their records for read(). If Kafka
+        does not have the offset, continue at the partition's first offset.
 
         Raises LogDamaged if the next batch is damaged on every replica, or LogUnavailable if Kafka does not answer.
         """

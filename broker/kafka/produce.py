@@ -113,7 +113,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
     async def send_batch(self, batch: Any, topic: str, *, partition: int) -> asyncio.Future[RecordMetadata]:
         """Send a record batch from aiokafka's create_batch(). Return a future, whose result has the batch's offset.
 
-        A batch stays in flight when its future is canceled.
+        Canceling the future does not stop the request: Kafka may still store the batch.
         """
         where = TopicPartition(topic, partition)
         connection = self._connection(where)

@@ -60,7 +60,7 @@ KEPT_BYTES_MAX: Final = 16 << 10  # By default, at most this many bytes of an an
 
 # How many milliseconds the DNS look-up, connecting and the TLS handshake took; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
-REUSED: Final[Times] = (None, None, None)  # for a request on a connection that was already open: no step happened
+REUSED: Final[Times] = (None, None, None)  # on a connection that was already open
 
 
 class Owner(Protocol):

@@ -201,8 +201,8 @@ class MessageLog(Protocol):
     def append_for(
         self, writer: Acknowledged, build: BuildRecord, *, ordering_key: str | None = None, size: int = 0
     ) -> None:
-        """Append a message like append(), but pass the result to `writer` instead of a future, which would take two
-        more turns of the event loop.
+        """Append a message like append(), but pass the result to set_result() or set_exception() of `writer`. A future
+        would take two more turns of the event loop.
 
         If this method itself raises Unavailable, nothing is stored and `writer` gets no result.
         """

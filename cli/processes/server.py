@@ -34,7 +34,7 @@ REQUEST_S: Final = 60.0
 FRAMING_BYTES_MAX: Final = 32 << 10
 # These bytes of each chunk of a body do not count as framing: 16 digits for the chunk's size, and two line ends.
 _CHUNK_BYTES: Final = 20
-# A connection may have this many pipelined requests (sent before the answers to earlier ones). Others are dropped.
+# At most this many requests of a connection may wait for the answer to an earlier one. Further requests are dropped.
 PIPELINED_MAX: Final = 32
 WEBSOCKET_TEXT_BYTES_MAX: Final = 64 << 10  # the client of a tunnel sends only short WebSocket messages
 # A client that reads fewer bytes than this of a waiting answer in `request_s` seconds is disconnected.

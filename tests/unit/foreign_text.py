@@ -85,7 +85,7 @@ COVERED: Final[dict[str, str]] = {
     "url": "parse_url refuse_url _is_name",
     "address": "literal_address",
     "email": "refuse_email",
-    "message id": "parse_message_id parse_damaged_id parse_id_beginning DamagedIds.opened",
+    "message id": "parse_message_id parse_damaged_id DamagedIds.opened",
     "secret": "secret_bytes",
     "cursor metadata": "unpack",
     "event": "_decode_other",
@@ -356,7 +356,7 @@ def text_parsers() -> dict[str, TextParser]:
         "email": TextParser(refuse_email),
         "message id": TextParser(
             lambda text: (
-                *(ids.parse_damaged_id(text), ids.parse_message_id(text), ids.parse_id_beginning(text)),
+                *(ids.parse_damaged_id(text), ids.parse_message_id(text)),
                 damaged_ids.opened(text, "o"),
             )
         ),

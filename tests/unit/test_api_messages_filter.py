@@ -190,6 +190,8 @@ async def test_ids_and_keys_are_found(shop: Shop):
         assert "second" in await shop.names(f"q={shop.ids['second'][:length]}")
     assert await shop.names(f"q={shop.ids['second']}") == ["second"]
     assert await shop.names("q=0180994c-b6b2-7d0e-b7ad-414716e83386") == []
+    await shop.put("third", key="0180994c-b6b2-7d0e-b7ad-414716e83386")  # such a key is no id, nor is its beginning
+    assert await shop.names("q=0180994c-b6b2-7d0") == ["third"]
 
 
 async def test_only_the_messages_of_a_listener_and_only_its_states_are_shown(shop: Shop):

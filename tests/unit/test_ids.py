@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from broker.core.ids import PARTITIONS_MAX, message_id, parse_id_beginning, parse_message_id
+from broker.core.ids import PARTITIONS_MAX, message_id, parse_message_id
 
 TIMES = st.integers(0, 2**48 - 1)
 PARTITIONS = st.integers(0, PARTITIONS_MAX - 1)
@@ -92,14 +92,3 @@ def test_what_is_not_a_version_7_uuid_in_its_canonical_form_is_no_message_id(tex
 @given(st.text(max_size=60))
 def test_no_text_makes_it_raise(text):
     assert parse_message_id(text) is None
-
-
-@pytest.mark.parametrize(
-    ("length", "expected"),
-    [(12, None), (13, (1_700_000_000_000, None)), (14, (1_700_000_000_000, None)), (17, (1_700_000_000_000, None))]
-    + [(length, (1_700_000_000_000, 7)) for length in (18, 19, 25, 36)],
-)
-def test_the_beginning_of_an_id_has_its_time_and_perhaps_its_partition(length, expected):
-    text = message_id(at_ms=1_700_000_000_000, partition=7, random_bits=5)
-    assert parse_id_beginning(text[:length]) == expected
-    assert parse_id_beginning(text[:length].upper() + "G") is None

@@ -54,7 +54,8 @@ class KeptAnswers:
     )
 
     def __init__(self, touch: Callable[[int], bool]) -> None:
-        # `touch` includes a partition in a checkpoint soon. It returns False if the worker does not deliver it.
+        # `touch(partition)` includes a partition in a checkpoint soon. False means that this worker does not deliver
+        # from it.
         self._touch = touch
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}

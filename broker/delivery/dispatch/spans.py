@@ -14,7 +14,7 @@ from broker.ports import Span, Tracing
 
 
 class Spans:
-    """The trace spans of one listener's attempts in flight. Without tracing, there are none."""
+    """The open trace spans of one listener's attempts. Empty if tracing is off."""
 
     __slots__ = ("_tracing", "open")
 

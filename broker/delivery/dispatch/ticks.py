@@ -58,7 +58,7 @@ class Ticks:
         for number in itertools.count():
             if tuning.rest_s and not (self._active or pumped or self._liveness.down):
                 await self._rest(dispatchers)
-                # Restart the measurement of the time spent waiting for a processor: the pause must not count in it.
+                # waited() measures since its last call. So call it here, to leave the rest out of the next measurement.
                 processor.waited()
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()

@@ -110,7 +110,7 @@ class Retention:
         young = await offsets_since(self._requests, self._messages, dict.fromkeys(partitions, before_ms))
         lags: deque[_Lag] = deque()
         for partition in partitions:
-            # Check that the worker still owns the partition. Another owner may have moved deliveries to `outstanding`.
+            # Check that the worker still owns the partition. A new owner's deliveries may still need these messages.
             await self._assure()
             if self._partitions.get(partition) is not owned[partition]:
                 continue  # The partition was handed over meanwhile, so what this worker knows about it is out of date.

@@ -46,12 +46,12 @@ class OutstandingEntry:
     # `bare` is true if the record has no copy of the message's data. Retention then keeps the message in `messages`.
     # `bare` is UNREAD if the delivery is parked because its message, an update or earlier results are unreadable.
     bare: int = False
-    # To undo redrives, the fields `undo_…` hold values from before the first redrive after the newest attempt.
+    # The fields `undo_…` hold what the first redrive since the newest attempt replaced. undo() puts these values back.
     # If there was no redrive since the newest attempt, `undo_forgiven` is None.
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
     undo_due_ms: int | None = None
-    waits: bool = False  # whether the index counts the message as one that waits for the listener
+    waits: bool = False  # whether this message is part of the index's count of messages that wait for the listener
     key_queue: KeyQueue | None = field(init=False)  # identifies its ordering key
 
     def __post_init__(self) -> None:

@@ -71,9 +71,8 @@ class Outstanding:
         # Deliveries with an ordering key that are being written to `outstanding`. Later ones of the key wait for them.
         self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
-        self._due = due = Due(
-            self._index, self._coming, self._redrives, partitions, dispatchers, self._message_of, tuning
-        )
+        of_due = self._coming, self._redrives, partitions, dispatchers
+        self._due = due = Due(self._index, *of_due, self._message_of, tuning)
         self.pause = due.pause
         self._sync = IndexSync(self._index, self._records, topic, requests, due, tuning)
         self.notes = self._sync.notes
@@ -109,9 +108,7 @@ class Outstanding:
                 self._redrives.begin(dispatcher.listener, self._due)
 
     def close(self) -> None:
-        """Close the index, because the worker no longer owns the partitions. The index need not be saved: the next
-        owner builds a new one from Kafka.
-        """
+        """Close the index, because the worker lost the partitions. The next owner builds another one."""
         self._owned.clear()
         self._sync.close()
         self._index.close()

@@ -91,7 +91,8 @@ class Message:
 
 def messages(records: Iterable[Any], queue_ids: Collection[str] | None = None) -> Iterator[Message]:
     """Yield the messages of the given queues that are in these Kafka records. If `queue_ids` is None, yield all
-    messages. The first header of a record holds the id of the message's queue.
+    messages. The first header of a record holds the id of the message's queue, so only the yielded messages are
+    decoded.
     """
     wanted = None if queue_ids is None else {queue_id.encode() for queue_id in queue_ids}
     for record in records:
