@@ -217,7 +217,7 @@ class Due:
         return None
 
     def _fresh(self, entry: OutstandingEntry) -> OutstandingEntry:
-        """Return the delivery. If it was redriven (retried on request) since its record was written, make it due now."""
+        """Return the delivery. If it was redriven (retried on request) after its record was written, it is due now."""
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.redrive(dispatcher.listener.redrives, now_ms()):
             self._index.redriven(entry, now_ms(), was_parked=False)
