@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -57,6 +58,43 @@ async def test_what_is_parked_is_shown_and_redriven(tmp_path: Path):
             wrong = await asyncio.to_thread(run, "redrive", "orders", "nobody")
             assert wrong.returncode == 1
             assert "no listener" in wrong.stderr
+
+
+async def test_a_retry_that_waits_in_the_workers_memory_is_redriven_by_its_message(tmp_path: Path):
+    async with Listeners() as listeners:
+        listeners.status["a"] = 422
+        with Running(tmp_path / "data", "--partitions", "2") as server:
+            async with httpx.AsyncClient(
+                base_url=server.url, headers={"x-api-key": server.api_key}, timeout=20
+            ) as client:
+                queue = (await client.put("/v1/queues", json={"name": "orders"})).json()["queue"]["id"]
+                where = {"notify_url": listeners.url("a"), "liveness_url": listeners.url("a")}
+                body = {"name": "billing", "retry_first_ms": 50_000, **where}
+                listener = (await client.put(f"/v1/queues/{queue}/listeners", json=body)).json()["listener"]["id"]
+                puts = [await client.put(f"/v1/queues/{queue}/messages", json={"data": "x"}) for _ in range(5)]
+                ids = [put.json()["message"]["id"] for put in puts]
+
+                async def due() -> dict[str, str] | None:
+                    """When each that has failed once is tried again, if all have failed."""
+                    answers = [await client.get(f"/v1/queues/{queue}/messages/{one}") for one in ids]
+                    states = [answer.json()["message"]["listeners"][0] for answer in answers]
+                    once = {
+                        one: state["next_attempt_at"]
+                        for one, state in zip(ids, states, strict=True)
+                        if len(state["attempts"]) == 1
+                    }
+                    return once if all(state["state"] == "retrying" for state in states) else None
+
+                times = await until(due, what="all wait for another attempt")
+                last = max(times, key=times.__getitem__)
+                path = f"/v1/queues/{queue}/listeners/{listener}"
+                kept = (await client.get(f"{path}/deliveries")).json()["deliveries"]
+                assert last not in [one["message"]["id"] for one in kept], "it waits in memory"
+                listeners.status.clear()
+                answer = await client.post(f"{path}/redrive", json={"messages": [last]})
+                assert answer.json()["count"] == 1
+                await until(lambda: listeners.ids("a")[last] == 1, what="it arrives")
+                assert datetime.now(UTC) < datetime.fromisoformat(times[last]), "before its time"
 
 
 async def test_a_redrive_is_cancelled_and_what_it_had_not_retried_stays_parked(tmp_path: Path):
