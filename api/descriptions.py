@@ -95,7 +95,8 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     ),
     "redriveListener": (
         "Retries parked and retrying deliveries now: those of the messages in the body, or all. Each starts again "
-        "with all its attempts."
+        "with all its attempts. Deliveries in their first minute of failures are attempted now, too, but their "
+        "attempts so far still count. Without messages in the body, the answer's `count` leaves these deliveries out."
     ),
     "cancelRedrives": (
         "Cancels the retries that were asked for with `redriveListener`. Deliveries that were not attempted since are "
