@@ -123,7 +123,8 @@ class ApiKeys:
         )
         try:
             await self._control.append(event)
-        # If Kafka does not store the event `key.used`, do not send it again: a use about an hour later is recorded.
+        # If Kafka does not store the event `key.used`, do not send it again. The key's first use after an hour is
+        # recorded.
         except BrokerError as error:
             log.warning("key.use_not_noted key=%s error=%s", api_key.id, error)
 

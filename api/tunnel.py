@@ -187,7 +187,9 @@ class Tunnels:
 
     @property
     def waiting(self) -> int:
-        """The number of workers' requests and probes that no client has answered yet."""
+        """The number of requests and liveness probes of workers that wait for the answer of a tunnel's client, such as
+        `everput listen`.
+        """
         return sum(tunnel.waiting for tunnel in self._open.values())
 
     @contextlib.contextmanager

@@ -117,9 +117,9 @@ class Busy(Unavailable):
 
 
 class LogUnavailable(Unavailable):
-    """Kafka can't be reached, a partition has no leader, or Kafka refused a request. This error is also raised if
-    another worker may own this process's partitions by now. If records may have been stored in spite of this error, the
-    method that raises it says so.
+    """Kafka can't be reached, a partition has no leader, or Kafka refused a request. This error is also raised if this
+    process may have lost its partitions to another worker. The method that writes to Kafka says whether records may be
+    stored after this error.
     """
 
     code = "log-unavailable"

@@ -59,9 +59,9 @@ def stored_size(size: int) -> int:
 class StoredBytes:
     """The counts of the organizations' stored bytes, and the limit. Each process has one object of this class.
 
-    `bytes_max` is the limit of a tenant: an account with all organizations that it created. None means no limit.
-    Organizations that the operator created have no limit. Bytes that were stored on a day which ended more than
-    `retain_s` seconds ago (UTC) no longer count.
+    `bytes_max` is the limit of each tenant; None means no limit. A tenant is an account with all organizations that it
+    created. Organizations that the operator created have no limit. Bytes that were stored on a day which ended more
+    than `retain_s` seconds ago (UTC) no longer count.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class Publisher:
     ) -> None:
         self.concurrency = concurrency
         self._stack = AsyncExitStack()
-        # Each client gets an equal share of the lines, so their shares of the concurrency differ by at most one.
+        # The clients take blocks of lines in turn. So they divide the concurrency as equally as possible.
         count = -(-concurrency // CONNECTIONS_EACH)
         self._clients = [
             AsyncClient(

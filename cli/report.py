@@ -65,7 +65,8 @@ class StorageRow:
 class ProcessRow:
     """A process in the report of `everput status`.
 
-    `address` is the admin address that reported the process. `figures` holds the numbers that FIGURES names.
+    `address` is the admin address that was asked. `figures` maps names of FIGURES to numbers, without those that were
+    not reported.
     """
 
     address: str

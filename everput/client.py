@@ -289,8 +289,8 @@ class _Tries:
 
 
 class _Reading(_Tries):
-    """The state of one reader of the log over several connections. Events are held back until a line with a cursor has
-    followed them, so that no event is repeated on the next connection.
+    """The state of one reader of the log over several connections. The caller gets events only when a line with a
+    cursor has followed them. A new connection continues from the newest cursor, so the caller gets no event twice.
     """
 
     def __init__(self, request: Request[LogLine], give_up_after_s: float, *, refused_at_once: bool) -> None:

@@ -236,8 +236,8 @@ def _credentials(options: dict[str, Any]) -> Any:
 def prepare() -> None:
     """Create a Faust app and drop it, so that further apps are created in a tenth of the time.
 
-    The first app of a process imports modules, and looks up the file of each imported module. A process that forks
-    others calls this function first, so that the forked processes need not import the modules.
+    The first app of a process is slow, because it imports modules. So a process calls this function before it forks
+    others.
     """
 
     async def agent(_stream: Any) -> None:

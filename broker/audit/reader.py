@@ -292,8 +292,8 @@ class _Reading:
         ]
 
     async def _offsets(self, at_ms: int, *, confirmed: bool = False) -> list[int]:
-        """Return each partition's offset at the time `at_ms`. For EARLIEST, this is the partition's start; for LATEST,
-        its end.
+        """Return, for each partition, the offset of the first record whose time is `at_ms` or later. For EARLIEST, this
+        is the partition's start; for LATEST, its end.
 
         With `confirmed`, the offset is checked against the times of records, because Kafka's time index may be damaged.
         If all records of a partition are older than `at_ms`, its offset is -1; with `confirmed`, it is the end offset.

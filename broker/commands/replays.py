@@ -206,7 +206,9 @@ class ReplayCommands:
     def _now(self, event: ev.ReplayEvent) -> Replay:
         replay = self._view.state.replays.find(event.organization_id, event.replay_id)
         if replay is None:
-            raise NotFound("The replay's listener was deleted while this request was running.")
+            raise NotFound(
+                "The replay's listener was deleted while this request was running, and the replay has ended with it."
+            )
         return replay
 
     async def _count(

@@ -30,8 +30,8 @@ class Cursor:
     """A cursor: the progress of a listener's deliveries in one partition. Kafka stores it as a committed offset with
     metadata.
 
-    A message of the listener's queue is settled (delivered, parked, cancelled or kept in `outstanding`) if its offset
-    is below `top` and not in `open`.
+    A message of the listener's queue whose offset is below `top` and not in `open` is settled: delivered, parked,
+    cancelled or kept in `outstanding`.
     """
 
     top: int

@@ -53,7 +53,7 @@ _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )
 # Everput writes an event's type first, so an event of an unwanted type can be skipped without decoding it.
-# If a Kafka record does not begin with these bytes, Everput must decode the record to learn the event's type.
+# If a Kafka record begins with these bytes, the event's type follows. Otherwise, Everput must decode the record.
 _TYPED: Final = b'{"type":"'
 
 
@@ -98,7 +98,7 @@ class Selection:
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
     # A record that contains none of the texts in `_places` can match the filter only if its type is in `_OF_MANY`.
-    # If `_places` is empty, it excludes no record.
+    # If `_places` is empty, this check excludes no record.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -112,7 +112,7 @@ class Window(Generic[D]):
         return self.scan_from is not None and offset >= self.scan_from
 
     def take(self, offset: int, delivery: D) -> None:
-        """Add the delivery of an older message to the open deliveries. may_take() must have returned True for its
+        """Add the delivery of a message that a catch-up reader has read. may_take() must have returned True for its
         offset.
         """
         if self.behind:

@@ -207,7 +207,8 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        # If the secrets or headers of one listener can't be decrypted, only this listener gets no messages.
+        # If one listener's secrets or headers can't be decrypted while the worker runs, only this listener gets no
+        # messages.
         except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)

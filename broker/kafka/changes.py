@@ -176,7 +176,7 @@ class ChangesTopic:
         """Yield the records in [offset, end). Ranges that were given up as lost are skipped, and the updates and
         deletions in them have no effect.
 
-        Raises LogUnavailable if Kafka does not answer. Raises LogDamaged if another range is unreadable, because an
+        Raises LogUnavailable if Kafka does not answer. Raises LogDamaged for any other unreadable range, because an
         update or deletion may be in it.
         """
         return self._requests.walk(self._topic.name, partition, offset, end, pass_given_up=True)

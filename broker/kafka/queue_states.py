@@ -25,7 +25,7 @@ from broker.ports import Cursors, DeliverySummary, OutstandingDelivery, PlacedMe
 _PENDING: Final = DeliverySummary("pending", 0)
 _DELIVERED: Final = DeliverySummary("delivered")
 _UNKNOWN: Final = DeliverySummary("unknown")
-# To find states of deliveries, one call makes at most this many reads of 1 MiB (about 10 ms each) in `outstanding`.
+# One call makes at most this many reads of the topic `outstanding`, of 1 MiB each (about 10 ms).
 _READS_MAX: Final = 32
 
 Rows = Mapping[tuple[str, str], OutstandingDelivery]

@@ -319,8 +319,8 @@ class ChangeLog(Protocol):
     """
 
     async def append(self, event: MessageChange) -> tuple[int, int]:
-        """Append a change of a message. Return its offset (-1 if unknown), and the offset of the topic `deliveries`
-        from which to look for the worker's answer.
+        """Append a change of a message to `changes`. Return its offset there (-1 if unknown), and the offset in
+        `deliveries` at which to begin to look for the worker's answer.
 
         Raises InDoubt if the change may have been stored, and any other Unavailable if it was not stored.
         """

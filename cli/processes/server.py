@@ -236,7 +236,8 @@ class _Connection(_Written, DirectPutProtocol):
     _last_taken = False  # True if this connection accepts no more requests, and closes after the last answer
     # True if the client has begun another request after the last one that is accepted. Its bytes are dropped.
     _deaf = False
-    # True if the last answer was sent before its whole request had arrived. The rest is dropped, for up to `request_s`.
+    # True if this connection closes as soon as the client has sent its whole request, because the answer was sent
+    # early.
     _closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -135,8 +135,8 @@ class Changes:
         self._tail.follow({partition: one.position for partition, one in taken.items()})
 
     def placed(self, taken: Mapping[int, Taken]) -> None:
-        """Answer the newest updates and deletions of messages, whose clients may still wait. Cancel stored deliveries
-        of deleted messages, except those of replays. Call this when the listeners' committed offsets are loaded.
+        """Answer clients that may still wait for the newest updates and deletions. Cancel stored deliveries of deleted
+        messages, except those of replays. Call this when the listeners' committed offsets are loaded.
         """
         for partition, one in taken.items():
             recent = []

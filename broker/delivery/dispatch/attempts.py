@@ -185,8 +185,9 @@ class Attempts:
 
     @staticmethod
     def _changed(delivery: Delivery) -> bool:
-        """Return whether this delivery must not be sent. While the connection was being opened, its message may have
-        been deleted (then cancel the delivery) or updated (then read the new data), or the delivery dropped.
+        """Return True if this delivery must not be sent now: its message was deleted or updated while the connection
+        was being opened, or the delivery was dropped. If the message was deleted, cancel the delivery. If it was
+        updated, start to read the new data, which is sent later.
         """
         assignment = delivery.stream.assignment
         changed = bool(assignment.known_changes) and delivery.state is CONNECTING and assignment.hold(delivery)

@@ -378,7 +378,7 @@ class Dispatcher:
 
     @property
     def wants_more(self) -> bool:
-        """Whether deliveries are ready, and the listener can handle more attempts than are in flight now."""
+        """Whether deliveries are ready, and the listener could use more attempts than are in flight now."""
         return bool(self.deliveries.ready) and not self.limits.held_back(self.busy)
 
     def drop(self, stream: Stream) -> None:

@@ -119,10 +119,9 @@ class Due:
         self._soonest_ms = min(self._next_ms.values(), default=None)
 
     def _choose(self, at_ms: int) -> tuple[list[OutstandingEntry], bool]:
-        """Return due deliveries of the listeners whose dispatchers have room, at most `due_each_at_once` of one
-        listener. Also return whether a redrive (a request to retry now) may make more deliveries due immediately.
-
-        Choose no further listener after `due_at_once` deliveries are chosen, or `looks_max` are examined.
+        """Return the due deliveries to hand over next, and whether a redrive may make more due immediately. Each
+        listener with room in memory gets at most `due_each_at_once`. Stop after `due_at_once` in all, or after
+        `looks_max` were examined.
         """
         chosen: list[OutstandingEntry] = []
         more, looks = False, self._tuning.looks_max

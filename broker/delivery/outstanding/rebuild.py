@@ -31,7 +31,8 @@ class Outcomes:
     """The results of a partition's deliveries, read from the topic `deliveries`."""
 
     def __init__(self) -> None:
-        # The newest attempt of each delivery that was attempted and not delivered, by listener id and message id.
+        # The newest failed attempt of each delivery, by listener id and message id. See delivered() for a later
+        # success.
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
         # A bit for each offset, by listener id. The bit is 1 if the message at the offset was delivered.

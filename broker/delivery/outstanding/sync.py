@@ -112,7 +112,7 @@ class IndexSync:
         # The count in `_known` says how many records this worker had written to the partition when it noted the offset.
         self._known: dict[int, tuple[int, int]] = {}
         # By partition of `outstanding`: `_written.changes` at its newest fingerprint, and this fingerprint as text.
-        # A partition needs a new fingerprint if the value of `_written.changes` has changed since.
+        # If `_written.changes` has another value now, the partition needs a new fingerprint.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:

@@ -187,9 +187,9 @@ class CatchUp:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 
     async def _pass_damage(self, partition: Partition, damage: LogDamaged) -> None:
-        """Park the deliveries of these unreadable records for all listeners that wait for the records, and let the
-        listeners continue after the damaged range. Raises LogUnavailable if Kafka does not answer or the worker has
-        lost the partition.
+        """Park the deliveries of records of the damaged range for each listener that waits for these records. The
+        listener then continues after the range. Raises LogUnavailable if Kafka does not answer or the worker has lost
+        the partition.
         """
         found = []
         for stream in list(self._lagging.get(partition.number, ())):

@@ -83,8 +83,8 @@ class Partition:
         return self._ring_bytes
 
     def pass_over(self, last: int) -> None:
-        """Skip unreadable records up to this offset. The listeners then request these records from a reader of older
-        messages. If the records are still unreadable, this reader parks the listeners' deliveries of them.
+        """Skip unreadable records up to and including the offset `last`. A catch-up reader then tries them once more
+        for each listener, and parks the deliveries if they are still unreadable.
         """
         if last < self.tail:
             return
