@@ -23,8 +23,8 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """The memory that unfinished request bodies may use in one process. A part of a body is refused if, with it, the
-    bodies of the tenant would use more bytes than stay free. So a single tenant gets at most half of the memory.
+    """The memory that unfinished request bodies may use in one process. A part of a body is refused if the tenant's
+    bodies would then use more bytes than are left for all others. So a single tenant gets at most half of the memory.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:

@@ -52,7 +52,7 @@ _JSON: Final = b"application/json"
 _QUERY_FIELDS_MAX: Final = 100
 _LENGTH_DIGITS_MAX: Final = 19  # digits of the header Content-Length
 _READS: Final = ("GET", "HEAD")
-# No cache may store an answer without an entity tag: a cache does not know that the answer depends on X-API-KEY.
+# No cache may store an answer without an entity tag. It could return the answer to a client with another API key.
 _NOT_STORED: Final = (b"cache-control", b"no-store")
 # The client may keep an answer with an entity tag. Before each further use, it must ask the server, with the tag.
 _ASKED_AGAIN: Final = (b"cache-control", b"private, no-cache")
@@ -414,7 +414,8 @@ class Resource:
                 raise MethodNotAllowed(detail, allow=self._allow)  # noqa: TRY301
             if method.scope is not None:
                 await call.admit(method.scope, narrows=method.narrows)
-                # Before a GET, read `control` to its end, so that it shows earlier changes. If this fails, answer 503.
+                # Before a GET, wait until this process has read `control` to its end, so that the answer shows all
+                # earlier changes.
                 if scope["method"] in _READS:
                     await self._service.view.caught_up()
             if scope["query_string"]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.core.histogram import Histogram
 
-# If a client disconnects before it has sent the whole body, its request counts with this status (nginx invented it).
+# The status under which a request is counted if the client disconnects while the API reads its body, as in nginx
 GONE: Final = 499
 
 

@@ -61,9 +61,9 @@ class Sealer:
             return self._any.decrypt(sealed).decode()
         except InvalidToken:
             raise ConfigurationError(
-                "the log holds secrets that no given sealing key can decrypt: add the missing key after a comma, where "
-                "the sealing key is set (EVERPUT_SEALING_KEY, EVERPUT_SEALING_KEY_FILE, or the file `sealing-key` in "
-                "the data directory), and start again"
+                "the log holds secrets that none of the given sealing keys can decrypt: append a comma and the missing "
+                "key to the sealing key (in EVERPUT_SEALING_KEY, in the file that EVERPUT_SEALING_KEY_FILE names, or "
+                "in the file `sealing-key` of the data directory), and start again"
             ) from None
 
     def derived_keys(self, purpose: str) -> list[bytes]:

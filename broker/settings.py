@@ -84,7 +84,8 @@ class Settings:
     # through each API process.
     # Each full 4 KiB of a change's body counts as one more change. Deletions and pauses do not count.
     changes_per_min: int | None = None
-    organization_bytes_max: int | None = None  # bytes that all organizations created by an account store together
+    # All organizations created by one account may store at most this many bytes together.
+    organization_bytes_max: int | None = None
     retain_messages_s: int | None = None  # None keeps all messages
     append_timeout_ms: int = 5_000  # wait for Kafka's acknowledgement
     body_bytes_max: int = 8 << 20  # largest body of a request

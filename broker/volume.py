@@ -31,7 +31,7 @@ STEP_BYTES_MIN: Final = 1 << 20
 RECORD_BYTES: Final = 192
 # Kafka's index files are smaller than 1/128 of the log: they add at most 20 bytes for each 4,096 bytes.
 _INDEX_PART: Final = 128
-# If a tenant has no limit, its bytes are recorded in `control` after each growth by 1/64 of them, at least 16 MiB.
+# For a tenant without a limit, each growth by 1/64 of its bytes is reported. They count as at least this many.
 _UNBOUNDED_BYTES_MIN: Final = 1 << 30
 # Every RECORD_S seconds, a process records all growths of stored bytes that it has not recorded yet.
 RECORD_S: Final = 6 * 3600.0

@@ -143,10 +143,8 @@ def _origin(url: str) -> tuple[str, str, int | None]:
 
 
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command with the options for the API: `--url`, `--key`, `--profile` and `--data-dir`.
-
-    The command gets the arguments `url` and `key` (an API key). If there is no key, the decorated command raises
-    ConfigurationError.
+    """Add the options `--url`, `--key`, `--profile` and `--data-dir` to a command. The command is called with the `url`
+    and the API key `key` that follow from them. If no key is found, ConfigurationError is raised.
     """
 
     @functools.wraps(command)

@@ -30,6 +30,7 @@ AGAIN: Final = frozenset({429, 502, 503, 504})
 _IN_FLIGHT: Final = "in-flight"
 _IN_DOUBT: Final = "in-doubt"
 _SESSION: Final = "evs_"  # prefix of a session's token
+_CLOSED: Final = "the client was closed before the request was answered; the server may have carried it out"
 
 T = TypeVar("T")
 
@@ -93,6 +94,8 @@ class Client:
                 wait_s = tries.after_problem(response)
             self.again += 1
             time.sleep(wait_s)
+            if self._http.is_closed:
+                raise NoAnswer(_CLOSED)
 
     def pages(self, request: Request[T]) -> Iterator[T]:
         """Yield the pages of a list."""
@@ -173,7 +176,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections. Puts that have no answer yet fail with NoAnswer, but their messages may be stored."""
+        """Close all connections. Requests without an answer fail with NoAnswer; the server may have carried them out."""
         await self._puts.close()
         await self._http.aclose()
 
@@ -210,6 +213,8 @@ class AsyncClient:
                 wait_s = tries.after_problem(response)
             self.again += 1
             await asyncio.sleep(wait_s)
+            if self._http.is_closed:
+                raise NoAnswer(_CLOSED)
 
     async def pages(self, request: Request[T]) -> AsyncIterator[T]:
         """Yield the pages of a list."""

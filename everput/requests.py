@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Generic[T]):
-    """A request to Everput's API, with the type of its answer."""
+    """A request to Everput's API. `answer` is the class of its decoded answer."""
 
     method: str
     path: str

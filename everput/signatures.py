@@ -143,7 +143,9 @@ def _batch_message(element: _Element) -> BatchMessage:
     """
     body = bytes(element.body)
     if bool(body) == (element.body_base64 is not None):
-        raise ValueError("each message of a batch must have either `body` or `body_base64`, but not both")
+        raise ValueError(
+            "a message of this batch has both `body` and `body_base64`, or neither, so the request is not from Everput"
+        )
     if element.body_base64 is not None:
         body = base64.b64decode(element.body_base64, validate=True)
     return BatchMessage(

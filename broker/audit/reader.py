@@ -70,7 +70,8 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# A function that says whether a listener belongs to a queue, or belonged to it before the listener was deleted.
+# Takes the ids of an organization, a listener and a queue. Tells whether the listener belongs, or belonged, to the
+# queue.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 

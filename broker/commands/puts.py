@@ -172,7 +172,7 @@ def new_put(
     """
     if queue.name == ALERTS_QUEUE:
         raise Refused(
-            f"Only Everput itself puts messages into the queue {ALERTS_QUEUE}, and nobody can change their data. "
+            f"Only Everput itself puts messages into the queue {ALERTS_QUEUE}, and nobody can change these messages. "
             "Use another queue."
         )
     if len(data) * _UTF8_BYTES_A_CHAR_MAX > DATA_BYTES_MAX and len(data.encode()) > DATA_BYTES_MAX:

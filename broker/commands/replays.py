@@ -164,7 +164,7 @@ class ReplayCommands:
         return await self._change(ev.ReplayPaused(**event_fields(context), replay_id=replay.id, reason="asked for"))
 
     async def resume(self, context: Context, replay: Replay) -> Replay:
-        """Resume a paused replay, and return it. Record nothing if it is not paused or has ended."""
+        """Resume a paused replay, and return it. If it is not paused or has ended, return it unchanged."""
         if replay.paused is None or replay.ended is not None:
             return replay
         return await self._change(ev.ReplayResumed(**event_fields(context), replay_id=replay.id))

@@ -104,7 +104,8 @@ class Cursor:
             )
         except (ValueError, TypeError):  # TypeError means too many fields
             return cls(top=offset)
-        # Ignore metadata that contradicts itself: a `top` offset that is too high would skip messages.
+        # Ignore metadata that contradicts itself, and deliver from the committed offset: too high a `top` would skip
+        # messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))

@@ -89,7 +89,7 @@ class Damage:
 
 
 def joined(*parts: Damage) -> Damage:
-    """Return a set of all ranges in these sets."""
+    """Return the union of these sets of ranges. Ranges that touch each other are joined."""
     whole = Damage()
     for part in parts:
         for one in part:

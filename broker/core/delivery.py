@@ -259,7 +259,8 @@ class History:
     number: int
     first_at_ms: int
     since_ms: int
-    again: bool = False  # True if an attempt was repeated already because the listener had closed the idle connection
+    # True if an attempt was already repeated at once, because the listener had closed an idle connection.
+    again: bool = False
     outstanding: bool = False  # True if the delivery comes from the topic `outstanding`
     crowded: bool = False  # True if other deliveries need the delivery's place in memory
 

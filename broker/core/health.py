@@ -20,7 +20,8 @@ from broker.core.varints import pack, unpack
 MINUTES: Final = 5
 # With fewer than eight attempts in five minutes, the newest attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
-# With eight or more attempts in five minutes, a listener is failing if over a quarter of them fail (but see MENDED_MS).
+# With eight or more attempts in five minutes, a listener is failing if over a quarter of them fail (except by
+# MENDED_MS).
 FAILING: Final = 0.25
 # A listener is no longer failing when it accepts an attempt at least a minute after its newest failed attempt.
 MENDED_MS: Final = 60_000

@@ -41,8 +41,8 @@ class Lane(Generic[T]):
     """A partition of the log in a merge. The merge brings the records of all partitions into the order of time.
     `at` is the offset of the next record to read, and reading ends before the offset `end`.
 
-    `rank` is the position of its topic in the order of topics. `floor_ms` is the highest time of a record that was
-    read from the partition.
+    Records of the same time are ordered by `rank`, the position of their topic. `floor_ms` is the highest time read so
+    far: a later record of the partition never counts as earlier.
     """
 
     __slots__ = ("at", "end", "floor_ms", "held", "partition", "rank")

@@ -228,7 +228,7 @@ class KeptDelivery(Event, frozen=True, kw_only=True):
 
     `number` counts the attempts made. `forgiven` counts the attempts before the last redrive, which no longer count
     against the limit of attempts. `redrives` is how many redrives of the listener the worker had seen when it wrote the
-    event. So a later redrive also applies to this delivery.
+    event. Later redrives that concern the message apply to this delivery.
     """
 
     listener_id: str

@@ -16,8 +16,8 @@ _TUNNEL: Final = "tunnel"
 def same_origin(one: str, other: str) -> bool:
     """Return whether two URLs have the same origin: scheme, host and port (RFC 6454).
 
-    A URL that can't be parsed has the same origin only as an equal URL. All tunnels count as one origin, because each
-    connection of `everput listen` gets a new address.
+    A URL that can't be parsed has the same origin only as an equal URL. All URLs of tunnels (`tunnel:…`, made by
+    `everput listen`) count as one origin, because each connection gets a new one.
     """
     return one == other or (_origin(one) is not None and _origin(one) == _origin(other))
 

@@ -199,5 +199,5 @@ class Window(Generic[D]):
 
     @property
     def first(self) -> int | None:
-        """The lowest offset of an open delivery; None if no delivery is open."""
+        """The lowest offset of an open delivery (one that has not ended); None if no delivery is open."""
         return min(self.open, default=None)

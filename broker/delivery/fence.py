@@ -19,8 +19,7 @@ from broker.ports import NoMember
 
 async def _handed_over() -> None:
     raise LogUnavailable(
-        "this worker does not own the partitions any more: it has handed them over or lost them; the worker that owns "
-        "them next sends their messages"
+        "this worker does not own the partitions any more; their next owner sends the messages, so nothing need be done"
     )
 
 

@@ -43,7 +43,7 @@ class Tuning:
     retries_max: int = 128
     # If ordering keys block this many deliveries of a listener, those of slow keys move to `outstanding`.
     # Half of the messages that the listener may have in memory is the limit if that is less than `key_waiting_max`.
-    # While a listener is new, `key_waiting_max` does not apply to it.
+    # `key_waiting_max` does not apply to a listener that is new (see `attempts_new_max`).
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
 

@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 
 # Usually, the next batch to a broker is sent at least 4 ms after a batch with three or more puts.
 PAUSE_S: Final = 0.004
-_COMPANY: Final = 3  # a broker gets a pause after a batch with this many puts; a put of several messages counts as one
+# After a batch with at least this many puts, the next batch to the broker waits. A put of several messages is one put.
+_COMPANY: Final = 3
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # If this many messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000

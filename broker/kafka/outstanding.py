@@ -30,8 +30,8 @@ _SEPARATOR: Final = b":"
 
 
 class KafkaOutstanding:
-    """The reader of the deliveries in the Kafka topic `outstanding`: parked and scheduled deliveries, and retrying ones
-    that wait there for their next attempt. It keeps no state of its own.
+    """The reader of the deliveries in the Kafka topic `outstanding`: parked ones, retrying ones, and ones that are not
+    attempted yet. It keeps no state of its own.
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, read_slots: ReadSlots) -> None:
@@ -120,7 +120,7 @@ class KafkaOutstanding:
         found: dict[str, OutstandingDelivery] = {}
         complete = True
 
-        # The unreadable record may be newer than any found record with the same key, so drop what was found.
+        # A range could not be read. It may hold newer records of any key, so drop what was found before it.
         def damaged(_damage: LogDamaged) -> None:
             nonlocal complete
             complete = False

@@ -189,8 +189,8 @@ class KafkaRequests:
     async def _from_another(
         self, topic: str, partition: int, offset: int, bytes_max: int, end: int, worth: Callable[[bytes], bool] | None
     ) -> FetchResult | None:
-        """Read from a follower, because the leader's copy is damaged (KIP-392). Return None if no follower has an
-        intact copy.
+        """Read the records from a follower, because the leader's copy is damaged (KIP-392). Return None if no follower
+        returns an intact copy.
         """
         leader = self.leader(topic, partition)
         for node in self._copies(topic, partition):

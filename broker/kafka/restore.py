@@ -75,7 +75,9 @@ class Restorer:
                 sent = await (await self._producer.send_batch(batch, topic, partition=partition))
                 first = sent.offset if first < 0 else first
         except kafka_errors.KafkaError as error:
-            raise LogUnavailable(f"Kafka did not acknowledge the records: {type(error).__name__}") from error
+            raise LogUnavailable(
+                f"Kafka did not acknowledge all records ({type(error).__name__}); some may be stored. Try again."
+            ) from error
         return first
 
     def _batches(self, records: Iterable[Record]) -> Iterable[Any]:

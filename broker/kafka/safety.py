@@ -114,9 +114,9 @@ def problems(kafka: KafkaSettings, topics: Topics, cluster: Cluster) -> list[str
 
 
 def doubts(kafka: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    """Yield a warning if the cluster does not say whether it has eligible leader replicas (KIP-966). Yield a warning if
-    fewer replicas must acknowledge committed offsets than messages: deliveries may repeat when committed offsets are
-    lost.
+    """Yield a warning if the cluster does not say whether it has eligible leader replicas (KIP-966). Also yield a
+    warning if Kafka's topic of committed offsets has a lower `min.insync.replicas` than the messages: committed offsets
+    can then be lost, and deliveries repeat.
     """
     if _needs_eligible_leaders(kafka) and cluster.features is None:
         yield f"the cluster does not say whether it has eligible leader replicas ({ELIGIBLE_LEADERS})"

@@ -52,8 +52,8 @@ class Batch(NamedTuple):
     """Records of one partition that were read and must be counted: those at offsets from `begin` up to, but not
     including, `end`. `unreadable` says that the whole range is damaged.
 
-    `assignment` is the number of the assignment of partitions during which the records were read. Records of an earlier
-    assignment are not counted.
+    `assignment` is the number of calls of forget_reads() before the records were read. After a further call, the
+    records are not counted, because they are read again.
     """
 
     lane: Lane

@@ -44,4 +44,4 @@ def test_a_servers_sealing_key_is_changed_while_it_is_stopped_and_a_lost_one_is_
     key_file.write_text(new_sealing_key())
     lost = everput("serve", "--data-dir", str(data_dir), "--port", "0")
     assert lost.returncode == 2
-    assert "no given sealing key can decrypt" in lost.stderr
+    assert "none of the given sealing keys can decrypt" in lost.stderr

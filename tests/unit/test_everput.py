@@ -211,6 +211,25 @@ async def test_a_request_that_was_sent_once_is_not_said_to_have_reached_nobody(a
         assert type(failed.value) is kind
 
 
+async def test_a_request_whose_client_is_closed_has_no_answer():
+    asked = asyncio.Event()
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(never, "127.0.0.1")
+    client = AsyncClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "k")
+    request = asyncio.ensure_future(client.send(everput.list_queues()))
+    await asked.wait()
+    await client.close()
+    with pytest.raises(NoAnswer):
+        await request
+    server.close()
+
+
 def test_it_waits_as_long_as_it_is_asked_to_and_not_for_ever():
     network = Answers(problem(503, "log-unavailable", **{"retry-after": "100"}))
     with pytest.raises(Problem, match="503"):

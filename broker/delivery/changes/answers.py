@@ -72,8 +72,8 @@ class Answers:
 
     def look(self, partition: int, offset: int, event: MessageChange, *, in_doubt: bool, honoured: bool) -> ChangeReply:
         """Return the reply to an update or deletion of a message, with the current state of the message's delivery to
-        each listener of its queue. Replays are left out. If an attempt is in flight, the state stays open until tell()
-        decides it.
+        each listener of its queue. Replays are left out. While an attempt is in flight, its delivery's state is missing
+        in the reply. tell() adds it when the attempt has ended, or `unknown` after `answer_s` seconds.
         """
         reply = ChangeReply(offset, event, in_doubt, honoured)
         for dispatcher in self._placed(partition, event.queue_id):

@@ -127,7 +127,9 @@ class DeliveryBatch(tuple[Delivery, ...]):
 
 
 def attempts_of(deliveries: Iterable[Delivery]) -> list[Attempt]:
-    """Return the newest attempt of each delivery, as (partition, offset, number)."""
+    """Return the newest attempt of each delivery, as (partition of the message, its offset, number of the attempt from
+    1).
+    """
     return [(delivery.stream.partition, delivery.offset, delivery.number) for delivery in deliveries]
 
 

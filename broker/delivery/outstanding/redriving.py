@@ -26,7 +26,7 @@ class _Redriving:
     deliveries due now.
     """
 
-    named: deque[str]  # ids of messages that the redrives name and that are not examined yet
+    named: deque[str]  # message ids listed in the redrives; an id is removed when its deliveries are made due
     count: int  # number of all redrives of the listener so far
 
 

@@ -172,7 +172,7 @@ class Outstanding:
                 await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
-                # Count the record's bytes twice, because Kafka compacts the topic only when half of it is out of date.
+                # Count the record's bytes twice: Kafka compacts the topic only when half of its bytes are out of date.
                 self._count(event.organization_id, 2 * len(value))
             if delivery.state is DROPPED:
                 self._written.doubt(stream.partition, key)

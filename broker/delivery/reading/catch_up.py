@@ -170,7 +170,7 @@ class CatchUp:
                 continue  # This request is over, for example because another read has served it.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                # The read searched only for messages of `queue_ids`, and this listener's queue is not among them.
+                # The read searched only for messages of `queue_ids`, so this listener needs a read of its own.
                 continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
