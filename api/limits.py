@@ -77,9 +77,8 @@ class Limit:
         return not self._buckets.look(whose, asyncio.get_running_loop().time(), count).wait_s
 
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:
-        """Raise TooManyRequests if one more use would exceed the limit, but do not count a use.
-
-        `left` uses must stay free for other clients, up to half of the limit.
+        """Raise TooManyRequests if one more use would leave fewer than `left` uses (at most half of the limit) for
+        other clients. Do not count a use.
         """
         left = min(left, self.size // 2)
         allowance = self._buckets.look(whose, asyncio.get_running_loop().time(), 1 + left)

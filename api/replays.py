@@ -36,7 +36,7 @@ class Replays:
 
     async def start(self, call: Call) -> Any:
         body = await call.json(ReplayBody)
-        # A replay to another URL sends messages to a new place, so it needs the scope that a new listener needs.
+        # A replay to another URL sends messages to a new place, so it needs the scope for creating listeners.
         if body.notify_url is not None:
             call.need("queues")
         replay_input = ReplayInput(

@@ -119,8 +119,8 @@ def errors_as_refusals(url: str) -> Iterator[None]:
         raise nothing_answers(url, error) from error
     except NoAnswer as error:
         raise ConfigurationError(
-            f"the API at {url} gave no usable answer: {error}; check the URL. If the command changes something, check "
-            "whether it did before you repeat it"
+            f"the API at {url} gave no usable answer: {error}; check the URL. If the command makes a change, look "
+            "whether the change was made before you repeat it"
         ) from error
 
 

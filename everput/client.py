@@ -176,7 +176,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections. Requests without an answer fail with NoAnswer; the server may have carried them out."""
+        """Close all connections. Requests without an answer fail with NoAnswer. Some may have been carried out."""
         await self._puts.close()
         await self._http.aclose()
 
@@ -259,7 +259,7 @@ class _Tries:
         self._refused_at_once = refused_at_once
         self._repeatable = request.repeatable
         self._give_up_after_s = give_up_after_s
-        self._sent = False  # True if any try may have reached the server
+        self._sent = False  # True if a try may have reached the server, and so may have taken effect
         self._begin()
 
     def _begin(self) -> None:

@@ -65,8 +65,8 @@ class MessageFilter:
 
 
 class ListedMessage(NamedTuple):
-    """A message of a list, with the states of its deliveries by listener id. The states are None if the list does not
-    need them.
+    """A message of a list, with the states of its deliveries by listener id. The states are None if they were not asked
+    for.
     """
 
     message: StoredMessage

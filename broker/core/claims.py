@@ -204,8 +204,8 @@ class ClaimIndex:
     def _begin(self) -> None:
         """Begin a new list of claims of Idempotency-Keys.
 
-        `_latest` maps the first 4 bytes of a key's hash to its newest row. `_before` maps a row to the previous row
-        with the same 4 bytes.
+        A row is an index in the list. `_latest` maps the first 4 bytes of a key's hash to its newest row. `_before`
+        maps a row to the previous row with the same 4 bytes.
         """
         self._recent = _Run(array("I"), array("Q"), array("I"), 0)
         self._latest: dict[int, int] = {}

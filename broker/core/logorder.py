@@ -148,8 +148,8 @@ class Merge(Generic[T]):
         return Run(lane, records, size)
 
     def _last_ms(self, first: Lane[T]) -> int:
-        """Return a log time in ms. Records of the partition `first` up to and including this time precede the next
-        records of all other partitions in the merged order.
+        """Return the time (inclusive) up to which records of the partition `first` come before those of all other
+        partitions. `first` is the partition with the next record.
         """
         if len(self._heap) == 1:
             return _NO_END_MS

@@ -141,7 +141,7 @@ class Tuning:
     # A round of taking due deliveries ends with the current listener after examining this many (a few milliseconds).
     looks_max: int = 256
     looks_each_max: int = 32  # A round of taking due deliveries examines at most this many of one listener.
-    # A redrive of many deliveries makes at most this many deliveries of a listener due at a time.
+    # A redrive of many deliveries makes them due in steps: in each step, at most this many deliveries of a listener.
     redriven_at_once: int = 16
     # Per listener and ordering key, at most this many deliveries from `outstanding` are in memory at the same time.
     key_taken_max: int = 8

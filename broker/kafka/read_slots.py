@@ -55,7 +55,9 @@ class ReadSlots:
                         for semaphore in (own, self._all):
                             await held.enter_async_context(semaphore)
                 except TimeoutError:
-                    raise Busy("Too many large reads of the log are running at the moment. Try again later.") from None
+                    raise Busy(
+                        "Too many large reads of messages are running at the moment. Try again in some seconds."
+                    ) from None
                 yield
         finally:
             requests.pop()

@@ -160,7 +160,7 @@ class KafkaRequests:
         return await self.retried(ask)
 
     def report(self, damage: LogDamaged) -> None:
-        """Pass an unreadable range, or a range whose records are missing, to the function on_damage()."""
+        """Tell on_damage(), if it is set, about a range whose records are unreadable or missing."""
         if self.on_damage is not None:
             self.on_damage(damage)
 

@@ -115,8 +115,8 @@ async def read_on(requests: KafkaRequests, topic: str, partition: int, offset: i
 class Counting:
     """The counting of puts and deliveries in the partitions that this process owns. It writes the counts to Kafka.
 
-    Call assign() first. Then call read(), which fetches records, and fold(), which counts them, in a loop. Call
-    write_if_due() after each of them.
+    Call assign() first. Then, in a loop, call write_if_due() and read(), and give each batch that read() returns to
+    fold().
     """
 
     def __init__(self, kafka: KafkaSettings, requests: KafkaRequests, writer: Appender) -> None:
@@ -171,8 +171,8 @@ class Counting:
         self._restart({lane: counted.get(lane, begins.get(lane, Position(0))) for lane in self.lanes})
 
     async def _found(self, lanes: Collection[Lane]) -> _Follower:
-        """Return a reader of the topic `statistics`. It knows the offset up to which each of these partitions is
-        counted, except for partitions that were never counted.
+        """Return a reader of the topic `statistics`. The reader knows the offset up to which each of these partitions
+        is counted, except for partitions that were never counted.
         """
         topic = self._writer.name
         first = (await self._requests.offsets(topic, {0: EARLIEST}))[0]

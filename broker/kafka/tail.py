@@ -147,7 +147,7 @@ class Tail(ConsumerRebalanceListener):  # type: ignore[misc]
         owned = await self._requests.groups.assignments(self._group, self._topic)
         workers = sorted(sorted(one) for one in owned if one)
         if sorted(partitions) not in workers:
-            raise LogUnavailable("the workers' consumer group is rebalancing")
+            raise LogUnavailable("the workers' consumer group is rebalancing, and the worker tries again")
         return Share(
             partitions=len(partitions) / topics(self._kafka).messages.partitions,
             workers=len(workers),

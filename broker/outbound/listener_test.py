@@ -37,7 +37,7 @@ class ListenerTest(NamedTuple):
     """The result of a listener test."""
 
     message_id: str
-    batch_id: str | None  # None if the message was not sent in a batch
+    batch_id: str | None  # None if the listener gets no batches
     status: int | None  # None if there was no answer
     error: str | None  # why no answer came; `failed-in-batch` if the answer to a batch rejects its message
     took_ms: int  # milliseconds from the start of connecting to the end of the answer's headers, or to the failure

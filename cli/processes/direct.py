@@ -90,7 +90,7 @@ class DirectPutProtocol(HttpToolsProtocol):
     # A put whose body has not completely arrived. None if there is none, or if uvicorn answers the put.
     _candidate: DirectCycle | None = None
     _before: Any = None  # the request before this put on the connection, if it was unanswered when the put began
-    # The event loop's time when the last direct put was answered and the connection became idle; else 0.0.
+    # When the connection became idle after a put that was answered without ASGI (loop time); 0.0 if it did not.
     _idle_since = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -100,7 +100,7 @@ async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Pat
             write_secret(password_file, password)
         try:
             await AccountCommands(control, view).create_account(EMAIL, password)
-        # Another server on the same Kafka cluster has already created the account.
+        # This is raised if another server on the same Kafka cluster has created the account first.
         except EmailTaken:
             remove_secret(password_file)
             password = None

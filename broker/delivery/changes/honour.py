@@ -340,7 +340,7 @@ class Changes:
         while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
-            # Park the delivery: the message's old data must not be sent, and its new data can't be read.
+            # Park the delivery: its updated message can't be read, and the old data must not be sent.
             except LogDamaged:
                 if delivery.state is RENEWING:
                     dispatcher.park_unreadable(delivery)

@@ -302,9 +302,9 @@ class Checkpoints:
                 cursors[listener_id] = idle
 
     def _may_wait(self, dispatcher: Dispatching, at_s: float) -> bool:
-        """Return whether a listener can skip this checkpoint. It can if it is slow or failing, its newest commit is
-        recent, few results of its attempts wait to be written, and no change is urgent. No listener can skip the final
-        checkpoint before a hand-over.
+        """Return whether this checkpoint may leave out a listener: one that is slow or failing, has a recent commit,
+        few results of attempts to be written, and no urgent change. The final checkpoint before a hand-over leaves out
+        none.
         """
         if self._hurried or not dispatcher.limits.low_priority:
             return False

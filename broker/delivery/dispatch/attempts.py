@@ -392,7 +392,7 @@ class Attempts:
         )
 
     def _count_failure(self, stream: Stream, failure: Failure, verdict: Verdict, at_ms: int) -> None:
-        """Update the limits and the circuit breaker after a failed attempt."""
+        """Count a failed attempt for the listener's priority and for its circuit breaker."""
         self._note_error(failure.error or str(failure.status), stream)
         limits, circuit = self._limits, self._circuit
         limits.failed()

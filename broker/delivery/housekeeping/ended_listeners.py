@@ -19,7 +19,7 @@ from broker.ports import DirectoryView
 
 log = logging.getLogger(__name__)
 
-# The worker that owns this partition deletes the committed offsets of each listener that no longer exists.
+# The worker that owns this partition deletes the committed offsets of all deleted listeners.
 _DELETES_CURSORS: Final = 0
 
 

@@ -248,7 +248,8 @@ class Due:
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # The read failed, or the listener can't take the delivery now, for example because its memory is full.
+            # Try the delivery again later: the read failed, or the listener can't take it now, for example without free
+            # memory.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)

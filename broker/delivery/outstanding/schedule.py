@@ -159,7 +159,7 @@ class Outstanding:
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
         # The first record of a delivery in `outstanding` counts as stored bytes of the organization.
-        # A later record of the same delivery counts as stored bytes only if an update has changed the message.
+        # The first record of a delivery counts as stored bytes, a later one only if an update has changed the message.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:

@@ -39,7 +39,7 @@ class TailLoop:
             await asyncio.sleep(0)  # Yield to the event loop after each read, even if more records are available.
 
     async def read_once(self) -> None:
-        """Read new Kafka records once, and hand them to the partitions that they belong to."""
+        """Make one read of new Kafka records, and hand the records to their partitions."""
         try:
             # The worker may gain or lose partitions during the read, so _feed() looks up its partitions after the read.
             await self._feed(await self._membership.read())

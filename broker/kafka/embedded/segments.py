@@ -173,8 +173,8 @@ class LostEnd(NamedTuple):
 
 
 def lost_ends(log_dir: Path) -> Iterator[LostEnd]:
-    """Yield the partitions whose files have lost their last records: the files end before the offset up to which the
-    broker noted all records as acknowledged. Kafka's own topics are not checked.
+    """Yield the partitions whose files have lost their last records: the files end before the high watermark that the
+    broker saved. Kafka's own topics are not checked.
 
     If each batch is synced to disk, a crash can't cause this. Kafka does not notice the loss, and would give the same
     offsets to new records.
