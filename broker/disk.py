@@ -63,7 +63,7 @@ async def watch(
     Whenever the space crosses one of the two limits, call refuse() with the new refusal, or with None if nothing is
     refused any more.
     """
-    before: bool | None = None  # whether the newest refusal refuses urgent events, too; None while nothing is refused
+    before: bool | None = None  # True: urgent events are refused, too; False: only the others; None: nothing is refused
     while True:
         free = free_bytes(folder)
         now = free < marks.reserve if free < marks.growth else None

@@ -114,7 +114,7 @@ class Roster:
         """
         before = self.dispatchers[listener.id].listener
         if before is listener:
-            return  # The dispatcher already has this state, for example since a rebalance.
+            return  # The dispatcher already has this version of the listener, for example since a rebalance.
         self.add(listener)
         if before.redrives.cancelled != listener.redrives.cancelled:
             self._means.run(self.assignment.outstanding.undo_cancelled(listener))
@@ -149,7 +149,7 @@ class Roster:
                 elif event.topic == "changes":
                     self._means.run(self._changes_mended(partition, first, last))
                 elif event.topic in ("outstanding", "deliveries"):
-                    # Deliveries with unreadable data had to stay parked until now, even if that data is readable again.
+                    # While this range was unreadable, deliveries with unreadable data stayed parked. So review them.
                     self._means.run(review())
         elif isinstance(event, ListenerDeleted | QueueDeleted) or getattr(event, "replay_id", None) is not None:
             assignment.ended_listeners.look()
@@ -207,8 +207,7 @@ class Roster:
         self.unusable.discard(listener.id)
         try:
             opened = self._opened(listener, dispatcher)
-        # If one listener's secrets or headers can't be decrypted while the worker runs, only this listener gets no
-        # messages.
+        # If a listener's secrets or headers can't be decrypted, only the delivery to this listener stops.
         except (BrokerError, ValueError):
             log.exception("listener.secret_unusable listener=%s", listener.id)
             self.unusable.add(listener.id)
@@ -256,7 +255,7 @@ class Roster:
             dispatcher.recent.pop(number, None)
             if cursor.counts:
                 dispatcher.recent[number] = health.read(cursor.counts).recent
-            # If the partition's former owner committed that the listener is down, commit its present state soon.
+            # If the former owner committed that the listener is down, commit the listener's present state soon.
             if cursor.state == "down":
                 self.assignment.checkpoints.changed(listener.id, (number,))
             reach = listener.reach(number, partition.tail)
@@ -302,4 +301,4 @@ class Roster:
         try:
             await self._control.append(event)
         except BrokerError:
-            dispatcher.said_gone = False  # If the pause failed, the listener's next 410 makes the worker try again.
+            dispatcher.said_gone = False  # If the pause fails, the next answer 410 makes the worker try again.

@@ -24,25 +24,25 @@ class Tuning:
     """
 
     # Memory of one listener (dispatch/room.py)
-    # The usual limit on the messages that a worker holds in memory for one listener. Large batches raise it.
+    # The usual limit on the messages that a worker holds in memory for one listener. Large batches raise the limit.
     held_max: int = 512
-    # For a listener with batches, a worker holds up to this many full batches in memory, if that exceeds `held_max`.
+    # For a listener with batches, the limit on messages in memory is this many full batches, if above `held_max`.
     batches_held: int = 4
-    # For a listener that is new or was just down, a worker holds at most this many messages per permitted attempt.
-    # Messages that wait for a retry do not count for `held_per_attempt`.
+    # If a listener is new or was just down, a worker holds up to this many messages per attempt that may be in flight.
+    # In addition to the messages that `held_per_attempt` allows, a worker holds those that wait for a retry.
     held_per_attempt: int = 4
-    # The highest limit on the bytes of one listener's messages in memory. Decoded, the messages take twice that.
+    # The highest limit on the bytes of one listener's messages in memory before decoding. Decoding doubles the bytes.
     held_bytes_max: int = 4 << 20
     # The limit on the bytes of a listener's messages in memory is never below this, even if the worker has little left.
     held_bytes_min: int = 64 << 10
-    # A worker divides this many bytes of memory among its listeners. Each gets at least `held_bytes_min` in any case.
+    # A worker divides this many bytes of memory among its listeners. Each listener gets at least `held_bytes_min`.
     all_held_bytes_max: int = 128 << 20
-    # At most this many deliveries of a listener, or one full batch if that is more, wait in memory for a retry.
-    # At most half of the messages that a listener may have in memory wait for a retry. Further deliveries that must
-    # wait for a retry move to `outstanding`.
+    # At most this many deliveries of a listener wait in memory for a retry. If a full batch is larger, it is the limit.
+    # Of the messages that a listener may have in memory, at most half may be messages that wait for a retry.
+    # If a listener has too many retries in memory, a further delivery that must be retried moves to `outstanding`.
     retries_max: int = 128
-    # If ordering keys block this many deliveries of a listener, those of slow keys move to `outstanding`.
-    # Half of the messages that the listener may have in memory is the limit if that is less than `key_waiting_max`.
+    # If this many deliveries of a listener wait for ordering keys, the deliveries of slow keys move to `outstanding`.
+    # If a listener may have only 100 messages in memory, half of them (50) replaces `key_waiting_max` as the limit.
     # `key_waiting_max` does not apply to a listener that is new (see `attempts_new_max`).
     key_waiting_max: int = 128
     key_slow_s: float = 0.1  # An ordering key counts as slow if one delivery has blocked it for this long.
@@ -55,9 +55,9 @@ class Tuning:
     # If no thread is free for the DNS look-up, the delivery is attempted again after this time.
     put_off_ms: int = 1_000
     # Before Kafka deletes messages, their unfinished deliveries move to the topic `outstanding`.
-    # If a listener's memory is full, at most this many old messages at a time are read to move them to `outstanding`.
+    # If a listener's memory is full, at most this many further messages are loaded to move them to `outstanding`.
     set_aside_together: int = 64
-    # If a listener's memory is full, old messages are loaded for `outstanding` only while fewer bytes are on the way.
+    # If a listener's memory is full and this many bytes of messages are moving to `outstanding`, no more are loaded.
     set_aside_bytes_max: int = 1 << 20
 
     # The following settings limit a listener's attempts, or decide its priority (dispatch/limits.py).
@@ -68,7 +68,7 @@ class Tuning:
     # A listener is new until it answers this worker with a status below 500, and again after it was down.
     attempts_new_max: int = 2
     slow_ms: int = 250  # A listener that is not failing is slow if its answers take this long or longer on average.
-    # An answer that takes longer counts as this time in the average, so that one slow answer changes it less.
+    # A slower answer counts as this time in the average of answer times, so that one slow answer changes it less.
     took_ms_max: int = 500
     # A listener counts as failing, with the lowest priority, if more than this fraction of its recent attempts fail.
     failing: float = 0.25
@@ -76,9 +76,9 @@ class Tuning:
     answers_weighed: int = 8
     # An answer 429 or 503 with Retry-After stops attempts to the listener for at most this long.
     push_back_s_max: int = 60
-    # After a pause, a rate limit permits a burst: one attempt, and as many more as the rate permits in this time.
+    # After a time without attempts, a rate limit permits a burst: one attempt, plus the attempts of this many seconds.
     rate_burst_s: float = 0.1
-    rate_min_per_s: float = 0.001  # A worker's part of a listener's rate limit is never less than this.
+    rate_min_per_s: float = 0.001  # Workers divide a listener's rate limit. A worker's part is never less than this.
 
     # Connections and sockets (dispatch/connections.py and fairness.py)
     connection_idle_s: float = 30.0  # An idle connection is closed after this time, or a few seconds later.
@@ -90,28 +90,28 @@ class Tuning:
     tick_s: float = 0.05
     # A tick (regular work for listeners) has this many parts, so that it does not block the event loop for long.
     tick_parts: int = 5
-    # Once in this many ticks of 50 ms, a worker divides resources among listeners, and serves each low-priority one.
+    # In one of this many ticks (50 ms), a worker divides limits among listeners, and serves each slow or failing one.
     share_ticks: int = 5
     begun_at_once: int = 8
     # Whenever a tick (regular work) has run for this long, it yields to the event loop, so that answers are read.
     turn_s: float = 0.002
     # If the event loop is late by more than this, a worker reads arrived answers before it lets attempts time out.
     stood_still_s: float = 0.1
-    # While no listener needs regular work (ticks), idle connections are closed at this interval. With 0, ticks go on.
+    # If no listener needs ticks (regular work), ticks pause: idle connections are closed at this interval. 0: no pause.
     rest_s: float = 5.0
     # Once in this many ticks of 50 ms, a worker closes connections that have been idle for `connection_idle_s`.
     tidy_ticks: int = 100
-    # A worker logs at most this many lines `attempt.failed` per listener and minute, and as many `delivery.parked`.
+    # Per listener, a worker logs at most this many lines `attempt.failed` per minute, and as many `delivery.parked`.
     log_lines_per_min: int = 3
 
     # The following settings are for probes of listeners that are down (dispatch/liveness.py).
     # In each tick (50 ms), a worker starts at most this many probes, and fewer on a busy machine.
     probes_max: int = 50
-    # On an idle machine, a listener's next probe waits at most n / `probes_calm` ticks, or PROBE_MS_FIRST if longer.
-    # In n / `probes_calm`, n is the number of listeners that are down: a few such listeners are probed often.
+    # On an idle machine with n listeners down (100 or more), each is usually probed within n / `probes_calm` ticks.
+    # For example, if 200 listeners are down, each is probed about once a second, or more often.
     probes_calm: int = 10
     probes_min: int = 2  # In each tick (50 ms), a worker can start this many probes even on a busy machine.
-    # A tick's probes are at most its permitted low-priority attempts divided by this (or `probes_min` if that is more).
+    # A tick (50 ms) that permits 20 low-priority attempts permits 10 probes: 20 divided by this number.
     permits_per_probe: int = 2
     probe_timeout_s: float = 3.0
     # This fraction of a probe interval is random, so that listeners that failed together are probed at different times.
@@ -120,12 +120,12 @@ class Tuning:
     # Reading (reading/)
     # A worker keeps at most this many recent messages of each partition in memory, for listeners that lag a little.
     ring_max: int = 4096
-    # The recent messages of a partition have at most this many bytes in Kafka. Decoded in memory, they take twice that.
+    # The recent messages of a partition in memory have at most this many bytes before decoding. Decoding doubles them.
     ring_bytes_max: int = 2 << 20
     fetch_bytes_first: int = 64 << 10  # size of the first catch-up read
     fetch_bytes_min: int = 8 << 10
     fetch_bytes_max: int = 1 << 20
-    # If Kafka did not answer a catch-up read, or the read did not reach the needed offset, the next waits this long.
+    # If a catch-up read got no answer or did not reach the needed offset, the next read waits this long.
     stuck_pause_s: float = 0.05
     streams_at_once: int = 8  # served by a catch-up reader
     messages_at_once: int = 500  # decoded from one read
@@ -135,12 +135,12 @@ class Tuning:
     serve_s: float = 0.05
     # While no delivery in `outstanding` is due, the worker waits until one becomes due, but no longer than this.
     serve_idle_s: float = 5.0
-    # A worker takes due deliveries from `outstanding` in rounds. A round that has this many turns to no other listener.
+    # A round of taking due deliveries from `outstanding` serves no further listener when it has this many deliveries.
     due_at_once: int = 16
-    due_each_at_once: int = 8  # A round of taking due deliveries takes at most this many of one listener.
-    # A round of taking due deliveries ends with the current listener after examining this many (a few milliseconds).
+    due_each_at_once: int = 8  # One round takes at most this many due deliveries of a listener from `outstanding`.
+    # A round of taking due deliveries serves no further listener when it has examined this many (a few milliseconds).
     looks_max: int = 256
-    looks_each_max: int = 32  # A round of taking due deliveries examines at most this many of one listener.
+    looks_each_max: int = 32  # One round examines at most this many due deliveries of a listener in `outstanding`.
     # A redrive of many deliveries makes them due in steps: in each step, at most this many deliveries of a listener.
     redriven_at_once: int = 16
     # Per listener and ordering key, at most this many deliveries from `outstanding` are in memory at the same time.
@@ -157,16 +157,16 @@ class Tuning:
 
     # Checkpoints (checkpoint/)
     # A worker begins a checkpoint this long after its previous checkpoint has ended.
-    # After a crash, the deliveries since a listener's newest commit repeat.
+    # After a crash, the deliveries since a listener's newest committed offset are made again.
     checkpoint_s: float = 1.0
     # Usually, the offsets of a slow or failing listener are committed at most once in this time.
     low_priority_s: float = 3.0
-    # The offsets of a slow or failing listener are committed sooner if at least this many results wait to be written.
+    # The offsets of a slow or failing listener are committed sooner if this many attempts' results wait to be written.
     outcomes_waiting_max: int = 64
     # A worker that finds that it was suspended for longer than this ends: other workers may own its partitions.
     suspended_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
     dirty_at_once: int = 64  # changed streams handled between yields
-    # This many listeners' offsets are committed at once, or more if many are due. 16 would delay Kafka's other answers.
+    # Between two pauses, a checkpoint usually commits this many listeners' offsets. 16 would slow down Kafka.
     commits_together: int = 4
     commit_pauses_max: int = 48  # A checkpoint makes at most this many pauses, even if it commits many offsets.
     commit_pause_s: float = 0.02
@@ -176,14 +176,14 @@ class Tuning:
     conditions_at_once: int = 16  # listeners between two yields
 
     # The fence (fence.py)
-    # Unless it hands partitions over, a worker owns them for this time after sending an ownership check that succeeds.
+    # Kafka's confirmation that a worker owns its partitions holds for this time from the request, or until a hand-over.
     sure_s: float = SESSION_TIMEOUT_MS / 1000 - 1.0
-    # At this interval, the worker asks Kafka whether it owns its partitions, so that deliveries seldom wait for this.
+    # At this interval, the worker asks Kafka whether it owns its partitions. So deliveries seldom wait for the answer.
     ask_s: float = (SESSION_TIMEOUT_MS / 1000 - 1.0) / 3
     ask_look_s: float = 1.0
 
     # Take-over and hand-over (worker.py)
-    # At a take-over, listeners that are at most this many offsets behind are served by the reader of new messages.
+    # After a take-over, the reader of new messages also serves listeners that are at most this many offsets behind.
     tail_backlog_max: int = 10_000
     # A listener without a committed offset is logged only if it was created longer ago than this.
     no_cursor_ms: int = 180_000
@@ -213,12 +213,12 @@ class Tuning:
 
     # Housekeeping (housekeeping/)
     ended_look_s: float = 60.0
-    # If committed offsets of a deleted listener were found, or Kafka failed, the worker looks again after this time.
+    # A worker that found a deleted listener's offsets, or got no answer from Kafka, looks again after this time.
     ended_again_s: float = 5.0
     replay_look_s: float = 1.0
     retention_look_s: float = 600.0
     clock_skew_ms: int = CLOCK_SKEW_MS  # Everput assumes that the clocks of its machines differ by at most this.
-    # A worker moves old deliveries to `outstanding` for at most this many pairs of a listener and partition at a time.
+    # Old deliveries of at most this many pairs of a listener and a partition move to `outstanding` concurrently.
     set_aside_listeners: int = 4
     set_aside_s: float = 10.0  # longest turn of one listener
     set_aside_look_s: float = 0.05

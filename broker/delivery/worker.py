@@ -209,7 +209,7 @@ class Worker:
         state of the partitions.
         """
         assignment = self.assignment
-        if assignment.partitions:  # Until the partitions are taken over, there is nothing to write.
+        if assignment.partitions:  # If no partitions were taken over yet, there is nothing to write.
             await self._drain(assignment, at_end=at_end)
             await self._commit_last(assignment)
         if partitions:

@@ -20,7 +20,7 @@ from broker.kafka.producer import KeyAndValue, Producer
 T = TypeVar("T")
 
 _LATE: Final = "Kafka did not acknowledge the records in time, but may have stored some of them"
-# Small records share batches of at most about 16 KiB: to read one record, a reader must fetch its whole batch.
+# Small records share batches of at most about 16 KiB, because a reader of one record must fetch the whole batch.
 _TOGETHER_BYTES_MAX: Final = 16 << 10
 
 

@@ -16,7 +16,7 @@ from broker.kafka.producer import BATCH_BYTES_MAX
 from broker.ports import Acknowledged, BuildRecord
 
 QUEUE_HEADER: Final = "queue"
-# A record in a batch has its key, its value, its queue's id, and at most this many other bytes, such as its length.
+# A record in a batch has its key, value and queue id, and at most this many other bytes, such as the record's length.
 _RECORD_BYTES_EXTRA: Final = 40
 
 
@@ -71,7 +71,7 @@ class Together(Append):
         Return True if no message is left to add: all are in batches, or the group has failed.
         """
         try:
-            # Compare the sizes first, because building the records would take more time.
+            # Compare the sizes before the records are built, because building takes more time.
             if items and batch.size() + self.size > BATCH_BYTES_MAX:
                 return False
             records: Iterable[tuple[bytes, bytes, bytes]] = (build(partition) for build in self.builds)

@@ -56,14 +56,14 @@ async def parse(
         # Kafka sends no bytes if the batch's length field is damaged and points beyond the end of the file.
         return None
     batches = [batch for batch in batches if not batch.is_control_batch]
-    # aiokafka's class for batches of formats 0 and 1 does not say whether a batch is compressed. Assume that it is.
+    # aiokafka's class for batches of formats 0 and 1 does not say if a batch is compressed. So it counts as compressed.
     packed = any(getattr(batch, "compression_type", True) for batch in batches)
     if batches and worth is not None and not packed and not worth(raw):
         return FetchResult([], next_offset, end_offset, len(raw), max(batch.max_timestamp for batch in batches))
     records: list[Record] = []
     rest = itertools.chain.from_iterable(batches)
     while some := list(itertools.islice(rest, RECORDS_AT_ONCE)):
-        # Kafka returns whole record batches, so the first batch can begin before the requested offset.
+        # Kafka returns whole record batches. So drop the first batch's records before the requested offset.
         if some[0].offset < offset:
             some = [record for record in some if record.offset >= offset]
         records += some

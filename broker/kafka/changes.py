@@ -222,7 +222,7 @@ class ChangesTopic:
                 return event if isinstance(event, MessageChange) else None
         except OffsetTooOld:
             begins = await self._requests.offsets(self._topic.name, {partition: EARLIEST})
-            # A record that was not deleted may only be missing for a moment, on a new partition leader: try again.
+            # If the record was not deleted, a new partition leader may lack it for a moment. So the caller must retry.
             if offset >= begins[partition]:
                 raise
         else:

@@ -126,7 +126,7 @@ class ClaimsTopic:
             before_ms = time.time_ns() // 1_000_000 - KEPT_MS - _MARGIN_MS
             try:
                 await self._read_to_end(partition, before_ms)
-            # Kafka lacks the record at which this process would continue. The next read finds an offset by time.
+            # If Kafka lacks the record at which this read begins, let the next read find its start by time.
             except OffsetTooOld:
                 self._positions.pop(partition, None)
                 raise
@@ -138,7 +138,7 @@ class ClaimsTopic:
         if position is None:
             position = (await offsets_since(self._requests, self._topic, {partition: before_ms}))[partition]
         self._positions[partition] = position
-        # An unreadable claim is skipped. If its client repeats the request, the messages are stored a second time.
+        # If an unreadable claim of an Idempotency-Key is skipped, a repeated request stores its messages a second time.
         async for fetched in scan(self._requests, self._topic, partition, position, damaged=lambda _: None):
             for record in fetched.records:
                 if record.key is not None:

@@ -15,7 +15,7 @@ from broker.settings import KafkaSettings
 
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # If a Kafka broker does not answer for 15 s, a producer and Faust ask which broker leads the partition now.
-# With the default timeouts (aiokafka 40 s, Faust 90 s), a hanging broker would stop a producer or Faust for so long.
+# With the default timeouts, a hanging broker would stop a producer for 40 s (aiokafka's default) and Faust for 90 s.
 ANSWER_MS: Final = 15_000
 # This regular expression takes linear time on any input: each repetition ends at a character that it can't match.
 _SERVER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):[0-9]{1,5}")

@@ -59,7 +59,7 @@ class ControlTopic:
                 f"Kafka did not acknowledge the change ({type(error).__name__}). The change may have been stored; "
                 "read the resource before you repeat the request."
             ) from error
-        # Kafka has stored this record, maybe at an earlier try. Its exact offset is unknown, but below the end offset.
+        # If `offset` is negative, Kafka stored the record at an unknown offset. So return the partition's last offset.
         if offset < 0:
             try:
                 return await self.end_offset() - 1

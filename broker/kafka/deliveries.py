@@ -39,10 +39,10 @@ _FINAL: Final = ("delivered", "parked")
 _FINAL_IF_REDRIVEN: Final = ("delivered",)  # the states that are final even after a redrive
 # To find a message's deliveries, at most this many reads of 1 MiB are made in each of `deliveries` and `outstanding`.
 _READS_MAX: Final = 64
-# A count of waiting messages makes at most four reads of 1 MiB in a partition (for several listeners: in each round).
-# If the allowed reads do not reach the end of the partition, the count of waiting messages can be too low.
+# To count a listener's waiting messages, at most four reads of 1 MiB are made in a partition.
+# The count of waiting messages can be too low, because four reads may not reach the partition's end.
 _LAG_READS_MAX: Final = 4
-# To count for several listeners, a partition is read in up to eight rounds: the listeners' offsets can be far apart.
+# To count for several listeners whose offsets are far apart, a partition is read in up to eight rounds of four reads.
 _LAG_ROUNDS_MAX: Final = 8
 
 
@@ -102,7 +102,7 @@ class KafkaDeliveries:
         await answers.find(self._requests, self._deliveries.name)
         for listener_id, rows in attempts.items():
             rows[:] = [(outcome, answers.of(listener_id, attempt), due_ms) for outcome, attempt, due_ms in rows]
-        # Committed offsets also pass deliveries that still wait in `outstanding`. So read `outstanding`, too.
+        # A committed offset can be above deliveries that still wait in `outstanding`. So read `outstanding`, too.
         doubtful = [
             listener
             for one, listener in concerned.items()
@@ -139,7 +139,7 @@ class KafkaDeliveries:
         def complete() -> bool:
             return all(rows and rows[-1][0] in final[one] for one, rows in found.items())
 
-        def damaged(_damage: LogDamaged) -> None:  # The wanted attempt may be in the unreadable range.
+        def damaged(_damage: LogDamaged) -> None:  # An attempt may be in the unreadable range, so not all is read.
             nonlocal all_read
             all_read = False
 
@@ -156,7 +156,7 @@ class KafkaDeliveries:
                     _collect(record, offset, found, answers)
                 if complete() or fetched.next_offset >= fetched.end_offset:
                     return found, all_read
-                # One read is nearly always enough. Before another, wait until the process may begin a large read.
+                # One read is nearly always enough. A second one waits until the process may begin a large read.
                 if reads == 1:
                     await held.enter_async_context(self._read_slots.slot(listeners[0].organization_id))
         return found, all_read and reads < reads_max
@@ -228,7 +228,7 @@ class KafkaDeliveries:
         """
         left = [(top, listener.id, listener.queue_id.encode()) for top, listener in tops]
         for rounds_left in range(_LAG_ROUNDS_MAX - 1, -1, -1):
-            # For each queue, the offsets and times of its messages that this round reads. All its listeners share them.
+            # By queue: the offsets and times of its messages that this round reads, for all listeners of the queue.
             read: dict[bytes, tuple[list[int], list[int]]] = {queue_id: ([], []) for _, _, queue_id in left}
             first = last = min(top for top, _, _ in left)
             async for record in self._records(partition, first, end):
@@ -238,7 +238,7 @@ class KafkaDeliveries:
                     rows[0].append(last)
                     rows[1].append(record.timestamp)
             oldest = {one: list(accumulate(reversed(times), min))[::-1] for one, (_, times) in read.items()}
-            # If another round of reads follows, it counts the messages of listeners whose position is after `middle`.
+            # If another round of reads follows, that round counts for the listeners whose position is after `middle`.
             middle = end if last >= end - 1 or not rounds_left else (first + last) // 2
             for top, listener_id, queue_id in left:
                 offsets = read[queue_id][0]
@@ -319,7 +319,7 @@ def _state(rows: Sequence[tuple[str, Attempt, int | None]], deliver_at_ms: int) 
     outcome, next_at_ms = (rows[-1][0], rows[-1][2]) if rows else ("", None)
     if outcome in ("delivered", "parked"):
         return DeliveryState(state=outcome, attempts=attempts)
-    # A delivery whose message has `deliver_at` waits until this time for its first attempt.
+    # If nothing was attempted and the message has a `deliver_at` time, the first attempt is due at this time.
     if not rows and deliver_at_ms:
         return DeliveryState(state="pending", next_attempt_at_ms=deliver_at_ms)
     return DeliveryState(

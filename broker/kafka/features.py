@@ -41,7 +41,7 @@ class _Question(RequestStruct):  # type: ignore[misc]
     SCHEMA = Schema(("name", CompactString("utf-8")), ("version", CompactString("utf-8")), ("tags", TaggedFields))
 
     def parse_response_header(self, read_buffer: BytesIO | bytes) -> Any:
-        # Kafka sends the answer to ApiVersions with the oldest header, because a client of any version must read it.
+        # Kafka sends the answer to ApiVersions with the oldest header, so that clients of all versions can read it.
         return ResponseHeader_v0.decode(read_buffer)
 
 

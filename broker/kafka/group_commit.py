@@ -35,13 +35,14 @@ log = logging.getLogger(__name__)
 
 # Usually, the next batch to a broker is sent at least 4 ms after a batch with three or more puts.
 PAUSE_S: Final = 0.004
-# After a batch with at least this many puts, the next batch to the broker waits. A put of several messages is one put.
+# After a batch with at least this many puts, its broker usually gets no batch for PAUSE_S.
+# A put of several messages counts as one put.
 _COMPANY: Final = 3
 _IN_DOUBT_MAX: Final = 2  # batches while all brokers are late
 # If this many messages wait to be sent, Kafka is too slow, and new messages are refused.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 << 20  # If the waiting messages have this many bytes together, new messages are refused.
-# The messages that must go to one certain partition can use at most about half of the limits on waiting messages.
+# If messages that must go to one partition reach half of a limit on waiting messages, further ones are refused.
 _QUEUE_SHARE: Final = 2
 _SWEEP_S: Final = 0.1
 _LATE_S: Final = 0.5
@@ -108,8 +109,8 @@ class GroupCommit:
         self._look_again_s = 0.0
         self._waiting_max = self._most = waiting_max
         self._refusal: str | None = None
-        # True if the newest batch had no room for a group of messages that may go to any partition. Such groups come
-        # first next.
+        # True if the newest batch had no room for a group of messages that may go to any partition.
+        # Then the next batch begins with messages that may go to any partition.
         self._left_out = False
 
     def start(self) -> None:
@@ -240,7 +241,7 @@ class GroupCommit:
             self._wake.clear()
             while (chosen := self._choose_partition()) >= 0:
                 items, batch = self._next_batch(chosen)
-                # `batch` is None if no message is left to send, for example because no caller waits for one any more.
+                # If no message is left to send, such as because all callers have stopped waiting, `batch` is None.
                 if batch is not None:
                     self._begin(chosen, items, batch)
 
@@ -307,7 +308,7 @@ class GroupCommit:
                     continue
                 if item.together is not None:
                     if not item.together.add_to(batch, items, partition):
-                        # The group does not fit into this batch, or not completely. A later batch begins with the rest.
+                        # If the group does not fit as a whole into this batch, a later batch begins with the rest.
                         self._left_out = waiting is self._unkeyed
                         break
                     self._pop(waiting)
@@ -338,7 +339,7 @@ class GroupCommit:
         if trusted := self._trusted():
             resting = self._resting.union(batch.leader for batch in self._under_way.values() if not batch.late)
             usable = [one for one in trusted if self._leader(one) not in resting] if resting else trusted
-        # If all brokers are late with acknowledgements, any broker may get a batch while fewer than two are in flight.
+        # If all brokers are late with acknowledgements, at most two batches may be in flight, to any broker.
         elif len(self._under_way) < _IN_DOUBT_MAX:
             usable = self._led()
         else:

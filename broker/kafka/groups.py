@@ -175,8 +175,7 @@ class KafkaGroups:
         node = self._coordinators.get(group)
         if node is None:
             brokers = self._client.cluster.brokers()
-            # Ask for the coordinator once, even if the only broker is known to be it: the request makes Kafka create
-            # its offsets topic.
+            # Ask for the coordinator once, even of a single broker: the request makes Kafka create its offsets topic.
             if len(brokers) == 1 and self._coordinators:
                 return int(next(iter(brokers)).nodeId)
             node = self._coordinators[group] = int(await self._client.coordinator_lookup(CoordinationType.GROUP, group))

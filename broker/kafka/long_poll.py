@@ -173,7 +173,7 @@ class LongPoll:
             await asyncio.sleep(_PAUSE_S)
             return
         fetched = None
-        # If there are more records but no bytes came, the answer was full or the next batch is damaged. So read again.
+        # If more records exist but none came, other partitions filled the answer, or a batch is damaged: read again.
         if error is kafka_errors.NoError and (row.raw or row.end_offset <= offset):
             fetched = await parse(row.raw, offset, row.end_offset, holes=False)
         if fetched is None:

@@ -136,7 +136,7 @@ class MessagesTopic:
             earlier = (await offsets_since(self._requests, self._topic, {partition: at_ms}))[partition]
             if offset < 0 or earlier < offset:
                 found, damage = await self._scan(partition, earlier, at_ms, wanted, organization_id)
-        # A message that was not found can be in the range of records that can't be read. So raise LogDamaged.
+        # If a message was not found, it may be among the unreadable records. So raise LogDamaged.
         if damage is not None and len(found) < len(wanted):
             raise damage
         return found
@@ -242,7 +242,7 @@ class MessagesTopic:
                 stored = StoredRecord(partition, record.offset, value)
                 found.append(Found(record.timestamp, record.offset, stored, len(value)))
                 held += len(value)
-            # If the messages are too large together, drop the oldest ones here. A later page of the list has them.
+            # If the messages have too many bytes together, drop the oldest ones. A later page of the list shows these.
             while held > _CHUNK_BYTES_MAX and len(found) > 1:
                 dropped = found.popleft()
                 held -= dropped.size

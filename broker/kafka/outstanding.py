@@ -120,7 +120,7 @@ class KafkaOutstanding:
         found: dict[str, OutstandingDelivery] = {}
         complete = True
 
-        # A range could not be read. It may hold newer records of any key, so drop what was found before it.
+        # An unreadable range may hold newer records of the deliveries found so far. So drop these deliveries.
         def damaged(_damage: LogDamaged) -> None:
             nonlocal complete
             complete = False
@@ -184,10 +184,10 @@ class KafkaOutstanding:
                             listener_id, _, message_id = (record.key or b"").partition(_SEPARATOR)
                             if listener_id in by_id and (wanted is None or message_id in wanted):
                                 last[listener_id, message_id] = record
-                except OffsetTooOld:  # Kafka has deleted the record at which this read would continue.
+                except OffsetTooOld:  # Kafka has deleted the next record, so the partition is not read completely.
                     incomplete.add(partition)
                 if at < end or partition in incomplete:
-                    # A record that was not read may be newer than a found one with its key. So skip this partition.
+                    # A found delivery may have a newer record that was not read. So skip this partition.
                     incomplete.add(partition)
                     continue
                 for (listener_id, _), record in last.items():

@@ -39,7 +39,7 @@ _API_KEY: Final = 0
 _VERSION: Final = 7
 # The produce request begins with transactional_id (none), acks, timeout and the number of topics.
 _BEGIN: Final = struct.Struct(">hhii")
-# A topic in a produce request has the number of partitions, the partition, and the number of bytes.
+# The fields of a topic in a produce request: the number of partitions, the partition, and the number of bytes.
 _PARTITION: Final = struct.Struct(">iii")
 _ROW: Final = struct.Struct(">ihqqq")  # partition, error_code, base_offset, log_append_time, log_start_offset
 _ALL: Final = -1  # the value of `acks` that requires every in-sync replica to store the batch
@@ -124,7 +124,7 @@ class DirectProducer(AIOKafkaProducer):  # type: ignore[misc]
         sent = MessageBatch(where, batch, self._message_accumulator._batch_ttl, 0)
         sent.set_producer_state(ids.producer_id, ids.producer_epoch, ids.sequence_number(where))
         ids.increment_sequence_number(where, sent.record_count)
-        # Mark the batch as sent. Otherwise, aiokafka's sender would give it a new sequence number when it is repeated.
+        # Mark the batch as sent. Otherwise, aiokafka's sender would give a repeated batch a new sequence number.
         sent.drain_ready()
         pending.add(sent)  # The producer stops only after this batch was acknowledged or has failed.
         sent.future.add_done_callback(lambda _: pending.discard(sent))

@@ -67,7 +67,7 @@ class KafkaQueueStates:
         self._partitions = partitions
         self._reads_max = reads_max
         self._loaded: Mapping[int, Sequence[_Position]] | None = None
-        # The listeners' deliveries in `outstanding`, and the numbers of its partitions that were not read completely.
+        # The listeners' deliveries in `outstanding`, and the partitions of `outstanding` that were not read completely.
         self._all: tuple[Rows, set[int]] | None = None
         self._candidates: dict[str, Mapping[int, _Candidates]] = {}
 
@@ -109,11 +109,11 @@ class KafkaQueueStates:
         self, state: str, begin: Sequence[int], end: Sequence[int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """See ports.QueueStates."""
-        # Nearly all messages are delivered, so a search for them can't skip a range of offsets.
+        # Nearly all messages are delivered. So a search for delivered messages can't skip any range of offsets.
         if state == "delivered":
             return tuple(begin), tuple(end)
         if self._all is None:
-            # Read the committed offsets first. Then no delivery is missed that moves to `outstanding` meanwhile.
+            # Read the committed offsets first, so that no delivery is missed that moves to `outstanding` meanwhile.
             await self._positions()
             everywhere = dict.fromkeys(range(self._partitions), EARLIEST)
             self._all = await self._outstanding.of_listeners(self._listeners, everywhere, reads_max=self._reads_max)

@@ -14,7 +14,7 @@ from typing import Final
 
 from broker.errors import Busy
 
-# Except for /v1/log, which has its own slot, the API requests of a process make at most four large reads at a time.
+# At most four large reads of a process run concurrently for API requests. Requests to /v1/log have another limit.
 # A large read takes 1 or 2 MiB of memory, and keeps the event loop busy for some ms.
 AT_ONCE: Final = 4
 EACH: Final = 2  # reads at once, per tenant
@@ -34,7 +34,7 @@ class ReadSlots:
         self._all = asyncio.Semaphore(at_once)
         self._each = each
         self._wait_s = wait_s
-        # By tenant: a semaphore for the tenant's large reads, and a list with a None for each that waits or runs.
+        # By tenant: a semaphore for its large reads, and a list with one None for each read that waits or runs.
         self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
         self.tenant_of: Callable[[str], str] = lambda organization_id: organization_id
 

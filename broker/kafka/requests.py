@@ -55,7 +55,7 @@ class KafkaRequests:
         self.bad_copies: dict[tuple[str, int, int, int | None], None] = {}  # (topic, partition, offset, broker)
         # A function to call for each unreadable range that any read finds; None if nobody needs the ranges.
         self.on_damage: Callable[[LogDamaged], None] | None = None
-        # A function that says whether an unreadable range was given up: it is deleted, or an operator said so.
+        # A function that returns True if an unreadable range is deleted, or an operator has given it up as lost.
         self.given_up: Callable[[LogDamaged], bool] = lambda _: False
 
     async def start(self, topics: Iterable[str]) -> None:
@@ -176,7 +176,7 @@ class KafkaRequests:
                 f"Kafka has no offset {offset} of {topic}/{partition}: its record was deleted, or the partition ends "
                 "before this offset"
             )
-        # If the broker says that its copy is damaged, ignore its bytes, and return bytes that parse() rejects.
+        # If a broker says that its copy is damaged, ignore the copy's bytes, and return bytes that parse() rejects.
         if error is kafka_errors.CorruptRecordException:
             return _CORRUPT, (await self.offsets(topic, {partition: LATEST}))[partition]
         check(code)
@@ -312,7 +312,7 @@ class KafkaRequests:
             log.warning("log.passed error=%s", damage)
 
         patience_s = self._timeout_ms / 1000
-        # This scan sends no request ahead of need. So if the caller stops early, nothing must be closed.
+        # The scan requests records only when they are needed. So nothing must be closed if the caller stops early.
         async for fetched in scan(self, topic, partition, offset, end, damaged=damaged, patience_s=patience_s):
             for record in fetched.records:
                 yield record
@@ -355,7 +355,7 @@ class KafkaRequests:
                     # A metadata update can be slow, so it counts towards the timeout of this call.
                     await self.client.force_metadata_update()
         except TimeoutError:
-            # After a timeout, ask for the leaders again: aiokafka itself would do so only after five minutes.
+            # After a timeout, ask for the leaders again: aiokafka itself would ask only after five minutes.
             self.look_again()
             failed()
             why = "" if last is None else f": {type(last).__name__}"

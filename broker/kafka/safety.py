@@ -13,10 +13,10 @@ from typing import Final
 from broker.kafka.topics import Topic, Topics
 from broker.settings import KafkaSettings
 
-# At least two brokers must store a record before Kafka acknowledges it, unless each batch is synced to disk first.
+# Kafka must acknowledge a record only after two brokers have it. One broker is enough if it syncs each batch to disk.
 ACKNOWLEDGED_MIN: Final = 2
 OFFSETS_TOPIC: Final = "__consumer_offsets"
-# Kafka must keep an idle listener's committed offsets for at least a year. By default, it deletes them after 7 days.
+# Kafka must keep an idle listener's committed offsets for at least a year. Kafka's default is only 7 days.
 OFFSETS_RETENTION_MINUTES_MIN: Final = 525_600
 
 # The settings of a Kafka broker that Everput checks, because records or committed offsets could be lost.
@@ -80,7 +80,7 @@ def _fewer(kafka: KafkaSettings, copies: int) -> str:
 
 def _acknowledgements(kafka: KafkaSettings) -> Iterator[str]:
     if kafka.min_insync < ACKNOWLEDGED_MIN and not kafka.flush_each_batch:
-        # If one copy is enough and it is not synced to disk, a power cut can lose an acknowledged record.
+        # If Kafka acknowledges a record with one copy that is not synced to disk, a power cut can lose the record.
         yield (
             f"one copy may acknowledge a record before any disk has it: set --min-insync {ACKNOWLEDGED_MIN}, "
             "or --flush-each-batch if there is only one broker"
@@ -172,7 +172,7 @@ def _holds(setting: str, wanted: str, now: str) -> bool:
     match setting:
         case "min.insync.replicas" | "max.message.bytes":
             return int(now) >= int(wanted)
-        # The size of segments need not be checked. It only decides how soon Kafka compacts the topic.
+        # The size of segments need not be checked, because it only decides how soon Kafka compacts the topic.
         case "segment.bytes":
             return True
         case "flush.messages":

@@ -33,15 +33,15 @@ log = logging.getLogger(__name__)
 
 SOURCES: Final = ("messages", "deliveries")
 ROWS_MAX: Final = 2_000  # rows before a write to Kafka
-# A minute's counts are usually written this many seconds after the minute's end, or later: records still arrive.
+# Usually, the counts of a minute are written 5 s after the minute or later, because some records arrive late.
 _WAIT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 20
-# Faust may lose records that were read. So those not yet counted are read again at this interval in seconds.
+# Faust may lose records that it has read. So the records not counted yet are read again at this interval (s).
 _ON_THE_WAY_S: Final = 60.0
 _LANES_AT_ONCE: Final = 4
 # To find every partition's position, read the last 1,000 records of `statistics`; if needed, twice as many, and so on.
 _LOOK_BACK: Final = 1_000
-# Clocks differ, so a record of `statistics` may count minutes that are up to ten minutes later than its own time.
+# Clocks differ, so a record of `statistics` may count minutes that are up to ten minutes later than the record.
 _CLOCKS_MS: Final = 600_000
 # After each 64 records, which take about a millisecond, a reader of statistics yields to the event loop.
 _RECORDS_AT_ONCE: Final = 64
@@ -332,7 +332,7 @@ class Counting:
                 await self._writer.append_one(0, b"", value)
                 await follower.follow()
                 counted = all(at == written.get(lane) for lane, at in totals.positions.items())
-        # After an error, Kafka may or may not have stored the counts. Drop them, and ask Kafka before the next write.
+        # After an error, Kafka may have the counts or not. Drop them here. Kafka is asked before the next write.
         except BaseException:
             if assignment == self._assignment:
                 self._overtaken()

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_MS: Final = 1_000
 _CHECK_S: Final = 1.0
 _FAILED_PAUSE_S: Final = 0.5
-# Records are not fetched by aiokafka's consumer here, so its fetcher need wake up only once a minute.
+# aiokafka's consumer fetches no records here, so its fetcher needs to wake up only once a minute.
 _IDLE_MS: Final = 60_000
 # The timeout of all requests of a group member. A join takes as long as the slowest worker's hand-over.
 _ANSWER_MS: Final = SESSION_TIMEOUT_MS + 5_000

@@ -14,7 +14,7 @@ from broker.settings import KafkaSettings
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _TWO_DAYS = {"cleanup.policy": "delete", "retention.ms": str(2 * 24 * 3600 * 1000), "retention.bytes": "-1"}
 _THIRTY_DAYS = {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * 3600 * 1000), "retention.bytes": "-1"}
-# Kafka removes replaced records only from closed segments, and a partition's new owner reads all that are left.
+# Kafka removes replaced records only from closed segments, and a partition's new worker reads all that remain.
 # The segments of compacted topics are small (Kafka's default is 1 GiB), so that few replaced records are left to read.
 _COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"

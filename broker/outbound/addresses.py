@@ -23,7 +23,7 @@ from broker.settings import Network
 
 URL_CHARS_MAX: Final = 2048
 MAILTO: Final = "mailto:"
-TUNNEL: Final = "tunnel"  # URLs with this scheme are for tunnels. Only Everput itself creates them.
+TUNNEL: Final = "tunnel"  # URLs with this scheme are for tunnels. Only Everput itself creates such URLs.
 AWAY: Final = TUNNEL_AWAY
 TUNNEL_PROOF: Final = "everput-tunnel"  # the name of a response header
 _USABLE_S: Final = 600.0
@@ -44,7 +44,7 @@ _MAIL: Final = re.compile(r"[A-Za-z0-9.!#$&'*+/=?_~-]{1,64}@[A-Za-z0-9](?:[A-Za-
 
 Address = IPv4Address | IPv6Address
 
-# Listeners may be in these networks only if --allow-network names them. Python's `is_global` takes some as global.
+# Listeners may be in these networks only if --allow-network names them. Python's `is_global` allows some of them.
 # Some of the refused IPv6 prefixes, such as those of NAT64 and 6to4, can lead to any IPv4 address.
 _REFUSED: Final = tuple(
     map(
@@ -92,7 +92,7 @@ class Target(NamedTuple):
     authority: str  # the Host header
     target: str  # path and query
     tunnel: bool = False  # True for an address of Everput's own tunnels, which needs no check
-    mail: bool = False  # True for an e-mail address in `target`. Its messages are handed to a mail server.
+    mail: bool = False  # True if `target` is an e-mail address: messages then go to a mail server.
 
 
 def address_allowed(address: Address, allow: Sequence[Network]) -> bool:
@@ -223,10 +223,10 @@ class _Kept:
     def __init__(self, addresses: list[str], error: str | None, at_s: float, tuning: DnsTuning) -> None:
         self.addresses = addresses
         self.error = error  # if there are no addresses
-        # The address to connect to first: it has worked, and the host's addresses before it have not.
+        # Connect to this address first: it has worked, and the host's addresses before it have not.
         self.preferred: str | None = None
         self.fresh_until_s = at_s + (tuning.cache_s if error is None else tuning.failure_cache_s)
-        # If a later DNS look-up gets no answer, this answer is used again until this time.
+        # Until this time, these addresses are used again if a later DNS look-up gets no answer.
         self.usable_until_s = at_s + _USABLE_S if error is None else 0.0
 
 

@@ -39,7 +39,7 @@ HEAD_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 64 << 10
 # Only answers with these statuses are searched for Retry-After, because a callback for each header is slow.
 _MAY_SAY_WHEN: Final = (429, 503)
-# A connection may remember an HTTP answer of at most this many bytes, so that an equal next one is not parsed.
+# A connection may remember an HTTP answer of at most this many bytes, so that an equal next answer is not parsed.
 _AGAIN_BYTES_MAX: Final = 1 << 10
 
 
@@ -60,7 +60,7 @@ KEPT_BYTES_MAX: Final = 16 << 10  # By default, at most this many bytes of an an
 
 # How many milliseconds the DNS look-up, connecting and the TLS handshake took; None for a step that did not happen.
 Times = tuple[int | None, int | None, int | None]
-REUSED: Final[Times] = (None, None, None)  # on a connection that was already open
+REUSED: Final[Times] = (None, None, None)  # for a request on a connection that was already open
 
 
 class Owner(Protocol):
@@ -68,7 +68,7 @@ class Owner(Protocol):
     and then released() or lost().
     """
 
-    # If a connection ends before connect() has returned, none of these methods is called.
+    # If a connection ends before connect() has returned, none of the owner's methods is called.
     def answered(self, connection: Connection, status: int, retry_after_s: int | None) -> None: ...
 
     def failed(self, connection: Connection, error: str) -> None: ...
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         self._answered = True
         self._end: asyncio.TimerHandle | None = None
-        self._ended = 0  # how many HTTP answers the newly received bytes have ended; more than one is an error
+        self._ended = 0  # number of HTTP answers that end in the newest received bytes; more than one is an error
         self._head: list[bytes] = []  # the answer's first bytes
         self._again = b""  # the bytes of the newest short answer; an equal later answer is not parsed
         self._again_status = 0
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         """Keep the first `bytes_max` bytes of the answer that is arriving now. When the answer or the connection ends,
         the connection calls `ended` with these bytes. Only Owner.answered() may call this method.
         """
-        # An empty `_head` means that the answer is equal to an earlier one, whose bytes are in `_again`.
+        # If `_head` is empty, the answer is equal to an earlier one, whose bytes are in `_again`.
         if not self._head:
             self._head.append(self._again)
         self._keeps = bytes_max

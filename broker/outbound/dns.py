@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# A DNS look-up moves to the slow pool only if that has fewer look-ups than 1/8 of the process's limit of open files.
+# DNS look-ups move to the slow pool until the pool has 1/8 as many look-ups as the process may have open files.
 _FILES_PART: Final = 8
 _REMEMBERED_MAX: Final = 16_384  # names
 
@@ -37,12 +37,11 @@ class DnsTuning:
     """
 
     quick_s: float = 1.0  # A host name is known (quickly answered) if its newest look-up took less time than this.
-    # A look-up of a known name moves to the slow pool after this many seconds, or later when that pool has room.
+    # A look-up of a known name moves to the slow pool after this many seconds, or later if the slow pool is full.
     known_leaves_s: float = 1.0
-    # A DNS look-up that begins in the pool for new names moves to the pool for slow names after this many seconds. If
-    # the latter is full, the look-up moves when there is room.
+    # A look-up of a new name moves to the slow pool after this many seconds, or later if the slow pool is full.
     new_leaves_s: float = 0.25
-    # A look-up that has run for less than this says nothing about its host name, unless the name counts as slow.
+    # Only a look-up that has run for at least this long can make its host name count as slow.
     asked_s: float = 0.5
     # A DNS look-up that waits for a thread is dropped if no caller has asked for it for this long.
     wanted_s: float = 15.0
@@ -80,7 +79,7 @@ class Pool:
 
     def __init__(self, most: int, *, leaves_s: float = 0.0, hanging_max: int = 0) -> None:
         self.most = most
-        # After `leaves_s`, a DNS look-up moves to the slow pool, or later when that has under `hanging_max` look-ups.
+        # After `leaves_s`, a DNS look-up moves to the slow pool, or later if the slow pool has `hanging_max` look-ups.
         self.leaves_s = leaves_s
         self.hanging_max = hanging_max
         self.under_way = 0

@@ -39,7 +39,7 @@ class ListenerTest(NamedTuple):
     message_id: str
     batch_id: str | None  # None if the listener gets no batches
     status: int | None  # None if there was no answer
-    error: str | None  # why no answer came; `failed-in-batch` if the answer to a batch rejects its message
+    error: str | None  # why no answer came; `failed-in-batch` if the answer to a batch rejects the test message
     took_ms: int  # milliseconds from the start of connecting to the end of the answer's headers, or to the failure
     times: Times  # durations of the steps of connecting
     answer: Answer | None  # with secrets hidden

@@ -33,7 +33,7 @@ ANSWER_BYTES_MAX: Final = 256 << 10
 _KEPT_S: Final = 3600.0  # seconds after which the OpenID Connect provider's metadata and keys are read again
 _KEYS_AGAIN_S: Final = 60.0  # If a token can't be verified, keys older than this are read again from the provider.
 _LEEWAY_S: Final = 60  # accepted difference between this machine's clock and the OpenID Connect provider's
-# The signatures that an ID token may have. `none` and HMAC are missing: they need no private key of the provider.
+# The signatures that an ID token may have. `none` and HMAC are left out: they need no private key of the provider.
 ALGORITHMS: Final = (
     "RS256",
     "RS384",
@@ -126,7 +126,7 @@ class Provider:
                 "The OpenID Connect provider's ID token has no valid claim `sub`. It must be an ASCII text of 1 to "
                 f"{_TEXT_CHARS_MAX} characters. Check the provider's settings."
             )
-        # Only the JSON value true counts as verified, because some providers send a text.
+        # The claim `email_verified` must be the JSON value true. Some providers send a text, which is not accepted.
         if not isinstance(email, str) or refuse_email(email) or claims.get("email_verified") is not True:
             raise IdentityRefused(
                 "The OpenID Connect provider's ID token has no claim `email` with a valid address, or its claim "
@@ -150,7 +150,7 @@ class Provider:
         try:
             try:
                 token = jwt.decode(id_token, await self._key_set(), algorithms=[*ALGORITHMS])
-            # If the token can't be verified, the provider may have a new key: read its keys again.
+            # If the token can't be verified, the provider may have a new key. So read the provider's keys again.
             except (JoseError, ValueError):
                 token = jwt.decode(id_token, await self._key_set(again=True), algorithms=[*ALGORITHMS])
             claims = CodeIDToken(

@@ -68,7 +68,7 @@ class Outstanding:
         self._dispatchers = dispatchers
         self._index = OutstandingIndex(tuning.index_cache_kib)
         self._owned: set[int] = set()
-        # Deliveries with an ordering key that are being written to `outstanding`. Later ones of the key wait for them.
+        # By ordering key: deliveries being written to `outstanding`. Later deliveries of the key wait for them.
         self._coming: ArrivingOffsets[KeyQueue] = ArrivingOffsets()
         self._redrives = Redrives(self._index, self._owned, tuning)
         of_due = self._coming, self._redrives, partitions, dispatchers
@@ -91,7 +91,7 @@ class Outstanding:
         `streams` returns the listeners' committed offsets; it is called only if the topic is damaged. `noted` is the
         fingerprint of the deliveries that the partition's former owner committed, as text.
         """
-        # Let flush() delete the empty records that replaced lost records: the index has their deliveries by now.
+        # The index has the lost records' deliveries by now. So let flush() delete the empty records in their place.
         for key in await self._sync.read(partition, streams, noted):
             self._settled.setdefault(partition, []).append((key, None))
 
@@ -140,7 +140,7 @@ class Outstanding:
         key_queue = _key_queue(delivery)
         if key_queue is not None and due_ms is not None:
             self._coming.join(key_queue, delivery.offset)
-        # The event stores how many redrives were seen, so that a redrive while the event is written is not missed.
+        # The event stores the number of redrives seen so far. A redrive with a higher number is newer than the event.
         return kept_event(delivery, message, status, error, due_ms)
 
     def expect_no_more(self, delivery: Delivery) -> None:
@@ -159,7 +159,7 @@ class Outstanding:
         key, value = entry_key(event.listener_id, event.message_id), encode(event)
         message = delivery.message
         # The first record of a delivery in `outstanding` counts as stored bytes of the organization.
-        # The first record of a delivery counts as stored bytes, a later one only if an update has changed the message.
+        # A later record of a delivery counts only after an update of the message. The old data was counted already.
         counts = delivery.entry is None or (message is not None and message.change() >= 0)
         while delivery.state is not DROPPED:
             try:
@@ -172,7 +172,7 @@ class Outstanding:
                 await asyncio.sleep(self._tuning.append_pause_s)
                 continue
             if self._count is not None and counts:
-                # Count the record's bytes twice: Kafka compacts the topic only when half of its bytes are out of date.
+                # Count twice the bytes: before Kafka compacts the topic, outdated records can take as much space again.
                 self._count(event.organization_id, 2 * len(value))
             if delivery.state is DROPPED:
                 self._written.doubt(stream.partition, key)
@@ -379,7 +379,7 @@ class Outstanding:
                     await self._damaged.again(entry)
                     return None
                 message = await self._records.message(entry)
-                # The delivery leaves the index, but Kafka may keep its record. Note that both may differ in this key.
+                # If `message` is None, the delivery leaves the index. Kafka may still have its record, so note the key.
                 if message is None:
                     self._written.doubt(entry.partition, entry.key)
             except LogDamaged:

@@ -33,7 +33,7 @@ class WatchedAppender:
 
     def __init__(self, topic: Appender) -> None:
         self._topic = topic
-        # By partition, how many appends have begun plus how many have ended. Every append changes this sum.
+        # By partition: a counter that grows by 1 when an append begins, and by 1 when the append ends.
         self.changes: defaultdict[int, int] = defaultdict(int)
         # The number of records that Kafka has acknowledged, by partition.
         self.records: defaultdict[int, int] = defaultdict(int)
@@ -111,8 +111,8 @@ class IndexSync:
         # For each partition of `outstanding`, an offset up to which the index has all records, and a count of records.
         # The count in `_known` says how many records this worker had written to the partition when it noted the offset.
         self._known: dict[int, tuple[int, int]] = {}
-        # By partition of `outstanding`: `_written.changes` at its newest fingerprint, and this fingerprint as text.
-        # If `_written.changes` has another value now, the partition needs a new fingerprint.
+        # By partition of `outstanding`: the value of `_written.changes` at the newest fingerprint, and the fingerprint.
+        # If `_written.changes` has grown since the newest fingerprint, the partition needs a new fingerprint.
         self._noted: dict[int, tuple[int, str]] = {}
 
     async def read(self, partition: int, streams: Callable[[], Streams], noted: str) -> Collection[bytes]:
@@ -129,7 +129,7 @@ class IndexSync:
 
         while current() and (
             before := self._index.of_partition(partition, limit=self._tuning.rows_at_once)
-        ):  # Remove these rows, which an earlier try of the take-over has left in the index.
+        ):  # If an earlier try of the take-over has failed, remove the rows that it left in the index.
             for entry in before:
                 self._index.remove(entry)
             await asyncio.sleep(0)
@@ -157,7 +157,7 @@ class IndexSync:
                 and entry.key_queue is not None
                 and not self._index.begins_before(entry.key_queue, entry.message_offset)
             ):
-                entry.queued_ms = entry.due_ms  # No earlier delivery of its ordering key waits in the index.
+                entry.queued_ms = entry.due_ms  # First delivery of its ordering key: queue it for its due time.
         for before in self._index.write(partition, rows, now_ms()):
             if before.key_queue is not None and before.queued_ms is not None:
                 self._due.advance(before.key_queue, foreseen=True)

@@ -136,7 +136,7 @@ class CatchUp:
         """
         stream = await self._queue.next(first=first)
         if not stream.requested:
-            return  # This request is over, for example because another read has returned its messages.
+            return  # The listener's request is over, for example because another read returned its messages.
         try:
             await self._serve(stream)
         except LogUnavailable as error:
@@ -167,10 +167,10 @@ class CatchUp:
             if served % self._tuning.streams_at_once == 0:
                 await asyncio.sleep(0)
             if not other.requested:
-                continue  # This request is over, for example because another read has served it.
+                continue  # The listener's request is over, for example because another read returned its messages.
             wanted = other.window.wanted()
             if other.dispatcher.listener.queue_id not in queue_ids:
-                # The read searched only for messages of `queue_ids`, so this listener needs a read of its own.
+                # The read has searched only for messages of other queues, so this listener needs a read of its own.
                 continue
             if wanted is None or start <= wanted < end or not other.current:
                 self._done(other)
@@ -182,7 +182,7 @@ class CatchUp:
                     if other is stream:
                         _adapt(stream, start, end, self._tuning)
                     other.dispatcher.refill()
-        # The read did not reach the offset that the listener needs, so its next read may begin only after a pause.
+        # If the read did not reach the listener's offset, the listener's next read begins only after a pause.
         if stream.requested and not was_served:
             asyncio.get_running_loop().call_later(self._tuning.stuck_pause_s, self._done, stream)
 

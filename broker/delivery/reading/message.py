@@ -14,7 +14,7 @@ from msgspec import UNSET
 from broker.core.codec import message_texts
 from broker.core.entities import Queue
 
-# A record batch is searched for wanted queue ids before it is parsed, unless there are more ids than this.
+# If at most this many queue ids are wanted, a record batch that contains none of them is not parsed.
 # Searching a record batch for one queue id takes a sixth of the time that parsing the batch takes.
 _SOUGHT_MAX: Final = 4
 

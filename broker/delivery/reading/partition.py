@@ -94,7 +94,7 @@ class Partition:
         for dispatchers in list(self._fed.values()):
             for dispatcher in list(dispatchers):
                 stream = dispatcher.stream(self.number)
-                # This listener has already passed all of the unreadable offsets, so nothing is left to skip.
+                # If the listener has already passed the unreadable offsets, it has nothing to skip.
                 if stream.window.begin > last:
                     continue
                 del dispatchers[dispatcher]

@@ -41,7 +41,7 @@ class TailLoop:
     async def read_once(self) -> None:
         """Make one read of new Kafka records, and hand the records to their partitions."""
         try:
-            # The worker may gain or lose partitions during the read, so _feed() looks up its partitions after the read.
+            # The worker may gain or lose partitions during the read, so _feed() looks up the partitions afterwards.
             await self._feed(await self._membership.read())
         except LogDamaged as damage:
             self._pass_over(damage)
@@ -53,7 +53,7 @@ class TailLoop:
         assignment = self._roster.assignment
         owned = {number: assignment.partitions[number] for number in read if number in assignment.partitions}
         try:
-            # Make sure of the ownership first: a process that was suspended may have lost these messages' partitions.
+            # First check that the worker still owns the partitions: it may have lost them while it was suspended.
             if owned:
                 await assignment.fence.assure()
         except LogUnavailable as error:

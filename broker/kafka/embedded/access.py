@@ -28,7 +28,7 @@ USER: Final = "everput"
 MECHANISM: Final = "SCRAM-SHA-256"
 LISTENER: Final = "CLIENT"
 _SHA_256: Final = 1  # Kafka's number for SCRAM-SHA-256
-# The smallest number of SCRAM iterations that Kafka allows. The password has 256 random bits, so more would not help.
+# Kafka allows no fewer SCRAM iterations, and more are not needed: the password has 256 random bits.
 _ITERATIONS: Final = 4096
 
 # Exceptions that mean that a server is unreachable, does not answer as Kafka does, or does not know Everput's password.

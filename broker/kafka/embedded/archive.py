@@ -39,7 +39,7 @@ from broker.settings import KafkaSettings
 _log = logging.getLogger(__name__)
 
 _UNUSED_FOR_S: Final = 30 * 86_400.0
-# Java's class archive (a cache of classes) is made this long after Kafka's start or later: other processes start first.
+# Make Java's class archive (a cache of classes) at least this long after Kafka's start: other processes start first.
 _AFTER_S: Final = 10.0
 _IDLE_WITHIN_S: Final = 300.0  # the class archive is made after this time even if the machine is still busy
 _IDLE_LOAD: Final = 0.5  # load average per processor
@@ -165,7 +165,7 @@ async def _make(jars: Sequence[Path], path: Path) -> None:
 async def _use(kafka: KafkaSettings) -> None:
     """Send Kafka typical requests of API processes and workers, so that Java records the classes that answer them."""
     table = topics(kafka)
-    await ensure_topics(kafka, table, quiet=True)  # Do not log these topics: they would look like the server's own.
+    await ensure_topics(kafka, table, quiet=True)  # Do not log these topics: they would seem to be the server's own.
     options = client_options(kafka)
     async with AIOKafkaProducer(**options, enable_idempotence=True) as producer:
         await producer.send_and_wait(table.messages.name, b"a record")

@@ -37,7 +37,7 @@ _COMPACTED: Final = "outstanding"
 _HEAP_MIB: Final = 512
 _START_TRIES: Final = 3
 _LOOK_S: Final = 5.0
-# Kafka is killed after 12 failed checks in a row. A time limit would kill it when the machine was suspended.
+# After 12 failed checks in a row, Kafka is killed. A time limit would also kill a healthy Kafka after a suspension.
 _MISSED_MAX: Final = 12
 _ORPHAN_GONE_WITHIN_S: Final = 10.0
 
@@ -252,7 +252,7 @@ class EmbeddedKafka:
             for one in lost:
                 end = (await requests.offsets(one.topic, {one.partition: LATEST}))[one.partition]
                 if end > one.last:
-                    # At its start, Kafka has found more records than were counted in its files. Nothing is lost here.
+                    # If Kafka has records up to the last offset after all, this partition has lost nothing.
                     continue
                 last = one.last
                 _log.error("kafka.end_lost topic=%s partition=%d first=%d last=%d", one.topic, one.partition, end, last)

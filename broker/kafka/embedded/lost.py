@@ -99,7 +99,7 @@ def put_in(folder: Path, first: int, batches: bytes) -> None:
     Kafka rebuilds the indexes at its next start.
     """
     before = [path for path in sorted(folder.glob("*.log")) if int(path.stem) <= first]
-    # Cut off the end of the segment file: it may hold half a batch, or space that Kafka has reserved.
+    # Cut off what follows the last whole batch of the segment file: half a batch, or space that Kafka has reserved.
     if before:
         os.truncate(before[-1], segments.end_of(before[-1])[1])
         _forget_indexes(before[-1])

@@ -212,7 +212,7 @@ class KafkaProcess:
 
     async def _tell_password(self) -> bool:
         """Store the password in Kafka, which does not know it yet. Return whether that worked."""
-        # If another user's program listens on Kafka's port, do not log in there. Kafka can't start then, and will end.
+        # If another user's program listens on Kafka's port, do not log in there. Kafka can't start there, and will end.
         if not listens_as_us(self.port):
             return False
         itself = _options(self.port, "PLAIN", _ITSELF, self._once)

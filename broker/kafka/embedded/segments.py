@@ -24,7 +24,7 @@ from broker.errors import ConfigurationError
 
 MAGIC: Final = 2
 BATCH_BYTES_MAX: Final = 16 << 20
-# The base offset and the length field come first in a record batch. The length field does not count their bytes.
+# A record batch begins with its base offset and its length field. The length does not include these 12 bytes.
 PREFIX_BYTES: Final = 12
 # Kafka's header of a record batch begins with base offset, length, leader epoch, magic, CRC and attributes.
 # A batch's header ends with offset delta, first and highest record time, producer id, epoch, sequence, record count.
@@ -77,7 +77,7 @@ def stopped(log_dir: Path) -> Iterator[None]:
             "or one of the broker's log.dirs with --log-dir"
         )
     try:
-        # While no broker runs, the lock file may be missing. Opening it for appending creates it.
+        # While no broker runs, the lock file may be missing. Opening for appending creates the file.
         file = (log_dir / ".lock").open("a+b")
     except OSError as error:
         raise ConfigurationError(
@@ -230,7 +230,7 @@ def _names_a_batch(index: Path, offset: int, at: int) -> bool:
             file.seek(at)
             header = file.read(HEADER.size)
     except OSError:
-        return True  # Kafka itself deletes an index file that has no segment file.
+        return True  # Kafka deletes an index file without a segment file, so no check is needed.
     if len(header) < HEADER.size:
         return False
     first, _, _, magic, _, _, last, *_ = HEADER.unpack(header)
@@ -274,7 +274,7 @@ def _batches(path: Path) -> Iterator[_Row]:
         at = 0
         while at + HEADER.size <= len(raw):
             header = raw[at : at + HEADER.size]
-            if not any(header):  # Zeros follow the last batch: space in the file that Kafka has reserved.
+            if not any(header):  # Zeros after the last batch are space that Kafka has reserved in the file.
                 return
             _, length, _, magic, *_ = HEADER.unpack(header)
             size = PREFIX_BYTES + length
