@@ -32,13 +32,13 @@ from broker.ports import Count, DirectoryView, Log
 
 log = logging.getLogger(__name__)
 
-# If the put of an alert's message right after the alert's event fails, the next try is at least 30 s after the event.
-# After 30 s, Kafka has usually stored or dropped the first put, so that a search for the message finds out which.
+# If the first put of an alert's message fails, the worker puts it again when the alert's event is at least 30 s old.
+# After 30 s, Kafka has usually stored or dropped the first put. So a search can tell whether the message is stored.
 _SETTLED_MS: Final = 30_000
-# A message's id contains the time of the alert's event plus whole steps of this length, close to the put. So the same
-# message gets another id if it is put again more than one step later.
+# The id of an alert's message contains the event's time, plus all whole 5-minute steps between the event and the put.
+# If the message is put again at least 5 minutes later, it gets another id.
 _ID_VALID_MS: Final = 5 * 60_000
-# A search tries an alert's first message id, its newest one, and up to this many before that: those of the last hour.
+# A search for an alert's message tries the first possible id, the newest one, and up to 12 ids before the newest one.
 _EARLIER_STEPS: Final = 12
 
 

@@ -52,14 +52,15 @@ LOOK_S: Final = 10.0
 _AT_ONCE: Final = 10
 # If more than ten listeners are due, a worker checks ten at a time, and pauses nine times as long as these ten took.
 _PAUSE_PART: Final = 9.0
-# A check includes at most this many listeners with no waiting messages, and no alert that is open or may begin soon.
+# If messages wait for a listener, or one of its alerts is open or may begin soon, each check includes this listener.
+# Of all other listeners, a check includes at most this many.
 _OTHERS_MAX: Final = 200
 # If a worker pauses a listener that has answered 410, the reason for the pause begins with this text.
 _GONE: Final = "the listener answered 410"
-_BURST: Final = 100.0  # Each worker begins at most this many alerts of an organization in a burst.
-_PER_S: Final = 0.1  # After a burst, a worker begins at most this many alerts of an organization per second.
-# A worker begins or ends at most 100 alerts about the disk or a damaged log per check (the operator's are not counted).
-# Without _SHARED_BURST, an alert about the disk could begin for all organizations at once: 2 KiB in Kafka for each.
+_BURST: Final = 100.0  # A worker begins at most this many alerts of an organization at once.
+_PER_S: Final = 0.1  # After _BURST alerts at once, a worker begins one alert of an organization per 10 s.
+# In a check, a worker begins or ends at most 100 alerts about the disk or a damaged log; the operator's don't count.
+# Without _SHARED_BURST, alerts about a full disk could begin for all organizations at once, with 2 KiB in Kafka each.
 _SHARED_BURST: Final = 100.0
 _SHARED_PER_S: Final = _SHARED_BURST / LOOK_S
 _ORGANIZATIONS_AT_ONCE: Final = 500  # After checking this many organizations, yield.
@@ -143,7 +144,7 @@ class AlertWatch:
     _messages: AlertMessages = field(init=False)
     _triggers: dict[str, dict[Kind, Trigger]] = field(default_factory=dict)
     _allowances: dict[str, _Allowance] = field(default_factory=dict)
-    # Listeners without waiting messages and alerts are checked in turn. The next check continues at this position.
+    # Listeners without waiting messages or alerts are checked in turn, from this position in their list on.
     _others_checked: int = 0
     _shared: _Allowance = field(default_factory=lambda: _Allowance(0, _SHARED_BURST, _SHARED_PER_S))
 
@@ -335,7 +336,7 @@ class AlertWatch:
         triggers = self._triggers.setdefault(subject.id, {})
         for kind in now:
             recorded = self._directory.alerts.trigger(kind, subject.id)
-            # Another worker may have owned the partition since this worker's previous check, and changed the alert.
+            # Use the recorded alert: another worker may have changed it since this worker's previous check.
             if kind not in triggers or not triggers[kind].agrees(recorded):
                 triggers[kind] = recorded
         before = {kind: replace(trigger) for kind, trigger in triggers.items()}

@@ -97,7 +97,7 @@ class DamageReports:
 
     def _known(self, one: DamagedRange) -> bool:
         state = self._view.state
-        # Reads report a whole damaged batch, even if retention has deleted a part of it or an operator gave a part up.
+        # A part of the range may be recorded as damaged, and the rest as given up. So join both sets.
         return joined(state.damage, state.given_up).covers(one)
 
     async def _tell(self) -> None:

@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 READ_BYTES: Final = 64 << 10
-# The results of this many checks of the log are kept. For an older position, since() says that changes are unknown.
+# The results of the newest 300 checks of the log are kept. For an older position, since() can't tell what has changed.
 LOOKS_MAX: Final = 300
-# If clients of more organizations than this wait, decode each record batch: a search for all their ids takes longer.
+# If clients of over 16 organizations wait, decode each record batch. This is faster than a search for over 16 ids.
 SEARCHED_MAX: Final = 16
-# If a check of the log finds more changes of an organization than this, tell its clients that changes are unknown.
+# If a check of the log finds over 500 changes of an organization, its clients only learn that something has changed.
 CHANGES_MAX: Final = 500
 
 
@@ -105,7 +105,7 @@ class ChangeFeed:
         self._epoch = secrets.token_hex(6)
         self._number = 0  # the number of completed checks of the log since `_epoch` changed
         self._looking = False  # True while the log is read
-        # By organization with waiting clients: the number of the newest check that may lack the organization's records.
+        # By organization id: the number of the newest check of the log that may lack the organization's records.
         self._known_since: dict[str, int] = {}
         self._looked = asyncio.Event()
         self._again: dict[str, frozenset[Change]] = {}
@@ -120,7 +120,7 @@ class ChangeFeed:
         self._waiting[organization_id] += 1
         try:
             if not known:
-                # Earlier checks of the log, and a check that is running now, may lack this organization's records.
+                # Checks of the log that have already begun may lack this organization's records.
                 self._known_since[organization_id] = self._number + self._looking
             if self._begun is None:
                 self._begun = asyncio.create_task(self._begin())
@@ -188,7 +188,7 @@ class ChangeFeed:
             if task is not None:
                 task.cancel()
         self._begun = self._task = None
-        # While no client waits, the feed does not read the log, and misses changes. So begin a new epoch here.
+        # While no client waits, the feed does not read the log. A new epoch marks the changes until then as unknown.
         # If a client's position has an earlier epoch, since() tells the client that the changes are unknown.
         self._epoch, self._number = secrets.token_hex(6), 0
         self._looks.clear()
@@ -212,7 +212,7 @@ class ChangeFeed:
             try:
                 await self._look()
             except LogUnavailable:
-                continue  # The positions did not change, so the next check of the log reads these records again.
+                continue  # The next check of the log begins at the same positions, so no change is missed.
             except Exception:
                 log.exception("changes.look_failed")
                 self._positions = {}
@@ -233,7 +233,7 @@ class ChangeFeed:
             for organization_id, change in [] if read is None else self._changes(read[0]):
                 found.setdefault(organization_id, set()).add(change)
         self._positions = ends
-        # A worker writes a delivery's event first, and commits the offset later. Until then, clients get the old state.
+        # A worker writes a delivery's event before it commits the offset. Until the commit, clients get the old state.
         # Because the commit comes later, the next check of the log reports each changed delivery to clients again.
         again, self._again = (
             self._again,

@@ -126,7 +126,7 @@ class LaneReader:
             name = self._names[lane.rank]
             oldest = (await self._records.offsets(name, {lane.partition: EARLIEST}))[lane.partition]
             if oldest <= lane.at:
-                raise  # Kafka has lost the records from here on, or a new partition leader lacks them for a moment.
+                raise  # Kafka has lost the record at this offset, or a new partition leader lacks it for a moment.
             merge.give(lane, (), oldest)
             return
         with pace:

@@ -70,8 +70,7 @@ class Slice(NamedTuple):
     complete: bool
 
 
-# Takes the ids of an organization, a listener and a queue. Tells whether the listener belongs, or belonged, to the
-# queue.
+# A function of organization id, listener id and queue id: whether the listener belongs to the queue, or did earlier.
 Hears = Callable[[str, str, str], Awaitable[bool]]
 
 
@@ -172,8 +171,8 @@ class LogReader:
                 raise NotFound("No queue of this organization has, or had, this ID. Check the ID.")
             wanted = replace(wanted, queue_listener_ids=found)
         if wanted.listener_id is None or message is not None or span.page_token is not None:
-            # The page token comes from an earlier page, for which the existence of the listener was already checked.
-            # For one message's history, do not look the listener up: this may take a read of the whole topic `control`.
+            # A page token comes from an earlier page, for which the existence of the listener was already checked.
+            # For one message's history, do not check the listener: the check may read the whole topic `control`.
             return wanted
         if not await self._listeners.was(organization_id, wanted.listener_id):
             raise NotFound("No listener or replay of this organization has, or had, this ID. Check the ID.")
@@ -274,7 +273,7 @@ class _Reading:
         starts = [min(at, end) for at, end in zip(found, ends, strict=True)]
         message = self._wanted.message
         if message is not None:
-            # Begin near the message, but early enough to read all records that decide the log time of its events.
+            # Begin near the message, but early enough that the log time of the message's events is computed rightly.
             # A damaged time index of Kafka can change the order of a message's events here, but no event is skipped.
             near = await self._offsets(message.at_ms)
             for number, one in enumerate(self._partitions):

@@ -171,7 +171,8 @@ class Verifier:
         if any(checks.may_be_unseen() for checks in others):
             end = (await self._requests.offsets(topic.name, {number: LATEST}))[number]
             async for finding in self._checked(messages, topic, messages.end, end):
-                # A message's queue may have been created after `control` was read. So leave errors to the next run.
+                # Report no errors here: the message's queue may be newer than this program's read of `control`.
+                # The next run reports an error that is real.
                 if not finding.wrong:
                     yield finding
             for checks in others:
@@ -214,7 +215,7 @@ class Verifier:
         tail = rows.get(number, (0, ""))[0]
         if (
             tail > latest
-        ):  # Workers may have read messages that were put after this program read the end offset. So read it again.
+        ):  # Workers may have read messages that are newer than the end offset, so read the end offset again.
             latest = (await self._requests.offsets(topic, {number: LATEST}))[number]
         if tail <= latest:
             return []

@@ -112,7 +112,7 @@ class AccountCommands:
             raise AccountBlocked(_BLOCKED)
         if not account.may_sign_in(
             now_ms()
-        ):  # The account has a temporary password from an operator, which was used before or has expired.
+        ):  # Refuse a temporary password from an operator that was used before or has expired.
             raise WrongPassword(_WRONG)
         return account
 
@@ -147,7 +147,7 @@ class AccountCommands:
             if session is not None:
                 await self.end_session(session, request_id=request_id)
             raise WrongPassword(_WRONG)
-        # Newer sessions have replaced this one, because an account's sessions are limited. Or all of them were ended.
+        # If the session is gone, newer sessions have replaced it, or all sessions of the account were ended.
         if session is None:
             raise Unavailable(
                 f"This new session has already ended. An account has at most {SESSIONS_MAX} sessions, and newer ones "
@@ -213,7 +213,7 @@ class AccountCommands:
         )
         if await record(self._control, self._view, event):
             return True
-        # Another request of this session can have unlinked the account meanwhile. The session then still exists.
+        # Return True also if another request of this session has unlinked the account meanwhile.
         accounts = self._view.state.accounts
         now = accounts.by_id.get(account.id)
         return now is not None and now.identity is None and session.id in accounts.sessions

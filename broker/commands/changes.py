@@ -197,7 +197,7 @@ async def _change(
     if count is not None:
         count(event.organization_id, len(encode(event)) + _ANSWER_BYTES + _LISTENER_BYTES * len(queue.listeners))
     offset, answers_from = await changes.append(event)
-    # If the change has `if_version`, it has no effect when the message has another version by the time it is stored.
+    # A change with `if_version` has no effect if the message has another version when the change is stored.
     if event.if_version is not UNSET:
         try:
             counted = await changes.counted(event)

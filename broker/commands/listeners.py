@@ -51,7 +51,7 @@ from broker.settings import Network
 # The headers are limited because each update of a listener stores all of its headers in the log again.
 HEADERS_BYTES_MAX: Final = 8 << 10
 _SIGNING_BYTES: Final = 32
-# An update of a listener is tried at most ten times, because other requests may change the listener meanwhile.
+# If another request changes the listener during an update, the update is tried again, up to ten times in all.
 _UPDATES_TRIED: Final = 10
 HIDDEN: Final = "…"  # shown instead of a header's value
 LISTENERS_MAX: Final = 10_000  # listeners of one organization

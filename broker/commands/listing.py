@@ -24,9 +24,9 @@ from broker.ports import Deliveries, DeliverySummary, Log, PlacedMessage
 
 # The states of deliveries by which a list can be filtered. `scheduled` means pending until the message's `deliver_at`.
 STATES: Final = ("pending", "scheduled", "retrying", "parked", "delivered")
-_TIME_S: Final = 0.15  # After this time, a request for a list answers with what it has found.
-_STEP: Final = 500  # To list messages, a step reads the states of at most this many messages.
-# A step reads at most this many deliveries' states. So a page is smaller if its queue has many listeners.
+_TIME_S: Final = 0.15  # After this time, a request for a list is answered with the items found so far.
+_STEP: Final = 500  # One step of a list of messages reads the states of at most this many messages.
+# One step of a list reads the states of at most this many deliveries. If a queue has many listeners, pages are smaller.
 _DELIVERIES_MAX: Final = 20_000
 # A page of messages ends when the messages that were read for it have more bytes of data than this.
 _BYTES_MAX: Final = 8 << 20

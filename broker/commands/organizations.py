@@ -97,7 +97,7 @@ async def create_key(
         expires_at_ms=expires_at_ms,
     )
     api_key = view.state.keys.get(event.key_id) if await record(control, view, event) else None
-    # Either the organization does not exist, so the event had no effect. Or the new API key was already revoked.
+    # If there is no API key, the organization does not exist, or the new API key was already revoked.
     if api_key is None:
         raise NotFound(
             "The organization does not exist, or the new API key was revoked immediately. "

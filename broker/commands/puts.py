@@ -138,8 +138,7 @@ class Put:
         value = encode(event)
         if self._count is not None:
             self._count(queue.organization_id, len(value))
-            # A record that does not fit into Kafka's current batch is built once more for the next batch. Count its
-            # bytes only once.
+            # If a record is built again, because it did not fit into Kafka's batch, count its bytes only once.
             self._count = None
         return made.encode(), value, queue.id.encode()
 
@@ -235,7 +234,7 @@ def new_batch(
             said = message.data, message.name, message.key
             puts.append(new_put(queue, *said, actor, request_id, message.deliver_at, count))
         except Refused as error:
-            if error.pointer is None:  # The queue is wrong, not the message.
+            if error.pointer is None:  # the queue is refused, not the message
                 raise
             raise Refused(str(error), pointer=f"/messages/{number}{error.pointer}") from None
     return puts

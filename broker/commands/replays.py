@@ -189,7 +189,7 @@ class ReplayCommands:
         if replay.ended == "finished" or not spans:
             return 1.0
         cursors: Mapping[int, Cursor] = {}
-        # A cancelled replay's listener is not in the directory any more, and a worker deletes its committed offsets.
+        # Do not load the committed offsets of a cancelled replay, because a worker deletes them.
         if replay.ended is None:
             cursors = (await self._cursors.load([replay.id], spans)).get(replay.id, {})
         behind = sum(
@@ -237,10 +237,10 @@ class ReplayCommands:
         With `failed`, the replay takes only the messages at the offsets in the list, and the list has only messages
         that were attempted.
         """
-        # Read the committed offsets before `outstanding`, so that a delivery that moves there meanwhile is not missed.
+        # Read the committed offsets before `outstanding`: no delivery is missed that moves to `outstanding` meanwhile.
         cursors = (await self._cursors.load([listener.id], range(len(end)))).get(listener.id, {})
         stands = [listener.stands_at(cursors, partition) for partition in range(len(end))]
-        # A listener gets no messages below its start offset, and it has not yet got those from its cursor's `top` on.
+        # A listener never gets messages below its start offset. From its cursor's `top` on, it has got no messages yet.
         never, untaken = (begin, end) if failed else (listener.start_offsets, [cursor.top for cursor in stands])
         before = tuple(min(max(pair), last) for *pair, last in zip(begin, never, end, strict=True))
         after = tuple(max(low, min(pair)) for low, *pair in zip(before, untaken, end, strict=True))

@@ -184,7 +184,7 @@ class InvitationCreated(InvitationEvent, frozen=True, kw_only=True, tag="invitat
     token_sha256: str
     expires_at_ms: int
     role: str = "owner"
-    # This event's version is 2. An older program knows no roles, and would make an invited auditor an owner.
+    # This event's version is 2, so that an older program can't read it and make an invited auditor an owner.
     v: int = 2
 
 

@@ -139,7 +139,7 @@ class Accounts:
     def _changed(self, account: Account, event: ev.AccountEvent) -> bool:
         match event:
             case ev.AccountPasswordChanged():
-                # A password change ends the account's other sessions. A later change from such a session doesn't count.
+                # A password change ends the account's other sessions. Changes from ended sessions don't count.
                 if event.session_id not in self._sessions_of.get(account.id, {}):
                     return False
                 self._end_all(account, but=event.session_id)

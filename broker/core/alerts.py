@@ -26,9 +26,9 @@ from broker.core.event import Event
 # Every organization's queue for alerts has this name. No other queue can have it.
 ALERTS_QUEUE: Final = "everput.alerts"
 INTERVAL_MS: Final = 10 * 60_000
-# How long a listener must be healthy, or replay, before its alert DOWN or FAILING ends with a message.
+# An alert DOWN or FAILING ends with a message when the listener has been healthy or replaying for this long.
 BACK_MS: Final = 30_000
-# How long the level must be LOW before an alert LAG, PARKED, SECRET, KEY or DISK ends. At OFF, it ends at once.
+# An alert LAG, PARKED, SECRET, KEY or DISK ends when its level has been LOW for this long. At OFF, it ends at once.
 CALM_MS: Final = 60_000
 SECRET_SOON_MS: Final = 3_600_000
 KEY_SOON_MS: Final = 3 * 86_400_000
@@ -256,7 +256,7 @@ class Trigger:
                 self.open = False
                 return Step.END
             return None
-        # A wrong clock can have set `begun_at_ms` far into the future. The alert must be able to begin nevertheless.
+        # If a wrong clock has set `begun_at_ms` far into the future, the alert can begin nevertheless.
         rested = not self.begun_at_ms or abs(at_ms - self.begun_at_ms) >= INTERVAL_MS
         if level is Level.HIGH and lasted_ms >= reading.hold_ms and rested:
             self.open, self.begun_at_ms = True, at_ms

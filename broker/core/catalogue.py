@@ -214,7 +214,7 @@ _UNCONDITIONAL: Final = Former(
     frozenset({"if_version"}),
     "the change takes effect whatever version the message has, unless the message was deleted before",
 )
-# Earlier versions of events. codec.py has a function for each that converts it to the next version.
+# The earlier versions of events. For each, codec.py has a function that converts an event to the next version.
 FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("invitation.created", 1): Former(frozenset({"role"}), "the person becomes an owner"),
     ("key.created", 1): Former(

@@ -24,7 +24,7 @@ from broker.core.ids import parse_message_id
 from broker.errors import UnknownEvent
 
 # `everput verify` accepts that a Kafka record is up to ten minutes older or younger than its event.
-# `everput verify` does not limit how much younger than its event a record of `deliveries` or `outstanding` is.
+# `everput verify` permits a record of `deliveries` or `outstanding` to be younger than its event by any amount of time.
 # A record and its event have different times, because the clocks of machines differ, and Kafka can be slow.
 TOLERANCE_MS: Final = 10 * 60_000
 _NOUNS: Final = ("account", "session", "organization", "invitation", "key", "queue", "listener", "replay")

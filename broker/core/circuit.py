@@ -46,7 +46,7 @@ class Circuit:
         self.state = State.CLOSED
         self.faults = 0
         # `relapses` counts how often failed attempts have opened the circuit breaker again after a good probe.
-        # A failed probe resets `relapses` to 0, and so do trip() and the end of the probation.
+        # A failed probe, trip() and the end of the probation reset `relapses` to 0.
         self.relapses = 0
         self.probe_at_ms = self.down_since_ms = 0
         self.allowance: int | None = None
@@ -110,7 +110,7 @@ class Circuit:
         if alive:
             self.state, self.allowance, self.faults = State.PROBATION, PROBATION_FIRST, 0
             return True
-        # Forget how often the listener failed after a good probe, because now a probe has failed, too.
+        # Reset the count of failures after good probes, because now a probe itself has failed.
         self.relapses = 0
         self.probe_at_ms = at_ms + interval_ms
         return False

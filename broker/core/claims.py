@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 from broker.core.events import PutClaimed
 
 KEPT_MS: Final = 24 * 3600 * 1000
-# The most claims of Idempotency-Keys in a process's memory. Each takes about 16 bytes, and stays for at least 24 hours.
+# The most claims of Idempotency-Keys in a process's memory. A claim takes about 16 bytes, and stays at least 24 hours.
 CLAIMS_MAX: Final = 8_000_000
 FEW: Final = 10_000
 # A request that takes over an Idempotency-Key reuses the earlier request's message ids if they are under a minute old.
-# IDS_KEPT_MS is this short because a search for a message reads the log from the time in the message's id on.
+# With older message ids, each search for a message would be slow: it reads the log from the time in the id on.
 IDS_KEPT_MS: Final = 60_000
 CLOCKS_MS: Final = 10_000  # Everput assumes here that the clocks of two processes differ by at most this.
 _RUN_MAX: Final = 1 << 16

@@ -71,7 +71,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_messages: int = 100
-    max_bytes: int = 1 << 20  # the most bytes of a request's body; a message that is larger is sent alone
+    max_bytes: int = 1 << 20  # the most bytes of a request's body; a larger message is sent alone
     wait_ms: int = 100
 
 

@@ -72,7 +72,7 @@ class Cursor:
         oldest = "-" if self.oldest_at_ms is None else str(self.oldest_at_ms)
         error = f"{self.error or '-'};{self.counts}" if self.counts else self.error or "-"
         text = f"{_VERSION} {packed} {self.pending} {oldest} {self.state} {error}"
-        # If the metadata is too long, leave out the highest open offsets. A new owner repeats messages from there on.
+        # If the metadata is too long, drop the upper half of the open offsets: a new owner delivers these again.
         if len(text) > METADATA_BYTES_MAX and self.open:
             fewer = len(self.open) // 2
             return replace(self, top=self.open[fewer], open=self.open[:fewer], attempts=()).metadata()
@@ -104,8 +104,7 @@ class Cursor:
             )
         except (ValueError, TypeError):  # TypeError means too many fields
             return cls(top=offset)
-        # Ignore metadata that contradicts itself, and deliver from the committed offset: too high a `top` would skip
-        # messages.
+        # If the metadata contradicts itself, deliver from the committed offset: a wrong `top` could skip messages.
         ascending = all(low < high for low, high in pairwise((*opened, cursor.top)))
         ours = version == _VERSION and state in ("live", "down") and cursor.pending >= 0
         counted = len(attempts) in (0, len(opened))

@@ -118,7 +118,7 @@ MEANS: Final[Mapping[Kind, str]] = {
 }
 
 # The permitted transitions between the states of a delivery: for each state, the next states with their conditions.
-# The condition of each transition to DROPPED is empty, because MEANS describes it.
+# The condition of a transition to DROPPED is empty: the text for DROPPED in MEANS says when it happens.
 NEXT: Final[Mapping[Kind, Mapping[Kind, str]]] = {
     Kind.MISSING: {
         Kind.READY: "the message is read",
@@ -259,10 +259,10 @@ class History:
     number: int
     first_at_ms: int
     since_ms: int
-    # True if an attempt was already repeated at once, because the listener had closed an idle connection.
+    # True if an attempt of this delivery was already repeated at once: the listener had closed an idle connection.
     again: bool = False
     outstanding: bool = False  # True if the delivery comes from the topic `outstanding`
-    crowded: bool = False  # True if other deliveries need the delivery's place in memory
+    crowded: bool = False  # True if other deliveries need this delivery's memory
 
 
 def taken(status: int) -> bool:
@@ -287,7 +287,7 @@ def judge(
     if error == "closed" and failure.stale and not history.again:
         return AGAIN
     if failure.tunnel and (not failure.connected or status == TUNNEL_AWAY or error == "garbage"):
-        # If no connection was made, the tunnel's API process has probably ended. "garbage": another program answered.
+        # Without a connection, the API process has probably ended. With the error "garbage", another program answered.
         return AWAY
     due_ms = next_at_ms(
         policy,

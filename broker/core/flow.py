@@ -16,7 +16,7 @@ _DECREASE: Final = 0.5
 _DECREASE_PAUSE_MS: Final = 1_000
 # If the event loop is more than 1 ms late on average, a worker starts fewer attempts to slow and failing listeners.
 LATE_S: Final = 0.001
-# If a worker waited for a processor for over 5 % of a tick, it starts fewer attempts to slow and failing listeners.
+# If a worker waited for a CPU for over 5 % of a tick (50 ms), it starts fewer attempts to slow and failing listeners.
 WAITED_MAX: Final = 0.05
 GATE_LEAST: Final = 2
 GATE_MOST: Final = 512

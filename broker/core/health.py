@@ -20,8 +20,7 @@ from broker.core.varints import pack, unpack
 MINUTES: Final = 5
 # With fewer than eight attempts in five minutes, the newest attempt alone decides whether the listener is failing.
 ENOUGH: Final = 8
-# With eight or more attempts in five minutes, a listener is failing if over a quarter of them fail (except by
-# MENDED_MS).
+# Normally, a listener with eight or more attempts in five minutes is failing if over a quarter of these fail.
 FAILING: Final = 0.25
 # A listener is no longer failing when it accepts an attempt at least a minute after its newest failed attempt.
 MENDED_MS: Final = 60_000
@@ -193,6 +192,6 @@ def facts_of(cursors: Iterable[Cursor], at_ms: int) -> Facts:
         recent=[one.recent for one in counted],
         at_ms=at_ms,
     )
-    # A committed offset can name an error that is older than the last accepted attempt: do not show such an error.
+    # If the error stored with a committed offset is older than the last accepted attempt, do not show the error.
     stale = found.accepted_at_ms > found.refused_at_ms and not down
     return found if stale else replace(found, error=error)

@@ -21,7 +21,7 @@ from broker.core.varints import pack, unpack
 T = TypeVar("T")
 
 _VERSION: Final = 2
-# the version of page tokens that have the number of their partitions, but no checksum of them
+# page tokens of this version contain the number of their partitions, but no checksum
 _WITHOUT_CHECKSUM: Final = 1
 _NO_END_MS: Final = 1 << 63
 

@@ -153,9 +153,9 @@ class DeliveryAttempted(Event, frozen=True, kw_only=True, tag="delivery.attempte
     waited_ms: int | UnsetType = UNSET  # set if the attempt was accepted
 
 
-# An attempt's row begins with the message's offset, the attempt's number, and the answer's id, partition and time.
-# An attempt's row ends with the ms of DNS look-up, connecting and TLS handshake; None for a step that was absent.
-# In an attempt's row, the answer's id is empty if no answer is stored for the attempt.
+# A row for an attempt: message's offset, number, stored answer's id, partition and time, ms of DNS, connecting, TLS.
+# In a row for an attempt, the ms of a step are None if the step was absent, for example without TLS.
+# In a row for an attempt, the id of the stored answer is empty if no answer is stored.
 AnsweredAttempt = tuple[int, int, str, int, int, int | None, int | None, int | None]
 # A row for a stored answer: answer_id, status, headers, body, whether the body was cut, URL, and request headers.
 KeptAnswer = tuple[str, int, tuple[tuple[str, str], ...], str, bool, str, tuple[tuple[str, str], ...]]
@@ -198,7 +198,7 @@ class ListenerTested(Event, frozen=True, kw_only=True, tag="listener.tested"):
 # A row of statistics: minute, queue_id, listener_id, put, delivered, parked, sum of waited_ms, failures, histogram.
 # In a row of statistics, `failures` counts the failed attempts by HTTP status or error.
 # In a row of statistics, the histogram has the number of deliveries in each range of `waited_ms`.
-# The `waited_ms` of a delivery is the time from the message's put, or its `deliver_at`, to the acceptance.
+# The `waited_ms` of a delivery is the time from the message's `deliver_at`, or else its put, to the acceptance.
 StatisticsRow = tuple[int, str, str, int, int, int, int, dict[str, int], tuple[int, ...]]
 
 

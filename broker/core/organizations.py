@@ -164,7 +164,7 @@ class Organizations:
             return False
         self._leave(organization, event.account_id)
         if remover != event.account_id:
-            # End all invitations to the removed member's address. Otherwise, the member could use one to come back.
+            # End all invitations to the removed member's address: one of them could make the account a member again.
             self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)
         return True
 
@@ -179,9 +179,9 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != event.account_id}
         if event.role != OWNER:
             roles[event.account_id] = event.role
-            # End the invitations that the account created. Otherwise, a former owner could use one to be owner again.
+            # If the account was an owner, one of its invitations could make it an owner again. So end all of them.
             self.invitations.forget_all_by(event.account_id, organization.id)
-        # End the invitations to the member's address. Otherwise, the member could use one to get the former role back.
+        # End all invitations to the member's address: one of them could give the member the former role back.
         self.invitations.forget_all_to(self._accounts.by_id[event.account_id].email, organization.id)
         self.by_id[organization.id] = replace(organization, roles=roles)
         return True
@@ -191,7 +191,7 @@ class Organizations:
         roles = {member: role for member, role in organization.roles.items() if member != account_id}
         self.by_id[organization.id] = replace(organization, members=members, roles=roles)
         del self._of_account[account_id][organization.id]
-        # End the invitations that the account created. Otherwise, a former member could use one to come back.
+        # End all invitations that the former member created: one of them could make the account a member again.
         self.invitations.forget_all_by(account_id, organization.id)
 
     def _volume_recorded(self, event: ev.VolumeRecorded) -> bool:

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-# A redrive can list the messages to retry. For each listener, a process remembers at most the 10,000 messages listed
-# last.
+# For each listener, a process remembers the last 10,000 messages that redrives (requests to retry) have listed.
 MESSAGES_MAX: Final = 10_000
 
 

@@ -48,7 +48,7 @@ class _Newer(msgspec.Struct):
 
 
 _newer_fields = msgspec.json.Decoder(_Newer)
-# Redrives, their cancellations and replays can concern an unnamed message. So a message's history must check each.
+# A redrive, a cancellation or a replay can concern messages without naming them, so a message's history checks each.
 _OF_MANY: Final = frozenset(
     {wire_name(ListenerRedriven), wire_name(ListenerRedrivesCancelled), wire_name(ReplayStarted)}
 )
@@ -98,7 +98,7 @@ class Selection:
     _beginnings: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _queue: bytes = field(init=False, repr=False, compare=False)
     # A record that contains none of the texts in `_places` can match the filter only if its type is in `_OF_MANY`.
-    # If `_places` is empty, this check excludes no record.
+    # If `_places` is empty, the check for these texts excludes no record.
     _places: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from broker.core.histogram import BOUNDS_MS, buckets
 MINUTE_MS: Final = 60_000
 # The topic `statistics` keeps its records for 30 days, so older messages and attempts need not be counted.
 KEPT_MS: Final = 30 * 24 * 60 * MINUTE_MS
-# If an event's writer had last read `statistics` over 200 records before the event, the event's counts are ignored.
+# If over 200 records of `statistics` before an event were not read by its writer, the event's counts are ignored.
 LATE_MAX: Final = 200
 _ANSWER_CHARS_MAX: Final = 32
 _STATUSES: Final = range(100, 600)
@@ -407,7 +407,7 @@ class QueuesSeries(Series):
         growths = [*self._growths]
         for listeners in self._queues.values():
             for one, created_at_ms in listeners.items():
-                # A new listener can start with messages from before its creation. Add these to its backlog.
+                # If a new listener starts with older messages, count them as growth at the time of its creation.
                 if one in self._young:
                     growths[self._place(created_at_ms)] += lags.get(one, 0) - self._young[one]
         return _backwards(sum(lags.values()), growths)

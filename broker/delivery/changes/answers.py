@@ -104,7 +104,7 @@ class Answers:
             if ready:
                 # If the worker can't store the answer to an update or deletion, the client gets the state `unknown`.
                 with contextlib.suppress(LogUnavailable):
-                    # First ask Kafka whether this worker owns the partition: a new owner may have sent the message.
+                    # Ask Kafka first whether this worker owns the partition: a new owner may have sent the message.
                     await self._confirm()
                     await self._deliveries.append({partition: ready})
             waiting = [reply for reply in waiting if reply.under_way]

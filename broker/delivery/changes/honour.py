@@ -49,7 +49,7 @@ class Taken:
     listeners.
     """
 
-    floor: int  # For changed messages from this offset in `messages` on, `found` has the change in effect.
+    floor: int  # `found` has the change in effect of each changed message from this offset of `messages` on
     position: int  # offset of the next record of `changes` to read
     in_doubt_below: int  # Messages below this offset may have been sent before a crash of the partition's former owner.
     # Updates and deletions below this offset in `changes` may have taken effect under the partition's former owner.
@@ -88,7 +88,7 @@ class Changes:
         self._floors: dict[int, int] = {}
         self._positions: dict[int, int] = {}  # next offsets of `changes` to read
         self._in_doubt_below: dict[int, int] = {}
-        # By partition, an offset in `changes`. An earlier worker may have applied the updates and deletions before it.
+        # By partition: a former owner may have applied the updates and deletions before this offset of `changes`.
         self._honoured_below: dict[int, int] = {}
         self._covering = 0
         self._texts: dict[tuple[int, int], asyncio.Task[str | None]] = {}
@@ -340,7 +340,7 @@ class Changes:
         while delivery.state is RENEWING:
             try:
                 data = await self._text(partition, offset)
-            # Park the delivery: its updated message can't be read, and the old data must not be sent.
+            # If the updated message can't be read, park the delivery: the old data must not be sent.
             except LogDamaged:
                 if delivery.state is RENEWING:
                     dispatcher.park_unreadable(delivery)
@@ -397,7 +397,7 @@ class Changes:
         under_way: set[int] = set()  # offsets of deliveries taken from `outstanding`
         for dispatcher in self._dispatchers.values():
             if not partition.placed(dispatcher):
-                # Keep all updates and deletions: a listener whose offset is not loaded yet can need older ones.
+                # If a listener's offset is not loaded yet, keep all updates and deletions: it may need old ones.
                 return
             stream = dispatcher.streams.get(number)
             if stream is not None:

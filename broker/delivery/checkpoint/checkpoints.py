@@ -82,7 +82,7 @@ class Checkpoints:
         self._outcomes: dict[int, list[tuple[bytes, bytes | None]]] = {}
         self.quiet = asyncio.Lock()  # held while cursors are being committed
         self.suspended = False
-        # True during the final checkpoint before a hand-over of partitions. It must not pause between commits.
+        # True during the last checkpoint before a hand-over. This checkpoint must not pause between commits.
         self._hurried = False
 
     def touched(self, stream: Stream) -> None:
@@ -352,7 +352,7 @@ class Checkpoints:
                 await self._cursors.store(dict(now))
             except NotStored as error:
                 failed |= error.failed
-                # The refused commit took time, so commit the offsets of all remaining listeners at once.
+                # The refused commit took time, so commit the offsets of all remaining listeners together.
                 together = len(rows)
             if rows and pause_s and not self._hurried:
                 await asyncio.sleep(pause_s)

@@ -47,7 +47,7 @@ class Metrics:
         # The number of attempts, by outcome and class of HTTP status: `2xx`, for example, or `none` without an answer.
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.delivered = Histogram()  # ms from put to delivery
-        # The counts of attempts, by listener id. They begin when a checkpoint collects the listener's first result.
+        # The counts of attempts, by listener id. A listener gets counts when a checkpoint collects its first result.
         self.by_listener: dict[str, ListenerCounts] = {}
         self.checkpoints = Histogram()  # duration in ms
         self.checkpoints_failed = 0
@@ -87,7 +87,7 @@ class Lag:
 
     listener_id: str
     queue_id: str
-    # How many messages wait for the listener. If it lags, records of other queues may be counted, too.
+    # The number of messages that wait for the listener. If the listener lags, messages of other queues may count, too.
     messages: int
     oldest_at_ms: int | None  # None if unknown
 
@@ -179,7 +179,7 @@ async def condition(
                 oldest.append(since_ms)
         for number in list(partitions):
             count, since_ms = outstanding.waiting(number, dispatcher.listener.id)
-            if count:  # the call may have counted many deliveries, which takes some milliseconds
+            if count:  # yield, because the call may have counted many deliveries for some milliseconds
                 await asyncio.sleep(0)
             messages += count
             if since_ms is not None:

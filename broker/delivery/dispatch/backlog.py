@@ -73,7 +73,7 @@ class Backlog:
             del behind[stream]
             if wanted is None:
                 continue
-            # One read may not return all messages that this stream needs, so put it last among the lagging streams.
+            # If this stream needs more than one read, other lagging streams read first: put this stream last.
             behind[stream] = None
             stream.assignment.lagging(stream)
             if stream.requested:

@@ -28,7 +28,7 @@ class DeliveryQueue:
         self.ready: deque[Delivery] = deque()  # begin when the limits allow
         self.retries: list[tuple[int, int, Delivery]] = []  # heap by due time
         self.keys: KeyOrder[Delivery] = KeyOrder()  # Only one delivery of each ordering key is attempted at a time.
-        # After an update of a message, its deliveries wait here until the worker has read the message's new data.
+        # The deliveries of an updated message wait here until the worker has read the message's new data.
         self.renewing: set[Delivery] = set()
         # Deliveries that are being written to `outstanding`, and block their ordering keys until the write has ended.
         self.leaving_first: set[Delivery] = set()

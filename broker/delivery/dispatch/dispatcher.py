@@ -207,7 +207,7 @@ class Dispatcher:
         """
         if not self.assignment.delivers(partition, self):
             return False
-        self.stream(partition).touch()  # stream() makes a stream again that was removed as idle.
+        self.stream(partition).touch()  # If the stream was removed as idle, stream() makes it again.
         return True
 
     # A delivery leaves
@@ -224,7 +224,7 @@ class Dispatcher:
         if delivery.entry is not None:
             stream.pressing = True
             stream.from_outstanding.discard(delivery)
-            # After a crash, a delivery may be both in its stream and in `outstanding`. End the one in the stream, too.
+            # After a crash, a delivery may be in its stream as well as in `outstanding`. So end it in the stream, too.
             stream.window.settle(delivery.offset)
         elif stream.window.settle(delivery.offset) is None:
             return
@@ -409,7 +409,7 @@ def _return_cancelled(dispatcher: Dispatcher) -> None:
     ready = dispatcher.deliveries.ready
     cancelled = [delivery for delivery in ready if is_cancelled(delivery)]
     if cancelled:
-        # Refill `ready` before the cancelled deliveries return: each return can put another delivery of its key first.
+        # Refill `ready` first: the return of a cancelled delivery can add the next delivery of its key to `ready`.
         others = [delivery for delivery in ready if not is_cancelled(delivery)]
         ready.clear()
         ready.extend(others)

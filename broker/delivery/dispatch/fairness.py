@@ -141,7 +141,7 @@ def deal_permits(dispatchers: Iterable[DispatcherT], permits: int, *, turn: int)
             limits.permits = 1
             if dispatcher.waits:
                 (slow if limits.priority is Priority.SLOW else others).append(dispatcher)
-    # If slow listeners wait, they get at least half of the permitted attempts. Failing listeners get the rest.
+    # Slow and failing listeners get one half of the permitted attempts each. If only one kind waits, it gets all.
     for_others = 0 if not others else permits // 2 if slow else permits
     _deal(slow, permits - for_others, turn)
     _deal(others, for_others, turn)

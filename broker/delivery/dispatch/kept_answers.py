@@ -26,9 +26,9 @@ from broker.outbound.request import Opened, shown_headers
 # A rebalance or a change of the listener resets the counts of stored and parsed HTTP answers to 0.
 ANSWERS_MAX: Final = 20
 BYTES_MAX: Final = 64 << 10  # A worker stores at most this many bytes of one listener's HTTP answers in a minute.
-# Usually, a worker parses at most this many different HTTP answers of one listener in a minute; equal bytes only once.
+# Usually, a worker parses at most this many different HTTP answers of one listener in a minute.
 PARSED_MAX: Final = 100
-# Until the next checkpoint, the answers to at most this many attempts are kept, for each listener and partition.
+# For each listener and partition, a worker keeps the answers to at most this many attempts until the next checkpoint.
 ROWS_MAX: Final = 5_000
 _MINUTE_MS: Final = 60_000
 _ID_DIGITS: Final = 16
@@ -54,8 +54,8 @@ class KeptAnswers:
     )
 
     def __init__(self, touch: Callable[[int], bool]) -> None:
-        # `touch(partition)` includes a partition in a checkpoint soon. False means that this worker does not deliver
-        # from it.
+        # `touch(partition)` includes a partition in a checkpoint soon.
+        # `touch(partition)` returns False if this worker does not deliver the partition's messages.
         self._touch = touch
         self._attempts: dict[int, list[AnsweredAttempt]] = {}  # by partition, not written yet
         self._answers: dict[int, list[KeptAnswer]] = {}
@@ -70,7 +70,7 @@ class KeptAnswers:
         self._request = shown_headers(opened)
         self._secrets = secrets_of(value for _, value in opened.headers)
         self._url = hidden(masked_url(shown_url(listener.notify_url)), self._secrets)
-        # Later attempts must not refer to the stored HTTP answers to requests with the former settings.
+        # Forget the stored answers, because their requests had the former settings.
         self._kept.clear()
         self._parsed.clear()
 
@@ -102,7 +102,7 @@ class KeptAnswers:
         for partition, offset, number in attempts:
             if not self._admits(partition):
                 continue
-            # Store the answer only if this attempt is kept, because both are written together.
+            # Store the answer only if its attempt is kept: the attempt and the answer are written together.
             if not sought:
                 found, sought = self._find(partition, raw), True
             if found is not None or times != REUSED:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _ROWS_MAX = 5_000  # One event has at most this many rows of deliveries, which is about 300 KB.
 
 # An accepted first attempt: offset, time, HTTP status and duration in ms, as in the event DeliveriesSettled.
-# The last number of a `Row` is the time of the message's put, or its `deliver_at`. Times are in ms since the UTC epoch.
+# The last number of a `Row` is the message's `deliver_at`, or else its put time. Times are in ms since the UTC epoch.
 Row = tuple[int, int, int, int, int]
 Attempt = tuple[int, int, int]  # the partition, the offset, and the number of the attempt, counted from 1
 Made = tuple[DeliveryAttempted, int]  # an attempt's event, and the time in ms of the message's put or `deliver_at`
@@ -111,12 +111,12 @@ class Delivery:
         self.offset = offset
         self.message = message  # None if the message is not in memory, because the delivery's state does not need it
         self.state: State = MISSING
-        self.number = 0  # attempts that count: the request was sent, or no connection could be opened
-        # True if an attempt was repeated at once, because the listener had closed the idle connection.
+        self.number = 0  # number of attempts that sent their request, or could open no connection
+        # True if an attempt of this delivery was repeated at once, because the listener had closed an idle connection.
         self.again = False
         self.first_of_key = False  # True while the delivery blocks later deliveries with its ordering key
-        self.entry: OutstandingEntry | None = None  # its row in the index if it comes from `outstanding`, else None
-        self.first_at_ms = 0  # when the first attempt began, in ms; 0 until it has failed
+        self.entry: OutstandingEntry | None = None  # the delivery's row in the index; None if not from `outstanding`
+        self.first_at_ms = 0  # when the first attempt began, in ms; 0 until that attempt has failed
         self.put_at_ms = 0  # when the message was put, in ms, for use while `message` is None; 0 if unknown
 
 
@@ -170,7 +170,7 @@ class Stream:
         self.window = window
         self.rows: list[Row] = []  # first attempts that succeeded
         self.attempts: list[Made] = []  # all other attempts
-        self.behind_since_ms = 0  # when the oldest lagging message was put, in ms; 0 if none lags or it is unknown
+        self.behind_since_ms = 0  # when the oldest lagging message was put, in ms; 0 if unknown, or if none lags
         self.dirty = False  # True if the stream has changes that no checkpoint has collected yet
         # True if the next checkpoint must include this stream, even if the listener is slow or failing
         self.pressing = False
@@ -231,7 +231,7 @@ class Stream:
         deliveries = [self.window.open[offset] for offset in opened]
         if not any(delivery.number for delivery in deliveries):
             return ()
-        # In the state SENT, the newest attempt has no result yet, so it is not a finished attempt.
+        # In the state SENT, the newest attempt has no result yet, so do not count it.
         made = tuple(delivery.number - (delivery.state is SENT) for delivery in deliveries)
         return made if any(made) else ()
 

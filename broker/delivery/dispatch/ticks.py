@@ -58,7 +58,7 @@ class Ticks:
         for number in itertools.count():
             if tuning.rest_s and not (self._active or pumped or self._liveness.down):
                 await self._rest(dispatchers)
-                # waited() measures since its last call. So call it here, to leave the rest out of the next measurement.
+                # Call waited() here, so that its next measurement begins now, and does not include this pause.
                 processor.waited()
             late_s = 0.0
             active, ticked = list(self._active), list[Dispatcher]()

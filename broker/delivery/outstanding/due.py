@@ -33,7 +33,7 @@ class _Pass:
     `due_each_at_once` deliveries, or examined `looks_each_max`. In the pause, other listeners are served.
     """
 
-    until_ms: int  # when this pass began, in ms; it includes only deliveries that were due by then
+    until_ms: int  # when this pass began, in ms; the pass includes only deliveries due by then
     after: tuple[int, int] = BEGIN  # (queued_ms, id) of the row that was examined last
 
 
@@ -177,7 +177,7 @@ class Due:
                 self._take(entry, chosen)
             return
         first = self._first(entry.key_queue)
-        # A delivery waits while an earlier one of its ordering key comes first, or its dispatcher has many of the key.
+        # A delivery waits for earlier deliveries of its ordering key, or because its dispatcher has many of the key.
         if first is None or first.id != entry.id:
             self._index.queue(entry, None)
             return
@@ -242,14 +242,13 @@ class Due:
         """
         dispatcher = self._dispatchers.get(entry.listener_id)
         if self.taken.get(entry.id) is not entry or dispatcher is None:
-            return True  # For example, the delivery was cancelled or replaced meanwhile.
+            return True  # Do nothing: for example, the delivery was cancelled or replaced meanwhile.
         if message is None:
             log.error("outstanding.message_gone listener=%s message=%s", entry.listener_id, entry.message_id)
             self.remove(entry)
             return True
         if isinstance(message, LogUnavailable) or not dispatcher.room() or not self._may_leave(entry, dispatcher):
-            # Try the delivery again later: the read failed, or the listener can't take it now, for example without free
-            # memory.
+            # Try the delivery again later: the read failed, or the listener can't take the message now.
             self.put_back(entry)
             return False
         stream = dispatcher.stream(entry.partition)
@@ -265,7 +264,7 @@ class Due:
         redrive that was cancelled, undo the redrive instead.
         """
         if self.taken.get(entry.id) is not entry:
-            return  # For example, the delivery was cancelled or replaced meanwhile.
+            return  # Do nothing: for example, the delivery was cancelled or replaced meanwhile.
         del self.taken[entry.id]
         dispatcher = self._dispatchers.get(entry.listener_id)
         if dispatcher is not None and entry.is_cancelled(dispatcher.listener.redrives):
@@ -295,7 +294,7 @@ def may_leave(partition: Partition, dispatcher: Dispatcher, entry: OutstandingEn
     before it must have been read for the listener.
     """
     # After a crash, a listener's delivery stream can read a message again although its delivery is in `outstanding`.
-    # Wait until the stream has passed the message. Otherwise, a delivery found at the take-over could be sent twice.
+    # A delivery found at the take-over waits until the stream has passed its message. Otherwise, it may be sent twice.
     tail, stream = partition.tail, dispatcher.streams.get(entry.partition)
     if entry.found and not (
         entry.message_offset < tail if stream is None else stream.window.settled(entry.message_offset, tail)

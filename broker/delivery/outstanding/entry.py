@@ -24,7 +24,7 @@ class OutstandingEntry:
     is `key`.
     """
 
-    # The id of the row in the SQLite index. A row that replaces it, for the same delivery, has another id.
+    # The id of the row in the SQLite index. If a new row of the same delivery replaces this row, its id is another.
     id: int
     partition: int
     listener_id: str
@@ -51,7 +51,7 @@ class OutstandingEntry:
     undo_forgiven: int | None = None
     undo_since_ms: int = 0
     undo_due_ms: int | None = None
-    waits: bool = False  # whether this message is part of the index's count of messages that wait for the listener
+    waits: bool = False  # whether the index counts this message as waiting for the listener
     key_queue: KeyQueue | None = field(init=False)  # identifies its ordering key
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class OutstandingEntry:
         """
         since = self.redrives
         if since == redrives.count or self.scheduled or not redrives.concern(self.message_id, since=since):
-            # Until a cancelled redrive is undone, `redrives` stays as it is, because is_cancelled() needs it.
+            # Until a cancelled redrive is undone, keep the number in `redrives`, because is_cancelled() needs it.
             if not self.is_cancelled(redrives):
                 self.redrives = redrives.count
             return False

@@ -25,15 +25,15 @@ from broker.delivery.tuning import TUNED
 BEGIN: Final = (-1, -1)
 LAST_OFFSET: Final = (1 << 63) - 1  # the highest offset that a Kafka partition can have
 
-# The column `queued_ms` is the time at which the worker looks at the delivery next.
+# The column `queued_ms` is the time at which the worker examines the delivery next.
 # `queued_ms` is null if the delivery is parked or with its dispatcher, or waits for an earlier one of its ordering key.
-# The column `waits` is true if the message counts as waiting. Parked messages do not, nor do those before `deliver_at`.
+# The column `waits` is true if the message counts as waiting: it is not parked, and its `deliver_at` has come.
 # Each of the conditions _ATTEMPTED, _HAS_KEY, _WAITING and _SCHEDULED has a partial index of the rows that match it.
 _ATTEMPTED: Final = "(number > 0 OR due_ms IS NULL)"
 _HAS_KEY: Final = "ordering_key IS NOT NULL AND due_ms IS NOT NULL"
 _WAITING: Final = "waits"
 _SCHEDULED: Final = "due_ms IS NOT NULL AND NOT waits"
-# One step counts at most this many deliveries whose `deliver_at` has come. It takes some milliseconds.
+# One step counts at most this many deliveries whose `deliver_at` has come. Such a step takes some milliseconds.
 _COUNTED_AT_ONCE: Final = 500
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = OFF;
@@ -67,7 +67,7 @@ class Count:
 
     rows: int = 0
     due: dict[int, int] = field(default_factory=dict)  # number of deliveries that are not parked, by partition
-    # By partition, the number of deliveries that are not parked, and whose first attempt was made or has become due.
+    # By partition, the number of messages that wait: not parked, and attempted or due for their first attempt.
     waiting: dict[int, int] = field(default_factory=dict)
     retrying: dict[int, int] = field(default_factory=dict)  # attempted and not parked, by partition
     parked: dict[int, int] = field(default_factory=dict)  # parked deliveries, by partition

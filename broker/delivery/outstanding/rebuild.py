@@ -31,8 +31,8 @@ class Outcomes:
     """The results of a partition's deliveries, read from the topic `deliveries`."""
 
     def __init__(self) -> None:
-        # The newest failed attempt of each delivery, by listener id and message id. See delivered() for a later
-        # success.
+        # The newest failed attempt of each delivery, by listener id and message id.
+        # After its failed attempt, a delivery may have succeeded: see delivered().
         self.failed: dict[Key, DeliveryAttempted] = {}
         self.whole = True  # whether all records could be read
         # A bit for each offset, by listener id. The bit is 1 if the message at the offset was delivered.

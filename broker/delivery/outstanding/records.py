@@ -120,7 +120,7 @@ class OutstandingRecords:
         async for record in self._requests.walk(self._topic.name, partition, at, end, pass_damaged=pass_damaged):
             if record.key is None:
                 continue
-            # Kafka had lost the record at this offset, and `everput serve` has written an empty record in its place.
+            # An empty value means: Kafka had lost the record, and `everput serve` has put an empty one in its place.
             if record.value == b"":
                 damage = LogDamaged(self._topic.name, partition, record.offset, record.offset)
                 if not pass_damaged:
@@ -194,7 +194,7 @@ class OutstandingRecords:
                 fetched = await self._requests.read(self._messages_topic, partition, at, bytes_max=_RECORD_BYTES)
             except OffsetTooOld:
                 begin = (await self._requests.offsets(self._messages_topic, {partition: EARLIEST}))[partition]
-                # The offset is not too low. A new partition leader may lack it for a moment: let the caller try again.
+                # If the offset is not too low, a new partition leader may lack it for a moment. The caller tries again.
                 if at >= begin:
                     raise
                 at = begin
