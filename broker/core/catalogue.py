@@ -226,8 +226,8 @@ FORMER: Final[Mapping[tuple[str, int], Former]] = {
     ("message.deleted", 1): _UNCONDITIONAL,
     ("replay.started", 1): Former(
         frozenset({"after_offsets"}),
-        "if `picked` is not null, the replay delivers, in each partition, the messages at the offsets in `picked`, and "
-        "all messages of the queue from `start_offsets` to before `before_offsets`",
+        "if `picked` is not null, the replay delivers in each partition the messages at the offsets in `picked`, and "
+        "the queue's messages at offsets from `start_offsets` up to, but not including, `before_offsets`",
     ),
     ("replay.started", 2): Former(
         frozenset({"send_headers"}),

@@ -345,8 +345,8 @@ This page shows the states of a delivery in the memory of its worker.
 When a partition moves to another worker, or a listener is deleted, the worker gives the unfinished deliveries of this
 partition or listener the state *dropped*.
 
-A worker that takes over a partition reads the metadata of each listener's committed Kafka offset. There, it finds the
-deliveries that the former owner of the partition had begun and not finished.
+A worker that takes over a partition reads the metadata of each listener's committed Kafka offset. This metadata lists
+the deliveries that the former owner of the partition had begun and not finished.
 
 The worker gives each of these deliveries the state *missing*, and reads the message from the log again.
 
