@@ -183,8 +183,8 @@ class Accounts:
         return {"account": _account_fields(self._account(session))}
 
     async def delete(self, call: Call) -> Any:
-        """Delete the account. The answer lists the account's organizations in which no owner can sign in any more. If
-        there would be such an organization, the request is refused unless its body sets `even_if_last`.
+        """Delete the account. If an organization would then have no owner who can sign in, the request is refused,
+        unless its body sets `even_if_last`. The answer lists the organizations that now have no such owner.
         """
         session = await self._sessions.find(call.scope, call.headers)
         call.by_session(session)
@@ -254,9 +254,9 @@ class Accounts:
     def _guess(self, call: Call, email: str, *, known: bool) -> None:
         """Count one check of a password against the rate limits. Raises TooManyRequests if a limit is exceeded.
 
-        `known` says that the request has a session, or a cookie that proves an earlier sign-in to this account. Such
-        checks have limits of their own, so that strangers can't lock the account's owner out. A check that one limit
-        refuses is not counted for the other limits.
+        `known` says that the request has a session, or a cookie that proves an earlier sign-in to this account. Checks
+        with `known` have limits of their own, so that strangers can't lock the account's owner out. A check that one
+        limit refuses is not counted for the other limits.
         """
         network = self._clients.network(call.scope)
         recent = self._recent.count(network)

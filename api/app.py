@@ -83,9 +83,9 @@ _PUT_SLASHES: Final = 4
 
 
 def _may_mail(settings: Settings, view: DirectoryView, organization_id: str) -> bool:
-    """Return whether Everput may send e-mail for an organization. This needs a mail server. Also, the operator must
-    have created the organization, or registration must be closed. Otherwise, strangers could register and send mail
-    through the mail server.
+    """Return whether Everput may send e-mail for an organization. Without a mail server, it may not. While registration
+    is open, it may do so only for organizations that the operator created. Otherwise, strangers could register and send
+    mail through the mail server.
     """
     organization = view.state.organizations.get(organization_id)
     by_operator = organization is not None and organization.by_shell

@@ -43,7 +43,7 @@ _SESSION_CALLS_PER_S: Final = 1.0
 class ApiKeys:
     """The look-up of API keys by the text that a client sends.
 
-    It caches the hashes of keys. It does not cache whether a key is valid, so a key is refused as soon as this process
+    It caches the hashes of keys. It does not cache whether a key is valid. So a key is refused as soon as this process
     has read from the log that the key was revoked. `limit` is the rate limit on each organization's requests with API
     keys; None means no limit.
     """
@@ -57,8 +57,8 @@ class ApiKeys:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:  # noqa: ARG002 - for LimitedApiKeys
-        """Return the API key that a client sent. Raises Unauthenticated if it is missing, unknown, revoked or expired.
-        The subclass LimitedApiKeys also counts the request, and adds rate limit headers to `headers`.
+        """Return the API key that a client sent. Raises Unauthenticated if the key is missing, unknown, revoked or
+        expired. The subclass LimitedApiKeys also counts the request, and adds rate limit headers to `headers`.
         """
         api_key = self._view.state.keys_by_sha256.get(self._hashes.get(text, ""))
         if api_key is None:
@@ -139,7 +139,7 @@ class LimitedApiKeys(ApiKeys):
         )
 
     async def find(self, text: bytes, headers: Headers, request_id: bytes) -> ApiKey:
-        """Return the API key, and count the request. Raises Unauthenticated if it is missing or not valid, and
+        """Return the API key, and count the request. Raises Unauthenticated if the key is missing or not valid, and
         TooManyRequests beyond the rate limit.
         """
         api_key = await super().find(text, headers, request_id)
@@ -164,11 +164,10 @@ def check_scope(api_key: ApiKey, scope: str) -> None:
 
 
 def check_queue(api_key: ApiKey, queue_id: str | None, *, narrows: bool) -> None:
-    """Check that an API key may be used for this path. A key for all queues always may.
-
-    A key that is restricted to some queues may be used for the paths of these queues. Raises NotFound for the path of
-    another queue. Raises Forbidden if the path names no queue (`queue_id` is None). With `narrows`, the handler itself
-    shows such a key only its own queues, so a path without a queue is permitted.
+    """Check that an API key may be used for this path. A key for all queues may be used for every path. A key that is
+    restricted to some queues may be used for the paths of these queues. Raises NotFound for the path of another queue.
+    Raises Forbidden if the path names no queue (`queue_id` is None). `narrows` says that the handler shows a restricted
+    key only the key's queues. A path without a queue is then permitted.
     """
     if api_key.queue_ids is None:
         return
@@ -194,7 +193,7 @@ class Sessions:
     """The look-up of sessions by their tokens, and the cookies that hold the tokens.
 
     `public_url` is the URL that browsers use. It decides whether cookies need https, and which origin is the server's
-    own. If it is None, each request's scheme and its header `Host` decide instead.
+    own. If `public_url` is None, the scheme and the header `Host` of each request decide.
     """
 
     def __init__(self, view: DirectoryView, public_url: str | None) -> None:
@@ -208,21 +207,18 @@ class Sessions:
         )
 
     async def find(self, scope: Scope, headers: Headers) -> Session:
-        """Return the session whose token the request holds, and count the request.
-
-        Raises NoSession if the request holds no valid token, and TooManyRequests beyond the rate limit. Raises
-        Forbidden if a cookie holds the token, and a page of another site may have sent the request. GET and HEAD are
-        not checked for this.
+        """Return the session whose token the request holds, and count the request. Raises NoSession if the request
+        holds no valid token, and TooManyRequests beyond the rate limit. Raises Forbidden if a cookie holds the token,
+        and a page of another site may have sent the request. For GET and HEAD, the sending site is not checked.
         """
         session = await self.look_up(scope)
         self._limit.take(headers, session.account_id)
         return session
 
     async def look_up(self, scope: Scope) -> Session:
-        """Return the session whose token the request holds. Do not count the request for the rate limit.
-
-        Raises NoSession if the request holds no valid token. Raises Forbidden if a cookie holds the token, and a page
-        of another site may have sent the request. GET and HEAD are not checked for this.
+        """Return the session whose token the request holds. Do not count the request for the rate limit. Raises
+        NoSession if the request holds no valid token. Raises Forbidden if a cookie holds the token, and a page of
+        another site may have sent the request. For GET and HEAD, the sending site is not checked.
         """
         token = self._token(scope)
         if token is None:

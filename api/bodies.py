@@ -23,8 +23,9 @@ class TooMuchUnderWay(Unavailable):
 
 
 class Bodies:
-    """The memory that unfinished request bodies may use in one process. A part of a body is refused if the tenant's
-    bodies would then use more bytes than are left for all others. So a single tenant gets at most half of the memory.
+    """The memory that unfinished request bodies may use in one process. The bodies of one tenant may use at most as
+    many bytes as stay free for all other tenants. If the others use none, this is half of the memory. A part of a body
+    that would exceed this limit is refused.
     """
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
@@ -36,8 +37,8 @@ class Bodies:
         """Reserve memory for a body inside the `with` block. The block passes the size of each arriving part to the
         yielded function.
 
-        That function raises TooMuchUnderWay if too little memory is free, or if the tenant has used its share. `tenant`
-        is empty for a request without an organization.
+        That function raises TooMuchUnderWay if the tenant's bodies would use more bytes than would then stay free.
+        `tenant` is empty for a request without an organization.
         """
         held = 0
 

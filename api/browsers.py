@@ -25,7 +25,7 @@ _TEXT_CHARS_MAX: Final = 200
 
 
 class Browsers:
-    """The signed cookies of known browsers. An account knows a browser in which the newest sign-in was to this account.
+    """The signed cookies by which an account knows a browser: the newest sign-in in this browser was to this account.
     The first of `keys` signs new cookies. A cookie that any of `keys` has signed is valid.
     """
 
@@ -35,7 +35,7 @@ class Browsers:
 
     def cookie(self, email: str, *, https: bool) -> tuple[bytes, bytes]:
         """Return the `Set-Cookie` header that marks this browser as known to an account for `known_s` seconds, by
-        default a year. The browser replaces its cookie for another account.
+        default a year. If the browser has such a cookie for another account, this cookie replaces it.
         """
         claim = f"{int(time.time()) + self._known_s}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
         value = f"{claim}.{_signature(self._keys[0], claim, email)}"
@@ -44,8 +44,8 @@ class Browsers:
         return b"set-cookie", text.encode()
 
     def knows(self, scope: Scope, email: str, *, https: bool) -> bool:
-        """Return whether a cookie proves that somebody has signed in to the account with this e-mail address in this
-        browser, within the last `known_s` seconds.
+        """Return whether a cookie of this browser proves a sign-in to the account with this e-mail address within the
+        last `known_s` seconds.
         """
         sent = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
         value = cookie(sent, NAME_HTTPS if https else NAME)

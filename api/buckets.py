@@ -63,8 +63,8 @@ class Buckets:
         return allowance
 
     def _forget(self, at_s: float) -> None:
-        """Forget the names whose whole burst is available again. If more than NAMES_MAX / 2 names remain, keep only the
-        NAMES_MAX / 2 names with the most uses, so that clients gain nothing by using many names.
+        """Forget the names whose earlier uses do not count any more. If more than NAMES_MAX / 2 names remain, keep only
+        the NAMES_MAX / 2 names with the most uses. So a client can't escape its limit by using many other names.
         """
         kept = [(full_at_s, name) for name, full_at_s in self._full_at_s.items() if full_at_s > at_s]
         if len(kept) > NAMES_MAX // 2:

@@ -70,7 +70,7 @@ class Disconnected(Exception):
 
 
 class Service(NamedTuple):
-    """The parts of the API process that all resources share."""
+    """The parts of the API process that the handlers of all paths share."""
 
     keys: ApiKeys
     members: Members
@@ -95,8 +95,8 @@ def request_id_of(sent: Mapping[bytes, bytes]) -> bytes:
 class Call:
     """An HTTP request, from its arrival to its answer.
 
-    `organization_id` and `actor` say who sends the request. They are set before the handler is called, unless the route
-    requires no scope. `sent` holds the request's headers, and `headers` collects headers for the answer.
+    `organization_id` and `actor` say who sends the request. If the route requires a scope, both are set before the
+    handler is called. `sent` holds the request's headers, and `headers` collects headers for the answer.
     """
 
     __slots__ = (
@@ -150,8 +150,8 @@ class Call:
         """Authenticate the request by its API key, and require a scope. Return the key.
 
         Raises Unauthenticated, TooManyRequests, Forbidden without the scope, or NotFound if the key is restricted to
-        other queues. A restricted key is admitted to a path without a queue only with `narrows`. This argument says
-        that the handler shows only the key's queues.
+        other queues. `narrows` says that the handler shows a restricted key only the key's queues. Without `narrows`, a
+        path without a queue is forbidden to such a key.
         """
         api_key = await self._service.keys.find(self.api_key_text, self.headers, self.request_id)
         check_scope(api_key, scope)
@@ -202,8 +202,8 @@ class Call:
         also still be a member, and its role must still permit the request. Raises Unauthenticated, NoSession, NotFound
         or Forbidden.
 
-        The check is repeated after a JSON body has arrived and while an answer is streamed, because a body may take a
-        minute and a streamed answer hours.
+        The check is repeated after a JSON body has arrived, which may take a minute. It is also repeated while an
+        answer is streamed, which may take hours.
         """
         state = self._service.view.state
         if self.api_key is not None:

@@ -38,7 +38,7 @@ class Changes:
 
     def take(self, headers: Headers, organization_id: str, body_bytes: int = 0) -> None:
         """Count one change, and one more for each whole 4 KiB of its body. Raises TooManyRequests beyond the rate
-        limit, and StorageFull from 10 % above the limit on stored bytes.
+        limit, and StorageFull if the tenant's stored bytes are at least 10 % above their limit.
         """
         if self._limit is not None:
             self._limit.take(headers, organization_id, min(1 + body_bytes // _BODY_BYTES, self._limit.size))
@@ -59,8 +59,9 @@ class Changes:
         return counted
 
     def take_more(self, organization_id: str, body_bytes: int) -> None:
-        """Count the body of a change after it has arrived, because its size was unknown to `take`. Raises
-        TooManyRequests beyond the rate limit, and StorageFull from 10 % above the limit on stored bytes.
+        """Count the body of a change after the body has arrived. Its size was unknown when `take` counted the change.
+        Raises TooManyRequests beyond the rate limit, and StorageFull if the tenant's stored bytes are at least 10 %
+        above their limit.
         """
         if self._limit is not None and body_bytes >= _BODY_BYTES:
             self._limit.take([], organization_id, min(body_bytes // _BODY_BYTES, self._limit.size))

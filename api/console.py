@@ -31,8 +31,8 @@ _QUEUE_ID: Final = "QUEUE_ID"
 def console_routes(*, registration: bool, mail: bool = False, oidc: str = "") -> list[Route]:
     """Return the routes of the console: `/console`, its files, and redirects from `/` and `/console/`.
 
-    `registration` says whether the page offers to register, and `mail` whether it offers to reset a password by e-mail.
-    `oidc` is the name of the OpenID Connect provider for sign-in. It is empty if there is no provider.
+    `registration` says whether the page offers to register, and `mail` whether the page offers to reset a password by
+    e-mail. `oidc` is the name of the OpenID Connect provider for sign-in, or empty without a provider.
     """
     routes = [Route(path, _to_console) for path in ("/", "/console/")]
     routes.append(static_route("/console/samples.json", "application/json", _samples()))

@@ -44,7 +44,7 @@ class DamagedIds:
 
     def shown(self, message_id: str, organization_id: str) -> str:
         """Return a message's id as its organization sees it. An id that stands for a range of damaged messages contains
-        Kafka offsets, so it is encrypted. Any other id is returned unchanged.
+        Kafka offsets, so this function encrypts it. Any other id is returned unchanged.
         """
         where = parse_damaged_id(message_id)
         if where is None:

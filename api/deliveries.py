@@ -52,9 +52,9 @@ class OutstandingDeliveries:
         self._damaged_ids = damaged_ids
 
     async def list(self, call: Call) -> Any:
-        """List a listener's deliveries that are stored in the topic `outstanding`. Such a delivery is not attempted yet
-        (`pending`, mostly because of the message's `deliver_at`), waits for a retry (`retrying`), or has no attempts
-        left (`parked`).
+        """List a listener's deliveries that are stored in the topic `outstanding`. A `pending` delivery is not
+        attempted yet, mostly because of the message's `deliver_at`. A `retrying` delivery waits for a retry. A `parked`
+        delivery has no attempts left.
 
         A page may be short, or empty, while `_links.next` says that there are more deliveries.
         """
@@ -72,12 +72,12 @@ class OutstandingDeliveries:
         return {"deliveries": shown, "_links": links}
 
     async def redrive(self, call: Call) -> Any:
-        """Retry the listener's parked and retrying deliveries now: those of the messages that the request's body names,
-        or all if it names none.
+        """Retry the listener's parked and retrying deliveries now. If the request's body names messages, retry only the
+        deliveries of these messages.
 
         The answer has the number of these deliveries. If the body names no messages, retries that wait in a worker's
-        memory are not counted. Named messages without such a delivery are left out of the stored event, because every
-        process keeps its ids in memory.
+        memory are not counted. A named message without a parked or retrying delivery is left out of the stored event,
+        because every process keeps the event's ids in memory.
         """
         body = await call.json_or_nothing(RedriveBody)
         named = list[str]()
@@ -115,8 +115,9 @@ class OutstandingDeliveries:
         return found
 
     async def _retried_from_memory(self, listener: Listener, named: Sequence[str]) -> Mapping[int, set[int]]:
-        """Return the offsets of the messages that workers retry from their memory, by partition: those that have failed
-        attempts and that the listener's committed offset has not passed. Include only partitions of the named messages.
+        """Return the offsets of the messages that workers retry from their memory, by partition. Such a message has
+        failed attempts, and the listener's committed offset has not passed it. Include only partitions of the named
+        messages.
         """
         partitions = {place[1] for place in map(parse_message_id, named) if place is not None}
         partitions &= set(range(len(listener.start_offsets)))

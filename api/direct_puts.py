@@ -50,7 +50,7 @@ _UNUSUAL: Final = frozenset(
 class DirectPut:
     """A put of a message that is answered without ASGI. A subclass sends the answer.
 
-    `url` is the path of the request, and `sent` are its headers, of which no two have the same name.
+    `url` is the path of the request, and `sent` are the request's headers. No two of these headers have the same name.
     """
 
     __slots__ = ("_begun_s", "_headers", "_put", "_puts", "_request_id", "_told", "scheme", "sent", "url")

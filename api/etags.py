@@ -32,7 +32,8 @@ def entity_tag(item: Item, body: bytes) -> bytes:
 
 def versions(if_match: bytes | None) -> frozenset[int] | None:
     """Return the versions in the tags of the header `If-Match` (RFC 9110, 13.1.1). A change is made only if the
-    resource has one of these versions. Return None if the header is missing or is `*`: then any version is allowed.
+    resource has one of these versions. Return None if the header is missing or is `*`: a change of any version is then
+    allowed.
 
     Tags of an unknown format are left out. If no tag is left, the empty set is returned, and no change is made.
     """

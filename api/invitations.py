@@ -73,8 +73,8 @@ class Invitations:
 
     async def create(self, call: Call) -> Any:
         """Create an invitation for an e-mail address. If Everput has a public URL and may send e-mail for the
-        organization, begin to mail the link. The answer holds the invitation's token and, if there is a public URL, its
-        link. Later answers leave out both.
+        organization, begin to mail the link. The answer holds the invitation's token and, if there is a public URL, the
+        link. Later answers have neither the token nor the link.
         """
         await as_member(call, self._sessions, self._view, MEMBERS)
         body = await call.json(InvitationBody, small=True)

@@ -93,7 +93,7 @@ class OrganizationKeys:
         return _answer(call, self._find(who, call, await self._views.of(call, who.organization_id)), {})
 
     async def revoke(self, call: Call) -> Any:
-        """Revoke an API key. The answer shows the key as it was."""
+        """Revoke an API key. The answer shows the key as it was before."""
         who = await self._administrator(call)
         api_key = self._find(who, call, self._view)
         context = Context(

@@ -17,9 +17,8 @@ EVERYBODY: Final = ""  # the name under which a rate limit counts all clients to
 
 
 class Recent:
-    """The number of recent attempts of each network: to sign in, to confirm a password or to register. Callers pass a
-    network's number to Limit.check() and Limit.take() as `left`, so that networks with few recent attempts are served
-    first.
+    """The number of each network's recent attempts to sign in, to confirm a password or to register. Callers pass this
+    number to Limit.check() and Limit.take() as `left`, so that networks with few recent attempts are served first.
 
     One attempt of each network is forgotten every `each_s` seconds. At most `most` attempts of a network are
     remembered.
@@ -61,10 +60,9 @@ class Limit:
 
     def take(self, headers: Headers, whose: str, count: int = 1, *, left: int = 0) -> None:
         """Count `count` uses by `whose`, and append the `RateLimit` headers. Raises TooManyRequests if the limit does
-        not permit them.
-
-        A limit that all clients share appears in the headers only when it refuses the request. `left` uses must stay
-        free for other clients, up to half of the limit.
+        not permit these uses. A limit that all clients share appears in the headers only when it refuses the request.
+        After this use, at least `left` uses must stay free for other clients. If `left` is more than half of the limit,
+        half of it is enough.
         """
         if left:
             self.check(headers, whose, left=left)
@@ -73,12 +71,12 @@ class Limit:
             self._tell(headers, allowance)
 
     def permits(self, whose: str, count: int = 1) -> bool:
-        """Return whether the rate limit permits `count` more uses now. Do not count them."""
+        """Return whether the rate limit permits `count` more uses now. Do not count these uses."""
         return not self._buckets.look(whose, asyncio.get_running_loop().time(), count).wait_s
 
     def check(self, headers: Headers, whose: str, *, left: int = 0) -> None:
-        """Raise TooManyRequests if one more use would leave fewer than `left` uses (at most half of the limit) for
-        other clients. Do not count a use.
+        """Raise TooManyRequests if one more use would leave fewer than `left` uses for other clients. If `left` is more
+        than half of the limit, half of it is enough. Do not count a use.
         """
         left = min(left, self.size // 2)
         allowance = self._buckets.look(whose, asyncio.get_running_loop().time(), 1 + left)

@@ -85,7 +85,7 @@ class Listeners:
 
     async def get(self, call: Call) -> Any:
         """Return a listener with its present state, health, lag and last error. With the parameter `at`, return the
-        listener as it was at that time, without these fields.
+        listener as it was at that time, without state, health, lag and last error.
         """
         view = await self._views.of(call)
         listener = await self._find(call, view)
@@ -117,7 +117,7 @@ class Listeners:
         )
 
     async def delete(self, call: Call) -> Any:
-        """Delete the listener. The answer shows it as it was."""
+        """Delete the listener. The answer shows the listener as it was before."""
         listener = await self._find(call)
         await self._commands.delete_listener(call.context(), listener.queue_id, listener.id, if_match=call.if_match())
         return _answer(call, listener, {}).fields

@@ -111,8 +111,7 @@ class EventLog:
 
     async def _story(self, message_id: str, wanted: Selection, span: Range) -> tuple[Selection, Range]:
         """Restrict a selection of events to those of one message. The time range then begins a minute before the time
-        in the message's id, or at `span.begin_ms` if this is later. Raises NotFound if the organization has no such
-        message.
+        in the message's id, but not before `span.begin_ms`. Raises NotFound if the organization has no such message.
         """
         parts = parse_message_id(message_id)
         found = None

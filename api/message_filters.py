@@ -23,7 +23,7 @@ _STORED_MS_MAX: Final = 600_000
 
 class Filters(NamedTuple):
     """The filters of a request for a list of messages. `deliveries` says whether the answer has the deliveries of each
-    message, and `data` whether it has the data.
+    message, and `data` whether the answer has the messages' data.
     """
 
     messages: MessageFilter

@@ -234,7 +234,8 @@ def traced(tracing: Tracing | None, call: Call, queue: Queue) -> Iterator[str | 
     """Trace the put of a message or a batch if this process traces. Yield the `traceparent` that attempts of the
     message will send.
 
-    Without tracing, yield the `traceparent` of the client's request, or UNSET if the request has no valid one.
+    Without tracing, yield the `traceparent` of the client's request, or UNSET if the request has no valid
+    `traceparent`.
     """
     parent = trace.parse(call.sent.get(trace.HEADER, b""))
     if tracing is None:

@@ -233,9 +233,9 @@ def _operation(
 
 
 def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, OperationDoc]]) -> dict[str, Any]:
-    """Create OpenAPI links for an operation that creates a resource. There is a link to each operation whose path
-    contains the new resource's id. An operation whose path has further ids gets a link only if `path` contains these
-    ids, too.
+    """Create OpenAPI links for an operation that creates a resource. A link leads to an operation whose path contains
+    the new resource's id. If the operation's path has further ids, there is a link only if `path` contains these ids,
+    too.
     """
     values = {name: f"$request.path.{name}" for name in _PATH_PARAMETER.findall(path)}
     values[made] = f"$response.body#{pointer}"
@@ -247,8 +247,8 @@ def _links(path: str, made: str, pointer: str, operations: Iterable[tuple[str, O
 
 
 def _tag(path: str) -> str:
-    """Return the group in which the OpenAPI document shows a path's operations. The last part of the path that stands
-    for a group decides.
+    """Return the group in which the OpenAPI document shows a path's operations. If several parts of the path stand for
+    a group, the last of them decides.
     """
     parts = [_TAG_OF.get(part, part) for part in path.split("/")]
     return next(part for part in reversed(parts) if part in _TAGS)

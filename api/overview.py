@@ -84,6 +84,6 @@ def _fields(
 
 def _rank(fields: Mapping[str, Any]) -> tuple[int, int, str]:
     """Return a listener's sort key: the worst health first, then the most parked deliveries, then the name. Parked
-    deliveries need a person: Everput attempts them again only after a redrive.
+    deliveries need a person, because Everput attempts a parked delivery again only after a redrive.
     """
     return _RANK[fields["health"]], -fields["parked"], fields["name"]

@@ -26,8 +26,8 @@ _TIME_MS_MAX: Final = 253_402_300_799_999
 
 
 class Listed(Protocol):
-    """The fields of an item of a list that page() needs. It sorts the list by creation time, and items of the same
-    millisecond by id.
+    """The fields that page() needs of each item of a list. page() sorts the items by creation time, and those of the
+    same millisecond by id.
     """
 
     @property
@@ -77,8 +77,8 @@ class Span(NamedTuple):
 
 
 def span(position: bytes, ends: Sequence[int]) -> Span:
-    """Decode the offsets of a page token. Raises BadParameter if the offsets do not fit the log, whose end offsets are
-    `ends`.
+    """Decode the offsets of a page token. `ends` are the end offsets of the log, one for each partition. Raises
+    BadParameter if an offset is above its partition's end, or if the number of partitions differs.
     """
     try:
         made = msgspec.json.decode(position, type=Span)

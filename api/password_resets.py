@@ -48,7 +48,7 @@ class PasswordResets:
     """Handlers for /v1/accounts/password-reset.
 
     `mailer` is None if the operator has set no mail server, and `public_url` is None if the operator has set no public
-    URL. In both cases, no mail that resets a password can be sent.
+    URL. In either case, no mail that resets a password can be sent.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class PasswordResets:
 
 
 def _fingerprint(account: Account) -> str:
-    """Return a hash of the account's password hash. This hash changes when the password changes, so that an older link
-    stops working.
+    """Return a hash of the account's password hash. The link in a mail holds this hash. When the password changes, the
+    hash changes, so that the link stops working.
     """
     return sha256(account.password_hash.encode()).hexdigest()[:32]

@@ -14,7 +14,9 @@ from broker.ports import DirectoryView
 
 
 class Views:
-    """The access to the directory of queues, listeners and API keys, as it is now or as it was at an earlier time."""
+    """The access to the directory of queues, listeners and API keys: to the current directory, or as it was at an
+    earlier time.
+    """
 
     def __init__(self, view: DirectoryView, past: Past) -> None:
         self._view = view

@@ -39,8 +39,8 @@ class Queues:
 
     async def list(self, call: Call) -> Any:
         """List the queues that the requester may see. The parameter `name` selects the queue with exactly this name.
-        `health=true` adds the health of each queue's listeners, and `backlog=true` their backlog. With `at`, neither is
-        added.
+        `health=true` adds the health of each queue's listeners, and `backlog=true` adds the listeners' backlog. An
+        answer about a past time (`at`) has neither health nor backlog.
         """
         query = call.query()
         wanted = {name for name in ("health", "backlog") if flag_parameter(query, name) and "at" not in query}
@@ -81,7 +81,7 @@ class Queues:
         return _answer(call, queue)
 
     async def delete(self, call: Call) -> Any:
-        """Delete the queue. The answer shows it as it was."""
+        """Delete the queue. The answer shows the queue as it was before."""
         queue = await find_queue(self._view, call.organization_id, call.path("queue_id"))
         await self._commands.delete_queue(call.context(), queue.id, if_match=call.if_match())
         return _answer(call, queue).fields

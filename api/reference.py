@@ -79,7 +79,9 @@ class OperationDoc(NamedTuple):
 
 
 def parameters(method: str, path: str) -> frozenset[str]:
-    """Return the names of the query parameters that an operation accepts. All others are refused."""
+    """Return the names of the query parameters that an operation accepts. A request with any other query parameter is
+    refused.
+    """
     doc = OPERATION_DOCS.get((method, path))
     return frozenset() if doc is None else frozenset(one.name for one in doc.parameters if one.place == "query")
 

@@ -24,9 +24,9 @@ EXPECTED_PER_S: Final = 2_000.0
 
 
 class Replays:
-    """Handlers for the replays of a listener. Before a new replay is stored, `count` is called with the organization,
-    and with the bytes that the selected offsets take in the event. So the replay counts against the organization's
-    limits.
+    """Handlers for the replays of a listener. Before a new replay is stored, `count` gets the organization and the
+    number of bytes that the selected offsets take in the event. `count` raises an error if the organization's limits do
+    not allow so many bytes.
     """
 
     def __init__(self, commands: ReplayCommands, view: DirectoryView, count: Count) -> None:
@@ -129,7 +129,7 @@ def _fields(replay: Replay, listener: Listener | None) -> dict[str, Any]:
 
 def _planned(planned: ReplayStarted, listener: Listener) -> dict[str, Any]:
     """Return a planned replay as JSON. The estimated duration assumes EXPECTED_PER_S messages a second, or the rate
-    limit if that is lower: the limit of the replay or, without one, that of the listener.
+    limit if it is lower. This is the replay's own rate limit. If the replay has none, it is the listener's.
     """
     limit_per_s = planned.rate_per_s or listener.settings.rate_per_s or EXPECTED_PER_S
     return {

@@ -41,7 +41,7 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 class StaticFile:
-    """A file in memory, plain and compressed with gzip. Each of the two has an entity tag of its own."""
+    """A file in memory, plain and compressed with gzip. The two forms have different entity tags."""
 
     def __init__(self, media: str, content: bytes) -> None:
         self._media = media
@@ -66,8 +66,8 @@ class StaticFile:
 
 
 def static_route(path: str, media: str, content: bytes) -> Route:
-    """Return the route that answers with a file. It is compressed once, when the first client that accepts gzip asks
-    for it.
+    """Return the route that answers with a file. The file is compressed once, when a client that accepts gzip first
+    asks for it.
     """
     return Route(path, StaticFile(media, content).send)
 

@@ -30,9 +30,7 @@ _HOUR_MS: Final = _UNITS_MS["h"]
 
 
 class StatisticsOf:
-    """Handlers for the statistics of a queue and of a listener. For a listener, `status` says how many messages wait
-    for it.
-    """
+    """Handlers for the statistics of a queue and of a listener. `status` says how many messages wait for a listener."""
 
     def __init__(
         self, view: DirectoryView, statistics: Statistics, status: ListenerStatus, clock: Callable[[], int] = now_ms

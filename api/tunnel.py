@@ -58,10 +58,8 @@ _NOT_PASSED_ON: Final = frozenset({"host", "connection", "content-length", "tran
 
 class Room:
     """The memory that requests through tunnels share: a bounded number of bytes. Each request waits until enough bytes
-    are free for it. The requests get their memory in the order of arrival.
-
-    A request that is larger than the bound waits until all bytes are free. A tunnel is the WebSocket of a client such
-    as `everput listen`.
+    are free. The requests get their memory in the order of arrival. A request that is larger than the bound waits until
+    all bytes are free. A tunnel is the WebSocket of a client such as `everput listen`.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -97,7 +95,7 @@ class Room:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelBounds:
     """The bounds of the tunnels in one API process. A tunnel is the WebSocket of a client such as `everput listen`. The
-    bounds in bytes limit the requests that are not sent to a tunnel's client yet. Such a request takes about three
+    bounds in bytes limit the requests that wait to be sent to a tunnel's client. A waiting request takes about three
     times its size in memory.
     """
 
@@ -121,7 +119,7 @@ DEFAULT_BOUNDS: Final = TunnelBounds()
 class Tunnel:
     """A tunnel: the WebSocket of one client, which is `everput listen` or a page of the console.
 
-    Two bounds limit the bytes of requests that are not sent to the client yet: one for this tunnel, and one for all
+    Two bounds limit the bytes of requests that wait to be sent to the client: one for this tunnel, and one for all
     tunnels of its tenant. The class Tunnels has a third bound, for the whole process.
     """
 
@@ -172,7 +170,8 @@ class Tunnel:
 class Tunnels:
     """The tunnels of one API process: its connections to clients such as `everput listen`.
 
-    `address` is `tunnel://host:port`, where workers reach this process. It is empty until the process listens there.
+    `address` is `tunnel://host:port`, where workers reach this process. Until the process listens at this address,
+    `address` is empty.
     """
 
     def __init__(self, address: str = "", bounds: TunnelBounds = DEFAULT_BOUNDS) -> None:
@@ -195,7 +194,7 @@ class Tunnels:
     @contextlib.contextmanager
     def opened(self, token: str, websocket: WebSocket, tenant: str) -> Iterator[Tunnel]:
         """Register the WebSocket of a tunnel inside the `with` block, and yield the tunnel. All tunnels of a tenant
-        share one bound on the bytes of requests that are not sent to clients yet.
+        share one bound on the bytes of requests that wait to be sent to clients.
         """
         room = self._rooms.setdefault(tenant, Room(self.bounds.tenant_bytes_max))
         tunnel = self._open[token] = Tunnel(websocket, self.bounds.tunnel_bytes_max, room)
@@ -225,7 +224,7 @@ class Tunnels:
         the client or the worker disconnects first, and `{"away": True}` if the tunnel was closed before the request was
         sent.
 
-        The request's body is held in memory only until it is sent.
+        The request's body is held in memory only until the body is sent.
         """
         length = request.headers.get("content-length", "")
         size = int(length) if length.isdecimal() else self.bounds.tunnel_bytes_max
@@ -301,8 +300,8 @@ async def deny(websocket: WebSocket, error: BrokerError) -> None:
 
 class Listen:
     """The WebSocket at /v1/queues/{queue_id}/listen?name=…&organization=…. The server connects the client with the
-    listener of this name. It creates the listener if it does not exist, and refuses a listener whose URLs are not those
-    of a tunnel.
+    listener of this name. If the listener does not exist, the server creates it. A listener whose URLs are not those of
+    a tunnel is refused.
     """
 
     def __init__(
@@ -353,8 +352,8 @@ class Listen:
 
     async def _listener(self, call: Call, name: str, url: str) -> tuple[Listener, bool]:
         """Return the listener of this name, and whether it was created. If there is no such listener, create it.
-        Otherwise, change its URLs, so that they lead to this process. Raises NameTaken if the listener's URLs are not
-        those of a tunnel.
+        Otherwise, change the listener's URLs, so that workers send its messages to this process. Raises NameTaken if
+        the listener's URLs are not those of a tunnel.
         """
         if not name:
             raise Refused("The listener needs a name. Add the parameter `name`.")
@@ -370,8 +369,9 @@ class Listen:
         return await commands.update_listener(call.context(), queue.id, known.id, listener_input, tunnel=True), False
 
     async def _watch(self, websocket: WebSocket, call: Call, listener: Listener) -> None:
-        """Wait until the API key or the session may not use the tunnel any more, the listener is deleted, or its
-        `notify_url` is changed (mostly because another client takes the listener over). Then close the WebSocket.
+        """Wait until the tunnel must end, and close the WebSocket. The tunnel ends if the API key or the session may
+        not use it any more, or if the listener is deleted. It also ends if the listener's `notify_url` changes, mostly
+        because another client takes the listener over.
         """
         while (end := self._end(call, listener)) is None:
             await asyncio.sleep(self._tunnels.bounds.look_s)

@@ -33,7 +33,7 @@ class Volume:
 
     def before(self, handler: Handler) -> Handler:
         """Return a handler that counts the bytes of the request's body and calls the given handler. The returned
-        handler raises TooManyRequests if the organization has put too many bytes.
+        handler raises TooManyRequests instead if these bytes would exceed the organization's rate limit.
         """
 
         async def counted(call: Call) -> Any:
@@ -47,12 +47,12 @@ class Volume:
         return counted
 
     def permits(self, organization_id: str, size: int) -> bool:
-        """Return whether the rate limit permits this many bytes from the organization now. Do not count them."""
+        """Return whether the rate limit permits this many bytes from the organization now. Do not count the bytes."""
         return self._limit.permits(organization_id, min(size, self._limit.size))
 
     def take(self, headers: Headers, organization_id: str, size: int) -> None:
         """Count the bytes of one request, and append the `RateLimit` headers. Raises TooManyRequests if the limit does
-        not permit them.
+        not permit this many bytes.
         """
         self._limit.take(headers, organization_id, min(size, self._limit.size))
 

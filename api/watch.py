@@ -49,8 +49,8 @@ class Watch:
         )
 
     async def watch(self, call: Call) -> Any:
-        """Stream the changes until the client disconnects, its key, session or role stops permitting the request, 15
-        minutes have passed, or this process stops.
+        """Stream the changes to the client for up to 15 minutes. End earlier if the client disconnects, if this process
+        stops, or if the client's key, session or role does not permit the request any more.
 
         An API key that is restricted to some queues gets the changes of these queues. Raises Busy if too many streams
         are open, and LogUnavailable if Kafka does not answer.

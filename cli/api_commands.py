@@ -102,8 +102,9 @@ def check_address(url: str, key: str) -> None:
 def errors_as_refusals(url: str) -> Iterator[None]:
     """Turn errors of the API client into errors of a command.
 
-    Raises ConfigurationError if no API answers, if the API can't answer at the moment (429, 502, 503 or 504), or if the
-    API key is refused or has no right to do this. Raises Refused if the API refuses the request for another reason.
+    Raises ConfigurationError if no API answers, or if the API can't answer at the moment (429, 502, 503 or 504). Also
+    raises ConfigurationError if the API key is refused, or has no right to this request. Raises Refused if the API
+    refuses the request for another reason.
     """
     try:
         yield
@@ -132,8 +133,8 @@ def nothing_answers(url: str, error: Exception) -> ConfigurationError:
 def find_queue(client: Client, queue: str) -> str:
     """Return the id of the queue with this id or name.
 
-    An API key that may not read queues can't check an id, so the id is then returned unchecked. Raises NotFound if no
-    queue has this id or name, or NoNames if the API key has no right to look up the name.
+    If the API key may not read queues, an id is returned unchecked. Raises NotFound if no queue has this id or name, or
+    NoNames if the API key has no right to look up the name.
     """
     queue_id = whole_id(queue)
     try:

@@ -66,13 +66,13 @@ class Connection(NamedTuple):
 
 def connection(*, url: str | None, key: str | None, profile: str | None, data_dir: Path) -> Connection:
     """Find the server's URL and the API key for a command. Raises ConfigurationError if there is no key for that
-    server, or if, without a given key, the given profile is for another URL than `url`.
+    server. If only the profile and `url` are given, raises ConfigurationError if the profile is for another URL.
 
     A given key is sent to any `url`. A stored key is sent only to its own server. The server of a profile's key is the
     URL of the profile. The server of the key in the file DIR/api-key is the URL in the file DIR/url, or URL_DEFAULT if
     there is no such file.
 
-    Without a given key and a given profile, the key in DIR/api-key is preferred to those of profiles.
+    If neither a key nor a profile is given, the key in DIR/api-key is preferred to the keys of profiles.
     """
     key = key or files.secret_setting(KEY_VARIABLE)
     if profile is not None:
@@ -115,8 +115,8 @@ def connection(*, url: str | None, key: str | None, profile: str | None, data_di
 def is_here(url: str) -> bool:
     """Return whether the host of a URL is this machine: `localhost`, a loopback address, or 0.0.0.0 or ::.
 
-    A key that the user gave without a URL is sent to the URL in the file DIR/url only if this URL's host is this
-    machine. Otherwise, somebody who can write a file in the working directory could get the key.
+    If the user gives a key without a URL, the key is sent to the URL in the file DIR/url only if this URL's host is
+    this machine. Otherwise, somebody who can write a file in the working directory could get the key.
     """
     host = urlsplit(url).hostname or ""
     try:

@@ -58,8 +58,8 @@ async def directory(kafka: KafkaSettings) -> AsyncIterator[OpenDirectory]:
 def in_directory(options: Options, work: Callable[[OpenDirectory], Awaitable[T]]) -> T:
     """Run `work` with the directory: the accounts, organizations, queues and listeners that are stored in Kafka.
 
-    They are read from the cluster of --kafka, or from the Kafka of the running `everput serve` on --data-dir. Raises
-    ConfigurationError if Kafka can't be reached, does not answer in time, or lacks Everput's topics.
+    The directory is read from the cluster of --kafka, or from the Kafka of the running `everput serve` on --data-dir.
+    Raises ConfigurationError if Kafka can't be reached, does not answer in time, or lacks Everput's topics.
     """
 
     async def run() -> T:

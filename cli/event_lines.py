@@ -36,7 +36,7 @@ _COLORS: Final = {"parked": "red", "damaged": "red", "attempted": "yellow", "del
 class EventLines:
     """The formatter of events as lines. It learns the names of queues and listeners from the events.
 
-    `width` is the width of the terminal in columns. Without a terminal, `width` is None: lines and ids are then not
+    `width` is the width of the terminal in columns. Without a terminal, `width` is None, and lines and ids are not
     shortened. A value that is shown as NAME=VALUE is cut to 60 characters, with or without a terminal.
     """
 

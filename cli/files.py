@@ -55,8 +55,8 @@ def secret_setting(variable: str) -> str | None:
 def make_data_dir(data_dir: Path) -> None:
     """Create the data directory with mode 0700 if it is missing.
 
-    Raises ConfigurationError if it can't be created or written to, or if other users can change it or read a secret in
-    it.
+    Raises ConfigurationError if the directory can't be created or written to. Also raises it if other users can change
+    the directory, or read a secret in it.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -101,8 +101,8 @@ def sealing_key(data_dir: Path, *, make: bool = False) -> str:
     """Return the sealing key from the environment, or else from the file DIR/sealing-key. With `make`, create a missing
     key.
 
-    Raises ConfigurationError if there is no key, if the key is invalid, or if it is in DIR/sealing-key and other users
-    can read this file.
+    Raises ConfigurationError if there is no key, if the key is invalid, or if other users can read the file
+    DIR/sealing-key that holds the key.
     """
     path = sealing_key_file(data_dir)
     sealing_key = secret_setting(SEALING_KEY_VARIABLE)

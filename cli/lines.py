@@ -29,9 +29,8 @@ class TextLine:
 
 
 class TextLines:
-    """The lines of a file. They can be read only once, by `async for`.
-
-    `skipped` counts the empty lines so far. `size` is the file's size in bytes, or None if it is unknown.
+    """The lines of a file. The lines can be read only once, by `async for`. `skipped` counts the empty lines so far.
+    `size` is the file's size in bytes, or None if the size is unknown.
     """
 
     def __init__(self, source: IO[bytes]) -> None:

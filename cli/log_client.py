@@ -150,7 +150,7 @@ def _teller(query: Mapping[str, str]) -> Callable[[bytes], bool] | None:
     """Return a function that tests whether a line belongs to the message in the query. Return None if the query names
     no message.
 
-    In a request with a cursor, the API can't make this test itself, because it does not know which events it sent
+    After a request with a cursor, the client makes this test, because the API does not know which events it sent
     before.
     """
     parts = parse_message_id(query.get("message", ""))

@@ -76,8 +76,9 @@ class TextFormatter(logging.Formatter):
 class _JsonFormatter(TextFormatter):
     """The formatter of a log line as one JSON object: time, level, from (the process), event, and the event's fields.
 
-    A line of a library that is not written as `event key=value` has the event `library`, with its text in the field
-    `message` and its logger in `logger`. Numbers and booleans stay as they are, and every other value is text.
+    If a library writes a line in another form than `event key=value`, the event is `library`. The field `message` then
+    has the line's text, and `logger` the line's logger. Numbers and booleans stay as they are, and every other value is
+    text.
     """
 
     def __init__(self, process: str) -> None:

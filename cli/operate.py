@@ -30,9 +30,8 @@ class Cluster(NamedTuple):
 
 
 def kafka_of(options: Options) -> KafkaSettings:
-    """Return the Kafka that the options name, or else the Kafka of the data directory.
-
-    Raises ConfigurationError if there is neither.
+    """Return the Kafka that the options name, or else the Kafka of the data directory. Raises ConfigurationError if
+    there is no Kafka at all.
     """
     if options.kafka is not None:
         return options.kafka_settings()

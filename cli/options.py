@@ -193,8 +193,8 @@ class Options:
         return Marks(self.disk_free_bytes_min, min(self.disk_reserve_bytes, self.disk_free_bytes_min))
 
     def _limit(self, said: N | None, default: N) -> N | None:
-        """Return the given rate limit, or None if it is 0. If no limit was given, return `default` if strangers may
-        register, and else None. None means no limit.
+        """Return the rate limit of an option, or None for no limit. The given value 0 means no limit. If no value was
+        given, the limit is `default` if strangers may register. Otherwise, there is no limit.
         """
         limit = (default if self._open_to_strangers else None) if said is None else said
         return limit or None

@@ -156,8 +156,8 @@ class Publisher:
 
 
 class _Room:
-    """The limit on the lines whose puts are in flight: `lines` lines, with `chars` characters together. A single line
-    is sent even if it has more characters, but then only while no other line is in flight.
+    """The limit on the lines whose puts are in flight: `lines` lines, with `chars` characters together. A line with
+    more characters is sent only while no other line is in flight.
     """
 
     def __init__(self, lines: int, chars: int) -> None:

@@ -65,8 +65,8 @@ class StorageRow:
 class ProcessRow:
     """A process in the report of `everput status`.
 
-    `address` is the admin address that was asked. `figures` maps names of FIGURES to numbers, without those that were
-    not reported.
+    `address` is the admin address that was asked. `figures` maps names of FIGURES to numbers. A number that the process
+    did not report is missing.
     """
 
     address: str

@@ -51,7 +51,7 @@ def shown_id(text: str) -> str:
 
 
 class Id(click.ParamType):
-    """The type of an argument or option that is an id. A short id is converted to the whole one."""
+    """The type of an argument or option that is an id. A short id is converted to the whole id."""
 
     name = "id"
 

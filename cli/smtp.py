@@ -17,8 +17,8 @@ _PORTS: Final = {"smtp": 587, "smtps": 465}
 def smtp_settings(url: str | None, sender: str | None) -> SmtpSettings | None:
     """Return the mail server that the options name, or None without these options.
 
-    Raises ConfigurationError if --smtp-url or --mail-from is wrong, if only one of them is given, or if the user or the
-    password is missing while the other is set.
+    Raises ConfigurationError if --smtp-url or --mail-from is wrong, or if only one of the two is given. Also raises
+    ConfigurationError if there is a user without a password, or a password without a user.
     """
     if url is None and sender is None:
         return None

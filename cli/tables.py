@@ -21,7 +21,9 @@ _BORDERS_WIDTH: Final = 3  # the width of a column's border and its two spaces
 
 
 class Column(NamedTuple):
-    """A column of a table. With `whole`, its words are never broken into several lines, so that users can copy them."""
+    """A column of a table. With `whole`, no word in the column is broken into several lines, so that users can copy the
+    word.
+    """
 
     heading: str
     right: bool = False

@@ -79,7 +79,9 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Import the two clients only when one of them is first used. They need httpx, which takes 7 MiB of memory."""
+        """Import the classes Client and AsyncClient only when one of them is first used, because both need httpx, which
+        takes 7 MiB of memory.
+        """
         if name not in {"AsyncClient", "Client"}:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from everput import client

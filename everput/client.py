@@ -36,8 +36,8 @@ T = TypeVar("T")
 
 
 class Client:
-    """A synchronous client of Everput's API, to be used as a context manager. It retries requests where
-    that is safe.
+    """A synchronous client of Everput's API, to be used as a context manager. It sends a request again if the server
+    can't have carried it out already, or if a repetition does no harm.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class Client:
 class AsyncClient:
     """An asynchronous client of Everput's API. It works like Client, with `await` and `async for`.
 
-    Concurrent puts to a queue are joined into batches, if they have no idempotency key of their own. Each put still
-    gets its own answer or error, as if it had been sent alone.
+    Concurrent puts to a queue are joined into batches, except puts with an idempotency key of their own. Each put gets
+    an answer or error of its own, as if the put had been sent alone.
     """
 
     def __init__(
@@ -306,8 +306,8 @@ class _Reading(_Tries):
         self._held: list[LogLine] = []
 
     def lines(self, part: bytes) -> Iterator[LogLine]:
-        """Yield the lines that the next bytes of the answer complete. Hold lines back until one has a
-        cursor, from which the caller can continue.
+        """Yield the lines that the next bytes of the answer complete. Hold lines back until a line with a cursor
+        follows, because the caller can continue only from a cursor.
         """
         *whole, self._rest = (self._rest + part).split(b"\n")
         for text in whole:
@@ -386,8 +386,8 @@ def _retry_after_s(response: httpx.Response) -> float:
 
 
 def _following(request: Request[T], page: T) -> Request[T] | None:
-    """Return the request for the next page, or None if this page is the last. It is the given request with the query of
-    the link `next` in this page.
+    """Return the request for the next page: the given request with the query of this page's link `next`. Return None if
+    this page is the last.
     """
     link = getattr(getattr(page, "links", None), "next", None)
     if not link:

@@ -58,10 +58,11 @@ class _Lane:
 class Coalescer:
     """The part of AsyncClient that joins puts to the same queue into batches.
 
-    Puts on a queue that begin in the same iteration of the event loop share a request, of at most MESSAGES_MAX messages
-    and CHARS_MAX characters of data. A message with more data is sent alone. While `in_flight_max` requests for the
-    queue are in flight, further puts wait, and then share the next request. Otherwise, a put is sent immediately. A put
-    that has waited for more than `give_up_after_s` seconds when the next request begins fails, and is not sent.
+    Puts on a queue that begin in the same iteration of the event loop share a request. A request has at most
+    MESSAGES_MAX messages and CHARS_MAX characters of data. A message with more data is sent alone. While
+    `in_flight_max` requests for the queue have no answer yet, further puts wait, and then share the next request.
+    Otherwise, a put is sent immediately. If a put has waited for more than `give_up_after_s` seconds when the next
+    request begins, the put is not sent, and fails.
     """
 
     def __init__(self, send: Send, *, in_flight_max: int, give_up_after_s: float) -> None:
@@ -142,8 +143,9 @@ class Coalescer:
                 await self._send_one(item)
 
     async def _send_batch(self, queue_id: str, items: Sequence[_Item]) -> bool:
-        """Send a batch, and settle its puts. Return False instead if the HTTP status is one of _ONE_BY_ONE: the server
-        may have refused the batch because of its size or of one message. The caller then sends each put alone.
+        """Send a batch, give each put its answer or its error, and return True. If the HTTP status is one of
+        _ONE_BY_ONE, return False instead: the server may have refused the batch because of its size or of one message.
+        The caller then sends each put alone.
         """
         try:
             answer = await self._send(put_batch(queue_id, [item.request.body or {} for item in items]))

@@ -12,8 +12,8 @@ class EverputError(Exception):
 
 
 class NoAnswer(EverputError):
-    """The error for a request without an answer in time, or with an answer that is not from Everput. Unless the error
-    is NotReached, the server may have carried out the request.
+    """The error for a request without an answer in time, or with an answer that is not from Everput. The server may
+    have carried out the request, except if the error is NotReached.
     """
 
 

@@ -36,8 +36,8 @@ class Request(Generic[T]):
 def list_queues(
     *, name: str | None = None, health: bool = False, backlog: bool = False
 ) -> Request[answers.QueuesAnswer]:
-    """List the queues, or only the queue with this name. With `health` and `backlog`, the answer tells the health and
-    the backlog of each queue's listeners.
+    """List the queues, or only the queue with this name. With `health`, the answer tells the health of each queue's
+    listeners. With `backlog`, it tells the listeners' backlog.
     """
     query = {} if name is None else {"name": name}
     if health:
@@ -148,11 +148,11 @@ def rotate_secret(
 
 
 def list_deliveries(queue_id: str, listener_id: str, *, state: str | None = None) -> Request[answers.DeliveriesAnswer]:
-    """List the deliveries to a listener that Everput keeps for later. Such a delivery is `pending` (not attempted yet,
-    for example because of the message's `deliver_at`), `retrying` (waits for a retry) or `parked` (has no attempts
-    left). `state` is one of these three words, or None for all.
+    """List the deliveries to a listener that Everput keeps for later. A `pending` delivery is not attempted yet, for
+    example because of the message's `deliver_at`. A `retrying` delivery waits for a retry. A `parked` delivery has no
+    attempts left. `state` is one of these three words, or None for all deliveries.
 
-    Most deliveries that have failed for less than a minute are not listed, nor are most messages of the backlog.
+    The list leaves out most deliveries that have failed for less than a minute, and most messages of the backlog.
     """
     # For each page, the server reads at least one partition of `outstanding` to its end. So request large pages.
     query = {"limit": "1000"} | ({} if state is None else {"state": state})
@@ -197,8 +197,8 @@ def _span(begin: str | None, end: str | None, step: str | None) -> dict[str, str
 def redrive_listener(
     queue_id: str, listener_id: str, message_ids: Sequence[str] | None = None
 ) -> Request[answers.RedriveAnswer]:
-    """Retry the listener's retrying and parked deliveries now: those of the given messages, or all if `message_ids` is
-    None. The API refuses an empty list.
+    """Retry the listener's retrying and parked deliveries now. If `message_ids` is given, retry only the deliveries of
+    these messages. The API refuses an empty list.
     """
     body = {} if message_ids is None else {"messages": list(message_ids)}
     path = _listener(queue_id, listener_id, "redrive")
@@ -206,8 +206,8 @@ def redrive_listener(
 
 
 def cancel_redrives(queue_id: str, listener_id: str) -> Request[answers.RedriveAnswer]:
-    """Cancel the listener's redrives. Deliveries that were not attempted since their redrive are parked or retrying as
-    before.
+    """Cancel the listener's redrives. Deliveries that were redriven and have not been attempted since are parked or
+    retrying again, as before the redrive.
     """
     return Request(method="DELETE", path=_listener(queue_id, listener_id, "redrive"), answer=answers.RedriveAnswer)
 
@@ -272,8 +272,8 @@ def put_message(
 def put_batch(
     queue_id: str, messages: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
 ) -> Request[answers.BatchAnswer]:
-    """Put up to 1,000 messages on a queue. If the server refuses one of them, it stores none. Each message has `data`,
-    and optionally `name`, `key` and `deliver_at`.
+    """Put up to 1,000 messages on a queue. If the server refuses one message, it stores none of the messages. Each
+    message has `data`, and optionally `name`, `key` and `deliver_at`.
     """
     return Request(
         method="POST",
@@ -316,8 +316,8 @@ def get_message(queue_id: str, message_id: str) -> Request[answers.MessageAnswer
 def update_message(
     queue_id: str, message_id: str, data: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Update a message's data. The answer says for each listener whether it already had the old data, or that this is
-    not known.
+    """Update a message's data. The answer says for each listener whether the listener already had the old data, or that
+    Everput does not know.
     """
     path = _queue(queue_id, "messages", message_id)
     return Request(
@@ -328,8 +328,8 @@ def update_message(
 def delete_message(
     queue_id: str, message_id: str, *, if_match: str | None = None
 ) -> Request[answers.ChangedMessageAnswer]:
-    """Delete a message. The answer says for each listener whether it already had the message, or that this is not
-    known.
+    """Delete a message. The answer says for each listener whether the listener already had the message, or that Everput
+    does not know.
     """
     path = _queue(queue_id, "messages", message_id)
     return Request(method="DELETE", path=path, answer=answers.ChangedMessageAnswer, **{**_condition(if_match), **_ONCE})
@@ -342,7 +342,9 @@ def create_account(email: str, password: str) -> Request[answers.AccountAnswer]:
 
 
 def change_password(password: str, new_password: str) -> Request[answers.AccountAnswer]:
-    """Change the password of the signed-in account, whose other sessions end. `password` is the current one."""
+    """Change the password of the signed-in account. The account's other sessions end. `password` is the current
+    password.
+    """
     body = {"password": password, "new_password": new_password}
     path = "/v1/accounts/password"
     return Request(method="POST", path=path, answer=answers.AccountAnswer, body=body, repeatable=False)
@@ -359,8 +361,8 @@ def unlink_identity(password: str) -> Request[answers.AccountAnswer]:
 
 
 def ask_for_password_reset(email: str) -> Request[answers.ResetAskedAnswer]:
-    """Have a mail sent to this e-mail address, with a link that resets the password of the account that has the
-    address. If there is no such account, or if it is blocked, no mail is sent.
+    """Request a mail to this e-mail address with a link that resets the account's password. If no account has this
+    address, or if the account is blocked, no mail is sent.
     """
     path = "/v1/accounts/password-reset"
     return Request(method="POST", path=path, answer=answers.ResetAskedAnswer, body={"email": email}, repeatable=False)
@@ -396,8 +398,8 @@ def end_session(which: str = "this") -> Request[answers.EndedSessionAnswer]:
 
 
 def delete_account(password: str, *, even_if_last: bool = False) -> Request[answers.DeletedAccountAnswer]:
-    """Delete the signed-in account. Set `even_if_last` to delete it even if an organization then has no owner who can
-    sign in.
+    """Delete the signed-in account. Set `even_if_last` to delete the account even if an organization then has no owner
+    who can sign in.
     """
     body = {"password": password, "even_if_last": even_if_last}
     path = "/v1/accounts/delete"
@@ -423,8 +425,8 @@ def list_members(organization_id: str) -> Request[answers.MembersAnswer]:
 def remove_member(
     organization_id: str, account_id: str, *, even_if_last: bool = False
 ) -> Request[answers.MemberAnswer]:
-    """Remove a member from an organization. This needs the session of an owner, or the member's own. With
-    `even_if_last`, the member is removed even if no owner who can sign in remains.
+    """Remove a member from an organization. This needs the session of an owner, or of the member who is to be removed.
+    With `even_if_last`, the member is removed even if no owner who can sign in remains.
     """
     query = {"even_if_last": "true"} if even_if_last else {}
     path = _members(organization_id, account_id)
@@ -439,8 +441,8 @@ def change_member(organization_id: str, account_id: str, role: str) -> Request[a
 
 def invite_member(organization_id: str, email: str, role: str | None = None) -> Request[answers.NewInvitationAnswer]:
     """Invite an e-mail address to an organization. Without `role`, the person becomes an owner. This needs the session
-    of an owner. The answer holds the invitation's token, and its link if the operator has set a public URL. Later
-    answers leave both out.
+    of an owner. The answer holds the invitation's token. If the operator has set a public URL, the answer also holds
+    the link. Later answers have neither the token nor the link.
     """
     path, body = _invitations(organization_id), {"email": email} | ({} if role is None else {"role": role})
     return Request(method="PUT", path=path, answer=answers.NewInvitationAnswer, body=body, repeatable=False)
@@ -562,7 +564,7 @@ def _keys(organization_id: str, *parts: str) -> str:
 
 def _condition(if_match: str | None) -> dict[str, Any]:
     """Return the arguments that make a request depend on the version in `if_match`. Return an empty dict if `if_match`
-    is None. If it is unknown whether the server carried out such a request, the request is not sent again, because its
+    is None. If the server may have carried out such a request, the client does not send the request again, because the
     first try may have changed the version.
     """
     return {} if if_match is None else {"headers": {"if-match": if_match}, "repeatable": False}

@@ -113,8 +113,8 @@ def verify_batch(
 
     For a request with a single message, which a listener gets until batches are turned on, the list has one element.
 
-    To accept all messages, answer 2xx. To reject some of the messages, answer 2xx with the JSON `{"failed": [ids]}` and
-    their ids: these messages are sent again.
+    To accept all messages, answer 2xx. To reject some of the messages, answer 2xx with the JSON `{"failed": [ids]}`.
+    The messages with these ids are sent again.
 
     Raises InvalidSignature and ValueError like verify(). Also raises ValueError if the signed body is not a batch.
     """

@@ -63,7 +63,7 @@ def fold_control(directory: DirectoryProjection, failed: Failed) -> Agent:
     """Return the Faust agent that applies the events of the topic `control` to the directory.
 
     An event that only a newer version of Everput can decode is logged and skipped. The agent calls `failed` with any
-    other error. The process must then end, because its directory may be wrong.
+    other error. After such an error, the process must end, because its directory may be wrong.
     """
 
     async def control(stream: Any) -> None:
@@ -86,7 +86,7 @@ def run_delivery_streams(directory: DirectoryView, streams: DeliveryStreams, fai
     `control` say.
 
     The agent skips an event that only a newer version of Everput can decode. The agent calls `failed` with any other
-    error. The process must then end, because it might send to a deleted listener.
+    error. After such an error, the process must end, because it might send to a deleted listener.
     """
 
     async def delivery_streams(stream: Any) -> None:

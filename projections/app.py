@@ -66,7 +66,7 @@ class Projections:
 
     def on_change(self, callback: Callable[[Event], None]) -> None:
         """Call `callback` with each event of the topic `control`, right after the event was applied to the directory.
-        The callback gets no event that was applied before this call.
+        The callback does not get events that were applied before on_change() was called.
         """
         self._directory.on_change(callback)
 
@@ -122,8 +122,8 @@ class Projections:
         await self._control.begin_group(group, end)
 
     async def stop(self) -> None:
-        """Stop reading. Delete the consumer group if start() has committed an offset for it; Kafka drops a group
-        without offsets by itself.
+        """Stop reading. If start() has committed an offset for the consumer group, delete the group. Kafka itself drops
+        a group without offsets.
         """
         if self._watch is not None:
             self._watch.cancel()
@@ -168,7 +168,7 @@ class Projections:
         self.failed(app.crash_reason or RuntimeError("Faust stopped by itself"))
 
     async def _first_of(self, waiting: Any) -> None:
-        """Wait for `waiting`. If the projections end first, raise LogUnavailable with the reason."""
+        """Wait until `waiting` has ended. If the projections end first, raise LogUnavailable with the reason."""
         task = asyncio.ensure_future(waiting)
         if self._ended is None:
             raise RuntimeError("the projections were not started; call start() first")
@@ -186,12 +186,12 @@ class Projections:
 
 class _NoTables(TableManager):  # type: ignore[misc]
     async def sleep(self, *_: Any, **_more: Any) -> None:
-        """Return immediately. Faust would wait a second at each start for its tables, but Everput uses none."""
+        """Return immediately. Faust would wait a second at each start for its tables, but Everput uses no tables."""
 
 
 class _App(faust.App):  # type: ignore[misc]
     def _create_directories(self) -> None:
-        """Do nothing. Faust would create a data directory for its tables, but Everput uses none."""
+        """Do nothing. Faust would create a data directory for its tables, but Everput uses no tables."""
 
 
 def faust_app(options: dict[str, Any], group: str, **more: Any) -> Any:
@@ -234,10 +234,8 @@ def _credentials(options: dict[str, Any]) -> Any:
 
 
 def prepare() -> None:
-    """Create a Faust app and drop it, so that further apps are created in a tenth of the time.
-
-    The first app of a process is slow, because it imports modules. So a process calls this function before it forks
-    others.
+    """Create a Faust app and drop it, so that further apps are created in a tenth of the time. The first app of a
+    process is slow, because modules are imported. A process calls this function before it forks other processes.
     """
 
     async def agent(_stream: Any) -> None:

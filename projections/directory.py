@@ -71,8 +71,8 @@ class DirectoryProjection:
                 waiter.set_result(None)
 
     def passed_over(self, offset: int) -> bool:
-        """Return whether the event at this offset had no effect. Only the last _PASSED_OVER_MAX such events are
-        remembered; for an earlier one, return False.
+        """Return whether the event at this offset had no effect. Only the newest _PASSED_OVER_MAX events without an
+        effect are remembered. For an earlier event, return False.
         """
         return offset in self._passed_over
 
@@ -130,8 +130,8 @@ class DirectoryProjection:
 
 
 def _shared(lookup: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
-    """Run a coroutine as a task that several callers share. If no caller waits for the task any more, its error is
-    dropped.
+    """Run a coroutine as a task that several callers share. If no caller waits for the task any more, an error of the
+    task is dropped.
     """
     task = asyncio.create_task(lookup)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -65,8 +65,8 @@ def list_(options: Options, *, as_json: bool) -> None:
 @_account_argument
 @shared_options
 def block(options: Options, account: str) -> None:
-    """End an account's sessions, and refuse to sign it in. API keys that it has created stay valid, because they belong
-    to organizations.
+    """End an account's sessions, and refuse to sign the account in. API keys that the account has created stay valid,
+    because API keys belong to organizations.
     """
 
     async def work(opened: OpenDirectory) -> None:
@@ -128,8 +128,8 @@ def delete(options: Options, account: str, *, even_if_last: bool) -> None:
 def reset_password(options: Options, account: str) -> None:
     """Print a one-time password for an account, and end its sessions. The earlier password stops working.
 
-    The one-time password works once, within a day. The person signs in with it and then sets a new password: in the
-    console (choose the e-mail address at the top), or with `POST /v1/accounts/password`.
+    The one-time password works once, within a day. The person signs in with the one-time password, and then sets a new
+    password: in the console (choose the e-mail address at the top), or with `POST /v1/accounts/password`.
     """
 
     async def work(opened: OpenDirectory) -> None:
@@ -147,7 +147,7 @@ def reset_password(options: Options, account: str) -> None:
 @_account_argument
 @shared_options
 def end_sessions(options: Options, account: str) -> None:
-    """End all sessions of an account. Unless the account is blocked, it can sign in again."""
+    """End all sessions of an account. The account can sign in again, except if it is blocked."""
 
     async def work(opened: OpenDirectory) -> None:
         found = find_account(opened, account)
@@ -184,8 +184,8 @@ def _say_ownerless(organizations: Iterable[Organization]) -> None:
 
 
 def _say_keys(state: Directory, account: Account) -> None:
-    """Print the names and ids of the valid API keys that the account created, and of those created with such keys,
-    because anybody who has one can still use it.
+    """Print the names and ids of the valid API keys that the account created, and of the valid keys that were created
+    with such a key. Anybody who has one of these keys can still use it.
     """
     at_ms, creators, made = now_ms(), {f"account:{account.id}"}, list[ApiKey]()
     for one in state.keys.values():  # in the order of their creation

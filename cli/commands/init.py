@@ -51,9 +51,9 @@ def command(options: Options, organization: str | None, name: str | None, email:
     With --email, the account becomes a member of the organization. A missing account is created; the password of an
     existing one is checked. The password is read from EVERPUT_PASSWORD or EVERPUT_PASSWORD_FILE, or asked for.
 
-    If the operator has already created an organization, with the name in --name and the member in --email if these are
-    given, the command creates no other one. It then creates a further key for the oldest such organization. An
-    organization that was registered over HTTP gets a key only if --organization names it.
+    If the operator has already created organizations, the command creates no organization, but a further key for the
+    oldest of them. With --name or --email, only organizations with this name or this member count. An organization that
+    was registered over HTTP gets a key only if --organization names it.
     """
     if organization is not None and name is not None:
         raise ConfigurationError(

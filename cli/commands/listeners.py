@@ -204,9 +204,9 @@ def create(client: Client, *, queue: str, secret: IO[str] | None, as_json: bool,
 def update(client: Client, *, queue: str, listener: str, as_json: bool, **values: Any) -> None:
     """Change a listener. Settings without an option keep their values.
 
-    The --header options replace all headers. The --alert options replace all of the listener's own thresholds: those
-    without an option come from the queue again. With one of the three --batch options, the other two become their
-    defaults.
+    The --header options replace all headers. The --alert options replace all of the listener's own thresholds: a
+    threshold without an option comes from the queue again. With one of the three --batch options, the other two become
+    their defaults.
     """
     request = everput.update_listener(*find_listener(client, queue, listener), **_said(values))
     show(client.send(request).listener, as_json=as_json)
@@ -234,7 +234,7 @@ def pause(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
 @listener_arguments
 @asks
 def resume(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Resume a paused listener. Its waiting messages are sent to it."""
+    """Resume a paused listener. The messages that wait for the listener are sent."""
     show(client.send(everput.resume_listener(*find_listener(client, queue, listener))).listener, as_json=as_json)
 
 

@@ -28,12 +28,12 @@ from cli.printing import say
 def command(*, url: str, profile: str) -> None:
     """Save the URL of a server and an API key as a profile. Create a key in the console, or with `everput keys create`.
 
-    Commands use this profile by default from now on. But if their --data-dir (by default `data`) has a file `api-key`,
-    they use the key in it.
+    Commands use this profile by default from now on. But if the --data-dir of a command (by default `data`) has a file
+    `api-key`, the command uses the key in that file.
 
-    The key is read from EVERPUT_API_KEY, or from the file that EVERPUT_API_KEY_FILE names. Otherwise, it is asked for
-    at a terminal, or read from standard input. The key is saved only if the server accepts it. Profiles are in one file
-    that only you can read.
+    The key is read from EVERPUT_API_KEY, or from the file that EVERPUT_API_KEY_FILE names. Otherwise, the key is asked
+    for at a terminal, or read from standard input. The key is saved only if the server accepts it. Profiles are in one
+    file that only you can read.
     """
     key = files.secret_setting(KEY_VARIABLE) or _typed_key()
     with api_client(url, key) as client:

@@ -66,8 +66,8 @@ def command(options: Options, folder: Path | None, log_dir: Path | None, give_up
     the leader instead. After the next start, deliveries that were parked because of the damage are attempted again.
 
     Use --give-up on a running installation: it cancels the deliveries that are parked because the given offsets are
-    damaged. Only for offsets of the topic `control`, without which nothing can run, stop the installation first. The
-    changes that these records of `control` made are then lost.
+    damaged. For offsets of the topic `control`, stop the installation first. The changes that these records of
+    `control` made are then lost.
 
     The exit code is 1 if a batch remains damaged, or records remain missing.
     """

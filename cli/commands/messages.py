@@ -179,7 +179,9 @@ def get(client: Client, *, queue: str, message_id: str, as_json: bool) -> None:
 
 
 def _fitting(text: str) -> str:
-    """Return the text as one line with escaped control characters, on a terminal cut to the terminal's width."""
+    """Return the text as one line, with control characters escaped. On a terminal, cut the line to the terminal's
+    width.
+    """
     width = terminal_width()
     return visible(text) if width is None else fitted(visible(text), width)
 

@@ -19,7 +19,9 @@ from everput import Client
 @listener_arguments
 @asks
 def command(client: Client, *, queue: str, listener: str, as_json: bool) -> None:
-    """Show the parked deliveries of LISTENER of QUEUE (names or IDs). To retry them, use `everput redrive`."""
+    """Show the parked deliveries of LISTENER of QUEUE (names or IDs). To retry parked deliveries, use `everput
+    redrive`.
+    """
     request = everput.list_deliveries(*find_listener(client, queue, listener), state="parked")
     rows = (row for page in client.pages(request) for row in page.deliveries)
     if as_json:

@@ -18,8 +18,8 @@ def command() -> None:
 
 @command.command("list", epilog=examples("everput profiles list"))
 def list_() -> None:
-    """List the profiles. The current profile is marked with *. Commands use it by default. But if their --data-dir (by
-    default `data`) has a file `api-key`, they use the key in it.
+    """List the profiles. The current profile, which commands use by default, is marked with *. But if the --data-dir of
+    a command (by default `data`) has a file `api-key`, the command uses the key in this file.
     """
     known = profiles.load()
     table = Table("", "profile", "url", "key", box=box.SIMPLE)
@@ -32,7 +32,7 @@ def list_() -> None:
 @click.argument("name")
 def use(name: str) -> None:
     """Use this profile by default from now on. But if the --data-dir of a command (by default `data`) has a file
-    `api-key`, the command uses the key in it.
+    `api-key`, the command uses the key in that file.
     """
     known = profiles.load()
     url = known.find(name).url
@@ -44,7 +44,7 @@ def use(name: str) -> None:
 @command.command("remove", epilog=examples("everput profiles remove shop"))
 @click.argument("name")
 def remove(name: str) -> None:
-    """Delete this profile. If it is the current one, another saved profile becomes the current one. The deleted
+    """Delete this profile. If this is the current profile, another saved profile becomes the current one. The deleted
     profile's API key stays valid; to revoke the key, use `everput keys revoke`.
     """
     known = profiles.load()

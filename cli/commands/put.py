@@ -68,7 +68,7 @@ def command(
     429, 502, 503 or 504, is retried for up to --give-up-after-s seconds; its messages are stored at most once. Empty
     lines are skipped; the summary has their number.
 
-    A line counts as refused also if its request got no answer in time; its message may then be stored. The first 20
+    A line whose request got no answer in time also counts as refused, but its message may be stored. The first 20
     refused lines are shown with their numbers and the reasons. The exit code is 1 if a line was refused.
     """
     with _open(file) as source:

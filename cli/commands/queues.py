@@ -59,7 +59,7 @@ def rename(client: Client, *, queue: str, name: str, as_json: bool) -> None:
 @asks
 def alerts(client: Client, *, queue: str, alerts: dict[str, int] | None, as_json: bool) -> None:
     """Change the thresholds of alerts about a queue's listeners. Thresholds without an --alert option become the
-    defaults. If a listener has a threshold of its own, this one applies, and not the queue's.
+    defaults. If a listener has a threshold of its own, the listener's threshold applies, not the queue's.
     """
     request = everput.set_queue_alerts(find_queue(client, queue), alerts)
     show(client.send(request).queue, as_json=as_json)

@@ -37,7 +37,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the replays of LISTENER of QUEUE (names or IDs), oldest first. With --pause, --resume or --cancel, first
-    pause, resume or cancel one of them.
+    pause, resume or cancel one replay.
     """
     place = find_listener(client, queue, listener)
     changes = (everput.pause_replay, pause), (everput.resume_replay, resume), (everput.cancel_replay, cancel)

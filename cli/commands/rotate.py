@@ -98,9 +98,9 @@ async def reseal(settings: KafkaSettings, sealer: Sealer) -> int:
     """Encrypt the secrets of listeners with the first sealing key if they are encrypted with another key. Return the
     number of changed listeners.
 
-    Raises ConfigurationError if no given key can decrypt a secret, if the installation is an unfinished import, or if
-    running processes have encrypted secrets with an old key in the meantime. Raises Unavailable if Kafka does not
-    answer.
+    Raises ConfigurationError if no given key can decrypt a secret, or if the installation is an unfinished import. Also
+    raises ConfigurationError if running processes have meanwhile encrypted secrets with an old key. Raises Unavailable
+    if Kafka does not answer.
     """
     await refuse_unfinished(settings)
     count = 0

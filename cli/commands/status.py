@@ -97,9 +97,10 @@ def command(
 ) -> None:
     """Show the listeners of QUEUE (a name or an ID), or of all queues, the worst first: state, backlog, last error.
 
-    The exit code is 1 if a listener is down or failing, or has parked deliveries (--fail-on changes this list), or is
-    beyond --lag-max or --age-max-s. It is also 1 if the organization may store no more bytes, if the log is damaged, or
-    if a process of --admin does not answer or is not ready. The exit code is 2 if the API does not answer.
+    The exit code is 1 if a listener is down or failing, or has parked deliveries. --fail-on changes this list. The exit
+    code is also 1 if a listener is beyond --lag-max or --age-max-s, or if the organization may store no more bytes. It
+    is also 1 if the log is damaged, or if a process of --admin does not answer or is not ready. The exit code is 2 if
+    the API does not answer.
     """
     check_address(url, key)
     with contextlib.suppress(KeyboardInterrupt), errors_as_refusals(url):
@@ -143,7 +144,7 @@ class _Status:
         """Return the rows of the current report: listeners, stored bytes and processes. Raises ConfigurationError if
         the given queue does not exist, or has no listener.
 
-        Set the attribute `wrong` of this object to True if the report shows a problem, and to False if it shows none.
+        Set the attribute `wrong` of this object to True if the report shows a problem, and to False otherwise.
         """
         with waiting(f"the API at {self._url}"):
             seen, stored, behind = await asyncio.gather(

@@ -49,10 +49,10 @@ def command(options: Options, admin: Sequence[str]) -> None:
     other events name, such as a queue, a listener or a message. It checks versions, times and missing offsets, the
     results of attempts, the committed offsets of listeners, and the copies on all brokers.
 
-    With --admin, it compares the state of each running process with the log, except of a process whose version of
-    Everput has other fields. Without --kafka, it checks the index files of the embedded Kafka. It can't notice a
-    changed value that occurs only once in the log, such as the data of a message, if the checksum of the record batch
-    fits.
+    With --admin, it compares the state of each running process with the log. A process whose version of Everput has
+    other fields is left out. Without --kafka, it checks the index files of the embedded Kafka. If a value occurs only
+    once in the log, such as the data of a message, the command notices a change only by the checksum of the record
+    batch.
     """
     logs.set_up("verify", "warning" if options.log_level == "info" else options.log_level)
     states = {f"{url} {name}".strip(): state for url in admin for name, state in _ask(url).items()}

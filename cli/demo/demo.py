@@ -183,7 +183,7 @@ class Demo:
 
     def _course(self, putting: asyncio.Task[None]) -> Iterator[None]:
         """Cause the failures of the demo, one after another. The demo resumes this generator every TICK_S seconds, so
-        each `yield` waits that long.
+        each `yield` waits TICK_S seconds.
         """
         server, listeners, view = self._server, self._listeners, self._view
         while len(self._put) < REFUSE_FROM * len(self._messages) and not putting.done():
@@ -246,8 +246,8 @@ class Demo:
 
 
 def _this_command() -> str:
-    """Return the command with which a shell starts this `everput`: its name, or its path if it is not on the PATH. It
-    is not on the PATH after `make demo`, for example.
+    """Return the command with which a shell starts this `everput`: the name if it is on the PATH, else the path of the
+    file. After `make demo`, for example, `everput` is not on the PATH.
     """
     if shutil.which("everput"):
         return "everput"

@@ -60,7 +60,7 @@ class DemoServer:
     """The server of the demo, `everput serve` as a child process.
 
     `url` and `api_key` are set when the server has started. `pids` has the pids of the server's processes by name, and
-    `ready` has the names of those that are ready.
+    `ready` has the names of the processes that are ready.
     """
 
     def __init__(self, data_dir: Path) -> None:

@@ -140,9 +140,8 @@ class _Writer:
         _write(self._folder, self._made, self._lines, "")
 
     def _wait(self) -> None:
-        """Wait until the previous file of the export is written. If writing it failed, raise the error.
-
-        So at most two files of an export are in memory at a time.
+        """Wait until the previous file of the export is written, so that at most two files are in memory at a time. If
+        that file could not be written, raise the error.
         """
         if self._writing is not None:
             self._writing.result()

@@ -93,8 +93,8 @@ async def _begin(found: Cluster, folder: Path) -> Manifest:
     """Write the listeners' committed offsets and the topic `outstanding`, and then choose the end offsets of the other
     topics.
 
-    If the export was interrupted before the end offsets were chosen, it begins again, because `outstanding` must be
-    read without a pause (docs/backup.md).
+    If the export was interrupted before the end offsets were chosen, the whole export begins again, because
+    `outstanding` must be read without a pause (docs/backup.md).
     """
     _, requests, table = found
     made = Manifest(kind="all", partitions=table.messages.partitions)
@@ -121,7 +121,7 @@ async def _moment(requests: KafkaRequests, table: Topics) -> dict[str, list[int]
     another topic.
 
     The end of `control` must not be before that of `messages`, so that each message's queue is exported. No listener
-    may begin after the end of `messages`, because it would miss messages of the restored installation.
+    may begin after the end of `messages`, because such a listener would miss messages of the restored installation.
     """
     deliveries = await _ends(requests, table.deliveries)
     changes = await _ends(requests, table.changes)

@@ -106,7 +106,7 @@ def add(folder: Path, manifest: Manifest, name: str, rows: int, write: Callable[
 
 
 def begin_anew(folder: Path, manifest: Manifest) -> None:
-    """Replace the manifest of the folder, and delete the files that the old one lists."""
+    """Replace the manifest of the folder, and delete the files that the old manifest lists."""
     before = load(folder)
     save(folder, manifest)
     for one in () if before is None else before.files:

@@ -47,8 +47,8 @@ _SHIFTING: Final = ("outstanding", "claims")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR")
 @shared_options
 def command(options: Options, folder: Path) -> None:
-    """Restore the backup in DIR into an empty installation. Every record gets its old offset, except in the topics
-    `outstanding` and `claims`, to whose offsets nothing refers.
+    """Restore the backup in DIR into an empty installation. Every record gets its old offset. The topics `outstanding`
+    and `claims` are an exception: nothing refers to their offsets.
 
     Without --kafka, the installation is a new --data-dir, for `everput serve`. Before you start a process of Everput on
     it, set EVERPUT_SEALING_KEY to the sealing key of the old installation, or write this key to the file sealing-key of
@@ -113,7 +113,8 @@ async def _import(options: Options, folder: Path, made: Manifest) -> int:
 async def _kafka(options: Options, made: Manifest) -> AsyncIterator[KafkaSettings]:
     """Yield the settings for the Kafka cluster of --kafka.
 
-    Without --kafka, yield those of an embedded Kafka, which runs in the data directory until the `with` block ends.
+    Without --kafka, yield the settings for an embedded Kafka, which runs in the data directory until the `with` block
+    ends.
     """
     options = replace(options, partitions=made.partitions)
     if options.kafka is not None:
@@ -161,8 +162,8 @@ def _begins(folder: Path, made: Manifest) -> dict[tuple[str, int], int]:
 
 
 async def _there(requests: KafkaRequests, table: Topics) -> dict[tuple[str, int], int]:
-    """Return the end offset of each partition. The caller computes from it how many records of the backup an
-    interrupted import has written.
+    """Return the end offset of each partition. From the end offset, the caller computes how many records of the backup
+    an interrupted import has written.
     """
     found: dict[tuple[str, int], int] = {}
     for name, topic in by_name(table).items():

@@ -35,8 +35,8 @@ class Action(NamedTuple):
 
 
 class Keyboard:
-    """The reader of keys. The letters r, b, l, q and h and the question mark are actions, and digits before one of them
-    are a request's number. Other keys discard the digits.
+    """The reader of keys. The letters r, b, l, q and h and the question mark are actions. Digits before an action are
+    the number of a request. Any other key discards the digits.
     """
 
     def __init__(self) -> None:
@@ -98,8 +98,8 @@ class History:
 
 
 def is_ours(descriptor: int) -> bool:
-    """Return whether a file descriptor is a terminal from which the process may read. Reading in the background would
-    stop the process.
+    """Return whether a file descriptor is a terminal from which the process may read. A process that reads from its
+    terminal while it runs in the background is stopped.
     """
     if not os.isatty(descriptor):
         return False

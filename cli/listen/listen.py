@@ -178,7 +178,7 @@ class _Listening:
     """A run of `everput listen`. At a terminal, it reads key presses, and gives each request a number.
 
     `served` has the listeners that were served, by id. `created` has the ids of the listeners that did not exist before
-    this run. With `new_names`, the listeners' names have a random part, so no listener existed before.
+    this run. With `new_names`, the listeners' names have a random part, so all listeners are new.
     """
 
     def __init__(self, show: Show, *, once: bool, terminal: bool, new_names: bool) -> None:
@@ -200,10 +200,10 @@ class _Listening:
         places: Sequence[_Place],
         wants: Callable[[dict[str, Any]], bool] | None,
     ) -> None:
-        """Keep a tunnel open for each place, a queue with a local address, until the command ends.
+        """Keep a tunnel open for each place until the command ends. A place is a queue with a local address.
 
         Raises an exception group: with Lost if a tunnel must not be opened again, or with ConfigurationError if the API
-        refuses one.
+        refuses a tunnel.
         """
 
         showing: list[asyncio.Task[None]] = []

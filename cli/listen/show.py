@@ -26,8 +26,8 @@ class Show:
     ) -> None:
         """Print an event of `everput listen`: listening, disconnected or answered.
 
-        `number` is the number of the request, if the user can select requests by their numbers. `created` says whether
-        the listener was created by this connection, so that no messages wait for it.
+        `number` is the number of the request, if the user can select requests by number. `created` says that this
+        connection has created the listener, so that no earlier messages wait for the listener.
         """
         if self._as_json:
             shown = {

@@ -26,8 +26,8 @@ _HOST: Final = re.compile(r"[\w.-]{1,253}:\d{1,5}(?:/.*)?", re.ASCII | re.DOTALL
 
 
 class Address(click.ParamType):
-    """The type of an option whose value is a local address: `3000`, `3000/hook`, `localhost:3000`, or a URL. It is
-    converted to a URL.
+    """The type of an option whose value is a local address: `3000`, `3000/hook`, `localhost:3000`, or a URL. The
+    option's value is converted to a URL.
     """
 
     name = "address"
@@ -46,8 +46,8 @@ class Address(click.ParamType):
 
 
 class Filter(click.ParamType):
-    """The type of an option whose value is a condition on messages, such as `name=order-*`. It is converted to a field
-    and a pattern.
+    """The type of an option whose value is a condition on messages, such as `name=order-*`. The option's value is
+    converted to a field and a pattern.
     """
 
     name = "filter"

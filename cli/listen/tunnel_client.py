@@ -44,8 +44,8 @@ class TunnelClient:
 
     `on_event` is called with the name of each event and its fields: listening, disconnected or answered. `wants`
     returns whether a message is passed on; other messages are accepted and dropped. If `wants` is None, all messages
-    are passed on. A batch is passed on whole if `wants` is true for one of its messages, because the signature is for
-    the whole.
+    are passed on. If `wants` is true for one message of a batch, the whole batch is passed on, because the signature is
+    for the whole batch.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class TunnelClient:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Keep the tunnel open until the task is cancelled. Raises Lost if the tunnel must not be opened again, and
-        ConfigurationError if the API refuses it with a status below 500 other than 429.
+        """Keep the tunnel open until the task is cancelled. Raises Lost if the tunnel must not be opened again. Raises
+        ConfigurationError if the API refuses the tunnel with a status below 500, except 429.
         """
         pause_s = PAUSE_S_MIN
         async with self._http:
@@ -86,7 +86,7 @@ class TunnelClient:
 
     async def _connected(self) -> str:
         """Serve one connection until it ends, and return the reason. Raises Lost if the tunnel must not be opened
-        again, and ConfigurationError if the API refuses it with a status below 500 other than 429.
+        again. Raises ConfigurationError if the API refuses the tunnel with a status below 500, except 429.
         """
         headers = {"x-api-key": self._key}
         try:

@@ -37,7 +37,8 @@ _RANGES_SHOWN: Final = 3
 class Health:
     """The health of one process, as its admin address shows it.
 
-    `view` and `ready` are set while the process starts. `look` is awaited before metrics are read from `registry`.
+    `view` is the state that the process computes from the log, and `ready` says that the process has started. `look`
+    updates the metrics, and is awaited before the metrics are read from `registry`.
     """
 
     def __init__(self) -> None:
@@ -55,9 +56,8 @@ class Health:
         await self.view.caught_up()
 
     async def check_whole(self) -> None:
-        """Raise Unavailable if the process is not ready, or Damaged while a part of the log can't be read.
-
-        Damaged is a separate error, because a restart of the process would not repair the log.
+        """Raise Unavailable if the process is not ready, or Damaged while a part of the log can't be read. Damaged is a
+        separate error, because a restart of the process can't repair the log.
         """
         await self.check()
         if self.view is not None and self.view.state.damage:
@@ -67,8 +67,9 @@ class Health:
             )
 
     def state(self) -> dict[str, Any]:
-        """Return the offset in `control` of the event that this process applies next, the hash of the state that it
-        computed from `control`, a hash of the fields of its items, and a digest of each item.
+        """Return a summary of the state that this process has computed from `control`. `position` is the offset of the
+        event that is applied next. `sha256` is a hash of the state, `fields` a hash of the names and types of the
+        items' fields. `digests` has a checksum of each item.
 
         Raises Unavailable while the process starts.
         """

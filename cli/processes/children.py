@@ -34,8 +34,8 @@ _log = Logger(__name__)
 
 
 class Pauses:
-    """The pauses before a process is restarted. The first pause takes 0.1 s, and so does a pause after the process has
-    run for ten seconds or longer. Any other pause is twice as long as the one before, up to 5 s.
+    """The pauses before a process is restarted. The first pause takes 0.1 s. Each further pause is twice as long as the
+    pause before, up to 5 s. When the process has run for ten seconds or longer, the pause is 0.1 s again.
     """
 
     def __init__(self) -> None:
@@ -53,12 +53,10 @@ class Child:
     """A process that the supervisor starts, and restarts when it dies.
 
     `kafka` is a future that ends when Kafka is ready. Its result is the address and the password of the embedded Kafka,
-    or None if `everput serve` uses a Kafka cluster. The process's
-    environment variables are those in `environment`, and those with the numbers of its open files.
-
-    `descriptors` maps names of environment variables to open files that the process gets. The process finds the number
-    of a file descriptor in its variable. If there is a `prefork`, the first start takes a forked process from it.
-    Restarts do not.
+    or None if `everput serve` uses a Kafka cluster. The process gets the environment variables in `environment` and the
+    open files in `descriptors`. `descriptors` maps the name of an environment variable to an open file. The process
+    finds the number of the file descriptor in this variable. If there is a `prefork`, the first start takes a forked
+    process from it. A restart does not use `prefork`.
     """
 
     def __init__(
@@ -86,8 +84,8 @@ class Child:
         self._error: str | None = None
 
     async def keep(self) -> None:
-        """Run the child, and restart it until `stop` is called. Raises ConfigurationError if the child ends because its
-        configuration is wrong, and was never ready before.
+        """Run the child, and restart it until `stop` is called. Raises ConfigurationError if the child was never ready,
+        and ends because its configuration is wrong.
         """
         loop = asyncio.get_running_loop()
         pauses = Pauses()
@@ -127,7 +125,7 @@ class Child:
             return code
 
     async def _start(self) -> tuple[asyncio.subprocess.Process | ForkedProcess, socket.socket]:
-        """Start a process. Return the process, and the supervisor's end of the socket between the two."""
+        """Start a process. Return the process, and the supervisor's end of the socket to the process."""
         if self._prefork is not None:
             prefork, self._prefork = self._prefork, None
             forked = await prefork.start(self._arguments, self._environment, self._descriptors)

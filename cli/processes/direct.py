@@ -49,7 +49,7 @@ class _NoEvent:
 class DirectCycle(DirectPut):
     """A put that is answered without ASGI, with the attributes that uvicorn reads from a running request.
 
-    `answer` is the status line with the headers, once it is known. `content` is the answer's body.
+    `answer` is the status line with the headers. It is set when the answer is known. `content` is the answer's body.
     """
 
     __slots__ = (

@@ -73,7 +73,7 @@ def _of_the_shell(
 ) -> Organization | None:
     """Return the oldest organization that was created by the operator, not by an account. If a name is given, the
     organization must have this name. If a member is given, the organization must have this member. Return None if there
-    is none.
+    is no such organization.
     """
     return next(
         (
@@ -87,8 +87,8 @@ def _of_the_shell(
 
 async def first_start(control: ControlLog, view: DirectoryView, *, key_file: Path, password_file: Path) -> None:
     """Create what the first start needs. If there is no account yet, create the account of the console with its
-    password file. If there is no file with an API key, create the key and its file, and an organization if the operator
-    has none yet.
+    password file. If there is no file with an API key, create the key and its file. If the operator has created no
+    organization yet, the key gets a new one.
 
     After a crash at any point, the next start creates what is missing.
     """

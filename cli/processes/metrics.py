@@ -129,10 +129,11 @@ def show_damage(registry: CollectorRegistry, view: DirectoryView, log: KafkaLog)
 
 
 def show_worker(registry: CollectorRegistry, worker: Worker) -> Callable[[], Awaitable[None]]:
-    """Add the metrics of a worker's deliveries. Return a function that looks up the worker's present state for them.
+    """Add the metrics of a worker's deliveries. Return a function that reads the worker's present state into these
+    metrics.
 
     The counters are read at each request. The other metrics show the worker's state at the latest call of the returned
-    function. Before the first call, these metrics are missing, and so are the counters of single listeners.
+    function. Before the first call, the other metrics and the counters of single listeners are missing.
     """
     now: Condition | None = None
 
@@ -242,9 +243,8 @@ def _troubles(now: Condition) -> Iterator[Metric]:
 def _by_listener(metrics: Metrics, now: Condition) -> Iterator[Metric]:
     """Yield the metrics of the attempts to the busiest listeners, and to those with the most failed attempts.
 
-    The attempts of the last five minutes decide for which listeners there are metrics; if these are equal, the numbers
-    of all attempts decide. The worker counts the attempts of all listeners, so a counter never decreases while the
-    worker runs.
+    The listeners are chosen by their attempts of the last five minutes, and among equals by the number of all their
+    attempts. The worker counts the attempts of all listeners, so a counter never decreases while the worker runs.
     """
     found = metrics.by_listener
 

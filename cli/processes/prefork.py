@@ -78,8 +78,8 @@ class Prefork:
     ) -> tuple[ForkedProcess, socket.socket] | None:
         """Let a forked process run `everput` with these arguments. Return the process and the socket to it.
 
-        The process gets copies of the file descriptors, and finds their numbers in the environment variables that
-        `descriptors` names. Return None if no forked process is left.
+        `descriptors` maps the name of an environment variable to a file descriptor. The process gets a copy of the
+        descriptor, and finds the number of the copy in this variable. Return None if no forked process is left.
         """
         if not self._links:
             return None

@@ -41,8 +41,8 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """The arguments that run() passes to the function which does a process's work, for example a worker's: the
-    settings, an event that tells the function to stop, the health of the process, and functions to call.
+    """The arguments for the function that does the work of a process, such as a worker. run() passes the settings, an
+    event that tells the function to stop, the health of the process, and functions to call.
     """
 
     settings: Settings

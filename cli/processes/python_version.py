@@ -26,7 +26,7 @@ def warn_if_outdated() -> None:
 
 def outdated(version: tuple[int, int, int]) -> str | None:
     """Return the first patch release of this Python version that has the fixes of CVE-2024-7592 and CVE-2024-6232.
-    Return None if `version` has them.
+    Return None if `version` has these fixes.
     """
     sound = _SOUND.get(version[:2], 0)
     return None if version[2] >= sound else f"{version[0]}.{version[1]}.{sound}"

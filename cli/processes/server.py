@@ -132,7 +132,7 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Call `on_tick` once a second, or every `look_ticks` tenths of a second if that is more often. uvicorn's own
-        loop calls it ten times a second.
+        loop calls `on_tick` ten times a second.
         """
         counter, step = 0, min(self._look_ticks, _TICKS_PER_S)
         while not await self.on_tick(counter):
@@ -202,8 +202,8 @@ class _WebSocket(_Written, WebSocketsSansIOProtocol):
 class _Lingering:
     """A transport whose `close` waits until the client has sent its whole request.
 
-    An earlier close would reset the connection. A client that is still sending would then never see the answer (RFC
-    9112, 9.6).
+    An earlier close would reset the connection. After a reset, a client that is still sending would not see the answer
+    (RFC 9112, 9.6).
     """
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:

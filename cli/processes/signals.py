@@ -13,8 +13,8 @@ from collections.abc import Callable
 def on_end(callback: Callable[[], None]) -> None:
     """Call `callback` for each SIGTERM and SIGINT, and for the first SIGHUP.
 
-    SIGHUP says that the terminal was closed. The shell and the kernel may both send SIGHUP when this happens, so only
-    the first counts. Under `nohup`, the process ignores SIGHUP.
+    SIGHUP says that the terminal was closed. The shell and the kernel may both send SIGHUP for the same terminal, so
+    only the first SIGHUP counts. Under `nohup`, the process ignores SIGHUP.
     """
     loop = asyncio.get_running_loop()
     heard = False

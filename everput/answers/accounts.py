@@ -40,7 +40,7 @@ class AccountAnswer(Answer):
 
 
 class ResetAskedAnswer(Answer):
-    """The answer to a request for a password reset. It is the same whether the account exists or not."""
+    """The answer to a request for a password reset. The answer is the same whether the account exists or not."""
 
     sent_if_known: bool
     """True. A mail is sent if an account has this e-mail address and is not blocked."""

@@ -80,8 +80,8 @@ class NewListenerAnswer(Answer):
 
 
 class ListenerHealth(ListenerFields):
-    """A listener with its current health. The fields about the health are missing in an answer about a past time, and
-    in a list while Kafka does not answer in time. A list has `lag` and `oldest_pending_at` only with `backlog=true`.
+    """A listener with its current health. An answer about a past time has no fields about the health. A list has none
+    while Kafka does not answer in time. A list has `lag` and `oldest_pending_at` only with `backlog=true`.
     """
 
     health: str | UnsetType = UNSET

@@ -9,7 +9,7 @@ from everput.answers.base import Answer, Count, Links, Named, PageLinks, Time
 
 class AlertFields(Answer):
     """The alert thresholds that are set for a listener, or for all listeners of a queue. The value 0 means that there
-    is no alert. For a missing threshold of a listener, the threshold of its queue applies, or else the default.
+    is no alert. If a listener has no threshold, the threshold of its queue applies, or else the default.
     """
 
     lag_messages: int | UnsetType = UNSET
